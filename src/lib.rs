@@ -1,0 +1,5 @@
+//! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
+
+pub mod output;
+pub mod records;
+pub mod tokenize;

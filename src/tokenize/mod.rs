@@ -1,0 +1,1 @@
+//! Sequences -> token ids, behind one trait.

@@ -1,0 +1,3 @@
+//! ONNX Runtime: finding the library, sessions, devices.
+
+pub mod locate;

@@ -1,3 +1,73 @@
-//! ONNX Runtime: finding the library, sessions, devices.
+//! ONNX Runtime: finding the library, sessions, and the seam between batching and devices.
 
+pub mod kernels;
 pub mod locate;
+pub mod operators;
+pub mod session;
+
+/// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids of all sequences.
+    pub ids: Vec<i64>,
+    /// Where each sequence begins in `ids`, and the end of the last one.
+    pub starts: Vec<i32>,
+    /// For each pooled row, the tokens `[start, end)` in `ids` that it is taken over.
+    pub ranges: Vec<[i32; 2]>,
+}
+
+impl Batch {
+    /// How many tokens.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// How many sequences.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+}
+
+/// What an engine gives back for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reduce {
+    /// The mean of each range, [ranges, hidden].
+    Mean,
+    /// The maximum of each range, [ranges, hidden].
+    Max,
+    /// All tokens, [tokens, hidden].
+    Tokens,
+}
+
+/// A model on a device: a batch in, rows of numbers out.
+pub trait Engine: Send + Sync {
+    /// Computes a batch. May be called from several threads at once.
+    ///
+    /// # Errors
+    /// What the device or the graph refuses.
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError>;
+
+    /// Tokens that a batch costs on the device, padding included.
+    fn cost(&self, batch: &Batch) -> usize {
+        batch.tokens()
+    }
+}
+
+/// Why a batch or a model could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// ONNX Runtime refused.
+    #[error("ONNX Runtime: {0}")]
+    Runtime(String),
+    /// The model has no such output.
+    #[error("the graph was built without the output {0:?}")]
+    Output(Reduce),
+}
+
+impl<T> From<ort::Error<T>> for EngineError {
+    fn from(error: ort::Error<T>) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}

@@ -1,0 +1,434 @@
+//! Attention over packed sequences, with rotary embedding: the kernel behind `seqembed.RotaryAttention`.
+//!
+//! A batch is laid end to end, and each sequence attends to itself alone: no padding, no mask. For one head of
+//! one sequence the scores are kept transposed, a key a row and a query a lane, so that the maximum, the
+//! exponential and the sum of the softmax are plain vertical arithmetic, keys and values are read by broadcast in
+//! the layout they come in, and the width of a head needs no padding to the width of a vector. Keys are taken in
+//! blocks with a running maximum (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), so
+//! that memory does not grow with the square of the length.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::simd::{Scratch, exp_of_negative, load, store};
+
+/// Keys in a block: scores of a block and its keys stay in the first-level cache.
+const KEY_BLOCK: usize = 128;
+
+/// What one call works on.
+pub struct Packed<'a> {
+    /// Queries, keys and values, [tokens, 3 * hidden], without bias.
+    pub qkv: &'a [f32],
+    /// Bias of the queries, then of the keys, [2 * hidden]. The values' is folded into the output projection.
+    pub bias: &'a [f32],
+    /// heads * head width.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Cosine and sine of each position.
+    pub rotary: &'a Rotary,
+}
+
+/// Cosines and sines of rotary embedding (Su et al. 2021, "RoFormer"), [positions, head width / 2] each.
+pub struct Rotary {
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Rotary {
+    /// The table for `positions` positions: angle `p * base^(-2i / width)`, computed in double precision.
+    fn new(width: usize, base: f32, positions: usize) -> Self {
+        let half = width / 2;
+        let mut cos = Vec::with_capacity(positions * half);
+        let mut sin = Vec::with_capacity(positions * half);
+        for position in 0..positions {
+            for i in 0..half {
+                // The checkpoints' own code rounds the frequency to single precision before it multiplies.
+                let frequency = f64::from(base).powf(-((2 * i) as f64) / width as f64) as f32;
+                let angle = f64::from(position as f32 * frequency);
+                cos.push(angle.cos() as f32);
+                sin.push(angle.sin() as f32);
+            }
+        }
+        Self { half, cos, sin }
+    }
+
+    /// A table of at least `positions` positions, shared by all layers and grown by doubling.
+    pub fn shared(width: usize, base: f32, positions: usize) -> Arc<Self> {
+        type Key = (usize, u32);
+        static TABLES: Mutex<Vec<(Key, Arc<Rotary>)>> = Mutex::new(Vec::new());
+        let key = (width, base.to_bits());
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = tables.iter().position(|(k, _)| *k == key) {
+            if tables[at].1.cos.len() < positions * (width / 2) {
+                tables[at].1 = Arc::new(Self::new(width, base, positions.next_power_of_two()));
+            }
+            return Arc::clone(&tables[at].1);
+        }
+        let table = Arc::new(Self::new(width, base, positions.next_power_of_two().max(1024)));
+        tables.push((key, Arc::clone(&table)));
+        table
+    }
+
+    fn row(&self, position: usize) -> (&[f32], &[f32]) {
+        let at = position * self.half..(position + 1) * self.half;
+        (&self.cos[at.clone()], &self.sin[at])
+    }
+}
+
+/// Where a thread keeps what it needs between calls.
+#[derive(Default)]
+struct Workspace {
+    keys: Scratch,
+    values: Scratch,
+    queries: Scratch,
+    scores: Scratch,
+    output: Scratch,
+    state: Scratch,
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+}
+
+impl Packed<'_> {
+    /// Attention of one head over the tokens `start..end`, written into `output` [tokens, hidden].
+    ///
+    /// # Safety
+    /// `output` must be valid for `tokens * hidden` values, and no other thread may write to this head's columns of
+    /// these rows at the same time.
+    pub unsafe fn head(&self, head: usize, start: usize, end: usize, output: *mut f32) {
+        debug_assert!(self.qkv.len() >= end * 3 * self.hidden);
+        WORKSPACE.with_borrow_mut(|workspace| {
+            Arch::new().dispatch(Head {
+                packed: self,
+                head,
+                start,
+                length: end - start,
+                output,
+                workspace,
+            });
+        });
+    }
+}
+
+struct Head<'a> {
+    packed: &'a Packed<'a>,
+    head: usize,
+    start: usize,
+    length: usize,
+    output: *mut f32,
+    workspace: &'a mut Workspace,
+}
+
+impl WithSimd for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Packed {
+            qkv,
+            bias,
+            hidden,
+            heads,
+            rotary,
+        } = *self.packed;
+        let width = hidden / heads;
+        let half = width / 2;
+        let column = self.head * width;
+        let stride = 3 * hidden;
+        let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
+        let scale = 1.0 / (width as f32).sqrt();
+
+        // Keys, with bias and rotation, one after the other, and values likewise: in `qkv` they lie a multiple of
+        // 64 bytes apart that sends many of them to the same few sets of the cache.
+        let keys = self.workspace.keys.take(self.length * width);
+        let values = self.workspace.values.take(self.length * width);
+        let (bias_low, bias_high) = bias[hidden + column..hidden + column + width].split_at(half);
+        for (position, ((row, key), value)) in rows
+            .chunks_exact(stride)
+            .zip(keys.chunks_exact_mut(width))
+            .zip(values.chunks_exact_mut(width))
+            .enumerate()
+        {
+            value.copy_from_slice(&row[2 * hidden + column..2 * hidden + column + width]);
+            let (low, high) = row[hidden + column..hidden + column + width].split_at(half);
+            let (cos, sin) = rotary.row(position);
+            let (key_low, key_high) = key.split_at_mut(half);
+            for i in 0..half {
+                let a = low[i] + bias_low[i];
+                let b = high[i] + bias_high[i];
+                key_low[i] = a * cos[i] - b * sin[i];
+                key_high[i] = b * cos[i] + a * sin[i];
+            }
+        }
+
+        // Two vectors of queries at a time, and one for what is left over.
+        let lanes = S::F32_LANES;
+        let queries = self.workspace.queries.take(2 * lanes * width);
+        let scores = self.workspace.scores.take(2 * lanes * KEY_BLOCK);
+        let sums = self.workspace.output.take(2 * lanes * width);
+        let state = self.workspace.state.take(4 * lanes);
+        let (bias_low, bias_high) = bias[column..column + width].split_at(half);
+        let mut first = 0;
+        while first < self.length {
+            let left = self.length - first;
+            let vectors = if left > lanes { 2 } else { 1 };
+            let block = vectors * lanes;
+            let count = left.min(block);
+            queries[..block * width].fill(0.0);
+            for lane in 0..count {
+                let position = first + lane;
+                let row = &rows[position * stride + column..position * stride + column + width];
+                let (low, high) = row.split_at(half);
+                let (cos, sin) = rotary.row(position);
+                for i in 0..half {
+                    let a = (low[i] + bias_low[i]) * scale;
+                    let b = (high[i] + bias_high[i]) * scale;
+                    queries[i * block + lane] = a * cos[i] - b * sin[i];
+                    queries[(i + half) * block + lane] = b * cos[i] + a * sin[i];
+                }
+            }
+            let task = Block {
+                queries: queries.as_ptr(),
+                keys: keys.as_ptr(),
+                values: values.as_ptr(),
+                width,
+                length: self.length,
+                scores: scores.as_mut_ptr(),
+                sums: sums.as_mut_ptr(),
+                state: state.as_mut_ptr(),
+            };
+            // SAFETY: the scratch slices were taken with room for two vectors a row, and `keys` and `values` hold
+            // `length` rows of `width` values.
+            unsafe {
+                if vectors == 2 {
+                    task.run::<S, 2>(simd);
+                } else {
+                    task.run::<S, 1>(simd);
+                }
+            }
+            for lane in 0..count {
+                // SAFETY: the row lies inside of `output` (the caller's promise), and these columns are ours.
+                let row = unsafe {
+                    std::slice::from_raw_parts_mut(
+                        self.output.add((self.start + first + lane) * hidden + column),
+                        width,
+                    )
+                };
+                for (d, value) in row.iter_mut().enumerate() {
+                    *value = sums[d * block + lane];
+                }
+            }
+            first += count;
+        }
+    }
+}
+
+/// A block of queries against all keys. Rows of `queries`, `scores` and `sums` are `V` vectors wide.
+struct Block {
+    queries: *const f32,
+    keys: *const f32,
+    values: *const f32,
+    width: usize,
+    length: usize,
+    scores: *mut f32,
+    sums: *mut f32,
+    state: *mut f32,
+}
+
+impl Block {
+    #[inline(always)]
+    unsafe fn run<S: Simd, const V: usize>(&self, simd: S) {
+        let lanes = S::F32_LANES;
+        let row = V * lanes;
+        // SAFETY: every pointer is valid for the rows named in `Block` (the caller's promise), and the loops stay
+        // within `width` and `length`.
+        unsafe {
+            let (maximum, total) = (self.state, self.state.add(row));
+            for v in 0..V {
+                store::<S>(maximum.add(v * lanes), simd.splat_f32s(f32::NEG_INFINITY));
+                store::<S>(total.add(v * lanes), simd.splat_f32s(0.0));
+            }
+            for i in 0..self.width * V {
+                store::<S>(self.sums.add(i * lanes), simd.splat_f32s(0.0));
+            }
+            let mut first = 0;
+            while first < self.length {
+                let count = KEY_BLOCK.min(self.length - first);
+                self.score::<S, V>(simd, first, count);
+                self.softmax::<S, V>(simd, count, maximum, total);
+                self.accumulate::<S, V>(simd, first, count);
+                first += count;
+            }
+            for v in 0..V {
+                let inverse = simd.div_f32s(
+                    simd.splat_f32s(1.0),
+                    load::<S>(total.add(v * lanes)),
+                );
+                for d in 0..self.width {
+                    let at = self.sums.add(d * row + v * lanes);
+                    store::<S>(at, simd.mul_f32s(load::<S>(at), inverse));
+                }
+            }
+        }
+    }
+
+    /// `scores[key, query] = keys . queries`.
+    #[inline(always)]
+    unsafe fn score<S: Simd, const V: usize>(&self, simd: S, first: usize, count: usize) {
+        // SAFETY: as in `run`.
+        unsafe {
+            let mut key = 0;
+            if S::REGISTER_COUNT >= 32 {
+                while key + 12 <= count {
+                    self.score_tile::<S, V, 12>(simd, first + key, key);
+                    key += 12;
+                }
+            }
+            while key + 4 <= count {
+                self.score_tile::<S, V, 4>(simd, first + key, key);
+                key += 4;
+            }
+            while key < count {
+                self.score_tile::<S, V, 1>(simd, first + key, key);
+                key += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn score_tile<S: Simd, const V: usize, const K: usize>(
+        &self,
+        simd: S,
+        key: usize,
+        row: usize,
+    ) {
+        let lanes = S::F32_LANES;
+        // SAFETY: as in `run`.
+        unsafe {
+            let keys = self.keys.add(key * self.width);
+            let mut sums = [[simd.splat_f32s(0.0); V]; K];
+            for d in 0..self.width {
+                let mut query = [simd.splat_f32s(0.0); V];
+                for (v, query) in query.iter_mut().enumerate() {
+                    *query = load::<S>(self.queries.add((d * V + v) * lanes));
+                }
+                for (k, sums) in sums.iter_mut().enumerate() {
+                    let value = simd.splat_f32s(*keys.add(k * self.width + d));
+                    for (sum, query) in sums.iter_mut().zip(query) {
+                        *sum = simd.mul_add_f32s(value, query, *sum);
+                    }
+                }
+            }
+            for (k, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    store::<S>(self.scores.add(((row + k) * V + v) * lanes), *sum);
+                }
+            }
+        }
+    }
+
+    /// Turns a block's scores into weights, and scales what was summed so far down to the new maximum.
+    #[inline(always)]
+    unsafe fn softmax<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        count: usize,
+        maximum: *mut f32,
+        total: *mut f32,
+    ) {
+        let lanes = S::F32_LANES;
+        let row = V * lanes;
+        // SAFETY: as in `run`.
+        unsafe {
+            for v in 0..V {
+                let before = load::<S>(maximum.add(v * lanes));
+                let mut now = before;
+                let column = self.scores.add(v * lanes);
+                for key in 0..count {
+                    now = simd.max_f32s(now, load::<S>(column.add(key * row)));
+                }
+                let mut sum = simd.splat_f32s(0.0);
+                for key in 0..count {
+                    let at = column.add(key * row);
+                    let weight = exp_of_negative(simd, simd.sub_f32s(load::<S>(at), now));
+                    store::<S>(at, weight);
+                    sum = simd.add_f32s(sum, weight);
+                }
+                let shrink = exp_of_negative(simd, simd.sub_f32s(before, now));
+                let total = total.add(v * lanes);
+                store::<S>(total, simd.mul_add_f32s(load::<S>(total), shrink, sum));
+                store::<S>(maximum.add(v * lanes), now);
+                for d in 0..self.width {
+                    let at = self.sums.add(d * row + v * lanes);
+                    store::<S>(at, simd.mul_f32s(load::<S>(at), shrink));
+                }
+            }
+        }
+    }
+
+    /// `sums[d, query] += scores[key, query] * values[key, d]`.
+    #[inline(always)]
+    unsafe fn accumulate<S: Simd, const V: usize>(&self, simd: S, first: usize, count: usize) {
+        // SAFETY: as in `run`.
+        unsafe {
+            let mut d = 0;
+            if S::REGISTER_COUNT >= 32 {
+                while d + 8 <= self.width {
+                    self.accumulate_tile::<S, V, 8>(simd, first, count, d);
+                    d += 8;
+                }
+            }
+            while d + 4 <= self.width {
+                self.accumulate_tile::<S, V, 4>(simd, first, count, d);
+                d += 4;
+            }
+            while d < self.width {
+                self.accumulate_tile::<S, V, 1>(simd, first, count, d);
+                d += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn accumulate_tile<S: Simd, const V: usize, const D: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        count: usize,
+        d: usize,
+    ) {
+        let lanes = S::F32_LANES;
+        // SAFETY: as in `run`.
+        unsafe {
+            let mut sums = [[simd.splat_f32s(0.0); V]; D];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = load::<S>(self.sums.add(((d + i) * V + v) * lanes));
+                }
+            }
+            for key in 0..count {
+                let mut weight = [simd.splat_f32s(0.0); V];
+                for (v, weight) in weight.iter_mut().enumerate() {
+                    *weight = load::<S>(self.scores.add((key * V + v) * lanes));
+                }
+                let values = self.values.add((first + key) * self.width + d);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let value = simd.splat_f32s(*values.add(i));
+                    for (sum, weight) in sums.iter_mut().zip(weight) {
+                        *sum = simd.mul_add_f32s(value, weight, *sum);
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    store::<S>(self.sums.add(((d + i) * V + v) * lanes), *sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Vector arithmetic that the kernels share: aligned scratch, unaligned loads, and `exp` and `erf` over a
+//! vector of any width.
+
+use pulp::Simd;
+
+/// Scratch memory whose start is aligned to a cache line, so that no vector straddles two of them.
+#[derive(Default)]
+pub struct Scratch {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Scratch {
+    /// A slice of at least `len` values, with whatever they held before.
+    pub fn take(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(16);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0.0; 16]));
+        }
+        // SAFETY: `Line` is `repr(C)` around 16 f32 with no padding, so the lines are that many f32 in a row.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), lines * 16) }
+    }
+}
+
+/// Loads a vector.
+///
+/// # Safety
+/// `source` must be valid for reading `S::F32_LANES` values.
+#[inline(always)]
+pub unsafe fn load<S: Simd>(source: *const f32) -> S::f32s {
+    // SAFETY: the caller's promise; any bit pattern is a vector.
+    unsafe { source.cast::<S::f32s>().read_unaligned() }
+}
+
+/// Stores a vector.
+///
+/// # Safety
+/// `target` must be valid for writing `S::F32_LANES` values.
+#[inline(always)]
+pub unsafe fn store<S: Simd>(target: *mut f32, value: S::f32s) {
+    // SAFETY: the caller's promise.
+    unsafe { target.cast::<S::f32s>().write_unaligned(value) }
+}
+
+/// `e^x` of each lane for `x <= 0`, to about one unit in the last place; below -87 the result is about 1e-38.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, the Taylor series for `e^r`, and `2^n` from the exponent bits: adding
+/// 1.5 * 2^23 + 127 leaves `n + 127` in the lowest bits of the sum.
+#[inline(always)]
+pub fn exp_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const ROUND: f32 = 12_582_912.0 + 127.0;
+    const LN_2_HIGH: f32 = 0.693_145_75;
+    const LN_2_LOW: f32 = 1.428_606_8e-6;
+    let x = simd.max_f32s(x, simd.splat_f32s(-87.0));
+    let shifted = simd.mul_add_f32s(
+        x,
+        simd.splat_f32s(std::f32::consts::LOG2_E),
+        simd.splat_f32s(ROUND),
+    );
+    let n = simd.sub_f32s(shifted, simd.splat_f32s(ROUND));
+    let r = simd.mul_add_f32s(n, simd.splat_f32s(-LN_2_HIGH), x);
+    let r = simd.mul_add_f32s(n, simd.splat_f32s(-LN_2_LOW), r);
+    let mut p = simd.splat_f32s(1.0 / 720.0);
+    for coefficient in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = simd.mul_add_f32s(p, r, simd.splat_f32s(coefficient));
+    }
+    let power = simd.wrapping_dyn_shl_u32s(
+        simd.transmute_u32s_f32s(shifted),
+        simd.splat_u32s(23),
+    );
+    simd.mul_f32s(p, simd.transmute_f32s_u32s(power))
+}
+
+/// `erf(x)` of each lane, to 4e-7: `x P(x^2) / Q(x^2)` on |x| <= 3.925, beyond which it is 1 in single precision.
+/// The coefficients are a least-squares fit, reweighted towards the largest error until it was level.
+#[inline(always)]
+pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const P: [f32; 6] = [
+        2.030_860_7e-6,
+        0.000_287_491_94,
+        0.003_876_337_8,
+        0.053_084_385,
+        0.192_972_85,
+        1.128_379,
+    ];
+    const Q: [f32; 6] = [
+        3.803_135e-5,
+        0.001_189_751_8,
+        0.015_188_377,
+        0.115_167_58,
+        0.504_349_35,
+        1.0,
+    ];
+    let bound = simd.splat_f32s(3.925);
+    let x = simd.min_f32s(simd.max_f32s(x, simd.neg_f32s(bound)), bound);
+    let t = simd.mul_f32s(x, x);
+    let mut p = simd.splat_f32s(P[0]);
+    let mut q = simd.splat_f32s(Q[0]);
+    for (&a, &b) in P[1..].iter().zip(&Q[1..]) {
+        p = simd.mul_add_f32s(p, t, simd.splat_f32s(a));
+        q = simd.mul_add_f32s(q, t, simd.splat_f32s(b));
+    }
+    let one = simd.splat_f32s(1.0);
+    let value = simd.div_f32s(simd.mul_f32s(x, p), q);
+    simd.min_f32s(simd.max_f32s(value, simd.neg_f32s(one)), one)
+}

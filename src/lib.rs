@@ -1,5 +1,6 @@
 //! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
+pub mod batch;
 pub mod engine;
 pub mod output;
 pub mod records;

@@ -3,8 +3,9 @@
 //! `embeddings` is a fixed-size list of H float32 for pooled rows, which polars reads as an array column
 //! (`to_numpy()` gives the N x H matrix) and pandas as a column of arrays (`numpy.stack`). Per-token rows are
 //! a list of such fixed-size lists: one L x H array a record, an empty list for a skipped record. Provenance
-//! stands in the file's key-value metadata, each key after `seqembed.`.
+//! stands in the file's key-value metadata, each key after `seqembed.`, and so in pyarrow's schema metadata.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,10 +51,8 @@ pub(super) struct ParquetSink {
 impl ParquetSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
         let schema = schema(&layout)?;
-        let metadata = layout
-            .provenance
-            .iter()
-            .map(|(key, value)| KeyValue::new(format!("{PREFIX}{key}"), value.clone()))
+        let metadata = prefixed(&layout)
+            .map(|(key, value)| KeyValue::new(key, value))
             .collect();
         let mut properties = WriterProperties::builder()
             .set_created_by(format!("seqembed {}", env!("CARGO_PKG_VERSION")))
@@ -135,6 +134,13 @@ impl Sink for ParquetSink {
     }
 }
 
+fn prefixed(layout: &Layout) -> impl Iterator<Item = (String, String)> {
+    layout
+        .provenance
+        .iter()
+        .map(|(key, value)| (format!("{PREFIX}{key}"), value.clone()))
+}
+
 /// One pooled vector, or one residue's vector.
 fn vector_field(hidden: i32) -> FieldRef {
     let element = Field::new("element", DataType::Float32, false);
@@ -156,13 +162,16 @@ fn schema(layout: &Layout) -> Result<SchemaRef, OutputError> {
     } else {
         vector.data_type().clone()
     };
-    Ok(Arc::new(Schema::new(vec![
+    let columns = vec![
         Field::new("ids", DataType::Utf8, false),
         Field::new("headers", DataType::Utf8, false),
         Field::new("lengths", DataType::Int64, false),
         Field::new("status", DataType::Utf8, false),
         Field::new("embeddings", embeddings, false),
-    ])))
+    ];
+    // Here too, beside the file's own metadata: where a file has an Arrow schema, pyarrow shows its metadata only.
+    let metadata: HashMap<_, _> = prefixed(layout).collect();
+    Ok(Arc::new(Schema::new_with_metadata(columns, metadata)))
 }
 
 fn batch(layout: &Layout, schema: &SchemaRef, rows: Rows) -> Result<RecordBatch, OutputError> {

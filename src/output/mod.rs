@@ -1,9 +1,17 @@
-//! What is written: rows of embeddings, and the trait that every output format implements.
+//! What is written: rows of embeddings, the trait that every output format implements, and the way back
+//! from a file to rows.
 //!
-//! Every file appears by rename, whole or not at all: a sink writes to a temporary file in the output
-//! folder and [`Sink::finish`] moves it to its final name.
+//! Every file appears by rename, whole or not at all: a sink writes to a hidden temporary file in the output
+//! folder and [`Sink::finish`] moves it to its final name. The same rows give the same bytes, whatever the
+//! blocks they came in.
 
-use std::path::PathBuf;
+mod npz;
+mod parquet;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
 /// A block of consecutive rows of one output file, in input order.
 ///
@@ -29,8 +37,84 @@ pub struct Rows {
     pub values: Vec<f32>,
 }
 
-/// What a sink must know before the first row.
-#[derive(Debug, Clone)]
+impl Rows {
+    /// No rows yet, of vectors `hidden` wide.
+    #[must_use]
+    pub fn new(hidden: usize) -> Self {
+        Rows {
+            hidden,
+            ..Rows::default()
+        }
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Appends the rows of another block of the same width.
+    pub fn append(&mut self, mut other: Rows) {
+        self.ids.append(&mut other.ids);
+        self.headers.append(&mut other.headers);
+        self.lengths.append(&mut other.lengths);
+        self.status.append(&mut other.status);
+        self.vectors.append(&mut other.vectors);
+        self.values.append(&mut other.values);
+    }
+
+    /// Checks that the columns agree with each other and with the file they go to, so that a mistake
+    /// upstream becomes an error and never a shifted matrix.
+    fn check(&self, layout: &Layout) -> Result<(), OutputError> {
+        let wrong = |what: String| OutputError::Inconsistent {
+            path: layout.path.clone(),
+            what,
+        };
+        if self.hidden != layout.hidden {
+            return Err(wrong(format!(
+                "vectors {} wide for a file of vectors {} wide",
+                self.hidden, layout.hidden
+            )));
+        }
+        let rows = self.ids.len();
+        for (name, len) in [
+            ("headers", self.headers.len()),
+            ("lengths", self.lengths.len()),
+            ("status", self.status.len()),
+            ("vectors", self.vectors.len()),
+        ] {
+            if len != rows {
+                return Err(wrong(format!("{rows} ids but {len} {name}")));
+            }
+        }
+        if let Some(row) = self.vectors.iter().position(|&n| n != 1)
+            && !layout.per_token
+        {
+            return Err(wrong(format!(
+                "{:?} has {} vectors where a pooled row has one",
+                self.ids[row], self.vectors[row]
+            )));
+        }
+        let vectors: usize = self.vectors.iter().sum();
+        if vectors * self.hidden != self.values.len() {
+            return Err(wrong(format!(
+                "{vectors} vectors of {} values, but {} values",
+                self.hidden,
+                self.values.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a sink must know before the first row, and what [`Reader`] tells of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// The file's final path.
     pub path: PathBuf,
@@ -43,30 +127,257 @@ pub struct Layout {
     pub provenance: Vec<(String, String)>,
 }
 
+impl Layout {
+    /// The value of a provenance key.
+    #[must_use]
+    pub fn provenance(&self, key: &str) -> Option<&str> {
+        self.provenance
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// How a file of embeddings is laid out on disk.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Apache Parquet: one row a record
+    #[default]
+    Parquet,
+    /// `NumPy` arrays in a zip archive: loads without pickle
+    Npz,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Format; 2] = [Format::Parquet, Format::Npz];
+
+    /// The ending of a file's name, without the dot.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Parquet => "parquet",
+            Format::Npz => "npz",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.extension())
+    }
+}
+
 /// A file being written.
 pub trait Sink: Send {
     /// Appends rows. Memory stays bounded however many follow.
     ///
     /// # Errors
-    /// When the disk refuses: the error names the path.
+    /// When the disk refuses, or when the rows don't fit the file's layout: the error names the path.
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError>;
 
-    /// Completes the file and gives it its final name. Dropping a sink without this leaves no file behind.
+    /// Completes the file and gives it its final name, replacing a file that was there. Dropping a sink
+    /// without this leaves no file behind.
     ///
     /// # Errors
     /// When the disk refuses: the error names the path.
     fn finish(self: Box<Self>) -> Result<(), OutputError>;
 }
 
-/// Why an output could not be written.
+/// Begins a file. The folder of `layout.path` must exist; an unwritable one is told here, before any row.
+///
+/// # Errors
+/// When the folder can't be written to: the error names the path.
+pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputError> {
+    Ok(match format {
+        Format::Parquet => Box::new(parquet::ParquetSink::create(layout)?),
+        Format::Npz => Box::new(npz::NpzSink::create(layout)?),
+    })
+}
+
+/// A file of embeddings being read, block by block, in bounded memory.
+pub struct Reader {
+    layout: Layout,
+    rows: u64,
+    blocks: Box<dyn Iterator<Item = Result<Rows, OutputError>> + Send>,
+}
+
+impl Reader {
+    /// Path, width, kind of rows, and provenance.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How many rows the file has.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Rows, OutputError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.blocks.next()
+    }
+}
+
+/// Opens a file of embeddings that [`create`] made; its format is told by content, not by name.
+///
+/// # Errors
+/// When the file can't be read, or isn't a file of embeddings: the error names the path.
+pub fn open(path: &Path) -> Result<Reader, OutputError> {
+    let mut magic = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(4).read_to_end(&mut magic))
+        .map_err(|source| OutputError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    match magic.as_slice() {
+        b"PAR1" => parquet::open(path),
+        [b'P', b'K', ..] => npz::open(path),
+        _ => Err(OutputError::malformed(path, "neither parquet nor npz")),
+    }
+}
+
+/// Reads a whole file of embeddings.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(path: &Path) -> Result<(Rows, Layout), OutputError> {
+    let reader = open(path)?;
+    let layout = reader.layout().clone();
+    let mut all = Rows::new(layout.hidden);
+    for rows in reader {
+        all.append(rows?);
+    }
+    Ok((all, layout))
+}
+
+/// Why an output could not be written or read back.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// The operating system refused.
-    #[error("cannot write {path}: {source}")]
+    #[error("cannot write {path}: {source}", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The operating system refused to read.
+    #[error("cannot read {path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Rows that don't fit together or don't fit the file: a fault of seqembed, not of the input.
+    #[error("cannot write {path}: {what}; this is a fault of seqembed, please report it", path = .path.display())]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// What doesn't fit.
+        what: String,
+    },
+    /// A file that is no output of seqembed, or is damaged.
+    #[error("{path} is not a whole file of embeddings: {what}", path = .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl OutputError {
+    fn malformed(path: &Path, what: impl fmt::Display) -> Self {
+        OutputError::Malformed {
+            path: path.to_owned(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// Bytes of vectors that are handled at a time, on the way in and on the way out.
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
+struct Unfinished {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn create(path: &Path) -> Result<Self, OutputError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = format!(".{name}.");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".partial");
+        // A temporary file is private by default; an output follows the umask like any other file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder
+            .tempfile_in(folder(path))
+            .map_err(|source| OutputError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Unfinished {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Gives the file its name once its bytes are on the disk, so that not even a power cut leaves half of it.
+    fn finish(self) -> Result<(), OutputError> {
+        let path = self.path;
+        let wrong = |source| OutputError::Io {
+            path: path.clone(),
+            source,
+        };
+        self.file.as_file().sync_all().map_err(wrong)?;
+        self.file.persist(&path).map_err(|e| wrong(e.error))?;
+        Ok(())
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Unfinished {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+/// The folder a file stands in.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }

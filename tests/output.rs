@@ -1,0 +1,413 @@
+//! What is written can be read by the tools that people use: each test writes through the library and reads
+//! with `NumPy` or pyarrow.
+//!
+//! `SEQEMBED_TEST_PYTHON` names a Python that has both; `make test` sets it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use seqembed::output::{self, Format, Layout, OutputError, Rows};
+
+/// Runs Python on `script` with the file as its first argument; the script fails the test by an assertion.
+fn python(script: &str, file: &Path) -> String {
+    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has_both = Command::new(&python)
+        .args(["-c", "import numpy, pyarrow"])
+        .output()
+        .is_ok_and(|run| run.status.success());
+    assert!(
+        has_both,
+        "{python} has no numpy and pyarrow: run `make test`, or point SEQEMBED_TEST_PYTHON at a Python that does"
+    );
+    let run = Command::new(&python)
+        .args(["-c", script])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    String::from_utf8(run.stdout).unwrap()
+}
+
+fn layout(path: &Path, hidden: usize, per_token: bool) -> Layout {
+    Layout {
+        path: path.to_owned(),
+        hidden,
+        per_token,
+        provenance: vec![
+            ("model".into(), "esm2_t6_8M_UR50D".into()),
+            ("note".into(), "Ångström \"quoted\"".into()),
+        ],
+    }
+}
+
+/// A value that Python can compute again, exact in float32.
+fn value(vector: usize, at: usize) -> f32 {
+    (vector % 4096) as f32 + at as f32 / 1024.0
+}
+
+/// Pooled rows `from..to`.
+fn pooled(hidden: usize, from: usize, to: usize) -> Rows {
+    let mut rows = Rows::new(hidden);
+    for row in from..to {
+        rows.ids.push(format!("p{row}"));
+        rows.headers.push(format!("p{row} protein {row}"));
+        rows.lengths.push(row as u64 + 1);
+        rows.status.push("ok".into());
+        rows.vectors.push(1);
+        rows.values.extend((0..hidden).map(|at| value(row, at)));
+    }
+    rows
+}
+
+/// Rows that are hard in every way that a row can be.
+fn specimens(hidden: usize) -> Rows {
+    let mut rows = pooled(hidden, 0, 4);
+    rows.ids = ["é1", "dup", "dup", "蛋白🧬"].map(String::from).to_vec();
+    rows.headers = [
+        "é1 Ångström, \"quoted\"\twith a tab",
+        "dup",
+        "dup another",
+        "蛋白🧬 ",
+    ]
+    .map(String::from)
+    .to_vec();
+    rows.status = [
+        "ok",
+        "windowed,replaced",
+        "skipped: no residues",
+        "truncated",
+    ]
+    .map(String::from)
+    .to_vec();
+    rows.values[2 * hidden..3 * hidden].fill(f32::NAN);
+    rows
+}
+
+fn write(format: Format, layout: Layout, blocks: &[Rows]) -> PathBuf {
+    let path = layout.path.clone();
+    let mut sink = output::create(format, layout).unwrap();
+    for rows in blocks {
+        sink.write(rows).unwrap();
+    }
+    assert!(!path.exists(), "a file appears when it is whole");
+    sink.finish().unwrap();
+    path
+}
+
+fn file(folder: &tempfile::TempDir, format: Format) -> PathBuf {
+    folder.path().join(format!("out.{format}"))
+}
+
+/// Reads either format into the same names, as a user would.
+const LOAD: &str = r#"
+import json, sys
+import numpy as np
+path = sys.argv[1]
+if path.endswith(".npz"):
+    z = np.load(path, allow_pickle=False)
+    ids, headers, status = (z[k].tolist() for k in ("ids", "headers", "status"))
+    lengths, embeddings = z["lengths"], z["embeddings"]
+    provenance = json.loads(str(z["provenance"]))
+    rows = [embeddings[a:b] for a, b in zip(z["offsets"], z["offsets"][1:])] if "offsets" in z else embeddings
+else:
+    import pyarrow.parquet as pq
+    t = pq.read_table(path)
+    assert t.column_names == ["ids", "headers", "lengths", "status", "embeddings"], t.column_names
+    ids, headers, status = (t[k].to_pylist() for k in ("ids", "headers", "status"))
+    lengths = t["lengths"].to_numpy()
+    column = t["embeddings"].combine_chunks()
+    if str(column.type).startswith("fixed_size_list"):
+        embeddings = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+        rows = embeddings
+    else:
+        width = column.type.value_type.list_size
+        embeddings = column.flatten().flatten().to_numpy().reshape(-1, width)
+        rows = [embeddings[a.as_py():b.as_py()] for a, b in zip(column.offsets, column.offsets[1:])]
+    provenance = {k.decode()[9:]: v.decode() for k, v in t.schema.metadata.items() if k.startswith(b"seqembed.")}
+assert lengths.dtype == np.int64 and embeddings.dtype == np.float32, (lengths.dtype, embeddings.dtype)
+assert provenance == {"model": "esm2_t6_8M_UR50D", "note": 'Ångström "quoted"'}, provenance
+def want(vectors, hidden):
+    return (np.asarray(vectors)[:, None] % 4096 + np.arange(hidden) / 1024).astype(np.float32)
+"#;
+
+#[test]
+fn pooled_rows_are_what_numpy_and_pyarrow_read() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = specimens(320);
+        let path = write(
+            format,
+            layout(&file(&folder, format), 320, false),
+            std::slice::from_ref(&rows),
+        );
+        python(
+            &format!(
+                "{LOAD}
+assert ids == ['é1', 'dup', 'dup', '蛋白🧬'], ids
+assert headers == ['é1 Ångström, \"quoted\"\\twith a tab', 'dup', 'dup another', '蛋白🧬 '], headers
+assert status == ['ok', 'windowed,replaced', 'skipped: no residues', 'truncated'], status
+assert lengths.tolist() == [1, 2, 3, 4]
+assert embeddings.shape == (4, 320), embeddings.shape
+assert np.isnan(embeddings[2]).all()
+assert (embeddings[[0, 1, 3]] == want([0, 1, 3], 320)).all()"
+            ),
+            &path,
+        );
+        let (back, told) = output::read(&path).unwrap();
+        assert_eq!(told, layout(&path, 320, false));
+        assert!(back.values[2 * 320..3 * 320].iter().all(|v| v.is_nan()));
+        let (mut back, mut rows) = (back, rows);
+        back.values[2 * 320..3 * 320].fill(0.0);
+        rows.values[2 * 320..3 * 320].fill(0.0);
+        assert_eq!(back, rows);
+    }
+}
+
+#[test]
+fn per_token_rows_keep_their_bounds() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rows = specimens(8);
+        rows.vectors = vec![3, 1, 0, 5];
+        rows.values = (0..9 * 8).map(|i| value(i / 8, i % 8)).collect();
+        let path = write(
+            format,
+            layout(&file(&folder, format), 8, true),
+            std::slice::from_ref(&rows),
+        );
+        python(
+            &format!(
+                "{LOAD}
+assert [len(r) for r in rows] == [3, 1, 0, 5], rows
+assert (embeddings == want(range(9), 8)).all()
+assert (rows[3] == want(range(4, 9), 8)).all()"
+            ),
+            &path,
+        );
+        assert_eq!(output::read(&path).unwrap(), (rows, layout(&path, 8, true)));
+    }
+}
+
+#[test]
+fn no_rows_are_a_valid_file() {
+    for format in Format::ALL {
+        for per_token in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = write(format, layout(&file(&folder, format), 640, per_token), &[]);
+            python(
+                &format!(
+                    "{LOAD}\nassert ids == [] and len(lengths) == 0 and len(rows) == 0\nassert embeddings.shape == (0, 640), embeddings.shape"
+                ),
+                &path,
+            );
+            let expected = (Rows::new(640), layout(&path, 640, per_token));
+            assert_eq!(output::read(&path).unwrap(), expected);
+        }
+    }
+}
+
+/// 10,000 rows of 1,280 values are 51 MB: several row groups, and npz's spools on the disk.
+#[test]
+fn many_rows_come_back_in_order_and_in_blocks() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let blocks: Vec<Rows> = (0..10)
+            .map(|b| pooled(1280, b * 1000, (b + 1) * 1000))
+            .collect();
+        let path = write(format, layout(&file(&folder, format), 1280, false), &blocks);
+        let groups = python(
+            &format!(
+                "{LOAD}
+assert ids == [f'p{{i}}' for i in range(10000)]
+assert embeddings.shape == (10000, 1280)
+assert (embeddings == want(range(10000), 1280)).all()
+print(pq.ParquetFile(path).num_row_groups if path.endswith('parquet') else 5)"
+            ),
+            &path,
+        );
+        assert!(groups.trim().parse::<u32>().unwrap() > 1);
+        let reader = output::open(&path).unwrap();
+        assert_eq!(reader.rows(), 10_000);
+        let (mut row, mut blocks) = (0, 0);
+        for block in reader {
+            let block = block.unwrap();
+            assert_eq!(block, pooled(1280, row, row + block.len()));
+            assert!(
+                block.values.len() <= 4 << 20,
+                "a block is a small part of the file"
+            );
+            (row, blocks) = (row + block.len(), blocks + 1);
+        }
+        assert_eq!(row, 10_000);
+        assert!(blocks > 1);
+    }
+}
+
+#[test]
+fn bytes_do_not_depend_on_the_blocks() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |name: &str, blocks: &[Rows]| {
+            let path = folder.path().join(name);
+            let mut layout = layout(&path, 64, false);
+            layout
+                .provenance
+                .extend((0..20).map(|i| (format!("key {i}"), i.to_string())));
+            std::fs::read(write(format, layout, blocks)).unwrap()
+        };
+        let whole = bytes("whole", &[pooled(64, 0, 30_000)]);
+        let parts: Vec<Rows> = [0, 1, 17, 20_000, 20_000, 30_000]
+            .windows(2)
+            .map(|w| pooled(64, w[0], w[1]))
+            .collect();
+        assert!(whole == bytes("parts", &parts));
+    }
+}
+
+#[test]
+fn one_long_header_does_not_widen_every_row_and_is_kept_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = pooled(4, 0, 1000);
+    rows.headers[7] = format!("p7 {}", "é".repeat(200_000));
+    for format in Format::ALL {
+        let path = write(
+            format,
+            layout(&file(&folder, format), 4, false),
+            std::slice::from_ref(&rows),
+        );
+        assert!(std::fs::metadata(&path).unwrap().len() < 600_000);
+        assert_eq!(output::read(&path).unwrap().0, rows);
+    }
+    python(
+        &format!(
+            "{LOAD}
+assert z['headers'].dtype == '<U1000' and headers[7] == 'p7 ' + 996 * 'é' + '…'
+(name, row, text), = map(json.loads, str(z['long_text']).splitlines())
+assert (name, row) == ('headers', 7) and text == 'p7 ' + 200_000 * 'é'"
+        ),
+        &file(&folder, Format::Npz),
+    );
+}
+
+#[test]
+fn a_dropped_sink_leaves_nothing() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = output::create(format, layout(&file(&folder, format), 1280, false)).unwrap();
+        sink.write(&pooled(1280, 0, 10_000)).unwrap();
+        drop(sink);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_finished_file_replaces_the_old_one_and_is_alone() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(&folder, format);
+        std::fs::write(&path, "old").unwrap();
+        let mut sink = output::create(format, layout(&path, 16, false)).unwrap();
+        sink.write(&pooled(16, 0, 3)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        sink.finish().unwrap();
+        assert_eq!(output::read(&path).unwrap().0, pooled(16, 0, 3));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_is_readable_as_the_umask_says() {
+    use std::os::unix::fs::PermissionsExt;
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        let path = write(format, layout(&file(&folder, format), 4, false), &[]);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&path), mode(&plain));
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told_before_any_row() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file where a folder should be: refused even to root.
+    let plain = folder.path().join("plain");
+    std::fs::write(&plain, "").unwrap();
+    for format in Format::ALL {
+        let path = plain.join("out");
+        let Err(error) = output::create(format, layout(&path, 4, false)) else {
+            panic!("{format}: created")
+        };
+        assert!(matches!(error, OutputError::Io { .. }));
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken: [fn(&mut Rows); 4] = [
+        |rows| rows.hidden = 8,
+        |rows| rows.values.truncate(11),
+        |rows| rows.status.truncate(2),
+        |rows| {
+            rows.vectors[0] = 2;
+            rows.values.extend([0.0; 4]);
+        },
+    ];
+    for format in Format::ALL {
+        for (case, breaks) in broken.iter().enumerate() {
+            let mut rows = pooled(4, 0, 3);
+            breaks(&mut rows);
+            let mut sink =
+                output::create(format, layout(&file(&folder, format), 4, false)).unwrap();
+            let refused = sink.write(&rows);
+            assert!(
+                matches!(refused, Err(OutputError::Inconsistent { .. })),
+                "{format}, case {case}: {refused:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_output_is_told_and_never_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    std::fs::write(&path, ">a\nMK\n").unwrap();
+    let error = output::read(&path).unwrap_err().to_string();
+    assert!(error.contains("neither parquet nor npz"), "{error}");
+
+    for format in Format::ALL {
+        let whole = std::fs::read(write(
+            format,
+            layout(&file(&folder, format), 16, false),
+            &[pooled(16, 0, 50)],
+        ))
+        .unwrap();
+        for cut in [4, 100, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let error = output::read(&path).unwrap_err();
+            assert!(
+                error.to_string().contains(path.to_str().unwrap()),
+                "{error}"
+            );
+        }
+        // Any byte may be wrong: an error or other numbers, but never a crash.
+        for at in (0..whole.len()).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            std::fs::write(&path, &damaged).unwrap();
+            let _ = output::read(&path);
+        }
+    }
+}

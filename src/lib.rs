@@ -1,5 +1,7 @@
 //! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
+pub mod manifest;
 pub mod output;
 pub mod records;
+pub mod settings;
 pub mod tokenize;

@@ -2,6 +2,8 @@
 
 pub mod batch;
 pub mod engine;
+pub mod manifest;
 pub mod output;
 pub mod records;
+pub mod settings;
 pub mod tokenize;

@@ -1,0 +1,505 @@
+//! A manifest, or a list of files on the command line -> a checked list of jobs.
+//!
+//! A manifest is YAML (or JSON, which is YAML too), CSV or TSV. All its mistakes are found and reported together,
+//! with their lines, before a model is loaded: unknown keys, values that can't be, samples without a name or with one
+//! name, input files that are not there.
+
+mod table;
+mod yaml;
+
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::records::Source;
+use crate::settings::{Overrides, Settings};
+
+/// Names that may be given for the input file.
+const INPUT_KEYS: [&str; 2] = ["fasta", "fastq"];
+
+/// File names end at 255 bytes; this leaves room for the suffix and for a temporary name.
+const LONGEST_SAMPLE: usize = 200;
+
+/// Compressions' suffixes, for samples named after their files.
+const COMPRESSION_SUFFIXES: [&str; 8] = ["gz", "bgz", "bgzf", "bz2", "xz", "zst", "zstd", "gzip"];
+
+/// Sequence files' suffixes, for samples named after their files.
+const SEQUENCE_SUFFIXES: [&str; 13] = [
+    "fa", "faa", "fasta", "fas", "fna", "ffn", "frn", "fsa", "mpfa", "pep", "seq", "fq", "fastq",
+];
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The jobs in the manifest's order, at least one.
+    pub jobs: Vec<Job>,
+}
+
+/// One input file and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Names the output file; fit for a file name, and no other job has it.
+    pub sample: String,
+    /// The input.
+    pub source: Source,
+    /// Its options.
+    pub settings: Settings,
+    /// Where the manifest names it, from 1.
+    pub line: Option<usize>,
+}
+
+/// All that is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestErrors {
+    /// The manifest; none for a list of files on the command line.
+    pub path: Option<PathBuf>,
+    /// In the order of lines, at least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, from 1.
+    pub line: Option<usize>,
+    /// What.
+    pub text: String,
+}
+
+impl fmt::Display for ManifestErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, mistake) in self.mistakes.iter().enumerate() {
+            if number > 0 {
+                f.write_char('\n')?;
+            }
+            match (&self.path, mistake.line) {
+                (Some(path), Some(line)) => write!(f, "{}:{line}: ", path.display())?,
+                (Some(path), None) => write!(f, "{}: ", path.display())?,
+                (None, _) => {}
+            }
+            f.write_str(&mistake.text)?;
+        }
+        if self.mistakes.len() > 1 {
+            write!(f, "\n{} mistakes: nothing was done", self.mistakes.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ManifestErrors {}
+
+/// A text with its line, as it stands in a manifest.
+#[derive(Debug, Clone)]
+struct Field {
+    key: String,
+    text: String,
+    line: usize,
+}
+
+/// One file's entry.
+#[derive(Debug)]
+struct Entry {
+    line: usize,
+    fields: Vec<Field>,
+    /// Whether a field was dropped for a mistake already reported: then nothing is said of its absence.
+    is_damaged: bool,
+}
+
+/// A manifest before it is checked.
+#[derive(Debug, Default)]
+struct Draft {
+    top: Vec<Field>,
+    entries: Vec<Entry>,
+}
+
+/// What is wrong so far.
+#[derive(Debug, Default)]
+struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    fn add(&mut self, line: impl Into<Option<usize>>, text: impl Into<String>) {
+        self.0.push(Mistake {
+            line: line.into(),
+            text: text.into(),
+        });
+    }
+
+    /// The errors in the order of their lines, if there are any.
+    fn into_errors(mut self, path: Option<&Path>) -> Result<(), ManifestErrors> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_by_key(|mistake| mistake.line);
+        Err(ManifestErrors {
+            path: path.map(Path::to_owned),
+            mistakes: self.0,
+        })
+    }
+}
+
+/// Reads and checks a manifest. `command_line` beats what it says. Paths in it are relative to its folder.
+///
+/// # Errors
+/// With every mistake that was found.
+pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestErrors> {
+    let mut mistakes = Mistakes::default();
+    let mut jobs = Vec::new();
+    if let Some(text) = text_of(path, &mut mistakes) {
+        let draft = match kind_of(path, &text) {
+            Kind::Yaml => yaml::parse(&text, &mut mistakes),
+            Kind::Table(delimiter) => table::parse(&text, delimiter, &mut mistakes),
+            Kind::Sequences => {
+                mistakes.add(
+                    1,
+                    "this is a sequence file, not a manifest: give it to `seqembed embed`",
+                );
+                None
+            }
+        };
+        if let Some(draft) = draft {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            jobs = check(&draft, folder, command_line, &mut mistakes);
+        }
+    }
+    mistakes.into_errors(Some(path))?;
+    Ok(Manifest { jobs })
+}
+
+/// The jobs for files named on the command line: each sample is named after its file, without the suffixes of
+/// sequence files and compressions (`a/b.faa.gz`: `b`); `-` is the standard input, named `stdin`.
+///
+/// # Errors
+/// With every mistake that was found.
+pub fn jobs_from_files(
+    files: &[PathBuf],
+    overrides: &Overrides,
+) -> Result<Vec<Job>, ManifestErrors> {
+    let mut mistakes = Mistakes::default();
+    let mut seen: HashMap<String, &Path> = HashMap::new();
+    let mut jobs = Vec::new();
+    if files.is_empty() {
+        mistakes.add(None, "no files are named");
+    }
+    let settings = Settings::resolve(&[overrides])
+        .map_err(|error| mistakes.add(None, error.to_string()))
+        .ok();
+    for file in files {
+        let source = Source::new(file);
+        let sample = match &source {
+            Source::Stdin => "stdin".to_owned(),
+            Source::Path(path) => sample_of(path),
+        };
+        if let Some(trouble) = trouble_with(&source) {
+            mistakes.add(None, format!("{}: {trouble}", file.display()));
+        } else if let Some(trouble) = trouble_with_name(&sample) {
+            mistakes.add(
+                None,
+                format!(
+                    "{}: the sample name `{sample}` {trouble}; name it in a manifest",
+                    file.display()
+                ),
+            );
+        }
+        if let Some(first) = seen.insert(sample.clone(), file) {
+            mistakes.add(
+                None,
+                format!(
+                    "{} and {} would both be written to `{sample}`: name them in a manifest",
+                    first.display(),
+                    file.display()
+                ),
+            );
+        }
+        if let Some(settings) = settings.clone() {
+            jobs.push(Job {
+                sample,
+                source,
+                settings,
+                line: None,
+            });
+        }
+    }
+    mistakes.into_errors(None)?;
+    Ok(jobs)
+}
+
+/// The manifest's text.
+fn text_of(path: &Path, mistakes: &mut Mistakes) -> Option<String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let text = match error.kind() {
+                std::io::ErrorKind::NotFound => "no such file".to_owned(),
+                std::io::ErrorKind::IsADirectory => "is a folder, not a manifest".to_owned(),
+                _ => format!("cannot be read: {error}"),
+            };
+            mistakes.add(None, text);
+            return None;
+        }
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(
+            text.strip_prefix('\u{feff}')
+                .map(str::to_owned)
+                .unwrap_or(text),
+        ),
+        Err(error) => {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + good.iter().filter(|&&byte| byte == b'\n').count();
+            mistakes.add(
+                line,
+                "the text is not UTF-8: a manifest is YAML, CSV or TSV, saved as UTF-8",
+            );
+            None
+        }
+    }
+}
+
+/// How a manifest is written.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Yaml,
+    Table(u8),
+    Sequences,
+}
+
+/// By the name's suffix; where that does not tell, by the first line with text.
+fn kind_of(path: &Path, text: &str) -> Kind {
+    let suffix = path.extension().and_then(|suffix| suffix.to_str());
+    let suffix = suffix.unwrap_or("").to_ascii_lowercase();
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty());
+    let first = first.unwrap_or("");
+    if first.starts_with('>') {
+        return Kind::Sequences;
+    }
+    // Tables say their columns first; spreadsheets of some countries write `;` into CSV.
+    let delimiter = ['\t', ',', ';']
+        .into_iter()
+        .find(|&delimiter| first.contains(delimiter));
+    match (suffix.as_str(), delimiter) {
+        ("yaml" | "yml" | "json", _) => Kind::Yaml,
+        ("tsv", _) => Kind::Table(b'\t'),
+        ("csv", Some(';')) => Kind::Table(b';'),
+        ("csv", _) => Kind::Table(b','),
+        (_, Some(delimiter)) if !first.starts_with(['{', '#', '-']) && !first.contains(": ") => {
+            Kind::Table(u8::try_from(delimiter).expect("the delimiters are ASCII"))
+        }
+        _ => Kind::Yaml,
+    }
+}
+
+/// Turns a draft into jobs, and finds its mistakes.
+fn check(
+    draft: &Draft,
+    folder: &Path,
+    command_line: &Overrides,
+    mistakes: &mut Mistakes,
+) -> Vec<Job> {
+    let mut top = Overrides::default();
+    for field in &draft.top {
+        set(&mut top, field, mistakes);
+    }
+    let mut jobs = Vec::new();
+    let mut samples: HashMap<&str, usize> = HashMap::new();
+    let mut stdin_line = None;
+    let mut lacks_model = false;
+    for entry in &draft.entries {
+        let mut own = Overrides::default();
+        let mut sample = None;
+        let mut input: Option<&Field> = None;
+        for field in &entry.fields {
+            if field.key == "sample" {
+                sample = Some(field);
+            } else if INPUT_KEYS.contains(&field.key.as_str()) {
+                if let Some(other) = input.replace(field) {
+                    let text = format!(
+                        "both `{}` and `{}`: a sample has one file",
+                        other.key, field.key
+                    );
+                    mistakes.add(field.line, text);
+                }
+            } else {
+                set(&mut own, field, mistakes);
+            }
+        }
+
+        match sample {
+            None if !entry.is_damaged => {
+                mistakes.add(entry.line, "`sample` is missing: it names the output file")
+            }
+            None => {}
+            Some(field) => {
+                if let Some(trouble) = trouble_with_name(&field.text) {
+                    mistakes.add(
+                        field.line,
+                        format!("the sample name `{}` {trouble}", field.text.escape_debug()),
+                    );
+                } else if let Some(first) = samples.insert(&field.text, field.line) {
+                    samples.insert(&field.text, first);
+                    mistakes.add(
+                        field.line,
+                        format!(
+                            "the sample name `{}` stands on line {first} already: both would be written to one file",
+                            field.text
+                        ),
+                    );
+                }
+            }
+        }
+
+        let source = input.map(|field| resolve(folder, &field.text));
+        match (input, &source) {
+            (Some(field), Some(Source::Stdin)) => {
+                if let Some(first) = stdin_line.replace(field.line) {
+                    let text = format!("the standard input (`-`) is read on line {first} already");
+                    mistakes.add(field.line, text);
+                }
+            }
+            (Some(field), _) if field.text.is_empty() => {
+                mistakes.add(
+                    field.line,
+                    format!("`{}` is empty: it names the input file", field.key),
+                );
+            }
+            (Some(field), Some(source)) => {
+                if let Some(trouble) = trouble_with(source) {
+                    mistakes.add(field.line, format!("{source}: {trouble}"));
+                }
+            }
+            _ if !entry.is_damaged => {
+                mistakes.add(entry.line, "`fasta` is missing: it names the input file")
+            }
+            _ => {}
+        }
+
+        let layers = [command_line, &own, &top];
+        if layers.iter().all(|layer| layer.model.is_none()) {
+            // Said once, not for every line of a long table.
+            if !std::mem::replace(&mut lacks_model, true) {
+                let text = "no model: name one here, for all files (`model`), or with `--model`";
+                mistakes.add(entry.line, text);
+            }
+            continue;
+        }
+        match (Settings::resolve(&layers), sample, source) {
+            (Err(error), ..) => mistakes.add(entry.line, error.to_string()),
+            (Ok(settings), Some(sample), Some(source)) => jobs.push(Job {
+                sample: sample.text.clone(),
+                source,
+                settings,
+                line: Some(entry.line),
+            }),
+            _ => {}
+        }
+    }
+    jobs
+}
+
+fn set(overrides: &mut Overrides, field: &Field, mistakes: &mut Mistakes) {
+    if let Err(error) = overrides.set(&field.key, &field.text) {
+        mistakes.add(field.line, error.to_string());
+    }
+}
+
+/// A path of a manifest, which is relative to the manifest's folder.
+fn resolve(folder: &Path, text: &str) -> Source {
+    match Source::new(text) {
+        Source::Path(path) => Source::Path(folder.join(path)),
+        Source::Stdin => Source::Stdin,
+    }
+}
+
+/// Why a file can't be read, if that can be told without reading it.
+fn trouble_with(source: &Source) -> Option<String> {
+    let Source::Path(path) = source else {
+        return None;
+    };
+    let about = match fs::metadata(path) {
+        Ok(about) => about,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = if path.is_symlink() {
+                "is a link to a file that does not exist"
+            } else {
+                "no such file"
+            };
+            return Some(text.to_owned());
+        }
+        Err(error) => return Some(format!("cannot be opened: {error}")),
+    };
+    if about.is_dir() {
+        return Some("is a folder: name the files in it".to_owned());
+    }
+    // Opening a named pipe now would take its only reader away.
+    if !about.is_file() {
+        return None;
+    }
+    File::open(path)
+        .err()
+        .map(|error| format!("cannot be opened: {error}"))
+}
+
+/// Why a sample can't name a file.
+fn trouble_with_name(sample: &str) -> Option<&'static str> {
+    if sample.is_empty() {
+        Some("is empty: it names the output file")
+    } else if sample.contains(['/', '\\']) {
+        Some("has a path separator: it names a file in the output folder")
+    } else if sample.starts_with('.') {
+        Some("starts with a dot: it would name a hidden file")
+    } else if sample.starts_with('-') {
+        Some("starts with `-`: other tools would take the output file for an option")
+    } else if sample.chars().any(char::is_control) {
+        Some("has a control character: it names the output file")
+    } else if sample.len() > LONGEST_SAMPLE {
+        Some("is longer than 200 bytes: it names the output file")
+    } else {
+        None
+    }
+}
+
+/// A file's name without its suffixes.
+fn sample_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let bare = without_suffix(&name, &COMPRESSION_SUFFIXES);
+    without_suffix(bare, &SEQUENCE_SUFFIXES).to_owned()
+}
+
+fn without_suffix<'a>(name: &'a str, suffixes: &[&str]) -> &'a str {
+    match name.rsplit_once('.') {
+        Some((bare, suffix))
+            if !bare.is_empty() && suffixes.contains(&suffix.to_ascii_lowercase().as_str()) =>
+        {
+            bare
+        }
+        _ => name,
+    }
+}
+
+/// The key as we spell it (`max-length` is `max_length`), if it is one of `known`; else what to tell.
+fn key_among(key: &str, known: &[&'static str]) -> Result<&'static str, String> {
+    let spelt = key.replace('-', "_");
+    if let Some(&known) = known.iter().find(|&&known| known == spelt) {
+        return Ok(known);
+    }
+    let lower = spelt.to_lowercase();
+    let nearest = known
+        .iter()
+        .map(|&known| (strsim::damerau_levenshtein(&lower, known), known))
+        .min();
+    let key = key.escape_debug();
+    Err(match nearest {
+        Some((distance, known)) if distance <= known.len().div_ceil(3) => {
+            format!("there is no key `{key}`: did you mean `{known}`?")
+        }
+        _ => format!("there is no key `{key}`: there are {}", known.join(", ")),
+    })
+}
+
+/// The keys that a file's entry may have.
+fn entry_keys() -> Vec<&'static str> {
+    let mut keys = vec!["sample"];
+    keys.extend(INPUT_KEYS);
+    keys.extend(Overrides::KEYS);
+    keys
+}

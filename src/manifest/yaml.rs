@@ -1,0 +1,179 @@
+//! A manifest in YAML -> a draft of it. Texts are kept as they are written: a sample `007` stays `007`.
+
+use saphyr::{MarkedYaml, ScalarStyle, ScanError, YamlData, YamlLoader};
+use saphyr_parser::{Event, Parser, SpannedEventReceiver};
+
+use super::{Draft, Entry, Field, Mistakes, entry_keys, key_among};
+use crate::settings::Overrides;
+
+/// A manifest needs three levels. The limit keeps hostile nesting from using up the stack.
+const DEEPEST: usize = 32;
+
+/// The draft, unless the text is no YAML or has no files.
+pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
+    let mut documents = match load(text) {
+        Ok(documents) => documents,
+        Err(error) => {
+            mistakes.add(
+                error.marker().line(),
+                format!("this is not valid YAML: {}", error.info()),
+            );
+            return None;
+        }
+    };
+    if documents.len() > 1 {
+        let line = documents[1].span.start.line();
+        mistakes.add(line, "a second YAML document (`---`): a manifest is one");
+        return None;
+    }
+    let root = match documents.pop() {
+        Some(root) if !is_blank(&root) => root,
+        _ => {
+            mistakes.add(
+                None,
+                "the manifest is empty: `files:` with a list of files is needed",
+            );
+            return None;
+        }
+    };
+    let YamlData::Mapping(pairs) = &root.data else {
+        let text = "a manifest starts with keys such as `model:` and `files:`; put the list of files under `files:`";
+        mistakes.add(root.span.start.line(), text);
+        return None;
+    };
+
+    let mut known = vec!["files"];
+    known.extend(Overrides::KEYS);
+    let mut draft = Draft::default();
+    let mut has_files = false;
+    for (key, value) in pairs {
+        match key_of(key, &known, mistakes) {
+            Some("files") => {
+                has_files = true;
+                draft.entries = entries(value, key.span.start.line(), mistakes);
+            }
+            Some(name) => draft.top.extend(field(name, key, value, mistakes)),
+            None => {}
+        }
+    }
+    if !has_files {
+        mistakes.add(None, "`files:` is missing: the list of files to embed");
+    }
+    Some(draft)
+}
+
+/// Parses without turning scalars into numbers, and without recursion.
+fn load(text: &str) -> Result<Vec<MarkedYaml<'_>>, ScanError> {
+    let mut loader = YamlLoader::<MarkedYaml>::default();
+    loader.early_parse(false);
+    let mut parser = Parser::new_from_str(text);
+    let mut depth = 0_usize;
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event?;
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err(ScanError::new_str(span.start, "nested too deep"));
+        }
+        loader.on_event(event, span);
+        if let Some(error) = loader.error() {
+            return Err(error.clone());
+        }
+    }
+    Ok(loader.into_documents())
+}
+
+/// Nothing, or what YAML takes for nothing.
+fn is_blank(node: &MarkedYaml) -> bool {
+    match &node.data {
+        YamlData::BadValue => true,
+        YamlData::Representation(text, ScalarStyle::Plain, _) => {
+            matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL")
+        }
+        _ => false,
+    }
+}
+
+/// The list under `files:`.
+fn entries(list: &MarkedYaml, line: usize, mistakes: &mut Mistakes) -> Vec<Entry> {
+    let YamlData::Sequence(nodes) = &list.data else {
+        mistakes.add(
+            line,
+            "`files` must be a list: lines that start with `- sample: ...`",
+        );
+        return Vec::new();
+    };
+    if nodes.is_empty() {
+        mistakes.add(line, "`files` is empty: there is nothing to embed");
+    }
+    nodes
+        .iter()
+        .filter_map(|node| entry(node, mistakes))
+        .collect()
+}
+
+fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
+    let line = node.span.start.line();
+    let YamlData::Mapping(pairs) = &node.data else {
+        mistakes.add(line, "a file is given as `sample: NAME` and `fasta: PATH`");
+        return None;
+    };
+    let known = entry_keys();
+    let mut fields = Vec::new();
+    let mut is_damaged = false;
+    for (key, value) in pairs {
+        let found =
+            key_of(key, &known, mistakes).and_then(|name| field(name, key, value, mistakes));
+        is_damaged |= found.is_none();
+        fields.extend(found);
+    }
+    Some(Entry {
+        line,
+        fields,
+        is_damaged,
+    })
+}
+
+/// A key, if it is one of `known`.
+fn key_of(
+    key: &MarkedYaml,
+    known: &[&'static str],
+    mistakes: &mut Mistakes,
+) -> Option<&'static str> {
+    let line = key.span.start.line();
+    let YamlData::Representation(text, ..) = &key.data else {
+        mistakes.add(line, "a key must be a word");
+        return None;
+    };
+    key_among(text, known)
+        .map_err(|text| mistakes.add(line, text))
+        .ok()
+}
+
+/// A key with its text.
+fn field(
+    name: &'static str,
+    key: &MarkedYaml,
+    value: &MarkedYaml,
+    mistakes: &mut Mistakes,
+) -> Option<Field> {
+    let line = key.span.start.line();
+    let trouble = match &value.data {
+        _ if is_blank(value) => "has no value: give one, or leave the key out",
+        YamlData::Representation(text, ..) => {
+            return Some(Field {
+                key: name.to_owned(),
+                text: text.trim().to_owned(),
+                line,
+            });
+        }
+        YamlData::Sequence(_) => "must be one value, not a list",
+        YamlData::Mapping(_) => "must be one value, not keys with values",
+        _ => "must be a text or a number",
+    };
+    mistakes.add(line, format!("`{name}` {trouble}"));
+    None
+}

@@ -1,0 +1,143 @@
+//! What can be wrong with a sequence file, in words that say what to do.
+
+use std::io;
+
+/// A file that can't be read, or can't be read on.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct RecordError {
+    /// The file, as the user named it.
+    pub file: String,
+    /// What is wrong.
+    #[source]
+    pub problem: Box<Problem>,
+}
+
+impl RecordError {
+    pub(super) fn new(file: &str, problem: Problem) -> Self {
+        Self {
+            file: file.to_owned(),
+            problem: Box::new(problem),
+        }
+    }
+}
+
+/// What is wrong. Lines are counted from 1, in the decompressed text.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// Nothing is there.
+    #[error("no such file")]
+    Missing,
+    /// A folder where a file is needed.
+    #[error("is a folder: name the files in it")]
+    Folder,
+    /// The system refused to open it.
+    #[error("cannot be opened: {0}")]
+    Open(io::Error),
+    /// The system failed while reading.
+    #[error("reading failed after {delivered} whole records: {source}")]
+    Read {
+        /// Records delivered before.
+        delivered: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The compressed data end too soon, or a checksum does not fit.
+    #[error("the {compression} data are {}{}: {source}; get the file again, or check it with `{check}`",
+        if *cut { "cut short" } else { "damaged" }, after(*delivered, last))]
+    Damaged {
+        /// The compression.
+        compression: &'static str,
+        /// A command that checks such a file.
+        check: &'static str,
+        /// Whether the end is missing, rather than the bytes wrong.
+        cut: bool,
+        /// Records delivered before.
+        delivered: u64,
+        /// The id of the last of them.
+        last: String,
+        /// The decoder's reason.
+        source: io::Error,
+    },
+    /// Not a sequence file.
+    #[error("line {line}: expected `>` (FASTA) or `@` (FASTQ), found `{found}`{hint}")]
+    NotSequences {
+        /// The first line with text.
+        line: u64,
+        /// How it starts, unprintable bytes escaped.
+        found: String,
+        /// What the file may be instead, or nothing.
+        hint: &'static str,
+    },
+    /// FASTA text that starts without a header.
+    #[error(
+        "line {line}: a sequence before any header (`{found}`): a line that starts with `>` must come first"
+    )]
+    NoHeader {
+        /// The line.
+        line: u64,
+        /// How it starts.
+        found: String,
+    },
+    /// A NUL byte.
+    #[error("line {line}: a NUL byte: a binary or damaged file?")]
+    Nul {
+        /// The line.
+        line: u64,
+    },
+    /// A `>` that does not start its line.
+    #[error(
+        "line {line}: `>` inside the sequence of record `{id}`: were files joined without a line end between them?"
+    )]
+    HeaderInSequence {
+        /// The line.
+        line: u64,
+        /// The record.
+        id: String,
+    },
+    /// Lines end with a lone carriage return.
+    #[error(
+        "line {line}: lines end as on old Macs (CR alone): convert them, for example with `tr '\\r' '\\n'`"
+    )]
+    CarriageReturns {
+        /// The line.
+        line: u64,
+    },
+    /// FASTQ: a record does not start with `@`.
+    #[error("line {line}: expected a FASTQ header (`@`), found `{found}`")]
+    FastqHeader {
+        /// The line.
+        line: u64,
+        /// How it starts.
+        found: String,
+    },
+    /// FASTQ: as many qualities as residues must stand there.
+    #[error("line {line}: FASTQ record `{id}` has {sequence} residues but {quality} qualities")]
+    FastqQuality {
+        /// The line on which the qualities start.
+        line: u64,
+        /// The record.
+        id: String,
+        /// Residues.
+        sequence: u64,
+        /// Qualities.
+        quality: u64,
+    },
+    /// FASTQ: the file ends within a record.
+    #[error("line {line}: the file ends within FASTQ record `{id}`: is it cut short?")]
+    FastqCut {
+        /// The last line.
+        line: u64,
+        /// The record.
+        id: String,
+    },
+}
+
+/// ` after record 17 (`id`)`
+fn after(delivered: u64, last: &str) -> String {
+    if delivered == 0 {
+        " before the end of the first record".to_owned()
+    } else {
+        format!(" after record {delivered} (`{last}`)")
+    }
+}

@@ -80,6 +80,17 @@ impl fmt::Display for Source {
 /// # Errors
 /// When the file is missing, is a folder or can't be read. What is wrong with its text comes from the reader.
 pub fn open(source: &Source) -> Result<Reader, RecordError> {
+    open_with(source, |raw| raw)
+}
+
+/// As [`open`], reading the file's bytes through what `wrap` makes of them (to count them, say).
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(
+    source: &Source,
+    wrap: impl FnOnce(Box<dyn Read + Send>) -> Box<dyn Read + Send>,
+) -> Result<Reader, RecordError> {
     let name = source.to_string();
     let fail = |problem| RecordError::new(&name, problem);
     let raw: Box<dyn Read + Send> = match source {
@@ -95,7 +106,7 @@ pub fn open(source: &Source) -> Result<Reader, RecordError> {
             Box::new(file)
         }
     };
-    Reader::new(&name, raw)
+    Reader::new(&name, wrap(raw))
 }
 
 /// The records of one file, in its order. Ends after the first error.

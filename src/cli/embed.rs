@@ -1,0 +1,166 @@
+//! `seqembed embed` and what it shares with `seqembed run`: the options of a run, and its end.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::progress::Progress;
+use super::{FAILED, PARTLY, USAGE};
+use crate::engine::session::Kernels;
+use crate::manifest::{self, Job};
+use crate::records::Source;
+use crate::report::Report;
+use crate::run::{self, Options};
+use crate::settings::Overrides;
+
+/// Embed sequence files without a manifest
+///
+/// Each file becomes one output file, named after it: `gut_01.faa.gz` -> `OUT/gut_01.parquet`.
+#[derive(Debug, clap::Args)]
+pub struct EmbedArgs {
+    /// FASTA or FASTQ files, plain or compressed; `-` is the standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    common: RunOptions,
+
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+/// Options of the whole run, with and without a manifest.
+#[derive(Debug, clap::Args)]
+pub struct RunOptions {
+    /// The output folder; it is made if need be
+    #[arg(short, long, value_name = "FOLDER")]
+    out: PathBuf,
+
+    /// Threads to compute with [default: as many as this process may use]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// Stop at the first file that fails, instead of doing the others first
+    #[arg(long)]
+    strict: bool,
+
+    /// Say nothing but warnings and errors
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// The ONNX Runtime library, or a folder that holds it [default: it is looked for; `seqembed doctor` shows where]
+    #[arg(long, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+
+    /// The graph that runs on a CPU
+    #[arg(long, value_enum, default_value_t, value_name = "KERNELS")]
+    kernels: Kernels,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When the run could not be begun, or broke off.
+pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
+    match manifest::jobs_from_files(&args.files, &args.overrides) {
+        Ok(jobs) => embed(jobs, &args.common),
+        Err(errors) => {
+            eprintln!("{errors}");
+            Ok(USAGE.into())
+        }
+    }
+}
+
+/// Runs jobs, says how it went, and writes the report.
+///
+/// # Errors
+/// When the run could not be begun, or broke off.
+pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
+    let threads = options.threads.map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from),
+        usize::from,
+    );
+    // Reading and tokenising share the cores with the model; the pool can only be set once.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global();
+    let files = jobs.len() as u64;
+    let mut progress = Progress::new(size(&jobs), files, options.quiet);
+    let quiet = options.quiet;
+    let result = run::run(
+        jobs,
+        &Options {
+            out: options.out.clone(),
+            threads,
+            ort_lib: options.ort_lib.clone(),
+            kernels: options.kernels,
+            strict: options.strict,
+        },
+        &mut progress,
+        &|text| {
+            if !quiet {
+                eprintln!("{text}");
+            }
+        },
+    );
+    progress.end();
+    let report = match result {
+        Ok(report) => report,
+        Err(error) => {
+            let code = if error.is_usage() { USAGE } else { FAILED };
+            eprintln!("error: {:#}", anyhow::Error::new(error));
+            return Ok(code.into());
+        }
+    };
+    let path = options.out.join("report.json");
+    write_report(&report, &path)?;
+    if !quiet {
+        eprint!("{report}");
+        eprintln!("  output   {}", options.out.display());
+        eprintln!("  report   {}", path.display());
+    }
+    Ok(if report.totals.failed_files > 0 {
+        PARTLY.into()
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The size of all inputs, or 0 when one has no size.
+fn size(jobs: &[Job]) -> u64 {
+    jobs.iter()
+        .map(|job| match &job.source {
+            Source::Path(path) => fs::metadata(path)
+                .ok()
+                .filter(fs::Metadata::is_file)
+                .map(|about| about.len()),
+            Source::Stdin => None,
+        })
+        .sum::<Option<u64>>()
+        .unwrap_or(0)
+}
+
+/// Writes `report.json`, whole or not at all.
+fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
+    let write = || -> anyhow::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .prefix(".report")
+            .permissions(permissions())
+            .tempfile_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, report)?;
+        file.write_all(b"\n")?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Those of an ordinary file, before the umask: a temporary one is its owner's alone.
+fn permissions() -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::Permissions::from_mode(0o666)
+}

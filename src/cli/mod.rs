@@ -1,0 +1,12 @@
+//! The command line: one file a subcommand.
+
+pub mod embed;
+pub mod progress;
+pub mod run;
+
+/// Exit code: the machine refused something.
+pub const FAILED: u8 = 1;
+/// Exit code: the command line, the manifest or a model is wrong.
+pub const USAGE: u8 = 2;
+/// Exit code: done, but some files failed.
+pub const PARTLY: u8 = 3;

@@ -1,0 +1,250 @@
+//! The run's report: what was done to each file and in all, where the time went, and how it is told at the end.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `report.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// This tool's version.
+    pub seqembed: String,
+    /// Version of ONNX Runtime, when a model was loaded.
+    pub onnxruntime: Option<String>,
+    /// Where the models ran.
+    pub device: String,
+    /// Threads in all.
+    pub threads: usize,
+    /// Batches at work at the same time.
+    pub workers: usize,
+    /// Every load of a model.
+    pub loads: Vec<LoadReport>,
+    /// All files together.
+    pub totals: Totals,
+    /// Each file, in the order of the manifest.
+    pub files: Vec<FileReport>,
+}
+
+/// One load of a model.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// The model's name.
+    pub model: String,
+    /// SHA-256 of its weights.
+    pub weights_sha256: String,
+    /// The layer that is given.
+    pub layer: usize,
+    /// The seed, when the weights are random ones.
+    pub random_seed: Option<u64>,
+    /// Wall time of the load.
+    pub seconds: f64,
+}
+
+/// Sums over all files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Files.
+    pub files: u64,
+    /// Files that failed.
+    pub failed_files: u64,
+    /// Records.
+    pub records: u64,
+    /// Residues.
+    pub residues: u64,
+    /// Tokens that the model saw, special ones and overlaps of windows too, padding not.
+    pub tokens: u64,
+    /// Tokens that the device worked on, padding too.
+    pub device_tokens: u64,
+    /// `1 - tokens / device_tokens`.
+    pub padding: f64,
+    /// Batches.
+    pub batches: u64,
+    /// Records embedded in windows.
+    pub windowed: u64,
+    /// Records cut at the length limit.
+    pub truncated: u64,
+    /// Records with letters outside of the vocabulary.
+    pub replaced: u64,
+    /// Records without an embedding.
+    pub skipped: u64,
+    /// Wall time of the run, loads included, in seconds.
+    pub seconds: f64,
+    /// Wall time of all loads.
+    pub load_seconds: f64,
+    /// From the start of the run to the first batch's end.
+    pub first_embedding_seconds: Option<f64>,
+    /// Time by stage. Stages overlap, and computing is the sum over all workers.
+    pub stages: Stages,
+    /// Tokens a second, without the loads.
+    pub tokens_per_second: f64,
+    /// The most memory that the process held, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Seconds by stage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Stages {
+    /// Reading and decompressing.
+    pub reading: f64,
+    /// Tokenising and batching.
+    pub tokenizing: f64,
+    /// The model, all workers together.
+    pub computing: f64,
+    /// Ordering and writing.
+    pub writing: f64,
+}
+
+/// One file of the run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FileReport {
+    /// The sample's name.
+    pub sample: String,
+    /// The input.
+    pub source: String,
+    /// The output, when the file was done.
+    pub output: Option<PathBuf>,
+    /// The model.
+    pub model: String,
+    /// Why the file failed.
+    pub error: Option<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Records.
+    pub records: u64,
+    /// Residues.
+    pub residues: u64,
+    /// Tokens that the model saw.
+    pub tokens: u64,
+    /// Records embedded in windows.
+    pub windowed: u64,
+    /// Records cut at the length limit.
+    pub truncated: u64,
+    /// Records with letters outside of the vocabulary.
+    pub replaced: u64,
+    /// Records without an embedding.
+    pub skipped: u64,
+    /// The model's time for this file, all workers together: its share of each batch by tokens.
+    pub computing_seconds: f64,
+}
+
+impl Report {
+    /// Sums the files up, and derives what follows from the sums.
+    pub fn total(&mut self) {
+        let totals = &mut self.totals;
+        totals.files = self.files.len() as u64;
+        totals.failed_files = self.files.iter().filter(|f| f.error.is_some()).count() as u64;
+        let sum = |field: fn(&FileReport) -> u64| self.files.iter().map(field).sum();
+        totals.records = sum(|f| f.records);
+        totals.residues = sum(|f| f.residues);
+        totals.tokens = sum(|f| f.tokens);
+        totals.windowed = sum(|f| f.windowed);
+        totals.truncated = sum(|f| f.truncated);
+        totals.replaced = sum(|f| f.replaced);
+        totals.skipped = sum(|f| f.skipped);
+        totals.load_seconds = self.loads.iter().map(|load| load.seconds).sum();
+        if totals.device_tokens > 0 {
+            totals.padding = 1.0 - totals.tokens as f64 / totals.device_tokens as f64;
+        }
+        let seconds = totals.seconds - totals.load_seconds;
+        if seconds > 0.0 {
+            totals.tokens_per_second = totals.tokens as f64 / seconds;
+        }
+        if totals.tokens > 0 {
+            let each = totals.stages.computing / totals.tokens as f64;
+            for file in &mut self.files {
+                file.computing_seconds = each * file.tokens as f64;
+            }
+        }
+    }
+}
+
+/// The summary that stands at the end of a run.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        writeln!(
+            f,
+            "{} and {} in {:.1} s ({} tokens/s)",
+            count(totals.files, "file", "files"),
+            count(totals.records, "sequence", "sequences"),
+            totals.seconds,
+            thousands(totals.tokens_per_second.round().max(0.0) as u64),
+        )?;
+        match &self.loads[..] {
+            [] => writeln!(f, "  model    not loaded: there was nothing to embed")?,
+            [load] => writeln!(
+                f,
+                "  model    {}, loaded once in {:.2} s{}",
+                load.model,
+                load.seconds,
+                random(load)
+            )?,
+            loads => {
+                for load in loads {
+                    writeln!(
+                        f,
+                        "  model    {} (layer {}), loaded once in {:.2} s{}",
+                        load.model,
+                        load.layer,
+                        load.seconds,
+                        random(load)
+                    )?;
+                }
+            }
+        }
+        writeln!(
+            f,
+            "  device   {}, {}",
+            self.device,
+            count(self.threads as u64, "thread", "threads")
+        )?;
+        let marks = [
+            (totals.windowed, "in windows"),
+            (totals.truncated, "truncated"),
+            (totals.replaced, "with replaced letters"),
+            (totals.skipped, "skipped"),
+        ];
+        let marks: Vec<String> = marks
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{} {what}", thousands(*count)))
+            .collect();
+        if !marks.is_empty() {
+            writeln!(f, "  marked   {}", marks.join(", "))?;
+        }
+        if totals.failed_files > 0 {
+            writeln!(
+                f,
+                "  failed   {}, named above and in the report",
+                count(totals.failed_files, "file", "files")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn random(load: &LoadReport) -> String {
+    load.random_seed
+        .map(|seed| format!(" - RANDOM WEIGHTS (seed {seed}): the numbers mean nothing"))
+        .unwrap_or_default()
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    let noun = if number == 1 { one } else { many };
+    format!("{} {noun}", thousands(number))
+}
+
+/// A number with a comma between thousands.
+#[must_use]
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

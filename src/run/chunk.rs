@@ -1,0 +1,480 @@
+//! Input files -> chunks: records read in order, tokenised on all cores, cut into windows and grouped into batches.
+//!
+//! A chunk is what is in memory at once: consecutive records, of as many files as it takes to fill it. Sequences of
+//! different files share batches; rows leave in input order.
+
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use crate::batch::{self, Window};
+use crate::engine::{Batch, Reduce};
+use crate::manifest::Job;
+use crate::records::{self, Reader, Record, Source};
+use crate::settings::{Long, Pooling, Settings, Unknown};
+use crate::tokenize::dna::DnaCheck;
+use crate::tokenize::{Encoded, Special, Tokenizer};
+
+/// A job of the run, with what the model decides filled in.
+pub struct Task {
+    /// The job.
+    pub job: Job,
+    /// The most residues at once, and what neighbouring windows share.
+    pub window: crate::settings::Window,
+}
+
+impl Task {
+    /// What the engine has to give for this job's pooling.
+    pub fn reduce(&self) -> Reduce {
+        match self.job.settings.pooling {
+            Pooling::Mean | Pooling::MeanAll | Pooling::Cls => Reduce::Mean,
+            Pooling::Max => Reduce::Max,
+            Pooling::None => Reduce::Tokens,
+        }
+    }
+}
+
+/// A record, ready for its row.
+pub struct Item {
+    /// The record's header.
+    pub header: String,
+    /// The first word of it.
+    pub id: String,
+    /// Residues, a terminal `*` not counted.
+    pub length: usize,
+    /// `ok`, what was done to it, or why it was skipped.
+    pub status: Status,
+    /// Its windows, in `Chunk::segments`. None when it is skipped.
+    pub segments: Range<usize>,
+}
+
+/// What happened to a record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Cut at the length limit.
+    pub truncated: bool,
+    /// Embedded in windows.
+    pub windowed: bool,
+    /// Letters outside of the vocabulary became the unknown token.
+    pub replaced: bool,
+    /// Not embedded, and why.
+    pub skipped: Option<String>,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(why) = &self.skipped {
+            return write!(f, "skipped: {why}");
+        }
+        let marks = [
+            (self.truncated, "truncated"),
+            (self.windowed, "windowed"),
+            (self.replaced, "replaced"),
+        ];
+        let mut words = marks.iter().filter(|(is, _)| *is).map(|(_, word)| *word);
+        f.write_str(words.next().unwrap_or("ok"))?;
+        words.try_for_each(|word| write!(f, ",{word}"))
+    }
+}
+
+/// A window of a record, as one sequence for the engine.
+pub struct Segment {
+    /// The record's tokens, in `Chunk::encoded`.
+    pub record: usize,
+    /// What is seen and what is kept.
+    pub window: Window,
+    /// The tokens `[start, end)` to pool over, the first special token being 0.
+    pub range: Range<usize>,
+    /// What the engine gives for it.
+    pub reduce: Reduce,
+}
+
+impl Segment {
+    /// Tokens, with the special ones.
+    pub fn tokens(&self) -> usize {
+        self.window.seen.len() + 2
+    }
+}
+
+/// What a chunk holds, in input order.
+pub enum Entry {
+    /// A record of the task with this index.
+    Record(usize, Item),
+    /// A record that its policy forbids: the file fails, and no more of it follows but its end.
+    Forbidden(usize, String),
+    /// A file's end: its task, what to tell the user, and why it failed if it did.
+    End {
+        /// The task's index.
+        task: usize,
+        /// What the user should know.
+        warnings: Vec<String>,
+        /// Why the file failed.
+        failure: Option<String>,
+    },
+}
+
+/// A part of the input that is worked on as a whole.
+pub struct Chunk {
+    /// From 0.
+    pub number: u64,
+    /// Records and file ends, in input order.
+    pub entries: Vec<Entry>,
+    /// Windows of all records.
+    pub segments: Vec<Segment>,
+    /// Tokens of all records, without special ones.
+    pub encoded: Vec<Encoded>,
+    /// Segments of each batch.
+    pub batches: Vec<Vec<usize>>,
+    /// Compressed bytes of input that were read up to here.
+    pub bytes: u64,
+}
+
+impl Chunk {
+    /// A batch's tokens, laid end to end with their special ones.
+    pub fn batch(&self, index: usize, special: Special) -> Batch {
+        let segments = &self.batches[index];
+        let total = segments.iter().map(|&s| self.segments[s].tokens()).sum();
+        let mut batch = Batch {
+            ids: Vec::with_capacity(total),
+            starts: vec![0],
+            ranges: Vec::with_capacity(segments.len()),
+        };
+        for &segment in segments {
+            let segment = &self.segments[segment];
+            let start = batch.ids.len();
+            let ids = &self.encoded[segment.record].ids[segment.window.seen.clone()];
+            batch.ids.push(special.cls.into());
+            batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
+            batch.ids.push(special.eos.into());
+            batch.starts.push(int(batch.ids.len()));
+            let Range { start: from, end: to } = segment.range;
+            batch.ranges.push([int(start + from), int(start + to)]);
+        }
+        batch
+    }
+
+    /// What the engine gives for a batch.
+    pub fn reduce(&self, index: usize) -> Reduce {
+        self.batches[index]
+            .first()
+            .map_or(Reduce::Mean, |&s| self.segments[s].reduce)
+    }
+}
+
+/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer sequence is refused before.
+fn int(position: usize) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
+}
+
+/// How much goes into a chunk, and how it is cut into batches.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Tokens of a chunk, about.
+    pub chunk_tokens: usize,
+    /// Tokens of a batch.
+    pub batch_tokens: usize,
+    /// Whether the engine pads the sequences of a batch to one length.
+    pub padded: bool,
+}
+
+/// Records of a chunk, even if all of them are empty.
+const CHUNK_RECORDS: usize = 65_536;
+
+/// Makes chunks of the files of all tasks.
+pub struct Chunker<'a> {
+    tasks: &'a [Task],
+    tokenizer: &'a dyn Tokenizer,
+    limits: Limits,
+    task: usize,
+    open: Option<(Reader, DnaCheck)>,
+    forbidden: bool,
+    number: u64,
+    bytes: Arc<AtomicU64>,
+    /// Time spent reading and decompressing.
+    pub reading: Duration,
+    /// Time spent tokenising.
+    pub tokenizing: Duration,
+}
+
+impl<'a> Chunker<'a> {
+    /// Starts at the first task's first record.
+    pub fn new(tasks: &'a [Task], tokenizer: &'a dyn Tokenizer, limits: Limits) -> Self {
+        Self {
+            tasks,
+            tokenizer,
+            limits,
+            task: 0,
+            open: None,
+            forbidden: false,
+            number: 0,
+            bytes: Arc::default(),
+            reading: Duration::ZERO,
+            tokenizing: Duration::ZERO,
+        }
+    }
+
+    /// Whether every file was read to its end.
+    pub fn is_done(&self) -> bool {
+        self.task == self.tasks.len()
+    }
+
+    /// The next chunk, or `None` after the last.
+    pub fn next(&mut self) -> Option<Chunk> {
+        if self.is_done() {
+            return None;
+        }
+        let started = Instant::now();
+        let mut raw = Vec::new();
+        let mut letters = 0;
+        let mut records = 0;
+        while !self.is_done() && letters < self.limits.chunk_tokens && records < CHUNK_RECORDS {
+            let entry = self.read();
+            if let Raw::Record(_, record) = &entry {
+                letters += record.sequence.len() + 2;
+                records += 1;
+            }
+            raw.push(entry);
+        }
+        self.reading += started.elapsed();
+
+        let started = Instant::now();
+        let chunk = self.assemble(raw);
+        self.tokenizing += started.elapsed();
+        self.number += 1;
+        Some(chunk)
+    }
+
+    fn read(&mut self) -> Raw {
+        let task = self.task;
+        if std::mem::take(&mut self.forbidden) {
+            return self.end(None);
+        }
+        let (reader, check) = match &mut self.open {
+            Some(open) => open,
+            None => match self.start(task) {
+                Ok(reader) => self.open.insert((reader, DnaCheck::default())),
+                Err(error) => return self.end(Some(error.to_string())),
+            },
+        };
+        match reader.next() {
+            Some(Ok(record)) => {
+                check.add(&record.sequence);
+                Raw::Record(task, record)
+            }
+            Some(Err(error)) => self.end(Some(error.to_string())),
+            None => self.end(None),
+        }
+    }
+
+    fn start(&self, task: usize) -> Result<Reader, records::RecordError> {
+        let bytes = Arc::clone(&self.bytes);
+        records::open_with(&self.tasks[task].job.source, |raw| {
+            Box::new(Counted { raw, bytes })
+        })
+    }
+
+    fn end(&mut self, failure: Option<String>) -> Raw {
+        let task = self.task;
+        self.task += 1;
+        let mut warnings = Vec::new();
+        if let Some((reader, check)) = self.open.take()
+            && failure.is_none()
+        {
+            warnings.extend(reader.warning());
+            if check.looks_like_dna() {
+                warnings.push(format!(
+                    "{}: these sequences look like DNA, but {} is a protein model; translate them first",
+                    self.tasks[task].job.source, self.tasks[task].job.settings.model
+                ));
+            }
+        }
+        Raw::End {
+            task,
+            warnings,
+            failure,
+        }
+    }
+
+    fn assemble(&mut self, raw: Vec<Raw>) -> Chunk {
+        let encoded: Vec<Option<Encoded>> = raw
+            .par_iter()
+            .with_min_len(16)
+            .map(|entry| match entry {
+                Raw::Record(_, record) => Some(self.tokenizer.encode(&record.sequence)),
+                Raw::End { .. } => None,
+            })
+            .collect();
+        let mut chunk = Chunk {
+            number: self.number,
+            entries: Vec::with_capacity(raw.len()),
+            segments: Vec::new(),
+            encoded: Vec::new(),
+            batches: Vec::new(),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        };
+        let mut forbidden = None;
+        for (entry, encoded) in raw.into_iter().zip(encoded) {
+            match (entry, encoded) {
+                (Raw::Record(task, record), Some(encoded)) if forbidden != Some(task) => {
+                    match item(&self.tasks[task], record, &encoded, &mut chunk) {
+                        Ok(item) => chunk.entries.push(Entry::Record(task, item)),
+                        Err(why) => {
+                            chunk.entries.push(Entry::Forbidden(task, why));
+                            forbidden = Some(task);
+                        }
+                    }
+                    chunk.encoded.push(encoded);
+                }
+                (Raw::Record(..), _) => {}
+                (
+                    Raw::End {
+                        task,
+                        warnings,
+                        failure,
+                    },
+                    _,
+                ) => chunk.entries.push(Entry::End {
+                    task,
+                    warnings,
+                    failure,
+                }),
+            }
+        }
+        self.forbidden = forbidden == Some(self.task);
+        for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
+            let segments: Vec<usize> = (0..chunk.segments.len())
+                .filter(|&s| chunk.segments[s].reduce == reduce)
+                .collect();
+            let lengths: Vec<usize> = segments
+                .iter()
+                .map(|&s| chunk.segments[s].tokens())
+                .collect();
+            let batches = batch::batches(&lengths, self.limits.batch_tokens, self.limits.padded);
+            chunk.batches.extend(
+                batches
+                    .into_iter()
+                    .map(|batch| batch.into_iter().map(|at| segments[at]).collect()),
+            );
+        }
+        chunk
+    }
+}
+
+/// What was read, before it is tokenised.
+enum Raw {
+    Record(usize, Record),
+    End {
+        task: usize,
+        warnings: Vec<String>,
+        failure: Option<String>,
+    },
+}
+
+/// Applies the task's policies to a record, and appends its windows to the chunk.
+///
+/// # Errors
+/// What a policy forbids, in words.
+fn item(task: &Task, record: Record, encoded: &Encoded, chunk: &mut Chunk) -> Result<Item, String> {
+    let Settings {
+        pooling,
+        long,
+        unknown,
+        ..
+    } = task.job.settings;
+    let limit = task.window.max_length;
+    let length = encoded.ids.len();
+    let id = record.id().to_owned();
+    let fail = |what: String| {
+        let source = &task.job.source;
+        Err(format!("{source}: record {id:?}: {what}"))
+    };
+    let mut status = Status::default();
+    if length == 0 {
+        status.skipped = Some("empty sequence".to_owned());
+    }
+    if let Some(at) = encoded.first_unknown {
+        let letter = char::from(record.sequence[at]);
+        match unknown {
+            Unknown::Replace => status.replaced = true,
+            Unknown::Skip => {
+                let what = format!("{letter:?} at position {} is not in the vocabulary", at + 1);
+                status.skipped = Some(what);
+            }
+            Unknown::Error => {
+                return fail(format!(
+                    "{letter:?} at position {} is not in the model's vocabulary (--unknown replace embeds such letters as <unk>, --unknown skip leaves the record out)",
+                    at + 1
+                ));
+            }
+        }
+    }
+    let mut used = length;
+    if length > limit {
+        match long {
+            Long::Window => status.windowed = true,
+            Long::Truncate => {
+                status.truncated = true;
+                used = limit;
+            }
+            Long::Error => {
+                return fail(format!(
+                    "{length} residues are more than --max-length {limit} (--long window or --long truncate embed it)"
+                ));
+            }
+        }
+    }
+    let first = chunk.segments.len();
+    if status.skipped.is_none() {
+        let windows = batch::windows(used, limit, task.window.overlap);
+        let last = windows.len() - 1;
+        for (at, window) in windows.into_iter().enumerate() {
+            // Token 0 is <cls>, token 1 the window's first residue.
+            let seen = window.seen.start;
+            let kept = window.kept.start + 1 - seen..window.kept.end + 1 - seen;
+            let range = match pooling {
+                Pooling::Mean | Pooling::Max | Pooling::None => kept,
+                Pooling::Cls => 0..1,
+                Pooling::MeanAll => {
+                    let start = if at == 0 { 0 } else { kept.start };
+                    let end = if at == last { kept.end + 1 } else { kept.end };
+                    start..end
+                }
+            };
+            chunk.segments.push(Segment {
+                record: chunk.encoded.len(),
+                window,
+                range,
+                reduce: task.reduce(),
+            });
+            // <cls> is the first window's: the others need not run.
+            if pooling == Pooling::Cls {
+                break;
+            }
+        }
+    }
+    Ok(Item {
+        header: record.header,
+        id,
+        length,
+        status,
+        segments: first..chunk.segments.len(),
+    })
+}
+
+/// Counts what is read from a file, for the progress bar.
+struct Counted {
+    raw: Box<dyn Read + Send>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.raw.read(buffer)?;
+        self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

@@ -1,0 +1,436 @@
+//! Results -> rows -> files: puts what the workers return back into input order and writes it.
+//!
+//! Batches return in any order. A chunk is written when all of its batches are there and every earlier chunk was
+//! written, so each file's rows stand in input order, and at most a few chunks wait in memory.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::chunk::{Chunk, Entry, Item, Segment, Task};
+use crate::engine::{EngineError, Reduce};
+use crate::output::{self, Layout, OutputError, Rows, Sink};
+use crate::report::FileReport;
+use crate::settings::Pooling;
+
+/// What a worker returns for a batch.
+pub struct Done {
+    /// The chunk's number.
+    pub chunk: u64,
+    /// The batch's index in it.
+    pub batch: usize,
+    /// Rows of the engine.
+    pub rows: Result<Vec<f32>, EngineError>,
+    /// How long the engine took.
+    pub elapsed: Duration,
+}
+
+/// What reaches the collector.
+pub enum Message {
+    /// A chunk whose batches are under way.
+    Chunk(Arc<Chunk>),
+    /// A batch that is done.
+    Done(Done),
+}
+
+/// Why collecting stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// An output could not be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A batch failed.
+    #[error("{files}: the model could not be run on a batch of {sequences} sequences: {source}")]
+    Engine {
+        /// The files whose sequences were in the batch.
+        files: String,
+        /// How many sequences.
+        sequences: usize,
+        /// Why.
+        source: EngineError,
+    },
+}
+
+/// What the user is told as it happens.
+pub trait Observer {
+    /// Something that does not stop the file.
+    fn warning(&mut self, text: &str);
+    /// A file failed.
+    fn failure(&mut self, text: &str);
+    /// Sequences and tokens that were done since the last call, input bytes that were read in all, and files ended.
+    fn advanced(&mut self, sequences: u64, tokens: u64, bytes: u64, files: u64);
+}
+
+struct Pending {
+    chunk: Arc<Chunk>,
+    results: Vec<Option<Vec<f32>>>,
+    left: usize,
+}
+
+/// A task's file while it is written.
+#[derive(Default)]
+struct State {
+    sink: Option<Box<dyn Sink>>,
+    failed: bool,
+}
+
+/// Writes the files of all tasks.
+pub struct Collector<'a> {
+    tasks: &'a [Task],
+    layouts: Vec<Layout>,
+    hidden: usize,
+    pending: BTreeMap<u64, Pending>,
+    next: u64,
+    states: Vec<State>,
+    rows: Rows,
+    /// What is told of each file.
+    pub files: Vec<FileReport>,
+    /// Time spent writing.
+    pub writing: Duration,
+    /// Time of the engine, all workers together.
+    pub computing: Duration,
+    /// When the first batch returned.
+    pub first: Option<Instant>,
+    /// Batches that returned.
+    pub batches: u64,
+}
+
+/// Values in a block of rows that goes to a sink at once.
+const BLOCK: usize = 1 << 21;
+
+impl<'a> Collector<'a> {
+    /// `layouts` and `files` have an entry for each task.
+    pub fn new(
+        tasks: &'a [Task],
+        layouts: Vec<Layout>,
+        files: Vec<FileReport>,
+        hidden: usize,
+    ) -> Self {
+        Self {
+            tasks,
+            layouts,
+            hidden,
+            pending: BTreeMap::new(),
+            next: 0,
+            states: tasks.iter().map(|_| State::default()).collect(),
+            rows: Rows::new(hidden),
+            files,
+            writing: Duration::ZERO,
+            computing: Duration::ZERO,
+            first: None,
+            batches: 0,
+        }
+    }
+
+    /// Takes a message, and writes all chunks that are complete. Returns how many were.
+    ///
+    /// # Errors
+    /// When a batch failed or a file can't be written.
+    pub fn take(
+        &mut self,
+        message: Message,
+        observer: &mut dyn Observer,
+    ) -> Result<usize, CollectError> {
+        match message {
+            Message::Chunk(chunk) => {
+                let left = chunk.batches.len();
+                let pending = Pending {
+                    results: (0..left).map(|_| None).collect(),
+                    left,
+                    chunk,
+                };
+                self.pending.insert(pending.chunk.number, pending);
+            }
+            Message::Done(done) => self.returned(done)?,
+        }
+        let mut written = 0;
+        while let Some(entry) = self.pending.first_entry()
+            && *entry.key() == self.next
+            && entry.get().left == 0
+        {
+            let pending = entry.remove();
+            let started = Instant::now();
+            self.write(&pending, observer)?;
+            self.writing += started.elapsed();
+            self.next += 1;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    fn returned(&mut self, done: Done) -> Result<(), CollectError> {
+        self.first.get_or_insert_with(Instant::now);
+        self.computing += done.elapsed;
+        self.batches += 1;
+        let pending = self
+            .pending
+            .get_mut(&done.chunk)
+            .expect("a chunk is announced before its batches are");
+        match done.rows {
+            Ok(rows) => {
+                pending.results[done.batch] = Some(rows);
+                pending.left -= 1;
+                Ok(())
+            }
+            Err(source) => {
+                let segments = &pending.chunk.batches[done.batch];
+                Err(CollectError::Engine {
+                    files: self.names(&pending.chunk, segments),
+                    sequences: segments.len(),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// The files that a batch's sequences come from.
+    fn names(&self, chunk: &Chunk, segments: &[usize]) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for entry in &chunk.entries {
+            if let Entry::Record(task, item) = entry
+                && segments.iter().any(|s| item.segments.contains(s))
+            {
+                let name = self.tasks[*task].job.source.to_string();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names.join(", ")
+    }
+
+    fn write(
+        &mut self,
+        pending: &Pending,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        let chunk = &pending.chunk;
+        let places = places(chunk);
+        let (mut sequences, mut tokens, mut ended) = (0, 0, 0);
+        let mut current = None;
+        for entry in &chunk.entries {
+            match entry {
+                Entry::Record(task, item) => {
+                    if current != Some(*task) {
+                        self.flush(current)?;
+                        current = Some(*task);
+                    }
+                    let segments = &chunk.segments[item.segments.clone()];
+                    let count = segments.iter().map(|s| s.tokens() as u64).sum();
+                    sequences += 1;
+                    tokens += count;
+                    self.count(*task, item, count);
+                    if !self.states[*task].failed {
+                        self.push(*task, item, chunk, &places, &pending.results);
+                        if self.rows.values.len() >= BLOCK {
+                            self.flush(current)?;
+                        }
+                    }
+                }
+                Entry::Forbidden(task, why) => {
+                    self.flush(current)?;
+                    current = None;
+                    self.fail(*task, why, observer);
+                }
+                Entry::End {
+                    task,
+                    warnings,
+                    failure,
+                } => {
+                    self.flush(current)?;
+                    current = None;
+                    ended += 1;
+                    for warning in warnings {
+                        observer.warning(warning);
+                    }
+                    self.files[*task].warnings.clone_from(warnings);
+                    match failure {
+                        Some(why) => self.fail(*task, why, observer),
+                        None => self.finish(*task)?,
+                    }
+                }
+            }
+        }
+        self.flush(current)?;
+        observer.advanced(sequences, tokens, chunk.bytes, ended);
+        Ok(())
+    }
+
+    fn count(&mut self, task: usize, item: &Item, tokens: u64) {
+        let file = &mut self.files[task];
+        file.records += 1;
+        file.residues += item.length as u64;
+        file.tokens += tokens;
+        file.windowed += u64::from(item.status.windowed);
+        file.truncated += u64::from(item.status.truncated);
+        file.replaced += u64::from(item.status.replaced);
+        file.skipped += u64::from(item.status.skipped.is_some());
+    }
+
+    /// Appends a record's row.
+    fn push(
+        &mut self,
+        task: usize,
+        item: &Item,
+        chunk: &Chunk,
+        places: &[Place],
+        results: &[Option<Vec<f32>>],
+    ) {
+        let rows = &mut self.rows;
+        rows.ids.push(item.id.clone());
+        rows.headers.push(item.header.clone());
+        rows.lengths.push(item.length as u64);
+        rows.status.push(item.status.to_string());
+        let pooling = self.tasks[task].job.settings.pooling;
+        let before = rows.values.len();
+        let parts = item.segments.clone().map(|s| {
+            let Place { batch, row } = places[s];
+            let values = results[batch].as_deref().unwrap_or_default();
+            (&chunk.segments[s], values, row)
+        });
+        match pooling {
+            Pooling::None => {
+                for (segment, values, row) in parts {
+                    rows.values
+                        .extend_from_slice(slice(values, row, &segment.range, self.hidden));
+                }
+            }
+            Pooling::Mean | Pooling::MeanAll | Pooling::Cls | Pooling::Max => {
+                join(rows, parts, pooling, self.hidden);
+                if item.segments.is_empty() {
+                    rows.values.resize(before + self.hidden, f32::NAN);
+                }
+            }
+        }
+        rows.vectors
+            .push((rows.values.len() - before) / self.hidden.max(1));
+    }
+
+    /// Hands the rows that were gathered to their file.
+    fn flush(&mut self, task: Option<usize>) -> Result<(), CollectError> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        if let Some(task) = task {
+            let rows = std::mem::replace(&mut self.rows, Rows::new(self.hidden));
+            self.sink(task)?.write(&rows)?;
+        }
+        Ok(())
+    }
+
+    fn sink(&mut self, task: usize) -> Result<&mut Box<dyn Sink>, OutputError> {
+        let format = self.tasks[task].job.settings.format;
+        let sink = &mut self.states[task].sink;
+        if sink.is_none() {
+            *sink = Some(output::create(format, self.layouts[task].clone())?);
+        }
+        Ok(sink.as_mut().expect("it was just made"))
+    }
+
+    fn finish(&mut self, task: usize) -> Result<(), CollectError> {
+        if self.states[task].failed {
+            return Ok(());
+        }
+        // A file without records has an output too: empty, and whole.
+        self.sink(task)?;
+        if let Some(sink) = self.states[task].sink.take() {
+            sink.finish()?;
+        }
+        self.files[task].output = Some(self.layouts[task].path.clone());
+        Ok(())
+    }
+
+    fn fail(&mut self, task: usize, why: &str, observer: &mut dyn Observer) {
+        let state = &mut self.states[task];
+        state.sink = None;
+        if !std::mem::replace(&mut state.failed, true) {
+            self.files[task].error = Some(why.to_owned());
+            observer.failure(why);
+        }
+    }
+
+    /// Whether a task has failed so far.
+    pub fn any_failed(&self) -> bool {
+        self.states.iter().any(|state| state.failed)
+    }
+}
+
+/// Where a segment's result lies: its batch, and its row there (pooled) or its first token's row (per token).
+#[derive(Clone, Copy, Default)]
+struct Place {
+    batch: usize,
+    row: usize,
+}
+
+fn places(chunk: &Chunk) -> Vec<Place> {
+    let mut places = vec![Place::default(); chunk.segments.len()];
+    for (batch, segments) in chunk.batches.iter().enumerate() {
+        let mut token = 0;
+        for (row, &segment) in segments.iter().enumerate() {
+            let at = &chunk.segments[segment];
+            let row = if at.reduce == Reduce::Tokens {
+                token
+            } else {
+                row
+            };
+            places[segment] = Place { batch, row };
+            token += at.tokens();
+        }
+    }
+    places
+}
+
+/// The vectors of a range of a sequence's tokens.
+fn slice<'v>(values: &'v [f32], row: usize, range: &Range<usize>, hidden: usize) -> &'v [f32] {
+    &values[(row + range.start) * hidden..(row + range.end) * hidden]
+}
+
+/// Appends one pooled vector, joined from those of the windows: their mean weighted by how many tokens each stands for,
+/// or their maximum.
+fn join<'v>(
+    rows: &mut Rows,
+    parts: impl ExactSizeIterator<Item = (&'v Segment, &'v [f32], usize)>,
+    pooling: Pooling,
+    hidden: usize,
+) {
+    let count = parts.len();
+    let start = rows.values.len();
+    let mut total = 0;
+    for (at, (segment, values, row)) in parts.enumerate() {
+        let part = &values[row * hidden..(row + 1) * hidden];
+        if count == 1 || (at == 0 && pooling == Pooling::Max) {
+            rows.values.extend_from_slice(part);
+            continue;
+        }
+        if at == 0 {
+            rows.values.resize(start + hidden, 0.0);
+        }
+        let joined = &mut rows.values[start..];
+        if pooling == Pooling::Max {
+            joined
+                .iter_mut()
+                .zip(part)
+                .for_each(|(best, x)| *best = best.max(*x));
+        } else {
+            let weight = segment.range.len();
+            total += weight;
+            joined
+                .iter_mut()
+                .zip(part)
+                .for_each(|(sum, x)| *sum += x * weight as f32);
+        }
+    }
+    if total > 0 {
+        rows.values[start..]
+            .iter_mut()
+            .for_each(|sum| *sum /= total as f32);
+    }
+}
+
+/// The final path of a sample's file.
+#[must_use]
+pub fn output_path(folder: &Path, sample: &str, extension: &str) -> PathBuf {
+    folder.join(format!("{sample}.{extension}"))
+}

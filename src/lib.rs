@@ -1,9 +1,14 @@
 //! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
 pub mod batch;
+pub mod cli;
 pub mod engine;
+pub mod hub;
 pub mod manifest;
+pub mod models;
 pub mod output;
 pub mod records;
+pub mod report;
+pub mod run;
 pub mod settings;
 pub mod tokenize;

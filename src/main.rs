@@ -1,1 +1,41 @@
-fn main() {}
+//! The executable: reads the command line, runs the subcommand, says what went wrong.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use seqembed::cli::{doctor, embed, export, fetch, models, plot, run};
+
+/// Embeddings of many protein and DNA files with one load of the model
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Embed(embed::EmbedArgs),
+    Fetch(fetch::FetchArgs),
+    Export(export::ExportArgs),
+    Models(models::ModelsArgs),
+    Plot(plot::PlotArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

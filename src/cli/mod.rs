@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand.
 
+pub mod doctor;
 pub mod embed;
+pub mod fetch;
 pub mod progress;
 pub mod run;
 

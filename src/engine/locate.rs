@@ -347,8 +347,11 @@ fn try_load(library: &Path, how: &str) -> Result<(EnvironmentBuilder, Located), 
 fn open(path: &Path) -> Result<(libloading::Library, String), String> {
     // SAFETY: loading runs the library's initialisers, as it must for ONNX Runtime to be used at all; the path was named by
     // the user or found where ONNX Runtime is installed.
-    let library = unsafe { libloading::Library::new(path) }
-        .map_err(|error| format!("it cannot be loaded: {error}"))?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| {
+        let why = std::error::Error::source(&error)
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        format!("it cannot be loaded: {why}")
+    })?;
     // SAFETY: this is the function's type in onnxruntime_c_api.h, unchanged since its first version.
     let base = unsafe {
         library

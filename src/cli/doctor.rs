@@ -1,0 +1,339 @@
+//! `seqembed doctor`: what this machine has, what is missing, and the command that helps.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use indicatif::BinaryBytes;
+use sysinfo::{Disks, System};
+
+use crate::engine::locate;
+use crate::hub::Hub;
+use crate::models;
+
+/// Show what seqembed finds on this machine, and what is missing
+///
+/// The exit code is 1 when no ONNX Runtime can be loaded.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// The ONNX Runtime library, or a folder that holds it [default: it is looked for]
+    #[arg(long, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+}
+
+/// Prints the report.
+///
+/// # Errors
+/// None so far: what is wrong is part of the report.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let mut problems = Vec::new();
+    line("seqembed", env!("CARGO_PKG_VERSION"));
+    runtime(args.ort_lib.as_deref(), &mut problems);
+    processor();
+    memory(&mut problems);
+    gpus();
+    caches(&mut problems);
+    models();
+
+    println!();
+    if problems.is_empty() {
+        println!("Nothing is missing.");
+    }
+    for problem in &problems {
+        println!(
+            "{}: {}",
+            if problem.fatal { "MISSING" } else { "WARNING" },
+            problem.text
+        );
+    }
+    let fatal = problems.iter().any(|problem| problem.fatal);
+    Ok(if fatal {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What is wrong, and what helps.
+struct Problem {
+    /// Whether nothing works with it.
+    fatal: bool,
+    text: String,
+}
+
+fn line(label: &str, value: impl std::fmt::Display) {
+    println!("{label:<16} {value}");
+}
+
+fn runtime(explicit: Option<&Path>, problems: &mut Vec<Problem>) {
+    match locate::load(explicit) {
+        Ok((_, found)) => {
+            line("ONNX Runtime", &found.version);
+            line("  library", found.path.display());
+            line("  found by", &found.how);
+            line("  providers", providers().join(", "));
+        }
+        Err(error) => {
+            line("ONNX Runtime", "not found");
+            problems.push(Problem {
+                fatal: true,
+                text: error.to_string(),
+            });
+        }
+    }
+}
+
+/// The execution providers of the loaded library, without their common ending.
+fn providers() -> Vec<String> {
+    let api = ort::api();
+    let mut names = std::ptr::null_mut();
+    let mut count = 0;
+    // SAFETY: the library is loaded, and both places outlive the call. The status is null on success, which is all that this
+    // call gives; what it allocated is copied and then given back once.
+    unsafe {
+        if !(api.GetAvailableProviders)(&raw mut names, &raw mut count)
+            .0
+            .is_null()
+            || names.is_null()
+        {
+            return Vec::new();
+        }
+        let found = (0..usize::try_from(count).unwrap_or(0))
+            .map(|i| {
+                CStr::from_ptr(*names.add(i))
+                    .to_string_lossy()
+                    .trim_end_matches("ExecutionProvider")
+                    .to_owned()
+            })
+            .collect();
+        let _ = (api.ReleaseAvailableProviders)(names, count);
+        found
+    }
+}
+
+fn processor() {
+    let mut system = System::new();
+    system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
+    let name = system
+        .cpus()
+        .first()
+        .map(|cpu| cpu.brand().trim().to_owned())
+        .filter(|name| !name.is_empty());
+    line(
+        "CPU",
+        name.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+    );
+    let cores =
+        System::physical_core_count().map_or_else(|| "?".to_owned(), |cores| cores.to_string());
+    line(
+        "  cores",
+        format!("{cores} ({} threads in the machine)", system.cpus().len()),
+    );
+    line("  vectors", simd());
+    line(
+        "  threads",
+        format!(
+            "{} may be used",
+            std::thread::available_parallelism().map_or(1, usize::from)
+        ),
+    );
+}
+
+/// The widest vector instructions that the CPU has.
+fn simd() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512vnni") {
+            "AVX-512 with VNNI"
+        } else if is_x86_feature_detected!("avx512f") {
+            "AVX-512"
+        } else if is_x86_feature_detected!("avx2") {
+            "AVX2"
+        } else {
+            "SSE (slow: no AVX2)"
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        "NEON"
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        "unknown"
+    }
+}
+
+fn memory(problems: &mut Vec<Problem>) {
+    let mut system = System::new();
+    system.refresh_memory();
+    let (total, available) = (system.total_memory(), system.available_memory());
+    line(
+        "memory",
+        format!(
+            "{}, {} available",
+            BinaryBytes(total),
+            BinaryBytes(available)
+        ),
+    );
+    let limit = memory_limit().filter(|&limit| limit < total);
+    if let Some(limit) = limit {
+        line(
+            "  limit",
+            format!("{} (of this job or container)", BinaryBytes(limit)),
+        );
+    }
+    let usable = limit.unwrap_or(total).min(available);
+    if usable < 1 << 30 {
+        let text = format!(
+            "only {} of memory can be used: the 8M model needs about 1 GiB",
+            BinaryBytes(usable)
+        );
+        problems.push(Problem { fatal: false, text });
+    }
+}
+
+/// The smallest limit on memory among this process's control groups and those above, as SLURM and containers set it.
+fn memory_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups
+        .lines()
+        .filter_map(|group| {
+            let mut fields = group.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let (root, file) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                list if list.split(',').any(|name| name == "memory") => {
+                    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+                }
+                _ => return None,
+            };
+            // In a container the path may be the host's: then only the root's file is there.
+            let folder = Path::new(root).join(path.trim_start_matches('/'));
+            folder
+                .ancestors()
+                .take_while(|folder| folder.starts_with(root))
+                .filter_map(|folder| {
+                    std::fs::read_to_string(folder.join(file))
+                        .ok()?
+                        .trim()
+                        .parse::<u64>()
+                        .ok()
+                })
+                .min()
+        })
+        .min()
+}
+
+fn gpus() {
+    let asked = Command::new("nvidia-smi")
+        .args([
+            "--query-gpu=index,name,memory.total,driver_version",
+            "--format=csv,noheader",
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    let listed = asked.ok().filter(|output| output.status.success());
+    let listed = listed
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    if listed.is_empty() {
+        line("NVIDIA GPUs", "none");
+    }
+    for (i, gpu) in listed.lines().enumerate() {
+        line(if i == 0 { "NVIDIA GPUs" } else { "" }, gpu);
+    }
+}
+
+fn caches(problems: &mut Vec<Problem>) {
+    let own = models::cache();
+    line("cache", describe(&own));
+    if !writable(&own) {
+        let text = format!(
+            "{} can't be written: set SEQEMBED_CACHE to a folder that can (export SEQEMBED_CACHE=DIR)",
+            own.display()
+        );
+        problems.push(Problem { fatal: false, text });
+    }
+    let hub = Hub::from_env();
+    line("hub's cache", describe(hub.cache()));
+    if !writable(hub.cache()) {
+        let text = format!(
+            "{} can't be written: models there can be used, but none downloaded (export HF_HUB_CACHE=DIR)",
+            hub.cache().display()
+        );
+        problems.push(Problem { fatal: false, text });
+    }
+}
+
+/// A cache's path, what it holds, and the room that is left.
+fn describe(folder: &Path) -> String {
+    let size = if folder.is_dir() {
+        BinaryBytes(size_of(folder)).to_string()
+    } else {
+        "not there yet".to_owned()
+    };
+    let room = room(folder)
+        .map(|room| format!(", {} free", BinaryBytes(room)))
+        .unwrap_or_default();
+    format!("{} ({size}{room})", folder.display())
+}
+
+/// The bytes of all files below a folder; links are not followed.
+fn size_of(folder: &Path) -> u64 {
+    let mut total = 0;
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Ok(metadata) => total += metadata.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    total
+}
+
+/// The nearest folder at or above a path that exists.
+fn nearest(path: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    absolute
+        .ancestors()
+        .find(|folder| folder.is_dir())
+        .and_then(|folder| std::fs::canonicalize(folder).ok())
+}
+
+fn room(path: &Path) -> Option<u64> {
+    let folder = nearest(path)?;
+    let disks = Disks::new_with_refreshed_list();
+    let holding = disks
+        .list()
+        .iter()
+        .filter(|disk| folder.starts_with(disk.mount_point()));
+    holding
+        .max_by_key(|disk| disk.mount_point().as_os_str().len())
+        .map(sysinfo::Disk::available_space)
+}
+
+/// Whether files can be made in a folder, or where it would be made.
+fn writable(path: &Path) -> bool {
+    nearest(path).is_some_and(|folder| tempfile::tempfile_in(folder).is_ok())
+}
+
+fn models() {
+    let cached = models::cached();
+    if cached.is_empty() {
+        line(
+            "models",
+            "none exported yet (seqembed fetch esm2_t6_8M_UR50D)",
+        );
+    }
+    for (i, folder) in cached.iter().enumerate() {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        line(
+            if i == 0 { "models" } else { "" },
+            format!("{name} ({})", BinaryBytes(size_of(folder))),
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! `seqembed fetch`: a model from the Hugging Face hub into the cache, then exported, ready for a machine without network.
+#![expect(
+    clippy::doc_markdown,
+    reason = "the flags' comments are printed as help"
+)]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+
+use crate::hub::{Event, Hub};
+use crate::models;
+
+/// How often a log hears of a long download.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Download a model from the Hugging Face hub and export it
+///
+/// The files go to the cache that Python's huggingface_hub uses too, and are not downloaded again when they are there.
+/// HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE, HTTPS_PROXY and SSL_CERT_FILE are honoured. Prints the
+/// exported model's folder.
+#[derive(Debug, clap::Args)]
+pub struct FetchArgs {
+    /// A known name (esm2_t33_650M_UR50D) or a repository (facebook/esm2_t33_650M_UR50D)
+    #[arg(value_name = "MODEL")]
+    model: String,
+
+    /// A branch, tag or commit [default: main]
+    #[arg(long)]
+    revision: Option<String>,
+
+    /// Ask the hub for a newer revision even if the model is in the cache
+    #[arg(long)]
+    update: bool,
+
+    /// Download only; the first use will export it
+    #[arg(long)]
+    no_export: bool,
+}
+
+/// Downloads and exports a model.
+///
+/// # Errors
+/// When the name, the hub, the files or the disk are at fault.
+pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
+    let mut model = models::hub_model(&args.model)?;
+    if let Some(revision) = &args.revision {
+        let spec = format!("{}@{revision}", model.repository);
+        model = crate::hub::HubModel::parse(&spec)
+            .with_context(|| format!("--revision {revision} is no branch, tag or commit"))?;
+    }
+    let hub = Hub::from_env();
+    let mut progress = Progress::default();
+    let folder = hub
+        .fetch(&model, args.update, &mut |event| progress.show(event))
+        .with_context(|| format!("cannot fetch {model}"))?;
+    eprintln!("{model}: {}", folder.display());
+    if args.no_export {
+        println!("{}", folder.display());
+    } else {
+        println!(
+            "{}",
+            models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a download: a bar on a terminal, lines in a log.
+#[derive(Default)]
+struct Progress {
+    bar: Option<ProgressBar>,
+    file: String,
+    size: Option<u64>,
+    said: Option<Instant>,
+}
+
+impl Progress {
+    fn show(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Begin { file, done, size } => {
+                file.clone_into(&mut self.file);
+                self.size = size;
+                self.said = Some(Instant::now());
+                if std::io::stderr().is_terminal() {
+                    let bar = size
+                        .map_or_else(ProgressBar::no_length, ProgressBar::new)
+                        .with_style(style());
+                    bar.set_message(self.file.clone());
+                    bar.set_position(done);
+                    bar.reset_eta();
+                    self.bar = Some(bar);
+                } else {
+                    let size = size
+                        .map(|size| format!(", {}", DecimalBytes(size)))
+                        .unwrap_or_default();
+                    let from = if done > 0 {
+                        format!(", going on at {}", DecimalBytes(done))
+                    } else {
+                        String::new()
+                    };
+                    eprintln!("{file}{size}{from}");
+                }
+            }
+            Event::Bytes(done) => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(done);
+                } else if self.said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
+                    self.said = Some(Instant::now());
+                    let of = self
+                        .size
+                        .map(|size| format!(" of {}", DecimalBytes(size)))
+                        .unwrap_or_default();
+                    eprintln!("{}: {}{of}", self.file, DecimalBytes(done));
+                }
+            }
+            Event::End => {
+                if let Some(bar) = self.bar.take() {
+                    bar.finish();
+                }
+            }
+            Event::Retry { why, wait } => {
+                self.say(&format!("{why}; trying again in {} s", wait.as_secs()));
+            }
+            Event::Waiting { file } => self.say(&format!(
+                "{file}: waiting for another process that downloads it"
+            )),
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template(
+        "{msg:28!} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+    )
+    .expect("the template is right")
+}

@@ -1,9 +1,12 @@
 //! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
 pub mod batch;
+pub mod cli;
 pub mod engine;
+pub mod figure;
 pub mod manifest;
 pub mod output;
+pub mod projection;
 pub mod records;
 pub mod settings;
 pub mod tokenize;

@@ -117,6 +117,7 @@ impl Figure {
 
     /// The figure as an SVG document.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "writing to a String can't fail")]
     pub fn svg(&self) -> String {
         let mut svg = String::new();
         self.draw(&mut svg).expect("writing to a String can't fail");
@@ -337,7 +338,8 @@ impl Figure {
 /// The colour of a series, and whether its marks are filled.
 fn style_of(index: usize) -> String {
     let colour = COLOURS[index % COLOURS.len()];
-    if index / (COLOURS.len() * MARKS) % 2 == 0 {
+    let hollow = index / (COLOURS.len() * MARKS) % 2 == 1;
+    if !hollow {
         format!("fill=\"{colour}\" fill-opacity=\".8\" stroke=\"#ffffff\" stroke-width=\".7\"")
     } else {
         format!("fill=\"#ffffff\" fill-opacity=\".6\" stroke=\"{colour}\" stroke-width=\"1.5\"")

@@ -219,7 +219,7 @@ fn survey(files: &[Input], hidden: usize) -> anyhow::Result<(Vec<Summary>, Momen
             let count = finite.len() / hidden;
             let view = ArrayView2::from_shape((count, hidden), &finite)
                 .expect("whole rows were collected");
-            moments.add(view);
+            moments.add(&view);
         }
         summaries.push(summary);
     }

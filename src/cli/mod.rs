@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod embed;
 pub mod fetch;
+pub mod plot;
 pub mod progress;
 pub mod run;
 

@@ -219,7 +219,7 @@ fn exporter() -> String {
     format!(
         "{} graph {}",
         env!("CARGO_PKG_VERSION"),
-        seqembed_onnx::GRAPH_VERSION
+        seqembed_onnx::model::GRAPH_VERSION
     )
 }
 
@@ -388,7 +388,7 @@ fn folder_name(model: &Model) -> String {
     format!(
         "{}-{}",
         safe.trim_start_matches('.'),
-        &info.weights_hash[..16]
+        &info.weights_sha256[..16]
     )
 }
 

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::batch::{self, Window};
 use crate::engine::{Batch, Reduce};
 use crate::manifest::Job;
-use crate::records::{self, Reader, Record, Source};
+use crate::records::{self, Reader, Record};
 use crate::settings::{Long, Pooling, Settings, Unknown};
 use crate::tokenize::dna::DnaCheck;
 use crate::tokenize::{Encoded, Special, Tokenizer};

@@ -214,7 +214,7 @@ fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
             .map_err(misfit)?;
         let window = job
             .settings
-            .window_of(info.max_residues)
+            .window_of(info.max_residues.unwrap_or(1022))
             .map_err(misfit)?;
         let at = groups
             .iter()

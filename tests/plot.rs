@@ -194,7 +194,7 @@ fn what_cannot_be_drawn_is_told() {
     for (args, message) in [
         (
             vec!["a.npz", "-o", "plot.png"],
-            "plot.png: a picture is .svg or .html",
+            "a picture is .svg or .html",
         ),
         (
             vec!["a.npz", "cls.npz"],
@@ -220,5 +220,6 @@ fn what_cannot_be_drawn_is_told() {
             .failure()
             .stderr(contains(message));
     }
+    plot(folder.path(), &["a.npz", "-o", "plot.png"]).code(2);
     assert!(!at("plot.svg").exists());
 }

@@ -1,4 +1,5 @@
 //! `seqembed plot` on files that the library wrote: what it draws, prints and refuses.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::{Path, PathBuf};
 

@@ -151,7 +151,10 @@ impl Chunk {
             batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
             batch.ids.push(special.eos.into());
             batch.starts.push(int(batch.ids.len()));
-            let Range { start: from, end: to } = segment.range;
+            let Range {
+                start: from,
+                end: to,
+            } = segment.range;
             batch.ranges.push([int(start + from), int(start + to)]);
         }
         batch

@@ -233,7 +233,7 @@ fn specimens() -> Vec<Specimen> {
         "DNA",
         &[b">a\n", &b"ACGTTGCA".repeat(20)[..], b"\n"].concat(),
         DONE,
-        "DNA",
+        "look like DNA",
         Some(&["ok"]),
     );
     add("FASTQ", b"@a\nMKLV\n+\nIIII\n", DONE, "", Some(&["ok"]));
@@ -376,7 +376,7 @@ fn letters_outside_of_the_vocabulary_follow_the_policy() {
 
     let place = Place::new(&[("x.faa", b">a\nMKJLV\n>b\nMKLV\n")]);
     let run = place.embed(&["x.faa"], &["--unknown", "error"]);
-    assert_run(&run, PARTLY, &["x.faa", "`a`", "J"]);
+    assert_run(&run, PARTLY, &["x.faa: record \"a\": 'J' at position 3"]);
     assert!(place.rows("x").is_none());
 }
 

@@ -190,12 +190,28 @@ def as_torch(state: OrderedDict[str, np.ndarray], dtype: str = "float32") -> Ord
     )
 
 
+def unused_tensors(config: dict) -> dict:
+    """What the hub's files hold besides the weights. Nothing needs it, though esm-cpp asks for the frequencies."""
+    import torch
+
+    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    out = {
+        "esm.embeddings.position_ids": torch.arange(config["max_position_embeddings"])[None],
+        "esm.contact_head.regression.weight": torch.zeros(1, layers * heads),
+        "esm.contact_head.regression.bias": torch.zeros(1),
+    }
+    for i in range(layers):
+        key = f"esm.encoder.layer.{i}.attention.self.rotary_embeddings.inv_freq"
+        out[key] = torch.from_numpy(inverse_frequencies(config["hidden_size"], heads)).clone()
+    return out
+
+
 def write_safetensors(folder: Path, state, config: dict, dtype: str = "float32") -> None:
     """A hub folder with one model.safetensors."""
     from safetensors.torch import save_file
 
     write_hub_sidecars(folder, config)
-    tensors = as_torch(state, dtype)
+    tensors = {**as_torch(state, dtype), **unused_tensors(config)}
     del tensors["lm_head.decoder.weight"]  # tied
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -9,9 +9,10 @@ Made with Python 3.11, torch 2.15.0, transformers 5.24.0, fair-esm 2.0.0, safete
 
 What it writes
 - `checkpoints/`: ONE set of weights (3 layers, hidden size 48, 4 heads of 12, feed-forward 192) as
-    hub-safetensors/          as on the hub: config.json, vocab.txt, model.safetensors
+    hub-safetensors/          as on the hub: config.json, vocab.txt, model.safetensors (with rotary frequencies and the
+                              like that nothing needs; so has hub-bin, the sharded ones have not)
     hub-safetensors-sharded/  model-0000N-of-00003.safetensors and model.safetensors.index.json
-    hub-bin/                  pytorch_model.bin, with rotary frequencies and the like that nothing uses
+    hub-bin/                  pytorch_model.bin
     hub-bin-sharded/          pytorch_model-0000N-of-00002.bin and pytorch_model.bin.index.json
     hub-transformers5/        saved by transformers 5 itself
     esm2_small.pt             as fair-esm releases them (with its contact regression beside it)
@@ -111,15 +112,6 @@ def write_checkpoints(folder: Path) -> dict[str, Path]:
     state = esm2.random_state(LAYERS, HIDDEN, HEADS, SEED)
     config = esm2.hub_config(LAYERS, HIDDEN, HEADS)
     tensors = esm2.as_torch(state)
-    unused = {
-        "esm.embeddings.position_ids": torch.arange(1026)[None],
-        "esm.contact_head.regression.weight": torch.zeros(1, LAYERS * HEADS),
-        "esm.contact_head.regression.bias": torch.zeros(1),
-    }
-    for i in range(LAYERS):
-        key = f"esm.encoder.layer.{i}.attention.self.rotary_embeddings.inv_freq"
-        unused[key] = torch.from_numpy(esm2.inverse_frequencies(HIDDEN, HEADS))
-
     esm2.write_safetensors(folder / "hub-safetensors", state, config)
 
     def shards(names: list[str], count: int) -> list[list[str]]:
@@ -141,7 +133,7 @@ def write_checkpoints(folder: Path) -> dict[str, Path]:
 
     single = folder / "hub-bin"
     esm2.write_hub_sidecars(single, config)
-    torch.save({**tensors, **unused}, single / "pytorch_model.bin")
+    torch.save({**tensors, **esm2.unused_tensors(config)}, single / "pytorch_model.bin")
 
     sharded = folder / "hub-bin-sharded"
     esm2.write_hub_sidecars(sharded, config)

@@ -5,6 +5,9 @@
 //! executable: `export` a checkpoint, `embed` a file, read the output back. ONNX Runtime is found as the
 //! executable finds it (`ORT_DYLIB_PATH`, a Python wheel ...); `make test` provides one.
 
+// The helpers' panics are failed tests too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -51,19 +51,6 @@ def run_child(command: list, threads: int | None = None) -> Child:
     return Child(wall, usage.ru_maxrss * 1024, stdout)
 
 
-def checkpoint(work: Path, size: str, seed: int = 1) -> tuple[Path, Path]:
-    """One set of random weights of the true shape as a hub folder and as a fair-esm `.pt`, made once."""
-    layers, hidden, heads = esm2.SIZES[size]
-    folder = work / f"esm2-{size}-random"
-    pt = work / f"esm2_{size}_random.pt"
-    if not (folder / "model.safetensors").exists() or not pt.exists():
-        print(f"making random weights of the shape {size} in {work}", flush=True)
-        state = esm2.random_state(layers, hidden, heads, seed)
-        esm2.write_fair_esm(pt, state, layers, hidden, heads)
-        esm2.write_safetensors(folder, state, esm2.hub_config(layers, hidden, heads))
-    return folder, pt
-
-
 def exported(work: Path, executable: Path, size: str, folder: Path) -> Path:
     """The checkpoint as seqembed's exported folder, made once for each build of the executable."""
     model = work / f"seqembed-{size}"

@@ -51,19 +51,22 @@ def seqembed_run(executable: Path, model: Path, fasta: Path, out: Path, threads:
     report = common.report(out)
     totals = report["totals"]
     return {
-        "load_seconds": report["load_seconds"],
-        "seconds": child.wall - report["load_seconds"],
+        "load_seconds": totals["load_seconds"],
+        "seconds": child.wall - totals["load_seconds"],
         "wall_seconds": child.wall,
         "peak_mib": child.rss / 2**20,
         "tokens_in_report": totals["tokens"],
-        "padding": totals.get("padding"),
+        "padding": totals["padding"],
+        "stages": totals["stages"],
+        "workers": report["workers"],
+        "onnxruntime": report["onnxruntime"],
     }
 
 
 def bench_size(size: str, arguments, count: int, repeats: int) -> dict:
     """All contestants on one size."""
     work, threads = arguments.work, arguments.threads
-    folder, pt = common.checkpoint(work, size)
+    folder, pt = esm2.random_checkpoint(work, size)
     proteins = esm2.sample_proteins(arguments.proteins_from or esm2.find_example_proteins(), count, CAP)
     fasta, sample = work / f"proteins-{count}.faa", work / f"proteins-{count}-sample.faa"
     esm2.write_fasta(fasta, proteins)
@@ -160,7 +163,13 @@ def markdown(results: dict) -> str:
             )
         paddings = [run["padding"] for c in one["contestants"].values() for run in c["runs"] if run.get("padding") is not None]
         if paddings:
-            lines += ["", f"seqembed's padding: {100 * max(paddings):.2f} % of tokens."]
+            last = one["contestants"]["seqembed"]["runs"][-1]
+            stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in last["stages"].items())
+            lines += [
+                "",
+                f"seqembed: ONNX Runtime {last['onnxruntime']}, {last['workers']} batches at work at a time, padding "
+                f"{100 * max(paddings):.2f} % of tokens. Its stages overlap, computing is the sum over the workers: {stages}.",
+            ]
     return "\n".join(lines) + "\n"
 
 

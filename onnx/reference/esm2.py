@@ -271,6 +271,18 @@ def write_fair_esm(path: Path, state, layers: int, hidden: int, heads: int, dtyp
     torch.save({"model": regression}, path.with_name(path.stem + "-contact-regression.pt"))
 
 
+def random_checkpoint(work: Path, size: str, seed: int = 1) -> tuple[Path, Path]:
+    """Random weights of a true size as a hub folder and as a fair-esm `.pt` in the folder `work`, made once."""
+    layers, hidden, heads = SIZES[size]
+    folder, pt = work / f"esm2-{size}-random", work / f"esm2_{size}_random.pt"
+    if not (folder / "model.safetensors").exists() or not pt.exists():
+        print(f"making random weights of the shape {size} in {work}", flush=True)
+        state = random_state(layers, hidden, heads, seed)
+        write_fair_esm(pt, state, layers, hidden, heads)
+        write_safetensors(folder, state, hub_config(layers, hidden, heads))
+    return folder, pt
+
+
 # ---------------------------------------------------------------------------------------------- the two models
 
 

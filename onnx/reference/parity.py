@@ -3,7 +3,7 @@
     python onnx/reference/parity.py [--sizes 8M 35M 150M 650M] [--seqembed target/release/seqembed]
 
 Needs requirements.txt beside this file, ONNX Runtime where seqembed finds it, Debian's mmseqs2-examples (or --proteins-from),
-and for 650M about 8 GB of disk and 6 GB of memory.
+and for 650M about 9 GB of disk and 8 GB of memory.
 
 The same 200 proteins for every size, chosen by a fixed seed. They are cut at 1,022 residues, and for 650M, where PyTorch would
 take an hour on two cores, all but the first 20 are cut at 100. Both packages run one protein at a time,
@@ -40,8 +40,15 @@ def proteins(source: Path, whole: int) -> list[tuple[str, str]]:
     return [(header, sequence if i < whole else sequence[:SHORT]) for i, (header, sequence) in enumerate(chosen)]
 
 
-def by_package(name: str, checkpoint: Path, records: list[tuple[str, str]], last: int) -> tuple[list[np.ndarray], float]:
-    """Residue vectors of the last layer, a protein at a time, and the seconds it took."""
+def by_package(
+    name: str, checkpoint: Path, records: list[tuple[str, str]], last: int, kept: Path, reuse: bool
+) -> tuple[list[np.ndarray], float]:
+    """Residue vectors of the last layer, a protein at a time, and the seconds it took. They are left in the file `kept`."""
+    if reuse and kept.exists() and kept.stat().st_mtime > checkpoint.stat().st_mtime:
+        with np.load(kept) as arrays:
+            ends = np.cumsum([len(sequence) for _, sequence in records])
+            assert len(arrays["vectors"]) == ends[-1], f"{kept} is of other proteins: delete it"
+            return np.split(arrays["vectors"], ends[:-1]), float(arrays["seconds"])
     load, run = {
         "transformers": (esm2.load_transformers, esm2.hidden_transformers),
         "fair-esm": (esm2.load_fair_esm, esm2.hidden_fair_esm),
@@ -53,6 +60,7 @@ def by_package(name: str, checkpoint: Path, records: list[tuple[str, str]], last
     seconds = time.perf_counter() - start
     del model
     gc.collect()
+    np.savez(kept, vectors=np.concatenate(vectors), seconds=seconds)
     return vectors, seconds
 
 
@@ -85,8 +93,11 @@ def compare(size: str, arguments) -> dict:
 
     means = lambda vectors: np.stack([v.mean(0, dtype=np.float64) for v in vectors]).astype(np.float32)  # noqa: E731
     seconds = {}
-    reference, seconds["transformers"] = by_package("transformers", folder, records, layers)
-    fair, seconds["fair-esm"] = by_package("fair-esm", pt, records, layers)
+    kept = lambda name: work / f"parity-{size}-{name}.npz"  # noqa: E731
+    reference, seconds["transformers"] = by_package(
+        "transformers", folder, records, layers, kept("transformers"), arguments.reuse
+    )
+    fair, seconds["fair-esm"] = by_package("fair-esm", pt, records, layers, kept("fair-esm"), arguments.reuse)
     note("fair-esm", "transformers", "mean", means(fair), means(reference))
     note("fair-esm", "transformers", "per residue", np.concatenate(fair), np.concatenate(reference))
     for label, options in {"seqembed": [], "seqembed, portable graph": ["--kernels", "portable"]}.items():
@@ -137,6 +148,7 @@ def main() -> None:
     parser.add_argument("--proteins-from", type=Path, help="FASTA file (default: Debian's mmseqs2-examples)")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK, help="weights and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)
+    parser.add_argument("--reuse", action="store_true", help="take the packages' vectors from an earlier run, where kept")
     parser.add_argument("--keep", action="store_true", help="keep the weights of 650M")
     arguments = parser.parse_args()
     if not arguments.seqembed.exists():

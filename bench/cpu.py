@@ -9,8 +9,10 @@ Needs bench/requirements.txt, ONNX Runtime where seqembed finds it, and Debian's
 - A process a run. Loading (the interpreter, imports, weights) is counted apart. For seqembed, what is
   left of the wall time after the load that report.json states is charged to it, its start and end included.
 - Tokens are residues and the two special tokens; padding does not count.
-- transformers and fair-esm run at the best of several token budgets, tried on a tenth of the proteins.
-- Runs of the contestants take turns; the median counts. Every contestant's vectors are compared with transformers'.
+- transformers and fair-esm run at the best of several token budgets, tried on a tenth of the proteins (a quarter of
+  fewer than 200).
+- Runs of the contestants take turns; the median counts. A peer whose runs took over --patience seconds together has no
+  more turns. Every contestant's vectors are compared with transformers'.
 
 Writes bench/results/cpu-MACHINE.json and .md.
 """
@@ -96,6 +98,8 @@ def bench_size(size: str, arguments, count: int, repeats: int) -> dict:
     outputs = {}
     for turn in range(repeats):
         for name in contestants:
+            if name != "seqembed" and sum(run["seconds"] for run in runs[name]) > arguments.patience:
+                continue
             out = work / "out" / name
             if name == "seqembed":
                 figures = seqembed_run(arguments.seqembed, model, fasta, out, threads, arguments.seqembed_options)
@@ -188,6 +192,7 @@ def main() -> None:
     parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
     parser.add_argument("--seqembed-options", nargs=argparse.REMAINDER, default=[], help="last: passed on to `seqembed embed`")
     parser.add_argument("--no-seqembed", dest="seqembed", action="store_const", const=None, help="the peers alone")
+    parser.add_argument("--patience", type=float, default=300, help="seconds of runs after which a peer gets no further turn")
     parser.add_argument("--threads", type=int, default=common.machine()["cores"])
     parser.add_argument("--proteins-from", type=Path, help="FASTA file (default: Debian's mmseqs2-examples)")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK, help="weights and outputs")

@@ -36,11 +36,11 @@ pub struct Builder<'table> {
 impl<'table> Builder<'table> {
     /// A graph over these weights.
     #[must_use]
-    pub fn new(name: &str, tensors: &'table [TensorInfo]) -> Self {
+    pub fn new(tensors: &'table [TensorInfo]) -> Self {
         Self {
             tensors,
             graph: GraphProto {
-                name: Some(name.to_owned()),
+                name: Some("seqembed".to_owned()),
                 ..GraphProto::default()
             },
             known: HashSet::new(),

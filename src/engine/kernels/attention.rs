@@ -31,7 +31,7 @@ pub struct Packed<'a> {
     pub rotary: &'a Rotary,
 }
 
-/// Cosines and sines of rotary embedding (Su et al. 2021, "RoFormer"), [positions, head width / 2] each.
+/// Cosines and sines of rotary embedding (Su et al. 2021, `RoFormer`), [positions, head width / 2] each.
 pub struct Rotary {
     half: usize,
     cos: Vec<f32>,
@@ -40,6 +40,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// The table for `positions` positions: angle `p * base^(-2i / width)`, computed in double precision.
+    #[allow(clippy::cast_possible_truncation)] // the tables are single precision
     fn new(width: usize, base: f32, positions: usize) -> Self {
         let half = width / 2;
         let mut cos = Vec::with_capacity(positions * half);
@@ -109,7 +110,7 @@ impl Packed<'_> {
         WORKSPACE.with_borrow_mut(|workspace| {
             Arch::new().dispatch(Head {
                 packed: self,
-                head,
+                index: head,
                 start,
                 length: end - start,
                 output,
@@ -121,7 +122,7 @@ impl Packed<'_> {
 
 struct Head<'a> {
     packed: &'a Packed<'a>,
-    head: usize,
+    index: usize,
     start: usize,
     length: usize,
     output: *mut f32,
@@ -142,7 +143,7 @@ impl WithSimd for Head<'_> {
         } = *self.packed;
         let width = hidden / heads;
         let half = width / 2;
-        let column = self.head * width;
+        let column = self.index * width;
         let stride = 3 * hidden;
         let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
         // Scores in units of ln 2, for a softmax by powers of two.

@@ -66,10 +66,7 @@ pub fn exp2_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     ] {
         p = simd.mul_add_f32s(p, r, simd.splat_f32s(coefficient));
     }
-    let power = simd.wrapping_dyn_shl_u32s(
-        simd.transmute_u32s_f32s(shifted),
-        simd.splat_u32s(23),
-    );
+    let power = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
     simd.mul_f32s(p, simd.transmute_f32s_u32s(power))
 }
 

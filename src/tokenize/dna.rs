@@ -14,12 +14,12 @@ pub struct DnaCheck {
 }
 
 impl DnaCheck {
-    /// Looks at one more sequence, unless enough was seen.
+    /// Looks at one more sequence, until enough was seen.
     pub fn add(&mut self, sequence: &[u8]) {
-        if self.letters >= PLENTY {
-            return;
-        }
         for byte in sequence.iter().filter(|byte| byte.is_ascii_alphabetic()) {
+            if self.letters >= PLENTY {
+                return;
+            }
             self.letters += 1;
             self.bases += u64::from(b"ACGTUN".contains(&byte.to_ascii_uppercase()));
         }

@@ -32,8 +32,7 @@ use crate::models::{self, ModelError};
 use crate::output::Layout;
 use crate::report::{FileReport, LoadReport, Report};
 use crate::settings::{Pooling, Settings, SettingsError};
-use crate::tokenize::esm::EsmTokenizer;
-use crate::tokenize::{Tokenizer, VocabularyError};
+use crate::tokenize::{self, Tokenizer, VocabularyError};
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -231,7 +230,7 @@ fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
                     None => Model::open(&folder)?,
                 };
                 groups.push(Group {
-                    tokenizer: Box::new(EsmTokenizer::from_file(&folder.join("vocab.txt"))?),
+                    tokenizer: tokenize::open(&folder, model.info().tokenizer.kind.parse()?)?,
                     folder,
                     model,
                     layer,

@@ -145,7 +145,7 @@ fn what_is_no_bpe_tokenizer_is_told() {
         "the vocabulary lacks [SEP]"
     );
     assert!(
-        error(|file| file["model"]["merges"][3] = json!("GATTACAT TACA"))
+        error(|file| file["model"]["merges"][3] = json!(["GATTACAT", "TACA"]))
             .starts_with("no BPE tokenizer: Token `GATTACAT` out of vocabulary")
     );
     let folder = tempfile::tempdir().unwrap();

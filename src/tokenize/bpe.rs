@@ -53,7 +53,7 @@ impl BpeTokenizer {
         let library: Library = file.to_string().parse().map_err(|error: tokenizers::Error| fault(error.to_string()))?;
 
         let mut read = [0; 256];
-        for (byte, to) in (0..).zip(&mut read) {
+        for (byte, to) in (0..=u8::MAX).zip(&mut read) {
             *to = match u8::to_ascii_uppercase(&byte) {
                 b'U' if !ids.contains_key("U") => b'T',
                 // A sign that is neither part of a word nor a space, and in no vocabulary.

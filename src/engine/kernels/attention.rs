@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::simd::{Scratch, exp_of_negative, load, store};
+use super::simd::{Scratch, exp2_of_negative, load, store};
 
 /// Keys in a block: scores of a block and its keys stay in the first-level cache.
 const KEY_BLOCK: usize = 128;
@@ -31,7 +31,7 @@ pub struct Packed<'a> {
     pub rotary: &'a Rotary,
 }
 
-/// Cosines and sines of rotary embedding (Su et al. 2021, "RoFormer"), [positions, head width / 2] each.
+/// Cosines and sines of rotary embedding (Su et al. 2021, `RoFormer`), [positions, head width / 2] each.
 pub struct Rotary {
     half: usize,
     cos: Vec<f32>,
@@ -40,6 +40,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// The table for `positions` positions: angle `p * base^(-2i / width)`, computed in double precision.
+    #[allow(clippy::cast_possible_truncation)] // the tables are single precision
     fn new(width: usize, base: f32, positions: usize) -> Self {
         let half = width / 2;
         let mut cos = Vec::with_capacity(positions * half);
@@ -109,7 +110,7 @@ impl Packed<'_> {
         WORKSPACE.with_borrow_mut(|workspace| {
             Arch::new().dispatch(Head {
                 packed: self,
-                head,
+                index: head,
                 start,
                 length: end - start,
                 output,
@@ -121,7 +122,7 @@ impl Packed<'_> {
 
 struct Head<'a> {
     packed: &'a Packed<'a>,
-    head: usize,
+    index: usize,
     start: usize,
     length: usize,
     output: *mut f32,
@@ -142,10 +143,11 @@ impl WithSimd for Head<'_> {
         } = *self.packed;
         let width = hidden / heads;
         let half = width / 2;
-        let column = self.head * width;
+        let column = self.index * width;
         let stride = 3 * hidden;
         let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
-        let scale = 1.0 / (width as f32).sqrt();
+        // Scores in units of ln 2, for a softmax by powers of two.
+        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
 
         // Keys, with bias and rotation, one after the other, and values likewise: in `qkv` they lie a multiple of
         // 64 bytes apart that sends many of them to the same few sets of the cache.
@@ -349,19 +351,32 @@ impl Block {
         unsafe {
             for v in 0..V {
                 let before = load::<S>(maximum.add(v * lanes));
-                let mut now = before;
                 let column = self.scores.add(v * lanes);
-                for key in 0..count {
-                    now = simd.max_f32s(now, load::<S>(column.add(key * row)));
+                // Four chains, or each maximum would wait for the one before.
+                let mut best = [before; 4];
+                let mut key = 0;
+                while key + 4 <= count {
+                    for (i, best) in best.iter_mut().enumerate() {
+                        *best = simd.max_f32s(*best, load::<S>(column.add((key + i) * row)));
+                    }
+                    key += 4;
                 }
+                while key < count {
+                    best[0] = simd.max_f32s(best[0], load::<S>(column.add(key * row)));
+                    key += 1;
+                }
+                let now = simd.max_f32s(
+                    simd.max_f32s(best[0], best[1]),
+                    simd.max_f32s(best[2], best[3]),
+                );
                 let mut sum = simd.splat_f32s(0.0);
                 for key in 0..count {
                     let at = column.add(key * row);
-                    let weight = exp_of_negative(simd, simd.sub_f32s(load::<S>(at), now));
+                    let weight = exp2_of_negative(simd, simd.sub_f32s(load::<S>(at), now));
                     store::<S>(at, weight);
                     sum = simd.add_f32s(sum, weight);
                 }
-                let shrink = exp_of_negative(simd, simd.sub_f32s(before, now));
+                let shrink = exp2_of_negative(simd, simd.sub_f32s(before, now));
                 let total = total.add(v * lanes);
                 store::<S>(total, simd.mul_add_f32s(load::<S>(total), shrink, sum));
                 store::<S>(maximum.add(v * lanes), now);

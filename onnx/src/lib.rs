@@ -1,36 +1,23 @@
-//! STUB
-use std::path::Path;
-pub const GRAPH_VERSION: u32 = 1;
-#[derive(Default)]
-pub struct ExportOptions {
-    pub name: Option<String>,
-}
-#[derive(PartialEq)]
-pub struct Info {
-    pub name: String,
-    pub weights_hash: String,
-}
-pub struct Model {
-    info: Info,
-}
-impl Model {
-    pub fn open(_: &Path) -> Result<Self, Error> {
-        Err(Error("stub".into()))
-    }
-    pub fn info(&self) -> &Info {
-        &self.info
-    }
-}
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
-pub fn export(_: &Path, to: &Path, o: &ExportOptions) -> Result<Model, Error> {
-    std::fs::create_dir_all(to).unwrap();
-    std::fs::write(to.join("seqembed.json"), "{}").unwrap();
-    Ok(Model {
-        info: Info {
-            name: o.name.clone().unwrap_or("x".into()),
-            weights_hash: "0123456789abcdef0123".into(),
-        },
-    })
-}
+//! From a protein or DNA language model's checkpoint to an ONNX graph, without Python.
+//!
+//! [`export`] reads a Hugging Face folder or a fair-esm `.pt` and writes a model folder; [`Model::open`] opens one, and
+//! [`Model::graph`] builds the graph for a layer and a choice of outputs over the same weights file. `README.md` tells
+//! what the graphs hold.
+
+pub mod architecture;
+pub mod checkpoint;
+pub mod error;
+pub mod esm2;
+pub mod export;
+pub mod graph;
+pub mod known;
+pub mod model;
+pub mod proto;
+pub mod random;
+pub mod weights;
+
+pub use architecture::{Architecture, GraphKind, GraphRequest, Output};
+pub use error::Error;
+pub use export::{ExportOptions, export, export_random};
+pub use known::{KnownModel, known_model, known_models};
+pub use model::{Model, ModelInfo, Precision, Source, TensorInfo, Tokenizer};

@@ -2,7 +2,10 @@
 
 pub mod doctor;
 pub mod embed;
+pub mod export;
 pub mod fetch;
+pub mod models;
+pub mod plot;
 pub mod progress;
 pub mod run;
 

@@ -1,0 +1,124 @@
+//! The seam between architectures and everything else: one file an architecture, listed here.
+//!
+//! A new one implements [`Description`] in a file of its own, is a variant of [`Architecture`], and is told apart in
+//! [`Architecture::of`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, Settings};
+use crate::error::Error;
+use crate::esm2::Esm2;
+use crate::graph::Builder;
+use crate::weights::Planned;
+
+/// Which engine a graph is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GraphKind {
+    /// Rows of equal length, the shorter ones filled up: ONNX's operators and ONNX Runtime's own, for any ONNX Runtime.
+    Padded,
+    /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which seqembed registers.
+    Packed,
+}
+
+/// What a graph gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// `mean`: the mean over each range of tokens, [ranges, hidden].
+    Mean,
+    /// `max`: the maximum over each range of tokens, [ranges, hidden].
+    Max,
+    /// `tokens`: every token's vector, [tokens, hidden]; padded [batch, length, hidden].
+    Tokens,
+}
+
+/// Which graph to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphRequest {
+    /// For which engine.
+    pub kind: GraphKind,
+    /// Whose hidden states: 0 is the embeddings, n what comes out of block n. As in fair-esm's `repr_layers` and
+    /// transformers' `hidden_states`, the last layer alone has the final layer norm.
+    pub layer: usize,
+    /// What the graph gives back.
+    pub outputs: Vec<Output>,
+}
+
+/// What an architecture tells about itself.
+pub trait Description {
+    /// Width of a token's vector.
+    fn hidden(&self) -> usize;
+    /// How many blocks.
+    fn layers(&self) -> usize;
+    /// How many rows the embedding table has.
+    fn vocabulary(&self) -> usize;
+    /// The longest input that the model is meant for, without special tokens.
+    fn max_residues(&self) -> Option<usize>;
+    /// Which tokenizer it needs.
+    fn tokenizer(&self) -> &'static str;
+    /// Whether the sizes can be those of a model at all.
+    ///
+    /// # Errors
+    /// What is impossible about them.
+    fn validate(&self) -> Result<(), String>;
+    /// Hugging Face's spelling of a checkpoint's tensor name; `None` for a tensor that no embedding needs.
+    fn canonical(&self, name: &str) -> Option<String>;
+    /// Looks at all canonical names of a checkpoint for weights that the architecture has no place for.
+    ///
+    /// # Errors
+    /// Which weights and configuration contradict each other.
+    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String>;
+    /// All tensors of the weights file in the graph's order, and what each is made from.
+    fn plan(&self) -> Vec<Planned>;
+    /// Adds inputs, nodes and outputs.
+    fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest);
+}
+
+/// A model's architecture and sizes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Architecture {
+    /// ESM-2.
+    Esm2(Esm2),
+}
+
+impl Architecture {
+    /// Reads the architecture from a checkpoint's configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is none that is known, or lacks something.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        match &checkpoint.settings {
+            Settings::HuggingFace { path, config } => {
+                match config.get("model_type").and_then(serde_json::Value::as_str) {
+                    Some("esm") => Esm2::from_config(path, config).map(Self::Esm2),
+                    Some(other) => Err(Error::config(
+                        path,
+                        format!("model_type is {other:?}; only \"esm\" (ESM-2) can be exported"),
+                    )),
+                    None => Err(Error::config(path, "it says no model_type")),
+                }
+            }
+            Settings::FairEsm { .. } => Esm2::from_fair_esm(checkpoint).map(Self::Esm2),
+        }
+    }
+
+    /// What the architecture tells about itself.
+    #[must_use]
+    pub fn description(&self) -> &dyn Description {
+        match self {
+            Self::Esm2(esm2) => esm2,
+        }
+    }
+
+    /// Width of a token's vector.
+    #[must_use]
+    pub fn hidden(&self) -> usize {
+        self.description().hidden()
+    }
+
+    /// How many blocks; layers are counted from 0, the embeddings, to this.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.description().layers()
+    }
+}

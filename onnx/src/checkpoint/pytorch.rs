@@ -1,0 +1,259 @@
+//! PyTorch's files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and `NAME/data/N` with the values,
+//! stored without compression.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
+use std::path::Path;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use super::pickle::{self, Described, Pickle, Value};
+use super::{Scalar, Tensor, check_end};
+use crate::error::Error;
+
+const FORMAT: &str = "PyTorch";
+/// The largest model's takes less than a thousandth of this.
+const LONGEST_PICKLE: u64 = 16 << 20;
+/// How the pickle of the older format begins: protocol 2, then a magic number of ten bytes.
+const BEFORE_1_6: [u8; 14] = [
+    0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
+];
+
+/// What a file holds.
+#[derive(Debug)]
+pub struct Archive {
+    /// Its tensors.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// fair-esm's settings, where it has them.
+    pub settings: BTreeMap<String, Scalar>,
+}
+
+/// Reads what the file says that it holds.
+///
+/// # Errors
+/// When it is no such file, is truncated, or its pickle asks for anything but data.
+pub fn read(path: &Path) -> Result<Archive, Error> {
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let length = file.metadata().map_err(Error::io(path, "read"))?.len();
+    let mut begin = Vec::new();
+    (&mut file)
+        .take(16)
+        .read_to_end(&mut begin)
+        .map_err(Error::io(path, "read"))?;
+    if begin.starts_with(&BEFORE_1_6) {
+        return Err(Error::OldPyTorch {
+            path: path.to_path_buf(),
+        });
+    }
+    if !begin.starts_with(b"PK") {
+        return Err(Error::NotACheckpoint {
+            path: path.to_path_buf(),
+            why: "the file is no PyTorch file (no zip archive)".to_owned(),
+        });
+    }
+    file.rewind().map_err(Error::io(path, "read"))?;
+    let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+        Error::malformed(
+            path,
+            FORMAT,
+            format!("{error}; it may be truncated: fetch or copy it again"),
+        )
+    })?;
+    let entries = entries(path, &mut zip)?;
+    let Some((name, entry)) = entries
+        .iter()
+        .find(|(name, _)| name.split_once('/').is_some_and(|(_, rest)| rest == "data.pkl"))
+    else {
+        return Err(Error::malformed(
+            path,
+            FORMAT,
+            "the archive has no data.pkl; a TorchScript or other zip file can't be read",
+        ));
+    };
+    let folder = name.strip_suffix("data.pkl").unwrap_or("");
+    if entry.size > LONGEST_PICKLE {
+        return Err(Error::malformed(
+            path,
+            FORMAT,
+            format!("its pickle has {} bytes, more than any checkpoint needs", entry.size),
+        ));
+    }
+    if let Some(order) = entries.get(&format!("{folder}byteorder")) {
+        let order = small(path, &mut zip, order)?;
+        if order != b"little" {
+            return Err(Error::malformed(
+                path,
+                FORMAT,
+                "its numbers are big-endian; save it again on another machine",
+            ));
+        }
+    }
+    let bytes = small(path, &mut zip, entry)?;
+    let pickle = pickle::read(&bytes).map_err(|source| Error::Pickle {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let mut tensors = BTreeMap::new();
+    for (name, described) in state_dict(&pickle) {
+        let tensor = place(path, name, described, folder, &entries, length)?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    if tensors.is_empty() {
+        return Err(Error::NotACheckpoint {
+            path: path.to_path_buf(),
+            why: "the file holds no named tensors".to_owned(),
+        });
+    }
+    Ok(Archive {
+        tensors,
+        settings: settings(&pickle),
+    })
+}
+
+/// Where an entry's bytes stand.
+struct Entry {
+    index: usize,
+    start: u64,
+    size: u64,
+    stored: bool,
+}
+
+type Zip = ZipArchive<BufReader<File>>;
+
+fn entries(path: &Path, zip: &mut Zip) -> Result<BTreeMap<String, Entry>, Error> {
+    let mut entries = BTreeMap::new();
+    for index in 0..zip.len() {
+        let file = zip
+            .by_index_raw(index)
+            .map_err(|error| Error::malformed(path, FORMAT, error))?;
+        let (Ok(name), Some(start)) = (file.name().map(std::borrow::Cow::into_owned), file.data_start()) else {
+            return Err(Error::malformed(
+                path,
+                FORMAT,
+                format!("entry {index} of the archive can't be found"),
+            ));
+        };
+        entries.insert(
+            name,
+            Entry {
+                index,
+                start,
+                size: file.size(),
+                stored: file.compression() == CompressionMethod::Stored,
+            },
+        );
+    }
+    Ok(entries)
+}
+
+/// A small entry's bytes, checked against its checksum.
+fn small(path: &Path, zip: &mut Zip, entry: &Entry) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    zip.by_index(entry.index)
+        .map_err(|error| Error::malformed(path, FORMAT, error))?
+        .take(LONGEST_PICKLE)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::malformed(path, FORMAT, error))?;
+    Ok(bytes)
+}
+
+/// The named tensors: of the outermost dict, or of the one that it has under `model` or `state_dict`.
+fn state_dict(pickle: &Pickle) -> Vec<(&str, &Described)> {
+    let root = pickle.root();
+    let dict = ["model", "state_dict", "model_state_dict"]
+        .iter()
+        .find_map(|key| pickle.entry(root, key).filter(|value| matches!(value, Value::Dict(_))))
+        .unwrap_or(root);
+    let Value::Dict(entries) = dict else {
+        return Vec::new();
+    };
+    entries
+        .iter()
+        .filter_map(|(name, value)| match (pickle.get(*name), pickle.get(*value)) {
+            (Value::Text(name), Value::Tensor(tensor)) => Some((name.as_str(), tensor.as_ref())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// fair-esm's settings: the Namespace under `cfg`, `model`, or under `args`.
+fn settings(pickle: &Pickle) -> BTreeMap<String, Scalar> {
+    let root = pickle.root();
+    let found = pickle
+        .entry(root, "cfg")
+        .and_then(|cfg| pickle.entry(cfg, "model"))
+        .or_else(|| pickle.entry(root, "args"));
+    let attributes = match found {
+        Some(Value::Namespace(Some(attributes))) => pickle.get(*attributes),
+        Some(dict) => dict,
+        None => return BTreeMap::new(),
+    };
+    let Value::Dict(entries) = attributes else {
+        return BTreeMap::new();
+    };
+    entries
+        .iter()
+        .filter_map(|(key, value)| {
+            let Value::Text(key) = pickle.get(*key) else {
+                return None;
+            };
+            let value = match pickle.get(*value) {
+                Value::Bool(value) => Scalar::Bool(*value),
+                Value::Int(value) => Scalar::Int(*value),
+                Value::Float(value) => Scalar::Float(*value),
+                Value::Text(value) => Scalar::Text(value.clone()),
+                _ => return None,
+            };
+            Some((key.clone(), value))
+        })
+        .collect()
+}
+
+fn place(
+    path: &Path,
+    name: &str,
+    described: &Described,
+    folder: &str,
+    entries: &BTreeMap<String, Entry>,
+    length: u64,
+) -> Result<Tensor, Error> {
+    let bad = |what: String| Error::malformed(path, FORMAT, format!("tensor {name} {what}"));
+    let key = format!("{folder}data/{}", described.key);
+    let entry = entries
+        .get(&key)
+        .ok_or_else(|| bad(format!("should be in {key}, which the archive does not have")))?;
+    if !entry.stored {
+        return Err(bad("is compressed, which PyTorch never does".to_owned()));
+    }
+    // Row after row: the last axis steps by one, each other by all that is inside of it. An axis of one never steps.
+    let mut step = Some(1_u64);
+    for (axis, stride) in described.shape.iter().zip(&described.strides).rev() {
+        if *axis != 1 && step != Some(*stride) && !described.shape.contains(&0) {
+            return Err(bad(
+                "is not stored row after row; save it again after .contiguous()".to_owned(),
+            ));
+        }
+        step = step.and_then(|step| step.checked_mul(*axis as u64));
+    }
+    let width = described.dtype.bytes() as u64;
+    let offset = described.offset.checked_mul(width);
+    let end = step.and_then(|values| values.checked_mul(width)?.checked_add(offset?));
+    match (offset, end) {
+        (Some(offset), Some(end)) if end <= entry.size => {
+            let tensor = Tensor {
+                path: path.to_path_buf(),
+                dtype: described.dtype,
+                shape: described.shape.clone(),
+                offset: entry.start + offset,
+            };
+            check_end(path, name, &tensor, length)?;
+            Ok(tensor)
+        }
+        _ => Err(bad(format!(
+            "of shape {:?} does not fit its {} bytes in {key}",
+            described.shape, entry.size
+        ))),
+    }
+}
+

@@ -1,0 +1,212 @@
+//! What can go wrong between a checkpoint and a graph.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::pickle::PickleError;
+
+/// Why a checkpoint could not be read, or a model not be written or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A JSON file that is none, or that lacks something.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+    /// Neither of the known kinds of checkpoint.
+    #[error(
+        "{}: {why}; a checkpoint is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin, \
+         whole or sharded) or a fair-esm .pt file", path.display()
+    )]
+    NotACheckpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found instead.
+        why: String,
+    },
+    /// A configuration that describes no model that can be exported.
+    #[error("{}: {message}", path.display())]
+    Config {
+        /// The file with the configuration.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A weight that the architecture needs is in none of the files.
+    #[error("{}: the checkpoint has no tensor {tensor}", path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor, in Hugging Face's spelling.
+        tensor: String,
+    },
+    /// A weight whose shape is not the one that the configuration asks for.
+    #[error(
+        "{}: tensor {tensor} has shape {found:?}, but the configuration asks for {expected:?}: weights and configuration \
+         are not of the same model", path.display()
+    )]
+    Shape {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor, as the file spells it.
+        tensor: String,
+        /// What the configuration asks for.
+        expected: Vec<usize>,
+        /// What the file has.
+        found: Vec<usize>,
+    },
+    /// A weight in a number format that is no float.
+    #[error(
+        "{}: tensor {tensor} is of type {dtype}; F64, F32, F16 and BF16 can be read", path.display()
+    )]
+    Dtype {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// One weight under two spellings.
+    #[error("{}: tensors {first} and {second} are the same weight in two spellings", path.display())]
+    Ambiguous {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The one.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A weights file whose header contradicts itself or the file.
+    #[error("{}: not a sound {format} file: {message}", path.display())]
+    Malformed {
+        /// The weights file.
+        path: PathBuf,
+        /// Which format it was read as.
+        format: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A file that ends before its weights do.
+    #[error(
+        "{}: truncated: tensor {tensor} ends at byte {needed}, the file at {length}; fetch or copy it again",
+        path.display()
+    )]
+    Truncated {
+        /// The weights file.
+        path: PathBuf,
+        /// The first tensor that is cut off.
+        tensor: String,
+        /// Where it should end.
+        needed: u64,
+        /// Where the file ends.
+        length: u64,
+    },
+    /// A file of PyTorch before 1.6.
+    #[error(
+        "{}: written in PyTorch's format of before version 1.6, which cannot be read here; load it and save it again with \
+         a current PyTorch (torch.save), or as safetensors", path.display()
+    )]
+    OldPyTorch {
+        /// The weights file.
+        path: PathBuf,
+    },
+    /// A pickle that asks for something that a checkpoint has no need of.
+    #[error("{}: {source}", path.display())]
+    Pickle {
+        /// The weights file.
+        path: PathBuf,
+        /// What it asked for.
+        source: PickleError,
+    },
+    /// The target is a model already.
+    #[error("{}: holds a model already; --force replaces it", path.display())]
+    Exists {
+        /// The target folder.
+        path: PathBuf,
+    },
+    /// The target is something else that must not be lost.
+    #[error("{}: is no model, and not empty; name a new folder", path.display())]
+    Occupied {
+        /// The target folder.
+        path: PathBuf,
+    },
+    /// No such known model.
+    #[error("no known model is called {name:?}; `seqembed models` lists them")]
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+    },
+    /// A folder that is no exported model, or a damaged one.
+    #[error("{}: {message}", path.display())]
+    Model {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+    /// A layer that the model does not have.
+    #[error("layer {layer} was asked for; the model has layers 0 (the embeddings) to {layers} (the last)")]
+    Layer {
+        /// What was asked for.
+        layer: usize,
+        /// The last one.
+        layers: usize,
+    },
+}
+
+impl Error {
+    /// Whether it is the input that is wrong, and not the machine.
+    #[must_use]
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => true,
+        }
+    }
+
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
+    }
+
+    pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Json { path, source }
+    }
+
+    pub(crate) fn malformed(
+        path: &Path,
+        format: &'static str,
+        message: impl std::fmt::Display,
+    ) -> Self {
+        Self::Malformed {
+            path: path.to_path_buf(),
+            format,
+            message: message.to_string(),
+        }
+    }
+
+    pub(crate) fn config(path: &Path, message: impl Into<String>) -> Self {
+        Self::Config {
+            path: path.to_path_buf(),
+            message: message.into(),
+        }
+    }
+}

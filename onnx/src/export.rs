@@ -1,0 +1,250 @@
+//! Writing a model folder, whole or not at all.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::Builder;
+
+use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
+use crate::checkpoint::{Checkpoint, Settings};
+use crate::error::Error;
+use crate::esm2::VOCABULARY;
+use crate::known::known_model;
+use crate::model::{
+    GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer, WEIGHTS_FILE,
+};
+use crate::random::Random;
+use crate::weights::{Weights, place, write};
+
+/// How to export.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// The model's name; by default that of the checkpoint's folder or file.
+    pub name: Option<String>,
+    /// Replaces a model that is there already.
+    pub force: bool,
+}
+
+/// Exports a checkpoint into a new folder.
+///
+/// # Errors
+/// When the checkpoint can't be read, is of no known architecture, or the target is taken or can't be written. The target
+/// is then as it was.
+pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<Model, Error> {
+    check_target(target, options.force)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let architecture = Architecture::of(&checkpoint)?;
+    let description = architecture.description();
+    let weights = checkpoint.canonical(|name| description.canonical(name))?;
+    description
+        .check_names(&mut weights.names())
+        .map_err(|message| Error::config(&checkpoint.path, message))?;
+    let (format, vocabulary) = match &checkpoint.settings {
+        Settings::HuggingFace { path, .. } => {
+            let file = path.with_file_name("vocab.txt");
+            let found = if file.is_file() {
+                Some(fs::read(&file).map_err(Error::io(&file, "read"))?)
+            } else {
+                None
+            };
+            ("hugging-face", found.map(|text| (file, text)))
+        }
+        Settings::FairEsm { .. } => ("fair-esm", None),
+    };
+    let vocabulary = match vocabulary {
+        Some((file, text)) => {
+            let lines = text.trim_ascii_end().split(|byte| *byte == b'\n').count();
+            if lines != description.vocabulary() {
+                return Err(Error::config(
+                    &file,
+                    format!(
+                        "it has {lines} tokens, the model's embedding table has {}",
+                        description.vocabulary()
+                    ),
+                ));
+            }
+            text
+        }
+        None if description.vocabulary() == VOCABULARY.len() => built_in_vocabulary(),
+        None => {
+            return Err(Error::config(
+                &checkpoint.path,
+                format!(
+                    "there is no vocab.txt, and {} tokens are not ESM-2's {}",
+                    description.vocabulary(),
+                    VOCABULARY.len()
+                ),
+            ));
+        }
+    };
+    let name = options.name.clone().unwrap_or_else(|| name_of(source));
+    let plan = Plan {
+        name,
+        architecture: &architecture,
+        source: Source {
+            format: format.to_owned(),
+            files: checkpoint
+                .files
+                .iter()
+                .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+                .collect(),
+        },
+        random_seed: None,
+        vocabulary,
+    };
+    plan.write(target, &weights, options.force)
+}
+
+/// Exports random weights of a known model's shape; the folder says that they are random.
+///
+/// # Errors
+/// When there is no such model, or the target is taken or can't be written.
+pub fn export_random(known: &str, seed: u64, target: &Path, options: &ExportOptions) -> Result<Model, Error> {
+    check_target(target, options.force)?;
+    let known = known_model(known).ok_or_else(|| Error::UnknownModel { name: known.to_owned() })?;
+    let plan = Plan {
+        name: options
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("{}-random", known.name)),
+        architecture: &known.architecture,
+        source: Source {
+            format: "random".to_owned(),
+            files: Vec::new(),
+        },
+        random_seed: Some(seed),
+        vocabulary: built_in_vocabulary(),
+    };
+    plan.write(target, &Random { seed }, options.force)
+}
+
+/// ESM-2's `vocab.txt`, as the hub has it.
+fn built_in_vocabulary() -> Vec<u8> {
+    VOCABULARY.join("\n").into_bytes()
+}
+
+/// A checkpoint's folder or file, without what tells its format.
+fn name_of(source: &Path) -> String {
+    let absolute = fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
+    let name = if absolute.is_dir() {
+        absolute.file_name()
+    } else if absolute.extension().is_some_and(|extension| extension == "pt") {
+        absolute.file_stem()
+    } else {
+        absolute.parent().and_then(Path::file_name)
+    };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// A folder may be made here, or replaced.
+fn check_target(target: &Path, force: bool) -> Result<(), Error> {
+    let Ok(kind) = fs::symlink_metadata(target) else {
+        return Ok(());
+    };
+    let occupied = || Error::Occupied {
+        path: target.to_path_buf(),
+    };
+    if !kind.is_dir() {
+        return Err(occupied());
+    }
+    if target.join(INFO_FILE).is_file() {
+        return if force {
+            Ok(())
+        } else {
+            Err(Error::Exists {
+                path: target.to_path_buf(),
+            })
+        };
+    }
+    let empty = fs::read_dir(target)
+        .map_err(Error::io(target, "list"))?
+        .next()
+        .is_none();
+    if empty { Ok(()) } else { Err(occupied()) }
+}
+
+struct Plan<'plan> {
+    name: String,
+    architecture: &'plan Architecture,
+    source: Source,
+    random_seed: Option<u64>,
+    vocabulary: Vec<u8>,
+}
+
+impl Plan<'_> {
+    fn write(self, target: &Path, weights: &dyn Weights, force: bool) -> Result<Model, Error> {
+        const VOCABULARY_FILE: &str = "vocab.txt";
+        let description = self.architecture.description();
+        let tensors = description.plan();
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+        // Beside the target, so that a rename is all that is left to do; gone again when something fails.
+        let mut builder = Builder::new();
+        builder.prefix(".seqembed-export-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As any other new folder: the umask takes away from it.
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let folder = builder
+            .tempdir_in(parent)
+            .map_err(Error::io(parent, "write into"))?;
+        let weights_sha256 = write(&folder.path().join(WEIGHTS_FILE), &tensors, weights)?;
+        let save = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).map_err(Error::io(&path, "write"))
+        };
+        save(VOCABULARY_FILE, &self.vocabulary)?;
+        let info = ModelInfo {
+            name: self.name,
+            architecture: self.architecture.clone(),
+            weights_sha256,
+            graph_version: GRAPH_VERSION,
+            precision: Precision::Fp32,
+            source: self.source,
+            random_seed: self.random_seed,
+            tokenizer: Tokenizer {
+                kind: description.tokenizer().to_owned(),
+                files: vec![VOCABULARY_FILE.to_owned()],
+            },
+            max_residues: description.max_residues(),
+            tensors: place(&tensors),
+        };
+        let mut json = serde_json::to_vec_pretty(&info).map_err(Error::json(&folder.path().join(INFO_FILE)))?;
+        json.push(b'\n');
+        save(INFO_FILE, &json)?;
+        let model = Model::new(target.to_path_buf(), info);
+        let graph = model.graph(&GraphRequest {
+            kind: GraphKind::Padded,
+            layer: description.layers(),
+            outputs: vec![Output::Mean, Output::Max, Output::Tokens],
+        })?;
+        save(GRAPH_FILE, &graph)?;
+        // The old model stays until the new one is whole.
+        check_target(target, force)?;
+        let old = if target.exists() {
+            let old = Builder::new()
+                .prefix(".seqembed-old-")
+                .tempdir_in(parent)
+                .map_err(Error::io(parent, "write into"))?;
+            fs::rename(target, old.path().join("model")).map_err(Error::io(target, "replace"))?;
+            Some(old)
+        } else {
+            None
+        };
+        let path = folder.keep();
+        if let Err(error) = fs::rename(&path, target) {
+            if let Some(old) = old {
+                // Best effort: the first error is the one to tell.
+                let _ = fs::rename(old.path().join("model"), target);
+            }
+            let _ = fs::remove_dir_all(&path);
+            return Err(Error::io(target, "write")(error));
+        }
+        Ok(model)
+    }
+}

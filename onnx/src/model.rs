@@ -1,0 +1,221 @@
+//! A model folder: `seqembed.json`, `weights.bin`, `model.onnx` and the tokenizer's files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::{Architecture, GraphRequest};
+use crate::error::Error;
+use crate::graph::Builder;
+use crate::weights::place;
+
+/// What a model folder is known by.
+pub const INFO_FILE: &str = "seqembed.json";
+/// All weights.
+pub const WEIGHTS_FILE: &str = "weights.bin";
+/// The padded graph of the last layer, for any ONNX Runtime.
+pub const GRAPH_FILE: &str = "model.onnx";
+/// Counts up whenever graphs or the weights file change in a way that an older folder can't serve.
+pub const GRAPH_VERSION: u32 = 1;
+
+/// The number format of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    Fp32,
+}
+
+/// Where the weights came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `hugging-face`, `fair-esm` or `random`.
+    pub format: String,
+    /// Names of the files with weights.
+    pub files: Vec<String>,
+}
+
+/// Which tokenizer, and its files in the folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokenizer {
+    /// `esm2`: one token a residue, from `vocab.txt`.
+    pub kind: String,
+    /// Names of its files.
+    pub files: Vec<String>,
+}
+
+/// A tensor of the weights file: little-endian values, row after row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorInfo {
+    /// Its name, as in the graphs.
+    pub name: String,
+    /// Its shape; dense weights are [out, in].
+    pub shape: Vec<usize>,
+    /// Its first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// What `seqembed.json` holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The model's name.
+    pub name: String,
+    /// Architecture and sizes.
+    pub architecture: Architecture,
+    /// SHA-256 of `weights.bin`, in hexadecimal.
+    pub weights_sha256: String,
+    /// [`GRAPH_VERSION`] of the program that wrote it.
+    pub graph_version: u32,
+    /// Number format of the weights.
+    pub precision: Precision,
+    /// Where the weights came from.
+    pub source: Source,
+    /// Set when the weights are random numbers: their seed.
+    pub random_seed: Option<u64>,
+    /// Which tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The longest input that the model is meant for, without special tokens.
+    pub max_residues: Option<usize>,
+    /// All tensors of the weights file, in its order.
+    pub tensors: Vec<TensorInfo>,
+}
+
+/// An exported model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    folder: PathBuf,
+    info: ModelInfo,
+}
+
+impl Model {
+    /// Opens a model folder. Looks at `seqembed.json` and at the length of `weights.bin`, and reads no weights.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is none, comes from another version, or its weights file is missing or truncated.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(INFO_FILE);
+        let fault = |path: &Path, message: String| Error::Model {
+            path: path.to_path_buf(),
+            message,
+        };
+        if !path.is_file() {
+            return Err(fault(
+                folder,
+                format!("no exported model: it has no {INFO_FILE}; `seqembed export` makes one"),
+            ));
+        }
+        let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        // The version first: what another version wrote may differ in anything else.
+        let json: serde_json::Value = serde_json::from_slice(&text).map_err(Error::json(&path))?;
+        match json.get("graph_version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(GRAPH_VERSION) => {}
+            version => {
+                let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+                return Err(fault(
+                    &path,
+                    format!(
+                        "its graph version is {version}, this seqembed reads {GRAPH_VERSION}; export the model again"
+                    ),
+                ));
+            }
+        }
+        let info: ModelInfo = serde_json::from_value(json).map_err(Error::json(&path))?;
+        let description = info.architecture.description();
+        description
+            .validate()
+            .map_err(|message| fault(&path, message))?;
+        if info.tensors != place(&description.plan()) {
+            return Err(fault(
+                &path,
+                "its table of tensors does not fit its architecture; export the model again".to_owned(),
+            ));
+        }
+        let weights = folder.join(WEIGHTS_FILE);
+        let length = fs::metadata(&weights)
+            .map_err(Error::io(&weights, "find"))?
+            .len();
+        let model = Self {
+            folder: folder.to_path_buf(),
+            info,
+        };
+        let expected = model.weights_bytes();
+        if length != expected {
+            return Err(fault(
+                &weights,
+                format!(
+                    "has {length} bytes instead of {expected}: {}; export the model again",
+                    if length < expected { "truncated" } else { "not the weights of this model" }
+                ),
+            ));
+        }
+        if let Some(file) = model
+            .info
+            .tokenizer
+            .files
+            .iter()
+            .find(|file| !folder.join(file).is_file())
+        {
+            return Err(fault(
+                folder,
+                format!("the tokenizer's file {file:?} is missing; export the model again"),
+            ));
+        }
+        Ok(model)
+    }
+
+    pub(crate) fn new(folder: PathBuf, info: ModelInfo) -> Self {
+        Self { folder, info }
+    }
+
+    /// What `seqembed.json` says.
+    #[must_use]
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Architecture and sizes.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.info.architecture
+    }
+
+    /// The model's folder: the graph's external data lies in it.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The length of `weights.bin`.
+    #[must_use]
+    pub fn weights_bytes(&self) -> u64 {
+        self.info
+            .tensors
+            .last()
+            .map_or(0, |tensor| tensor.offset + tensor.bytes)
+    }
+
+    /// Builds a graph: the bytes of an ONNX file whose external data is [`WEIGHTS_FILE`].
+    ///
+    /// # Errors
+    /// [`Error::Layer`] when the model has no such layer.
+    pub fn graph(&self, request: &GraphRequest) -> Result<Vec<u8>, Error> {
+        let description = self.info.architecture.description();
+        let layers = description.layers();
+        if request.layer > layers {
+            return Err(Error::Layer {
+                layer: request.layer,
+                layers,
+            });
+        }
+        let mut builder = Builder::new(&self.info.name, &self.info.tensors);
+        description.build(&mut builder, request);
+        Ok(builder.finish(&[
+            ("seqembed.graph_version", &GRAPH_VERSION.to_string()),
+            ("seqembed.layer", &request.layer.to_string()),
+            ("seqembed.weights_sha256", &self.info.weights_sha256),
+        ]))
+    }
+}

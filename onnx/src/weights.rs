@@ -1,0 +1,239 @@
+//! The weights file: which tensors, what each is made from, and writing it one tensor at a time.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::model::TensorInfo;
+
+/// Every tensor begins at a multiple of this, so that a memory map can hand it out as it is.
+pub const ALIGNMENT: u64 = 4096;
+
+/// A tensor of a checkpoint, in Hugging Face's spelling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// The name.
+    pub name: String,
+    /// The shape that it must have.
+    pub shape: Vec<usize>,
+}
+
+/// How a tensor is made from those of a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recipe {
+    /// The rows of one tensor after those of another.
+    Rows(Vec<Input>),
+    /// Every value times a factor; some rows are zero.
+    Scaled {
+        /// The tensor, [rows, columns].
+        input: Input,
+        /// The factor.
+        factor: f32,
+        /// Rows that become zero.
+        zero: Vec<usize>,
+    },
+    /// `bias + weight @ inner`, in f64: a bias before a dense layer moved behind it.
+    Folded {
+        /// The layer's own bias, [out].
+        bias: Input,
+        /// The layer's weight, [out, in].
+        weight: Input,
+        /// The bias that comes before, [in].
+        inner: Input,
+    },
+}
+
+impl Recipe {
+    /// The tensors that it needs.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<&Input> {
+        match self {
+            Self::Rows(inputs) => inputs.iter().collect(),
+            Self::Scaled { input, .. } => vec![input],
+            Self::Folded {
+                bias,
+                weight,
+                inner,
+            } => vec![bias, weight, inner],
+        }
+    }
+}
+
+/// A tensor of the weights file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// Its name in the table and in the graphs.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// What it is made from.
+    pub recipe: Recipe,
+}
+
+/// Where weights come from.
+pub trait Weights {
+    /// Checks that a tensor is there and has its shape.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::Shape`] or [`Error::Dtype`].
+    fn check(&self, input: &Input) -> Result<(), Error>;
+
+    /// Hands a tensor's values out in order, in pieces of any length.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    fn stream(&self, input: &Input, take: &mut dyn FnMut(&[f32]) -> Result<(), Error>) -> Result<(), Error>;
+}
+
+/// Where each tensor will stand.
+#[must_use]
+pub fn place(plan: &[Planned]) -> Vec<TensorInfo> {
+    let mut end = 0_u64;
+    plan.iter()
+        .map(|planned| {
+            let bytes = 4 * planned.shape.iter().map(|&length| length as u64).product::<u64>();
+            let offset = end.next_multiple_of(ALIGNMENT);
+            end = offset + bytes;
+            TensorInfo {
+                name: planned.name.clone(),
+                shape: planned.shape.clone(),
+                offset,
+                bytes,
+            }
+        })
+        .collect()
+}
+
+/// Writes the weights file, and returns its SHA-256 in hexadecimal.
+///
+/// # Errors
+/// When a tensor is missing or has another shape (told before anything is written), or a file can't be read or written.
+pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<String, Error> {
+    for input in plan.iter().flat_map(|planned| planned.recipe.inputs()) {
+        source.check(input)?;
+    }
+    let file = File::create(path).map_err(Error::io(path, "create"))?;
+    let mut writer = Writer {
+        path,
+        file: BufWriter::with_capacity(1 << 20, file),
+        hash: Sha256::new(),
+        bytes: Vec::new(),
+        length: 0,
+    };
+    for (planned, placed) in plan.iter().zip(place(plan)) {
+        writer.pad(placed.offset)?;
+        make(&planned.recipe, source, &mut writer)?;
+        debug_assert_eq!(writer.length, placed.offset + placed.bytes);
+    }
+    writer.file.flush().map_err(Error::io(path, "write"))?;
+    Ok(hex(&writer.hash.finalize()))
+}
+
+/// Bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+struct Writer<'path> {
+    path: &'path Path,
+    file: BufWriter<File>,
+    hash: Sha256,
+    bytes: Vec<u8>,
+    length: u64,
+}
+
+impl Writer<'_> {
+    fn raw(&mut self) -> Result<(), Error> {
+        self.hash.update(&self.bytes);
+        self.length += self.bytes.len() as u64;
+        self.file
+            .write_all(&self.bytes)
+            .map_err(Error::io(self.path, "write"))?;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    fn pad(&mut self, offset: u64) -> Result<(), Error> {
+        let zeros = offset.saturating_sub(self.length);
+        self.bytes
+            .resize(usize::try_from(zeros).expect("less than a page"), 0);
+        self.raw()
+    }
+
+    fn floats(&mut self, values: &[f32]) -> Result<(), Error> {
+        self.bytes
+            .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        self.raw()
+    }
+}
+
+fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Result<(), Error> {
+    match recipe {
+        Recipe::Rows(inputs) => inputs
+            .iter()
+            .try_for_each(|input| source.stream(input, &mut |values| writer.floats(values))),
+        Recipe::Scaled {
+            input,
+            factor,
+            zero,
+        } => {
+            let width = input.shape.last().copied().unwrap_or(1).max(1);
+            let mut at = 0;
+            let mut scaled = Vec::new();
+            source.stream(input, &mut |values| {
+                scaled.clear();
+                scaled.extend(values.iter().enumerate().map(|(index, value)| {
+                    if zero.contains(&((at + index) / width)) {
+                        0.0
+                    } else {
+                        value * factor
+                    }
+                }));
+                at += values.len();
+                writer.floats(&scaled)
+            })
+        }
+        Recipe::Folded {
+            bias,
+            weight,
+            inner,
+        } => {
+            let inner = whole(inner, source)?;
+            let mut sums = whole(bias, source)?
+                .into_iter()
+                .map(f64::from)
+                .collect::<Vec<_>>();
+            let mut at = 0;
+            source.stream(weight, &mut |values| {
+                for value in values {
+                    sums[at / inner.len()] += f64::from(*value) * f64::from(inner[at % inner.len()]);
+                    at += 1;
+                }
+                Ok(())
+            })?;
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounding to f32 is what is wanted"
+            )]
+            let sums = sums.into_iter().map(|sum| sum as f32).collect::<Vec<_>>();
+            writer.floats(&sums)
+        }
+    }
+}
+
+/// A small tensor as a whole.
+fn whole(input: &Input, source: &dyn Weights) -> Result<Vec<f32>, Error> {
+    let mut all = Vec::new();
+    source.stream(input, &mut |values| {
+        all.extend_from_slice(values);
+        Ok(())
+    })?;
+    Ok(all)
+}

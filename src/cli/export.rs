@@ -1,0 +1,73 @@
+//! `seqembed export`: a checkpoint -> a model folder.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use seqembed_onnx::{Error, ExportOptions, Model, export, export_random};
+
+/// Makes a model folder (ONNX) from a checkpoint.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// A Hugging Face folder (config.json with model.safetensors or pytorch_model.bin, whole or sharded), or a fair-esm .pt
+    #[arg(required_unless_present = "random", conflicts_with = "random")]
+    pub checkpoint: Option<PathBuf>,
+    /// The model folder to make
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// The model's name in every output [default: that of the checkpoint's folder or file]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Replace a model that is there already
+    #[arg(long)]
+    pub force: bool,
+    /// Instead of a checkpoint: random weights in the shape of a known model, for trying things out
+    #[arg(long, value_name = "NAME")]
+    pub random: Option<String>,
+    /// The seed of random weights
+    #[arg(long, default_value_t = 0, requires = "random")]
+    pub seed: u64,
+}
+
+/// Exports, and says what was written.
+///
+/// # Errors
+/// When the folder can't be written.
+pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let options = ExportOptions {
+        name: args.name.clone(),
+        force: args.force,
+    };
+    let outcome = match (&args.random, &args.checkpoint) {
+        (Some(known), _) => export_random(known, args.seed, &args.output, &options),
+        (None, Some(checkpoint)) => export(checkpoint, &args.output, &options),
+        (None, None) => anyhow::bail!("name a checkpoint, or --random and a known model"),
+    };
+    match outcome {
+        Ok(model) => {
+            report(&model);
+            Ok(ExitCode::SUCCESS)
+        }
+        // What the user gave is wrong: 2, as for any other usage error.
+        Err(error) if error.is_input() => {
+            eprintln!("error: {error}");
+            Ok(ExitCode::from(2))
+        }
+        Err(error) => Err::<_, Error>(error).context("the export failed"),
+    }
+}
+
+fn report(model: &Model) {
+    let info = model.info();
+    eprintln!(
+        "{}: {}, {} layers of {}, weights {}...",
+        model.folder().display(),
+        info.name,
+        info.architecture.layers(),
+        info.architecture.hidden(),
+        &info.weights_sha256[..12]
+    );
+    if let Some(seed) = info.random_seed {
+        eprintln!("The weights are random numbers (seed {seed}): its embeddings mean nothing.");
+    }
+}

@@ -1,0 +1,36 @@
+//! `seqembed models`: the models known by name.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use seqembed_onnx::known_models;
+
+/// Lists the models known by name.
+#[derive(Debug, clap::Args)]
+pub struct ModelsArgs {}
+
+/// Prints the table.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn run(_: &ModelsArgs) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{:<22} {:>10} {:>6} {:>6} {:>9}  HUB ID",
+        "NAME", "PARAMETERS", "LAYERS", "WIDTH", "FP32 SIZE"
+    )?;
+    for known in known_models() {
+        writeln!(
+            out,
+            "{:<22} {:>10} {:>6} {:>6} {:>6.1} GB  {}",
+            known.name,
+            known.parameters,
+            known.architecture.layers(),
+            known.architecture.hidden(),
+            known.weights_bytes() as f64 / 1e9,
+            known.hub_id
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

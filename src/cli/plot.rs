@@ -1,0 +1,372 @@
+//! `seqembed plot`: a table of files of embeddings, and a picture of their two principal components.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use ndarray::ArrayView2;
+
+use crate::figure::{Figure, Kind, Point, Series};
+use crate::output::{self, Format, Layout, Reader};
+use crate::projection::Moments;
+
+/// Points that are drawn at most: more would only cover each other, and weigh the file down.
+const POINTS: u64 = 10_000;
+/// What two files must share for their vectors to lie in one space.
+const SPACE: [&str; 4] = ["model", "layer", "pooling", "random_seed"];
+
+/// Draw embeddings in two dimensions, coloured by file
+///
+/// Reads pooled outputs, prints a table of the files, and draws their first two principal components, computed
+/// from all rows. Of more than 10,000 rows, 10,000 evenly spaced ones are drawn.
+#[derive(Debug, clap::Args)]
+pub struct PlotArgs {
+    /// Files of embeddings, or folders of them (an output folder of `run` or `embed`)
+    #[arg(value_name = "FILE|FOLDER", required = true)]
+    inputs: Vec<PathBuf>,
+
+    /// The picture: .svg, or .html for a page with the same picture
+    #[arg(short, long, value_name = "FILE", default_value = "plot.svg")]
+    output: PathBuf,
+}
+
+/// Prints the table, draws the picture.
+///
+/// # Errors
+/// When there is nothing to draw, when the files don't belong together, or when one can't be read or written.
+pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
+    let kind = match args.output.extension().and_then(|e| e.to_str()) {
+        Some("svg") => Kind::Svg,
+        Some("html" | "htm") => Kind::Html,
+        _ => bail!("{}: a picture is .svg or .html", args.output.display()),
+    };
+    let files = files(&args.inputs)?;
+    let first = first_layout(&files)?;
+    let (summaries, moments) = survey(&files, first.hidden)?;
+    print!("{}", table(&files, &summaries, first.hidden));
+    let shown = moments.rows();
+    if shown == 0 {
+        bail!("there is no row with an embedding to draw");
+    }
+    let projection = moments.projection();
+    let figure = Figure {
+        title: first.provenance("model").unwrap_or("Embeddings").to_owned(),
+        subtitle: format!(
+            "{} from {} · {} embeddings in {} dimensions, first two principal components",
+            count(shown, "sequence"),
+            count(files.len() as u64, "file"),
+            match first.provenance("pooling") {
+                Some(pooling) => format!("{pooling}-pooled"),
+                None => "pooled".to_owned(),
+            },
+            first.hidden,
+        ),
+        warning: first.provenance("random_seed").map(|seed| {
+            format!("Random weights (seed {seed}): for demonstration only, distances mean nothing")
+        }),
+        axes: [0, 1].map(|axis| {
+            format!(
+                "PC{} ({:.1} % of variance)",
+                axis + 1,
+                100.0 * projection.explained[axis]
+            )
+        }),
+        notes: notes(&summaries, shown),
+        series: points(&files, shown, &|row| projection.project(row))?,
+    };
+    figure
+        .write(&args.output, kind)
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    println!("{}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file to draw, and what it is called.
+struct Input {
+    path: PathBuf,
+    label: String,
+}
+
+/// What the table says of a file.
+#[derive(Default)]
+struct Summary {
+    rows: u64,
+    residues: u64,
+    status: BTreeMap<String, u64>,
+    /// Rows that have no embedding, since their record was skipped.
+    without: u64,
+}
+
+/// The files that the arguments mean: folders give theirs by name.
+fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+    let mut paths = Vec::new();
+    for input in inputs {
+        if !input.is_dir() {
+            paths.push(input.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(input)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .with_context(|| format!("cannot read {}", input.display()))?;
+        let mut found: Vec<PathBuf> = entries
+            .into_iter()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let extension = path.extension().unwrap_or_default();
+                !name.starts_with('.') && Format::ALL.iter().any(|f| extension == f.extension())
+            })
+            .collect();
+        if found.is_empty() {
+            bail!(
+                "{} has no .parquet or .npz file: give an output folder of `seqembed run` or `embed`",
+                input.display()
+            );
+        }
+        found.sort();
+        paths.extend(found);
+    }
+    let stem = |path: &Path| {
+        path.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut stems: HashMap<String, usize> = HashMap::new();
+    for path in &paths {
+        *stems.entry(stem(path)).or_default() += 1;
+    }
+    Ok(paths
+        .into_iter()
+        .map(|path| {
+            let stem = stem(&path);
+            let label = if stems[&stem] == 1 {
+                stem
+            } else {
+                path.display().to_string()
+            };
+            Input { path, label }
+        })
+        .collect())
+}
+
+/// Checks that all files hold pooled vectors of one space, before the work begins.
+fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
+    let mut first: Option<Layout> = None;
+    for file in files {
+        let layout = output::open(&file.path)?.layout().clone();
+        let path = file.path.display();
+        if layout.per_token {
+            bail!(
+                "{path} has a vector for each residue: draw the output of a run with one vector a record (--pooling mean)"
+            );
+        }
+        let Some(first) = &first else {
+            first = Some(layout);
+            continue;
+        };
+        let other = first.path.display();
+        for key in SPACE {
+            let (a, b) = (first.provenance(key), layout.provenance(key));
+            if a != b {
+                bail!(
+                    "{path} and {other} don't lie in one space: {key} is {} and {}; draw them apart",
+                    b.unwrap_or("not given"),
+                    a.unwrap_or("not given"),
+                );
+            }
+        }
+        if layout.hidden != first.hidden {
+            bail!(
+                "{path} and {other} don't lie in one space: vectors are {} and {} wide; draw them apart",
+                layout.hidden,
+                first.hidden,
+            );
+        }
+    }
+    first.context("no file to draw")
+}
+
+/// Reads everything once, for the table and for the components.
+fn survey(files: &[Input], hidden: usize) -> anyhow::Result<(Vec<Summary>, Moments)> {
+    let mut moments = Moments::new(hidden);
+    let mut summaries = Vec::new();
+    for file in files {
+        let mut summary = Summary::default();
+        for rows in open(file)? {
+            let rows = rows?;
+            summary.rows += rows.len() as u64;
+            summary.residues += rows.lengths.iter().sum::<u64>();
+            for status in &rows.status {
+                let names = match status.split_once(':') {
+                    Some((name, _why)) => name,
+                    None => status,
+                };
+                for name in names.split(',') {
+                    *summary.status.entry(name.to_owned()).or_default() += 1;
+                }
+            }
+            let mut finite = Vec::with_capacity(rows.values.len());
+            for row in rows.values.chunks_exact(hidden) {
+                if is_embedded(row) {
+                    finite.extend_from_slice(row);
+                } else {
+                    summary.without += 1;
+                }
+            }
+            let count = finite.len() / hidden;
+            let view = ArrayView2::from_shape((count, hidden), &finite)
+                .expect("whole rows were collected");
+            moments.add(&view);
+        }
+        summaries.push(summary);
+    }
+    Ok((summaries, moments))
+}
+
+/// Reads everything again, now that the axes are known, and keeps the points to draw.
+fn points(
+    files: &[Input],
+    shown: u64,
+    project: &dyn Fn(&[f32]) -> [f64; 2],
+) -> anyhow::Result<Vec<Series>> {
+    let drawn = shown.min(POINTS);
+    let mut index = 0;
+    let mut all = Vec::new();
+    for file in files {
+        let mut series = Series {
+            label: file.label.clone(),
+            rows: 0,
+            points: Vec::new(),
+        };
+        for rows in open(file)? {
+            let rows = rows?;
+            for (row, vector) in rows.values.chunks_exact(rows.hidden).enumerate() {
+                if !is_embedded(vector) {
+                    continue;
+                }
+                series.rows += 1;
+                // Exactly `drawn` indices step over a whole number here, at even distances.
+                let is_drawn = index * drawn / shown != (index + 1) * drawn / shown;
+                index += 1;
+                if is_drawn {
+                    series.points.push(Point {
+                        at: project(vector),
+                        label: rows.headers[row].clone(),
+                        note: format!("{} residues, {}", rows.lengths[row], rows.status[row]),
+                    });
+                }
+            }
+        }
+        all.push(series);
+    }
+    Ok(all)
+}
+
+fn open(file: &Input) -> anyhow::Result<Reader> {
+    Ok(output::open(&file.path)?)
+}
+
+/// A skipped record's row is NaN.
+fn is_embedded(row: &[f32]) -> bool {
+    row.iter().all(|x| x.is_finite())
+}
+
+fn notes(summaries: &[Summary], shown: u64) -> Vec<String> {
+    let mut notes = Vec::new();
+    if shown > POINTS {
+        notes.push(format!(
+            "{} of {} points drawn, evenly spaced in input order; components from all",
+            thousands(POINTS),
+            thousands(shown)
+        ));
+    }
+    let without: u64 = summaries.iter().map(|summary| summary.without).sum();
+    if without > 0 {
+        notes.push(format!("{} skipped, not drawn", count(without, "record")));
+    }
+    notes
+}
+
+/// One line a file, one column a status that occurs, and the sums.
+fn table(files: &[Input], summaries: &[Summary], hidden: usize) -> String {
+    let mut total = Summary::default();
+    for summary in summaries {
+        total.rows += summary.rows;
+        total.residues += summary.residues;
+        for (status, count) in &summary.status {
+            *total.status.entry(status.clone()).or_default() += count;
+        }
+    }
+    let mut statuses: Vec<&String> = total.status.keys().collect();
+    statuses.sort_by_key(|status| (*status != "ok", *status));
+    let mut lines = vec![
+        ["file", "rows", "dimensions", "mean length"]
+            .into_iter()
+            .chain(statuses.iter().map(|status| status.as_str()))
+            .map(str::to_owned)
+            .collect::<Vec<_>>(),
+    ];
+    let mut line = |label: &str, summary: &Summary| {
+        let mut cells = vec![
+            label.to_owned(),
+            thousands(summary.rows),
+            hidden.to_string(),
+            match summary.rows {
+                0 => "-".to_owned(),
+                rows => format!("{:.1}", summary.residues as f64 / rows as f64),
+            },
+        ];
+        cells.extend(
+            statuses
+                .iter()
+                .map(|&status| thousands(summary.status.get(status).copied().unwrap_or(0))),
+        );
+        lines.push(cells);
+    };
+    for (file, summary) in files.iter().zip(summaries) {
+        line(&file.label, summary);
+    }
+    if files.len() > 1 {
+        line("all", &total);
+    }
+    let widths: Vec<usize> = (0..lines[0].len())
+        .map(|column| {
+            let cells = lines.iter().map(|cells| cells[column].chars().count());
+            cells.max().unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for cells in lines {
+        for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+            let written = if column == 0 {
+                write!(text, "{cell:width$}")
+            } else {
+                write!(text, "  {cell:>width$}")
+            };
+            written.expect("writing to a String can't fail");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn count(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {what}{s}", thousands(number))
+}
+
+/// 1234567 as 1,234,567.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

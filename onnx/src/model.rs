@@ -39,7 +39,8 @@ pub struct Source {
 /// Which tokenizer, and its files in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokenizer {
-    /// `esm2`: one token a residue, from `vocab.txt`.
+    /// `esm2`: one token a residue, from `vocab.txt`. `bpe`: byte-pair encoding, from `tokenizer.json`. `bert`: k-mers or
+    /// letters, from `vocab.txt`.
     pub kind: String,
     /// Names of its files.
     pub files: Vec<String>,
@@ -77,7 +78,8 @@ pub struct ModelInfo {
     pub random_seed: Option<u64>,
     /// Which tokenizer.
     pub tokenizer: Tokenizer,
-    /// The longest input that the model is meant for, without special tokens.
+    /// The longest input that the model is meant for, without special tokens: residues (`esm2`), bases (`bpe`), or k-mers or
+    /// letters (`bert`).
     pub max_residues: Option<usize>,
     /// All tensors of the weights file, in its order.
     pub tensors: Vec<TensorInfo>,
@@ -110,10 +112,14 @@ impl Model {
         let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
         // The version first: what another version wrote may differ in anything else.
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(Error::json(&path))?;
-        match json.get("graph_version").and_then(serde_json::Value::as_u64) {
+        match json
+            .get("graph_version")
+            .and_then(serde_json::Value::as_u64)
+        {
             Some(version) if version == u64::from(GRAPH_VERSION) => {}
             version => {
-                let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+                let version =
+                    version.map_or_else(|| "none".to_owned(), |version| version.to_string());
                 return Err(fault(
                     &path,
                     format!(
@@ -130,7 +136,8 @@ impl Model {
         if info.tensors != place(&description.plan()) {
             return Err(fault(
                 &path,
-                "its table of tensors does not fit its architecture; export the model again".to_owned(),
+                "its table of tensors does not fit its architecture; export the model again"
+                    .to_owned(),
             ));
         }
         let weights = folder.join(WEIGHTS_FILE);
@@ -147,7 +154,11 @@ impl Model {
                 &weights,
                 format!(
                     "has {length} bytes instead of {expected}: {}; export the model again",
-                    if length < expected { "truncated" } else { "not the weights of this model" }
+                    if length < expected {
+                        "truncated"
+                    } else {
+                        "not the weights of this model"
+                    }
                 ),
             ));
         }

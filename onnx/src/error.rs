@@ -158,7 +158,9 @@ pub enum Error {
         message: String,
     },
     /// A layer that the model does not have.
-    #[error("layer {layer} was asked for; the model has layers 0 (the embeddings) to {layers} (the last)")]
+    #[error(
+        "layer {layer} was asked for; the model has layers 0 (the embeddings) to {layers} (the last)"
+    )]
     Layer {
         /// What was asked for.
         layer: usize,

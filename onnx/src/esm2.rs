@@ -5,19 +5,20 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::architecture::Architecture;
 use crate::architecture::{Description, GraphKind, GraphRequest, Output};
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
 use crate::graph::{Attribute, Builder, fixed, named};
 use crate::known::known_models;
-use crate::architecture::Architecture;
 use crate::proto::ElementType;
 use crate::weights::{Input, Planned, Recipe};
 
 /// One token a residue: the vocabulary of all ESM-2 models, by id.
 pub const VOCABULARY: [&str; 33] = [
-    "<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "V", "S", "E", "R", "T", "I", "D", "P", "K", "Q", "N", "F", "Y",
-    "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "<null_1>", "<mask>",
+    "<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "V", "S", "E", "R", "T", "I", "D", "P", "K",
+    "Q", "N", "F", "Y", "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "<null_1>",
+    "<mask>",
 ];
 
 /// What token dropout leaves of an embedding on average: 15 % of the tokens are chosen in training, 80 % of them masked.
@@ -79,7 +80,10 @@ impl Esm2 {
                 .ok_or_else(|| Error::config(path, format!("{key} is missing or no whole number")))
         };
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-        match config.get("position_embedding_type").and_then(Value::as_str) {
+        match config
+            .get("position_embedding_type")
+            .and_then(Value::as_str)
+        {
             Some("rotary") => {}
             other => {
                 return Err(Error::config(
@@ -97,14 +101,13 @@ impl Esm2 {
                 "is_folding_model is true: ESMFold cannot be exported",
             ));
         }
-        let float = |value: Option<&Value>, otherwise: f64| value.and_then(Value::as_f64).unwrap_or(otherwise);
+        let float = |value: Option<&Value>, otherwise: f64| {
+            value.and_then(Value::as_f64).unwrap_or(otherwise)
+        };
         let rotary_base = config
             .get("rope_theta")
             .or_else(|| config.get("rope_parameters")?.get("rope_theta"));
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the model computes in f32"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
         let model = Self {
             layers: size("num_hidden_layers")?,
             hidden: size("hidden_size")?,
@@ -154,11 +157,14 @@ impl Esm2 {
                 shapes.insert(name, shape);
             }
         }
-        let table = |name: &str, axis: usize| shapes.get(name).and_then(|shape| shape.get(axis)).copied();
+        let table =
+            |name: &str, axis: usize| shapes.get(name).and_then(|shape| shape.get(axis)).copied();
         let missing = |what: &str| {
             Error::config(
                 path,
-                format!("neither its settings nor its tensors tell the {what}; is it an ESM-2 checkpoint?"),
+                format!(
+                    "neither its settings nor its tensors tell the {what}; is it an ESM-2 checkpoint?"
+                ),
             )
         };
         let embedding = "embeddings.word_embeddings.weight";
@@ -173,13 +179,19 @@ impl Esm2 {
                 .max()
                 .map_or(0, |last| last + 1)
         });
-        probe.intermediate = table("encoder.layer.0.intermediate.dense.weight", 0).unwrap_or(4 * probe.hidden);
+        probe.intermediate =
+            table("encoder.layer.0.intermediate.dense.weight", 0).unwrap_or(4 * probe.hidden);
         probe.heads = size("encoder_attention_heads")
-            .or_else(|| frequencies.filter(|half| *half > 0).map(|half| probe.hidden / (2 * half)))
+            .or_else(|| {
+                frequencies
+                    .filter(|half| *half > 0)
+                    .map(|half| probe.hidden / (2 * half))
+            })
             .or_else(|| {
                 known_models().into_iter().find_map(|known| {
                     let Architecture::Esm2(known) = known.architecture;
-                    (known.layers == probe.layers && known.hidden == probe.hidden).then_some(known.heads)
+                    (known.layers == probe.layers && known.hidden == probe.hidden)
+                        .then_some(known.heads)
                 })
             })
             .ok_or_else(|| missing("number of heads (encoder_attention_heads)"))?;
@@ -218,7 +230,11 @@ pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
 
 /// The block that a tensor belongs to.
 fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("encoder.layer.")?.split('.').next()?.parse().ok()
+    name.strip_prefix("encoder.layer.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }
 
 impl Description for Esm2 {
@@ -281,10 +297,15 @@ impl Description for Esm2 {
             name.to_owned()
         };
         // fair-esm's own files, then a plain state dict of its model.
-        let fair = ["encoder.sentence_encoder.", "sentence_encoder.", "encoder.", ""]
-            .iter()
-            .filter_map(|prefix| name.strip_prefix(prefix))
-            .find_map(from_fair_esm);
+        let fair = [
+            "encoder.sentence_encoder.",
+            "sentence_encoder.",
+            "encoder.",
+            "",
+        ]
+        .iter()
+        .filter_map(|prefix| name.strip_prefix(prefix))
+        .find_map(from_fair_esm);
         if fair.is_some() {
             return fair;
         }
@@ -292,7 +313,8 @@ impl Description for Esm2 {
         let used = name == "embeddings.word_embeddings.weight"
             || name.starts_with("embeddings.layer_norm.")
             || name.starts_with("encoder.emb_layer_norm_after.")
-            || (layer_of(&name).is_some() && (name.ends_with(".weight") || name.ends_with(".bias")));
+            || (layer_of(&name).is_some()
+                && (name.ends_with(".weight") || name.ends_with(".bias")));
         used.then_some(name)
     }
 
@@ -352,7 +374,9 @@ impl Description for Esm2 {
         }
         for layer in 0..self.layers {
             let (ours, theirs) = (format!("layer.{layer}"), format!("encoder.layer.{layer}"));
-            let dense = |part: &str, kind: &str, shape: &[usize]| input(format!("{theirs}.{part}.{kind}"), shape);
+            let dense = |part: &str, kind: &str, shape: &[usize]| {
+                input(format!("{theirs}.{part}.{kind}"), shape)
+            };
             norm(
                 &format!("{ours}.attention_norm"),
                 &format!("{theirs}.attention.LayerNorm"),
@@ -485,16 +509,25 @@ impl Graph<'_, '_, '_> {
                 self.builder.input("input_ids", ElementType::Int64, &rows);
                 self.builder
                     .input("lengths", ElementType::Int32, &[named("batch")]);
-                self.builder
-                    .input("pool_range", ElementType::Int64, &[named("batch"), fixed(2)]);
+                self.builder.input(
+                    "pool_range",
+                    ElementType::Int64,
+                    &[named("batch"), fixed(2)],
+                );
             }
             GraphKind::Packed => {
                 self.builder
                     .input("input_ids", ElementType::Int64, &[named("tokens")]);
-                self.builder
-                    .input("sequence_starts", ElementType::Int32, &[named("sequences_and_one")]);
-                self.builder
-                    .input("pool_range", ElementType::Int32, &[named("ranges"), fixed(2)]);
+                self.builder.input(
+                    "sequence_starts",
+                    ElementType::Int32,
+                    &[named("sequences_and_one")],
+                );
+                self.builder.input(
+                    "pool_range",
+                    ElementType::Int32,
+                    &[named("ranges"), fixed(2)],
+                );
             }
         }
         self.builder.scope("embedding");
@@ -513,8 +546,11 @@ impl Graph<'_, '_, '_> {
                 for output in &request.outputs {
                     let (name, from) = match output {
                         Output::Tokens => {
-                            self.builder
-                                .output("tokens", &state, &[named("tokens"), fixed(hidden)]);
+                            self.builder.output(
+                                "tokens",
+                                &state,
+                                &[named("tokens"), fixed(hidden)],
+                            );
                             continue;
                         }
                         Output::Mean => (
@@ -565,7 +601,14 @@ impl Graph<'_, '_, '_> {
     }
 
     /// `sum = state + skip + bias` and its layer norm, as (norm, sum).
-    fn skip_norm(&mut self, state: &str, skip: &str, bias: &str, name: &str, want_sum: bool) -> [String; 2] {
+    fn skip_norm(
+        &mut self,
+        state: &str,
+        skip: &str,
+        bias: &str,
+        name: &str,
+        want_sum: bool,
+    ) -> [String; 2] {
         let gamma = self.builder.weight(&format!("{name}.weight"));
         let beta = self.builder.weight(&format!("{name}.bias"));
         let bias = self.builder.weight(bias);
@@ -581,10 +624,12 @@ impl Graph<'_, '_, '_> {
                 );
                 [norm, sum]
             }
-            GraphKind::Packed => {
-                self.builder
-                    .ops("seqembed:SkipLayerNorm", &inputs, &attributes, [true, want_sum])
-            }
+            GraphKind::Packed => self.builder.ops(
+                "seqembed:SkipLayerNorm",
+                &inputs,
+                &attributes,
+                [true, want_sum],
+            ),
         }
     }
 
@@ -607,7 +652,9 @@ impl Graph<'_, '_, '_> {
                 Some(shared) => self.padded_attention(&norm, &name, shared),
                 None => self.packed_attention(&norm, &name),
             };
-            let weight = self.builder.weight(&format!("{name}.attention_output.weight"));
+            let weight = self
+                .builder
+                .weight(&format!("{name}.attention_output.weight"));
             let attended = self.dense(&attended, &weight, None);
             [norm, state] = self.skip_norm(
                 &attended,
@@ -693,7 +740,9 @@ impl Graph<'_, '_, '_> {
             &[&query, &key, &value, "", "lengths"],
             &[("num_heads", Attribute::Int(self.model.heads as i64))],
         );
-        let flat = self.builder.integers("flat_rows", &[2], &[-1, hidden as i64]);
+        let flat = self
+            .builder
+            .integers("flat_rows", &[2], &[-1, hidden as i64]);
         self.builder.op("Reshape", &[&rows, &flat], &[])
     }
 
@@ -707,7 +756,11 @@ impl Graph<'_, '_, '_> {
         let rows = builder.op("Concat", &[&shape, &hidden], &[("axis", Attribute::Int(0))]);
         // Angles are computed in the graph, in f32: no length is baked in.
         let positions = positions(builder);
-        let positions = builder.op("Cast", &[&positions], &[("to", Attribute::Int(ElementType::Float as i64))]);
+        let positions = builder.op(
+            "Cast",
+            &[&positions],
+            &[("to", Attribute::Int(ElementType::Float as i64))],
+        );
         let last = builder.integers("one", &[1], &[1]);
         let column = builder.op("Unsqueeze", &[&positions, &last], &[]);
         let frequencies = rotary_frequencies(width, self.model.rotary_base);
@@ -749,8 +802,16 @@ impl Graph<'_, '_, '_> {
         for output in &request.outputs {
             match (output, &mask) {
                 (Output::Mean, Some(mask)) => {
-                    let weights = builder.op("Cast", &[mask], &[("to", Attribute::Int(ElementType::Float as i64))]);
-                    let count = builder.op("ReduceSum", &[&weights, &one], &[("keepdims", Attribute::Int(1))]);
+                    let weights = builder.op(
+                        "Cast",
+                        &[mask],
+                        &[("to", Attribute::Int(ElementType::Float as i64))],
+                    );
+                    let count = builder.op(
+                        "ReduceSum",
+                        &[&weights, &one],
+                        &[("keepdims", Attribute::Int(1))],
+                    );
                     let weights = builder.op("Unsqueeze", &[&weights, &one], &[]);
                     let sum = builder.op("MatMul", &[&weights, tokens], &[]);
                     let sum = builder.op("Squeeze", &[&sum, &one], &[]);
@@ -762,10 +823,18 @@ impl Graph<'_, '_, '_> {
                     let mask = builder.op("Unsqueeze", &[mask, &last], &[]);
                     let lowest = builder.floats("lowest", &[], &[f32::NEG_INFINITY]);
                     let inside = builder.op("Where", &[&mask, tokens, &lowest], &[]);
-                    let max = builder.op("ReduceMax", &[&inside, &one], &[("keepdims", Attribute::Int(0))]);
+                    let max = builder.op(
+                        "ReduceMax",
+                        &[&inside, &one],
+                        &[("keepdims", Attribute::Int(0))],
+                    );
                     builder.output("max", &max, &rows);
                 }
-                _ => builder.output("tokens", tokens, &[named("batch"), named("length"), fixed(hidden)]),
+                _ => builder.output(
+                    "tokens",
+                    tokens,
+                    &[named("batch"), named("length"), fixed(hidden)],
+                ),
             }
         }
     }

@@ -11,7 +11,8 @@ use crate::error::Error;
 use crate::esm2::VOCABULARY;
 use crate::known::known_model;
 use crate::model::{
-    GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer, WEIGHTS_FILE,
+    GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer,
+    WEIGHTS_FILE,
 };
 use crate::random::Random;
 use crate::weights::{Weights, place, write};
@@ -99,9 +100,16 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
 ///
 /// # Errors
 /// When there is no such model, or the target is taken or can't be written.
-pub fn export_random(known: &str, seed: u64, target: &Path, options: &ExportOptions) -> Result<Model, Error> {
+pub fn export_random(
+    known: &str,
+    seed: u64,
+    target: &Path,
+    options: &ExportOptions,
+) -> Result<Model, Error> {
     check_target(target, options.force)?;
-    let known = known_model(known).ok_or_else(|| Error::UnknownModel { name: known.to_owned() })?;
+    let known = known_model(known).ok_or_else(|| Error::UnknownModel {
+        name: known.to_owned(),
+    })?;
     let plan = Plan {
         name: options
             .name
@@ -128,12 +136,18 @@ fn name_of(source: &Path) -> String {
     let absolute = fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
     let name = if absolute.is_dir() {
         absolute.file_name()
-    } else if absolute.extension().is_some_and(|extension| extension == "pt") {
+    } else if absolute
+        .extension()
+        .is_some_and(|extension| extension == "pt")
+    {
         absolute.file_stem()
     } else {
         absolute.parent().and_then(Path::file_name)
     };
-    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    name.map_or_else(
+        || "model".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// A folder may be made here, or replaced.
@@ -214,7 +228,8 @@ impl Plan<'_> {
             max_residues: description.max_residues(),
             tensors: place(&tensors),
         };
-        let mut json = serde_json::to_vec_pretty(&info).map_err(Error::json(&folder.path().join(INFO_FILE)))?;
+        let mut json = serde_json::to_vec_pretty(&info)
+            .map_err(Error::json(&folder.path().join(INFO_FILE)))?;
         json.push(b'\n');
         save(INFO_FILE, &json)?;
         let model = Model::new(target.to_path_buf(), info);

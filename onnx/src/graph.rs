@@ -36,11 +36,11 @@ pub struct Builder<'table> {
 impl<'table> Builder<'table> {
     /// A graph over these weights.
     #[must_use]
-    pub fn new(name: &str, tensors: &'table [TensorInfo]) -> Self {
+    pub fn new(tensors: &'table [TensorInfo]) -> Self {
         Self {
             tensors,
             graph: GraphProto {
-                name: Some(name.to_owned()),
+                name: Some("seqembed".to_owned()),
                 ..GraphProto::default()
             },
             known: HashSet::new(),
@@ -87,7 +87,12 @@ impl<'table> Builder<'table> {
         if let Some(count) = shape.first_mut() {
             *count = rows;
         }
-        self.external(alias, &shape, offset + row * first as u64, row * rows as u64)
+        self.external(
+            alias,
+            &shape,
+            offset + row * first as u64,
+            row * rows as u64,
+        )
     }
 
     fn placed(&self, name: &str) -> (Vec<usize>, u64, u64) {
@@ -123,17 +128,29 @@ impl<'table> Builder<'table> {
 
     /// A constant in the graph itself. A name is given out once: the same name means the same values.
     pub fn integers(&mut self, name: &str, shape: &[usize], values: &[i64]) -> String {
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         self.constant(name, ElementType::Int64, shape, raw)
     }
 
     /// A constant in the graph itself. A name is given out once: the same name means the same values.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         self.constant(name, ElementType::Float, shape, raw)
     }
 
-    fn constant(&mut self, name: &str, element: ElementType, shape: &[usize], raw: Vec<u8>) -> String {
+    fn constant(
+        &mut self,
+        name: &str,
+        element: ElementType,
+        shape: &[usize],
+        raw: Vec<u8>,
+    ) -> String {
         if self.known.insert(name.to_owned()) {
             self.graph.initializer.push(TensorProto {
                 dims: shape.iter().map(|&length| length as i64).collect(),

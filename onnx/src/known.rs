@@ -29,24 +29,68 @@ impl KnownModel {
 
 /// Name, hub id, parameters, layers, hidden, heads.
 const ESM2: [(&str, &str, &str, usize, usize, usize); 6] = [
-    ("esm2_t6_8M_UR50D", "facebook/esm2_t6_8M_UR50D", "8M", 6, 320, 20),
-    ("esm2_t12_35M_UR50D", "facebook/esm2_t12_35M_UR50D", "35M", 12, 480, 20),
-    ("esm2_t30_150M_UR50D", "facebook/esm2_t30_150M_UR50D", "150M", 30, 640, 20),
-    ("esm2_t33_650M_UR50D", "facebook/esm2_t33_650M_UR50D", "650M", 33, 1280, 20),
-    ("esm2_t36_3B_UR50D", "facebook/esm2_t36_3B_UR50D", "3B", 36, 2560, 40),
-    ("esm2_t48_15B_UR50D", "facebook/esm2_t48_15B_UR50D", "15B", 48, 5120, 40),
+    (
+        "esm2_t6_8M_UR50D",
+        "facebook/esm2_t6_8M_UR50D",
+        "8M",
+        6,
+        320,
+        20,
+    ),
+    (
+        "esm2_t12_35M_UR50D",
+        "facebook/esm2_t12_35M_UR50D",
+        "35M",
+        12,
+        480,
+        20,
+    ),
+    (
+        "esm2_t30_150M_UR50D",
+        "facebook/esm2_t30_150M_UR50D",
+        "150M",
+        30,
+        640,
+        20,
+    ),
+    (
+        "esm2_t33_650M_UR50D",
+        "facebook/esm2_t33_650M_UR50D",
+        "650M",
+        33,
+        1280,
+        20,
+    ),
+    (
+        "esm2_t36_3B_UR50D",
+        "facebook/esm2_t36_3B_UR50D",
+        "3B",
+        36,
+        2560,
+        40,
+    ),
+    (
+        "esm2_t48_15B_UR50D",
+        "facebook/esm2_t48_15B_UR50D",
+        "15B",
+        48,
+        5120,
+        40,
+    ),
 ];
 
 /// All known models, smallest first.
 #[must_use]
 pub fn known_models() -> Vec<KnownModel> {
     ESM2.into_iter()
-        .map(|(name, hub_id, parameters, layers, hidden, heads)| KnownModel {
-            name,
-            hub_id,
-            parameters,
-            architecture: Architecture::Esm2(Esm2::published(layers, hidden, heads)),
-        })
+        .map(
+            |(name, hub_id, parameters, layers, hidden, heads)| KnownModel {
+                name,
+                hub_id,
+                parameters,
+                architecture: Architecture::Esm2(Esm2::published(layers, hidden, heads)),
+            },
+        )
         .collect()
 }
 

@@ -20,4 +20,4 @@ pub use architecture::{Architecture, GraphKind, GraphRequest, Output};
 pub use error::Error;
 pub use export::{ExportOptions, export, export_random};
 pub use known::{KnownModel, known_model, known_models};
-pub use model::{Model, ModelInfo, Precision, Source, TensorInfo, Tokenizer};
+pub use model::{GRAPH_VERSION, Model, ModelInfo, Precision, Source, TensorInfo, Tokenizer};

@@ -110,10 +110,14 @@ impl Model {
         let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
         // The version first: what another version wrote may differ in anything else.
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(Error::json(&path))?;
-        match json.get("graph_version").and_then(serde_json::Value::as_u64) {
+        match json
+            .get("graph_version")
+            .and_then(serde_json::Value::as_u64)
+        {
             Some(version) if version == u64::from(GRAPH_VERSION) => {}
             version => {
-                let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+                let version =
+                    version.map_or_else(|| "none".to_owned(), |version| version.to_string());
                 return Err(fault(
                     &path,
                     format!(
@@ -130,7 +134,8 @@ impl Model {
         if info.tensors != place(&description.plan()) {
             return Err(fault(
                 &path,
-                "its table of tensors does not fit its architecture; export the model again".to_owned(),
+                "its table of tensors does not fit its architecture; export the model again"
+                    .to_owned(),
             ));
         }
         let weights = folder.join(WEIGHTS_FILE);
@@ -147,7 +152,11 @@ impl Model {
                 &weights,
                 format!(
                     "has {length} bytes instead of {expected}: {}; export the model again",
-                    if length < expected { "truncated" } else { "not the weights of this model" }
+                    if length < expected {
+                        "truncated"
+                    } else {
+                        "not the weights of this model"
+                    }
                 ),
             ));
         }
@@ -210,7 +219,7 @@ impl Model {
                 layers,
             });
         }
-        let mut builder = Builder::new(&self.info.name, &self.info.tensors);
+        let mut builder = Builder::new(&self.info.tensors);
         description.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

@@ -40,7 +40,11 @@ fn scale(input: &Input) -> (f32, f32) {
     let norm = name.to_ascii_lowercase().contains("norm");
     match input.shape.as_slice() {
         [_, columns] if !name.contains("embedding") => {
-            let gain = if name.contains("output.dense") { 0.5 } else { 1.0 };
+            let gain = if name.contains("output.dense") {
+                0.5
+            } else {
+                1.0
+            };
             (0.0, gain / (*columns as f32).sqrt())
         }
         [_, _] => (0.0, 1.0),
@@ -54,11 +58,19 @@ impl Weights for Random {
         Ok(())
     }
 
-    fn stream(&self, input: &Input, take: &mut dyn FnMut(&[f32]) -> Result<(), Error>) -> Result<(), Error> {
+    fn stream(
+        &self,
+        input: &Input,
+        take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         // A tensor's numbers depend on its name, not on what was made before: FNV-1a.
-        let mut state = input.name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        }) ^ split_mix(&mut self.seed.clone());
+        let mut state = input
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            })
+            ^ split_mix(&mut self.seed.clone());
         let (mean, deviation) = scale(input);
         let mut left: usize = input.shape.iter().product();
         let mut piece = Vec::new();

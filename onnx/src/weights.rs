@@ -85,7 +85,11 @@ pub trait Weights {
     ///
     /// # Errors
     /// When the file can't be read.
-    fn stream(&self, input: &Input, take: &mut dyn FnMut(&[f32]) -> Result<(), Error>) -> Result<(), Error>;
+    fn stream(
+        &self,
+        input: &Input,
+        take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error>;
 }
 
 /// Where each tensor will stand.
@@ -94,7 +98,11 @@ pub fn place(plan: &[Planned]) -> Vec<TensorInfo> {
     let mut end = 0_u64;
     plan.iter()
         .map(|planned| {
-            let bytes = 4 * planned.shape.iter().map(|&length| length as u64).product::<u64>();
+            let bytes = 4 * planned
+                .shape
+                .iter()
+                .map(|&length| length as u64)
+                .product::<u64>();
             let offset = end.next_multiple_of(ALIGNMENT);
             end = offset + bytes;
             TensorInfo {
@@ -213,7 +221,8 @@ fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Resul
             let mut at = 0;
             source.stream(weight, &mut |values| {
                 for value in values {
-                    sums[at / inner.len()] += f64::from(*value) * f64::from(inner[at % inner.len()]);
+                    sums[at / inner.len()] +=
+                        f64::from(*value) * f64::from(inner[at % inner.len()]);
                     at += 1;
                 }
                 Ok(())

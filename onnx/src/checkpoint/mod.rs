@@ -157,12 +157,16 @@ impl Checkpoint {
         let config = serde_json::from_slice(&text).map_err(Error::json(&path))?;
         let (files, index) = match file {
             Some(file) => (vec![file.to_path_buf()], None),
-            None => weights_files(folder)?
-                .ok_or_else(|| not("the folder has neither model.safetensors nor pytorch_model.bin".to_owned()))?,
+            None => weights_files(folder)?.ok_or_else(|| {
+                not("the folder has neither model.safetensors nor pytorch_model.bin".to_owned())
+            })?,
         };
         let mut tensors = BTreeMap::new();
         for file in &files {
-            let found = if file.extension().is_some_and(|extension| extension == "safetensors") {
+            let found = if file
+                .extension()
+                .is_some_and(|extension| extension == "safetensors")
+            {
                 safetensors::read(file)?
             } else {
                 pytorch::read(file)?.tensors
@@ -170,9 +174,11 @@ impl Checkpoint {
             tensors.extend(found);
         }
         if let Some((index, map)) = index
-            && let Some((tensor, file)) = map
-                .iter()
-                .find(|(tensor, file)| tensors.get(*tensor).is_none_or(|found| found.path != folder.join(file)))
+            && let Some((tensor, file)) = map.iter().find(|(tensor, file)| {
+                tensors
+                    .get(*tensor)
+                    .is_none_or(|found| found.path != folder.join(file))
+            })
         {
             return Err(Error::malformed(
                 &index,
@@ -199,7 +205,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Ambiguous`] when two tensors have one name then.
-    pub fn canonical(&self, rename: impl Fn(&str) -> Option<String>) -> Result<Canonical<'_>, Error> {
+    pub fn canonical(
+        &self,
+        rename: impl Fn(&str) -> Option<String>,
+    ) -> Result<Canonical<'_>, Error> {
         let mut names: BTreeMap<String, &str> = BTreeMap::new();
         for name in self.tensors.keys() {
             if let Some(canonical) = rename(name)
@@ -296,11 +305,16 @@ impl Weights for Canonical<'_> {
         Ok(())
     }
 
-    fn stream(&self, input: &Input, take: &mut dyn FnMut(&[f32]) -> Result<(), Error>) -> Result<(), Error> {
+    fn stream(
+        &self,
+        input: &Input,
+        take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (_, tensor) = self.find(input)?;
         let failed = || Error::io(&tensor.path, "read");
         let mut file = File::open(&tensor.path).map_err(failed())?;
-        file.seek(SeekFrom::Start(tensor.offset)).map_err(failed())?;
+        file.seek(SeekFrom::Start(tensor.offset))
+            .map_err(failed())?;
         let mut left = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
         // A multiple of every width.
         let mut bytes = vec![0; left.min(1 << 20)];
@@ -350,13 +364,18 @@ fn check_end(path: &Path, name: &str, tensor: &Tensor, length: u64) -> Result<()
     let needed = tensor
         .shape
         .iter()
-        .try_fold(tensor.dtype.bytes() as u64, |bytes, &axis| bytes.checked_mul(axis as u64))
+        .try_fold(tensor.dtype.bytes() as u64, |bytes, &axis| {
+            bytes.checked_mul(axis as u64)
+        })
         .and_then(|bytes| bytes.checked_add(tensor.offset))
         .ok_or_else(|| {
             Error::malformed(
                 path,
                 "weights",
-                format!("tensor {name} of shape {:?} is larger than any file", tensor.shape),
+                format!(
+                    "tensor {name} of shape {:?} is larger than any file",
+                    tensor.shape
+                ),
             )
         })?;
     if needed > length {

@@ -24,7 +24,9 @@ pub enum PickleError {
         name: String,
     },
     /// An opcode outside of the list.
-    #[error("its pickle has the unknown opcode 0x{opcode:02x} ({shown:?}) at byte {at}; nothing was executed")]
+    #[error(
+        "its pickle has the unknown opcode 0x{opcode:02x} ({shown:?}) at byte {at}; nothing was executed"
+    )]
     Opcode {
         /// The opcode.
         opcode: u8,
@@ -220,7 +222,10 @@ impl<'bytes> Machine<'bytes> {
     }
 
     fn take(&mut self, count: usize) -> Outcome<&'bytes [u8]> {
-        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
+        let end = self
+            .at
+            .checked_add(count)
+            .filter(|end| *end <= self.bytes.len());
         let Some(end) = end else {
             return Err(PickleError::Truncated {
                 length: self.bytes.len(),
@@ -268,7 +273,11 @@ impl<'bytes> Machine<'bytes> {
     }
 
     fn pop(&mut self) -> Outcome<Id> {
-        if self.marks.last().is_some_and(|mark| *mark >= self.stack.len()) {
+        if self
+            .marks
+            .last()
+            .is_some_and(|mark| *mark >= self.stack.len())
+        {
             return self.damaged("nothing above the mark");
         }
         match self.stack.pop() {
@@ -310,7 +319,9 @@ impl<'bytes> Machine<'bytes> {
     /// A text of Python 2, told from bytes by nothing: kept when it is ASCII.
     fn short_text(&mut self, length: usize) -> Outcome {
         let bytes = self.take(length)?;
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii());
+        let text = std::str::from_utf8(bytes)
+            .ok()
+            .filter(|text| text.is_ascii());
         self.push(text.map_or(Value::Bytes, |text| Value::Text(text.to_owned())));
         Ok(())
     }
@@ -557,12 +568,19 @@ impl<'bytes> Machine<'bytes> {
         match (class, arguments.as_slice()) {
             (Class::OrderedDict, []) => self.push(Value::Dict(Vec::new())),
             (Class::Namespace, []) => self.push(Value::Namespace(None)),
-            (Class::Size, [shape]) | (Class::RebuildParameter, [shape, ..]) => self.stack.push(*shape),
+            (Class::Size, [shape]) | (Class::RebuildParameter, [shape, ..]) => {
+                self.stack.push(*shape)
+            }
             (Class::RebuildTensor, [storage, offset, shape, strides, ..]) => {
                 let tensor = self.tensor(*storage, *offset, *shape, *strides)?;
                 self.push(Value::Tensor(Box::new(tensor)));
             }
-            _ => return self.damaged(format!("{class:?} called with {} arguments", arguments.len())),
+            _ => {
+                return self.damaged(format!(
+                    "{class:?} called with {} arguments",
+                    arguments.len()
+                ));
+            }
         }
         Ok(())
     }
@@ -598,13 +616,15 @@ impl<'bytes> Machine<'bytes> {
                 .collect::<Option<Vec<_>>>()
         });
         match (u64::try_from(offset), shape, lengths(strides)) {
-            (Ok(offset), Some(shape), Some(strides)) if shape.len() == strides.len() => Ok(Described {
-                key: key.clone(),
-                dtype: *dtype,
-                offset,
-                shape,
-                strides,
-            }),
+            (Ok(offset), Some(shape), Some(strides)) if shape.len() == strides.len() => {
+                Ok(Described {
+                    key: key.clone(),
+                    dtype: *dtype,
+                    offset,
+                    shape,
+                    strides,
+                })
+            }
             _ => self.damaged("a tensor's offset, shape or strides make no sense"),
         }
     }
@@ -632,7 +652,11 @@ impl<'bytes> Machine<'bytes> {
         let [kind, class, key, ..] = parts.as_slice() else {
             return self.damaged("a persistent id that is too short");
         };
-        match (&self.values[*kind], &self.values[*class], &self.values[*key]) {
+        match (
+            &self.values[*kind],
+            &self.values[*class],
+            &self.values[*key],
+        ) {
             (Value::Text(kind), Value::Class(Class::Storage(dtype)), Value::Text(key))
                 if kind == "storage" && key.len() <= 64 =>
             {

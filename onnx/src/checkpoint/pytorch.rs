@@ -61,10 +61,10 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         )
     })?;
     let entries = entries(path, &mut zip)?;
-    let Some((name, entry)) = entries
-        .iter()
-        .find(|(name, _)| name.split_once('/').is_some_and(|(_, rest)| rest == "data.pkl"))
-    else {
+    let Some((name, entry)) = entries.iter().find(|(name, _)| {
+        name.split_once('/')
+            .is_some_and(|(_, rest)| rest == "data.pkl")
+    }) else {
         return Err(Error::malformed(
             path,
             FORMAT,
@@ -76,7 +76,10 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         return Err(Error::malformed(
             path,
             FORMAT,
-            format!("its pickle has {} bytes, more than any checkpoint needs", entry.size),
+            format!(
+                "its pickle has {} bytes, more than any checkpoint needs",
+                entry.size
+            ),
         ));
     }
     if let Some(order) = entries.get(&format!("{folder}byteorder")) {
@@ -127,7 +130,10 @@ fn entries(path: &Path, zip: &mut Zip) -> Result<BTreeMap<String, Entry>, Error>
         let file = zip
             .by_index_raw(index)
             .map_err(|error| Error::malformed(path, FORMAT, error))?;
-        let (Ok(name), Some(start)) = (file.name().map(std::borrow::Cow::into_owned), file.data_start()) else {
+        let (Ok(name), Some(start)) = (
+            file.name().map(std::borrow::Cow::into_owned),
+            file.data_start(),
+        ) else {
             return Err(Error::malformed(
                 path,
                 FORMAT,
@@ -163,17 +169,25 @@ fn state_dict(pickle: &Pickle) -> Vec<(&str, &Described)> {
     let root = pickle.root();
     let dict = ["model", "state_dict", "model_state_dict"]
         .iter()
-        .find_map(|key| pickle.entry(root, key).filter(|value| matches!(value, Value::Dict(_))))
+        .find_map(|key| {
+            pickle
+                .entry(root, key)
+                .filter(|value| matches!(value, Value::Dict(_)))
+        })
         .unwrap_or(root);
     let Value::Dict(entries) = dict else {
         return Vec::new();
     };
     entries
         .iter()
-        .filter_map(|(name, value)| match (pickle.get(*name), pickle.get(*value)) {
-            (Value::Text(name), Value::Tensor(tensor)) => Some((name.as_str(), tensor.as_ref())),
-            _ => None,
-        })
+        .filter_map(
+            |(name, value)| match (pickle.get(*name), pickle.get(*value)) {
+                (Value::Text(name), Value::Tensor(tensor)) => {
+                    Some((name.as_str(), tensor.as_ref()))
+                }
+                _ => None,
+            },
+        )
         .collect()
 }
 
@@ -220,9 +234,11 @@ fn place(
 ) -> Result<Tensor, Error> {
     let bad = |what: String| Error::malformed(path, FORMAT, format!("tensor {name} {what}"));
     let key = format!("{folder}data/{}", described.key);
-    let entry = entries
-        .get(&key)
-        .ok_or_else(|| bad(format!("should be in {key}, which the archive does not have")))?;
+    let entry = entries.get(&key).ok_or_else(|| {
+        bad(format!(
+            "should be in {key}, which the archive does not have"
+        ))
+    })?;
     if !entry.stored {
         return Err(bad("is compressed, which PyTorch never does".to_owned()));
     }
@@ -256,4 +272,3 @@ fn place(
         ))),
     }
 }
-

@@ -30,7 +30,8 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
             format!("{length} bytes are too few for a header"),
         ));
     }
-    file.read_exact(&mut size).map_err(Error::io(path, "read"))?;
+    file.read_exact(&mut size)
+        .map_err(Error::io(path, "read"))?;
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER || size + 8 > length {
         return Err(Error::malformed(

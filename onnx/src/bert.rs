@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::{Description, GraphKind, GraphRequest};
-use crate::config::{Config, check_layers, check_sizes, in_layer, plain_name};
+use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::graph::{Attribute, Builder};
+use crate::graph::{Attribute, Builder, long};
 use crate::weights::{Input, Plan, Planned, Recipe};
 
 /// The first tokens of DNABERT's vocabulary; k-mers follow.
@@ -180,7 +180,7 @@ impl Description for Bert {
         let name = plain_name(name);
         let used = in_layer(&name).is_some() || name.starts_with("embeddings.");
         // `embeddings.position_ids` is a buffer.
-        (used && (name.ends_with(".weight") || name.ends_with(".bias"))).then_some(name)
+        (used && is_parameter(&name)).then_some(name)
     }
 
     fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
@@ -287,7 +287,7 @@ impl Description for Bert {
                     frame.builder.op(
                         "seqembed:Attention",
                         &[&qkv, &bias, "sequence_starts"],
-                        &[("num_heads", Attribute::Int(self.heads as i64))],
+                        &[("num_heads", Attribute::Int(long(self.heads)))],
                     )
                 }
             };

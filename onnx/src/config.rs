@@ -82,6 +82,12 @@ pub fn plain_name(name: &str) -> String {
     }
 }
 
+/// Whether a tensor is a weight or a bias, and no buffer.
+#[must_use]
+pub fn is_parameter(name: &str) -> bool {
+    matches!(name.rsplit_once('.'), Some((_, "weight" | "bias")))
+}
+
 /// The block that a tensor belongs to, and its name within.
 #[must_use]
 pub fn in_layer(name: &str) -> Option<(usize, &str)> {

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::architecture::{Description, GraphKind, GraphRequest};
-use crate::config::{Config, check_layers, check_sizes, in_layer, plain_name};
+use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::graph::{Attribute, Builder};
+use crate::graph::{Attribute, Builder, long};
 use crate::proto::ElementType;
 use crate::weights::{Input, Plan, Planned, Recipe};
 
@@ -237,7 +237,7 @@ impl Description for Dnabert2 {
             None => name.starts_with("embeddings."),
         };
         // The buffers of some versions of the code end otherwise.
-        (used && (name.ends_with(".weight") || name.ends_with(".bias"))).then_some(name)
+        (used && is_parameter(&name)).then_some(name)
     }
 
     fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
@@ -386,7 +386,7 @@ impl Dnabert2 {
                 frame.builder.op(
                     "seqembed:AlibiAttention",
                     &[&qkv, &bias, alibi, "sequence_starts"],
-                    &[("num_heads", Attribute::Int(self.heads as i64))],
+                    &[("num_heads", Attribute::Int(long(self.heads)))],
                 )
             }
         }

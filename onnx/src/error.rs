@@ -114,7 +114,7 @@ pub enum Error {
         /// Where the file ends.
         length: u64,
     },
-    /// A file of PyTorch before 1.6.
+    /// A file of `PyTorch` before 1.6.
     #[error(
         "{}: written in PyTorch's format of before version 1.6, which cannot be read here; load it and save it again with \
          a current PyTorch (torch.save), or as safetensors", path.display()

@@ -5,11 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::architecture::Architecture;
-use crate::architecture::{Description, GraphKind, GraphRequest, Output};
+use crate::architecture::{Architecture, Description, GraphKind, GraphRequest, Output};
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
-use crate::graph::{Attribute, Builder, fixed, named};
+use crate::graph::{Attribute, Builder, fixed, long, named};
 use crate::known::known_models;
 use crate::proto::ElementType;
 use crate::weights::{Input, Planned, Recipe};
@@ -153,6 +152,12 @@ impl Esm2 {
             if name.ends_with("layers.0.self_attn.rot_emb.inv_freq") {
                 frequencies = shape.first().copied();
             }
+            if name.ends_with("embed_positions.weight") {
+                return Err(Error::config(
+                    path,
+                    "it has learned positions (embed_positions), which ESM-2 has not; ESM-1 models cannot be exported",
+                ));
+            }
             if let Some(name) = probe.canonical(name) {
                 shapes.insert(name, shape);
             }
@@ -214,7 +219,7 @@ impl Esm2 {
     }
 }
 
-/// The rotary frequencies of a head, `base^(-2i/width)` for i < width/2, rounded where PyTorch rounds.
+/// The rotary frequencies of a head, `base^(-2i/width)` for i < width/2, rounded where `PyTorch` rounds.
 #[must_use]
 pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
     (0..width / 2)
@@ -320,7 +325,7 @@ impl Description for Esm2 {
             || name.starts_with("embeddings.layer_norm.")
             || name.starts_with("encoder.emb_layer_norm_after.")
             || (layer_of(&name).is_some()
-                && (name.ends_with(".weight") || name.ends_with(".bias")));
+                && matches!(name.rsplit_once('.'), Some((_, "weight" | "bias"))));
         used.then_some(name)
     }
 
@@ -335,6 +340,10 @@ impl Description for Esm2 {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a list of tensors in their order reads best as one"
+    )]
     fn plan(&self) -> Vec<Planned> {
         let (hidden, intermediate) = (self.hidden, self.intermediate);
         let input = |name: String, shape: &[usize]| Input {
@@ -699,7 +708,7 @@ impl Graph<'_, '_, '_> {
         let bias = self.builder.weight(&format!("{name}.qk.bias"));
         let qkv = self.dense(norm, &weight, None);
         let attributes = [
-            ("num_heads", Attribute::Int(self.model.heads as i64)),
+            ("num_heads", Attribute::Int(long(self.model.heads))),
             ("rotary_base", Attribute::Float(self.model.rotary_base)),
         ];
         self.builder.op(
@@ -744,11 +753,11 @@ impl Graph<'_, '_, '_> {
         let rows = self.builder.op(
             "com.microsoft:MultiHeadAttention",
             &[&query, &key, &value, "", "lengths"],
-            &[("num_heads", Attribute::Int(self.model.heads as i64))],
+            &[("num_heads", Attribute::Int(long(self.model.heads)))],
         );
         let flat = self
             .builder
-            .integers("flat_rows", &[2], &[-1, hidden as i64]);
+            .integers("flat_rows", &[2], &[-1, long(hidden)]);
         self.builder.op("Reshape", &[&rows, &flat], &[])
     }
 
@@ -758,7 +767,7 @@ impl Graph<'_, '_, '_> {
         let builder = &mut *self.builder;
         builder.scope("positions");
         let shape = builder.op("Shape", &["input_ids"], &[]);
-        let hidden = builder.integers("hidden", &[1], &[self.model.hidden as i64]);
+        let hidden = builder.integers("hidden", &[1], &[long(self.model.hidden)]);
         let rows = builder.op("Concat", &[&shape, &hidden], &[("axis", Attribute::Int(0))]);
         // Angles are computed in the graph, in f32: no length is baked in.
         let positions = positions(builder);

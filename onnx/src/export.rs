@@ -130,7 +130,7 @@ fn name_of(source: &Path) -> String {
 
 /// A folder may be made here, or replaced.
 fn check_target(target: &Path, force: bool) -> Result<(), Error> {
-    let Ok(kind) = fs::symlink_metadata(target) else {
+    let Ok(kind) = fs::metadata(target) else {
         return Ok(());
     };
     let occupied = || Error::Occupied {
@@ -167,6 +167,10 @@ impl Plan<'_> {
     fn write(self, target: &Path, weights: &dyn Weights, force: bool) -> Result<Model, Error> {
         let description = self.architecture.description();
         let tensors = description.plan();
+        // A link to a folder stays a link.
+        let resolved = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
+        let named = target;
+        let target = resolved.as_path();
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -209,7 +213,7 @@ impl Plan<'_> {
             .map_err(Error::json(&folder.path().join(INFO_FILE)))?;
         json.push(b'\n');
         save(INFO_FILE, &json)?;
-        let model = Model::new(target.to_path_buf(), info);
+        let model = Model::new(named.to_path_buf(), info);
         let graph = model.graph(&GraphRequest {
             kind: GraphKind::Padded,
             layer: description.layers(),

@@ -1,7 +1,7 @@
 //! What the graphs of all architectures share: inputs, layer norms, dense layers, multi-head attention, pooled outputs.
 
 use crate::architecture::{GraphKind, GraphRequest, Output};
-use crate::graph::{Attribute, Builder, fixed, named};
+use crate::graph::{Attribute, Builder, fixed, long, named};
 use crate::proto::ElementType;
 
 /// A graph under construction, with its inputs declared.
@@ -40,7 +40,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
                 );
                 builder.scope("positions");
                 let shape = builder.op("Shape", &["input_ids"], &[]);
-                let width = builder.integers("hidden", &[1], &[hidden as i64]);
+                let width = builder.integers("hidden", &[1], &[long(hidden)]);
                 rows =
                     Some(builder.op("Concat", &[&shape, &width], &[("axis", Attribute::Int(0))]));
             }
@@ -95,6 +95,9 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     }
 
     /// Padded: a matrix of all tokens as [batch, length, hidden].
+    ///
+    /// # Panics
+    /// In a packed graph.
     pub fn as_rows(&mut self, flat: &str) -> String {
         let rows = self
             .rows
@@ -107,7 +110,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     pub fn as_flat(&mut self, rows: &str) -> String {
         let flat = self
             .builder
-            .integers("flat_rows", &[2], &[-1, self.hidden as i64]);
+            .integers("flat_rows", &[2], &[-1, long(self.hidden)]);
         self.builder.op("Reshape", &[rows, &flat], &[])
     }
 
@@ -230,7 +233,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         let rows = self.builder.op(
             "com.microsoft:MultiHeadAttention",
             &inputs,
-            &[("num_heads", Attribute::Int(heads as i64))],
+            &[("num_heads", Attribute::Int(long(heads)))],
         );
         self.as_flat(&rows)
     }

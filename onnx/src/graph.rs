@@ -36,11 +36,11 @@ pub struct Builder<'table> {
 impl<'table> Builder<'table> {
     /// A graph over these weights.
     #[must_use]
-    pub fn new(name: &str, tensors: &'table [TensorInfo]) -> Self {
+    pub fn new(tensors: &'table [TensorInfo]) -> Self {
         Self {
             tensors,
             graph: GraphProto {
-                name: Some(name.to_owned()),
+                name: Some("seqembed".to_owned()),
                 ..GraphProto::default()
             },
             known: HashSet::new(),
@@ -111,7 +111,7 @@ impl<'table> Builder<'table> {
                 value: Some(value),
             };
             self.graph.initializer.push(TensorProto {
-                dims: shape.iter().map(|&length| length as i64).collect(),
+                dims: shape.iter().map(|&length| long(length)).collect(),
                 data_type: Some(ElementType::Float as i32),
                 name: Some(name.to_owned()),
                 external_data: vec![
@@ -153,7 +153,7 @@ impl<'table> Builder<'table> {
     ) -> String {
         if self.known.insert(name.to_owned()) {
             self.graph.initializer.push(TensorProto {
-                dims: shape.iter().map(|&length| length as i64).collect(),
+                dims: shape.iter().map(|&length| long(length)).collect(),
                 data_type: Some(element as i32),
                 name: Some(name.to_owned()),
                 raw_data: Some(raw),
@@ -241,6 +241,15 @@ impl<'table> Builder<'table> {
     }
 }
 
+/// A length as ONNX has it.
+///
+/// # Panics
+/// Never for a length that fits into memory.
+#[must_use]
+pub fn long(length: usize) -> i64 {
+    i64::try_from(length).expect("no length reaches 2^63")
+}
+
 /// A named dimension.
 #[must_use]
 pub fn named(name: &str) -> Dimension {
@@ -250,7 +259,7 @@ pub fn named(name: &str) -> Dimension {
 /// A fixed dimension.
 #[must_use]
 pub fn fixed(length: usize) -> Dimension {
-    Dimension::Fixed(length as i64)
+    Dimension::Fixed(long(length))
 }
 
 fn value_info(name: &str, element: ElementType, shape: &[Dimension]) -> ValueInfoProto {

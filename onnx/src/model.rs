@@ -221,7 +221,7 @@ impl Model {
                 layers,
             });
         }
-        let mut builder = Builder::new(&self.info.name, &self.info.tensors);
+        let mut builder = Builder::new(&self.info.tensors);
         description.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

@@ -23,12 +23,12 @@ pub fn run(_: &ModelsArgs) -> anyhow::Result<ExitCode> {
     for known in known_models() {
         writeln!(
             out,
-            "{:<22} {:>10} {:>6} {:>6} {:>6.1} GB  {}",
+            "{:<22} {:>10} {:>6} {:>6} {:>6.0} MB  {}",
             known.name,
             known.parameters,
             known.architecture.layers(),
             known.architecture.hidden(),
-            known.weights_bytes() as f64 / 1e9,
+            known.weights_bytes() as f64 / 1e6,
             known.hub_id
         )?;
     }

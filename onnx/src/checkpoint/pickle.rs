@@ -1,6 +1,6 @@
 //! A pickle read as data, executing nothing.
 //!
-//! PyTorch's files say what they hold in Python's pickle format, a program for a stack machine that may name any Python
+//! `PyTorch`'s files say what they hold in Python's pickle format, a program for a stack machine that may name any Python
 //! function to be called. This machine knows the opcodes that checkpoints use and the few globals that describe tensors;
 //! anything else is an error that names it. Values live in one list and refer to each other by index, so that deep nesting
 //! costs no recursion and cycles are harmless; each opcode adds a bounded amount, so memory is bounded by the length.
@@ -387,20 +387,22 @@ impl<'bytes> Machine<'bytes> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Outcome {
-        match global(module, name) {
-            Some(class) => self.push(Value::Class(class)),
-            None => {
-                // A name may be as long as the file: a message should not.
-                let short = |text: &str| text.chars().take(200).collect::<String>();
-                return Err(PickleError::Global {
-                    module: short(module),
-                    name: short(name),
-                });
-            }
-        }
+        let Some(class) = global(module, name) else {
+            // A name may be as long as the file: a message should not.
+            let short = |text: &str| text.chars().take(200).collect::<String>();
+            return Err(PickleError::Global {
+                module: short(module),
+                name: short(name),
+            });
+        };
+        self.push(Value::Class(class));
         Ok(())
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table of opcodes reads best as one"
+    )]
     fn run(&mut self) -> Outcome<Id> {
         loop {
             self.opcode_at = self.at;
@@ -569,7 +571,7 @@ impl<'bytes> Machine<'bytes> {
             (Class::OrderedDict, []) => self.push(Value::Dict(Vec::new())),
             (Class::Namespace, []) => self.push(Value::Namespace(None)),
             (Class::Size, [shape]) | (Class::RebuildParameter, [shape, ..]) => {
-                self.stack.push(*shape)
+                self.stack.push(*shape);
             }
             (Class::RebuildTensor, [storage, offset, shape, strides, ..]) => {
                 let tensor = self.tensor(*storage, *offset, *shape, *strides)?;
@@ -643,7 +645,7 @@ impl<'bytes> Machine<'bytes> {
         Ok(())
     }
 
-    /// `('storage', class, key, device, length)`: the way in which PyTorch names an entry of its archive.
+    /// `('storage', class, key, device, length)`: the way in which `PyTorch` names an entry of its archive.
     fn storage(&mut self) -> Outcome {
         let id = self.pop()?;
         let Value::Tuple(parts) = &self.values[id] else {

@@ -1,4 +1,4 @@
-//! PyTorch's files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and `NAME/data/N` with the values,
+//! `PyTorch`'s files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and `NAME/data/N` with the values,
 //! stored without compression.
 
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use super::{Scalar, Tensor, check_end};
 use crate::error::Error;
 
 const FORMAT: &str = "PyTorch";
-/// The largest model's takes less than a thousandth of this.
-const LONGEST_PICKLE: u64 = 16 << 20;
+/// The largest model's takes a thirtieth of this.
+const LONGEST_PICKLE: u64 = 8 << 20;
 /// How the pickle of the older format begins: protocol 2, then a magic number of ten bytes.
 const BEFORE_1_6: [u8; 14] = [
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,

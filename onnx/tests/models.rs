@@ -1,0 +1,276 @@
+//! Model folders: random ones, their determinism, all published sizes, opening damaged ones, and the graphs' soundness.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use prost::Message;
+use seqembed_onnx::proto::ModelProto;
+use seqembed_onnx::{
+    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, export_random, known_model,
+    known_models,
+};
+
+const SMALLEST: &str = "esm2_t6_8M_UR50D";
+
+fn random(target: &Path, seed: u64) -> Model {
+    export_random(SMALLEST, seed, target, &ExportOptions::default()).unwrap()
+}
+
+#[test]
+fn random_weights_are_the_same_bytes_twice_and_say_that_they_are_random() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let one = random(&at("one"), 5);
+    random(&at("two"), 5);
+    for name in ["seqembed.json", "weights.bin", "model.onnx", "vocab.txt"] {
+        assert!(
+            fs::read(at("one").join(name)).unwrap() == fs::read(at("two").join(name)).unwrap(),
+            "{name}"
+        );
+    }
+    assert_eq!(one.info().random_seed, Some(5));
+    assert_eq!(one.info().source.format, "random");
+    // Fixed for good: a different hash means that the generator changed.
+    let other = random(&at("three"), 6);
+    assert_ne!(one.info().weights_sha256, other.info().weights_sha256);
+    assert_eq!(Model::open(&at("one")).unwrap().info(), one.info());
+}
+
+#[test]
+fn published_sizes_have_the_published_number_of_parameters() {
+    // What fair-esm's models of these sizes hold in their embedding, blocks and last layer norm.
+    for (name, parameters) in [
+        ("esm2_t6_8M_UR50D", 7_408_960_u64),
+        ("esm2_t12_35M_UR50D", 33_269_280),
+        ("esm2_t30_150M_UR50D", 147_727_040),
+        ("esm2_t33_650M_UR50D", 649_400_320),
+        ("esm2_t36_3B_UR50D", 2_832_199_680),
+        ("esm2_t48_15B_UR50D", 15_102_971_200),
+        // What BertModel's and DNABERT-2's own code hold without the pooler.
+        ("DNABERT-3", 85_503_744),
+        ("DNABERT-4", 85_651_200),
+        ("DNABERT-5", 86_241_024),
+        ("DNABERT-6", 88_600_320),
+        ("DNABERT-2", 116_477_952),
+        ("DNABERT-S", 116_477_952),
+    ] {
+        let known = known_model(name).unwrap();
+        assert_eq!(known_model(known.hub_id).unwrap(), known);
+        let plan = known.architecture.description().plan();
+        let mut read = HashSet::new();
+        let mut total = 0;
+        for input in plan.iter().flat_map(|planned| planned.recipe.inputs()) {
+            if read.insert(&input.name) {
+                total += input
+                    .shape
+                    .iter()
+                    .map(|&length| length as u64)
+                    .product::<u64>();
+            }
+        }
+        assert_eq!(total, parameters, "{name}");
+        // The values' biases are folded away; alignment adds less than a page a tensor.
+        let folded = (known.architecture.layers() * known.architecture.hidden()) as u64;
+        let bytes = known.weights_bytes();
+        assert!(
+            bytes >= 4 * (parameters - folded) && bytes < 4 * parameters + 4096 * plan.len() as u64
+        );
+    }
+    assert_eq!(known_models().len(), 12);
+    assert!(known_model("esm2_t7").is_none());
+}
+
+#[test]
+fn targets_are_replaced_only_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model");
+    fs::create_dir(&target).unwrap();
+    random(&target, 1);
+    let again = |force: bool| {
+        export_random(
+            SMALLEST,
+            2,
+            &target,
+            &ExportOptions {
+                name: Some("mine".to_owned()),
+                force,
+            },
+        )
+    };
+    assert!(matches!(again(false), Err(Error::Exists { .. })));
+    assert_eq!(Model::open(&target).unwrap().info().random_seed, Some(1));
+    again(true).unwrap();
+    let model = Model::open(&target).unwrap();
+    assert_eq!(
+        (model.info().random_seed, model.info().name.as_str()),
+        (Some(2), "mine")
+    );
+
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("thesis.tex"), "years of work").unwrap();
+    let options = ExportOptions {
+        name: None,
+        force: true,
+    };
+    assert!(matches!(
+        export_random(SMALLEST, 1, &other, &options),
+        Err(Error::Occupied { .. })
+    ));
+    assert!(matches!(
+        export_random("esm3", 1, &folder.path().join("x"), &options),
+        Err(Error::UnknownModel { .. })
+    ));
+    // Nothing but the two targets: no temporary folder stayed.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn damaged_model_folders_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model");
+    random(&target, 1);
+    let refused = |parts: &[&str]| {
+        let text = Model::open(&target).unwrap_err().to_string();
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+    };
+    let json = target.join("seqembed.json");
+    let whole = fs::read_to_string(&json).unwrap();
+    fs::write(
+        &json,
+        whole.replace("\"graph_version\": 1", "\"graph_version\": 999"),
+    )
+    .unwrap();
+    refused(&["seqembed.json", "999", "export the model again"]);
+    fs::write(&json, whole.replace("\"heads\": 20", "\"heads\": 0")).unwrap();
+    refused(&["seqembed.json", "heads"]);
+    fs::write(&json, whole.replace("\"layers\": 6", "\"layers\": 7")).unwrap();
+    refused(&["seqembed.json", "table of tensors"]);
+    fs::write(&json, &whole[..whole.len() / 2]).unwrap();
+    refused(&["seqembed.json"]);
+    fs::write(&json, &whole).unwrap();
+
+    let vocabulary = target.join("vocab.txt");
+    fs::rename(&vocabulary, folder.path().join("vocab.txt")).unwrap();
+    refused(&["vocab.txt", "missing"]);
+    fs::rename(folder.path().join("vocab.txt"), &vocabulary).unwrap();
+
+    let weights = target.join("weights.bin");
+    let length = fs::metadata(&weights).unwrap().len();
+    let file = fs::File::options().write(true).open(&weights).unwrap();
+    file.set_len(length - 1).unwrap();
+    refused(&["weights.bin", "truncated"]);
+    file.set_len(length).unwrap();
+    Model::open(&target).unwrap();
+    fs::remove_file(&weights).unwrap();
+    refused(&["weights.bin"]);
+    fs::remove_file(&json).unwrap();
+    refused(&["no exported model", "seqembed export"]);
+}
+
+#[test]
+fn graphs_are_sound_for_every_layer_and_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = random(&folder.path().join("model"), 1);
+    let all = [Output::Mean, Output::Max, Output::Tokens];
+    for kind in [GraphKind::Padded, GraphKind::Packed] {
+        for layer in 0..=6 {
+            for outputs in [&all[..], &all[..1], &all[1..2], &all[2..]] {
+                let request = GraphRequest {
+                    kind,
+                    layer,
+                    outputs: outputs.to_vec(),
+                };
+                let bytes = model.graph(&request).unwrap();
+                assert_eq!(bytes, model.graph(&request).unwrap());
+                check(
+                    &ModelProto::decode(bytes.as_slice()).unwrap(),
+                    &model,
+                    layer,
+                    outputs,
+                );
+            }
+        }
+        let request = GraphRequest {
+            kind,
+            layer: 7,
+            outputs: all.to_vec(),
+        };
+        assert!(matches!(
+            model.graph(&request),
+            Err(Error::Layer {
+                layer: 7,
+                layers: 6
+            })
+        ));
+    }
+}
+
+/// Values are made once and before they are used, weights lie within the file, later blocks are left out.
+fn check(graph: &ModelProto, model: &Model, layer: usize, outputs: &[Output]) {
+    let domains: HashSet<&str> = graph.opset_import.iter().map(|set| set.domain()).collect();
+    let graph = graph.graph.as_ref().unwrap();
+    let mut known: HashSet<&str> = HashSet::from([""]);
+    let inputs: Vec<&str> = graph.input.iter().map(|input| input.name()).collect();
+    known.extend(&inputs);
+    for tensor in &graph.initializer {
+        assert!(known.insert(tensor.name()), "{} twice", tensor.name());
+        let size: i64 = tensor.dims.iter().product();
+        if tensor.data_location() == 1 {
+            let entry = |key: &str| {
+                let entry = tensor.external_data.iter().find(|entry| entry.key() == key);
+                entry.unwrap().value().to_owned()
+            };
+            let (offset, length): (u64, u64) = (
+                entry("offset").parse().unwrap(),
+                entry("length").parse().unwrap(),
+            );
+            assert_eq!(entry("location"), "weights.bin");
+            assert_eq!(offset % 4096, 0, "{}", tensor.name());
+            assert_eq!(length, 4 * u64::try_from(size).unwrap());
+            assert!(offset + length <= model.weights_bytes());
+        }
+        let block = tensor.name().strip_prefix("layer.").and_then(|name| {
+            let (block, _) = name.split_once('.')?;
+            block.parse::<usize>().ok()
+        });
+        assert!(block.is_none_or(|block| block < layer), "{}", tensor.name());
+    }
+    let mut names = HashSet::new();
+    for node in &graph.node {
+        assert!(names.insert(node.name()), "{} twice", node.name());
+        assert!(domains.contains(node.domain()));
+        for input in &node.input {
+            assert!(
+                known.contains(input.as_str()),
+                "{} uses {input}",
+                node.name()
+            );
+        }
+        for output in node.output.iter().filter(|output| !output.is_empty()) {
+            assert!(known.insert(output), "{output} twice");
+        }
+    }
+    let expected: Vec<&str> = outputs
+        .iter()
+        .map(|output| match output {
+            Output::Mean => "mean",
+            Output::Max => "max",
+            Output::Tokens => "tokens",
+        })
+        .collect();
+    let found: Vec<&str> = graph.output.iter().map(|output| output.name()).collect();
+    assert_eq!(found, expected);
+    assert!(found.iter().all(|name| known.contains(name)));
+    let norms = graph
+        .initializer
+        .iter()
+        .filter(|tensor| tensor.name().starts_with("final_norm"))
+        .count();
+    assert_eq!(norms, if layer == 6 { 2 } else { 0 });
+}

@@ -1,0 +1,354 @@
+//! A small ESM-2 checkpoint, written in every format by hand.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "shared by tests that each use a part of it"
+)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+pub const LAYERS: usize = 2;
+pub const HIDDEN: usize = 16;
+pub const HEADS: usize = 2;
+pub const VOCABULARY: usize = 33;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Weights in Hugging Face's spelling, all of them exact in 8 bits of mantissa: every float format holds them.
+pub fn weights() -> Tensors {
+    let mut tensors = Tensors::new();
+    let mut state = 7_u32;
+    let mut add = |name: String, shape: &[usize]| {
+        let values = (0..shape.iter().product::<usize>())
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 25) as f32 / 64.0 - 1.0
+            })
+            .collect();
+        tensors.insert(
+            name,
+            Tensor {
+                shape: shape.to_vec(),
+                values,
+            },
+        );
+    };
+    add(
+        "embeddings.word_embeddings.weight".into(),
+        &[VOCABULARY, HIDDEN],
+    );
+    for layer in 0..LAYERS {
+        for (part, out, inside) in [
+            ("attention.self.query", HIDDEN, HIDDEN),
+            ("attention.self.key", HIDDEN, HIDDEN),
+            ("attention.self.value", HIDDEN, HIDDEN),
+            ("attention.output.dense", HIDDEN, HIDDEN),
+            ("intermediate.dense", 4 * HIDDEN, HIDDEN),
+            ("output.dense", HIDDEN, 4 * HIDDEN),
+        ] {
+            add(
+                format!("encoder.layer.{layer}.{part}.weight"),
+                &[out, inside],
+            );
+            add(format!("encoder.layer.{layer}.{part}.bias"), &[out]);
+        }
+        for part in ["attention.LayerNorm", "LayerNorm"] {
+            add(format!("encoder.layer.{layer}.{part}.weight"), &[HIDDEN]);
+            add(format!("encoder.layer.{layer}.{part}.bias"), &[HIDDEN]);
+        }
+    }
+    add("encoder.emb_layer_norm_after.weight".into(), &[HIDDEN]);
+    add("encoder.emb_layer_norm_after.bias".into(), &[HIDDEN]);
+    tensors
+}
+
+/// The same tensors under other names.
+pub fn renamed(tensors: &Tensors, rename: impl Fn(&str) -> String) -> Tensors {
+    tensors
+        .iter()
+        .map(|(name, tensor)| (rename(name), tensor.clone()))
+        .collect()
+}
+
+/// fair-esm's spelling, as in its own files.
+pub fn fair_esm(name: &str) -> String {
+    let name = name
+        .replace("embeddings.word_embeddings", "embed_tokens")
+        .replace("encoder.emb_layer_norm_after", "emb_layer_norm_after")
+        .replace("encoder.layer.", "layers.")
+        .replace("attention.self.query", "self_attn.q_proj")
+        .replace("attention.self.key", "self_attn.k_proj")
+        .replace("attention.self.value", "self_attn.v_proj")
+        .replace("attention.output.dense", "self_attn.out_proj")
+        .replace("attention.LayerNorm", "self_attn_layer_norm")
+        .replace("intermediate.dense", "fc1")
+        .replace("output.dense", "fc2")
+        .replace("LayerNorm", "final_layer_norm");
+    format!("encoder.sentence_encoder.{name}")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    F64,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Format {
+    pub fn bytes(self, values: &[f32]) -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|value| match self {
+                Self::F64 => f64::from(*value).to_le_bytes().to_vec(),
+                Self::F32 => value.to_le_bytes().to_vec(),
+                Self::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
+                Self::Bf16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
+            })
+            .collect()
+    }
+
+    fn safetensors(self) -> &'static str {
+        match self {
+            Self::F64 => "F64",
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        }
+    }
+
+    fn storage(self) -> &'static str {
+        match self {
+            Self::F64 => "DoubleStorage",
+            Self::F32 => "FloatStorage",
+            Self::F16 => "HalfStorage",
+            Self::Bf16 => "BFloat16Storage",
+        }
+    }
+}
+
+pub fn config() -> serde_json::Value {
+    serde_json::json!({
+        "model_type": "esm", "num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "num_attention_heads": HEADS,
+        "intermediate_size": 4 * HIDDEN, "vocab_size": VOCABULARY, "layer_norm_eps": 1e-5, "token_dropout": true,
+        "emb_layer_norm_before": false, "position_embedding_type": "rotary", "mask_token_id": 32,
+    })
+}
+
+pub fn write_config(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("config.json"), config().to_string()).unwrap();
+}
+
+pub fn write_safetensors(path: &Path, tensors: &Tensors, format: Format) {
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (name, tensor) in tensors {
+        let begin = data.len();
+        data.extend(format.bytes(&tensor.values));
+        header.insert(
+            name.clone(),
+            serde_json::json!({"dtype": format.safetensors(), "shape": tensor.shape, "data_offsets": [begin, data.len()]}),
+        );
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    write_raw_safetensors(path, &header, &data);
+}
+
+pub fn write_raw_safetensors(path: &Path, header: &str, data: &[u8]) {
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.write_all(data).unwrap();
+}
+
+/// A Hugging Face folder with one safetensors file.
+pub fn hub_folder(folder: &Path, tensors: &Tensors, format: Format) -> PathBuf {
+    write_config(folder);
+    write_safetensors(&folder.join("model.safetensors"), tensors, format);
+    folder.to_path_buf()
+}
+
+/// Two shards of a sharded checkpoint, and their index.
+pub fn shards(
+    folder: &Path,
+    tensors: &Tensors,
+    stem: &str,
+    extension: &str,
+    write: impl Fn(&Path, &Tensors),
+) -> PathBuf {
+    write_config(folder);
+    let mut map = serde_json::Map::new();
+    for part in 0..2 {
+        let file = format!("{stem}-0000{}-of-00002.{extension}", part + 1);
+        let shard: Tensors = tensors
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| index % 2 == part)
+            .map(|(_, (name, tensor))| (name.clone(), tensor.clone()))
+            .collect();
+        for name in shard.keys() {
+            map.insert(name.clone(), file.clone().into());
+        }
+        write(&folder.join(&file), &shard);
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    fs::write(
+        folder.join(format!("{stem}.{extension}.index.json")),
+        index.to_string(),
+    )
+    .unwrap();
+    folder.to_path_buf()
+}
+
+/// A pickle of protocol 2, opcode by opcode.
+#[derive(Debug, Default)]
+pub struct Pickler {
+    pub bytes: Vec<u8>,
+}
+
+impl Pickler {
+    pub fn new() -> Self {
+        Self {
+            bytes: vec![0x80, 2],
+        }
+    }
+
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend(bytes);
+        self
+    }
+
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        self.raw(b"X")
+            .raw(&(text.len() as u32).to_le_bytes())
+            .raw(text.as_bytes())
+    }
+
+    pub fn int(&mut self, value: usize) -> &mut Self {
+        self.raw(b"J").raw(&(value as i32).to_le_bytes())
+    }
+
+    pub fn global(&mut self, module: &str, name: &str) -> &mut Self {
+        self.raw(format!("c{module}\n{name}\n").as_bytes())
+    }
+
+    pub fn ints(&mut self, values: &[usize]) -> &mut Self {
+        self.raw(b"(");
+        for value in values {
+            self.int(*value);
+        }
+        self.raw(b"t")
+    }
+
+    /// A tensor whose values are entry `key`.
+    pub fn tensor(
+        &mut self,
+        key: &str,
+        storage: &str,
+        offset: usize,
+        shape: &[usize],
+        strides: &[usize],
+    ) -> &mut Self {
+        self.global("torch._utils", "_rebuild_tensor_v2");
+        self.raw(b"((")
+            .text("storage")
+            .global("torch", storage)
+            .text(key)
+            .text("cpu")
+            .int(shape.iter().product())
+            .raw(b"tQ");
+        self.int(offset).ints(shape).ints(strides).raw(b"\x89");
+        // No backward hooks: an empty OrderedDict.
+        self.global("collections", "OrderedDict").raw(b")RtR")
+    }
+
+    /// A state dict; entry N holds the values of the N-th tensor.
+    pub fn state_dict(&mut self, tensors: &Tensors, format: Format) -> &mut Self {
+        self.global("collections", "OrderedDict").raw(b")R(");
+        for (key, (name, tensor)) in tensors.iter().enumerate() {
+            let mut strides: Vec<usize> = Vec::new();
+            let mut step = 1;
+            for axis in tensor.shape.iter().rev() {
+                strides.insert(0, step);
+                step *= axis;
+            }
+            self.text(name).tensor(
+                &key.to_string(),
+                format.storage(),
+                0,
+                &tensor.shape,
+                &strides,
+            );
+        }
+        self.raw(b"u")
+    }
+
+    pub fn stop(&mut self) -> Vec<u8> {
+        self.raw(b".");
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+/// `PyTorch`'s archive around a pickle.
+pub fn write_archive(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)]) {
+    let mut zip = ZipWriter::new(File::create(path).unwrap());
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    zip.start_file("archive/data.pkl", stored).unwrap();
+    zip.write_all(pickle).unwrap();
+    zip.start_file("archive/byteorder", stored).unwrap();
+    zip.write_all(b"little").unwrap();
+    for (name, bytes) in entries {
+        zip.start_file(format!("archive/data/{name}"), stored)
+            .unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+pub fn values(tensors: &Tensors, format: Format) -> Vec<(String, Vec<u8>)> {
+    tensors
+        .values()
+        .enumerate()
+        .map(|(key, tensor)| (key.to_string(), format.bytes(&tensor.values)))
+        .collect()
+}
+
+/// `torch.save(state_dict)`.
+pub fn write_bin(path: &Path, tensors: &Tensors, format: Format) {
+    let pickle = Pickler::new().state_dict(tensors, format).stop();
+    write_archive(path, &pickle, &values(tensors, format));
+}
+
+/// fair-esm's own file: `{"cfg": {"model": Namespace(...)}, "model": state_dict}`.
+pub fn write_fair_esm(path: &Path, tensors: &Tensors, arch: &str) {
+    let mut pickler = Pickler::new();
+    pickler.raw(b"}(").text("cfg").raw(b"}(").text("model");
+    pickler.global("argparse", "Namespace").raw(b")\x81}(");
+    pickler.text("arch").text(arch);
+    pickler.text("encoder_layers").int(LAYERS);
+    pickler.text("encoder_embed_dim").int(HIDDEN);
+    pickler.text("encoder_attention_heads").int(HEADS);
+    pickler.text("token_dropout").raw(b"\x88");
+    pickler.raw(b"ubu").text("model");
+    pickler.state_dict(tensors, Format::F32);
+    let pickle = pickler.raw(b"u").stop();
+    write_archive(path, &pickle, &values(tensors, Format::F32));
+}

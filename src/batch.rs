@@ -67,7 +67,8 @@ pub fn batches(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>
     for index in order {
         let length = lengths[index];
         let fits = if padded {
-            longest * (batch.len() + 1) <= budget && longest.saturating_sub(length) * 100 <= longest * 3
+            longest * (batch.len() + 1) <= budget
+                && longest.saturating_sub(length) * 100 <= longest * 3
         } else {
             tokens + length <= budget
         };

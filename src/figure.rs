@@ -338,11 +338,11 @@ impl Figure {
 /// The colour of a series, and whether its marks are filled.
 fn style_of(index: usize) -> String {
     let colour = COLOURS[index % COLOURS.len()];
-    let hollow = index / (COLOURS.len() * MARKS) % 2 == 1;
-    if !hollow {
-        format!("fill=\"{colour}\" fill-opacity=\".8\" stroke=\"#ffffff\" stroke-width=\".7\"")
-    } else {
+    let is_hollow = index / (COLOURS.len() * MARKS) % 2 == 1;
+    if is_hollow {
         format!("fill=\"#ffffff\" fill-opacity=\".6\" stroke=\"{colour}\" stroke-width=\"1.5\"")
+    } else {
+        format!("fill=\"{colour}\" fill-opacity=\".8\" stroke=\"#ffffff\" stroke-width=\".7\"")
     }
 }
 

@@ -3,8 +3,8 @@
 pub mod batch;
 pub mod cli;
 pub mod engine;
-pub mod hub;
 pub mod figure;
+pub mod hub;
 pub mod manifest;
 pub mod models;
 pub mod output;

@@ -10,24 +10,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use seqembed_onnx::{ExportOptions, Model};
+use seqembed_onnx::model::{GRAPH_VERSION, INFO_FILE};
+use seqembed_onnx::{ExportOptions, Model, known_models};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::hub::{self, Hub, HubModel};
-
-/// The models that can be named without their organisation, smallest first: name, repository.
-pub const KNOWN: [(&str, &str); 6] = [
-    ("esm2_t6_8M_UR50D", "facebook/esm2_t6_8M_UR50D"),
-    ("esm2_t12_35M_UR50D", "facebook/esm2_t12_35M_UR50D"),
-    ("esm2_t30_150M_UR50D", "facebook/esm2_t30_150M_UR50D"),
-    ("esm2_t33_650M_UR50D", "facebook/esm2_t33_650M_UR50D"),
-    ("esm2_t36_3B_UR50D", "facebook/esm2_t36_3B_UR50D"),
-    ("esm2_t48_15B_UR50D", "facebook/esm2_t48_15B_UR50D"),
-];
-
-/// The file that makes a folder an exported model.
-const MANIFEST: &str = "seqembed.json";
 
 /// Why a MODEL can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +66,11 @@ pub enum ModelError {
 }
 
 fn known_names() -> String {
-    KNOWN.map(|(name, _)| name).join(", ")
+    known_models()
+        .iter()
+        .map(|known| known.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The folder for exported models: `$SEQEMBED_CACHE`, else `seqembed` in the user's folder for caches.
@@ -105,7 +97,7 @@ pub fn cached() -> Vec<PathBuf> {
 }
 
 fn is_exported(folder: &Path) -> bool {
-    folder.join(MANIFEST).is_file()
+    folder.join(INFO_FILE).is_file()
 }
 
 /// The hub's model that a name means: a known name or `ORG/NAME`, with `@REVISION` or without.
@@ -116,10 +108,10 @@ pub fn hub_model(spec: &str) -> Result<HubModel, ModelError> {
     let (name, revision) = spec
         .split_once('@')
         .map_or((spec, ""), |(name, _)| (name, &spec[name.len()..]));
-    let known = KNOWN
-        .iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(name));
-    let repository = known.map_or(name, |(_, repository)| repository);
+    let known = known_models()
+        .into_iter()
+        .find(|known| known.name.eq_ignore_ascii_case(name));
+    let repository = known.map_or(name, |known| known.hub_id);
     HubModel::parse(&format!("{repository}{revision}")).ok_or_else(|| ModelError::Unknown {
         spec: spec.to_owned(),
     })
@@ -137,7 +129,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
         }
         if !path.join("config.json").is_file() {
             let why = format!(
-                "it has neither {MANIFEST} (an exported model) nor config.json (a Hugging Face folder)"
+                "it has neither {INFO_FILE} (an exported model) nor config.json (a Hugging Face folder)"
             );
             return Err(ModelError::NoModel {
                 path: path.to_path_buf(),
@@ -147,7 +139,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
         return export_cached(path, None, say);
     }
     if path.is_file() {
-        if path.file_name().is_some_and(|name| name == MANIFEST) {
+        if path.file_name().is_some_and(|name| name == INFO_FILE) {
             return Ok(path.parent().unwrap_or(Path::new(".")).to_path_buf());
         }
         return export_cached(path, None, say);
@@ -216,11 +208,7 @@ impl Entry {
 
 /// Changes whenever an old export must not be used any more.
 fn exporter() -> String {
-    format!(
-        "{} graph {}",
-        env!("CARGO_PKG_VERSION"),
-        seqembed_onnx::GRAPH_VERSION
-    )
+    format!("{} graph {}", env!("CARGO_PKG_VERSION"), GRAPH_VERSION)
 }
 
 fn key_of_name(model: &HubModel) -> String {
@@ -388,11 +376,14 @@ fn folder_name(model: &Model) -> String {
     format!(
         "{}-{}",
         safe.trim_start_matches('.'),
-        &info.weights_hash[..16]
+        &info.weights_sha256[..16]
     )
 }
 
 /// Whether a folder holds the same export.
 fn same(folder: &Path, model: &Model) -> bool {
-    Model::open(folder).is_ok_and(|there| there.info() == model.info())
+    Model::open(folder).is_ok_and(|there| {
+        let (there, wanted) = (there.info(), model.info());
+        there.weights_sha256 == wanted.weights_sha256 && there.graph_version == wanted.graph_version
+    })
 }

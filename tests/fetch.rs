@@ -528,18 +528,18 @@ fn what_does_not_exist_is_named() {
     scene
         .fetch("esm9")
         .assert()
-        .code(1)
+        .code(2)
         .stderr(says("esm2_t33_650M_UR50D"));
     scene
         .fetch("../esm9")
         .assert()
-        .code(1)
+        .code(2)
         .stderr(says("../esm9"));
     scene
         .fetch(REPOSITORY)
         .args(["--revision", "../../x"])
         .assert()
-        .code(1)
+        .code(2)
         .stderr(says("../../x"));
     let scene = Scene::with_hub(|_| Answer::new(404, "").with("X-Error-Code", "RevisionNotFound"));
     scene

@@ -8,10 +8,11 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::Context as _;
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
-use crate::hub::{Event, Hub};
+use super::USAGE;
+use crate::hub::{Event, Hub, HubModel};
 use crate::models;
 
 /// How often a log hears of a long download.
@@ -46,12 +47,9 @@ pub struct FetchArgs {
 /// # Errors
 /// When the name, the hub, the files or the disk are at fault.
 pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
-    let mut model = models::hub_model(&args.model)?;
-    if let Some(revision) = &args.revision {
-        let spec = format!("{}@{revision}", model.repository);
-        model = crate::hub::HubModel::parse(&spec)
-            .with_context(|| format!("--revision {revision} is no branch, tag or commit"))?;
-    }
+    let Some(model) = named(args) else {
+        return Ok(USAGE.into());
+    };
     let hub = Hub::from_env();
     let mut progress = Progress::default();
     let folder = hub
@@ -67,6 +65,21 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The model that the arguments mean; says what is wrong with them.
+fn named(args: &FetchArgs) -> Option<HubModel> {
+    let model = models::hub_model(&args.model)
+        .inspect_err(|error| eprintln!("error: {error}"))
+        .ok()?;
+    let Some(revision) = &args.revision else {
+        return Some(model);
+    };
+    let model = HubModel::parse(&format!("{}@{revision}", model.repository));
+    if model.is_none() {
+        eprintln!("error: --revision {revision} is no branch, tag or commit");
+    }
+    model
 }
 
 /// Shows a download: a bar on a terminal, lines in a log.

@@ -28,8 +28,8 @@ pub struct PlotArgs {
     inputs: Vec<PathBuf>,
 
     /// The picture: .svg, or .html for a page with the same picture
-    #[arg(short, long, value_name = "FILE", default_value = "plot.svg")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", default_value = "plot.svg", value_parser = picture)]
+    output: Picture,
 }
 
 /// Prints the table, draws the picture.
@@ -37,11 +37,6 @@ pub struct PlotArgs {
 /// # Errors
 /// When there is nothing to draw, when the files don't belong together, or when one can't be read or written.
 pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
-    let kind = match args.output.extension().and_then(|e| e.to_str()) {
-        Some("svg") => Kind::Svg,
-        Some("html" | "htm") => Kind::Html,
-        _ => bail!("{}: a picture is .svg or .html", args.output.display()),
-    };
     let files = files(&args.inputs)?;
     let first = first_layout(&files)?;
     let (summaries, moments) = survey(&files, first.hidden)?;
@@ -77,10 +72,27 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
         series: points(&files, shown, &|row| projection.project(row))?,
     };
     figure
-        .write(&args.output, kind)
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
-    println!("{}", args.output.display());
+        .write(&args.output.path, args.output.kind)
+        .with_context(|| format!("cannot write {}", args.output.path.display()))?;
+    println!("{}", args.output.path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the picture goes, and what kind its name asks for.
+#[derive(Debug, Clone)]
+struct Picture {
+    path: PathBuf,
+    kind: Kind,
+}
+
+fn picture(path: &str) -> Result<Picture, &'static str> {
+    let path = PathBuf::from(path);
+    let kind = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("svg") => Kind::Svg,
+        Some("html" | "htm") => Kind::Html,
+        _ => return Err("a picture is .svg or .html"),
+    };
+    Ok(Picture { path, kind })
 }
 
 /// A file to draw, and what it is called.

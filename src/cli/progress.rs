@@ -112,7 +112,11 @@ impl Observer for Progress {
         } else if !self.quiet && self.told.elapsed() >= LOG_EVERY {
             self.told = Instant::now();
             let read = if self.total > 0 {
-                format!("{} of {} read", HumanBytes(self.bytes), HumanBytes(self.total))
+                format!(
+                    "{} of {} read",
+                    HumanBytes(self.bytes),
+                    HumanBytes(self.total)
+                )
             } else {
                 format!("{} read", HumanBytes(self.bytes))
             };

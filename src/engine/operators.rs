@@ -44,7 +44,11 @@ fn input(context: &ComputeContext, index: usize) -> ort::Result<ValueRef<'_>> {
         .ok_or_else(|| fault(format!("input {index} is missing")))
 }
 
-fn output(context: &ComputeContext, index: usize, shape: [usize; 2]) -> ort::Result<ValueRefMut<'_>> {
+fn output(
+    context: &ComputeContext,
+    index: usize,
+    shape: [usize; 2],
+) -> ort::Result<ValueRefMut<'_>> {
     context
         .output(index, shape)?
         .ok_or_else(|| fault(format!("output {index} is missing")))

@@ -152,11 +152,20 @@ impl CpuEngine {
                 .copy_from_slice(&batch.ids[*start..start + length]);
         }
         let mut ranges = vec![0_i64; 2 * count];
-        for ((range, local), start) in batch.ranges.iter().zip(ranges.chunks_mut(2)).zip(&batch.starts) {
+        for ((range, local), start) in batch
+            .ranges
+            .iter()
+            .zip(ranges.chunks_mut(2))
+            .zip(&batch.starts)
+        {
             local[0] = i64::from(range[0] - start);
             local[1] = i64::from(range[1] - start);
         }
-        let spans: Vec<i32> = batch.starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let spans: Vec<i32> = batch
+            .starts
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .collect();
         let rows = match reduce {
             Reduce::Tokens => count * longest,
             Reduce::Mean | Reduce::Max => count,

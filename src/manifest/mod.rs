@@ -246,7 +246,7 @@ fn text_of(path: &Path, mistakes: &mut Mistakes) -> Option<String> {
         ),
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + good.iter().filter(|&&byte| byte == b'\n').count();
+            let line = good.split(|&byte| byte == b'\n').count();
             mistakes.add(
                 line,
                 "the text is not UTF-8: a manifest is YAML, CSV or TSV, saved as UTF-8",
@@ -326,7 +326,7 @@ fn check(
 
         match sample {
             None if !entry.is_damaged => {
-                mistakes.add(entry.line, "`sample` is missing: it names the output file")
+                mistakes.add(entry.line, "`sample` is missing: it names the output file");
             }
             None => {}
             Some(field) => {
@@ -368,7 +368,7 @@ fn check(
                 }
             }
             _ if !entry.is_damaged => {
-                mistakes.add(entry.line, "`fasta` is missing: it names the input file")
+                mistakes.add(entry.line, "`fasta` is missing: it names the input file");
             }
             _ => {}
         }
@@ -376,7 +376,7 @@ fn check(
         let layers = [command_line, &own, &top];
         if layers.iter().all(|layer| layer.model.is_none()) {
             // Said once, not for every line of a long table.
-            if !std::mem::replace(&mut lacks_model, true) {
+            if !entry.is_damaged && !std::mem::replace(&mut lacks_model, true) {
                 let text = "no model: name one here, for all files (`model`), or with `--model`";
                 mistakes.add(entry.line, text);
             }

@@ -37,7 +37,7 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
                 continue;
             }
         };
-        let line = line_of(row.position()).unwrap_or(1);
+        let line = first_line(text, row.position());
         if row.iter().all(str::is_empty) {
             continue;
         }
@@ -107,6 +107,14 @@ fn columns(
         return None;
     }
     Some(columns)
+}
+
+/// The line on which a row's text starts: the reader's position stands before the blank lines that it skips.
+fn first_line(text: &str, position: Option<&csv::Position>) -> usize {
+    let byte = position.and_then(|position| usize::try_from(position.byte()).ok());
+    let ahead = text.as_bytes().get(byte.unwrap_or(0)..).unwrap_or_default();
+    let blank = ahead.iter().take_while(|&byte| b"\r\n".contains(byte));
+    line_of(position).unwrap_or(1) + blank.filter(|&&byte| byte == b'\n').count()
 }
 
 fn line_of(position: Option<&csv::Position>) -> Option<usize> {

@@ -204,10 +204,10 @@ impl Parser {
         self.text.each_piece(|piece, line| {
             let piece = piece.strip_suffix(b"\r").unwrap_or(piece);
             // Without a branch, so that it is vectorised: nearly every line passes.
-            let is_plain = piece
-                .iter()
-                .fold(true, |plain, &byte| plain & (byte > b' ') & (byte != b'>'));
-            if is_plain {
+            let odd = piece.iter().fold(0, |odd, &byte| {
+                odd | u8::from(byte <= b' ') | u8::from(byte == b'>')
+            });
+            if odd == 0 {
                 sequence.extend_from_slice(piece);
                 return Ok(());
             }
@@ -247,6 +247,8 @@ struct Text {
     start: usize,
     end: usize,
     line: u64,
+    /// An error met while looking ahead: it counts once all before it is read.
+    pending: Option<io::Error>,
 }
 
 impl Text {
@@ -257,6 +259,7 @@ impl Text {
             start: 0,
             end: 0,
             line: 1,
+            pending: None,
         }
     }
 
@@ -272,6 +275,12 @@ impl Text {
 
     /// One read into the buffer from `at`.
     fn read(&mut self, at: usize) -> Result<usize, Problem> {
+        if let Some(source) = self.pending.take() {
+            return Err(Problem::Read {
+                delivered: 0,
+                source,
+            });
+        }
         loop {
             match self.input.read(&mut self.buffer[at..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -295,10 +304,12 @@ impl Text {
         self.start += 1;
     }
 
-    /// What is in the buffer, read on a little where there is less than a message shows.
+    /// The next bytes, a few more than a message shows, however they come in. They stay to be read.
     fn head(&mut self) -> &[u8] {
-        self.top_up(SHOWN + 1).ok();
-        &self.buffer[self.start..self.end]
+        if let Err(Problem::Read { source, .. }) = self.top_up(SHOWN + 2) {
+            self.pending = Some(source);
+        }
+        &self.buffer[self.start..self.end.min(self.start + SHOWN + 2)]
     }
 
     /// Makes at least `wanted` bytes stand in the buffer, if there are as many.
@@ -341,18 +352,15 @@ impl Text {
     ) -> Result<(), Problem> {
         while self.fill()? {
             let rest = &self.buffer[self.start..self.end];
-            match memchr(b'\n', rest) {
-                Some(length) => {
-                    piece(&rest[..length], self.line)?;
-                    self.start += length + 1;
-                    self.line += 1;
-                    return Ok(());
-                }
-                None => {
-                    piece(rest, self.line)?;
-                    self.start = self.end;
-                }
-            }
+            let Some(length) = memchr(b'\n', rest) else {
+                piece(rest, self.line)?;
+                self.start = self.end;
+                continue;
+            };
+            piece(&rest[..length], self.line)?;
+            self.start += length + 1;
+            self.line += 1;
+            return Ok(());
         }
         Ok(())
     }

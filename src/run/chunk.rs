@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::batch::{self, Window};
 use crate::engine::{Batch, Reduce};
 use crate::manifest::Job;
-use crate::records::{self, Reader, Record, Source};
+use crate::records::{self, Reader, Record};
 use crate::settings::{Long, Pooling, Settings, Unknown};
 use crate::tokenize::dna::DnaCheck;
 use crate::tokenize::{Encoded, Special, Tokenizer};
@@ -151,7 +151,10 @@ impl Chunk {
             batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
             batch.ids.push(special.eos.into());
             batch.starts.push(int(batch.ids.len()));
-            let Range { start: from, end: to } = segment.range;
+            let Range {
+                start: from,
+                end: to,
+            } = segment.range;
             batch.ranges.push([int(start + from), int(start + to)]);
         }
         batch

@@ -175,9 +175,10 @@ impl<'a> Collector<'a> {
                 Ok(())
             }
             Err(source) => {
-                let segments = &pending.chunk.batches[done.batch];
+                let chunk = Arc::clone(&pending.chunk);
+                let segments = &chunk.batches[done.batch];
                 Err(CollectError::Engine {
-                    files: self.names(&pending.chunk, segments),
+                    files: self.names(&chunk, segments),
                     sequences: segments.len(),
                     source,
                 })

@@ -100,7 +100,11 @@ impl RunError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Folder { .. } | Self::Model(_) | Self::Graph(_) | Self::Vocabulary(_) | Self::Settings { .. }
+            Self::Folder { .. }
+                | Self::Model(_)
+                | Self::Graph(_)
+                | Self::Vocabulary(_)
+                | Self::Settings { .. }
         )
     }
 }
@@ -214,7 +218,7 @@ fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
             .map_err(misfit)?;
         let window = job
             .settings
-            .window_of(info.max_residues)
+            .window_of(info.max_residues.unwrap_or(1022))
             .map_err(misfit)?;
         let at = groups
             .iter()
@@ -313,7 +317,9 @@ impl Group {
         let device_tokens = flow(
             chunker,
             first,
-            engine.as_ref().map(|(engine, workers)| (engine as &dyn Engine, *workers)),
+            engine
+                .as_ref()
+                .map(|(engine, workers)| (engine as &dyn Engine, *workers)),
             &*self.tokenizer,
             &mut collector,
             &mut report.totals.stages,
@@ -324,9 +330,8 @@ impl Group {
         report.totals.stages.writing += collector.writing.as_secs_f64();
         report.totals.batches += collector.batches;
         if report.totals.first_embedding_seconds.is_none() {
-            report.totals.first_embedding_seconds = collector
-                .first
-                .map(|first| (first - started).as_secs_f64());
+            report.totals.first_embedding_seconds =
+                collector.first.map(|first| (first - started).as_secs_f64());
         }
         report.files.append(&mut collector.files);
         report.totals.device_tokens += device_tokens?;
@@ -381,11 +386,7 @@ impl Group {
         let layout = |task: &Task| {
             let settings = &task.job.settings;
             Layout {
-                path: output_path(
-                    &options.out,
-                    &task.job.sample,
-                    settings.format.extension(),
-                ),
+                path: output_path(&options.out, &task.job.sample, settings.format.extension()),
                 hidden,
                 per_token: settings.pooling == Pooling::None,
                 provenance: self.provenance(task, settings, &graph_sha256),
@@ -435,12 +436,10 @@ fn source_name(task: &Task) -> String {
 impl Runtime {
     fn load(options: &Options) -> Result<Self, RunError> {
         let (builder, located) = locate::load(options.ort_lib.as_deref())?;
-        let environment = builder
-            .build()
-            .map_err(|error| RunError::Load {
-                folder: located.path.clone(),
-                source: error.into(),
-            })?;
+        let environment = builder.build().map_err(|error| RunError::Load {
+            folder: located.path.clone(),
+            source: error.into(),
+        })?;
         Ok(Self {
             environment,
             located,
@@ -486,7 +485,10 @@ fn flow(
                         break;
                     }
                     let chunk = Arc::new(chunk);
-                    if message_sender.send(Message::Chunk(Arc::clone(&chunk))).is_err() {
+                    if message_sender
+                        .send(Message::Chunk(Arc::clone(&chunk)))
+                        .is_err()
+                    {
                         break;
                     }
                     for batch in 0..chunk.batches.len() {
@@ -514,13 +516,18 @@ fn flow(
         stop.store(true, Ordering::Relaxed);
         // Whoever waits for room goes on, and finds that nobody listens.
         drop((messages, permits));
-        let (reading, tokenizing): (Duration, Duration) =
-            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (reading, tokenizing): (Duration, Duration) = reader
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         stages.reading += reading.as_secs_f64();
         stages.tokenizing += tokenizing.as_secs_f64();
         let tokens = handles
             .into_iter()
-            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|handle| {
+                handle
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
             .sum();
         result.map(|()| tokens)
     })
@@ -555,7 +562,11 @@ fn worker(
     stop: &AtomicBool,
 ) -> u64 {
     let mut tokens = 0;
-    for Work { chunk, batch: index } in work {
+    for Work {
+        chunk,
+        batch: index,
+    } in work
+    {
         if stop.load(Ordering::Relaxed) {
             break;
         }

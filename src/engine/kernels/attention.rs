@@ -164,7 +164,11 @@ impl Rotary {
             }
             return Arc::clone(&tables[at].1);
         }
-        let table = Arc::new(Self::new(width, base, positions.next_power_of_two().max(1024)));
+        let table = Arc::new(Self::new(
+            width,
+            base,
+            positions.next_power_of_two().max(1024),
+        ));
         tables.push((key, Arc::clone(&table)));
         table
     }
@@ -370,7 +374,8 @@ impl<P: Positions> WithSimd for Head<'_, P> {
                 // SAFETY: the row lies inside of `output` (the caller's promise), and these columns are ours.
                 let row = unsafe {
                     std::slice::from_raw_parts_mut(
-                        self.output.add((self.start + first + lane) * hidden + column),
+                        self.output
+                            .add((self.start + first + lane) * hidden + column),
                         width,
                     )
                 };
@@ -453,10 +458,7 @@ impl Block {
                 first += count;
             }
             for v in 0..V {
-                let inverse = simd.div_f32s(
-                    simd.splat_f32s(1.0),
-                    load::<S>(total.add(v * lanes)),
-                );
+                let inverse = simd.div_f32s(simd.splat_f32s(1.0), load::<S>(total.add(v * lanes)));
                 for d in 0..self.width {
                     let at = self.sums.add(d * row + v * lanes);
                     store::<S>(at, simd.mul_f32s(load::<S>(at), inverse));

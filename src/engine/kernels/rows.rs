@@ -39,7 +39,9 @@ impl WithSimd for SkipLayerNorm<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let hidden = self.gamma.len();
         assert!(
-            self.beta.len() == hidden && self.bias.len() == hidden && self.x.len() == self.skip.len(),
+            self.beta.len() == hidden
+                && self.bias.len() == hidden
+                && self.x.len() == self.skip.len(),
             "inputs of SkipLayerNorm differ in shape"
         );
         let (bias, bias_tail) = S::as_simd_f32s(self.bias);
@@ -218,7 +220,14 @@ pub enum Pool {
 }
 
 /// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range gives NaN.
-pub fn pool(how: Pool, tokens: &[f32], hidden: usize, start: usize, end: usize, pooled: &mut [f32]) {
+pub fn pool(
+    how: Pool,
+    tokens: &[f32],
+    hidden: usize,
+    start: usize,
+    end: usize,
+    pooled: &mut [f32],
+) {
     if start >= end {
         pooled.fill(f32::NAN);
         return;
@@ -242,10 +251,9 @@ pub fn pool(how: Pool, tokens: &[f32], hidden: usize, start: usize, end: usize, 
         Pool::Max => {
             pooled.copy_from_slice(&rows[..hidden]);
             for row in rows.chunks_exact(hidden) {
-                pooled
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(best, x)| *best = if *x > *best || x.is_nan() { *x } else { *best });
+                pooled.iter_mut().zip(row).for_each(|(best, x)| {
+                    *best = if *x > *best || x.is_nan() { *x } else { *best }
+                });
             }
         }
     }

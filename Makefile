@@ -1,0 +1,55 @@
+# What a developer or a curious user does: `make` lists it. Everything lands in this folder (target/, .seqembed/, .venv*/, demo/).
+
+PYTHON ?= python3
+CARGO ?= cargo
+# Known to work; the C interface that is used exists since 1.24.
+ONNXRUNTIME ?= onnxruntime>=1.26,<2
+
+export PYTHON
+ort := $(CURDIR)/.seqembed/onnxruntime
+# One that is named from outside is used as it is.
+export ORT_DYLIB_PATH ?= $(ort)
+
+.PHONY: help setup build demo test lint parity bench-cpu clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@echo "make TARGET, one of:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+setup: need-python ## get ONNX Runtime (the Python wheel's library, into .seqembed/)
+	@if [ "$(ORT_DYLIB_PATH)" = "$(ort)" ]; then $(PYTHON) scripts/onnxruntime.py "$(ort)" "$(ONNXRUNTIME)"; fi
+
+build: need-cargo setup ## build target/release/seqembed, which finds ONNX Runtime by itself
+	@$(CARGO) build --release --locked
+	@if [ -d "$(ort)" ]; then ln -sfn "$(ort)" target/release/lib; fi
+
+demo: build ## embed the proteomes in examples/ and draw them (into demo/)
+	@sh scripts/demo.sh
+
+test: need-cargo setup ## run all tests
+	@sh scripts/python-env.sh .venv tests/requirements.txt
+	@SEQEMBED_TEST_PYTHON="$(CURDIR)/.venv/bin/python" $(CARGO) test --workspace --locked --no-fail-fast
+
+lint: need-cargo ## check the format and the lints
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+parity: build ## compare with fair-esm and transformers at true sizes (installs PyTorch)
+	@sh scripts/python-env.sh .venv-bench bench/requirements.txt
+	@.venv-bench/bin/python onnx/reference/parity.py $(ARGS)
+
+bench-cpu: build ## measure against the peers on this CPU (installs PyTorch)
+	@sh scripts/python-env.sh .venv-bench bench/requirements.txt
+	@.venv-bench/bin/python bench/cpu.py $(ARGS)
+
+clean: ## remove all that was made here
+	@rm -rf target .seqembed .venv .venv-bench demo
+
+.PHONY: need-cargo need-python
+need-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "error: cargo is not there: install Rust 1.92 or newer (rustup)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "error: there is no C compiler (cc), which Rust links with: install one (Debian and Ubuntu: apt install build-essential)" >&2; exit 1; }
+
+need-python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not there: install Python 3 with pip (Debian and Ubuntu: apt install python3 python3-pip), or name one: make PYTHON=..." >&2; exit 1; }

@@ -1,0 +1,661 @@
+//! Sequence files as they come: every compression, every odd line, and damage.
+
+// A test may stop at once where its own set-up fails.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{self, Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::{Compression, GzBuilder, write::GzEncoder};
+use proptest::prelude::*;
+use seqembed::records::{self, Problem, Reader, Record, RecordError, Source};
+
+/// Writes a file under a name that says nothing of its content.
+fn file(folder: &Path, bytes: &[u8]) -> PathBuf {
+    let path = folder.join("input");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// All records of a file, and the error that ended it.
+fn read(bytes: &[u8]) -> (Vec<Record>, Option<RecordError>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), bytes);
+    collect(records::open(&Source::Path(path)).unwrap()).0
+}
+
+type Outcome = (Vec<Record>, Option<RecordError>);
+
+fn collect(mut reader: Reader) -> (Outcome, Reader) {
+    let mut all = Vec::new();
+    let mut last = None;
+    for record in reader.by_ref() {
+        match record {
+            Ok(record) => all.push(record),
+            Err(error) => last = Some(error),
+        }
+    }
+    assert!(reader.next().is_none(), "a reader ends once");
+    ((all, last), reader)
+}
+
+/// All records of a file that must be whole.
+fn good(bytes: &[u8]) -> Vec<Record> {
+    let (all, error) = read(bytes);
+    assert!(error.is_none(), "{error:?}");
+    all
+}
+
+fn pairs(records: &[Record]) -> Vec<(&str, &str)> {
+    records
+        .iter()
+        .map(|record| {
+            (
+                record.header.as_str(),
+                str::from_utf8(&record.sequence).unwrap(),
+            )
+        })
+        .collect()
+}
+
+fn bad(bytes: &[u8]) -> (usize, String) {
+    let (all, error) = read(bytes);
+    (all.len(), error.expect("an error").to_string())
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// One block as bgzip writes it: a gzip member that tells its own size in an extra field.
+fn bgzf_block(text: &[u8]) -> Vec<u8> {
+    let build = |size: [u8; 2]| {
+        let extra = [&b"BC\x02\0"[..], &size].concat();
+        let mut encoder = GzBuilder::new()
+            .extra(extra)
+            .write(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    };
+    let size = u16::try_from(build([0, 0]).len() - 1).unwrap();
+    let mut block = build(size.to_le_bytes());
+    block[9] = 0xff; // bgzip leaves the operating system unknown
+    block
+}
+
+const BGZF_END: &[u8] = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0\x1b\0\x03\0\0\0\0\0\0\0\0\0";
+
+fn bzip2(text: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(text: &[u8]) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(text: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Many records of letters that do not compress to nothing, so that damage lands within them.
+fn proteome(records: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut state = 1_u64;
+    for number in 0..records {
+        writeln!(text, ">protein_{number} made up").unwrap();
+        for _ in 0..5 {
+            for _ in 0..60 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                text.push(b"ACDEFGHIKLMNPQRSTVWY"[usize::try_from(state >> 33).unwrap() % 20]);
+            }
+            text.push(b'\n');
+        }
+    }
+    text
+}
+
+type Encode = fn(&[u8]) -> Vec<u8>;
+const ENCODERS: [(&str, Encode); 5] = [
+    ("gzip", gzip),
+    ("gzip", bgzf_block),
+    ("bzip2", bzip2),
+    ("xz", xz),
+    ("zstd", zstd),
+];
+
+#[test]
+fn every_compression_is_told_by_content() {
+    let text = proteome(100);
+    let plain = good(&text);
+    assert_eq!(plain.len(), 100);
+    assert_eq!(plain[7].header, "protein_7 made up");
+    assert_eq!(plain[7].sequence.len(), 300);
+    for (name, encode) in ENCODERS {
+        assert_eq!(good(&encode(&text)), plain, "{name}");
+    }
+}
+
+#[test]
+fn all_members_streams_and_frames_are_read() {
+    // Cut within a sequence line, so that a part that is lost can't go unseen.
+    let text = proteome(60);
+    let plain = good(&text);
+    for (name, encode) in ENCODERS {
+        let parts: Vec<u8> = text.chunks(2_345).flat_map(encode).collect();
+        assert_eq!(good(&parts), plain, "{name}");
+    }
+}
+
+#[test]
+fn skippable_zstd_frames_are_passed_over() {
+    let mut bytes = b"\x50\x2a\x4d\x18\x04\0\0\0skip".to_vec();
+    bytes.extend(zstd(b">a\nMK\n"));
+    assert_eq!(pairs(&good(&bytes)), [("a", "MK")]);
+}
+
+#[test]
+fn zstd_with_a_long_window_is_read() {
+    let text = proteome(50);
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.long_distance_matching(true).unwrap();
+    encoder.window_log(30).unwrap();
+    encoder.write_all(&text).unwrap();
+    assert_eq!(good(&encoder.finish().unwrap()), good(&text));
+}
+
+#[test]
+fn a_cut_file_delivers_what_stands_before_the_cut() {
+    let text = proteome(3_000);
+    let plain = good(&text);
+    for (name, encode) in ENCODERS {
+        let whole: Vec<u8> = text.chunks(40_000).flat_map(encode).collect();
+        let (before, error) = read(&whole[..whole.len() * 2 / 3]);
+        let error = error.unwrap_or_else(|| panic!("{name}: no error"));
+        assert!(before.len() > 1_000, "{name}: {}", before.len());
+        assert_eq!(before, plain[..before.len()], "{name}");
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("the {name} data are cut short")),
+            "{text}"
+        );
+        let last = before.len();
+        assert!(
+            text.contains(&format!("after record {last} (`protein_{}`)", last - 1)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_file_cut_within_its_first_bytes_is_an_error() {
+    for (name, encode) in ENCODERS {
+        let whole = encode(&proteome(20));
+        for length in [7, 12, 20] {
+            let (before, error) = read(&whole[..length]);
+            assert!(before.is_empty());
+            let error = error.unwrap_or_else(|| panic!("{name}: no error at {length}"));
+            assert!(
+                matches!(*error.problem, Problem::Damaged { cut: true, .. }),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_an_error() {
+    let text = proteome(200);
+    let crc_of: [(&str, Encode, usize); 3] =
+        [("gzip", gzip, 8), ("zstd", zstd, 2), ("bzip2", bzip2, 3)];
+    for (name, encode, from_end) in crc_of {
+        let mut bytes = encode(&text);
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 0x55;
+        let (before, error) = read(&bytes);
+        let error = error.unwrap_or_else(|| panic!("{name}: no error"));
+        assert!(
+            matches!(*error.problem, Problem::Damaged { .. }),
+            "{name}: {error}"
+        );
+        // The last record may go on behind the damage, so it is not delivered.
+        assert!(before.len() < 200, "{name}");
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_an_error() {
+    let text = proteome(2_000);
+    let plain = good(&text);
+    for (name, encode) in ENCODERS {
+        let mut bytes: Vec<u8> = text.chunks(40_000).flat_map(encode).collect();
+        let middle = bytes.len() / 2;
+        for byte in &mut bytes[middle..middle + 64] {
+            *byte = !*byte;
+        }
+        let (before, error) = read(&bytes);
+        let error = error.unwrap_or_else(|| panic!("{name}: no error"));
+        assert!(
+            matches!(*error.problem, Problem::Damaged { .. }),
+            "{name}: {error}"
+        );
+        assert!(before.len() > 100, "{name}: {}", before.len());
+        // A block may be delivered before its checksum is seen to be wrong: all blocks before it are right.
+        assert_eq!(
+            before[..before.len() - 100],
+            plain[..before.len() - 100],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn bytes_that_follow_the_gzip_data_are_an_error() {
+    let mut bytes = gzip(b">a\nMK\n");
+    bytes.extend(b"garbage");
+    let (_, error) = read(&bytes);
+    assert!(matches!(*error.unwrap().problem, Problem::Damaged { .. }));
+}
+
+#[test]
+fn a_bgzip_file_without_its_end_block_is_warned_about() {
+    let text = proteome(10);
+    let mut bytes = bgzf_block(&text);
+    let warning_of = |bytes: &[u8]| {
+        let reader = Reader::new("a.faa.gz", Box::new(Cursor::new(bytes.to_vec()))).unwrap();
+        let ((all, error), reader) = collect(reader);
+        assert_eq!((all.len(), error.is_none()), (10, true));
+        reader.warning()
+    };
+    let warning = warning_of(&bytes).expect("a warning");
+    assert!(
+        warning.contains("a.faa.gz: the end-of-file block of bgzip is missing"),
+        "{warning}"
+    );
+    bytes.extend(BGZF_END);
+    assert_eq!(warning_of(&bytes), None);
+    assert_eq!(warning_of(&gzip(&text)), None, "gzip has no such block");
+}
+
+#[test]
+fn an_empty_file_has_no_records_and_a_warning() {
+    let texts: [Vec<u8>; 8] = [
+        Vec::new(),
+        b"\n \r\n\n".to_vec(),
+        b"\xef\xbb\xbf".to_vec(),
+        b"; only a comment\n".to_vec(),
+        gzip(b""),
+        BGZF_END.to_vec(),
+        bzip2(b""),
+        zstd(b"\n"),
+    ];
+    for text in texts {
+        let reader = Reader::new("input", Box::new(Cursor::new(text))).unwrap();
+        assert!(!reader.is_empty(), "not known before the end");
+        let ((all, error), reader) = collect(reader);
+        assert!(all.is_empty() && error.is_none(), "{error:?}");
+        assert!(reader.is_empty());
+        assert_eq!(reader.warning().unwrap(), "input: the file has no records");
+    }
+}
+
+#[test]
+fn odd_but_clear_fasta_is_read() {
+    for (text, expected) in [
+        (&b">a"[..], vec![("a", "")]),
+        (b">a\n", vec![("a", "")]),
+        (b">\nMK\n", vec![("", "MK")]),
+        (b">a\n>b\nMK\n>c\n", vec![("a", ""), ("b", "MK"), ("c", "")]),
+        (b">a\nMK", vec![("a", "MK")]),
+        (
+            b">a one\r\nMK\r\nLV\r\n>b\r\nG\r\n",
+            vec![("a one", "MKLV"), ("b", "G")],
+        ),
+        (b"\xef\xbb\xbf>a\nMK\n", vec![("a", "MK")]),
+        (b"\xef\xbb\xbf\n\n  \n>a\nMK\n", vec![("a", "MK")]),
+        (
+            b">a\nM K\tL\x0bV\x0c \n\n  G\n\n\n>b\nA\n",
+            vec![("a", "MKLVG"), ("b", "A")],
+        ),
+        (b">a\n1 MKLV 4\n5 GJ*- 8\n", vec![("a", "1MKLV45GJ*-8")]),
+        (b">a\nmklv\n", vec![("a", "mklv")]),
+        (b";head\n>a\n;inside\nMK\n; more\nLV\n", vec![("a", "MKLV")]),
+        (
+            b">a  with  spaces \t \nMK\n",
+            vec![("a  with  spaces", "MK")],
+        ),
+        (b">a\nM\n>a\nK\n", vec![("a", "M"), ("a", "K")]),
+        (b">a>b\nMK\n", vec![("a>b", "MK")]),
+        (b">a\x01gi|2\nMK\n", vec![("a\u{1}gi|2", "MK")]),
+    ] {
+        let all = good(text);
+        assert_eq!(pairs(&all), expected, "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn headers_that_are_not_utf8_are_kept() {
+    let all = good(b">caf\xe9 \xff x\nMK\n");
+    assert_eq!(all[0].header, "caf\u{fffd} \u{fffd} x");
+    assert_eq!(all[0].id(), "caf\u{fffd}");
+    let all = good(">señal α\nMK\n".as_bytes());
+    assert_eq!(all[0].header, "señal α");
+}
+
+#[test]
+fn ids_are_first_words() {
+    let id = |header: &str| {
+        let record = Record {
+            header: header.to_owned(),
+            sequence: Vec::new(),
+        };
+        record.id().to_owned()
+    };
+    assert_eq!(id("sp|P1|X_Y a protein"), "sp|P1|X_Y");
+    assert_eq!(id(" led by a blank"), "led");
+    assert_eq!(id(""), "");
+}
+
+#[test]
+fn fastq_is_read() {
+    for (text, expected) in [
+        (
+            &b"@r1 x\nACGT\n+\nIIII\n@r2\nGG\n+r2\n@+\n"[..],
+            vec![("r1 x", "ACGT"), ("r2", "GG")],
+        ),
+        (b"@r1\r\nACGT\r\n+\r\nIIII\r\n", vec![("r1", "ACGT")]),
+        (b"@r1\nACGT\n+\nIIII", vec![("r1", "ACGT")]),
+        // Wrapped, and a line of qualities that looks like a header.
+        (
+            b"@r1\nACGT\nAC\n+\n@III\n+I\n@r2\nG\n+\nI\n",
+            vec![("r1", "ACGTAC"), ("r2", "G")],
+        ),
+        (b"@r1\n\n+\n\n@r2\nG\n+\nI\n", vec![("r1", ""), ("r2", "G")]),
+        (b"@r1\n+\n@r2\nG\n+\nI\n", vec![("r1", ""), ("r2", "G")]),
+        (
+            b"\n\n@r1\nG\n+\nI\n\n\n@r2\nA\n+\nI\n\n",
+            vec![("r1", "G"), ("r2", "A")],
+        ),
+    ] {
+        let all = good(text);
+        assert_eq!(pairs(&all), expected, "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn mistakes_are_told_with_line_and_record() {
+    for (text, whole, expected) in [
+        (
+            &b"MKLV\n>a\nMK\n"[..],
+            0,
+            "line 1: a sequence before any header (`MKLV`)",
+        ),
+        (b"\n\nMKLV\n", 0, "line 3: a sequence before any header"),
+        (
+            b"#name\tx\n",
+            0,
+            "line 1: expected `>` (FASTA) or `@` (FASTQ), found `#name\\tx`",
+        ),
+        (b"%PDF-1.7\n\x80\x81", 0, "found `%PDF-1.7`"),
+        (b"\x7fELF\x02\x01\0", 0, "found `\\x7fELF\\x02\\x01\\x00`"),
+        (b"PK\x03\x04\x14\0", 0, "a zip archive? Unpack it first"),
+        (b"\xff\xfe>\0a\0\n\0", 0, "UTF-16 text? Save it as UTF-8"),
+        (b"LOCUS       AB000001\n", 0, "a GenBank file?"),
+        (b"@HD\tVN:1.6\n@SQ\tSN:x\n", 0, "a SAM file?"),
+        (b"<!DOCTYPE html>\n", 0, "a web page or XML?"),
+        (b">a\nMK\n>b\nM\0K\n", 1, "line 4: a NUL byte"),
+        (b">a\0b\nMK\n", 0, "line 1: a NUL byte"),
+        (b">a\nMK\n\0\0\0\0", 0, "line 3: a NUL byte"),
+        (
+            b">a\nMK\n>b\nMKLV>c\nGG\n",
+            1,
+            "line 4: `>` inside the sequence of record `b`",
+        ),
+        (
+            b">a x\rMKLV\r>b\rGG\r",
+            0,
+            "line 1: lines end as on old Macs",
+        ),
+        (
+            b"@r1\nG\n+\nI\n@r2\nACGT\n+\nIII\n@r3\nG\n+\nI\n",
+            1,
+            "line 8: FASTQ record `r2` has 4 residues but 3 qualities",
+        ),
+        (
+            b"@r1\nACGT\n+\nIIIII\n",
+            0,
+            "line 4: FASTQ record `r1` has 4 residues but 5 qualities",
+        ),
+        (
+            b"@r1\nG\n+\nI\n>r2\nG\n",
+            1,
+            "line 5: expected a FASTQ header (`@`), found `>r2`",
+        ),
+        (
+            b"@r1\nG\n+\nI\n@r2\nACGT",
+            1,
+            "line 6: the file ends within FASTQ record `r2`",
+        ),
+        (
+            b"@r1\nG\n+\nI\n@r2\nACGT\n+\nII",
+            1,
+            "the file ends within FASTQ record `r2`",
+        ),
+        (
+            b"@r1\nG\n+\nI\n@r2\nACGT\n+\n",
+            1,
+            "the file ends within FASTQ record `r2`",
+        ),
+        (b"@r1\nAC\n+\n\0I\n", 0, "line 4: a NUL byte"),
+    ] {
+        let (before, message) = bad(text);
+        assert!(
+            message.contains(expected),
+            "{}: {message}",
+            text.escape_ascii()
+        );
+        assert_eq!(before, whole, "{}", text.escape_ascii());
+        assert!(message.contains("input: "), "the file is named: {message}");
+    }
+    let (_, message) = bad(&gzip(&gzip(b">a\nMK\n")));
+    assert!(message.contains("gzip within a compression?"), "{message}");
+}
+
+#[test]
+fn messages_show_little_of_long_lines() {
+    let (_, message) = bad(&b"M".repeat(1_000_000));
+    assert!(message.len() < 300, "{}", message.len());
+}
+
+#[test]
+fn what_cannot_be_opened_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = records::open(&Source::Path(folder.path().to_owned())).unwrap_err();
+    assert!(matches!(*error.problem, Problem::Folder), "{error}");
+    let missing = folder.path().join("missing.faa");
+    let error = records::open(&Source::Path(missing)).unwrap_err();
+    assert!(
+        error.to_string().ends_with("missing.faa: no such file"),
+        "{error}"
+    );
+}
+
+/// A stream that gives a few bytes at a time, then fails as a disk does.
+struct Failing(Cursor<Vec<u8>>);
+
+impl Read for Failing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(3);
+        match self.0.read(&mut buffer[..length])? {
+            0 => Err(io::Error::from_raw_os_error(libc::EIO)),
+            read => Ok(read),
+        }
+    }
+}
+
+#[test]
+fn a_failing_disk_is_not_taken_for_a_damaged_file() {
+    let text = b">a\nMK\n>b\nMKLVMKLVMKLV\n";
+    for bytes in [text.to_vec(), gzip(text)] {
+        let reader = Reader::new("input", Box::new(Failing(Cursor::new(bytes)))).unwrap();
+        let ((all, error), _) = collect(reader);
+        let error = error.unwrap();
+        assert!(
+            matches!(*error.problem, Problem::Read { delivered: 1, .. }),
+            "{error}"
+        );
+        assert_eq!(pairs(&all), [("a", "MK")]);
+    }
+}
+
+/// The decoder meets the damage while the first header is looked at.
+#[test]
+fn damage_near_the_start_is_not_lost() {
+    for text in [&b"@r\nG\n+\nI\n"[..], b">r\nG\n", b"\xef\xbb\xbf>r\nG\n"] {
+        for (name, encode) in ENCODERS {
+            let mut bytes = encode(text);
+            bytes.truncate(bytes.len() - 1);
+            let (_, error) = read(&bytes);
+            let error = error.unwrap_or_else(|| panic!("{name}: no error"));
+            assert!(
+                matches!(*error.problem, Problem::Damaged { .. }),
+                "{name}: {error}"
+            );
+        }
+    }
+}
+
+/// A stream that gives one byte at a time, as slow pipes do.
+struct Dripping(Cursor<Vec<u8>>);
+
+impl Read for Dripping {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(1);
+        self.0.read(&mut buffer[..length])
+    }
+}
+
+#[test]
+fn the_size_of_reads_does_not_matter() {
+    let texts = [
+        b"\xef\xbb\xbf\r\n>a b\r\nMK L\r\nV\r\n>c\r\n".to_vec(),
+        b"@a\r\nAC\r\nG\r\n+\r\nII\r\nI\r\n@b\nA\n+\n@".to_vec(),
+    ];
+    for text in texts {
+        for bytes in [
+            text.clone(),
+            gzip(&text),
+            bgzf_block(&text),
+            zstd(&text),
+            xz(&text),
+            bzip2(&text),
+        ] {
+            let reader = Reader::new("input", Box::new(Dripping(Cursor::new(bytes)))).unwrap();
+            let ((all, error), _) = collect(reader);
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!(all, good(&text));
+        }
+    }
+    let reader = Reader::new(
+        "input",
+        Box::new(Dripping(Cursor::new(b"LOCUS       X\n".to_vec()))),
+    )
+    .unwrap();
+    let ((_, error), _) = collect(reader);
+    assert!(error.unwrap().to_string().contains("a GenBank file?"));
+}
+
+#[test]
+fn one_very_long_line_is_read() {
+    let mut text = b">long\n".to_vec();
+    text.resize(20_000_000, b'K');
+    text.extend(b"\n>next\nM\n");
+    let all = good(&text);
+    assert_eq!(all[0].sequence.len(), 20_000_000 - 6);
+    assert_eq!(
+        all[0].sequence.capacity(),
+        all[0].sequence.len(),
+        "no memory beyond the line is kept"
+    );
+    assert_eq!(pairs(&all[1..]), [("next", "M")]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_read() {
+    use std::process::Command;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let writer = std::thread::spawn({
+        let path = path.clone();
+        move || fs::write(path, gzip(b">a\nMK\n")).unwrap()
+    });
+    let ((all, error), _) = collect(records::open(&Source::Path(path)).unwrap());
+    writer.join().unwrap();
+    assert!(error.is_none());
+    assert_eq!(pairs(&all), [("a", "MK")]);
+}
+
+proptest! {
+    /// Whatever the bytes, and whatever the size of the reads: no panic, and one outcome.
+    #[test]
+    fn any_bytes_are_taken(bytes in proptest::collection::vec(
+        prop_oneof![Just(b'>'), Just(b'\n'), Just(b'@'), Just(b'+'), Just(b'A'), Just(b'\r'), any::<u8>()], 0..200,
+    )) {
+        let outcome = |raw: Box<dyn Read + Send>| {
+            let ((all, error), _) = collect(Reader::new("x", raw).unwrap());
+            (all, error.map(|error| error.to_string()))
+        };
+        let whole = outcome(Box::new(Cursor::new(bytes.clone())));
+        let dripping = outcome(Box::new(Dripping(Cursor::new(bytes))));
+        prop_assert_eq!(whole, dripping);
+    }
+
+    /// What is written as FASTA or FASTQ is read back, however it is wrapped.
+    #[test]
+    fn records_come_back(
+        written in proptest::collection::vec(("[a-zA-Z0-9_|. ]{0,30}", "[A-Za-z*.-]{0,200}"), 1..20),
+        width in 1_usize..80,
+        crlf in any::<bool>(),
+        is_fastq in any::<bool>(),
+    ) {
+        let end = if crlf { "\r\n" } else { "\n" };
+        let wrapped = |sequence: &str| {
+            let lines = sequence.as_bytes().chunks(width);
+            lines.map(|line| String::from_utf8_lossy(line).into_owned() + end).collect::<String>()
+        };
+        let mut text = String::new();
+        for (header, sequence) in &written {
+            let mark = if is_fastq { "@" } else { ">" };
+            text.extend([mark, header, end, &wrapped(sequence)]);
+            if is_fastq {
+                text.extend(["+", end, &wrapped(&"@".repeat(sequence.len()))]);
+            }
+        }
+        let all = good(text.as_bytes());
+        let expected: Vec<_> = written
+            .iter()
+            .map(|(header, sequence)| (header.trim_end(), sequence.as_str()))
+            .collect();
+        prop_assert_eq!(pairs(&all), expected);
+    }
+}

@@ -1,5 +1,5 @@
 //! DNABERT-2 (Zhou et al., 2024) and DNABERT-S (Zhou et al., 2025): one architecture, that of `MosaicBERT` (Portes et al., 2023).
-//! Post-norm blocks, ALiBi in both directions instead of position embeddings, a gated feed-forward layer.
+//! Post-norm blocks, `ALiBi` in both directions instead of position embeddings, a gated feed-forward layer.
 
 use std::path::Path;
 

@@ -175,8 +175,8 @@ fn embeddings_are_scaled_and_the_value_bias_is_folded() {
     assert_eq!(stored(&model, &bytes, "layer.1.qk.bias"), biases);
     let weight = part("output.dense", "weight");
     let value_bias = part("self.value", "bias");
-    let folded = stored(&model, &bytes, "layer.1.attention_output.bias");
-    for (row, value) in folded.iter().enumerate() {
+    let moved = stored(&model, &bytes, "layer.1.attention_output.bias");
+    for (row, value) in moved.iter().enumerate() {
         let product: f32 = (0..HIDDEN)
             .map(|column| weight[row * HIDDEN + column] * value_bias[column])
             .sum();

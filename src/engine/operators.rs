@@ -163,7 +163,9 @@ impl Sequences {
         let [tokens, width] = matrix(shape)?;
         let hidden = width / 3;
         if width % 3 != 0 || hidden % heads != 0 {
-            return Err(fault(format!("{heads} heads do not fit a width of {width}")));
+            return Err(fault(format!(
+                "{heads} heads do not fit a width of {width}"
+            )));
         }
         let starts = starts
             .iter()

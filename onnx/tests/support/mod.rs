@@ -243,7 +243,10 @@ impl Pickler {
     }
 
     pub fn int(&mut self, value: usize) -> &mut Self {
-        self.raw(b"J").raw(&(value as i32).to_le_bytes())
+        match i32::try_from(value) {
+            Ok(value) => self.raw(b"J").raw(&value.to_le_bytes()),
+            Err(_) => self.raw(b"\x8a\x08").raw(&(value as u64).to_le_bytes()),
+        }
     }
 
     pub fn global(&mut self, module: &str, name: &str) -> &mut Self {

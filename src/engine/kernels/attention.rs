@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::simd::{Scratch, exp_of_negative, load, store};
+use super::simd::{Scratch, exp2_of_negative, load, store};
 
 /// Keys in a block: scores of a block and its keys stay in the first-level cache.
 const KEY_BLOCK: usize = 128;
 
-/// How far below a query's best score a key may be before it is left out: e^-40 is nothing beside 1 in single
-/// precision, for any number of keys.
-const FAR: f32 = 40.0;
+/// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60 is nothing beside 1
+/// in single precision, for any number of keys.
+const FAR: f32 = 60.0;
 
 /// What positions do to attention.
 pub trait Positions: Sync {
@@ -286,8 +286,9 @@ impl<P: Positions> WithSimd for Head<'_, P> {
         let column = self.head * width;
         let stride = 3 * hidden;
         let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
-        let scale = 1.0 / (width as f32).sqrt();
-        let slope = positions.slope(self.head);
+        // Scores in units of ln 2, for a softmax by powers of two.
+        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
+        let slope = positions.slope(self.head) * std::f32::consts::LOG2_E;
         // Whether it pays to find out which keys are too far away.
         let nearby = P::SLOPED && slope * self.length as f32 > 2.0 * FAR;
 
@@ -469,7 +470,12 @@ impl Block {
 
     /// `scores[key, query] = keys . queries`, less what distance takes.
     #[inline(always)]
-    unsafe fn score<S: Simd, P: Positions, const V: usize>(&self, simd: S, first: usize, count: usize) {
+    unsafe fn score<S: Simd, P: Positions, const V: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        count: usize,
+    ) {
         // SAFETY: as in `run`.
         unsafe {
             let mut key = 0;
@@ -549,19 +555,32 @@ impl Block {
         unsafe {
             for v in 0..V {
                 let before = load::<S>(maximum.add(v * lanes));
-                let mut now = before;
                 let column = self.scores.add(v * lanes);
-                for key in 0..count {
-                    now = simd.max_f32s(now, load::<S>(column.add(key * row)));
+                // Four chains, or each maximum would wait for the one before.
+                let mut best = [before; 4];
+                let mut key = 0;
+                while key + 4 <= count {
+                    for (i, best) in best.iter_mut().enumerate() {
+                        *best = simd.max_f32s(*best, load::<S>(column.add((key + i) * row)));
+                    }
+                    key += 4;
                 }
+                while key < count {
+                    best[0] = simd.max_f32s(best[0], load::<S>(column.add(key * row)));
+                    key += 1;
+                }
+                let now = simd.max_f32s(
+                    simd.max_f32s(best[0], best[1]),
+                    simd.max_f32s(best[2], best[3]),
+                );
                 let mut sum = simd.splat_f32s(0.0);
                 for key in 0..count {
                     let at = column.add(key * row);
-                    let weight = exp_of_negative(simd, simd.sub_f32s(load::<S>(at), now));
+                    let weight = exp2_of_negative(simd, simd.sub_f32s(load::<S>(at), now));
                     store::<S>(at, weight);
                     sum = simd.add_f32s(sum, weight);
                 }
-                let shrink = exp_of_negative(simd, simd.sub_f32s(before, now));
+                let shrink = exp2_of_negative(simd, simd.sub_f32s(before, now));
                 let total = total.add(v * lanes);
                 store::<S>(total, simd.mul_add_f32s(load::<S>(total), shrink, sum));
                 store::<S>(maximum.add(v * lanes), now);

@@ -513,13 +513,13 @@ fn damaged_models_are_refused() {
         .unwrap()
         .set_len(length / 2)
         .unwrap();
-    assert_run(&embed(cut.path()), FAILED, &["weights.bin"]);
+    assert_run(&embed(cut.path()), WRONG, &["weights.bin"]);
 
     let no_vocabulary = copied(model());
     fs::write(no_vocabulary.path().join("vocab.txt"), "<cls>\n<pad>\n").unwrap();
     assert_run(
         &embed(no_vocabulary.path()),
-        FAILED,
+        WRONG,
         &["the vocabulary lacks <eos>"],
     );
 

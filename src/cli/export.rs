@@ -9,7 +9,7 @@ use seqembed_onnx::{Error, ExportOptions, Model, export, export_random};
 /// Makes a model folder (ONNX) from a checkpoint.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// A Hugging Face folder (config.json with model.safetensors or pytorch_model.bin, whole or sharded), or a fair-esm .pt
+    /// A Hugging Face folder (config.json with `model.safetensors` or `pytorch_model.bin`, whole or sharded), or a fair-esm .pt
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     pub checkpoint: Option<PathBuf>,
     /// The model folder to make

@@ -171,8 +171,7 @@ fn check_folder(folder: &Path) -> Result<(), RunError> {
 
 /// Jobs that share a session.
 struct Group {
-    folder: PathBuf,
-    model: Model,
+    model: Arc<Model>,
     layer: usize,
     tokenizer: Box<dyn Tokenizer>,
     tasks: Vec<Task>,
@@ -186,61 +185,41 @@ struct Runtime {
     located: Located,
 }
 
+/// Opens every model that the jobs name, and puts the jobs that can share a session together.
 fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
-    let mut folders: HashMap<String, PathBuf> = HashMap::new();
+    let mut models: HashMap<String, Arc<Model>> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (position, job) in jobs.into_iter().enumerate() {
         let name = &job.settings.model;
-        let folder = match folders.get(name) {
-            Some(folder) => folder.clone(),
-            None => {
-                let folder = models::resolve(name, say)?;
-                folders.insert(name.clone(), folder.clone());
-                folder
-            }
+        let model = if let Some(model) = models.get(name) {
+            Arc::clone(model)
+        } else {
+            let model = Arc::new(Model::open(&models::resolve(name, say)?)?);
+            models.insert(name.clone(), Arc::clone(&model));
+            model
         };
         let misfit = |source| RunError::Settings {
             sample: job.sample.clone(),
             source,
         };
-        let known = groups.iter().position(|group| group.folder == folder);
-        let opened = match known {
-            Some(_) => None,
-            None => Some(Model::open(&folder)?),
-        };
-        let info = match (&opened, known) {
-            (Some(model), _) => model.info(),
-            (None, at) => groups[at.unwrap_or_default()].model.info(),
-        };
-        let layer = job
-            .settings
-            .layer_of(info.architecture.layers())
-            .map_err(misfit)?;
-        let window = job
-            .settings
-            .window_of(info.max_residues.unwrap_or(1022))
-            .map_err(misfit)?;
-        let at = groups
+        let layers = model.architecture().layers();
+        let layer = job.settings.layer_of(layers).map_err(misfit)?;
+        let limit = model.info().max_residues.unwrap_or(usize::MAX);
+        let window = job.settings.window_of(limit).map_err(misfit)?;
+        let known = groups
             .iter()
-            .position(|group| group.folder == folder && group.layer == layer);
-        let at = match at {
-            Some(at) => at,
-            None => {
-                let model = match opened {
-                    Some(model) => model,
-                    None => Model::open(&folder)?,
-                };
-                groups.push(Group {
-                    tokenizer: Box::new(EsmTokenizer::from_file(&folder.join("vocab.txt"))?),
-                    folder,
-                    model,
-                    layer,
-                    tasks: Vec::new(),
-                    positions: Vec::new(),
-                });
-                groups.len() - 1
-            }
-        };
+            .position(|group| group.model.folder() == model.folder() && group.layer == layer);
+        let at = known.unwrap_or(groups.len());
+        if known.is_none() {
+            let vocabulary = model.folder().join("vocab.txt");
+            groups.push(Group {
+                tokenizer: Box::new(EsmTokenizer::from_file(&vocabulary)?),
+                model,
+                layer,
+                tasks: Vec::new(),
+                positions: Vec::new(),
+            });
+        }
         groups[at].tasks.push(Task { job, window });
         groups[at].positions.push(position);
     }
@@ -256,7 +235,7 @@ impl Group {
         report: &mut Report,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
-        let hidden = self.model.info().architecture.hidden();
+        let hidden = self.model.architecture().hidden();
         let limits = self.limits(options, hidden);
         let mut chunker = Chunker::new(&self.tasks, &*self.tokenizer, limits);
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
@@ -292,7 +271,7 @@ impl Group {
                 &runtime.environment,
                 Load {
                     graph: &graph,
-                    folder: &self.folder,
+                    folder: self.model.folder(),
                     kernels: options.kernels,
                     outputs,
                     hidden,
@@ -301,7 +280,7 @@ impl Group {
                 },
             )
             .map_err(|source| RunError::Load {
-                folder: self.folder.clone(),
+                folder: self.model.folder().to_owned(),
                 source,
             })?;
             let info = self.model.info();

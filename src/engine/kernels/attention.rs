@@ -94,7 +94,7 @@ impl Positions for Unplaced {
     }
 }
 
-/// Scores fall linearly with distance, in either direction (Press et al. 2022, "Train Short, Test Long", ALiBi).
+/// Scores fall linearly with distance, in either direction (Press et al. 2022, "Train Short, Test Long", `ALiBi`).
 pub struct Alibi<'a> {
     /// A positive slope a head.
     pub slopes: &'a [f32],
@@ -127,7 +127,7 @@ impl Positions for Alibi<'_> {
     }
 }
 
-/// Cosines and sines of rotary embedding (Su et al. 2021, "RoFormer"), [positions, head width / 2] each.
+/// Cosines and sines of rotary embedding (Su et al. 2021, `RoFormer`), [positions, head width / 2] each.
 pub struct Rotary {
     half: usize,
     cos: Vec<f32>,
@@ -136,6 +136,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// The table for `positions` positions: angle `p * base^(-2i / width)`, computed in double precision.
+    #[allow(clippy::cast_possible_truncation)] // the tables are single precision
     fn new(width: usize, base: f32, positions: usize) -> Self {
         let half = width / 2;
         let mut cos = Vec::with_capacity(positions * half);
@@ -251,7 +252,7 @@ impl<P: Positions> Packed<'_, P> {
         WORKSPACE.with_borrow_mut(|workspace| {
             Arch::new().dispatch(Head {
                 packed: self,
-                head,
+                index: head,
                 start,
                 length: end - start,
                 output,
@@ -263,7 +264,7 @@ impl<P: Positions> Packed<'_, P> {
 
 struct Head<'a, P> {
     packed: &'a Packed<'a, P>,
-    head: usize,
+    index: usize,
     start: usize,
     length: usize,
     output: *mut f32,
@@ -283,12 +284,12 @@ impl<P: Positions> WithSimd for Head<'_, P> {
             positions,
         } = *self.packed;
         let width = hidden / heads;
-        let column = self.head * width;
+        let column = self.index * width;
         let stride = 3 * hidden;
         let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
         // Scores in units of ln 2, for a softmax by powers of two.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
-        let slope = positions.slope(self.head) * std::f32::consts::LOG2_E;
+        let slope = positions.slope(self.index) * std::f32::consts::LOG2_E;
         // Whether it pays to find out which keys are too far away.
         let nearby = P::SLOPED && slope * self.length as f32 > 2.0 * FAR;
 
@@ -339,14 +340,7 @@ impl<P: Positions> WithSimd for Head<'_, P> {
             }
             let mut reached = 0..self.length;
             if nearby {
-                let squares = &mut state[..block];
-                squares.fill(0.0);
-                for row in queries.chunks_exact(block).take(width) {
-                    for (square, x) in squares.iter_mut().zip(row) {
-                        *square += x * x;
-                    }
-                }
-                let longest_query = squares.iter().copied().fold(0.0, longer);
+                let longest_query = longest_lane(&queries[..block * width], &mut state[..block]);
                 let reach = reach(slope, longest_query, longest_key);
                 reached.start = first.saturating_sub(reach);
                 reached.end = (first + count).saturating_add(reach).min(self.length);
@@ -399,6 +393,18 @@ fn square<S: Simd>(simd: S, vector: &[f32]) -> f32 {
     simd.reduce_sum_f32s(sum) + tail.iter().map(|x| x * x).sum::<f32>()
 }
 
+/// The largest squared length of the vectors that stand side by side in rows of `squares.len()`.
+#[inline(always)]
+fn longest_lane(rows: &[f32], squares: &mut [f32]) -> f32 {
+    squares.fill(0.0);
+    for row in rows.chunks_exact(squares.len()) {
+        for (square, x) in squares.iter_mut().zip(row) {
+            *square += x * x;
+        }
+    }
+    squares.iter().copied().fold(0.0, longer)
+}
+
 /// The larger of two squared lengths; no number at all if one of them is none.
 #[inline(always)]
 fn longer(a: f32, b: f32) -> f32 {
@@ -413,7 +419,13 @@ fn longer(a: f32, b: f32) -> f32 {
 fn reach(slope: f32, longest_query: f32, longest_key: f32) -> usize {
     let bound = (FAR + 2.0 * longest_query.sqrt() * longest_key.sqrt()) / slope;
     if (0.0..1e9).contains(&bound) {
-        bound as usize + 1
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded down on purpose, and between 0 and 1e9"
+        )]
+        let whole = bound as usize;
+        whole + 1
     } else {
         usize::MAX
     }

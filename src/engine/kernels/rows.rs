@@ -246,7 +246,9 @@ pub fn pool(
                 pooled.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
             }
             let count = (end - start) as f32;
-            pooled.iter_mut().for_each(|sum| *sum /= count);
+            for sum in pooled {
+                *sum /= count;
+            }
         }
         Pool::Max => {
             pooled.copy_from_slice(&rows[..hidden]);

@@ -19,10 +19,11 @@ help: ## this list
 
 setup: need-python ## get ONNX Runtime (the Python wheel's library, into .seqembed/)
 	@if [ "$(ORT_DYLIB_PATH)" = "$(ort)" ]; then $(PYTHON) scripts/onnxruntime.py "$(ort)" "$(ONNXRUNTIME)"; fi
+	@# Beside the executable it is found without ORT_DYLIB_PATH.
+	@if [ -d "$(ort)" ]; then mkdir -p target/debug target/release; ln -sfn "$(ort)" target/debug/lib; ln -sfn "$(ort)" target/release/lib; fi
 
 build: need-cargo setup ## build target/release/seqembed, which finds ONNX Runtime by itself
 	@$(CARGO) build --release --locked
-	@if [ -d "$(ort)" ]; then ln -sfn "$(ort)" target/release/lib; fi
 
 demo: build ## embed the proteomes in examples/ and draw them (into demo/)
 	@sh scripts/demo.sh

@@ -513,7 +513,7 @@ fn damaged_models_are_refused() {
         .unwrap()
         .set_len(length / 2)
         .unwrap();
-    assert_run(&embed(cut.path()), WRONG, &["weights.bin"]);
+    assert_run(&embed(cut.path()), WRONG, &["weights.bin", "truncated"]);
 
     let no_vocabulary = copied(model());
     fs::write(no_vocabulary.path().join("vocab.txt"), "<cls>\n<pad>\n").unwrap();

@@ -120,6 +120,8 @@ fn targets_are_replaced_only_when_told() {
         assert!(matches!(again(taken, true), Err(Error::Occupied { .. })));
     }
     let options = ExportOptions::default();
+    let exported = export(&target, &targets.join("x"), &options).unwrap_err();
+    assert!(exported.to_string().contains("an exported model already"));
     assert!(matches!(
         export_random("esm3", 1, &targets.join("x"), &options),
         Err(Error::UnknownModel { .. })

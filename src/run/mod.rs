@@ -32,8 +32,7 @@ use crate::models::{self, ModelError};
 use crate::output::Layout;
 use crate::report::{FileReport, LoadReport, Report};
 use crate::settings::{Pooling, Settings, SettingsError};
-use crate::tokenize::esm::EsmTokenizer;
-use crate::tokenize::{Tokenizer, VocabularyError};
+use crate::tokenize::{self, Tokenizer, VocabularyError};
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -211,9 +210,9 @@ fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
             .position(|group| group.model.folder() == model.folder() && group.layer == layer);
         let at = known.unwrap_or(groups.len());
         if known.is_none() {
-            let vocabulary = model.folder().join("vocab.txt");
+            let kind = model.info().tokenizer.kind.parse()?;
             groups.push(Group {
-                tokenizer: Box::new(EsmTokenizer::from_file(&vocabulary)?),
+                tokenizer: tokenize::open(model.folder(), kind)?,
                 model,
                 layer,
                 tasks: Vec::new(),

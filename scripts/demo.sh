@@ -18,8 +18,5 @@ rm -rf "$out"
 "$seqembed" run examples/manifest.yaml -o "$out" -m "${random:-$model}"
 "$seqembed" plot "$out" -o "$out/plot.svg"
 
-echo
-${PYTHON:-python3} scripts/table.py "$out/report.json"
-echo
-echo "picture  $out/plot.svg"
+
 [ -z "$random" ] || echo "RANDOM weights: neither the vectors nor the picture mean anything."

@@ -128,6 +128,15 @@ pub struct FileReport {
     pub computing_seconds: f64,
 }
 
+impl Totals {
+    /// Tokens a second, for a reader.
+    fn rate(&self) -> String {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        // `as` saturates, which is right here
+        thousands(self.tokens_per_second.round() as u64)
+    }
+}
+
 impl Report {
     /// Sums the files up, and derives what follows from the sums.
     pub fn total(&mut self) {
@@ -169,7 +178,7 @@ impl fmt::Display for Report {
             count(totals.files, "file", "files"),
             count(totals.records, "sequence", "sequences"),
             totals.seconds,
-            thousands(totals.tokens_per_second.round().max(0.0) as u64),
+            totals.rate(),
         )?;
         match &self.loads[..] {
             [] => writeln!(f, "  model    not loaded: there was nothing to embed")?,

@@ -51,6 +51,17 @@ pub enum Unknown {
     Error,
 }
 
+/// What is done with the other strand of DNA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revcomp {
+    /// Nothing: the sequence is embedded as it stands
+    #[default]
+    None,
+    /// The mean of the sequence's embedding and its reverse complement's
+    Mean,
+}
+
 /// The numbers that the model computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,7 +82,7 @@ macro_rules! display_as_written {
         }
     )*};
 }
-display_as_written!(Pooling, Long, Unknown, Precision);
+display_as_written!(Pooling, Revcomp, Long, Unknown, Precision);
 
 /// What one layer says about the options: nothing, unless it is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -109,6 +120,14 @@ pub struct Overrides {
     #[arg(long, value_enum, value_name = "POLICY")]
     pub unknown: Option<Unknown>,
 
+    /// What is done with the other strand of DNA [default: none]
+    #[arg(long, value_enum, value_name = "STRANDS")]
+    pub revcomp: Option<Revcomp>,
+
+    /// Embed a file even if its letters look like those of DNA and the model is one of proteins, or the other way
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub force_alphabet: Option<bool>,
+
     /// The numbers that the model computes with [default: fp32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -128,7 +147,7 @@ fn positive(text: &str) -> Result<usize, String> {
 
 impl Overrides {
     /// The options' names, as a manifest spells them.
-    pub const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 12] = [
         "model",
         "pooling",
         "layer",
@@ -137,6 +156,8 @@ impl Overrides {
         "max_length",
         "overlap",
         "unknown",
+        "revcomp",
+        "force_alphabet",
         "precision",
         "batch_tokens",
     ];
@@ -163,6 +184,11 @@ impl Overrides {
                     Some(overlap.map_err(|_| bad(key, text, "a whole number, 0 or more"))?);
             }
             "unknown" => self.unknown = Some(one_of(key, text)?),
+            "revcomp" => self.revcomp = Some(one_of(key, text)?),
+            "force_alphabet" => {
+                let value = text.parse();
+                self.force_alphabet = Some(value.map_err(|_| bad(key, text, "true, false"))?);
+            }
             "precision" => self.precision = Some(one_of(key, text)?),
             "batch_tokens" => self.batch_tokens = Some(count(key, text)?),
             _ => return Err(OptionError::NoSuchOption(key.to_owned())),
@@ -228,6 +254,32 @@ pub enum SettingsError {
         /// The window.
         max_length: usize,
     },
+    /// A window must hold a token.
+    #[error(
+        "`max_length` ({max_length}) is less than one token of the model, which reads {span} bases"
+    )]
+    Short {
+        /// The window.
+        max_length: usize,
+        /// The bases of a token.
+        span: usize,
+    },
+    /// The model has no positions beyond its limit.
+    #[error("`max_length` can't be {max_length}: the model has positions for {limit} at most")]
+    Long {
+        /// The window.
+        max_length: usize,
+        /// The model's limit.
+        limit: usize,
+    },
+    /// The strands' tokens do not lie side by side.
+    #[error(
+        "`revcomp: mean` needs a pooling other than `none`: the two strands have different tokens"
+    )]
+    Strands,
+    /// There is no other strand.
+    #[error("`revcomp: mean` is for models of DNA")]
+    NoStrands,
     /// The model has fewer layers.
     #[error("`layer` can't be {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]
     Layer {
@@ -257,6 +309,10 @@ pub struct Settings {
     pub overlap: Option<usize>,
     /// What is done with letters outside of the vocabulary.
     pub unknown: Unknown,
+    /// What is done with the other strand of DNA.
+    pub revcomp: Revcomp,
+    /// Whether a file is embedded even if it looks like something else than the model is for.
+    pub force_alphabet: bool,
     /// The numbers computed with.
     pub precision: Precision,
     /// The most tokens in a batch; none: the engine's choice.
@@ -293,11 +349,16 @@ impl Settings {
             max_length: first(layers, |layer| &layer.max_length),
             overlap: first(layers, |layer| &layer.overlap),
             unknown: first(layers, |layer| &layer.unknown).unwrap_or_default(),
+            revcomp: first(layers, |layer| &layer.revcomp).unwrap_or_default(),
+            force_alphabet: first(layers, |layer| &layer.force_alphabet).unwrap_or_default(),
             precision: first(layers, |layer| &layer.precision).unwrap_or_default(),
             batch_tokens: first(layers, |layer| &layer.batch_tokens),
         };
         if let Some(max_length) = settings.max_length {
             settings.window_of(max_length)?;
+        }
+        if settings.revcomp == Revcomp::Mean && settings.pooling == Pooling::None {
+            return Err(SettingsError::Strands);
         }
         Ok(settings)
     }

@@ -232,9 +232,9 @@ fn specimens() -> Vec<Specimen> {
     add(
         "DNA",
         &[b">a\n", &b"ACGTTGCA".repeat(20)[..], b"\n"].concat(),
-        DONE,
-        "look like DNA",
-        Some(&["ok"]),
+        PARTLY,
+        "looks like DNA",
+        None,
     );
     add("FASTQ", b"@a\nMKLV\n+\nIIII\n", DONE, "", Some(&["ok"]));
     add(
@@ -321,6 +321,14 @@ fn each_specimen_has_its_outcome() {
             }
         }
     }
+}
+
+#[test]
+fn dna_is_embedded_by_a_protein_model_when_the_user_insists() {
+    let dna = [b">a\n", &b"ACGTTGCA".repeat(20)[..], b"\n"].concat();
+    let place = Place::new(&[("x.faa", &dna)]);
+    assert_run(&place.embed(&["x.faa"], &["--force-alphabet"]), DONE, &[]);
+    assert_eq!(place.rows("x").unwrap().status, ["ok"]);
 }
 
 #[test]
@@ -513,13 +521,13 @@ fn damaged_models_are_refused() {
         .unwrap()
         .set_len(length / 2)
         .unwrap();
-    assert_run(&embed(cut.path()), FAILED, &["weights.bin"]);
+    assert_run(&embed(cut.path()), WRONG, &["weights.bin", "truncated"]);
 
     let no_vocabulary = copied(model());
     fs::write(no_vocabulary.path().join("vocab.txt"), "<cls>\n<pad>\n").unwrap();
     assert_run(
         &embed(no_vocabulary.path()),
-        FAILED,
+        WRONG,
         &["the vocabulary lacks <eos>"],
     );
 

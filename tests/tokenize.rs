@@ -5,15 +5,15 @@
 
 use proptest::prelude::*;
 use seqembed::tokenize::dna::looks_like_dna;
-use seqembed::tokenize::esm::EsmTokenizer;
-use seqembed::tokenize::{Tokenizer, VocabularyError};
+use seqembed::tokenize::letters::LetterTokenizer;
+use seqembed::tokenize::{self, Tokenizer, TokenizerKind, VocabularyError};
 
 /// ESM-2's `vocab.txt`.
 const VOCABULARY: &str = "<cls>\n<pad>\n<eos>\n<unk>\nL\nA\nG\nV\nS\nE\nR\nT\nI\nD\nP\nK\nQ\nN\nF\nY\nM\nH\nW\nC\nX\nB\nU\nZ\nO\n.\n-\n<null_1>\n<mask>\n";
 const LETTERS: &[u8] = b"LAGVSERTIDPKQNFYMHWCXBUZO.-";
 
-fn esm() -> EsmTokenizer {
-    EsmTokenizer::from_vocabulary(VOCABULARY).unwrap()
+fn esm() -> LetterTokenizer {
+    LetterTokenizer::esm(VOCABULARY).unwrap()
 }
 
 #[test]
@@ -67,11 +67,10 @@ fn one_terminal_stop_is_dropped() {
 
 #[test]
 fn a_vocabulary_must_have_what_proteins_need() {
-    let error =
-        EsmTokenizer::from_vocabulary(&VOCABULARY.replace("<eos>\n", "").replace("\nW\n", "\n"));
+    let error = LetterTokenizer::esm(&VOCABULARY.replace("<eos>\n", "").replace("\nW\n", "\n"));
     let error = error.unwrap_err();
     assert_eq!(error.to_string(), "the vocabulary lacks <eos>, W");
-    let error = EsmTokenizer::from_vocabulary(&VOCABULARY.replace("\nW\n", "\nL\n")).unwrap_err();
+    let error = LetterTokenizer::esm(&VOCABULARY.replace("\nW\n", "\nL\n")).unwrap_err();
     assert!(
         matches!(
             error,
@@ -83,13 +82,15 @@ fn a_vocabulary_must_have_what_proteins_need() {
         ),
         "{error}"
     );
-    let error = EsmTokenizer::from_file("/nowhere/vocab.txt".as_ref()).unwrap_err();
+    let error = tokenize::open("/nowhere".as_ref(), TokenizerKind::Esm)
+        .err()
+        .unwrap();
     assert!(
         error
             .to_string()
             .starts_with("cannot read /nowhere/vocab.txt: ")
     );
-    let windows = EsmTokenizer::from_vocabulary(&VOCABULARY.replace('\n', "\r\n")).unwrap();
+    let windows = LetterTokenizer::esm(&VOCABULARY.replace('\n', "\r\n")).unwrap();
     assert_eq!(windows.encode(b"MK").ids, [20, 15]);
 }
 

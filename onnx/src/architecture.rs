@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bert::Bert;
 use crate::checkpoint::{Checkpoint, Settings};
+use crate::dnabert2::Dnabert2;
 use crate::error::Error;
 use crate::esm2::Esm2;
 use crate::graph::Builder;
@@ -51,10 +53,18 @@ pub trait Description {
     fn layers(&self) -> usize;
     /// How many rows the embedding table has.
     fn vocabulary(&self) -> usize;
-    /// The longest input that the model is meant for, without special tokens.
+    /// The longest input that the model is meant for, without special tokens: residues, bases or k-mers.
     fn max_residues(&self) -> Option<usize>;
-    /// Which tokenizer it needs.
+    /// Which tokenizer it needs: `esm2` and `bert` have a `vocab.txt`, `bpe` a `tokenizer.json`.
     fn tokenizer(&self) -> &'static str;
+    /// The tokenizer's file, where all models of the architecture share one.
+    fn own_tokenizer(&self) -> Option<Vec<u8>> {
+        None
+    }
+    /// A tokenizer's file that goes with random weights.
+    fn sample_tokenizer(&self) -> Option<Vec<u8>> {
+        self.own_tokenizer()
+    }
     /// Whether the sizes can be those of a model at all.
     ///
     /// # Errors
@@ -79,7 +89,15 @@ pub trait Description {
 pub enum Architecture {
     /// ESM-2.
     Esm2(Esm2),
+    /// DNABERT-2 and DNABERT-S.
+    Dnabert2(Dnabert2),
+    /// DNABERT, and other BERTs with learned positions.
+    Bert(Bert),
 }
+
+/// What can be exported, for messages.
+pub const KNOWN: &str = "ESM-2 (model_type \"esm\", or a fair-esm .pt), DNABERT-2 and DNABERT-S, and DNABERT or any other BERT \
+                         with learned positions (model_type \"bert\")";
 
 impl Architecture {
     /// Reads the architecture from a checkpoint's configuration.
@@ -89,13 +107,31 @@ impl Architecture {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
         match &checkpoint.settings {
             Settings::HuggingFace { path, config } => {
+                let has = |part: &str| checkpoint.shapes().any(|(name, _)| name.contains(part));
+                // Older files of BERTs do not say what they are. Their tensors do.
                 match config.get("model_type").and_then(serde_json::Value::as_str) {
                     Some("esm") => Esm2::from_config(path, config).map(Self::Esm2),
+                    Some("bert") | None if has(".attention.self.Wqkv.") => {
+                        Dnabert2::from_config(path, config).map(Self::Dnabert2)
+                    }
+                    Some("bert") | None if has(".attention.self.query.") => {
+                        Bert::from_config(path, config).map(Self::Bert)
+                    }
+                    Some("bert") => Err(Error::config(
+                        path,
+                        "model_type is \"bert\", but the weights have neither BERT's tensors (attention.self.query) nor \
+                         DNABERT-2's (attention.self.Wqkv)",
+                    )),
                     Some(other) => Err(Error::config(
                         path,
-                        format!("model_type is {other:?}; only \"esm\" (ESM-2) can be exported"),
+                        format!("model_type is {other:?}, which is not known; known are {KNOWN}"),
                     )),
-                    None => Err(Error::config(path, "it says no model_type")),
+                    None => Err(Error::config(
+                        path,
+                        format!(
+                            "it says no model_type, and its tensors are of no known model; known are {KNOWN}"
+                        ),
+                    )),
                 }
             }
             Settings::FairEsm { .. } => Esm2::from_fair_esm(checkpoint).map(Self::Esm2),
@@ -107,6 +143,8 @@ impl Architecture {
     pub fn description(&self) -> &dyn Description {
         match self {
             Self::Esm2(esm2) => esm2,
+            Self::Dnabert2(dnabert2) => dnabert2,
+            Self::Bert(bert) => bert,
         }
     }
 

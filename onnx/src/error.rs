@@ -131,6 +131,19 @@ pub enum Error {
         /// What it asked for.
         source: PickleError,
     },
+    /// A checkpoint without a tokenizer.
+    #[error(
+        "{}: there is no {file}, and the model's {vocabulary} tokens can't be told without it; put it there, or name it \
+         (--tokenizer)", path.display()
+    )]
+    NoTokenizer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The file that is missing.
+        file: &'static str,
+        /// How many tokens the model has.
+        vocabulary: usize,
+    },
     /// The target is a model already.
     #[error("{}: holds a model already; --force replaces it", path.display())]
     Exists {

@@ -194,7 +194,9 @@ impl Esm2 {
             })
             .or_else(|| {
                 known_models().into_iter().find_map(|known| {
-                    let Architecture::Esm2(known) = known.architecture;
+                    let Architecture::Esm2(known) = known.architecture else {
+                        return None;
+                    };
                     (known.layers == probe.layers && known.hidden == probe.hidden)
                         .then_some(known.heads)
                 })
@@ -262,6 +264,10 @@ impl Description for Esm2 {
 
     fn tokenizer(&self) -> &'static str {
         "esm2"
+    }
+
+    fn own_tokenizer(&self) -> Option<Vec<u8>> {
+        (self.vocabulary == VOCABULARY.len()).then(|| VOCABULARY.join("\n").into_bytes())
     }
 
     fn validate(&self) -> Result<(), String> {

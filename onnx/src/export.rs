@@ -1,20 +1,20 @@
 //! Writing a model folder, whole or not at all.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
 
 use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
-use crate::esm2::VOCABULARY;
 use crate::known::known_model;
 use crate::model::{
     GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer,
     WEIGHTS_FILE,
 };
 use crate::random::Random;
+use crate::tokenizer;
 use crate::weights::{Weights, place, write};
 
 /// How to export.
@@ -24,6 +24,8 @@ pub struct ExportOptions {
     pub name: Option<String>,
     /// Replaces a model that is there already.
     pub force: bool,
+    /// The tokenizer's file (`vocab.txt` or `tokenizer.json`), where it does not lie beside the weights.
+    pub tokenizer: Option<PathBuf>,
 }
 
 /// Exports a checkpoint into a new folder.
@@ -40,44 +42,17 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
     description
         .check_names(&mut weights.names())
         .map_err(|message| Error::config(&checkpoint.path, message))?;
-    let (format, vocabulary) = match &checkpoint.settings {
-        Settings::HuggingFace { path, .. } => {
-            let file = path.with_file_name("vocab.txt");
-            let found = if file.is_file() {
-                Some(fs::read(&file).map_err(Error::io(&file, "read"))?)
-            } else {
-                None
-            };
-            ("hugging-face", found.map(|text| (file, text)))
-        }
+    let (format, folder) = match &checkpoint.settings {
+        Settings::HuggingFace { path, .. } => ("hugging-face", path.parent()),
         Settings::FairEsm { .. } => ("fair-esm", None),
     };
-    let vocabulary = match vocabulary {
-        Some((file, text)) => {
-            let lines = text.trim_ascii_end().split(|byte| *byte == b'\n').count();
-            if lines != description.vocabulary() {
-                return Err(Error::config(
-                    &file,
-                    format!(
-                        "it has {lines} tokens, the model's embedding table has {}",
-                        description.vocabulary()
-                    ),
-                ));
-            }
-            text
-        }
-        None if description.vocabulary() == VOCABULARY.len() => built_in_vocabulary(),
-        None => {
-            return Err(Error::config(
-                &checkpoint.path,
-                format!(
-                    "there is no vocab.txt, and {} tokens are not ESM-2's {}",
-                    description.vocabulary(),
-                    VOCABULARY.len()
-                ),
-            ));
-        }
-    };
+    let tokenizer = tokenizer::find(description, folder, options.tokenizer.as_deref())?
+        .or_else(|| description.own_tokenizer())
+        .ok_or_else(|| Error::NoTokenizer {
+            path: checkpoint.path.clone(),
+            file: tokenizer::file(description),
+            vocabulary: description.vocabulary(),
+        })?;
     let name = options.name.clone().unwrap_or_else(|| name_of(source));
     let plan = Plan {
         name,
@@ -91,7 +66,7 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
                 .collect(),
         },
         random_seed: None,
-        vocabulary,
+        tokenizer,
     };
     plan.write(target, &weights, options.force)
 }
@@ -110,6 +85,14 @@ pub fn export_random(
     let known = known_model(known).ok_or_else(|| Error::UnknownModel {
         name: known.to_owned(),
     })?;
+    let description = known.architecture.description();
+    let tokenizer = tokenizer::find(description, None, options.tokenizer.as_deref())?
+        .or_else(|| description.sample_tokenizer())
+        .ok_or_else(|| Error::NoTokenizer {
+            path: target.to_path_buf(),
+            file: tokenizer::file(description),
+            vocabulary: description.vocabulary(),
+        })?;
     let plan = Plan {
         name: options
             .name
@@ -121,14 +104,9 @@ pub fn export_random(
             files: Vec::new(),
         },
         random_seed: Some(seed),
-        vocabulary: built_in_vocabulary(),
+        tokenizer,
     };
     plan.write(target, &Random { seed }, options.force)
-}
-
-/// ESM-2's `vocab.txt`, as the hub has it.
-fn built_in_vocabulary() -> Vec<u8> {
-    VOCABULARY.join("\n").into_bytes()
 }
 
 /// A checkpoint's folder or file, without what tells its format.
@@ -182,12 +160,11 @@ struct Plan<'plan> {
     architecture: &'plan Architecture,
     source: Source,
     random_seed: Option<u64>,
-    vocabulary: Vec<u8>,
+    tokenizer: Vec<u8>,
 }
 
 impl Plan<'_> {
     fn write(self, target: &Path, weights: &dyn Weights, force: bool) -> Result<Model, Error> {
-        const VOCABULARY_FILE: &str = "vocab.txt";
         let description = self.architecture.description();
         let tensors = description.plan();
         // A link to a folder stays a link.
@@ -216,7 +193,7 @@ impl Plan<'_> {
             let path = folder.path().join(name);
             fs::write(&path, bytes).map_err(Error::io(&path, "write"))
         };
-        save(VOCABULARY_FILE, &self.vocabulary)?;
+        save(tokenizer::file(description), &self.tokenizer)?;
         let info = ModelInfo {
             name: self.name,
             architecture: self.architecture.clone(),
@@ -227,7 +204,7 @@ impl Plan<'_> {
             random_seed: self.random_seed,
             tokenizer: Tokenizer {
                 kind: description.tokenizer().to_owned(),
-                files: vec![VOCABULARY_FILE.to_owned()],
+                files: vec![tokenizer::file(description).to_owned()],
             },
             max_residues: description.max_residues(),
             tensors: place(&tensors),

@@ -1,6 +1,8 @@
 //! The models known by name.
 
 use crate::architecture::Architecture;
+use crate::bert::Bert;
+use crate::dnabert2::Dnabert2;
 use crate::esm2::Esm2;
 use crate::weights::place;
 
@@ -79,25 +81,51 @@ const ESM2: [(&str, &str, &str, usize, usize, usize); 6] = [
     ),
 ];
 
-/// All known models, smallest first.
+/// Name, hub id.
+const DNABERT2: [(&str, &str); 2] = [
+    ("DNABERT-2", "zhihan1996/DNABERT-2-117M"),
+    ("DNABERT-S", "zhihan1996/DNABERT-S"),
+];
+
+/// Name, hub id, parameters, bases of a k-mer.
+const DNABERT: [(&str, &str, &str, u32); 4] = [
+    ("DNABERT-3", "zhihan1996/DNA_bert_3", "86M", 3),
+    ("DNABERT-4", "zhihan1996/DNA_bert_4", "86M", 4),
+    ("DNABERT-5", "zhihan1996/DNA_bert_5", "87M", 5),
+    ("DNABERT-6", "zhihan1996/DNA_bert_6", "89M", 6),
+];
+
+/// All known models: of proteins, then of DNA, smallest first.
 #[must_use]
 pub fn known_models() -> Vec<KnownModel> {
-    ESM2.into_iter()
-        .map(
-            |(name, hub_id, parameters, layers, hidden, heads)| KnownModel {
-                name,
-                hub_id,
-                parameters,
-                architecture: Architecture::Esm2(Esm2::published(layers, hidden, heads)),
-            },
-        )
-        .collect()
+    let esm2 = ESM2.map(
+        |(name, hub_id, parameters, layers, hidden, heads)| KnownModel {
+            name,
+            hub_id,
+            parameters,
+            architecture: Architecture::Esm2(Esm2::published(layers, hidden, heads)),
+        },
+    );
+    let dnabert = DNABERT.map(|(name, hub_id, parameters, k)| KnownModel {
+        name,
+        hub_id,
+        parameters,
+        architecture: Architecture::Bert(Bert::dnabert(k)),
+    });
+    let dnabert2 = DNABERT2.map(|(name, hub_id)| KnownModel {
+        name,
+        hub_id,
+        parameters: "117M",
+        architecture: Architecture::Dnabert2(Dnabert2::published()),
+    });
+    esm2.into_iter().chain(dnabert).chain(dnabert2).collect()
 }
 
-/// A known model by its name or its hub id.
+/// A known model by its name, its hub id, or the latter without the owner.
 #[must_use]
 pub fn known_model(name: &str) -> Option<KnownModel> {
-    known_models()
-        .into_iter()
-        .find(|known| known.name == name || known.hub_id == name)
+    known_models().into_iter().find(|known| {
+        let short = known.hub_id.rsplit_once('/').map(|(_, short)| short);
+        known.name == name || known.hub_id == name || short == Some(name)
+    })
 }

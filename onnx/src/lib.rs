@@ -5,15 +5,20 @@
 //! what the graphs hold.
 
 pub mod architecture;
+pub mod bert;
 pub mod checkpoint;
+pub mod config;
+pub mod dnabert2;
 pub mod error;
 pub mod esm2;
 pub mod export;
+pub mod frame;
 pub mod graph;
 pub mod known;
 pub mod model;
 pub mod proto;
 pub mod random;
+pub mod tokenizer;
 pub mod weights;
 
 pub use architecture::{Architecture, GraphKind, GraphRequest, Output};

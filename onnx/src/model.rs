@@ -39,7 +39,8 @@ pub struct Source {
 /// Which tokenizer, and its files in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokenizer {
-    /// `esm2`: one token a residue, from `vocab.txt`.
+    /// `esm2`: one token a residue, from `vocab.txt`. `bpe`: byte-pair encoding, from `tokenizer.json`. `bert`: k-mers or
+    /// letters, from `vocab.txt`.
     pub kind: String,
     /// Names of its files.
     pub files: Vec<String>,
@@ -77,7 +78,8 @@ pub struct ModelInfo {
     pub random_seed: Option<u64>,
     /// Which tokenizer.
     pub tokenizer: Tokenizer,
-    /// The longest input that the model is meant for, without special tokens.
+    /// The longest input that the model is meant for, without special tokens: residues (`esm2`), bases (`bpe`), or k-mers or
+    /// letters (`bert`).
     pub max_residues: Option<usize>,
     /// All tensors of the weights file, in its order.
     pub tensors: Vec<TensorInfo>,

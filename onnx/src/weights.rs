@@ -21,6 +21,17 @@ pub struct Input {
     pub shape: Vec<usize>,
 }
 
+impl Input {
+    /// A tensor of this name and shape.
+    #[must_use]
+    pub fn new(name: String, shape: &[usize]) -> Self {
+        Self {
+            name,
+            shape: shape.to_vec(),
+        }
+    }
+}
+
 /// How a tensor is made from those of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recipe {
@@ -35,13 +46,29 @@ pub enum Recipe {
         /// Rows that become zero.
         zero: Vec<usize>,
     },
+    /// Some rows of a tensor.
+    Part {
+        /// The tensor.
+        input: Input,
+        /// Its first row that is taken.
+        first: usize,
+        /// How many are.
+        rows: usize,
+    },
+    /// Every row of a table plus the first row of another.
+    Shifted {
+        /// The table, [rows, columns].
+        table: Input,
+        /// The other one, [.., columns].
+        by: Input,
+    },
     /// `bias + weight @ inner`, in f64: a bias before a dense layer moved behind it.
     Folded {
         /// The layer's own bias, [out].
         bias: Input,
         /// The layer's weight, [out, in].
         weight: Input,
-        /// The bias that comes before, [in].
+        /// A tensor whose last `in` values are the bias that comes before.
         inner: Input,
     },
 }
@@ -52,7 +79,8 @@ impl Recipe {
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
             Self::Rows(inputs) => inputs.iter().collect(),
-            Self::Scaled { input, .. } => vec![input],
+            Self::Scaled { input, .. } | Self::Part { input, .. } => vec![input],
+            Self::Shifted { table, by } => vec![table, by],
             Self::Folded {
                 bias,
                 weight,
@@ -71,6 +99,37 @@ pub struct Planned {
     pub shape: Vec<usize>,
     /// What it is made from.
     pub recipe: Recipe,
+}
+
+/// A plan under construction.
+#[derive(Debug, Default)]
+pub struct Plan(pub Vec<Planned>);
+
+impl Plan {
+    /// Adds a tensor.
+    pub fn add(&mut self, name: String, shape: &[usize], recipe: Recipe) {
+        self.0.push(Planned {
+            name,
+            shape: shape.to_vec(),
+            recipe,
+        });
+    }
+
+    /// Adds a tensor as the checkpoint has it.
+    pub fn copy(&mut self, name: String, input: Input) {
+        let shape = input.shape.clone();
+        self.add(name, &shape, Recipe::Rows(vec![input]));
+    }
+
+    /// Adds a layer norm: `weight` and `bias`.
+    pub fn norm(&mut self, ours: &str, theirs: &str, width: usize) {
+        for part in ["weight", "bias"] {
+            self.copy(
+                format!("{ours}.{part}"),
+                Input::new(format!("{theirs}.{part}"), &[width]),
+            );
+        }
+    }
 }
 
 /// Where weights come from.
@@ -208,12 +267,38 @@ fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Resul
                 writer.floats(&scaled)
             })
         }
+        Recipe::Part { input, first, rows } => {
+            let width = input.shape[1..].iter().product::<usize>();
+            let wanted = first * width..(first + rows) * width;
+            let mut at = 0;
+            source.stream(input, &mut |values| {
+                let here = at..at + values.len();
+                at = here.end;
+                let from = wanted.start.clamp(here.start, here.end) - here.start;
+                let to = wanted.end.clamp(here.start, here.end) - here.start;
+                writer.floats(&values[from..to])
+            })
+        }
+        Recipe::Shifted { table, by } => {
+            let width = table.shape.last().copied().unwrap_or(1);
+            let by = &whole(by, source)?[..width];
+            let mut at = 0;
+            let mut shifted = Vec::new();
+            source.stream(table, &mut |values| {
+                shifted.clear();
+                shifted.extend((at..).zip(values).map(|(at, value)| value + by[at % width]));
+                at += values.len();
+                writer.floats(&shifted)
+            })
+        }
         Recipe::Folded {
             bias,
             weight,
             inner,
         } => {
             let inner = whole(inner, source)?;
+            let columns = weight.shape.last().copied().unwrap_or(1);
+            let inner = &inner[inner.len().saturating_sub(columns)..];
             let mut sums = whole(bias, source)?
                 .into_iter()
                 .map(f64::from)

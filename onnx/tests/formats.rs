@@ -96,7 +96,9 @@ fn all_formats_give_the_same_weights() {
     sources.push(at("bare.pt"));
 
     let (first, expected) = exported(&sources[0]);
-    let Architecture::Esm2(sizes) = first.architecture();
+    let Architecture::Esm2(sizes) = first.architecture() else {
+        panic!("no ESM-2: {:?}", first.architecture())
+    };
     assert_eq!(
         (sizes.layers, sizes.hidden, sizes.heads),
         (LAYERS, HIDDEN, HEADS)

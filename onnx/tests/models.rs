@@ -59,6 +59,13 @@ fn published_sizes_have_the_published_number_of_parameters() {
         ("esm2_t33_650M_UR50D", 649_400_320),
         ("esm2_t36_3B_UR50D", 2_832_442_880),
         ("esm2_t48_15B_UR50D", 15_102_868_480),
+        // What BertModel and DNABERT-2's own code hold without the pooler.
+        ("DNABERT-3", 85_503_744),
+        ("DNABERT-4", 85_651_200),
+        ("DNABERT-5", 86_241_024),
+        ("DNABERT-6", 88_600_320),
+        ("DNABERT-2", 116_477_952),
+        ("DNABERT-S", 116_477_952),
     ] {
         let known = known_model(name).unwrap();
         assert_eq!(known_model(known.hub_id).unwrap(), known);
@@ -82,7 +89,7 @@ fn published_sizes_have_the_published_number_of_parameters() {
             bytes >= 4 * (parameters - folded) && bytes < 4 * parameters + 4096 * plan.len() as u64
         );
     }
-    assert_eq!(known_models().len(), 6);
+    assert_eq!(known_models().len(), 12);
     assert!(known_model("esm2_t7").is_none());
 }
 
@@ -97,6 +104,7 @@ fn targets_are_replaced_only_when_told() {
         let options = ExportOptions {
             name: Some("mine".to_owned()),
             force,
+            ..ExportOptions::default()
         };
         export(&folder.path().join("hub"), target, &options)
     };
@@ -112,6 +120,8 @@ fn targets_are_replaced_only_when_told() {
         assert!(matches!(again(taken, true), Err(Error::Occupied { .. })));
     }
     let options = ExportOptions::default();
+    let exported = export(&target, &targets.join("x"), &options).unwrap_err();
+    assert!(exported.to_string().contains("an exported model already"));
     assert!(matches!(
         export_random("esm3", 1, &targets.join("x"), &options),
         Err(Error::UnknownModel { .. })

@@ -9,7 +9,7 @@ use seqembed_onnx::{Error, ExportOptions, Model, export, export_random};
 /// Makes a model folder (ONNX) from a checkpoint.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// A Hugging Face folder (config.json with model.safetensors or pytorch_model.bin, whole or sharded), or a fair-esm .pt
+    /// A Hugging Face folder (config.json with `model.safetensors` or `pytorch_model.bin`, whole or sharded), or a fair-esm .pt
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     pub checkpoint: Option<PathBuf>,
     /// The model folder to make
@@ -21,6 +21,9 @@ pub struct ExportArgs {
     /// Replace a model that is there already
     #[arg(long)]
     pub force: bool,
+    /// The tokenizer's file (vocab.txt or tokenizer.json) [default: the one in the checkpoint's folder]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
     /// Instead of a checkpoint: random weights in the shape of a known model, for trying things out
     #[arg(long, value_name = "NAME")]
     pub random: Option<String>,
@@ -37,6 +40,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let options = ExportOptions {
         name: args.name.clone(),
         force: args.force,
+        tokenizer: args.tokenizer.clone(),
     };
     let outcome = match (&args.random, &args.checkpoint) {
         (Some(known), _) => export_random(known, args.seed, &args.output, &options),

@@ -25,6 +25,8 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// A bar if the standard error is a terminal.
+    ///
     /// `total` is the size of all inputs together, 0 when that is not known; `files` is how many there are.
     #[must_use]
     pub fn new(total: u64, files: u64, quiet: bool) -> Self {
@@ -38,9 +40,9 @@ impl Progress {
             } else {
                 "{spinner} {msg}"
             };
-            bar.set_style(
-                ProgressStyle::with_template(template).expect("the template is well-formed"),
-            );
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
@@ -80,13 +82,13 @@ impl Progress {
     }
 
     fn state(&self) -> String {
-        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
+        let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         format!(
             "{}/{} files  {} sequences  {} tokens/s",
             thousands(self.files.0),
             thousands(self.files.1),
             thousands(self.sequences),
-            thousands((self.tokens as f64 / seconds) as u64),
+            thousands(1000 * self.tokens / milliseconds.max(1)),
         )
     }
 }

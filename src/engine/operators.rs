@@ -1,8 +1,9 @@
 //! The operators of the domain `seqembed`, which the packed graph uses on CPUs, registered with ONNX Runtime.
 //!
-//! The graph's author and this file agree on: `RotaryAttention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip,
-//! gamma, beta, bias)`, `BiasGelu(x, bias)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens, pool_range)`; shapes
-//! stand with the kernels.
+//! The graph's author and this file agree on: `RotaryAttention(qkv, bias, sequence_starts)`, `AlibiAttention(qkv, bias,
+//! slopes, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`,
+//! `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
+//! pool_range)`; shapes stand with the kernels.
 
 use ort::operator::{
     BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
@@ -10,8 +11,8 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueRef, ValueRefMut};
 
-use super::kernels::attention::{Packed, Rotary};
-use super::kernels::rows::{BiasGelu, Pool, SkipLayerNorm, pool};
+use super::kernels::attention::{Alibi, Packed, Positions, Rotary, Unplaced};
+use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
 
 const F32: TensorElementType = TensorElementType::Float32;
 const I32: TensorElementType = TensorElementType::Int32;
@@ -22,9 +23,13 @@ const I32: TensorElementType = TensorElementType::Int32;
 /// When ONNX Runtime refuses one.
 pub fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new("seqembed")?
-        .add(RotaryAttentionOperator)?
+        .add(AttentionOperator::Rotary)?
+        .add(AttentionOperator::Alibi)?
+        .add(AttentionOperator::Unplaced)?
         .add(SkipLayerNormOperator)?
         .add(BiasGeluOperator)?
+        .add(GegluOperator)?
+        .add(PositionsOperator)?
         .add(PoolOperator(Pool::Mean))?
         .add(PoolOperator(Pool::Max))
 }
@@ -68,17 +73,30 @@ fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
         .ok_or_else(|| fault(format!("position {value} lies outside of {rows} tokens")))
 }
 
-struct RotaryAttentionOperator;
+/// Attention, by what positions do to it.
+enum AttentionOperator {
+    Rotary,
+    Alibi,
+    Unplaced,
+}
 
-impl Operator for RotaryAttentionOperator {
+impl Operator for AttentionOperator {
     type Kernel<'attr> = BoxedKernel<'attr>;
 
     fn name(&self) -> &'static str {
-        "RotaryAttention"
+        match self {
+            Self::Rotary => "RotaryAttention",
+            Self::Alibi => "AlibiAttention",
+            Self::Unplaced => "Attention",
+        }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [F32, F32, I32].map(OperatorInput::required)
+        let types = match self {
+            Self::Alibi => vec![F32, F32, F32, I32],
+            Self::Rotary | Self::Unplaced => vec![F32, F32, I32],
+        };
+        types.into_iter().map(OperatorInput::required)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -89,17 +107,85 @@ impl Operator for RotaryAttentionOperator {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<Self::Kernel<'attr>> {
+        let name = self.name();
         let heads = attributes
             .get::<i64>("num_heads")
             .and_then(|heads| usize::try_from(heads).ok())
             .filter(|heads| *heads > 0)
-            .ok_or_else(|| fault("RotaryAttention needs num_heads"))?;
-        let base = attributes
-            .get::<f32>("rotary_base")
-            .ok_or_else(|| fault("RotaryAttention needs rotary_base"))?;
-        Ok(Box::new(move |context: &ComputeContext| {
-            attention(context, heads, base)
-        }))
+            .ok_or_else(|| fault(format!("{name} needs num_heads")))?;
+        match self {
+            Self::Rotary => {
+                let base = attributes
+                    .get::<f32>("rotary_base")
+                    .ok_or_else(|| fault("RotaryAttention needs rotary_base"))?;
+                Ok(Box::new(move |context: &ComputeContext| {
+                    let sequences = Sequences::of(context, 2, heads)?;
+                    if sequences.hidden % (2 * heads) != 0 {
+                        return Err(fault("RotaryAttention needs heads of even width"));
+                    }
+                    let width = sequences.hidden / heads;
+                    let rotary = Rotary::shared(width, base, sequences.longest());
+                    attention(context, &sequences, &*rotary)
+                }))
+            }
+            Self::Alibi => Ok(Box::new(move |context: &ComputeContext| {
+                let sequences = Sequences::of(context, 3, heads)?;
+                let slopes = input(context, 2)?;
+                let (_, slopes) = slopes.try_extract_tensor::<f32>()?;
+                if slopes.len() != heads {
+                    return Err(fault(format!("{} slopes for {heads} heads", slopes.len())));
+                }
+                attention(context, &sequences, &Alibi { slopes })
+            })),
+            Self::Unplaced => Ok(Box::new(move |context: &ComputeContext| {
+                attention(context, &Sequences::of(context, 2, heads)?, &Unplaced)
+            })),
+        }
+    }
+}
+
+/// The sequences that an attention operator works on.
+struct Sequences {
+    /// Rows of the input.
+    tokens: usize,
+    hidden: usize,
+    heads: usize,
+    /// Where each begins, and where the last ends.
+    starts: Vec<usize>,
+}
+
+impl Sequences {
+    /// From the packed product (input 0) and the starts (input `starts`), checked against each other.
+    fn of(context: &ComputeContext, starts: usize, heads: usize) -> ort::Result<Self> {
+        let (qkv, starts) = (input(context, 0)?, input(context, starts)?);
+        let (shape, _) = qkv.try_extract_tensor::<f32>()?;
+        let (_, starts) = starts.try_extract_tensor::<i32>()?;
+        let [tokens, width] = matrix(shape)?;
+        let hidden = width / 3;
+        if width % 3 != 0 || hidden % heads != 0 {
+            return Err(fault(format!(
+                "{heads} heads do not fit a width of {width}"
+            )));
+        }
+        let starts = starts
+            .iter()
+            .map(|&start| bounded(start, tokens))
+            .collect::<ort::Result<Vec<_>>>()?;
+        if starts.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Err(fault("sequence_starts must ascend"));
+        }
+        Ok(Self {
+            tokens,
+            hidden,
+            heads,
+            starts,
+        })
+    }
+
+    /// How many tokens the longest has.
+    fn longest(&self) -> usize {
+        let lengths = self.starts.windows(2).map(|pair| pair[1] - pair[0]);
+        lengths.max().unwrap_or(0)
     }
 }
 
@@ -149,34 +235,33 @@ fn in_blocks(
     })
 }
 
-fn attention(context: &ComputeContext, heads: usize, base: f32) -> ort::Result<()> {
-    let (qkv, bias, starts) = (input(context, 0)?, input(context, 1)?, input(context, 2)?);
-    let (shape, qkv) = qkv.try_extract_tensor::<f32>()?;
+/// Attention over every sequence and head, each a task.
+fn attention<P: Positions>(
+    context: &ComputeContext,
+    sequences: &Sequences,
+    positions: &P,
+) -> ort::Result<()> {
+    let &Sequences {
+        tokens,
+        hidden,
+        heads,
+        ref starts,
+    } = sequences;
+    let (qkv, bias) = (input(context, 0)?, input(context, 1)?);
+    let (_, qkv) = qkv.try_extract_tensor::<f32>()?;
     let (_, bias) = bias.try_extract_tensor::<f32>()?;
-    let (_, starts) = starts.try_extract_tensor::<i32>()?;
-    let [tokens, width] = matrix(shape)?;
-    let hidden = width / 3;
-    if hidden % (2 * heads) != 0 || bias.len() != 2 * hidden {
+    if bias.len() != 2 * hidden {
         return Err(fault(format!(
-            "{heads} heads and a bias of {} do not fit a hidden width of {hidden}",
+            "a bias of {} does not fit a hidden width of {hidden}",
             bias.len()
         )));
     }
-    let starts = starts
-        .iter()
-        .map(|&start| bounded(start, tokens))
-        .collect::<ort::Result<Vec<_>>>()?;
-    if starts.windows(2).any(|pair| pair[0] > pair[1]) {
-        return Err(fault("sequence_starts must ascend"));
-    }
-    let longest = starts.windows(2).map(|pair| pair[1] - pair[0]).max();
-    let rotary = Rotary::shared(hidden / heads, base, longest.unwrap_or(0));
     let packed = Packed {
         qkv,
         bias,
         hidden,
         heads,
-        rotary: &rotary,
+        positions,
     };
     let mut output = output(context, 0, [tokens, hidden])?;
     let (_, output) = output.try_extract_tensor_mut::<f32>()?;
@@ -311,6 +396,89 @@ impl Operator for BiasGeluOperator {
                     .run();
                 }
             })
+        }))
+    }
+}
+
+struct GegluOperator;
+
+impl Operator for GegluOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        "Geglu"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(F32)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(F32)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        Ok(Box::new(|context: &ComputeContext| {
+            let x = input(context, 0)?;
+            let (shape, x) = x.try_extract_tensor::<f32>()?;
+            let [rows, both] = matrix(shape)?;
+            if both == 0 || both % 2 != 0 {
+                return Err(fault(format!("Geglu can't halve a width of {both}")));
+            }
+            let width = both / 2;
+            let mut y = output(context, 0, [rows, width])?;
+            let y = Target::of(y.try_extract_tensor_mut::<f32>()?.1);
+            in_blocks(context, rows, |from, to| {
+                Geglu {
+                    x: &x[from * both..to * both],
+                    width,
+                    // SAFETY: the output holds `rows` rows of `width` values, and the blocks do not overlap.
+                    y: unsafe { y.rows(from, to, width) },
+                }
+                .run();
+            })
+        }))
+    }
+}
+
+/// The position of each token within its sequence, [tokens].
+struct PositionsOperator;
+
+impl Operator for PositionsOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        "Positions"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(I32)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Int64)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        Ok(Box::new(|context: &ComputeContext| {
+            let starts = input(context, 0)?;
+            let (_, starts) = starts.try_extract_tensor::<i32>()?;
+            if starts.first().is_some_and(|&first| first != 0)
+                || starts.windows(2).any(|pair| pair[0] > pair[1])
+            {
+                return Err(fault("sequence_starts must ascend from 0"));
+            }
+            let tokens = starts.last().copied().unwrap_or(0);
+            let tokens = usize::try_from(tokens).expect("no less than the first, which is 0");
+            let mut positions = context
+                .output(0, [tokens])?
+                .ok_or_else(|| fault("output 0 is missing"))?;
+            let (_, positions) = positions.try_extract_tensor_mut::<i64>()?;
+            let ranks = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
+            for (position, rank) in positions.iter_mut().zip(ranks) {
+                *position = i64::from(rank);
+            }
+            Ok(())
         }))
     }
 }

@@ -15,9 +15,9 @@ use crate::batch::{self, Window};
 use crate::engine::{Batch, Reduce};
 use crate::manifest::Job;
 use crate::records::{self, Reader, Record};
-use crate::settings::{Long, Pooling, Settings, Unknown};
-use crate::tokenize::dna::DnaCheck;
-use crate::tokenize::{Encoded, Special, Tokenizer};
+use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
+use crate::tokenize::dna::{DnaCheck, reverse_complement};
+use crate::tokenize::{Alphabet, Encoded, Special, Tokenizer};
 
 /// A job of the run, with what the model decides filled in.
 pub struct Task {
@@ -44,12 +44,14 @@ pub struct Item {
     pub header: String,
     /// The first word of it.
     pub id: String,
-    /// Residues, a terminal `*` not counted.
+    /// Residues or bases, a terminal `*` not counted.
     pub length: usize,
     /// `ok`, what was done to it, or why it was skipped.
     pub status: Status,
     /// Its windows, in `Chunk::segments`. None when it is skipped.
     pub segments: Range<usize>,
+    /// Those of its reverse complement, with `--revcomp mean`.
+    pub reverse: Range<usize>,
 }
 
 /// What happened to a record.
@@ -254,6 +256,7 @@ impl<'a> Chunker<'a> {
     fn read(&mut self) -> Raw {
         let task = self.task;
         if std::mem::take(&mut self.forbidden) {
+            self.open = None;
             return self.end(None);
         }
         let (reader, check) = match &mut self.open {
@@ -265,7 +268,14 @@ impl<'a> Chunker<'a> {
         };
         match reader.next() {
             Some(Ok(record)) => {
+                let undecided = !check.is_done();
                 check.add(&record.sequence);
+                if undecided
+                    && check.is_done()
+                    && let Some(why) = self.wrong_alphabet(task)
+                {
+                    return self.end(Some(why));
+                }
                 Raw::Record(task, record)
             }
             Some(Err(error)) => self.end(Some(error.to_string())),
@@ -280,20 +290,33 @@ impl<'a> Chunker<'a> {
         })
     }
 
+    /// Why the file that is read seems to be no input for this model, unless the user said that it is.
+    fn wrong_alphabet(&self, task: usize) -> Option<String> {
+        let job = &self.tasks[task].job;
+        let alphabet = self.tokenizer.alphabet();
+        let (_, check) = self.open.as_ref()?;
+        let why = check.why_not(alphabet)?;
+        (!job.settings.force_alphabet).then(|| {
+            let (letters, help) = match alphabet {
+                Alphabet::Protein => ("proteins", "translate it first"),
+                Alphabet::Dna => ("DNA", "choose a protein model"),
+            };
+            format!(
+                "{} {why}; {} is a model of {letters}: {help}, or embed it as it is with --force-alphabet",
+                job.source, job.settings.model
+            )
+        })
+    }
+
     fn end(&mut self, failure: Option<String>) -> Raw {
         let task = self.task;
+        let failure = failure.or_else(|| self.wrong_alphabet(task));
         self.task += 1;
         let mut warnings = Vec::new();
-        if let Some((reader, check)) = self.open.take()
+        if let Some((reader, _)) = self.open.take()
             && failure.is_none()
         {
             warnings.extend(reader.warning());
-            if check.looks_like_dna() {
-                warnings.push(format!(
-                    "{}: these sequences look like DNA, but {} is a protein model; translate them first",
-                    self.tasks[task].job.source, self.tasks[task].job.settings.model
-                ));
-            }
         }
         Raw::End {
             task,
@@ -323,14 +346,13 @@ impl<'a> Chunker<'a> {
         for (entry, encoded) in raw.into_iter().zip(encoded) {
             match (entry, encoded) {
                 (Raw::Record(task, record), Some(encoded)) if forbidden != Some(task) => {
-                    match item(&self.tasks[task], record, &encoded, &mut chunk) {
+                    match self.item(task, record, encoded, &mut chunk) {
                         Ok(item) => chunk.entries.push(Entry::Record(task, item)),
                         Err(why) => {
                             chunk.entries.push(Entry::Forbidden(task, why));
                             forbidden = Some(task);
                         }
                     }
-                    chunk.encoded.push(encoded);
                 }
                 (Raw::Record(..), _) => {}
                 (
@@ -367,75 +389,104 @@ impl<'a> Chunker<'a> {
     }
 }
 
-/// What was read, before it is tokenised.
-enum Raw {
-    Record(usize, Record),
-    End {
+impl Chunker<'_> {
+    /// Applies the task's policies to a record, and appends its windows to the chunk.
+    ///
+    /// # Errors
+    /// What a policy forbids, in words.
+    fn item(
+        &self,
         task: usize,
-        warnings: Vec<String>,
-        failure: Option<String>,
-    },
-}
+        record: Record,
+        mut encoded: Encoded,
+        chunk: &mut Chunk,
+    ) -> Result<Item, String> {
+        let task = &self.tasks[task];
+        let units = self.tokenizer.alphabet().units();
+        let Settings {
+            long,
+            unknown,
+            revcomp,
+            ..
+        } = task.job.settings;
+        let limit = task.window.max_length;
+        let length = encoded.letters;
+        let id = record.id().to_owned();
+        let fail = |what: String| {
+            let source = &task.job.source;
+            Err(format!("{source}: record {id:?}: {what}"))
+        };
+        let mut status = Status::default();
+        let mut sequence = &record.sequence[..];
+        if length > limit {
+            match long {
+                Long::Window => status.windowed = true,
+                Long::Truncate => {
+                    status.truncated = true;
+                    sequence = &sequence[..limit];
+                    encoded = self.tokenizer.encode(sequence);
+                }
+                Long::Error => {
+                    return fail(format!(
+                        "{length} {units} are more than --max-length {limit} (--long window or --long truncate embed it)"
+                    ));
+                }
+            }
+        }
+        if encoded.ids.is_empty() {
+            status.skipped = Some(self.tokenizer.why_no_tokens(encoded.letters));
+        }
+        if let Some(at) = encoded.first_unknown {
+            let letter = char::from(sequence[at]);
+            let position = at + 1;
+            match unknown {
+                Unknown::Replace => status.replaced = true,
+                Unknown::Skip => {
+                    let why = format!("{letter:?} at position {position} is not in the vocabulary");
+                    status.skipped.get_or_insert(why);
+                }
+                Unknown::Error => {
+                    return fail(format!(
+                        "{letter:?} at position {position} is not in the model's vocabulary (--unknown replace embeds what is not as the unknown token, --unknown skip leaves the record out)"
+                    ));
+                }
+            }
+        }
+        let mut item = Item {
+            id,
+            length,
+            segments: 0..0,
+            reverse: 0..0,
+            header: record.header,
+            status,
+        };
+        if item.status.skipped.is_none() {
+            let other = (revcomp == Revcomp::Mean)
+                .then(|| self.tokenizer.encode(&reverse_complement(sequence)));
+            item.segments = self.segments(task, encoded, chunk);
+            if let Some(other) = other {
+                item.reverse = self.segments(task, other, chunk);
+            }
+        }
+        Ok(item)
+    }
 
-/// Applies the task's policies to a record, and appends its windows to the chunk.
-///
-/// # Errors
-/// What a policy forbids, in words.
-fn item(task: &Task, record: Record, encoded: &Encoded, chunk: &mut Chunk) -> Result<Item, String> {
-    let Settings {
-        pooling,
-        long,
-        unknown,
-        ..
-    } = task.job.settings;
-    let limit = task.window.max_length;
-    let length = encoded.ids.len();
-    let id = record.id().to_owned();
-    let fail = |what: String| {
-        let source = &task.job.source;
-        Err(format!("{source}: record {id:?}: {what}"))
-    };
-    let mut status = Status::default();
-    if length == 0 {
-        status.skipped = Some("empty sequence".to_owned());
-    }
-    if let Some(at) = encoded.first_unknown {
-        let letter = char::from(record.sequence[at]);
-        match unknown {
-            Unknown::Replace => status.replaced = true,
-            Unknown::Skip => {
-                let what = format!("{letter:?} at position {} is not in the vocabulary", at + 1);
-                status.skipped = Some(what);
-            }
-            Unknown::Error => {
-                return fail(format!(
-                    "{letter:?} at position {} is not in the model's vocabulary (--unknown replace embeds such letters as <unk>, --unknown skip leaves the record out)",
-                    at + 1
-                ));
-            }
+    /// Appends a sequence's tokens and windows to the chunk.
+    fn segments(&self, task: &Task, encoded: Encoded, chunk: &mut Chunk) -> Range<usize> {
+        let pooling = task.job.settings.pooling;
+        let crate::settings::Window {
+            max_length,
+            overlap,
+        } = task.window;
+        let first = chunk.segments.len();
+        let mut windows = encoded.windows(self.tokenizer.span(), max_length, overlap);
+        if pooling == Pooling::Cls {
+            // The first window's is the sequence's: the others need not run.
+            windows.truncate(1);
         }
-    }
-    let mut used = length;
-    if length > limit {
-        match long {
-            Long::Window => status.windowed = true,
-            Long::Truncate => {
-                status.truncated = true;
-                used = limit;
-            }
-            Long::Error => {
-                return fail(format!(
-                    "{length} residues are more than --max-length {limit} (--long window or --long truncate embed it)"
-                ));
-            }
-        }
-    }
-    let first = chunk.segments.len();
-    if status.skipped.is_none() {
-        let windows = batch::windows(used, limit, task.window.overlap);
-        let last = windows.len() - 1;
+        let last = windows.len().saturating_sub(1);
         for (at, window) in windows.into_iter().enumerate() {
-            // Token 0 is <cls>, token 1 the window's first residue.
+            // Token 0 is <cls>, token 1 the window's first.
             let seen = window.seen.start;
             let kept = window.kept.start + 1 - seen..window.kept.end + 1 - seen;
             let range = match pooling {
@@ -453,19 +504,20 @@ fn item(task: &Task, record: Record, encoded: &Encoded, chunk: &mut Chunk) -> Re
                 range,
                 reduce: task.reduce(),
             });
-            // <cls> is the first window's: the others need not run.
-            if pooling == Pooling::Cls {
-                break;
-            }
         }
+        chunk.encoded.push(encoded);
+        first..chunk.segments.len()
     }
-    Ok(Item {
-        header: record.header,
-        id,
-        length,
-        status,
-        segments: first..chunk.segments.len(),
-    })
+}
+
+/// What was read, before it is tokenised.
+enum Raw {
+    Record(usize, Record),
+    End {
+        task: usize,
+        warnings: Vec<String>,
+        failure: Option<String>,
+    },
 }
 
 /// Counts what is read from a file, for the progress bar.

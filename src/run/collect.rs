@@ -191,7 +191,9 @@ impl<'a> Collector<'a> {
         let mut names: Vec<String> = Vec::new();
         for entry in &chunk.entries {
             if let Entry::Record(task, item) = entry
-                && segments.iter().any(|s| item.segments.contains(s))
+                && segments
+                    .iter()
+                    .any(|s| item.segments.contains(s) || item.reverse.contains(s))
             {
                 let name = self.tasks[*task].job.source.to_string();
                 if !names.contains(&name) {
@@ -218,8 +220,8 @@ impl<'a> Collector<'a> {
                         self.flush(current)?;
                         current = Some(*task);
                     }
-                    let segments = &chunk.segments[item.segments.clone()];
-                    let count = segments.iter().map(|s| s.tokens() as u64).sum();
+                    let segments = item.segments.clone().chain(item.reverse.clone());
+                    let count = segments.map(|s| chunk.segments[s].tokens() as u64).sum();
                     sequences += 1;
                     tokens += count;
                     self.count(*task, item, count);
@@ -286,22 +288,33 @@ impl<'a> Collector<'a> {
         rows.status.push(item.status.to_string());
         let pooling = self.tasks[task].job.settings.pooling;
         let before = rows.values.len();
-        let parts = item.segments.clone().map(|s| {
-            let Place { batch, row } = places[s];
-            let values = results[batch].as_deref().unwrap_or_default();
-            (&chunk.segments[s], values, row)
-        });
+        let parts = |segments: &Range<usize>| {
+            segments.clone().map(|s| {
+                let Place { batch, row } = places[s];
+                let values = results[batch].as_deref().unwrap_or_default();
+                (&chunk.segments[s], values, row)
+            })
+        };
         match pooling {
             Pooling::None => {
-                for (segment, values, row) in parts {
+                for (segment, values, row) in parts(&item.segments) {
                     rows.values
                         .extend_from_slice(slice(values, row, &segment.range, self.hidden));
                 }
             }
             Pooling::Mean | Pooling::MeanAll | Pooling::Cls | Pooling::Max => {
-                join(rows, parts, pooling, self.hidden);
+                join(rows, parts(&item.segments), pooling, self.hidden);
                 if item.segments.is_empty() {
                     rows.values.resize(before + self.hidden, f32::NAN);
+                }
+                if !item.reverse.is_empty() {
+                    let mut other = Rows::new(self.hidden);
+                    join(&mut other, parts(&item.reverse), pooling, self.hidden);
+                    let forward = &mut rows.values[before..];
+                    forward
+                        .iter_mut()
+                        .zip(&other.values)
+                        .for_each(|(a, b)| *a = f32::midpoint(*a, *b));
                 }
             }
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ort::environment::Environment;
-use seqembed_onnx::{GraphKind, GraphRequest, Model};
+use seqembed_onnx::{Architecture, GraphKind, GraphRequest, Model};
 use sha2::{Digest, Sha256};
 
 pub use self::collect::{CollectError, Observer};
@@ -31,9 +31,8 @@ use crate::manifest::Job;
 use crate::models::{self, ModelError};
 use crate::output::Layout;
 use crate::report::{FileReport, LoadReport, Report};
-use crate::settings::{Pooling, Settings, SettingsError};
-use crate::tokenize::esm::EsmTokenizer;
-use crate::tokenize::{Tokenizer, VocabularyError};
+use crate::settings::{Pooling, Revcomp, Settings, SettingsError, Window};
+use crate::tokenize::{self, Alphabet, Tokenizer, VocabularyError};
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -171,10 +170,9 @@ fn check_folder(folder: &Path) -> Result<(), RunError> {
 
 /// Jobs that share a session.
 struct Group {
-    folder: PathBuf,
-    model: Model,
+    model: Arc<Model>,
     layer: usize,
-    tokenizer: Box<dyn Tokenizer>,
+    tokenizer: Arc<dyn Tokenizer>,
     tasks: Vec<Task>,
     /// The jobs' positions in the manifest.
     positions: Vec<usize>,
@@ -186,61 +184,78 @@ struct Runtime {
     located: Located,
 }
 
+/// A model that was opened, with its vocabulary.
+#[derive(Clone)]
+struct Opened {
+    model: Arc<Model>,
+    tokenizer: Arc<dyn Tokenizer>,
+}
+
+impl Opened {
+    fn new(name: &str, say: &dyn Fn(&str)) -> Result<Self, RunError> {
+        let model = Model::open(&models::resolve(name, say)?)?;
+        let kind = model.info().tokenizer.kind.parse()?;
+        Ok(Self {
+            tokenizer: tokenize::open(model.folder(), kind)?.into(),
+            model: Arc::new(model),
+        })
+    }
+
+    /// How a job's long sequences are cut, if its options fit the model.
+    fn window(&self, settings: &Settings) -> Result<Window, SettingsError> {
+        let span = self.tokenizer.span();
+        // The model's own limit counts tokens of one letter, or k-mers, of which a sequence has k - 1 fewer than bases.
+        let limit = self.model.info().max_residues;
+        let limit = limit.map_or(usize::MAX, |tokens| tokens + span - 1);
+        let window = settings.window_of(limit)?;
+        let Window { max_length, .. } = window;
+        if max_length < span {
+            return Err(SettingsError::Short { max_length, span });
+        }
+        if max_length > limit && matches!(self.model.architecture(), Architecture::Bert(_)) {
+            return Err(SettingsError::Long { max_length, limit });
+        }
+        if settings.revcomp == Revcomp::Mean && self.tokenizer.alphabet() != Alphabet::Dna {
+            return Err(SettingsError::NoStrands);
+        }
+        Ok(window)
+    }
+}
+
+/// Opens every model that the jobs name, and puts the jobs that can share a session together.
 fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
-    let mut folders: HashMap<String, PathBuf> = HashMap::new();
+    let mut models: HashMap<String, Opened> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (position, job) in jobs.into_iter().enumerate() {
         let name = &job.settings.model;
-        let folder = match folders.get(name) {
-            Some(folder) => folder.clone(),
-            None => {
-                let folder = models::resolve(name, say)?;
-                folders.insert(name.clone(), folder.clone());
-                folder
-            }
+        let opened = if let Some(opened) = models.get(name) {
+            opened.clone()
+        } else {
+            let opened = Opened::new(name, say)?;
+            models.insert(name.clone(), opened.clone());
+            opened
         };
         let misfit = |source| RunError::Settings {
             sample: job.sample.clone(),
             source,
         };
-        let known = groups.iter().position(|group| group.folder == folder);
-        let opened = match known {
-            Some(_) => None,
-            None => Some(Model::open(&folder)?),
-        };
-        let info = match (&opened, known) {
-            (Some(model), _) => model.info(),
-            (None, at) => groups[at.unwrap_or_default()].model.info(),
-        };
-        let layer = job
-            .settings
-            .layer_of(info.architecture.layers())
-            .map_err(misfit)?;
-        let window = job
-            .settings
-            .window_of(info.max_residues.unwrap_or(1022))
-            .map_err(misfit)?;
-        let at = groups
+        let layers = opened.model.architecture().layers();
+        let layer = job.settings.layer_of(layers).map_err(misfit)?;
+        let window = opened.window(&job.settings).map_err(misfit)?;
+        let folder = opened.model.folder();
+        let known = groups
             .iter()
-            .position(|group| group.folder == folder && group.layer == layer);
-        let at = match at {
-            Some(at) => at,
-            None => {
-                let model = match opened {
-                    Some(model) => model,
-                    None => Model::open(&folder)?,
-                };
-                groups.push(Group {
-                    tokenizer: Box::new(EsmTokenizer::from_file(&folder.join("vocab.txt"))?),
-                    folder,
-                    model,
-                    layer,
-                    tasks: Vec::new(),
-                    positions: Vec::new(),
-                });
-                groups.len() - 1
-            }
-        };
+            .position(|group| group.model.folder() == folder && group.layer == layer);
+        let at = known.unwrap_or(groups.len());
+        if known.is_none() {
+            groups.push(Group {
+                model: opened.model,
+                tokenizer: opened.tokenizer,
+                layer,
+                tasks: Vec::new(),
+                positions: Vec::new(),
+            });
+        }
         groups[at].tasks.push(Task { job, window });
         groups[at].positions.push(position);
     }
@@ -256,7 +271,7 @@ impl Group {
         report: &mut Report,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
-        let hidden = self.model.info().architecture.hidden();
+        let hidden = self.model.architecture().hidden();
         let limits = self.limits(options, hidden);
         let mut chunker = Chunker::new(&self.tasks, &*self.tokenizer, limits);
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
@@ -292,7 +307,7 @@ impl Group {
                 &runtime.environment,
                 Load {
                     graph: &graph,
-                    folder: &self.folder,
+                    folder: self.model.folder(),
                     kernels: options.kernels,
                     outputs,
                     hidden,
@@ -301,7 +316,7 @@ impl Group {
                 },
             )
             .map_err(|source| RunError::Load {
-                folder: self.folder.clone(),
+                folder: self.model.folder().to_owned(),
                 source,
             })?;
             let info = self.model.info();
@@ -410,6 +425,7 @@ impl Group {
             ("max_length", task.window.max_length.to_string()),
             ("overlap", task.window.overlap.to_string()),
             ("unknown", settings.unknown.to_string()),
+            ("revcomp", settings.revcomp.to_string()),
             ("source", source_name(task)),
         ];
         if let Some(seed) = info.random_seed {

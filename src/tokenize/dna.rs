@@ -1,7 +1,12 @@
-//! Does a file given to a protein model hold DNA? Then the user is warned.
+//! DNA or protein? And the other strand.
 
-/// Fewer letters than this say nothing.
+use super::Alphabet;
+
+/// Fewer letters than this don't say that a file holds DNA.
 const ENOUGH: u64 = 60;
+
+/// Fewer letters than this don't say that it holds proteins: their own letters are a third of any protein.
+const ENOUGH_PROTEIN: u64 = 20;
 
 /// More letters than this need not be looked at.
 const PLENTY: u64 = 100_000;
@@ -11,24 +16,59 @@ const PLENTY: u64 = 100_000;
 pub struct DnaCheck {
     letters: u64,
     bases: u64,
+    amino_acids: u64,
 }
 
 impl DnaCheck {
-    /// Looks at one more sequence, unless enough was seen.
+    /// Looks at one more sequence, until enough was seen.
     pub fn add(&mut self, sequence: &[u8]) {
-        if self.letters >= PLENTY {
-            return;
-        }
         for byte in sequence.iter().filter(|byte| byte.is_ascii_alphabetic()) {
+            if self.letters >= PLENTY {
+                return;
+            }
+            let letter = byte.to_ascii_uppercase();
             self.letters += 1;
-            self.bases += u64::from(b"ACGTUN".contains(&byte.to_ascii_uppercase()));
+            self.bases += u64::from(b"ACGTUN".contains(&letter));
+            self.amino_acids += u64::from(b"EFILPQ".contains(&letter));
         }
+    }
+
+    /// Whether more letters would not change the verdict.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.letters >= PLENTY
     }
 
     /// Whether at least 95 % of the letters, and of 60 letters or more, are A, C, G, T, U or N.
     #[must_use]
     pub fn looks_like_dna(&self) -> bool {
         self.letters >= ENOUGH && self.bases * 100 >= self.letters * 95
+    }
+
+    /// Whether at least 10 % of the letters, and of 20 letters or more, are E, F, I, L, P or Q, which stand for amino
+    /// acids and for no nucleotide, not even an ambiguous one.
+    #[must_use]
+    pub fn looks_like_protein(&self) -> bool {
+        self.letters >= ENOUGH_PROTEIN && self.amino_acids * 10 >= self.letters
+    }
+
+    /// Why these sequences look like something else than a model is for, if they do.
+    #[must_use]
+    pub fn why_not(&self, alphabet: Alphabet) -> Option<String> {
+        let percent = |count: u64| count as f64 * 100.0 / self.letters as f64;
+        let letters = self.letters;
+        match alphabet {
+            Alphabet::Protein if self.looks_like_dna() => Some(format!(
+                "looks like DNA: {:.0} % of its first {letters} letters are A, C, G, T, U or N",
+                percent(self.bases)
+            )),
+            Alphabet::Dna if self.looks_like_protein() => Some(format!(
+                "looks like protein: {:.0} % of its first {letters} letters are E, F, I, L, P or Q, which stand for no \
+                 nucleotide",
+                percent(self.amino_acids)
+            )),
+            _ => None,
+        }
     }
 }
 
@@ -39,3 +79,51 @@ pub fn looks_like_dna(sequence: &[u8]) -> bool {
     check.add(sequence);
     check.looks_like_dna()
 }
+
+/// The same for one sequence.
+#[must_use]
+pub fn looks_like_protein(sequence: &[u8]) -> bool {
+    let mut check = DnaCheck::default();
+    check.add(sequence);
+    check.looks_like_protein()
+}
+
+/// The other strand, read from its 5' end: IUPAC's ambiguous codes too (R and Y, K and M, B and V, D and H; S, W and N are
+/// their own), in each letter's case. The complement of U is A, and that of A is T. Anything else stays.
+#[must_use]
+pub fn reverse_complement(sequence: &[u8]) -> Vec<u8> {
+    sequence
+        .iter()
+        .rev()
+        .map(|&byte| COMPLEMENTS[usize::from(byte)])
+        .collect()
+}
+
+const COMPLEMENTS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte: u8 = 0;
+    loop {
+        table[byte as usize] = match byte.to_ascii_uppercase() {
+            b'A' => b'T',
+            b'C' => b'G',
+            b'G' => b'C',
+            b'T' | b'U' => b'A',
+            b'R' => b'Y',
+            b'Y' => b'R',
+            b'K' => b'M',
+            b'M' => b'K',
+            b'B' => b'V',
+            b'V' => b'B',
+            b'D' => b'H',
+            b'H' => b'D',
+            other => other,
+        };
+        // In ASCII, a letter's case is this bit; other bytes keep theirs.
+        table[byte as usize] |= byte & 0x20;
+        if byte == u8::MAX {
+            break;
+        }
+        byte += 1;
+    }
+    table
+};

@@ -1,7 +1,16 @@
 //! Sequences -> token ids, behind one trait. One file a kind of vocabulary.
 
+pub mod bpe;
 pub mod dna;
-pub mod esm;
+pub mod kmer;
+pub mod letters;
+mod vocabulary;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::batch::{self, Window};
 
 /// A model's vocabulary at work.
 pub trait Tokenizer: Send + Sync {
@@ -10,6 +19,48 @@ pub trait Tokenizer: Send + Sync {
 
     /// The ids of the special tokens.
     fn special(&self) -> Special;
+
+    /// What the sequences are made of.
+    fn alphabet(&self) -> Alphabet;
+
+    /// How many ids there are: all are below this. The model's embedding table has at least as many rows.
+    fn vocabulary(&self) -> usize;
+
+    /// How many letters a token reads where all read as many: `k` of k-mers, else 1. A sequence of fewer has no token.
+    fn span(&self) -> usize {
+        1
+    }
+
+    /// Why a sequence of so many letters has no token, for its status.
+    fn why_no_tokens(&self, letters: usize) -> String {
+        if letters == 0 {
+            "empty sequence".to_owned()
+        } else if letters < self.span() {
+            format!("shorter than k = {}", self.span())
+        } else {
+            "no tokens".to_owned()
+        }
+    }
+}
+
+/// What sequences are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alphabet {
+    /// Amino acids.
+    Protein,
+    /// Nucleotides.
+    Dna,
+}
+
+impl Alphabet {
+    /// What its letters are called, and what lengths and windows count.
+    #[must_use]
+    pub fn units(self) -> &'static str {
+        match self {
+            Self::Protein => "residues",
+            Self::Dna => "bases",
+        }
+    }
 }
 
 /// Ids of the special tokens, under ESM's names (`BERT`: `[CLS]`, `[SEP]`, `[PAD]`, `[UNK]`).
@@ -30,14 +81,115 @@ pub struct Special {
 pub struct Encoded {
     /// The tokens without special ones.
     pub ids: Vec<u32>,
+    /// How many letters the sequence has, a dropped `*` not counted.
+    pub letters: usize,
     /// How many of the ids are the unknown token's, for letters that the vocabulary lacks.
     pub unknown: usize,
     /// Where in the sequence, counted from 0, the first of those letters stands.
     pub first_unknown: Option<usize>,
     /// Whether a terminal `*` was dropped.
     pub dropped_stop: bool,
-    /// Where a token is not a letter: token `i` starts at letter `starts[i]`. `None`: token `i` is letter `i`.
+    /// Where tokens have several lengths: token `i` starts at letter `starts[i]`. `None`: token `i` starts at letter
+    /// `i`.
     pub starts: Option<Vec<u32>>,
+}
+
+impl Encoded {
+    /// The tokens that start in a range of letters.
+    #[must_use]
+    pub fn tokens_in(&self, letters: Range<usize>) -> Range<usize> {
+        let at = |letter: usize| match &self.starts {
+            Some(starts) => starts.partition_point(|&start| (start as usize) < letter),
+            None => letter.min(self.ids.len()),
+        };
+        at(letters.start)..at(letters.end)
+    }
+
+    /// Cuts a sequence into windows of `size` letters of which neighbours share `overlap`, and returns their tokens.
+    ///
+    /// The windows are those of [`batch::windows`], over the letters where a token of `span` letters can start; a token
+    /// belongs to the letter where it starts, and is never cut in two: where tokens have several lengths, a window's last
+    /// one may reach past it. A window that no token is taken from is left out.
+    ///
+    /// # Panics
+    /// If `overlap` or `span - 1` is not smaller than `size`: the settings are checked before.
+    #[must_use]
+    pub fn windows(&self, span: usize, size: usize, overlap: usize) -> Vec<Window> {
+        let less = span - 1;
+        batch::windows(
+            self.letters.saturating_sub(less),
+            size - less,
+            overlap.saturating_sub(less),
+        )
+        .into_iter()
+        .map(|window| Window {
+            seen: self.tokens_in(window.seen),
+            kept: self.tokens_in(window.kept),
+        })
+        .filter(|window| !window.kept.is_empty())
+        .collect()
+    }
+}
+
+/// Which tokenizer a model folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// `esm2`: a token a residue, `vocab.txt` with ESM's special tokens.
+    Esm,
+    /// `bpe`: byte-pair encoding of DNA, `tokenizer.json`.
+    Bpe,
+    /// `bert`: `vocab.txt` with BERT's special tokens; k-mers of DNA or single letters, told by the vocabulary.
+    Bert,
+}
+
+impl FromStr for TokenizerKind {
+    type Err = VocabularyError;
+
+    fn from_str(kind: &str) -> Result<Self, VocabularyError> {
+        match kind {
+            "esm2" => Ok(Self::Esm),
+            "bpe" => Ok(Self::Bpe),
+            "bert" => Ok(Self::Bert),
+            _ => Err(VocabularyError::Kind {
+                kind: kind.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Opens the tokenizer of a model folder.
+///
+/// # Errors
+/// When its file can't be read or is no vocabulary of this kind. The error names the file.
+pub fn open(folder: &Path, kind: TokenizerKind) -> Result<Box<dyn Tokenizer>, VocabularyError> {
+    let path = folder.join(match kind {
+        TokenizerKind::Esm | TokenizerKind::Bert => "vocab.txt",
+        TokenizerKind::Bpe => "tokenizer.json",
+    });
+    let text = std::fs::read_to_string(&path).map_err(|source| VocabularyError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    let tokenizer: Result<Box<dyn Tokenizer>, VocabularyError> = match kind {
+        TokenizerKind::Esm => letters::LetterTokenizer::esm(&text).map(|it| Box::new(it) as _),
+        TokenizerKind::Bpe => bpe::BpeTokenizer::from_json(&text).map(|it| Box::new(it) as _),
+        TokenizerKind::Bert => bert(&text),
+    };
+    tokenizer.map_err(|source| VocabularyError::File {
+        path,
+        source: Box::new(source),
+    })
+}
+
+/// The tokenizer of a BERT's `vocab.txt`: k-mers if all of its words are of A, C, G and T, else single letters.
+fn bert(text: &str) -> Result<Box<dyn Tokenizer>, VocabularyError> {
+    let words = vocabulary::Vocabulary::read(text)?;
+    let of_bases = |word: &str| word.bytes().all(|byte| b"ACGT".contains(&byte));
+    if words.words().all(|(word, _)| of_bases(word)) {
+        Ok(Box::new(kmer::KmerTokenizer::new(&words)?))
+    } else {
+        Ok(Box::new(letters::LetterTokenizer::bert(&words)?))
+    }
 }
 
 /// A vocabulary that can't be used.
@@ -47,9 +199,23 @@ pub enum VocabularyError {
     #[error("cannot read {path}: {source}")]
     Io {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// The file is not the vocabulary that it should be.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<VocabularyError>,
+    },
+    /// No tokenizer of this name is known.
+    #[error("the tokenizer {kind:?} is not known (esm2, bpe and bert are); export the model again")]
+    Kind {
+        /// Its name.
+        kind: String,
     },
     /// Tokens that every sequence needs are not in it.
     #[error("the vocabulary lacks {}", tokens.join(", "))]
@@ -66,5 +232,41 @@ pub enum VocabularyError {
         first: u32,
         /// Its second id.
         second: u32,
+    },
+    /// A word that fits no kind of vocabulary.
+    #[error(
+        "`{token}` (id {id}) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported"
+    )]
+    Word {
+        /// The word.
+        token: String,
+        /// Its id.
+        id: u32,
+    },
+    /// k-mers of more than one length.
+    #[error(
+        "the vocabulary has k-mers of {first} and of {second} bases (`{token}`); a model has one k"
+    )]
+    SeveralK {
+        /// The first length.
+        first: usize,
+        /// Another one.
+        second: usize,
+        /// A k-mer of it.
+        token: String,
+    },
+    /// Not all k-mers.
+    #[error("the vocabulary has {found} k-mers of {k} bases; all 4^{k} are needed")]
+    Kmers {
+        /// The k-mers' length.
+        k: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A `tokenizer.json` that is none, or of another kind.
+    #[error("no BPE tokenizer: {reason}")]
+    Bpe {
+        /// What is wrong.
+        reason: String,
     },
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::model::INFO_FILE;
 use crate::weights::{Input, Weights};
 
 /// How a tensor's numbers are stored.
@@ -151,7 +152,12 @@ impl Checkpoint {
         };
         let path = folder.join("config.json");
         if !path.is_file() {
-            return Err(not("the folder has no config.json".to_owned()));
+            let why = if folder.join(INFO_FILE).is_file() {
+                "the folder is an exported model already"
+            } else {
+                "the folder has no config.json"
+            };
+            return Err(not(why.to_owned()));
         }
         let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
         let config = serde_json::from_slice(&text).map_err(Error::json(&path))?;

@@ -1,4 +1,5 @@
-//! Attention over packed sequences, with rotary embedding: the kernel behind `seqembed.RotaryAttention`.
+//! Attention over packed sequences: the kernel behind `seqembed.RotaryAttention`, `seqembed.AlibiAttention` and
+//! `seqembed.Attention`, which differ in what positions do to it ([`Positions`]).
 //!
 //! A batch is laid end to end, and each sequence attends to itself alone: no padding, no mask. For one head of
 //! one sequence the scores are kept transposed, a key a row and a query a lane, so that the maximum, the
@@ -8,6 +9,7 @@
 //! that memory does not grow with the square of the length.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, Simd, WithSimd};
@@ -17,8 +19,35 @@ use super::simd::{Scratch, exp2_of_negative, load, store};
 /// Keys in a block: scores of a block and its keys stay in the first-level cache.
 const KEY_BLOCK: usize = 128;
 
+/// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60 is nothing beside 1
+/// in single precision, for any number of keys.
+const FAR: f32 = 60.0;
+
+/// What positions do to attention.
+pub trait Positions: Sync {
+    /// Whether scores fall with the distance between query and key.
+    const SLOPED: bool;
+
+    /// By how much a head's scores fall with each position of distance.
+    fn slope(&self, head: usize) -> f32;
+
+    /// The key at a position from its row of the dense product, [head width] each.
+    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]);
+
+    /// The query at a position, times `scale`, written to every `stride`th place of `query`.
+    fn query(
+        &self,
+        position: usize,
+        source: &[f32],
+        bias: &[f32],
+        scale: f32,
+        query: &mut [f32],
+        stride: usize,
+    );
+}
+
 /// What one call works on.
-pub struct Packed<'a> {
+pub struct Packed<'a, P> {
     /// Queries, keys and values, [tokens, 3 * hidden], without bias.
     pub qkv: &'a [f32],
     /// Bias of the queries, then of the keys, [2 * hidden]. The values' is folded into the output projection.
@@ -27,11 +56,78 @@ pub struct Packed<'a> {
     pub hidden: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Cosine and sine of each position.
-    pub rotary: &'a Rotary,
+    /// What positions do.
+    pub positions: &'a P,
 }
 
-/// Cosines and sines of rotary embedding (Su et al. 2021, "RoFormer"), [positions, head width / 2] each.
+/// Positions do nothing: they are in the embeddings.
+pub struct Unplaced;
+
+impl Positions for Unplaced {
+    const SLOPED: bool = false;
+
+    #[inline(always)]
+    fn slope(&self, _: usize) -> f32 {
+        0.0
+    }
+
+    #[inline(always)]
+    fn key(&self, _: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
+        for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {
+            *key = value + bias;
+        }
+    }
+
+    #[inline(always)]
+    fn query(
+        &self,
+        _: usize,
+        source: &[f32],
+        bias: &[f32],
+        scale: f32,
+        query: &mut [f32],
+        stride: usize,
+    ) {
+        for ((query, value), bias) in query.iter_mut().step_by(stride).zip(source).zip(bias) {
+            *query = (value + bias) * scale;
+        }
+    }
+}
+
+/// Scores fall linearly with distance, in either direction (Press et al. 2022, "Train Short, Test Long", `ALiBi`).
+pub struct Alibi<'a> {
+    /// A positive slope a head.
+    pub slopes: &'a [f32],
+}
+
+impl Positions for Alibi<'_> {
+    const SLOPED: bool = true;
+
+    #[inline(always)]
+    fn slope(&self, head: usize) -> f32 {
+        self.slopes[head]
+    }
+
+    #[inline(always)]
+    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
+        Unplaced.key(position, source, bias, key);
+    }
+
+    #[inline(always)]
+    fn query(
+        &self,
+        position: usize,
+        source: &[f32],
+        bias: &[f32],
+        scale: f32,
+        query: &mut [f32],
+        stride: usize,
+    ) {
+        Unplaced.query(position, source, bias, scale, query, stride);
+    }
+}
+
+/// Cosines and sines of rotary embedding (Su et al. 2021, `RoFormer`), [positions, head width / 2] each.
 pub struct Rotary {
     half: usize,
     cos: Vec<f32>,
@@ -40,6 +136,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// The table for `positions` positions: angle `p * base^(-2i / width)`, computed in double precision.
+    #[allow(clippy::cast_possible_truncation)] // the tables are single precision
     fn new(width: usize, base: f32, positions: usize) -> Self {
         let half = width / 2;
         let mut cos = Vec::with_capacity(positions * half);
@@ -83,6 +180,52 @@ impl Rotary {
     }
 }
 
+impl Positions for Rotary {
+    const SLOPED: bool = false;
+
+    #[inline(always)]
+    fn slope(&self, _: usize) -> f32 {
+        0.0
+    }
+
+    #[inline(always)]
+    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
+        let half = self.half;
+        let (bias_low, bias_high) = bias.split_at(half);
+        let (low, high) = source.split_at(half);
+        let (cos, sin) = self.row(position);
+        let (key_low, key_high) = key.split_at_mut(half);
+        for i in 0..half {
+            let a = low[i] + bias_low[i];
+            let b = high[i] + bias_high[i];
+            key_low[i] = a * cos[i] - b * sin[i];
+            key_high[i] = b * cos[i] + a * sin[i];
+        }
+    }
+
+    #[inline(always)]
+    fn query(
+        &self,
+        position: usize,
+        source: &[f32],
+        bias: &[f32],
+        scale: f32,
+        query: &mut [f32],
+        stride: usize,
+    ) {
+        let half = self.half;
+        let (bias_low, bias_high) = bias.split_at(half);
+        let (low, high) = source.split_at(half);
+        let (cos, sin) = self.row(position);
+        for i in 0..half {
+            let a = (low[i] + bias_low[i]) * scale;
+            let b = (high[i] + bias_high[i]) * scale;
+            query[i * stride] = a * cos[i] - b * sin[i];
+            query[(i + half) * stride] = b * cos[i] + a * sin[i];
+        }
+    }
+}
+
 /// Where a thread keeps what it needs between calls.
 #[derive(Default)]
 struct Workspace {
@@ -98,7 +241,7 @@ thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
-impl Packed<'_> {
+impl<P: Positions> Packed<'_, P> {
     /// Attention of one head over the tokens `start..end`, written into `output` [tokens, hidden].
     ///
     /// # Safety
@@ -109,7 +252,7 @@ impl Packed<'_> {
         WORKSPACE.with_borrow_mut(|workspace| {
             Arch::new().dispatch(Head {
                 packed: self,
-                head,
+                index: head,
                 start,
                 length: end - start,
                 output,
@@ -119,16 +262,16 @@ impl Packed<'_> {
     }
 }
 
-struct Head<'a> {
-    packed: &'a Packed<'a>,
-    head: usize,
+struct Head<'a, P> {
+    packed: &'a Packed<'a, P>,
+    index: usize,
     start: usize,
     length: usize,
     output: *mut f32,
     workspace: &'a mut Workspace,
 }
 
-impl WithSimd for Head<'_> {
+impl<P: Positions> WithSimd for Head<'_, P> {
     type Output = ();
 
     #[inline(always)]
@@ -138,21 +281,24 @@ impl WithSimd for Head<'_> {
             bias,
             hidden,
             heads,
-            rotary,
+            positions,
         } = *self.packed;
         let width = hidden / heads;
-        let half = width / 2;
-        let column = self.head * width;
+        let column = self.index * width;
         let stride = 3 * hidden;
         let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
         // Scores in units of ln 2, for a softmax by powers of two.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
+        let slope = positions.slope(self.index) * std::f32::consts::LOG2_E;
+        // Whether it pays to find out which keys are too far away.
+        let nearby = P::SLOPED && slope * self.length as f32 > 2.0 * FAR;
 
         // Keys, with bias and rotation, one after the other, and values likewise: in `qkv` they lie a multiple of
         // 64 bytes apart that sends many of them to the same few sets of the cache.
         let keys = self.workspace.keys.take(self.length * width);
         let values = self.workspace.values.take(self.length * width);
-        let (bias_low, bias_high) = bias[hidden + column..hidden + column + width].split_at(half);
+        let key_bias = &bias[hidden + column..hidden + column + width];
+        let mut longest_key = 0.0_f32;
         for (position, ((row, key), value)) in rows
             .chunks_exact(stride)
             .zip(keys.chunks_exact_mut(width))
@@ -160,14 +306,10 @@ impl WithSimd for Head<'_> {
             .enumerate()
         {
             value.copy_from_slice(&row[2 * hidden + column..2 * hidden + column + width]);
-            let (low, high) = row[hidden + column..hidden + column + width].split_at(half);
-            let (cos, sin) = rotary.row(position);
-            let (key_low, key_high) = key.split_at_mut(half);
-            for i in 0..half {
-                let a = low[i] + bias_low[i];
-                let b = high[i] + bias_high[i];
-                key_low[i] = a * cos[i] - b * sin[i];
-                key_high[i] = b * cos[i] + a * sin[i];
+            let row = &row[hidden + column..hidden + column + width];
+            positions.key(position, row, key_bias, key);
+            if nearby {
+                longest_key = longer(longest_key, square(simd, key));
             }
         }
 
@@ -176,8 +318,8 @@ impl WithSimd for Head<'_> {
         let queries = self.workspace.queries.take(2 * lanes * width);
         let scores = self.workspace.scores.take(2 * lanes * KEY_BLOCK);
         let sums = self.workspace.output.take(2 * lanes * width);
-        let state = self.workspace.state.take(4 * lanes);
-        let (bias_low, bias_high) = bias[column..column + width].split_at(half);
+        let state = self.workspace.state.take(6 * lanes);
+        let query_bias = &bias[column..column + width];
         let mut first = 0;
         while first < self.length {
             let left = self.length - first;
@@ -188,32 +330,39 @@ impl WithSimd for Head<'_> {
             for lane in 0..count {
                 let position = first + lane;
                 let row = &rows[position * stride + column..position * stride + column + width];
-                let (low, high) = row.split_at(half);
-                let (cos, sin) = rotary.row(position);
-                for i in 0..half {
-                    let a = (low[i] + bias_low[i]) * scale;
-                    let b = (high[i] + bias_high[i]) * scale;
-                    queries[i * block + lane] = a * cos[i] - b * sin[i];
-                    queries[(i + half) * block + lane] = b * cos[i] + a * sin[i];
+                let query = &mut queries[lane..];
+                positions.query(position, row, query_bias, scale, query, block);
+            }
+            if P::SLOPED {
+                for (lane, position) in state[4 * lanes..].iter_mut().enumerate().take(block) {
+                    *position = (first + lane) as f32;
                 }
+            }
+            let mut reached = 0..self.length;
+            if nearby {
+                let longest_query = longest_lane(&queries[..block * width], &mut state[..block]);
+                let reach = reach(slope, longest_query, longest_key);
+                reached.start = first.saturating_sub(reach);
+                reached.end = (first + count).saturating_add(reach).min(self.length);
             }
             let task = Block {
                 queries: queries.as_ptr(),
                 keys: keys.as_ptr(),
                 values: values.as_ptr(),
                 width,
-                length: self.length,
+                reached,
                 scores: scores.as_mut_ptr(),
                 sums: sums.as_mut_ptr(),
                 state: state.as_mut_ptr(),
+                slope,
             };
             // SAFETY: the scratch slices were taken with room for two vectors a row, and `keys` and `values` hold
-            // `length` rows of `width` values.
+            // `length` rows of `width` values, more than `reached` ends at.
             unsafe {
                 if vectors == 2 {
-                    task.run::<S, 2>(simd);
+                    task.run::<S, P, 2>(simd);
                 } else {
-                    task.run::<S, 1>(simd);
+                    task.run::<S, P, 1>(simd);
                 }
             }
             for lane in 0..count {
@@ -234,25 +383,76 @@ impl WithSimd for Head<'_> {
     }
 }
 
-/// A block of queries against all keys. Rows of `queries`, `scores` and `sums` are `V` vectors wide.
+/// The squared length of a vector.
+#[inline(always)]
+fn square<S: Simd>(simd: S, vector: &[f32]) -> f32 {
+    let (whole, tail) = S::as_simd_f32s(vector);
+    let sum = whole
+        .iter()
+        .fold(simd.splat_f32s(0.0), |sum, &x| simd.mul_add_f32s(x, x, sum));
+    simd.reduce_sum_f32s(sum) + tail.iter().map(|x| x * x).sum::<f32>()
+}
+
+/// The largest squared length of the vectors that stand side by side in rows of `squares.len()`.
+#[inline(always)]
+fn longest_lane(rows: &[f32], squares: &mut [f32]) -> f32 {
+    squares.fill(0.0);
+    for row in rows.chunks_exact(squares.len()) {
+        for (square, x) in squares.iter_mut().zip(row) {
+            *square += x * x;
+        }
+    }
+    squares.iter().copied().fold(0.0, longer)
+}
+
+/// The larger of two squared lengths; no number at all if one of them is none.
+#[inline(always)]
+fn longer(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
+}
+
+/// The distance beyond which no key can matter to a query, from the squared lengths of the longest of each.
+///
+/// A query's best score is at least that with the key at its own place. A key at distance `d` has, by Cauchy and
+/// Schwarz, a score of at most `2 |query| |key| - slope * d` above it.
+#[inline(always)]
+fn reach(slope: f32, longest_query: f32, longest_key: f32) -> usize {
+    let bound = (FAR + 2.0 * longest_query.sqrt() * longest_key.sqrt()) / slope;
+    if (0.0..1e9).contains(&bound) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded down on purpose, and between 0 and 1e9"
+        )]
+        let whole = bound as usize;
+        whole + 1
+    } else {
+        usize::MAX
+    }
+}
+
+/// A block of queries against the keys. Rows of `queries`, `scores` and `sums` are `V` vectors wide.
 struct Block {
     queries: *const f32,
     keys: *const f32,
     values: *const f32,
     width: usize,
-    length: usize,
+    /// The keys that are looked at.
+    reached: Range<usize>,
     scores: *mut f32,
     sums: *mut f32,
+    /// Rows: maximum, total, and the queries' positions.
     state: *mut f32,
+    slope: f32,
 }
 
 impl Block {
     #[inline(always)]
-    unsafe fn run<S: Simd, const V: usize>(&self, simd: S) {
+    unsafe fn run<S: Simd, P: Positions, const V: usize>(&self, simd: S) {
         let lanes = S::F32_LANES;
         let row = V * lanes;
         // SAFETY: every pointer is valid for the rows named in `Block` (the caller's promise), and the loops stay
-        // within `width` and `length`.
+        // within `width` and `reached`.
         unsafe {
             let (maximum, total) = (self.state, self.state.add(row));
             for v in 0..V {
@@ -262,10 +462,10 @@ impl Block {
             for i in 0..self.width * V {
                 store::<S>(self.sums.add(i * lanes), simd.splat_f32s(0.0));
             }
-            let mut first = 0;
-            while first < self.length {
-                let count = KEY_BLOCK.min(self.length - first);
-                self.score::<S, V>(simd, first, count);
+            let mut first = self.reached.start;
+            while first < self.reached.end {
+                let count = KEY_BLOCK.min(self.reached.end - first);
+                self.score::<S, P, V>(simd, first, count);
                 self.softmax::<S, V>(simd, count, maximum, total);
                 self.accumulate::<S, V>(simd, first, count);
                 first += count;
@@ -280,31 +480,36 @@ impl Block {
         }
     }
 
-    /// `scores[key, query] = keys . queries`.
+    /// `scores[key, query] = keys . queries`, less what distance takes.
     #[inline(always)]
-    unsafe fn score<S: Simd, const V: usize>(&self, simd: S, first: usize, count: usize) {
+    unsafe fn score<S: Simd, P: Positions, const V: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        count: usize,
+    ) {
         // SAFETY: as in `run`.
         unsafe {
             let mut key = 0;
             if S::REGISTER_COUNT >= 32 {
                 while key + 12 <= count {
-                    self.score_tile::<S, V, 12>(simd, first + key, key);
+                    self.score_tile::<S, P, V, 12>(simd, first + key, key);
                     key += 12;
                 }
             }
             while key + 4 <= count {
-                self.score_tile::<S, V, 4>(simd, first + key, key);
+                self.score_tile::<S, P, V, 4>(simd, first + key, key);
                 key += 4;
             }
             while key < count {
-                self.score_tile::<S, V, 1>(simd, first + key, key);
+                self.score_tile::<S, P, V, 1>(simd, first + key, key);
                 key += 1;
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn score_tile<S: Simd, const V: usize, const K: usize>(
+    unsafe fn score_tile<S: Simd, P: Positions, const V: usize, const K: usize>(
         &self,
         simd: S,
         key: usize,
@@ -324,6 +529,18 @@ impl Block {
                     let value = simd.splat_f32s(*keys.add(k * self.width + d));
                     for (sum, query) in sums.iter_mut().zip(query) {
                         *sum = simd.mul_add_f32s(value, query, *sum);
+                    }
+                }
+            }
+            if P::SLOPED {
+                let positions = self.state.add(4 * lanes);
+                let slope = simd.splat_f32s(-self.slope);
+                for (k, sums) in sums.iter_mut().enumerate() {
+                    let at = simd.splat_f32s((key + k) as f32);
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let query = load::<S>(positions.add(v * lanes));
+                        let distance = simd.abs_f32s(simd.sub_f32s(query, at));
+                        *sum = simd.mul_add_f32s(distance, slope, *sum);
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! The kernels that work row by row: layer norm with residual, bias with GELU, and pooling over ranges of rows.
+//! The kernels that work row by row: layer norm with residual, bias with GELU, gated GELU, and pooling
+//! over ranges of rows.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -155,6 +156,50 @@ impl WithSimd for BiasGelu<'_> {
     }
 }
 
+/// `y = gelu(left) * right` with the exact (erf) GELU, where a row of `x` is `left` followed by `right` (Shazeer 2020,
+/// "GLU Variants Improve Transformer").
+pub struct Geglu<'a> {
+    /// [rows, 2 * width].
+    pub x: &'a [f32],
+    /// How wide a half is.
+    pub width: usize,
+    /// [rows, width].
+    pub y: &'a mut [f32],
+}
+
+impl Geglu<'_> {
+    /// Computes all rows.
+    pub fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Geglu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (x, y) in self
+            .x
+            .chunks_exact(2 * self.width)
+            .zip(self.y.chunks_exact_mut(self.width))
+        {
+            let (left, right) = x.split_at(self.width);
+            let (left, left_tail) = S::as_simd_f32s(left);
+            let (right, right_tail) = S::as_simd_f32s(right);
+            let (y, y_tail) = S::as_mut_simd_f32s(y);
+            for ((y, left), right) in y.iter_mut().zip(left).zip(right) {
+                *y = simd.mul_f32s(gelu(simd, *left), *right);
+            }
+            if !y_tail.is_empty() {
+                let left = simd.partial_load_f32s(left_tail);
+                let right = simd.partial_load_f32s(right_tail);
+                simd.partial_store_f32s(y_tail, simd.mul_f32s(gelu(simd, left), right));
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let e = erf(
@@ -201,7 +246,9 @@ pub fn pool(
                 pooled.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
             }
             let count = (end - start) as f32;
-            pooled.iter_mut().for_each(|sum| *sum /= count);
+            for sum in pooled {
+                *sum /= count;
+            }
         }
         Pool::Max => {
             pooled.copy_from_slice(&rows[..hidden]);

@@ -30,6 +30,7 @@ impl Scratch {
 /// # Safety
 /// `source` must be valid for reading `S::F32_LANES` values.
 #[inline(always)]
+#[must_use]
 pub unsafe fn load<S: Simd>(source: *const f32) -> S::f32s {
     // SAFETY: the caller's promise; any bit pattern is a vector.
     unsafe { source.cast::<S::f32s>().read_unaligned() }
@@ -80,7 +81,7 @@ pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         0.003_876_337_8,
         0.053_084_385,
         0.192_972_85,
-        1.128_379,
+        std::f32::consts::FRAC_2_SQRT_PI,
     ];
     const Q: [f32; 6] = [
         3.803_135e-5,

@@ -1,0 +1,315 @@
+//! BERT (Devlin et al., 2019) with learned absolute positions: DNABERT (Ji et al., 2021), and any other of that shape.
+//! Post-norm blocks, erf GELU.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::architecture::{Description, GraphKind, GraphRequest};
+use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
+use crate::error::Error;
+use crate::frame::Frame;
+use crate::graph::{Attribute, Builder, long};
+use crate::weights::{Input, Plan, Planned, Recipe};
+
+/// The first tokens of DNABERT's vocabulary; k-mers follow.
+const SPECIALS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// Sizes of a BERT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bert {
+    /// Blocks.
+    pub layers: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width inside the feed-forward layer.
+    pub intermediate: usize,
+    /// Rows of the embedding table.
+    pub vocabulary: usize,
+    /// Rows of the table of positions: the most tokens that a sequence can have, special ones among them.
+    pub positions: usize,
+    /// Rows of the table of token types, of which the first alone is used.
+    pub token_types: usize,
+    /// Added to a layer norm's variance.
+    pub layer_norm_eps: f32,
+}
+
+impl Bert {
+    /// DNABERT for k-mers of `k` bases, as published.
+    #[must_use]
+    pub fn dnabert(k: u32) -> Self {
+        Self {
+            layers: 12,
+            hidden: 768,
+            heads: 12,
+            intermediate: 3072,
+            vocabulary: 4_usize.pow(k) + SPECIALS.len(),
+            positions: 512,
+            token_types: 2,
+            layer_norm_eps: 1e-12,
+        }
+    }
+
+    /// Reads Hugging Face's `config.json`. What is missing is what transformers' `BertConfig` takes then.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a size is missing or impossible, or it is a BERT of another kind.
+    pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
+        let config = Config { path, value };
+        let expect = |key: &str, wanted: &str| match config.text(key) {
+            Some(other) if other != wanted => Err(config.error(format!(
+                "{key} is {other:?}; of BERTs, those with {wanted:?} alone can be exported"
+            ))),
+            _ => Ok(()),
+        };
+        expect("position_embedding_type", "absolute")?;
+        expect("hidden_act", "gelu")?;
+        if config.flag("is_decoder") {
+            return Err(config.error("is_decoder is true: a decoder's tokens see only those before them; it cannot be exported"));
+        }
+        let model = Self {
+            layers: config.size("num_hidden_layers")?,
+            hidden: config.size("hidden_size")?,
+            heads: config.size("num_attention_heads")?,
+            intermediate: config.size("intermediate_size")?,
+            vocabulary: config.size("vocab_size")?,
+            positions: config.size_or("max_position_embeddings", 512)?,
+            token_types: config.size_or("type_vocab_size", 2)?,
+            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12),
+        };
+        model.validate().map_err(|message| config.error(message))?;
+        Ok(model)
+    }
+
+    /// Word and position embeddings, summed; the token type's row is in the words' table.
+    fn embedding(frame: &mut Frame<'_, '_>) -> String {
+        let words = frame.embedding();
+        let table = frame.builder.weight("positions");
+        match frame.kind {
+            GraphKind::Padded => {
+                let positions = frame.positions();
+                let positions = frame.builder.op("Gather", &[&table, &positions], &[]);
+                let words = frame.as_rows(&words);
+                let sum = frame.builder.op("Add", &[&words, &positions], &[]);
+                frame.as_flat(&sum)
+            }
+            GraphKind::Packed => {
+                let positions = frame
+                    .builder
+                    .op("seqembed:Positions", &["sequence_starts"], &[]);
+                let positions = frame.builder.op("Gather", &[&table, &positions], &[]);
+                frame.builder.op("Add", &[&words, &positions], &[])
+            }
+        }
+    }
+}
+
+impl Description for Bert {
+    fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn max_residues(&self) -> Option<usize> {
+        // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one where it starts.
+        Some(self.positions - 2)
+    }
+
+    fn tokenizer(&self) -> &'static str {
+        "bert"
+    }
+
+    /// DNABERT's `vocab.txt`, where the number of tokens is that of all k-mers.
+    fn sample_tokenizer(&self) -> Option<Vec<u8>> {
+        let k = (1..=8).find(|k| 4_usize.pow(*k) + SPECIALS.len() == self.vocabulary)?;
+        let mut text = SPECIALS.join("\n");
+        for kmer in 0..4_usize.pow(k) {
+            text.push('\n');
+            text.extend(
+                (0..k)
+                    .rev()
+                    .map(|place| ['A', 'T', 'C', 'G'][kmer >> (2 * place) & 3]),
+            );
+        }
+        text.push('\n');
+        Some(text.into_bytes())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        check_sizes(&[
+            ("num_hidden_layers", self.layers),
+            ("hidden_size", self.hidden),
+            ("num_attention_heads", self.heads),
+            ("intermediate_size", self.intermediate),
+            ("vocab_size", self.vocabulary),
+            ("type_vocab_size", self.token_types),
+            ("max_position_embeddings", self.positions),
+        ])?;
+        if self.positions < 3 {
+            return Err(format!(
+                "max_position_embeddings is {}, which leaves no room beside [CLS] and [SEP]",
+                self.positions
+            ));
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(format!(
+                "a width of {} can't be split among {} heads",
+                self.hidden, self.heads
+            ));
+        }
+        if !(0.0..1.0).contains(&self.layer_norm_eps) {
+            return Err(format!(
+                "layer_norm_eps {} is out of range",
+                self.layer_norm_eps
+            ));
+        }
+        Ok(())
+    }
+
+    fn canonical(&self, name: &str) -> Option<String> {
+        let name = plain_name(name);
+        let used = in_layer(&name).is_some() || name.starts_with("embeddings.");
+        // `embeddings.position_ids` is a buffer.
+        (used && is_parameter(&name)).then_some(name)
+    }
+
+    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
+        check_layers(self.layers, names)
+    }
+
+    fn plan(&self) -> Vec<Planned> {
+        let (hidden, inner) = (self.hidden, self.intermediate);
+        let table = |name: &str, rows: usize| {
+            Input::new(format!("embeddings.{name}.weight"), &[rows, hidden])
+        };
+        let mut plan = Plan::default();
+        plan.add(
+            "embedding".to_owned(),
+            &[self.vocabulary, hidden],
+            Recipe::Shifted {
+                table: table("word_embeddings", self.vocabulary),
+                by: table("token_type_embeddings", self.token_types),
+            },
+        );
+        plan.copy(
+            "positions".to_owned(),
+            table("position_embeddings", self.positions),
+        );
+        plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
+        for layer in 0..self.layers {
+            let ours = format!("layer.{layer}");
+            let theirs = format!("encoder.layer.{layer}");
+            let tensor =
+                |name: &str, shape: &[usize]| Input::new(format!("{theirs}.{name}"), shape);
+            let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
+            let weights = three
+                .iter()
+                .map(|part| tensor(&format!("{part}.weight"), &[hidden, hidden]))
+                .collect();
+            plan.add(
+                format!("{ours}.qkv.weight"),
+                &[3 * hidden, hidden],
+                Recipe::Rows(weights),
+            );
+            let biases = three[..2]
+                .iter()
+                .map(|part| tensor(&format!("{part}.bias"), &[hidden]))
+                .collect();
+            plan.add(
+                format!("{ours}.qk.bias"),
+                &[2 * hidden],
+                Recipe::Rows(biases),
+            );
+            let out = tensor("attention.output.dense.weight", &[hidden, hidden]);
+            plan.copy(format!("{ours}.attention_output.weight"), out.clone());
+            // A row of attention weights sums to one, so the value's bias passes through attention as it is.
+            plan.add(
+                format!("{ours}.attention_output.bias"),
+                &[hidden],
+                Recipe::Folded {
+                    bias: tensor("attention.output.dense.bias", &[hidden]),
+                    weight: out,
+                    inner: tensor("attention.self.value.bias", &[hidden]),
+                },
+            );
+            plan.norm(
+                &format!("{ours}.attention_norm"),
+                &format!("{theirs}.attention.output.LayerNorm"),
+                hidden,
+            );
+            for (name, part, to, from) in [
+                ("up", "intermediate.dense", inner, hidden),
+                ("down", "output.dense", hidden, inner),
+            ] {
+                plan.copy(
+                    format!("{ours}.{name}.weight"),
+                    tensor(&format!("{part}.weight"), &[to, from]),
+                );
+                plan.copy(
+                    format!("{ours}.{name}.bias"),
+                    tensor(&format!("{part}.bias"), &[to]),
+                );
+            }
+            plan.norm(
+                &format!("{ours}.feed_forward_norm"),
+                &format!("{theirs}.output.LayerNorm"),
+                hidden,
+            );
+        }
+        plan.0
+    }
+
+    fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
+        let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
+        frame.builder.scope("embedding");
+        let state = Self::embedding(&mut frame);
+        let mut state = frame.norm(&state, "embedding_norm");
+        for layer in 0..request.layer {
+            let name = format!("layer.{layer}");
+            frame.builder.scope(&name);
+            let attended = match frame.kind {
+                GraphKind::Padded => {
+                    let parts = frame.split_qkv(&state, &name);
+                    frame.attention(&parts, self.heads, None)
+                }
+                GraphKind::Packed => {
+                    let [qkv, bias] = frame.qkv(&state, &name);
+                    frame.builder.op(
+                        "seqembed:Attention",
+                        &[&qkv, &bias, "sequence_starts"],
+                        &[("num_heads", Attribute::Int(long(self.heads)))],
+                    )
+                }
+            };
+            let attended = frame.project(&attended, &name);
+            let bias = format!("{name}.attention_output.bias");
+            [state, _] = frame.skip_norm(
+                &attended,
+                &state,
+                &bias,
+                &format!("{name}.attention_norm"),
+                false,
+            );
+            let fed = frame.feed_forward(&state, &name);
+            let bias = format!("{name}.down.bias");
+            [state, _] = frame.skip_norm(
+                &fed,
+                &state,
+                &bias,
+                &format!("{name}.feed_forward_norm"),
+                false,
+            );
+        }
+        frame.outputs(&state, request);
+    }
+}

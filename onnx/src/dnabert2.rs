@@ -1,0 +1,422 @@
+//! DNABERT-2 (Zhou et al., 2024) and DNABERT-S (Zhou et al., 2025): one architecture, that of `MosaicBERT` (Portes et al., 2023).
+//! Post-norm blocks, `ALiBi` in both directions instead of position embeddings, a gated feed-forward layer.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::architecture::{Description, GraphKind, GraphRequest};
+use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
+use crate::error::Error;
+use crate::frame::Frame;
+use crate::graph::{Attribute, Builder, long};
+use crate::proto::ElementType;
+use crate::weights::{Input, Plan, Planned, Recipe};
+
+/// The first ids of the tokenizer.
+const SPECIALS: [&str; 5] = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"];
+
+/// Sizes of a model of this architecture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dnabert2 {
+    /// Blocks.
+    pub layers: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width inside the feed-forward layer, of each of its two halves.
+    pub intermediate: usize,
+    /// Rows of the embedding table.
+    pub vocabulary: usize,
+    /// Rows of the table of token types, of which the first alone is used.
+    pub token_types: usize,
+    /// Added to a layer norm's variance.
+    pub layer_norm_eps: f32,
+}
+
+impl Dnabert2 {
+    /// The published sizes, which DNABERT-2 and DNABERT-S share.
+    #[must_use]
+    pub fn published() -> Self {
+        Self {
+            layers: 12,
+            hidden: 768,
+            heads: 12,
+            intermediate: 3072,
+            vocabulary: 4096,
+            token_types: 2,
+            layer_norm_eps: 1e-12,
+        }
+    }
+
+    /// Reads Hugging Face's `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a size is missing or impossible.
+    pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
+        let config = Config { path, value };
+        let model = Self {
+            layers: config.size("num_hidden_layers")?,
+            hidden: config.size("hidden_size")?,
+            heads: config.size("num_attention_heads")?,
+            intermediate: config.size("intermediate_size")?,
+            vocabulary: config.size("vocab_size")?,
+            token_types: config.size_or("type_vocab_size", 2)?,
+            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12),
+        };
+        model.validate().map_err(|message| config.error(message))?;
+        Ok(model)
+    }
+
+    /// What is added to all scores in a padded graph: `-slope * |i - j|`, [1, heads, length, length].
+    fn alibi(&self, frame: &mut Frame<'_, '_>) -> String {
+        frame.builder.scope("alibi");
+        let positions = frame.positions();
+        let builder = &mut *frame.builder;
+        let positions = builder.op(
+            "Cast",
+            &[&positions],
+            &[("to", Attribute::Int(ElementType::Float as i64))],
+        );
+        let zero = builder.integers("zero", &[1], &[0]);
+        let one = builder.integers("one", &[1], &[1]);
+        let row = builder.op("Unsqueeze", &[&positions, &zero], &[]);
+        let column = builder.op("Unsqueeze", &[&positions, &one], &[]);
+        let distance = builder.op("Sub", &[&row, &column], &[]);
+        let distance = builder.op("Abs", &[&distance], &[]);
+        let axes = builder.integers("two_axes", &[2], &[0, 1]);
+        let distance = builder.op("Unsqueeze", &[&distance, &axes], &[]);
+        let falls: Vec<f32> = alibi_slopes(self.heads)
+            .iter()
+            .map(|slope| -slope)
+            .collect();
+        let falls = builder.floats("alibi_falls", &[1, self.heads, 1, 1], &falls);
+        builder.op("Mul", &[&distance, &falls], &[])
+    }
+}
+
+/// A positive slope for each head (Press et al. 2022, and their rule for numbers that are no power of two: the slopes of
+/// the next smaller power, then every second one of the next larger power's).
+#[must_use]
+pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let of_power = |power: usize| {
+        let first = -8.0 / power as f64;
+        (1..=power).map(move |head| (first * head as f64).exp2())
+    };
+    let smaller = if heads.is_power_of_two() {
+        heads
+    } else {
+        heads.next_power_of_two() / 2
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to f32 is what is wanted"
+    )]
+    of_power(smaller)
+        .chain(of_power(2 * smaller).step_by(2))
+        .take(heads)
+        .map(|slope| slope as f32)
+        .collect()
+}
+
+impl Description for Dnabert2 {
+    fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn max_residues(&self) -> Option<usize> {
+        // ALiBi has no limit; beyond this, the authors suggest splitting.
+        Some(10_000)
+    }
+
+    fn tokenizer(&self) -> &'static str {
+        "bpe"
+    }
+
+    /// Not trained: pairs of letters, pairs of these, and such with one more pair, as many as there is room for. Its tokens
+    /// are about as long as the published tokenizer's.
+    fn sample_tokenizer(&self) -> Option<Vec<u8>> {
+        let letters = ["A", "C", "G", "T"].map(str::to_owned);
+        let mut merges = Vec::new();
+        let mut level = |left: &[String], right: &[String]| -> Vec<String> {
+            let pairs = left
+                .iter()
+                .flat_map(|left| right.iter().map(move |right| (left, right)));
+            let room = self
+                .vocabulary
+                .saturating_sub(SPECIALS.len() + letters.len() + merges.len());
+            pairs
+                .take(room)
+                .map(|(left, right)| {
+                    merges.push(format!("{left} {right}"));
+                    format!("{left}{right}")
+                })
+                .collect()
+        };
+        let two = level(&letters, &letters);
+        let four = level(&two, &two);
+        let six = level(&four, &two);
+        let tokens = letters.iter().chain(&two).chain(&four).chain(&six);
+        let tokens = SPECIALS.into_iter().chain(tokens.map(String::as_str));
+        let ids: serde_json::Map<_, _> = tokens
+            .zip(0..)
+            .map(|(token, id)| (token.to_owned(), json!(id)))
+            .collect();
+        let special = |token: &str| json!({"id": token, "ids": [ids[token]], "tokens": [token]});
+        let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+        let added = (0..).zip(SPECIALS).map(|(id, token)| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+        });
+        let json = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added.collect::<Vec<_>>(),
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [piece("[CLS]"), {"Sequence": {"id": "A", "type_id": 0}}, piece("[SEP]")],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"[CLS]": special("[CLS]"), "[SEP]": special("[SEP]")},
+            },
+            "decoder": null,
+            "model": {
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+                "fuse_unk": false,
+                "byte_fallback": false,
+                "vocab": ids,
+                "merges": merges,
+            },
+        });
+        Some(json.to_string().into_bytes())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        check_sizes(&[
+            ("num_hidden_layers", self.layers),
+            ("hidden_size", self.hidden),
+            ("num_attention_heads", self.heads),
+            ("intermediate_size", self.intermediate),
+            ("vocab_size", self.vocabulary),
+            ("type_vocab_size", self.token_types),
+        ])?;
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(format!(
+                "a width of {} can't be split among {} heads",
+                self.hidden, self.heads
+            ));
+        }
+        if !(0.0..1.0).contains(&self.layer_norm_eps) {
+            return Err(format!(
+                "layer_norm_eps {} is out of range",
+                self.layer_norm_eps
+            ));
+        }
+        Ok(())
+    }
+
+    fn canonical(&self, name: &str) -> Option<String> {
+        let name = plain_name(name);
+        let used = match in_layer(&name) {
+            Some((_, part)) => part.starts_with("attention.") || part.starts_with("mlp."),
+            None => name.starts_with("embeddings."),
+        };
+        // The buffers of some versions of the code end otherwise.
+        (used && is_parameter(&name)).then_some(name)
+    }
+
+    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
+        let mut positions = None;
+        check_layers(
+            self.layers,
+            &mut names.inspect(|name| {
+                if name.contains("position_embeddings") {
+                    positions = Some((*name).to_owned());
+                }
+            }),
+        )?;
+        match positions {
+            Some(name) => Err(format!(
+                "the weights have position embeddings ({name}), which DNABERT-2 has not: an unknown relative of it"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn plan(&self) -> Vec<Planned> {
+        let (hidden, inner) = (self.hidden, self.intermediate);
+        let mut plan = Plan::default();
+        plan.add(
+            "embedding".to_owned(),
+            &[self.vocabulary, hidden],
+            Recipe::Shifted {
+                table: Input::new(
+                    "embeddings.word_embeddings.weight".to_owned(),
+                    &[self.vocabulary, hidden],
+                ),
+                by: Input::new(
+                    "embeddings.token_type_embeddings.weight".to_owned(),
+                    &[self.token_types, hidden],
+                ),
+            },
+        );
+        plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
+        for layer in 0..self.layers {
+            let ours = format!("layer.{layer}");
+            let tensor = |name: &str, shape: &[usize]| {
+                Input::new(format!("encoder.layer.{layer}.{name}"), shape)
+            };
+            plan.copy(
+                format!("{ours}.qkv.weight"),
+                tensor("attention.self.Wqkv.weight", &[3 * hidden, hidden]),
+            );
+            let bias = tensor("attention.self.Wqkv.bias", &[3 * hidden]);
+            plan.add(
+                format!("{ours}.qk.bias"),
+                &[2 * hidden],
+                Recipe::Part {
+                    input: bias.clone(),
+                    first: 0,
+                    rows: 2 * hidden,
+                },
+            );
+            let out = tensor("attention.output.dense.weight", &[hidden, hidden]);
+            plan.copy(format!("{ours}.attention_output.weight"), out.clone());
+            // A row of attention weights sums to one, so the value's bias passes through attention as it is.
+            plan.add(
+                format!("{ours}.attention_output.bias"),
+                &[hidden],
+                Recipe::Folded {
+                    bias: tensor("attention.output.dense.bias", &[hidden]),
+                    weight: out,
+                    inner: bias,
+                },
+            );
+            let theirs = format!("encoder.layer.{layer}");
+            plan.norm(
+                &format!("{ours}.attention_norm"),
+                &format!("{theirs}.attention.output.LayerNorm"),
+                hidden,
+            );
+            plan.copy(
+                format!("{ours}.gated.weight"),
+                tensor("mlp.gated_layers.weight", &[2 * inner, hidden]),
+            );
+            plan.copy(
+                format!("{ours}.down.weight"),
+                tensor("mlp.wo.weight", &[hidden, inner]),
+            );
+            plan.copy(
+                format!("{ours}.down.bias"),
+                tensor("mlp.wo.bias", &[hidden]),
+            );
+            plan.norm(
+                &format!("{ours}.feed_forward_norm"),
+                &format!("{theirs}.mlp.layernorm"),
+                hidden,
+            );
+        }
+        plan.0
+    }
+
+    fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
+        let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
+        let alibi = match request.kind {
+            GraphKind::Padded => self.alibi(&mut frame),
+            GraphKind::Packed => {
+                frame
+                    .builder
+                    .floats("alibi_slopes", &[self.heads], &alibi_slopes(self.heads))
+            }
+        };
+        frame.builder.scope("embedding");
+        let state = frame.embedding();
+        let mut state = frame.norm(&state, "embedding_norm");
+        for layer in 0..request.layer {
+            let name = format!("layer.{layer}");
+            frame.builder.scope(&name);
+            let attended = self.attention(&mut frame, &state, &name, &alibi);
+            let attended = frame.project(&attended, &name);
+            let bias = format!("{name}.attention_output.bias");
+            [state, _] = frame.skip_norm(
+                &attended,
+                &state,
+                &bias,
+                &format!("{name}.attention_norm"),
+                false,
+            );
+            let fed = self.feed_forward(&mut frame, &state, &name);
+            let bias = format!("{name}.down.bias");
+            [state, _] = frame.skip_norm(
+                &fed,
+                &state,
+                &bias,
+                &format!("{name}.feed_forward_norm"),
+                false,
+            );
+        }
+        frame.outputs(&state, request);
+    }
+}
+
+impl Dnabert2 {
+    fn attention(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str, alibi: &str) -> String {
+        match frame.kind {
+            GraphKind::Padded => {
+                let parts = frame.split_qkv(state, name);
+                frame.attention(&parts, self.heads, Some(alibi))
+            }
+            GraphKind::Packed => {
+                let [qkv, bias] = frame.qkv(state, name);
+                frame.builder.op(
+                    "seqembed:AlibiAttention",
+                    &[&qkv, &bias, alibi, "sequence_starts"],
+                    &[("num_heads", Attribute::Int(long(self.heads)))],
+                )
+            }
+        }
+    }
+
+    /// `(gelu(first half) * second half) @ wo^T`, its bias left to what follows.
+    fn feed_forward(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str) -> String {
+        let gated = format!("{name}.gated.weight");
+        let product = match frame.kind {
+            GraphKind::Padded => {
+                // Two views of the one weight, as with queries, keys and values.
+                let [left, right] =
+                    [("left", 0), ("right", self.intermediate)].map(|(half, first)| {
+                        let alias = format!("{name}.gated_{half}.weight");
+                        let weight =
+                            frame
+                                .builder
+                                .weight_rows(&gated, &alias, first, self.intermediate);
+                        frame.dense(state, &weight, None)
+                    });
+                let left = frame.builder.op("com.microsoft:Gelu", &[&left], &[]);
+                frame.builder.op("Mul", &[&left, &right], &[])
+            }
+            GraphKind::Packed => {
+                let weight = frame.builder.weight(&gated);
+                let both = frame.dense(state, &weight, None);
+                frame.builder.op("seqembed:Geglu", &[&both], &[])
+            }
+        };
+        let weight = frame.builder.weight(&format!("{name}.down.weight"));
+        frame.dense(&product, &weight, None)
+    }
+}

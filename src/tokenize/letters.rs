@@ -1,0 +1,111 @@
+//! A token for each letter: ESM's vocabulary, and BERTs of single residues.
+//!
+//! The rule: letters are taken in upper case; one terminal `*` is dropped; a letter of the vocabulary (in ESM's X, B, U,
+//! Z, O, `.` and `-` too) is its token; any other byte is one unknown token. Where all letters are A, C, G, T, U and N,
+//! it is DNA's: U is read as T, unless it has U and not T, and no `*` is dropped.
+
+use super::vocabulary::Vocabulary;
+use super::{Alphabet, Encoded, Special, Tokenizer, VocabularyError};
+
+/// The table of a vocabulary.
+#[derive(Debug, Clone)]
+pub struct LetterTokenizer {
+    /// The id of each byte.
+    table: [u32; 256],
+    special: Special,
+    alphabet: Alphabet,
+    size: usize,
+}
+
+impl LetterTokenizer {
+    /// From the text of ESM's `vocab.txt`.
+    ///
+    /// # Errors
+    /// When it lacks a token that every protein needs, or has one twice.
+    pub fn esm(text: &str) -> Result<Self, VocabularyError> {
+        let vocabulary = Vocabulary::read(text)?;
+        vocabulary.needed([
+            "<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "D", "E", "F", "G", "H", "I", "K", "L",
+            "M", "N", "P", "Q", "R", "S", "T", "V", "W", "Y",
+        ])?;
+        let [cls, eos, pad, unk] = vocabulary.needed(["<cls>", "<eos>", "<pad>", "<unk>"])?;
+        Ok(Self::new(&vocabulary, Special { cls, eos, pad, unk }))
+    }
+
+    /// From a BERT's vocabulary of single letters.
+    ///
+    /// # Errors
+    /// When it lacks a special token or has a word of several letters.
+    pub(super) fn bert(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
+        let [cls, eos, pad, unk] = vocabulary.needed(["[CLS]", "[SEP]", "[PAD]", "[UNK]"])?;
+        let long = vocabulary.words().filter(|(word, _)| word.len() != 1);
+        if let Some((token, id)) = long.min_by_key(|&(_, id)| id) {
+            return Err(VocabularyError::Word {
+                token: token.to_owned(),
+                id,
+            });
+        }
+        Ok(Self::new(vocabulary, Special { cls, eos, pad, unk }))
+    }
+
+    fn new(vocabulary: &Vocabulary, special: Special) -> Self {
+        let mut table = [special.unk; 256];
+        let mut alphabet = Alphabet::Dna;
+        for (letter, id) in vocabulary.letters() {
+            table[usize::from(letter)] = id;
+            if letter.is_ascii_alphabetic() && !b"ACGTUN".contains(&letter) {
+                alphabet = Alphabet::Protein;
+            }
+        }
+        if alphabet == Alphabet::Dna && table[usize::from(b'U')] == special.unk {
+            table[usize::from(b'U')] = table[usize::from(b'T')];
+        }
+        for letter in b'a'..=b'z' {
+            table[usize::from(letter)] = table[usize::from(letter.to_ascii_uppercase())];
+        }
+        Self {
+            table,
+            special,
+            alphabet,
+            size: vocabulary.size(),
+        }
+    }
+}
+
+impl Tokenizer for LetterTokenizer {
+    fn encode(&self, sequence: &[u8]) -> Encoded {
+        let (residues, dropped_stop) = match sequence {
+            [residues @ .., b'*'] if self.alphabet == Alphabet::Protein => (residues, true),
+            residues => (residues, false),
+        };
+        let unk = self.special.unk;
+        let ids: Vec<u32> = residues
+            .iter()
+            .map(|&residue| self.table[usize::from(residue)])
+            .collect();
+        let unknown = ids.iter().filter(|&&id| id == unk).count();
+        let first_unknown = (unknown > 0)
+            .then(|| ids.iter().position(|&id| id == unk))
+            .flatten();
+        Encoded {
+            ids,
+            letters: residues.len(),
+            unknown,
+            first_unknown,
+            dropped_stop,
+            starts: None,
+        }
+    }
+
+    fn special(&self) -> Special {
+        self.special
+    }
+
+    fn alphabet(&self) -> Alphabet {
+        self.alphabet
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.size
+    }
+}

@@ -1,0 +1,509 @@
+//! The tokenizers of DNA and of BERT: against the ids of the Python libraries, against the `tokenizers` crate, and their laws.
+
+// A test may stop at once where its own set-up fails.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use seqembed::tokenize::bpe::BpeTokenizer;
+use seqembed::tokenize::dna::{DnaCheck, looks_like_dna, looks_like_protein, reverse_complement};
+use seqembed::tokenize::{self, Alphabet, Encoded, Special, Tokenizer, TokenizerKind};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Case {
+    sequence: String,
+    ids: Vec<u32>,
+    #[serde(default)]
+    starts: Vec<u32>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/dna_tokens")
+        .join(name)
+}
+
+fn cases(name: &str) -> Vec<Case> {
+    serde_json::from_slice(&fs::read(fixture(name)).unwrap()).unwrap()
+}
+
+fn viral() -> Value {
+    serde_json::from_slice(&fs::read(fixture("tokenizer.json")).unwrap()).unwrap()
+}
+
+fn bpe(file: &Value) -> BpeTokenizer {
+    BpeTokenizer::from_json(&file.to_string()).unwrap()
+}
+
+/// All k-mers in the order of DNABERT's files, after BERT's special tokens.
+fn kmers(k: u32) -> String {
+    let letters = ["A", "T", "C", "G"];
+    let mut text = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n".to_owned();
+    for at in 0..4_usize.pow(k) {
+        for place in (0..k).rev() {
+            text += letters[at / 4_usize.pow(place) % 4];
+        }
+        text += "\n";
+    }
+    text
+}
+
+fn residues() -> String {
+    let letters: Vec<String> = "ACDEFGHIKLMNPQRSTVWY".chars().map(String::from).collect();
+    format!(
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{}\n",
+        letters.join("\n")
+    )
+}
+
+fn bert(vocabulary: &str) -> Result<Box<dyn Tokenizer>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("vocab.txt"), vocabulary).unwrap();
+    tokenize::open(folder.path(), "bert".parse::<TokenizerKind>().unwrap()).map_err(|error| {
+        let error = error.to_string();
+        let (file, what) = error.split_once("vocab.txt: ").unwrap();
+        assert_eq!(Path::new(file), folder.path());
+        what.to_owned()
+    })
+}
+
+#[test]
+fn bpe_gives_the_ids_of_the_python_library() {
+    let file = viral();
+    let mut pairs = file.clone();
+    for merge in pairs["model"]["merges"].as_array_mut().unwrap() {
+        *merge = match &*merge {
+            Value::String(pair) => json!(pair.split(' ').collect::<Vec<_>>()),
+            pair => json!(format!(
+                "{} {}",
+                pair[0].as_str().unwrap(),
+                pair[1].as_str().unwrap()
+            )),
+        };
+    }
+    let mut left_on = file.clone();
+    left_on["truncation"] =
+        json!({"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0});
+    left_on["padding"] = json!({"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"});
+    left_on["model"]["dropout"] = json!(0.5);
+    for file in [file, pairs, left_on] {
+        let tokenizer = bpe(&file);
+        assert!(tokenizer.is_fast());
+        assert_eq!(
+            tokenizer.special(),
+            Special {
+                unk: 0,
+                cls: 1,
+                eos: 2,
+                pad: 3
+            }
+        );
+        assert_eq!(
+            (tokenizer.vocabulary(), tokenizer.alphabet()),
+            (1024, Alphabet::Dna)
+        );
+        for Case {
+            sequence,
+            ids,
+            starts,
+        } in cases("bpe.json")
+        {
+            let unknown = ids.iter().filter(|&&id| id == 0).count();
+            let expected = Encoded {
+                letters: sequence.len(),
+                unknown,
+                first_unknown: sequence
+                    .bytes()
+                    .position(|letter| !b"ACGT".contains(&letter)),
+                dropped_stop: false,
+                ids,
+                starts: Some(starts),
+            };
+            assert_eq!(tokenizer.encode(sequence.as_bytes()), expected);
+            let rna = sequence.to_lowercase().replace('t', "u");
+            assert_eq!(tokenizer.encode(rna.as_bytes()), expected);
+            assert_eq!(tokenizer.encode_by_library(sequence.as_bytes()), expected);
+        }
+    }
+}
+
+#[test]
+fn special_ids_are_those_of_the_file() {
+    let mut file = viral();
+    // As if the special tokens stood at the end.
+    for (at, token) in ["[PAD]", "[SEP]", "[CLS]", "[UNK]", "[MASK]"]
+        .iter()
+        .enumerate()
+    {
+        file["model"]["vocab"][token] = json!(2000 + at);
+        file["added_tokens"][at]["id"] = json!(2000 + at);
+        file["added_tokens"][at]["content"] = json!(token);
+    }
+    let tokenizer = bpe(&file);
+    assert_eq!(
+        tokenizer.special(),
+        Special {
+            pad: 2000,
+            eos: 2001,
+            cls: 2002,
+            unk: 2003
+        }
+    );
+    assert_eq!(tokenizer.vocabulary(), 2005);
+    assert_eq!(tokenizer.encode(b"NN").ids, [2003, 2003]);
+    // Names of special tokens in a sequence are letters.
+    let encoded = tokenizer.encode(b"[CLS]");
+    assert_eq!((encoded.ids.len(), encoded.unknown), (5, 4));
+}
+
+#[test]
+fn what_is_no_bpe_tokenizer_is_told() {
+    let error = |change: fn(&mut Value)| {
+        let mut file = viral();
+        change(&mut file);
+        BpeTokenizer::from_json(&file.to_string())
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(
+        error(|file| file["model"]["type"] = json!("WordPiece")),
+        "no BPE tokenizer: the model's type is \"WordPiece\""
+    );
+    assert_eq!(
+        error(|file| file["model"]["unk_token"] = Value::Null),
+        "no BPE tokenizer: the model's unk_token is missing, so letters that it lacks would be lost"
+    );
+    assert_eq!(
+        error(|file| {
+            file["model"]["vocab"]
+                .as_object_mut()
+                .unwrap()
+                .remove("[SEP]");
+            file["added_tokens"].as_array_mut().unwrap().remove(2);
+        }),
+        "the vocabulary lacks [SEP]"
+    );
+    assert!(
+        error(|file| file["model"]["merges"][3] = json!(["GATTACAT", "TACA"]))
+            .starts_with("no BPE tokenizer: Token `GATTACAT` out of vocabulary")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+    let error = tokenize::open(folder.path(), TokenizerKind::Bpe)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("tokenizer.json: no BPE tokenizer: EOF"),
+        "{error}"
+    );
+    assert!("wordpiece".parse::<TokenizerKind>().is_err());
+}
+
+#[test]
+fn kmers_have_the_ids_of_transformers() {
+    for k in 3..=6 {
+        let tokenizer = bert(&kmers(k)).unwrap();
+        let k = k as usize;
+        assert_eq!(
+            tokenizer.special(),
+            Special {
+                pad: 0,
+                unk: 1,
+                cls: 2,
+                eos: 3
+            }
+        );
+        assert_eq!(
+            (tokenizer.vocabulary(), tokenizer.span()),
+            ((1_usize << (2 * k)) + 5, k)
+        );
+        assert_eq!(tokenizer.alphabet(), Alphabet::Dna);
+        for Case { sequence, ids, .. } in cases(&format!("kmer_{k}.json")) {
+            let expected = Encoded {
+                letters: sequence.len(),
+                unknown: ids.iter().filter(|&&id| id == 1).count(),
+                first_unknown: sequence
+                    .bytes()
+                    .position(|letter| !b"ACGT".contains(&letter))
+                    .filter(|_| sequence.len() >= k),
+                dropped_stop: false,
+                ids,
+                starts: None,
+            };
+            assert_eq!(
+                tokenizer.encode(sequence.as_bytes()),
+                expected,
+                "{k}: {sequence}"
+            );
+            let rna = sequence.to_lowercase().replace('t', "u");
+            assert_eq!(tokenizer.encode(rna.as_bytes()), expected, "{k}: {rna}");
+        }
+        let short = tokenizer.encode(&b"ACGTAC"[..k - 1]);
+        assert!(short.ids.is_empty());
+        assert_eq!(
+            tokenizer.why_no_tokens(short.letters),
+            format!("shorter than k = {k}")
+        );
+        assert_eq!(tokenizer.why_no_tokens(0), "empty sequence");
+    }
+}
+
+#[test]
+fn kmer_ids_are_those_of_the_file() {
+    let lines: Vec<String> = kmers(2).lines().rev().map(str::to_owned).collect();
+    let tokenizer = bert(&lines.join("\n")).unwrap();
+    assert_eq!(
+        tokenizer.special(),
+        Special {
+            pad: 20,
+            unk: 19,
+            cls: 18,
+            eos: 17
+        }
+    );
+    let at =
+        |kmer: &str| u32::try_from(lines.iter().position(|line| line == kmer).unwrap()).unwrap();
+    assert_eq!(
+        tokenizer.encode(b"gaTC").ids,
+        [at("GA"), at("AT"), at("TC")]
+    );
+    assert_eq!(tokenizer.encode(b"GNTC").ids, [19, 19, at("TC")]);
+}
+
+#[test]
+fn what_is_no_vocabulary_is_told() {
+    let error = |vocabulary: &str| bert(vocabulary).err().unwrap();
+    let three = kmers(3);
+    assert_eq!(
+        error(&three.replace("GAT\n", "")),
+        "the vocabulary has 63 k-mers of 3 bases; all 4^3 are needed"
+    );
+    assert_eq!(
+        error(&(three.clone() + "ACGT\n")),
+        "the vocabulary has k-mers of 3 and of 4 bases (`ACGT`); a model has one k"
+    );
+    assert_eq!(
+        error(&three.replace("[SEP]\n", "")),
+        "the vocabulary lacks [SEP]"
+    );
+    assert_eq!(
+        error(&(three.clone() + "GAT\n")),
+        format!(
+            "the vocabulary has `GAT` twice (ids {} and 69)",
+            three.lines().position(|line| line == "GAT").unwrap()
+        )
+    );
+    assert_eq!(
+        error(&(residues() + "##ing\n")),
+        "`##ing` (id 25) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported"
+    );
+    assert_eq!(
+        error("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"),
+        "the vocabulary has 0 k-mers of 1 bases; all 4^1 are needed"
+    );
+    let nowhere = tokenize::open(Path::new("/nowhere"), TokenizerKind::Bert)
+        .err()
+        .unwrap();
+    assert!(
+        nowhere
+            .to_string()
+            .starts_with("cannot read /nowhere/vocab.txt: ")
+    );
+}
+
+#[test]
+fn single_residues_have_the_ids_of_transformers() {
+    let tokenizer = bert(&residues()).unwrap();
+    assert_eq!(
+        tokenizer.special(),
+        Special {
+            pad: 0,
+            unk: 1,
+            cls: 2,
+            eos: 3
+        }
+    );
+    assert_eq!(
+        (
+            tokenizer.alphabet(),
+            tokenizer.vocabulary(),
+            tokenizer.span()
+        ),
+        (Alphabet::Protein, 25, 1)
+    );
+    for Case { sequence, ids, .. } in cases("residues.json") {
+        let encoded = tokenizer.encode(sequence.as_bytes());
+        assert_eq!(encoded.unknown, ids.iter().filter(|&&id| id == 1).count());
+        assert_eq!(encoded.ids, ids);
+        let encoded = tokenizer.encode((sequence.to_lowercase() + "*").as_bytes());
+        assert_eq!(
+            (encoded.letters, encoded.ids, encoded.dropped_stop),
+            (sequence.len(), ids, true)
+        );
+    }
+    let bases = bert("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nA\nC\nG\nT\nN\n").unwrap();
+    assert_eq!(bases.alphabet(), Alphabet::Dna);
+    assert_eq!(bases.encode(b"acguTN*").ids, [5, 6, 7, 8, 8, 9, 1]);
+}
+
+#[test]
+fn dna_and_proteins_are_told_apart() {
+    let protein = b"MKTVRQERLKSIVRILERSKEPVSGAQLAEELSVSRQVIVQDIAYLRSLGYN";
+    let dna = b"ACGTTGCANNacgtRYSWKMBDHVACGURACGTTGCAACGT".repeat(3);
+    assert!(looks_like_protein(protein) && !looks_like_dna(protein));
+    assert!(!looks_like_protein(&dna));
+    assert!(!looks_like_protein(b"MKLIFE"), "too short to tell");
+    assert!(
+        !looks_like_protein(&b"GAGAGSGAGAGY".repeat(10)),
+        "silk: can't be told"
+    );
+    let why_not = |sequence: &[u8], alphabet| {
+        let mut check = DnaCheck::default();
+        check.add(sequence);
+        check.why_not(alphabet)
+    };
+    assert_eq!(why_not(protein, Alphabet::Protein), None);
+    assert_eq!(why_not(&dna, Alphabet::Dna), None);
+    assert_eq!(
+        why_not(protein, Alphabet::Dna).unwrap(),
+        "looks like protein: 38 % of its first 52 letters are E, F, I, L, P or Q, which stand for no nucleotide"
+    );
+    assert_eq!(
+        why_not(&b"ACGTU".repeat(20), Alphabet::Protein).unwrap(),
+        "looks like DNA: 100 % of its first 100 letters are A, C, G, T, U or N"
+    );
+}
+
+#[test]
+fn the_other_strand() {
+    assert_eq!(reverse_complement(b"AACGtn"), b"naCGTT");
+    assert_eq!(
+        reverse_complement(b"ACGTUN-RYSWKMBDHV*[\xff"),
+        b"\xff[*BDHVKMWSRY-NAACGT"
+    );
+}
+
+/// DNA as it comes: stretches of bases, repeats, runs of N, and what should not be there.
+fn sequence() -> impl Strategy<Value = Vec<u8>> {
+    let stretch = prop_oneof![
+        6 => "[ACGT]{0,400}",
+        2 => ("[ACGT]{1,5}", 1..200_usize).prop_map(|(unit, count)| unit.repeat(count)),
+        1 => "N{1,30}",
+        1 => "[ACGTNRYSWKMBDHV]{0,40}",
+        1 => "[acgtun]{0,40}",
+        1 => "[ -~\t\n]{0,8}",
+    ];
+    let whole = proptest::collection::vec(stretch, 0..20);
+    whole.prop_map(|stretches| {
+        let mut sequence = stretches.concat().into_bytes();
+        sequence.truncate(5000);
+        sequence
+    })
+}
+
+/// Merges that nobody trained: of any tokens, in any order.
+fn merges() -> impl Strategy<Value = Value> {
+    proptest::collection::vec(any::<(u32, u32)>(), 0..60).prop_map(|picks| {
+        let mut tokens: Vec<String> = [
+            "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "A", "C", "G", "T",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let mut merges = Vec::new();
+        for (left, right) in picks {
+            let of = |pick: u32| tokens[5 + pick as usize % (tokens.len() - 5)].clone();
+            let (left, right) = (of(left), of(right));
+            let whole = format!("{left}{right}");
+            if whole.len() <= 16 && !tokens.contains(&whole) {
+                tokens.push(whole);
+                merges.push(format!("{left} {right}"));
+            }
+        }
+        let mut file = viral();
+        file["model"]["vocab"] = tokens
+            .into_iter()
+            .zip(0..)
+            .map(|(token, id)| (token, json!(id)))
+            .collect();
+        file["model"]["merges"] = json!(merges);
+        file
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn bpe_is_that_of_the_library(
+        sequence in sequence(),
+        fuse_unk: bool,
+        words in prop_oneof![Just(json!({"type": "Whitespace"})), Just(json!({"type": "WhitespaceSplit"})), Just(Value::Null)],
+    ) {
+        let mut file = viral();
+        file["model"]["fuse_unk"] = json!(fuse_unk);
+        file["pre_tokenizer"] = words;
+        let tokenizer = bpe(&file);
+        prop_assert!(tokenizer.is_fast());
+        prop_assert_eq!(tokenizer.encode(&sequence), tokenizer.encode_by_library(&sequence));
+    }
+
+    #[test]
+    fn bpe_of_any_merges_is_that_of_the_library(file in merges(), sequences in proptest::collection::vec("[ACGT]{0,300}|[AC]{0,300}|[AN]{0,60}", 1..20)) {
+        let tokenizer = bpe(&file);
+        prop_assert!(tokenizer.is_fast());
+        for sequence in sequences {
+            prop_assert_eq!(tokenizer.encode(sequence.as_bytes()), tokenizer.encode_by_library(sequence.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_taken(sequence in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let tokenizer = bpe(&viral());
+        prop_assert_eq!(tokenizer.encode(&sequence), tokenizer.encode_by_library(&sequence));
+        let tokenizer = bert(&kmers(3)).unwrap();
+        prop_assert_eq!(tokenizer.encode(&sequence).ids.len(), sequence.len().saturating_sub(2));
+    }
+
+    #[test]
+    fn a_kmer_is_looked_up_by_itself(sequence in "[ACGTN]{0,60}", k in 1..=6_u32) {
+        let vocabulary = kmers(k);
+        let tokenizer = bert(&vocabulary).unwrap();
+        let ids: Vec<u32> = sequence.as_bytes().windows(k as usize).map(|kmer| {
+            let kmer = std::str::from_utf8(kmer).unwrap();
+            vocabulary.lines().position(|line| line == kmer).map_or(1, |at| u32::try_from(at).unwrap())
+        }).collect();
+        prop_assert_eq!(tokenizer.encode(sequence.as_bytes()).ids, ids);
+    }
+
+    #[test]
+    fn windows_take_each_token_once_and_cut_none(
+        sequence in sequence(),
+        (size, overlap) in (6..600_usize).prop_flat_map(|size| (Just(size), 0..size)),
+        k in 0..=6_u32,
+    ) {
+        let tokenizer: Box<dyn Tokenizer> = if k == 0 { Box::new(bpe(&viral())) } else { bert(&kmers(k)).unwrap() };
+        let encoded = tokenizer.encode(&sequence);
+        let windows = encoded.windows(tokenizer.span(), size, overlap);
+        let kept: Vec<usize> = windows.iter().flat_map(|window| window.kept.clone()).collect();
+        prop_assert_eq!(kept, (0..encoded.ids.len()).collect::<Vec<_>>());
+        for window in windows {
+            prop_assert!(window.seen.start <= window.kept.start && window.kept.end <= window.seen.end);
+            let start = |token: usize| encoded.starts.as_ref().map_or(token, |starts| starts[token] as usize);
+            let letters = start(window.seen.end - 1) + tokenizer.span() - start(window.seen.start);
+            prop_assert!(letters <= size);
+        }
+    }
+
+    #[test]
+    fn the_other_strand_of_the_other_strand(sequence in "[ACGTNRYSWKMBDHVacgtnryswkmbdhv-]{0,200}") {
+        let once = reverse_complement(sequence.as_bytes());
+        prop_assert_eq!(reverse_complement(&once), sequence.into_bytes());
+    }
+}

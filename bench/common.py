@@ -91,7 +91,7 @@ def agreement(vectors: np.ndarray, reference: np.ndarray) -> dict:
 
 
 def machine() -> dict:
-    """CPU, cores, memory, system, and the versions of what is measured."""
+    """CPU, cores, memory, system, the versions of what is measured, and how busy the machine is before it is."""
     cpu = platform.processor() or platform.machine()
     memory = None
     if Path("/proc/cpuinfo").exists():
@@ -117,6 +117,7 @@ def machine() -> dict:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
+        "load_average": os.getloadavg()[0],
         "date": datetime.date.today().isoformat(),
     }
 
@@ -132,5 +133,6 @@ def describe(description: dict) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in description["versions"].items())
     return (
         f"{description['cpu']}, {description['cores']} cores ({', '.join(description['instructions'])}), "
-        f"{description['memory_gib']} GiB, {description['system']}; Python {description['python']}, {versions}; {description['date']}."
+        f"{description['memory_gib']} GiB, {description['system']}; Python {description['python']}, {versions}; {description['date']}. "
+        f"Load average when it began: {description['load_average']:.1f}."
     )

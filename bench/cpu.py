@@ -48,8 +48,8 @@ def peer_run(name: str, model: Path, fasta: Path, out: Path, budget: int, thread
 def seqembed_run(executable: Path, model: Path, fasta: Path, out: Path, threads: int, options: list[str]) -> dict:
     """One run of seqembed."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [executable, "embed", fasta, "-m", model, "-o", out, "--format", "npz", "--threads", threads, *options]
-    child = common.run_child(command)
+    command = [executable, "embed", fasta, "-m", model, "-o", out, "--format", "npz", "--quiet"]
+    child = common.run_child([*command, "--threads", threads, *options])
     report = common.report(out)
     totals = report["totals"]
     return {
@@ -205,6 +205,8 @@ def main() -> None:
 
     counts, repeats = pairs(arguments.proteins, PROTEINS), pairs(arguments.repeats, REPEATS)
     machine = common.machine()
+    if machine["load_average"] > 0.5 * machine["cores"]:
+        print(f"the machine is busy (load average {machine['load_average']:.1f}): these are no figures to keep", flush=True)
     results = {"machine": machine, "sizes": []}
     for size in arguments.sizes:
         results["sizes"].append(bench_size(size, arguments, counts[size], repeats[size]))

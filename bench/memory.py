@@ -45,7 +45,7 @@ def main() -> None:
 
     def embed(files: list[Path]) -> common.Child:
         shutil.rmtree(out, ignore_errors=True)
-        return common.run_child([executable, "embed", *files, "-m", model, "-o", out])
+        return common.run_child([executable, "embed", *files, "-m", model, "-o", out, "--quiet"])
 
     records = esm2.sample_proteins(
         arguments.proteins_from or esm2.find_example_proteins(), max(arguments.files) * each, arguments.cap

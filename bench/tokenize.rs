@@ -17,7 +17,10 @@ use seqembed::tokenize::{self, Tokenizer, TokenizerKind};
 
 fn main() -> Result<()> {
     // `cargo bench` adds a flag of its own.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|one| one != "--bench")
+        .collect();
     match &arguments[..] {
         [ids, file, vocabulary] if ids == "ids" => print_ids(file, vocabulary),
         [file, vocabularies @ ..] if !vocabularies.is_empty() => {
@@ -38,8 +41,13 @@ fn read(file: &str) -> Result<Vec<Vec<u8>>> {
 }
 
 fn open(vocabulary: &str) -> Result<Box<dyn Tokenizer>> {
-    let folder = Path::new(vocabulary).parent().context("a vocabulary is a file in a folder")?;
-    let kind = if Path::new(&vocabulary).extension().is_some_and(|it| it == "json") {
+    let folder = Path::new(vocabulary)
+        .parent()
+        .context("a vocabulary is a file in a folder")?;
+    let kind = if Path::new(&vocabulary)
+        .extension()
+        .is_some_and(|it| it == "json")
+    {
         TokenizerKind::Bpe
     } else if std::fs::read_to_string(vocabulary)?.contains("<cls>") {
         TokenizerKind::Esm
@@ -53,7 +61,12 @@ fn print_ids(file: &str, vocabulary: &str) -> Result<()> {
     let tokenizer = open(vocabulary)?;
     let mut out = BufWriter::new(io::stdout().lock());
     for sequence in read(file)? {
-        let ids: Vec<String> = tokenizer.encode(&sequence).ids.iter().map(u32::to_string).collect();
+        let ids: Vec<String> = tokenizer
+            .encode(&sequence)
+            .ids
+            .iter()
+            .map(u32::to_string)
+            .collect();
         writeln!(out, "{}", ids.join(" "))?;
     }
     Ok(out.flush()?)
@@ -62,19 +75,37 @@ fn print_ids(file: &str, vocabulary: &str) -> Result<()> {
 fn measure(sequences: &[Vec<u8>], vocabulary: &str) -> Result<()> {
     let start = seconds();
     let tokenizer = open(vocabulary)?;
-    println!("{vocabulary}: opened in {:.1} ms", (seconds() - start) * 1e3);
+    println!(
+        "{vocabulary}: opened in {:.1} ms",
+        (seconds() - start) * 1e3
+    );
     let whole: Vec<&[u8]> = sequences.iter().map(Vec::as_slice).collect();
     let pieces: Vec<&[u8]> = whole.iter().flat_map(|one| one.chunks(500)).collect();
-    let long: Vec<u8> = sequences.concat().into_iter().cycle().take(1_000_000).collect();
+    let long: Vec<u8> = sequences
+        .concat()
+        .into_iter()
+        .cycle()
+        .take(1_000_000)
+        .collect();
     let repeat = b"A".repeat(1_000_000);
-    for (name, input) in [("records", &whole[..]), ("500", &pieces), ("1 Mb", &[&long]), ("1 Mb of A", &[&repeat])] {
+    for (name, input) in [
+        ("records", &whole[..]),
+        ("500", &pieces),
+        ("1 Mb", &[&long]),
+        ("1 Mb of A", &[&repeat]),
+    ] {
         report(name, input, |sequence| tokenizer.encode(sequence).ids.len());
     }
-    if Path::new(&vocabulary).extension().is_some_and(|it| it == "json") {
+    if Path::new(&vocabulary)
+        .extension()
+        .is_some_and(|it| it == "json")
+    {
         let by_library = BpeTokenizer::from_json(&std::fs::read_to_string(vocabulary)?)?;
         let some = &whole[..whole.len().min(300)];
         for (name, input) in [("library, records", some), ("library, 1 Mb", &[&long])] {
-            report(name, input, |sequence| by_library.encode_by_library(sequence).ids.len());
+            report(name, input, |sequence| {
+                by_library.encode_by_library(sequence).ids.len()
+            });
         }
     }
     Ok(())
@@ -98,7 +129,10 @@ fn report(name: &str, input: &[&[u8]], encode: impl Fn(&[u8]) -> usize) {
 
 /// Processor time of this process.
 fn seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the call writes to `time` alone.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9

@@ -255,7 +255,9 @@ pub enum SettingsError {
         max_length: usize,
     },
     /// A window must hold a token.
-    #[error("`max_length` ({max_length}) is less than one token of the model, which reads {span} bases")]
+    #[error(
+        "`max_length` ({max_length}) is less than one token of the model, which reads {span} bases"
+    )]
     Short {
         /// The window.
         max_length: usize,
@@ -271,7 +273,9 @@ pub enum SettingsError {
         limit: usize,
     },
     /// The strands' tokens do not lie side by side.
-    #[error("`revcomp: mean` needs a pooling other than `none`: the two strands have different tokens")]
+    #[error(
+        "`revcomp: mean` needs a pooling other than `none`: the two strands have different tokens"
+    )]
     Strands,
     /// There is no other strand.
     #[error("`revcomp: mean` is for models of DNA")]

@@ -22,7 +22,9 @@ struct Case {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dna_tokens").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/dna_tokens")
+        .join(name)
 }
 
 fn cases(name: &str) -> Vec<Case> {
@@ -52,7 +54,10 @@ fn kmers(k: u32) -> String {
 
 fn residues() -> String {
     let letters: Vec<String> = "ACDEFGHIKLMNPQRSTVWY".chars().map(String::from).collect();
-    format!("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{}\n", letters.join("\n"))
+    format!(
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{}\n",
+        letters.join("\n")
+    )
 }
 
 fn bert(vocabulary: &str) -> Result<Box<dyn Tokenizer>, String> {
@@ -73,25 +78,48 @@ fn bpe_gives_the_ids_of_the_python_library() {
     for merge in pairs["model"]["merges"].as_array_mut().unwrap() {
         *merge = match &*merge {
             Value::String(pair) => json!(pair.split(' ').collect::<Vec<_>>()),
-            pair => json!(format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap())),
+            pair => json!(format!(
+                "{} {}",
+                pair[0].as_str().unwrap(),
+                pair[1].as_str().unwrap()
+            )),
         };
     }
     let mut left_on = file.clone();
-    left_on["truncation"] = json!({"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0});
+    left_on["truncation"] =
+        json!({"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0});
     left_on["padding"] = json!({"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": null,
         "pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"});
     left_on["model"]["dropout"] = json!(0.5);
     for file in [file, pairs, left_on] {
         let tokenizer = bpe(&file);
         assert!(tokenizer.is_fast());
-        assert_eq!(tokenizer.special(), Special { unk: 0, cls: 1, eos: 2, pad: 3 });
-        assert_eq!((tokenizer.vocabulary(), tokenizer.alphabet()), (1024, Alphabet::Dna));
-        for Case { sequence, ids, starts } in cases("bpe.json") {
+        assert_eq!(
+            tokenizer.special(),
+            Special {
+                unk: 0,
+                cls: 1,
+                eos: 2,
+                pad: 3
+            }
+        );
+        assert_eq!(
+            (tokenizer.vocabulary(), tokenizer.alphabet()),
+            (1024, Alphabet::Dna)
+        );
+        for Case {
+            sequence,
+            ids,
+            starts,
+        } in cases("bpe.json")
+        {
             let unknown = ids.iter().filter(|&&id| id == 0).count();
             let expected = Encoded {
                 letters: sequence.len(),
                 unknown,
-                first_unknown: sequence.bytes().position(|letter| !b"ACGT".contains(&letter)),
+                first_unknown: sequence
+                    .bytes()
+                    .position(|letter| !b"ACGT".contains(&letter)),
                 dropped_stop: false,
                 ids,
                 starts: Some(starts),
@@ -108,13 +136,24 @@ fn bpe_gives_the_ids_of_the_python_library() {
 fn special_ids_are_those_of_the_file() {
     let mut file = viral();
     // As if the special tokens stood at the end.
-    for (at, token) in ["[PAD]", "[SEP]", "[CLS]", "[UNK]", "[MASK]"].iter().enumerate() {
+    for (at, token) in ["[PAD]", "[SEP]", "[CLS]", "[UNK]", "[MASK]"]
+        .iter()
+        .enumerate()
+    {
         file["model"]["vocab"][token] = json!(2000 + at);
         file["added_tokens"][at]["id"] = json!(2000 + at);
         file["added_tokens"][at]["content"] = json!(token);
     }
     let tokenizer = bpe(&file);
-    assert_eq!(tokenizer.special(), Special { pad: 2000, eos: 2001, cls: 2002, unk: 2003 });
+    assert_eq!(
+        tokenizer.special(),
+        Special {
+            pad: 2000,
+            eos: 2001,
+            cls: 2002,
+            unk: 2003
+        }
+    );
     assert_eq!(tokenizer.vocabulary(), 2005);
     assert_eq!(tokenizer.encode(b"NN").ids, [2003, 2003]);
     // Names of special tokens in a sequence are letters.
@@ -127,7 +166,10 @@ fn what_is_no_bpe_tokenizer_is_told() {
     let error = |change: fn(&mut Value)| {
         let mut file = viral();
         change(&mut file);
-        BpeTokenizer::from_json(&file.to_string()).err().unwrap().to_string()
+        BpeTokenizer::from_json(&file.to_string())
+            .err()
+            .unwrap()
+            .to_string()
     };
     assert_eq!(
         error(|file| file["model"]["type"] = json!("WordPiece")),
@@ -139,7 +181,10 @@ fn what_is_no_bpe_tokenizer_is_told() {
     );
     assert_eq!(
         error(|file| {
-            file["model"]["vocab"].as_object_mut().unwrap().remove("[SEP]");
+            file["model"]["vocab"]
+                .as_object_mut()
+                .unwrap()
+                .remove("[SEP]");
             file["added_tokens"].as_array_mut().unwrap().remove(2);
         }),
         "the vocabulary lacks [SEP]"
@@ -150,8 +195,14 @@ fn what_is_no_bpe_tokenizer_is_told() {
     );
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
-    let error = tokenize::open(folder.path(), TokenizerKind::Bpe).err().unwrap().to_string();
-    assert!(error.contains("tokenizer.json: no BPE tokenizer: EOF"), "{error}");
+    let error = tokenize::open(folder.path(), TokenizerKind::Bpe)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("tokenizer.json: no BPE tokenizer: EOF"),
+        "{error}"
+    );
     assert!("wordpiece".parse::<TokenizerKind>().is_err());
 }
 
@@ -160,8 +211,19 @@ fn kmers_have_the_ids_of_transformers() {
     for k in 3..=6 {
         let tokenizer = bert(&kmers(k)).unwrap();
         let k = k as usize;
-        assert_eq!(tokenizer.special(), Special { pad: 0, unk: 1, cls: 2, eos: 3 });
-        assert_eq!((tokenizer.vocabulary(), tokenizer.span()), ((1_usize << (2 * k)) + 5, k));
+        assert_eq!(
+            tokenizer.special(),
+            Special {
+                pad: 0,
+                unk: 1,
+                cls: 2,
+                eos: 3
+            }
+        );
+        assert_eq!(
+            (tokenizer.vocabulary(), tokenizer.span()),
+            ((1_usize << (2 * k)) + 5, k)
+        );
         assert_eq!(tokenizer.alphabet(), Alphabet::Dna);
         for Case { sequence, ids, .. } in cases(&format!("kmer_{k}.json")) {
             let expected = Encoded {
@@ -175,13 +237,20 @@ fn kmers_have_the_ids_of_transformers() {
                 ids,
                 starts: None,
             };
-            assert_eq!(tokenizer.encode(sequence.as_bytes()), expected, "{k}: {sequence}");
+            assert_eq!(
+                tokenizer.encode(sequence.as_bytes()),
+                expected,
+                "{k}: {sequence}"
+            );
             let rna = sequence.to_lowercase().replace('t', "u");
             assert_eq!(tokenizer.encode(rna.as_bytes()), expected, "{k}: {rna}");
         }
         let short = tokenizer.encode(&b"ACGTAC"[..k - 1]);
         assert!(short.ids.is_empty());
-        assert_eq!(tokenizer.why_no_tokens(short.letters), format!("shorter than k = {k}"));
+        assert_eq!(
+            tokenizer.why_no_tokens(short.letters),
+            format!("shorter than k = {k}")
+        );
         assert_eq!(tokenizer.why_no_tokens(0), "empty sequence");
     }
 }
@@ -190,9 +259,21 @@ fn kmers_have_the_ids_of_transformers() {
 fn kmer_ids_are_those_of_the_file() {
     let lines: Vec<String> = kmers(2).lines().rev().map(str::to_owned).collect();
     let tokenizer = bert(&lines.join("\n")).unwrap();
-    assert_eq!(tokenizer.special(), Special { pad: 20, unk: 19, cls: 18, eos: 17 });
-    let at = |kmer: &str| u32::try_from(lines.iter().position(|line| line == kmer).unwrap()).unwrap();
-    assert_eq!(tokenizer.encode(b"gaTC").ids, [at("GA"), at("AT"), at("TC")]);
+    assert_eq!(
+        tokenizer.special(),
+        Special {
+            pad: 20,
+            unk: 19,
+            cls: 18,
+            eos: 17
+        }
+    );
+    let at =
+        |kmer: &str| u32::try_from(lines.iter().position(|line| line == kmer).unwrap()).unwrap();
+    assert_eq!(
+        tokenizer.encode(b"gaTC").ids,
+        [at("GA"), at("AT"), at("TC")]
+    );
     assert_eq!(tokenizer.encode(b"GNTC").ids, [19, 19, at("TC")]);
 }
 
@@ -208,31 +289,64 @@ fn what_is_no_vocabulary_is_told() {
         error(&(three.clone() + "ACGT\n")),
         "the vocabulary has k-mers of 3 and of 4 bases (`ACGT`); a model has one k"
     );
-    assert_eq!(error(&three.replace("[SEP]\n", "")), "the vocabulary lacks [SEP]");
+    assert_eq!(
+        error(&three.replace("[SEP]\n", "")),
+        "the vocabulary lacks [SEP]"
+    );
     assert_eq!(
         error(&(three.clone() + "GAT\n")),
-        format!("the vocabulary has `GAT` twice (ids {} and 69)", three.lines().position(|line| line == "GAT").unwrap())
+        format!(
+            "the vocabulary has `GAT` twice (ids {} and 69)",
+            three.lines().position(|line| line == "GAT").unwrap()
+        )
     );
     assert_eq!(
         error(&(residues() + "##ing\n")),
         "`##ing` (id 25) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported"
     );
-    assert_eq!(error("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"), "the vocabulary has 0 k-mers of 1 bases; all 4^1 are needed");
-    let nowhere = tokenize::open(Path::new("/nowhere"), TokenizerKind::Bert).err().unwrap();
-    assert!(nowhere.to_string().starts_with("cannot read /nowhere/vocab.txt: "));
+    assert_eq!(
+        error("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"),
+        "the vocabulary has 0 k-mers of 1 bases; all 4^1 are needed"
+    );
+    let nowhere = tokenize::open(Path::new("/nowhere"), TokenizerKind::Bert)
+        .err()
+        .unwrap();
+    assert!(
+        nowhere
+            .to_string()
+            .starts_with("cannot read /nowhere/vocab.txt: ")
+    );
 }
 
 #[test]
 fn single_residues_have_the_ids_of_transformers() {
     let tokenizer = bert(&residues()).unwrap();
-    assert_eq!(tokenizer.special(), Special { pad: 0, unk: 1, cls: 2, eos: 3 });
-    assert_eq!((tokenizer.alphabet(), tokenizer.vocabulary(), tokenizer.span()), (Alphabet::Protein, 25, 1));
+    assert_eq!(
+        tokenizer.special(),
+        Special {
+            pad: 0,
+            unk: 1,
+            cls: 2,
+            eos: 3
+        }
+    );
+    assert_eq!(
+        (
+            tokenizer.alphabet(),
+            tokenizer.vocabulary(),
+            tokenizer.span()
+        ),
+        (Alphabet::Protein, 25, 1)
+    );
     for Case { sequence, ids, .. } in cases("residues.json") {
         let encoded = tokenizer.encode(sequence.as_bytes());
         assert_eq!(encoded.unknown, ids.iter().filter(|&&id| id == 1).count());
         assert_eq!(encoded.ids, ids);
         let encoded = tokenizer.encode((sequence.to_lowercase() + "*").as_bytes());
-        assert_eq!((encoded.letters, encoded.ids, encoded.dropped_stop), (sequence.len(), ids, true));
+        assert_eq!(
+            (encoded.letters, encoded.ids, encoded.dropped_stop),
+            (sequence.len(), ids, true)
+        );
     }
     let bases = bert("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nA\nC\nG\nT\nN\n").unwrap();
     assert_eq!(bases.alphabet(), Alphabet::Dna);
@@ -246,7 +360,10 @@ fn dna_and_proteins_are_told_apart() {
     assert!(looks_like_protein(protein) && !looks_like_dna(protein));
     assert!(!looks_like_protein(&dna));
     assert!(!looks_like_protein(b"MKLIFE"), "too short to tell");
-    assert!(!looks_like_protein(&b"GAGAGSGAGAGY".repeat(10)), "silk: can't be told");
+    assert!(
+        !looks_like_protein(&b"GAGAGSGAGAGY".repeat(10)),
+        "silk: can't be told"
+    );
     let why_not = |sequence: &[u8], alphabet| {
         let mut check = DnaCheck::default();
         check.add(sequence);
@@ -267,7 +384,10 @@ fn dna_and_proteins_are_told_apart() {
 #[test]
 fn the_other_strand() {
     assert_eq!(reverse_complement(b"AACGtn"), b"naCGTT");
-    assert_eq!(reverse_complement(b"ACGTUN-RYSWKMBDHV*[\xff"), b"\xff[*BDHVKMWSRY-NAACGT");
+    assert_eq!(
+        reverse_complement(b"ACGTUN-RYSWKMBDHV*[\xff"),
+        b"\xff[*BDHVKMWSRY-NAACGT"
+    );
 }
 
 /// DNA as it comes: stretches of bases, repeats, runs of N, and what should not be there.
@@ -291,9 +411,11 @@ fn sequence() -> impl Strategy<Value = Vec<u8>> {
 /// Merges that nobody trained: of any tokens, in any order.
 fn merges() -> impl Strategy<Value = Value> {
     proptest::collection::vec(any::<(u32, u32)>(), 0..60).prop_map(|picks| {
-        let mut tokens: Vec<String> = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "A", "C", "G", "T"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut tokens: Vec<String> = [
+            "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "A", "C", "G", "T",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         let mut merges = Vec::new();
         for (left, right) in picks {
             let of = |pick: u32| tokens[5 + pick as usize % (tokens.len() - 5)].clone();
@@ -305,7 +427,11 @@ fn merges() -> impl Strategy<Value = Value> {
             }
         }
         let mut file = viral();
-        file["model"]["vocab"] = tokens.into_iter().zip(0..).map(|(token, id)| (token, json!(id))).collect();
+        file["model"]["vocab"] = tokens
+            .into_iter()
+            .zip(0..)
+            .map(|(token, id)| (token, json!(id)))
+            .collect();
         file["model"]["merges"] = json!(merges);
         file
     })

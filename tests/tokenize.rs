@@ -67,8 +67,7 @@ fn one_terminal_stop_is_dropped() {
 
 #[test]
 fn a_vocabulary_must_have_what_proteins_need() {
-    let error =
-        LetterTokenizer::esm(&VOCABULARY.replace("<eos>\n", "").replace("\nW\n", "\n"));
+    let error = LetterTokenizer::esm(&VOCABULARY.replace("<eos>\n", "").replace("\nW\n", "\n"));
     let error = error.unwrap_err();
     assert_eq!(error.to_string(), "the vocabulary lacks <eos>, W");
     let error = LetterTokenizer::esm(&VOCABULARY.replace("\nW\n", "\nL\n")).unwrap_err();
@@ -83,7 +82,9 @@ fn a_vocabulary_must_have_what_proteins_need() {
         ),
         "{error}"
     );
-    let error = tokenize::open("/nowhere".as_ref(), TokenizerKind::Esm).err().unwrap();
+    let error = tokenize::open("/nowhere".as_ref(), TokenizerKind::Esm)
+        .err()
+        .unwrap();
     assert!(
         error
             .to_string()

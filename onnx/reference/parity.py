@@ -67,7 +67,7 @@ def by_package(
 def by_seqembed(executable: Path, model: Path, fasta: Path, out: Path, options: list[str]) -> tuple[np.ndarray, float]:
     """The array that seqembed writes, and the seconds it took."""
     shutil.rmtree(out, ignore_errors=True)
-    child = common.run_child([executable, "embed", fasta, "-m", model, "-o", out, "--format", "npz", *options])
+    child = common.run_child([executable, "embed", fasta, "-m", model, "-o", out, "--format", "npz", "--quiet", *options])
     return common.seqembed_output(out), child.wall
 
 

@@ -270,7 +270,8 @@ impl<'a> Chunker<'a> {
             Some(Ok(record)) => {
                 let undecided = !check.is_done();
                 check.add(&record.sequence);
-                if undecided && check.is_done()
+                if undecided
+                    && check.is_done()
                     && let Some(why) = self.wrong_alphabet(task)
                 {
                     return self.end(Some(why));

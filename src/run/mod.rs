@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ort::environment::Environment;
-use seqembed_onnx::{GraphKind, GraphRequest, Model};
+use seqembed_onnx::{Architecture, GraphKind, GraphRequest, Model};
 use sha2::{Digest, Sha256};
 
 pub use self::collect::{CollectError, Observer};
@@ -31,8 +31,8 @@ use crate::manifest::Job;
 use crate::models::{self, ModelError};
 use crate::output::Layout;
 use crate::report::{FileReport, LoadReport, Report};
-use crate::settings::{Pooling, Settings, SettingsError};
-use crate::tokenize::{self, Tokenizer, VocabularyError};
+use crate::settings::{Pooling, Revcomp, Settings, SettingsError, Window};
+use crate::tokenize::{self, Alphabet, Tokenizer, VocabularyError};
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -172,7 +172,7 @@ fn check_folder(folder: &Path) -> Result<(), RunError> {
 struct Group {
     model: Arc<Model>,
     layer: usize,
-    tokenizer: Box<dyn Tokenizer>,
+    tokenizer: Arc<dyn Tokenizer>,
     tasks: Vec<Task>,
     /// The jobs' positions in the manifest.
     positions: Vec<usize>,
@@ -184,36 +184,73 @@ struct Runtime {
     located: Located,
 }
 
+/// A model that was opened, with its vocabulary.
+#[derive(Clone)]
+struct Opened {
+    model: Arc<Model>,
+    tokenizer: Arc<dyn Tokenizer>,
+}
+
+impl Opened {
+    fn new(name: &str, say: &dyn Fn(&str)) -> Result<Self, RunError> {
+        let model = Model::open(&models::resolve(name, say)?)?;
+        let kind = model.info().tokenizer.kind.parse()?;
+        Ok(Self {
+            tokenizer: tokenize::open(model.folder(), kind)?.into(),
+            model: Arc::new(model),
+        })
+    }
+
+    /// How a job's long sequences are cut, if its options fit the model.
+    fn window(&self, settings: &Settings) -> Result<Window, SettingsError> {
+        let span = self.tokenizer.span();
+        // The model's own limit counts tokens of one letter, or k-mers, of which a sequence has k - 1 fewer than bases.
+        let limit = self.model.info().max_residues;
+        let limit = limit.map_or(usize::MAX, |tokens| tokens + span - 1);
+        let window = settings.window_of(limit)?;
+        let Window { max_length, .. } = window;
+        if max_length < span {
+            return Err(SettingsError::Short { max_length, span });
+        }
+        if max_length > limit && matches!(self.model.architecture(), Architecture::Bert(_)) {
+            return Err(SettingsError::Long { max_length, limit });
+        }
+        if settings.revcomp == Revcomp::Mean && self.tokenizer.alphabet() != Alphabet::Dna {
+            return Err(SettingsError::NoStrands);
+        }
+        Ok(window)
+    }
+}
+
 /// Opens every model that the jobs name, and puts the jobs that can share a session together.
 fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
-    let mut models: HashMap<String, Arc<Model>> = HashMap::new();
+    let mut models: HashMap<String, Opened> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (position, job) in jobs.into_iter().enumerate() {
         let name = &job.settings.model;
-        let model = if let Some(model) = models.get(name) {
-            Arc::clone(model)
+        let opened = if let Some(opened) = models.get(name) {
+            opened.clone()
         } else {
-            let model = Arc::new(Model::open(&models::resolve(name, say)?)?);
-            models.insert(name.clone(), Arc::clone(&model));
-            model
+            let opened = Opened::new(name, say)?;
+            models.insert(name.clone(), opened.clone());
+            opened
         };
         let misfit = |source| RunError::Settings {
             sample: job.sample.clone(),
             source,
         };
-        let layers = model.architecture().layers();
+        let layers = opened.model.architecture().layers();
         let layer = job.settings.layer_of(layers).map_err(misfit)?;
-        let limit = model.info().max_residues.unwrap_or(usize::MAX);
-        let window = job.settings.window_of(limit).map_err(misfit)?;
+        let window = opened.window(&job.settings).map_err(misfit)?;
+        let folder = opened.model.folder();
         let known = groups
             .iter()
-            .position(|group| group.model.folder() == model.folder() && group.layer == layer);
+            .position(|group| group.model.folder() == folder && group.layer == layer);
         let at = known.unwrap_or(groups.len());
         if known.is_none() {
-            let kind = model.info().tokenizer.kind.parse()?;
             groups.push(Group {
-                tokenizer: tokenize::open(model.folder(), kind)?,
-                model,
+                model: opened.model,
+                tokenizer: opened.tokenizer,
                 layer,
                 tasks: Vec::new(),
                 positions: Vec::new(),
@@ -388,6 +425,7 @@ impl Group {
             ("max_length", task.window.max_length.to_string()),
             ("overlap", task.window.overlap.to_string()),
             ("unknown", settings.unknown.to_string()),
+            ("revcomp", settings.revcomp.to_string()),
             ("source", source_name(task)),
         ];
         if let Some(seed) = info.random_seed {

@@ -35,7 +35,8 @@ impl BpeTokenizer {
     /// When it is no BPE tokenizer or lacks a special token.
     pub fn from_json(text: &str) -> Result<Self, VocabularyError> {
         let fault = |reason: String| VocabularyError::Bpe { reason };
-        let mut file: Value = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
+        let mut file: Value =
+            serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
         let kind = file["model"]["type"].as_str().unwrap_or("none").to_owned();
         if kind != "BPE" {
             return Err(fault(format!("the model's type is {kind:?}")));
@@ -50,7 +51,10 @@ impl BpeTokenizer {
         }
         file["model"]["dropout"] = Value::Null;
         file["added_tokens"] = Value::Array(Vec::new());
-        let library: Library = file.to_string().parse().map_err(|error: tokenizers::Error| fault(error.to_string()))?;
+        let library: Library = file
+            .to_string()
+            .parse()
+            .map_err(|error: tokenizers::Error| fault(error.to_string()))?;
 
         let mut read = [0; 256];
         for (byte, to) in (0..=u8::MAX).zip(&mut read) {
@@ -150,14 +154,19 @@ fn ids(file: &Value) -> HashMap<String, u32> {
     let added = file["added_tokens"].as_array().into_iter().flatten();
     model
         .filter_map(|(token, value)| Some((token.clone(), id(value)?)))
-        .chain(added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), id(&token["id"])?))))
+        .chain(
+            added.filter_map(|token| {
+                Some((token["content"].as_str()?.to_owned(), id(&token["id"])?))
+            }),
+        )
         .collect()
 }
 
 fn special(file: &Value, ids: &HashMap<String, u32>) -> Result<Special, VocabularyError> {
     let Some(unk) = file["model"]["unk_token"].as_str() else {
         return Err(VocabularyError::Bpe {
-            reason: "the model's unk_token is missing, so letters that it lacks would be lost".to_owned(),
+            reason: "the model's unk_token is missing, so letters that it lacks would be lost"
+                .to_owned(),
         });
     };
     let tokens = ["[CLS]", "[SEP]", "[PAD]", unk];
@@ -197,14 +206,22 @@ impl Fast {
     fn new(file: &Value, model: &BPE, read: &[u8; 256]) -> Option<Self> {
         let unset = |value: &Value| value.is_null() || *value == false || *value == "";
         let settings = &file["model"];
-        if ["byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix"]
-            .iter()
-            .any(|&key| !unset(&settings[key]))
+        if [
+            "byte_fallback",
+            "ignore_merges",
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+        ]
+        .iter()
+        .any(|&key| !unset(&settings[key]))
             || !file["normalizer"].is_null()
         {
             return None;
         }
-        let words: fn(u8) -> u8 = match (&file["pre_tokenizer"], file["pre_tokenizer"]["type"].as_str()) {
+        let words: fn(u8) -> u8 = match (
+            &file["pre_tokenizer"],
+            file["pre_tokenizer"]["type"].as_str(),
+        ) {
             (Value::Null, _) => |_| 1,
             (_, Some("WhitespaceSplit")) => |byte: u8| u8::from(!char::from(byte).is_whitespace()),
             (_, Some("Whitespace")) => |byte: u8| match byte {
@@ -215,7 +232,10 @@ impl Fast {
             },
             _ => return None,
         };
-        let unk = model.get_unk_token().as_ref().and_then(|unk| file["model"]["vocab"].get(unk))?;
+        let unk = model
+            .get_unk_token()
+            .as_ref()
+            .and_then(|unk| file["model"]["vocab"].get(unk))?;
         let merges = Merges::new(settings, model)?;
         let mut letters = [UNKNOWN; 256];
         let mut class = [0; 256];
@@ -262,7 +282,8 @@ impl Fast {
                     run.clear();
                     let known = sequence[at..].iter().map_while(|&byte| {
                         let letter = self.letters[usize::from(byte)];
-                        (letter < UNKNOWN && self.class[usize::from(byte)] == class).then_some(letter)
+                        (letter < UNKNOWN && self.class[usize::from(byte)] == class)
+                            .then_some(letter)
                     });
                     run.extend(known);
                     self.merges.encode(&run, at, &mut tokens)?;
@@ -372,7 +393,11 @@ impl Merges {
         };
         for (token, &id) in &vocabulary {
             let made = merges.length[id as usize] == 1 || merges.made[id as usize][2] > 0;
-            let itself = || model.tokenize(token).is_ok_and(|tokens| matches!(&tokens[..], [one] if one.id == id));
+            let itself = || {
+                model
+                    .tokenize(token)
+                    .is_ok_and(|tokens| matches!(&tokens[..], [one] if one.id == id))
+            };
             if made && itself() {
                 merges.plant(token, id)?;
             }
@@ -411,7 +436,12 @@ impl Merges {
                 token
             };
             let children = &self.children[node..node + width];
-            nodes.extend(children.iter().filter(|&&child| child != 0).map(|&child| (child as usize, last)));
+            nodes.extend(
+                children
+                    .iter()
+                    .filter(|&&child| child != 0)
+                    .map(|&child| (child as usize, last)),
+            );
         }
     }
 
@@ -423,10 +453,16 @@ impl Merges {
         let mut at = 0;
         let mut next = self.longest(run);
         while at < run.len() {
-            let left = if tokens.ids.len() > first { tokens.ids.last().copied() } else { None };
+            let left = if tokens.ids.len() > first {
+                tokens.ids.last().copied()
+            } else {
+                None
+            };
             while next != NONE {
                 let end = at + self.length[next as usize] as usize;
-                if wrong[end / 64] >> (end % 64) & 1 == 0 && left.is_none_or(|left| self.fit(left, next)) {
+                if wrong[end / 64] >> (end % 64) & 1 == 0
+                    && left.is_none_or(|left| self.fit(left, next))
+                {
                     break;
                 }
                 next = self.shorter[next as usize];
@@ -498,7 +534,10 @@ struct Pairs {
 
 impl Pairs {
     fn new(pairs: &[(u32, u32, u32)]) -> Self {
-        let bits = (pairs.len() * 4).next_power_of_two().trailing_zeros().max(4);
+        let bits = (pairs.len() * 4)
+            .next_power_of_two()
+            .trailing_zeros()
+            .max(4);
         let mut table = Self {
             slots: vec![(0, u32::MAX); 1 << bits],
             shift: 32 - bits,

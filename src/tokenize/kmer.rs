@@ -37,7 +37,8 @@ impl KmerTokenizer {
     /// # Errors
     /// When a special token or a k-mer is missing, or k-mers have several lengths.
     pub(super) fn new(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
-        let [cls, eos, pad, unk, _] = vocabulary.needed(["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"])?;
+        let [cls, eos, pad, unk, _] =
+            vocabulary.needed(["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"])?;
         let mut words: Vec<(&str, u32)> = vocabulary.words().collect();
         words.sort_unstable_by_key(|&(_, id)| id);
         let k = words.first().map_or(1, |(word, _)| word.len());
@@ -50,13 +51,16 @@ impl KmerTokenizer {
         }
         // No k-mer is there twice, so that as many as there can be are all.
         if u32::try_from(k).ok().and_then(|k| 4_usize.checked_pow(k)) != Some(words.len()) {
-            return Err(VocabularyError::Kmers { k, found: words.len() });
+            return Err(VocabularyError::Kmers {
+                k,
+                found: words.len(),
+            });
         }
         let mut ids = vec![unk; words.len()];
         for (word, id) in words {
-            let at = word
-                .bytes()
-                .fold(0, |at, byte| at << 2 | usize::from(BASES[usize::from(byte)]));
+            let at = word.bytes().fold(0, |at, byte| {
+                at << 2 | usize::from(BASES[usize::from(byte)])
+            });
             ids[at] = id;
         }
         Ok(Self {
@@ -83,7 +87,11 @@ impl Tokenizer for KmerTokenizer {
         let mut next = |byte: u8| {
             let base = BASES[usize::from(byte)];
             kmer = (kmer << 2 | usize::from(base)) & mask;
-            spoilt = if base == NO_BASE { self.k } else { spoilt - usize::from(spoilt > 0) };
+            spoilt = if base == NO_BASE {
+                self.k
+            } else {
+                spoilt - usize::from(spoilt > 0)
+            };
             (kmer, spoilt > 0)
         };
         let (head, tail) = sequence.split_at(self.k - 1);
@@ -94,7 +102,11 @@ impl Tokenizer for KmerTokenizer {
         encoded.ids.extend(tail.iter().map(|&byte| {
             let (kmer, spoilt) = next(byte);
             unknown += usize::from(spoilt);
-            if spoilt { self.special.unk } else { self.ids[kmer] }
+            if spoilt {
+                self.special.unk
+            } else {
+                self.ids[kmer]
+            }
         }));
         encoded.unknown = unknown;
         if unknown > 0 {

@@ -25,8 +25,8 @@ impl LetterTokenizer {
     pub fn esm(text: &str) -> Result<Self, VocabularyError> {
         let vocabulary = Vocabulary::read(text)?;
         vocabulary.needed([
-            "<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "D", "E", "F", "G", "H", "I", "K", "L", "M", "N", "P",
-            "Q", "R", "S", "T", "V", "W", "Y",
+            "<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "D", "E", "F", "G", "H", "I", "K", "L",
+            "M", "N", "P", "Q", "R", "S", "T", "V", "W", "Y",
         ])?;
         let [cls, eos, pad, unk] = vocabulary.needed(["<cls>", "<eos>", "<pad>", "<unk>"])?;
         Ok(Self::new(&vocabulary, Special { cls, eos, pad, unk }))

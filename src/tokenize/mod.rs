@@ -116,14 +116,18 @@ impl Encoded {
     #[must_use]
     pub fn windows(&self, span: usize, size: usize, overlap: usize) -> Vec<Window> {
         let less = span - 1;
-        batch::windows(self.letters.saturating_sub(less), size - less, overlap.saturating_sub(less))
-            .into_iter()
-            .map(|window| Window {
-                seen: self.tokens_in(window.seen),
-                kept: self.tokens_in(window.kept),
-            })
-            .filter(|window| !window.kept.is_empty())
-            .collect()
+        batch::windows(
+            self.letters.saturating_sub(less),
+            size - less,
+            overlap.saturating_sub(less),
+        )
+        .into_iter()
+        .map(|window| Window {
+            seen: self.tokens_in(window.seen),
+            kept: self.tokens_in(window.kept),
+        })
+        .filter(|window| !window.kept.is_empty())
+        .collect()
     }
 }
 
@@ -146,7 +150,9 @@ impl FromStr for TokenizerKind {
             "esm2" => Ok(Self::Esm),
             "bpe" => Ok(Self::Bpe),
             "bert" => Ok(Self::Bert),
-            _ => Err(VocabularyError::Kind { kind: kind.to_owned() }),
+            _ => Err(VocabularyError::Kind {
+                kind: kind.to_owned(),
+            }),
         }
     }
 }
@@ -228,7 +234,9 @@ pub enum VocabularyError {
         second: u32,
     },
     /// A word that fits no kind of vocabulary.
-    #[error("`{token}` (id {id}) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported")]
+    #[error(
+        "`{token}` (id {id}) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported"
+    )]
     Word {
         /// The word.
         token: String,
@@ -236,7 +244,9 @@ pub enum VocabularyError {
         id: u32,
     },
     /// k-mers of more than one length.
-    #[error("the vocabulary has k-mers of {first} and of {second} bases (`{token}`); a model has one k")]
+    #[error(
+        "the vocabulary has k-mers of {first} and of {second} bases (`{token}`); a model has one k"
+    )]
     SeveralK {
         /// The first length.
         first: usize,

@@ -61,10 +61,12 @@ impl<'a> Vocabulary<'a> {
 
     /// The tokens that are single letters, digits or signs.
     pub fn letters(&self) -> impl Iterator<Item = (u8, u32)> {
-        self.ids.iter().filter_map(|(token, &id)| match *token.as_bytes() {
-            [letter @ 0x21..=0x7e] => Some((letter, id)),
-            _ => None,
-        })
+        self.ids
+            .iter()
+            .filter_map(|(token, &id)| match *token.as_bytes() {
+                [letter @ 0x21..=0x7e] => Some((letter, id)),
+                _ => None,
+            })
     }
 
     /// All tokens but the special ones, which stand in brackets: `[CLS]`, `[unused1]`.
@@ -72,6 +74,8 @@ impl<'a> Vocabulary<'a> {
         self.ids
             .iter()
             .map(|(&token, &id)| (token, id))
-            .filter(|(token, _)| !(token.len() > 2 && token.starts_with('[') && token.ends_with(']')))
+            .filter(|(token, _)| {
+                !(token.len() > 2 && token.starts_with('[') && token.ends_with(']'))
+            })
     }
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::architecture::{Architecture, Description, GraphKind, GraphRequest, Output};
+use crate::architecture::{Architecture, Description, GraphKind, GraphRequest};
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
-use crate::graph::{Attribute, Builder, fixed, long, named};
+use crate::frame::Frame;
+use crate::graph::{Attribute, Builder, long};
 use crate::known::known_models;
 use crate::proto::ElementType;
 use crate::weights::{Input, Planned, Recipe};
@@ -460,12 +461,17 @@ impl Description for Esm2 {
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
-        let graph = Graph {
-            model: self,
-            kind: request.kind,
-            builder,
-        };
-        graph.build(request);
+        let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
+        let rotation = (request.kind == GraphKind::Padded).then(|| self.rotation(&mut frame));
+        frame.builder.scope("embedding");
+        let mut state = frame.embedding();
+        if self.norm_before {
+            state = frame.norm(&state, "embedding_norm");
+        }
+        if request.layer > 0 {
+            state = self.blocks(&mut frame, state, rotation.as_ref(), request.layer);
+        }
+        frame.outputs(&state, request);
     }
 }
 
@@ -498,279 +504,95 @@ fn from_fair_esm(name: &str) -> Option<String> {
     Some(format!("encoder.layer.{layer}.{part}.{kind}"))
 }
 
-/// The values that attention and pooling of all layers share, by kind of graph.
-struct Shared {
-    /// Padded: the shape [batch, length, hidden].
-    rows: String,
-    /// Padded: cosines and sines of the rotary angles, [length, head/2].
+/// Padded: what the rotary embedding of all layers uses.
+struct Rotation {
+    /// Cosines and sines of the angles, [length, head/2].
     cos: String,
     sin: String,
-    /// Padded: the first position, 0.
+    /// The first position, 0.
     zero: String,
 }
 
-struct Graph<'builder, 'model, 'table> {
-    model: &'model Esm2,
-    kind: GraphKind,
-    builder: &'builder mut Builder<'table>,
-}
-
-impl Graph<'_, '_, '_> {
-    fn build(mut self, request: &GraphRequest) {
-        let hidden = self.model.hidden;
-        match self.kind {
-            GraphKind::Padded => {
-                let rows = [named("batch"), named("length")];
-                self.builder.input("input_ids", ElementType::Int64, &rows);
-                self.builder
-                    .input("lengths", ElementType::Int32, &[named("batch")]);
-                self.builder.input(
-                    "pool_range",
-                    ElementType::Int64,
-                    &[named("batch"), fixed(2)],
-                );
-            }
-            GraphKind::Packed => {
-                self.builder
-                    .input("input_ids", ElementType::Int64, &[named("tokens")]);
-                self.builder.input(
-                    "sequence_starts",
-                    ElementType::Int32,
-                    &[named("sequences_and_one")],
-                );
-                self.builder.input(
-                    "pool_range",
-                    ElementType::Int32,
-                    &[named("ranges"), fixed(2)],
-                );
-            }
-        }
-        self.builder.scope("embedding");
-        let shared = (self.kind == GraphKind::Padded).then(|| self.shared());
-        let mut state = self.embedding();
-        if request.layer > 0 {
-            state = self.blocks(state, shared.as_ref(), request.layer);
-        }
-        self.builder.scope("pool");
-        match &shared {
-            Some(shared) => {
-                let tokens = self.builder.op("Reshape", &[&state, &shared.rows], &[]);
-                self.padded_outputs(&tokens, request);
-            }
-            None => {
-                for output in &request.outputs {
-                    let (name, from) = match output {
-                        Output::Tokens => {
-                            self.builder.output(
-                                "tokens",
-                                &state,
-                                &[named("tokens"), fixed(hidden)],
-                            );
-                            continue;
-                        }
-                        Output::Mean => (
-                            "mean",
-                            self.builder
-                                .op("seqembed:PoolMean", &[&state, "pool_range"], &[]),
-                        ),
-                        Output::Max => (
-                            "max",
-                            self.builder
-                                .op("seqembed:PoolMax", &[&state, "pool_range"], &[]),
-                        ),
-                    };
-                    self.builder
-                        .output(name, &from, &[named("ranges"), fixed(hidden)]);
-                }
-            }
-        }
-    }
-
-    /// The embeddings, [tokens, hidden].
-    fn embedding(&mut self) -> String {
-        let table = self.builder.weight("embedding");
-        let ids = if self.kind == GraphKind::Padded {
-            let flat = self.builder.integers("flat", &[1], &[-1]);
-            self.builder.op("Reshape", &["input_ids", &flat], &[])
-        } else {
-            "input_ids".to_owned()
-        };
-        let state = self.builder.op("Gather", &[&table, &ids], &[]);
-        if self.model.norm_before {
-            self.norm(&state, "embedding_norm")
-        } else {
-            state
-        }
-    }
-
-    fn epsilon(&self) -> (&'static str, Attribute) {
-        ("epsilon", Attribute::Float(self.model.layer_norm_eps))
-    }
-
-    fn norm(&mut self, state: &str, name: &str) -> String {
-        let gamma = self.builder.weight(&format!("{name}.weight"));
-        let beta = self.builder.weight(&format!("{name}.bias"));
-        let attributes = [("axis", Attribute::Int(-1)), self.epsilon()];
-        self.builder
-            .op("LayerNormalization", &[state, &gamma, &beta], &attributes)
-    }
-
-    /// `sum = state + skip + bias` and its layer norm, as (norm, sum).
-    fn skip_norm(
-        &mut self,
-        state: &str,
-        skip: &str,
-        bias: &str,
-        name: &str,
-        want_sum: bool,
-    ) -> [String; 2] {
-        let gamma = self.builder.weight(&format!("{name}.weight"));
-        let beta = self.builder.weight(&format!("{name}.bias"));
-        let bias = self.builder.weight(bias);
-        let inputs = [state, skip, &gamma, &beta, &bias];
-        let attributes = [self.epsilon()];
-        match self.kind {
-            GraphKind::Padded => {
-                let [norm, _, _, sum] = self.builder.ops(
-                    "com.microsoft:SkipLayerNormalization",
-                    &inputs,
-                    &attributes,
-                    [true, false, false, want_sum],
-                );
-                [norm, sum]
-            }
-            GraphKind::Packed => self.builder.ops(
-                "seqembed:SkipLayerNorm",
-                &inputs,
-                &attributes,
-                [true, want_sum],
-            ),
-        }
-    }
-
-    fn dense(&mut self, state: &str, weight: &str, bias: Option<&str>) -> String {
-        let mut inputs = vec![state, weight];
-        inputs.extend(bias);
-        self.builder
-            .op("Gemm", &inputs, &[("transB", Attribute::Int(1))])
-    }
-
+impl Esm2 {
     /// Blocks 1 to `last`: from the embeddings to that layer's hidden states.
-    fn blocks(&mut self, embedding: String, shared: Option<&Shared>, last: usize) -> String {
-        self.builder.scope("layer.0");
-        let mut norm = self.norm(&embedding, "layer.0.attention_norm");
+    fn blocks(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        embedding: String,
+        rotation: Option<&Rotation>,
+        last: usize,
+    ) -> String {
+        frame.builder.scope("layer.0");
+        let mut norm = frame.norm(&embedding, "layer.0.attention_norm");
         let mut state = embedding;
         for layer in 0..last {
             let name = format!("layer.{layer}");
-            self.builder.scope(&name);
-            let attended = match shared {
-                Some(shared) => self.padded_attention(&norm, &name, shared),
-                None => self.packed_attention(&norm, &name),
+            frame.builder.scope(&name);
+            let attended = match rotation {
+                Some(rotation) => self.padded_attention(frame, &norm, &name, rotation),
+                None => self.packed_attention(frame, &norm, &name),
             };
-            let weight = self
-                .builder
-                .weight(&format!("{name}.attention_output.weight"));
-            let attended = self.dense(&attended, &weight, None);
-            [norm, state] = self.skip_norm(
+            let attended = frame.project(&attended, &name);
+            [norm, state] = frame.skip_norm(
                 &attended,
                 &state,
                 &format!("{name}.attention_output.bias"),
                 &format!("{name}.feed_forward_norm"),
                 true,
             );
-            let weight = self.builder.weight(&format!("{name}.up.weight"));
-            let up = self.dense(&norm, &weight, None);
-            let bias = self.builder.weight(&format!("{name}.up.bias"));
-            let gelu = match self.kind {
-                GraphKind::Padded => "com.microsoft:BiasGelu",
-                GraphKind::Packed => "seqembed:BiasGelu",
-            };
-            let up = self.builder.op(gelu, &[&up, &bias], &[]);
-            let weight = self.builder.weight(&format!("{name}.down.weight"));
-            let down = self.dense(&up, &weight, None);
+            let down = frame.feed_forward(&norm, &name);
             let bias = format!("{name}.down.bias");
             if layer + 1 < last {
                 let next = format!("layer.{}.attention_norm", layer + 1);
-                [norm, state] = self.skip_norm(&down, &state, &bias, &next, true);
-            } else if last == self.model.layers {
-                [state, _] = self.skip_norm(&down, &state, &bias, "final_norm", false);
+                [norm, state] = frame.skip_norm(&down, &state, &bias, &next, true);
+            } else if last == self.layers {
+                [state, _] = frame.skip_norm(&down, &state, &bias, "final_norm", false);
             } else {
-                let bias = self.builder.weight(&bias);
-                let sum = self.builder.op("Add", &[&down, &state], &[]);
-                state = self.builder.op("Add", &[&sum, &bias], &[]);
+                let bias = frame.builder.weight(&bias);
+                let sum = frame.builder.op("Add", &[&down, &state], &[]);
+                state = frame.builder.op("Add", &[&sum, &bias], &[]);
             }
         }
         state
     }
 
-    fn packed_attention(&mut self, norm: &str, name: &str) -> String {
-        let weight = self.builder.weight(&format!("{name}.qkv.weight"));
-        let bias = self.builder.weight(&format!("{name}.qk.bias"));
-        let qkv = self.dense(norm, &weight, None);
+    fn packed_attention(&self, frame: &mut Frame<'_, '_>, norm: &str, name: &str) -> String {
+        let [qkv, bias] = frame.qkv(norm, name);
         let attributes = [
-            ("num_heads", Attribute::Int(long(self.model.heads))),
-            ("rotary_base", Attribute::Float(self.model.rotary_base)),
+            ("num_heads", Attribute::Int(long(self.heads))),
+            ("rotary_base", Attribute::Float(self.rotary_base)),
         ];
-        self.builder.op(
+        frame.builder.op(
             "seqembed:RotaryAttention",
             &[&qkv, &bias, "sequence_starts"],
             &attributes,
         )
     }
 
-    fn padded_attention(&mut self, norm: &str, name: &str, shared: &Shared) -> String {
-        let hidden = self.model.hidden;
-        // Three views of the one weight: no splitting of what comes out.
-        let part = |graph: &mut Self, index: usize, what: &str| {
-            let weight = graph.builder.weight_rows(
-                &format!("{name}.qkv.weight"),
-                &format!("{name}.{what}.weight"),
-                index * hidden,
-                hidden,
-            );
-            let bias = (index < 2).then(|| {
-                graph.builder.weight_rows(
-                    &format!("{name}.qk.bias"),
-                    &format!("{name}.{what}.bias"),
-                    index * hidden,
-                    hidden,
-                )
-            });
-            let flat = graph.dense(norm, &weight, bias.as_deref());
-            let rows = graph.builder.op("Reshape", &[&flat, &shared.rows], &[]);
-            if index == 2 {
-                return rows;
-            }
-            graph.builder.op(
+    fn padded_attention(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        norm: &str,
+        name: &str,
+        rotation: &Rotation,
+    ) -> String {
+        let [query, key, value] = frame.split_qkv(norm, name);
+        let [query, key] = [query, key].map(|rows| {
+            frame.builder.op(
                 "com.microsoft:RotaryEmbedding",
-                &[&rows, &shared.zero, &shared.cos, &shared.sin],
+                &[&rows, &rotation.zero, &rotation.cos, &rotation.sin],
                 &[("interleaved", Attribute::Int(0))],
             )
-        };
-        let query = part(self, 0, "query");
-        let key = part(self, 1, "key");
-        let value = part(self, 2, "value");
-        let rows = self.builder.op(
-            "com.microsoft:MultiHeadAttention",
-            &[&query, &key, &value, "", "lengths"],
-            &[("num_heads", Attribute::Int(long(self.model.heads)))],
-        );
-        let flat = self
-            .builder
-            .integers("flat_rows", &[2], &[-1, long(hidden)]);
-        self.builder.op("Reshape", &[&rows, &flat], &[])
+        });
+        frame.attention(&[query, key, value], self.heads, None)
     }
 
-    /// What all layers of a padded graph use.
-    fn shared(&mut self) -> Shared {
-        let width = self.model.head();
-        let builder = &mut *self.builder;
-        builder.scope("positions");
-        let shape = builder.op("Shape", &["input_ids"], &[]);
-        let hidden = builder.integers("hidden", &[1], &[long(self.model.hidden)]);
-        let rows = builder.op("Concat", &[&shape, &hidden], &[("axis", Attribute::Int(0))]);
+    fn rotation(&self, frame: &mut Frame<'_, '_>) -> Rotation {
+        let width = self.head();
+        frame.builder.scope("positions");
         // Angles are computed in the graph, in f32: no length is baked in.
-        let positions = positions(builder);
+        let positions = frame.positions();
+        let builder = &mut *frame.builder;
         let positions = builder.op(
             "Cast",
             &[&positions],
@@ -778,93 +600,12 @@ impl Graph<'_, '_, '_> {
         );
         let last = builder.integers("one", &[1], &[1]);
         let column = builder.op("Unsqueeze", &[&positions, &last], &[]);
-        let frequencies = rotary_frequencies(width, self.model.rotary_base);
+        let frequencies = rotary_frequencies(width, self.rotary_base);
         let frequencies = builder.floats("rotary_frequencies", &[1, width / 2], &frequencies);
         let angles = builder.op("Mul", &[&column, &frequencies], &[]);
         let cos = builder.op("Cos", &[&angles], &[]);
         let sin = builder.op("Sin", &[&angles], &[]);
         let zero = builder.integers("zero", &[1], &[0]);
-        Shared {
-            rows,
-            cos,
-            sin,
-            zero,
-        }
+        Rotation { cos, sin, zero }
     }
-
-    fn padded_outputs(&mut self, tokens: &str, request: &GraphRequest) {
-        let hidden = self.model.hidden;
-        let builder = &mut *self.builder;
-        let pooled = request
-            .outputs
-            .iter()
-            .any(|output| *output != Output::Tokens);
-        let mask = pooled.then(|| {
-            let positions = positions(builder);
-            let two = builder.integers("two_columns", &[2], &[1, 1]);
-            let [start, end] = builder.ops(
-                "Split",
-                &["pool_range", &two],
-                &[("axis", Attribute::Int(1))],
-                [true, true],
-            );
-            let after = builder.op("GreaterOrEqual", &[&positions, &start], &[]);
-            let before = builder.op("Less", &[&positions, &end], &[]);
-            builder.op("And", &[&after, &before], &[])
-        });
-        let one = builder.integers("one", &[1], &[1]);
-        let rows = [named("batch"), fixed(hidden)];
-        for output in &request.outputs {
-            match (output, &mask) {
-                (Output::Mean, Some(mask)) => {
-                    let weights = builder.op(
-                        "Cast",
-                        &[mask],
-                        &[("to", Attribute::Int(ElementType::Float as i64))],
-                    );
-                    let count = builder.op(
-                        "ReduceSum",
-                        &[&weights, &one],
-                        &[("keepdims", Attribute::Int(1))],
-                    );
-                    let weights = builder.op("Unsqueeze", &[&weights, &one], &[]);
-                    let sum = builder.op("MatMul", &[&weights, tokens], &[]);
-                    let sum = builder.op("Squeeze", &[&sum, &one], &[]);
-                    let mean = builder.op("Div", &[&sum, &count], &[]);
-                    builder.output("mean", &mean, &rows);
-                }
-                (Output::Max, Some(mask)) => {
-                    let last = builder.integers("two", &[1], &[2]);
-                    let mask = builder.op("Unsqueeze", &[mask, &last], &[]);
-                    let lowest = builder.floats("lowest", &[], &[f32::NEG_INFINITY]);
-                    let inside = builder.op("Where", &[&mask, tokens, &lowest], &[]);
-                    let max = builder.op(
-                        "ReduceMax",
-                        &[&inside, &one],
-                        &[("keepdims", Attribute::Int(0))],
-                    );
-                    builder.output("max", &max, &rows);
-                }
-                _ => builder.output(
-                    "tokens",
-                    tokens,
-                    &[named("batch"), named("length"), fixed(hidden)],
-                ),
-            }
-        }
-    }
-}
-
-/// 0, 1, ... up to a row's length, int64 [length].
-fn positions(builder: &mut Builder<'_>) -> String {
-    let length = builder.op(
-        "Shape",
-        &["input_ids"],
-        &[("start", Attribute::Int(1)), ("end", Attribute::Int(2))],
-    );
-    let axis = builder.integers("zero", &[1], &[0]);
-    let length = builder.op("Squeeze", &[&length, &axis], &[]);
-    let first = builder.integers("first", &[], &[0]);
-    let step = builder.integers("step", &[], &[1]);
-    builder.op("Range", &[&first, &length, &step], &[])
 }

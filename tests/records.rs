@@ -498,7 +498,8 @@ impl Read for Failing {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = buffer.len().min(3);
         match self.0.read(&mut buffer[..length])? {
-            0 => Err(io::Error::from_raw_os_error(libc::EIO)),
+            // EIO
+            0 => Err(io::Error::from_raw_os_error(5)),
             read => Ok(read),
         }
     }

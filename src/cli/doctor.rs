@@ -67,11 +67,11 @@ impl Report {
 
     /// Something that is wrong, and the command that helps.
     fn warn(&mut self, problem: &str) {
-        self.problems += &format!("WARNING: {problem}\n");
+        self.problems.extend(["WARNING: ", problem, "\n"]);
     }
 
     fn missing(&mut self, problem: &str) {
-        self.problems += &format!("MISSING: {problem}\n");
+        self.problems.extend(["MISSING: ", problem, "\n"]);
         self.fatal = true;
     }
 }

@@ -12,11 +12,9 @@ if ! "$seqembed" fetch --no-export "$model" >/dev/null; then
     echo "**** $model can't be downloaded (see above). Going on with RANDOM weights of the same shape: all of it works, but"
     echo "**** the vectors mean nothing. With a mirror, HF_ENDPOINT=URL make demo."
     echo
-    [ -f "$random/seqembed.json" ] || "$seqembed" export --random "$model" -o "$random"
+    "$seqembed" export --random "$model" --force -o "$random"
 fi
 rm -rf "$out"
 "$seqembed" run examples/manifest.yaml -o "$out" -m "${random:-$model}"
 "$seqembed" plot "$out" -o "$out/plot.svg"
-
-
 [ -z "$random" ] || echo "RANDOM weights: neither the vectors nor the picture mean anything."

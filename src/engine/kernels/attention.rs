@@ -15,10 +15,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pulp::{Arch, Simd, WithSimd};
 use seqembed_onnx::esm2::rotary_frequencies;
 
-use super::simd::{Scratch, exp2_of_negative, load, store};
+use super::simd::{Scratch, exp2, load, store};
 
 /// Keys in a block: scores of a block and its keys stay in the first-level cache.
 const KEY_BLOCK: usize = 128;
+
+/// Weights beyond two to this are not told apart, and their total is beyond `OVERFLOW`.
+const HIGHEST: f32 = 100.0;
+
+/// A total that large says that a maximum was too low.
+const OVERFLOW: f32 = 1e30;
 
 /// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60 is nothing beside 1
 /// in single precision, for any number of keys.
@@ -450,6 +456,22 @@ struct Block {
 impl Block {
     #[inline(always)]
     unsafe fn run<S: Simd, P: Positions, const V: usize>(&self, simd: S) {
+        // SAFETY: the caller's promise is that of `attend`.
+        unsafe {
+            if !self.attend::<S, P, V, false>(simd) {
+                self.attend::<S, P, V, true>(simd);
+            }
+        }
+    }
+
+    /// With `CAREFUL`, every block of keys may raise the maximum that weights are relative to. Without, it stays that of the
+    /// first block, which saves two passes over the scores; a weight far above 1 is as exact, until it overflows: then the
+    /// answer is no, and what was computed is of no use.
+    #[inline(always)]
+    unsafe fn attend<S: Simd, P: Positions, const V: usize, const CAREFUL: bool>(
+        &self,
+        simd: S,
+    ) -> bool {
         let lanes = S::F32_LANES;
         let row = V * lanes;
         // SAFETY: every pointer is valid for the rows named in `Block` (the caller's promise), and the loops stay
@@ -466,24 +488,34 @@ impl Block {
             let mut first = self.reached.start;
             while first < self.reached.end {
                 let count = KEY_BLOCK.min(self.reached.end - first);
-                self.score::<S, P, V>(simd, first, count);
-                self.softmax::<S, V>(simd, count, maximum, total);
+                if CAREFUL || first == self.reached.start {
+                    self.score::<S, P, V, false>(simd, first, count);
+                    self.softmax::<S, V>(simd, count, maximum, total);
+                } else {
+                    self.score::<S, P, V, true>(simd, first, count);
+                    self.weigh::<S, V>(simd, count, total);
+                }
                 self.accumulate::<S, V>(simd, first, count);
                 first += count;
             }
+            let mut largest = 0.0_f32;
             for v in 0..V {
-                let inverse = simd.div_f32s(simd.splat_f32s(1.0), load::<S>(total.add(v * lanes)));
+                let total = load::<S>(total.add(v * lanes));
+                largest = largest.max(simd.reduce_max_f32s(total));
+                let inverse = simd.div_f32s(simd.splat_f32s(1.0), total);
                 for d in 0..self.width {
                     let at = self.sums.add(d * row + v * lanes);
                     store::<S>(at, simd.mul_f32s(load::<S>(at), inverse));
                 }
             }
+            largest < OVERFLOW
         }
     }
 
-    /// `scores[key, query] = keys . queries`, less what distance takes.
+    /// `scores[key, query] = keys . queries`, less what distance takes. With `RELATIVE`, less the
+    /// maximum so far.
     #[inline(always)]
-    unsafe fn score<S: Simd, P: Positions, const V: usize>(
+    unsafe fn score<S: Simd, P: Positions, const V: usize, const RELATIVE: bool>(
         &self,
         simd: S,
         first: usize,
@@ -494,23 +526,29 @@ impl Block {
             let mut key = 0;
             if S::REGISTER_COUNT >= 32 {
                 while key + 12 <= count {
-                    self.score_tile::<S, P, V, 12>(simd, first + key, key);
+                    self.score_tile::<S, P, V, 12, RELATIVE>(simd, first + key, key);
                     key += 12;
                 }
             }
             while key + 4 <= count {
-                self.score_tile::<S, P, V, 4>(simd, first + key, key);
+                self.score_tile::<S, P, V, 4, RELATIVE>(simd, first + key, key);
                 key += 4;
             }
             while key < count {
-                self.score_tile::<S, P, V, 1>(simd, first + key, key);
+                self.score_tile::<S, P, V, 1, RELATIVE>(simd, first + key, key);
                 key += 1;
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn score_tile<S: Simd, P: Positions, const V: usize, const K: usize>(
+    unsafe fn score_tile<
+        S: Simd,
+        P: Positions,
+        const V: usize,
+        const K: usize,
+        const RELATIVE: bool,
+    >(
         &self,
         simd: S,
         key: usize,
@@ -520,7 +558,13 @@ impl Block {
         // SAFETY: as in `run`.
         unsafe {
             let keys = self.keys.add(key * self.width);
-            let mut sums = [[simd.splat_f32s(0.0); V]; K];
+            let mut start = [simd.splat_f32s(0.0); V];
+            if RELATIVE {
+                for (v, start) in start.iter_mut().enumerate() {
+                    *start = simd.neg_f32s(load::<S>(self.state.add(v * lanes)));
+                }
+            }
+            let mut sums = [start; K];
             for d in 0..self.width {
                 let mut query = [simd.splat_f32s(0.0); V];
                 for (v, query) in query.iter_mut().enumerate() {
@@ -589,11 +633,11 @@ impl Block {
                 let mut sum = simd.splat_f32s(0.0);
                 for key in 0..count {
                     let at = column.add(key * row);
-                    let weight = exp2_of_negative(simd, simd.sub_f32s(load::<S>(at), now));
+                    let weight = exp2(simd, simd.sub_f32s(load::<S>(at), now));
                     store::<S>(at, weight);
                     sum = simd.add_f32s(sum, weight);
                 }
-                let shrink = exp2_of_negative(simd, simd.sub_f32s(before, now));
+                let shrink = exp2(simd, simd.sub_f32s(before, now));
                 let total = total.add(v * lanes);
                 store::<S>(total, simd.mul_add_f32s(load::<S>(total), shrink, sum));
                 store::<S>(maximum.add(v * lanes), now);
@@ -601,6 +645,28 @@ impl Block {
                     let at = self.sums.add(d * row + v * lanes);
                     store::<S>(at, simd.mul_f32s(load::<S>(at), shrink));
                 }
+            }
+        }
+    }
+
+    /// Turns a block's scores relative to the maximum into weights.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd, const V: usize>(&self, simd: S, count: usize, total: *mut f32) {
+        let lanes = S::F32_LANES;
+        // SAFETY: as in `run`.
+        unsafe {
+            for v in 0..V {
+                let column = self.scores.add(v * lanes);
+                let total = total.add(v * lanes);
+                let mut sum = load::<S>(total);
+                for key in 0..count {
+                    let at = column.add(key * V * lanes);
+                    let score = simd.min_f32s(load::<S>(at), simd.splat_f32s(HIGHEST));
+                    let weight = exp2(simd, score);
+                    store::<S>(at, weight);
+                    sum = simd.add_f32s(sum, weight);
+                }
+                store::<S>(total, sum);
             }
         }
     }
@@ -662,6 +728,52 @@ impl Block {
                 for (v, sum) in sums.iter().enumerate() {
                     store::<S>(self.sums.add(((d + i) * V + v) * lanes), *sum);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores far above those of the first block of keys, where weights relative to that block's maximum overflow.
+    #[test]
+    fn a_late_key_may_outweigh_all_before_it() {
+        const WIDTH: usize = 4;
+        for score in [0.0_f32, 50.0, 90.0, 200.0, 5000.0] {
+            let length = 3 * KEY_BLOCK + 5;
+            let late = length - 3;
+            let mut qkv = vec![0.0; length * 3 * WIDTH];
+            for (position, row) in qkv.chunks_exact_mut(3 * WIDTH).enumerate() {
+                row[0] = 1.0;
+                row[WIDTH] = if position == late { 2.0 * score } else { 0.0 };
+                row[2 * WIDTH] = if position == late { 7.0 } else { 1.0 };
+            }
+            let packed = Packed {
+                qkv: &qkv,
+                bias: &[0.0; 2 * WIDTH],
+                hidden: WIDTH,
+                heads: 1,
+                positions: &Unplaced,
+            };
+            let mut output = vec![0.0; length * WIDTH];
+            // SAFETY: `output` holds `length` rows, and nobody else writes to it.
+            unsafe { packed.head(0, 0, length, output.as_mut_ptr()) };
+            let weight = f64::from(score).exp();
+            let others = (length - 1) as f64;
+            let expected = if weight.is_finite() {
+                (7.0 * weight + others) / (weight + others)
+            } else {
+                7.0
+            };
+            for row in output.chunks_exact(WIDTH) {
+                let difference = (f64::from(row[0]) - expected).abs();
+                assert!(
+                    difference < 1e-5,
+                    "score {score}: {} for {expected}",
+                    row[0]
+                );
             }
         }
     }

@@ -46,12 +46,12 @@ pub unsafe fn store<S: Simd>(target: *mut f32, value: S::f32s) {
     unsafe { target.cast::<S::f32s>().write_unaligned(value) }
 }
 
-/// `2^x` of each lane for `x <= 0`, to about one unit in the last place; below -126 the result is about 1e-38.
+/// `2^x` of each lane for `x < 127`, to about one unit in the last place; below -126 the result is about 1e-38.
 ///
 /// `x = n + r` with `|r| <= 1/2`: a polynomial for `2^r` (least squares, reweighted until its error was level at 7.5e-8), and `2^n` from the
 /// exponent bits: adding 1.5 * 2^23 + 127 leaves `n + 127` in the lowest bits of the sum.
 #[inline(always)]
-pub fn exp2_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ROUND: f32 = 12_582_912.0 + 127.0;
     let x = simd.max_f32s(x, simd.splat_f32s(-126.0));
     let shifted = simd.add_f32s(x, simd.splat_f32s(ROUND));

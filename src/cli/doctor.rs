@@ -1,6 +1,7 @@
 //! `seqembed doctor`: what this machine has, what is missing, and the command that helps.
 
 use std::ffi::CStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -24,61 +25,68 @@ pub struct DoctorArgs {
 /// Prints the report.
 ///
 /// # Errors
-/// None so far: what is wrong is part of the report.
+/// When standard output can't be written. What is wrong with the machine is part of the report.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    let mut problems = Vec::new();
-    line("seqembed", env!("CARGO_PKG_VERSION"));
-    runtime(args.ort_lib.as_deref(), &mut problems);
-    processor();
-    memory(&mut problems);
-    gpus();
-    caches(&mut problems);
-    models();
+    let mut report = Report::default();
+    report.line("seqembed", env!("CARGO_PKG_VERSION"));
+    runtime(&mut report, args.ort_lib.as_deref());
+    processor(&mut report);
+    memory(&mut report);
+    gpus(&mut report);
+    caches(&mut report);
+    models(&mut report);
 
-    println!();
-    if problems.is_empty() {
-        println!("Nothing is missing.");
-    }
-    for problem in &problems {
-        println!(
-            "{}: {}",
-            if problem.fatal { "MISSING" } else { "WARNING" },
-            problem.text
-        );
-    }
-    let fatal = problems.iter().any(|problem| problem.fatal);
-    Ok(if fatal {
+    let verdict = if report.problems.is_empty() {
+        "Nothing is missing.\n"
+    } else {
+        report.problems.as_str()
+    };
+    write!(std::io::stdout().lock(), "{}\n{verdict}", report.lines)?;
+    Ok(if report.fatal {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     })
 }
 
-/// What is wrong, and what helps.
-struct Problem {
-    /// Whether nothing works with it.
+/// What was found, and what is wrong.
+#[derive(Default)]
+struct Report {
+    lines: String,
+    problems: String,
+    /// Whether nothing works with what is wrong.
     fatal: bool,
-    text: String,
 }
 
-fn line(label: &str, value: impl std::fmt::Display) {
-    println!("{label:<16} {value}");
+impl Report {
+    fn line(&mut self, label: &str, value: impl std::fmt::Display) {
+        self.lines
+            .push_str(format!("{label:<16} {value}").trim_end());
+        self.lines.push('\n');
+    }
+
+    /// Something that is wrong, and the command that helps.
+    fn warn(&mut self, problem: &str) {
+        self.problems += &format!("WARNING: {problem}\n");
+    }
+
+    fn missing(&mut self, problem: &str) {
+        self.problems += &format!("MISSING: {problem}\n");
+        self.fatal = true;
+    }
 }
 
-fn runtime(explicit: Option<&Path>, problems: &mut Vec<Problem>) {
+fn runtime(report: &mut Report, explicit: Option<&Path>) {
     match locate::load(explicit) {
         Ok((_, found)) => {
-            line("ONNX Runtime", &found.version);
-            line("  library", found.path.display());
-            line("  found by", &found.how);
-            line("  providers", providers().join(", "));
+            report.line("ONNX Runtime", &found.version);
+            report.line("  library", found.path.display());
+            report.line("  found by", &found.how);
+            report.line("  providers", providers().join(", "));
         }
         Err(error) => {
-            line("ONNX Runtime", "not found");
-            problems.push(Problem {
-                fatal: true,
-                text: error.to_string(),
-            });
+            report.line("ONNX Runtime", "not found");
+            report.missing(&error.to_string());
         }
     }
 }
@@ -111,7 +119,7 @@ fn providers() -> Vec<String> {
     }
 }
 
-fn processor() {
+fn processor(report: &mut Report) {
     let mut system = System::new();
     system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
     let name = system
@@ -119,18 +127,18 @@ fn processor() {
         .first()
         .map(|cpu| cpu.brand().trim().to_owned())
         .filter(|name| !name.is_empty());
-    line(
+    report.line(
         "CPU",
         name.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
     );
     let cores =
         System::physical_core_count().map_or_else(|| "?".to_owned(), |cores| cores.to_string());
-    line(
+    report.line(
         "  cores",
         format!("{cores} ({} threads in the machine)", system.cpus().len()),
     );
-    line("  vectors", simd());
-    line(
+    report.line("  vectors", simd());
+    report.line(
         "  threads",
         format!(
             "{} may be used",
@@ -163,11 +171,11 @@ fn simd() -> &'static str {
     }
 }
 
-fn memory(problems: &mut Vec<Problem>) {
+fn memory(report: &mut Report) {
     let mut system = System::new();
     system.refresh_memory();
     let (total, available) = (system.total_memory(), system.available_memory());
-    line(
+    report.line(
         "memory",
         format!(
             "{}, {} available",
@@ -177,7 +185,7 @@ fn memory(problems: &mut Vec<Problem>) {
     );
     let limit = memory_limit().filter(|&limit| limit < total);
     if let Some(limit) = limit {
-        line(
+        report.line(
             "  limit",
             format!("{} (of this job or container)", BinaryBytes(limit)),
         );
@@ -188,7 +196,7 @@ fn memory(problems: &mut Vec<Problem>) {
             "only {} of memory can be used: the 8M model needs about 1 GiB",
             BinaryBytes(usable)
         );
-        problems.push(Problem { fatal: false, text });
+        report.warn(&text);
     }
 }
 
@@ -224,7 +232,7 @@ fn memory_limit() -> Option<u64> {
         .min()
 }
 
-fn gpus() {
+fn gpus(report: &mut Report) {
     let asked = Command::new("nvidia-smi")
         .args([
             "--query-gpu=index,name,memory.total,driver_version",
@@ -238,31 +246,31 @@ fn gpus() {
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
         .unwrap_or_default();
     if listed.is_empty() {
-        line("NVIDIA GPUs", "none");
+        report.line("NVIDIA GPUs", "none");
     }
     for (i, gpu) in listed.lines().enumerate() {
-        line(if i == 0 { "NVIDIA GPUs" } else { "" }, gpu);
+        report.line(if i == 0 { "NVIDIA GPUs" } else { "" }, gpu);
     }
 }
 
-fn caches(problems: &mut Vec<Problem>) {
+fn caches(report: &mut Report) {
     let own = models::cache();
-    line("cache", describe(&own));
+    report.line("cache", describe(&own));
     if !writable(&own) {
         let text = format!(
             "{} can't be written: set SEQEMBED_CACHE to a folder that can (export SEQEMBED_CACHE=DIR)",
             own.display()
         );
-        problems.push(Problem { fatal: false, text });
+        report.warn(&text);
     }
     let hub = Hub::from_env();
-    line("hub's cache", describe(hub.cache()));
+    report.line("hub's cache", describe(hub.cache()));
     if !writable(hub.cache()) {
         let text = format!(
             "{} can't be written: models there can be used, but none downloaded (export HF_HUB_CACHE=DIR)",
             hub.cache().display()
         );
-        problems.push(Problem { fatal: false, text });
+        report.warn(&text);
     }
 }
 
@@ -321,17 +329,17 @@ fn writable(path: &Path) -> bool {
     nearest(path).is_some_and(|folder| tempfile::tempfile_in(folder).is_ok())
 }
 
-fn models() {
+fn models(report: &mut Report) {
     let cached = models::cached();
     if cached.is_empty() {
-        line(
+        report.line(
             "models",
             "none exported yet (seqembed fetch esm2_t6_8M_UR50D)",
         );
     }
     for (i, folder) in cached.iter().enumerate() {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        line(
+        report.line(
             if i == 0 { "models" } else { "" },
             format!("{name} ({})", BinaryBytes(size_of(folder))),
         );

@@ -4,7 +4,7 @@
     reason = "the flags' comments are printed as help"
 )]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -56,14 +56,12 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
         .fetch(&model, args.update, &mut |event| progress.show(event))
         .with_context(|| format!("cannot fetch {model}"))?;
     eprintln!("{model}: {}", folder.display());
-    if args.no_export {
-        println!("{}", folder.display());
+    let folder = if args.no_export {
+        folder
     } else {
-        println!(
-            "{}",
-            models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?.display()
-        );
-    }
+        models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?
+    };
+    writeln!(std::io::stdout().lock(), "{}", folder.display())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, Simd, WithSimd};
+use seqembed_onnx::esm2::rotary_frequencies;
 
 use super::simd::{Scratch, exp2_of_negative, load, store};
 
@@ -135,22 +136,22 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The table for `positions` positions: angle `p * base^(-2i / width)`, computed in double precision.
+    /// The table for `positions` positions: angle `p * base^(-2i / width)`, rounded where the checkpoints' own code rounds.
     #[allow(clippy::cast_possible_truncation)] // the tables are single precision
     fn new(width: usize, base: f32, positions: usize) -> Self {
-        let half = width / 2;
-        let mut cos = Vec::with_capacity(positions * half);
-        let mut sin = Vec::with_capacity(positions * half);
-        for position in 0..positions {
-            for i in 0..half {
-                // The checkpoints' own code rounds the frequency to single precision before it multiplies.
-                let frequency = f64::from(base).powf(-((2 * i) as f64) / width as f64) as f32;
-                let angle = f64::from(position as f32 * frequency);
-                cos.push(angle.cos() as f32);
-                sin.push(angle.sin() as f32);
-            }
+        let frequencies = rotary_frequencies(width, base);
+        let angles = || {
+            (0..positions).flat_map(|position| {
+                frequencies
+                    .iter()
+                    .map(move |frequency| f64::from(position as f32 * frequency))
+            })
+        };
+        Self {
+            half: width / 2,
+            cos: angles().map(|angle| angle.cos() as f32).collect(),
+            sin: angles().map(|angle| angle.sin() as f32).collect(),
         }
-        Self { half, cos, sin }
     }
 
     /// A table of at least `positions` positions, shared by all layers and grown by doubling.

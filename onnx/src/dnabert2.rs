@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::architecture::{Description, GraphKind, GraphRequest};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
@@ -12,10 +12,8 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::graph::{Attribute, Builder, long};
 use crate::proto::ElementType;
+use crate::sample_bpe::sample_bpe;
 use crate::weights::{Input, Plan, Planned, Recipe};
-
-/// The first ids of the tokenizer.
-const SPECIALS: [&str; 5] = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"];
 
 /// Sizes of a model of this architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,67 +141,8 @@ impl Description for Dnabert2 {
         "bpe"
     }
 
-    /// Not trained: pairs of letters, pairs of these, and such with one more pair, as many as there is room for. Its tokens
-    /// are about as long as the published tokenizer's.
     fn sample_tokenizer(&self) -> Option<Vec<u8>> {
-        let letters = ["A", "C", "G", "T"].map(str::to_owned);
-        let mut merges = Vec::new();
-        let mut level = |left: &[String], right: &[String]| -> Vec<String> {
-            let pairs = left
-                .iter()
-                .flat_map(|left| right.iter().map(move |right| (left, right)));
-            let room = self
-                .vocabulary
-                .saturating_sub(SPECIALS.len() + letters.len() + merges.len());
-            pairs
-                .take(room)
-                .map(|(left, right)| {
-                    merges.push(format!("{left} {right}"));
-                    format!("{left}{right}")
-                })
-                .collect()
-        };
-        let two = level(&letters, &letters);
-        let four = level(&two, &two);
-        let six = level(&four, &two);
-        let tokens = letters.iter().chain(&two).chain(&four).chain(&six);
-        let tokens = SPECIALS.into_iter().chain(tokens.map(String::as_str));
-        let ids: serde_json::Map<_, _> = tokens
-            .zip(0..)
-            .map(|(token, id)| (token.to_owned(), json!(id)))
-            .collect();
-        let special = |token: &str| json!({"id": token, "ids": [ids[token]], "tokens": [token]});
-        let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
-        let added = (0..).zip(SPECIALS).map(|(id, token)| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-        });
-        let json = json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": added.collect::<Vec<_>>(),
-            "normalizer": null,
-            "pre_tokenizer": {"type": "Whitespace"},
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [piece("[CLS]"), {"Sequence": {"id": "A", "type_id": 0}}, piece("[SEP]")],
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-                "special_tokens": {"[CLS]": special("[CLS]"), "[SEP]": special("[SEP]")},
-            },
-            "decoder": null,
-            "model": {
-                "type": "BPE",
-                "dropout": null,
-                "unk_token": "[UNK]",
-                "continuing_subword_prefix": null,
-                "end_of_word_suffix": null,
-                "fuse_unk": false,
-                "byte_fallback": false,
-                "vocab": ids,
-                "merges": merges,
-            },
-        });
-        Some(json.to_string().into_bytes())
+        Some(sample_bpe(self.vocabulary))
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -18,6 +18,7 @@ pub mod known;
 pub mod model;
 pub mod proto;
 pub mod random;
+pub mod sample_bpe;
 pub mod tokenizer;
 pub mod weights;
 

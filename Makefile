@@ -43,6 +43,7 @@ parity: build ## compare with fair-esm and transformers at true sizes (installs 
 bench-cpu: build ## measure against the peers on this CPU (installs PyTorch)
 	@sh scripts/python-env.sh .venv-bench bench/requirements.txt
 	@.venv-bench/bin/python bench/cpu.py $(ARGS)
+	@.venv-bench/bin/python bench/cpu_dna.py $(DNA_ARGS)
 
 clean: ## remove all that was made here
 	@rm -rf target .seqembed .venv .venv-bench demo

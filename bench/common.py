@@ -104,7 +104,7 @@ def machine() -> dict:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
-    for package in ("torch", "transformers", "fair-esm", "esm-cpp", "onnxruntime", "numpy"):
+    for package in ("torch", "transformers", "fair-esm", "esm-cpp", "tokenizers", "onnxruntime", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""One run of one peer: a FASTA file on disk -> one mean vector a record on disk. Started by cpu.py, a process a run.
+"""One run of one peer: a FASTA file on disk -> one mean vector a record on disk. Started by contest.py, a process a run.
 
-    python bench/peer.py transformers|fair-esm|esm-cpp --model PATH --fasta FILE --out FOLDER --budget N --threads N
+    python bench/peer.py transformers|fair-esm|esm-cpp|dnabert2 --model PATH --fasta FILE --out FOLDER --budget N --threads N
 
 Prints one line of JSON: seconds to import and load, and from there until the last file is on disk. Vectors that are not
 written as one array in the timed part are collected afterwards, so that they can be compared.
@@ -26,6 +26,28 @@ def save(folder: Path, records: list[tuple[str, str]], vectors: np.ndarray) -> N
     np.savez(folder / "vectors.npz", ids=np.array([h.split()[0] for h, _ in records]), embeddings=vectors)
 
 
+def sorted_batches(rows: list[list[int]], budget: int) -> list[list[int]]:
+    """The rows' numbers, longest row first, in batches that are within the token budget when they are padded."""
+    batches, batch = [], []
+    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i])):  # the first of a batch is its longest
+        if batch and len(rows[batch[0]]) * (len(batch) + 1) > budget:
+            batches.append(batch)
+            batch = []
+        batch.append(i)
+    return [*batches, batch]
+
+
+def means(states, mask):
+    """Means of token vectors [batch, tokens, hidden] over all but the first and the last token that `mask` has."""
+    import torch
+
+    lengths = mask.sum(1)
+    kept = mask.clone()
+    kept[:, 0] = 0
+    kept[torch.arange(len(mask)), lengths - 1] = 0
+    return torch.einsum("bsh,bs->bh", states, kept.float()) / (lengths - 2)[:, None]
+
+
 def transformers(arguments) -> tuple[float, float]:
     """EsmModel with SDPA: sorted by length, longest first, padded batches under a token budget."""
     import torch
@@ -36,26 +58,13 @@ def transformers(arguments) -> tuple[float, float]:
 
     records = esm2.read_fasta(arguments.fasta)
     rows = [esm2.token_ids(sequence) for _, sequence in records]
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    batches, batch = [], []
-    for i in order:  # the first of a batch is its longest
-        if batch and len(rows[batch[0]]) * (len(batch) + 1) > arguments.budget:
-            batches.append(batch)
-            batch = []
-        batch.append(i)
-    batches.append(batch)
     vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
     with torch.inference_mode():
-        for batch in batches:
+        for batch in sorted_batches(rows, arguments.budget):
             ids = esm2.padded([rows[i] for i in batch])
             mask = (ids != esm2.PAD).long()
             states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            lengths = mask.sum(1)
-            residues = mask.clone()
-            residues[:, 0] = 0
-            residues[torch.arange(len(batch)), lengths - 1] = 0
-            means = torch.einsum("bsh,bs->bh", states, residues.float()) / (lengths - 2)[:, None]
-            vectors[batch] = means.numpy()
+            vectors[batch] = means(states, mask).numpy()
     save(arguments.out, records, vectors)
     return loaded, time.perf_counter()
 
@@ -111,17 +120,49 @@ def esm_cpp(arguments) -> tuple[float, float]:
     return loaded, time.perf_counter()
 
 
+def dnabert2(arguments) -> tuple[float, float]:
+    """DNABERT-2 as transformers would run it (dnabert2.py), with the `tokenizers` library: sorted by length, longest
+    first, padded batches under a token budget."""
+    import torch
+    from dnabert2 import Dnabert2
+    from tokenizers import Tokenizer
+
+    torch.set_num_threads(arguments.threads)
+    model = Dnabert2.load(arguments.model)
+    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    pad = tokenizer.token_to_id("[PAD]")
+    loaded = time.perf_counter()
+
+    records = esm2.read_fasta(arguments.fasta)
+    rows = [encoded.ids for encoded in tokenizer.encode_batch([sequence.upper() for _, sequence in records])]
+    vectors = np.empty((len(rows), model.hidden), np.float32)
+    with torch.inference_mode():
+        for batch in sorted_batches(rows, arguments.budget):
+            lengths = torch.tensor([len(rows[i]) for i in batch])
+            ids = torch.full((len(batch), int(lengths.max())), pad)
+            for row, i in enumerate(batch):
+                ids[row, : len(rows[i])] = torch.tensor(rows[i])
+            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+            vectors[batch] = means(model(ids, mask), mask).numpy()
+    save(arguments.out, records, vectors)
+    return loaded, time.perf_counter()
+
+
+PEERS = {"transformers": transformers, "fair-esm": fair_esm, "esm-cpp": esm_cpp, "dnabert2": dnabert2}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer", choices=["transformers", "fair-esm", "esm-cpp"])
+    parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--fasta", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=int, default=0, help="tokens a batch")
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
-    run = {"transformers": transformers, "fair-esm": fair_esm, "esm-cpp": esm_cpp}[arguments.peer]
-    loaded, done = run(arguments)
+    loaded, done = PEERS[arguments.peer](arguments)
     print(json.dumps({"load_seconds": loaded - START, "seconds": done - loaded}))
 
 

@@ -1,0 +1,168 @@
+//! What the tests of several models share: the built executable, the exported fixtures, a folder to work in.
+
+// Each test program uses a part of it, and a test may stop at once where its own set-up fails.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use seqembed::output::{self, Rows};
+use tempfile::TempDir;
+
+/// All done.
+pub const DONE: i32 = 0;
+/// The usage, the manifest or the input is wrong, seen before a model is loaded.
+pub const WRONG: i32 = 2;
+/// Done, but some files failed.
+pub const PARTLY: i32 = 3;
+
+/// The models' checkpoints in `tests/fixtures`, under the names that the tests give them.
+const CHECKPOINTS: [(&str, &str); 3] = [
+    ("esm2", "esm2/checkpoints/hub-safetensors"),
+    ("dnabert2", "dna/dnabert2"),
+    ("dnabert-3", "dna/dnabert-3"),
+];
+
+/// A DNABERT-2, which reads byte pairs, and a DNABERT, which reads 3-mers.
+pub const DNA_MODELS: [&str; 2] = ["dnabert2", "dnabert-3"];
+
+pub fn seqembed(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Asserts the exit code, that each fragment stands in stderr, and that nothing panicked.
+#[track_caller]
+pub fn assert_run(run: &Output, code: i32, fragments: &[&str]) {
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(code), "{said}");
+    for fragment in fragments {
+        assert!(said.contains(fragment), "`{fragment}` is not in:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// The folder that holds an exported model, all made once for a test program.
+pub fn exported(model: &str) -> &'static Path {
+    static MODELS: OnceLock<(TempDir, BTreeMap<&str, PathBuf>)> = OnceLock::new();
+    let (_, models) = MODELS.get_or_init(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut models = BTreeMap::new();
+        for (name, checkpoint) in CHECKPOINTS {
+            let folder = scratch.path().join(name);
+            let checkpoint = fixtures().join(checkpoint);
+            let run = seqembed(&[
+                "export",
+                text(&checkpoint),
+                "-o",
+                text(&folder),
+                "--name",
+                name,
+            ]);
+            assert_run(&run, DONE, &[]);
+            models.insert(name, folder);
+        }
+        (scratch, models)
+    });
+    &models[model]
+}
+
+/// A folder with input files and a folder for the output.
+pub struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub fn new(files: &[(&str, &[u8])]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `seqembed embed` of a file of the folder.
+    pub fn embed(&self, model: &str, file: &str, options: &[&str]) -> Output {
+        let (file, out) = (self.path(file), self.path("out"));
+        let mut arguments = vec!["embed", text(&file), "-m", text(exported(model))];
+        arguments.extend(["-o", text(&out)]);
+        arguments.extend(options);
+        seqembed(&arguments)
+    }
+
+    /// `seqembed run` of a manifest.
+    pub fn run(&self, manifest: &str) -> Output {
+        let path = self.path("manifest.yaml");
+        fs::write(&path, manifest).unwrap();
+        seqembed(&["run", text(&path), "-o", text(&self.path("out"))])
+    }
+
+    /// The rows of an output, if it is there.
+    pub fn rows(&self, output: &str) -> Option<Rows> {
+        let path = self.path("out").join(output);
+        path.exists().then(|| output::read(&path).unwrap().0)
+    }
+
+    /// The run's `report.json`.
+    pub fn report(&self) -> serde_json::Value {
+        let text = fs::read_to_string(self.path("out/report.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+/// The rows of one FASTA file's text, embedded without a failure.
+#[track_caller]
+pub fn rows_of(model: &str, fasta: &str, options: &[&str]) -> Rows {
+    let place = Place::new(&[("x.fna", fasta.as_bytes())]);
+    assert_run(&place.embed(model, "x.fna", options), DONE, &[]);
+    place.rows("x.parquet").unwrap()
+}
+
+/// Headers and sequences of one of the fixtures' files.
+pub fn records(file: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(fixtures().join(file)).unwrap();
+    let records = text.split('>').skip(1).map(|record| {
+        let (header, sequence) = record.split_once('\n').unwrap();
+        (header.to_owned(), sequence.replace('\n', ""))
+    });
+    records.collect()
+}
+
+/// Records as a FASTA file.
+pub fn fasta(records: &[(String, String)]) -> String {
+    let lines = records
+        .iter()
+        .map(|(header, sequence)| format!(">{header}\n{sequence}\n"));
+    lines.collect()
+}
+
+/// Asserts that two runs gave the same numbers, within a bound. Neither may hold NaN.
+#[track_caller]
+pub fn assert_close(left: &[f32], right: &[f32], bound: f32, what: &str) {
+    assert_eq!(left.len(), right.len(), "{what}: number of values");
+    assert!(
+        left.iter().any(|value| value.abs() > 1e-3),
+        "{what}: only zeros"
+    );
+    for (at, (left, right)) in left.iter().zip(right).enumerate() {
+        let difference = (left - right).abs();
+        assert!(difference <= bound, "{what}: value {at}: {left} {right}");
+    }
+}

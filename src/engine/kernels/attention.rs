@@ -357,6 +357,12 @@ impl<P: Positions> WithSimd for Head<'_, P> {
                 keys: keys.as_ptr(),
                 values: values.as_ptr(),
                 width,
+                // With a slope, that of the queries themselves; far from them, scores are lower than any weight can tell.
+                nearest: if P::SLOPED {
+                    (first - reached.start) / KEY_BLOCK
+                } else {
+                    0
+                },
                 reached,
                 scores: scores.as_mut_ptr(),
                 sums: sums.as_mut_ptr(),
@@ -446,6 +452,8 @@ struct Block {
     width: usize,
     /// The keys that are looked at.
     reached: Range<usize>,
+    /// Which block of these keys has the largest scores, most likely.
+    nearest: usize,
     scores: *mut f32,
     sums: *mut f32,
     /// Rows: maximum, total, and the queries' positions.
@@ -485,10 +493,16 @@ impl Block {
             for i in 0..self.width * V {
                 store::<S>(self.sums.add(i * lanes), simd.splat_f32s(0.0));
             }
-            let mut first = self.reached.start;
-            while first < self.reached.end {
+            for turn in 0..self.reached.len().div_ceil(KEY_BLOCK) {
+                // The nearest block of keys has its turn first, then the others from left to right.
+                let block = match turn {
+                    0 => self.nearest,
+                    turn if turn <= self.nearest => turn - 1,
+                    turn => turn,
+                };
+                let first = self.reached.start + block * KEY_BLOCK;
                 let count = KEY_BLOCK.min(self.reached.end - first);
-                if CAREFUL || first == self.reached.start {
+                if CAREFUL || turn == 0 {
                     self.score::<S, P, V, false>(simd, first, count);
                     self.softmax::<S, V>(simd, count, maximum, total);
                 } else {
@@ -496,7 +510,6 @@ impl Block {
                     self.weigh::<S, V>(simd, count, total);
                 }
                 self.accumulate::<S, V>(simd, first, count);
-                first += count;
             }
             let mut largest = 0.0_f32;
             for v in 0..V {
@@ -774,6 +787,63 @@ mod tests {
                     "score {score}: {} for {expected}",
                     row[0]
                 );
+            }
+        }
+    }
+
+    /// Against the definition in double precision, where distance leaves keys out and where it does not.
+    #[test]
+    fn scores_fall_with_distance() {
+        const WIDTH: usize = 8;
+        let slopes = [0.5, 0.0625, 0.0039];
+        let hidden = WIDTH * slopes.len();
+        let length = 5 * KEY_BLOCK + 5;
+        let mut state = 1_u32;
+        let mut random = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 4_194_304.0 - 2.0
+        };
+        let qkv: Vec<f32> = (0..length * 3 * hidden).map(&mut random).collect();
+        let bias: Vec<f32> = (0..2 * hidden).map(&mut random).collect();
+        let packed = Packed {
+            qkv: &qkv,
+            bias: &bias,
+            hidden,
+            heads: slopes.len(),
+            positions: &Alibi { slopes: &slopes },
+        };
+        let mut output = vec![0.0; length * hidden];
+        for (head, &slope) in slopes.iter().enumerate() {
+            // SAFETY: `output` holds `length` rows, and nobody else writes to it.
+            unsafe { packed.head(head, 0, length, output.as_mut_ptr()) };
+            let column = head * WIDTH;
+            let part = |position: usize, which: usize| {
+                let at = (3 * position + which) * hidden + column;
+                let bias = bias.get(which * hidden + column..).unwrap_or(&[0.0; WIDTH]);
+                let row = qkv[at..at + WIDTH].iter().zip(bias);
+                row.map(|(x, b)| f64::from(*x) + f64::from(*b))
+                    .collect::<Vec<_>>()
+            };
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            for query in (0..length).step_by(31) {
+                let q = part(query, 0);
+                let weights: Vec<f64> = (0..length)
+                    .map(|key| {
+                        let distance = query.abs_diff(key) as f64;
+                        let score = dot(&q, &part(key, 1)) / (WIDTH as f64).sqrt();
+                        (score - f64::from(slope) * distance).exp()
+                    })
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..WIDTH {
+                    let values: Vec<f64> = (0..length).map(|key| part(key, 2)[d]).collect();
+                    let expected = dot(&weights, &values) / total;
+                    let found = f64::from(output[query * hidden + column + d]);
+                    assert!(
+                        (found - expected).abs() < 5e-6,
+                        "slope {slope}, query {query}: {found} for {expected}"
+                    );
+                }
             }
         }
     }

@@ -30,8 +30,6 @@ class Child:
 
     wall: float
     """Seconds from its start to its end."""
-    rss: int
-    """Its largest resident memory in bytes, its own children not counted."""
     stdout: str
 
 
@@ -43,12 +41,11 @@ def run_child(command: list, threads: int | None = None) -> Child:
     start = time.perf_counter()
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True, env=environment) as child:
         stdout = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        child.wait()
     wall = time.perf_counter() - start
     if child.returncode != 0:
         raise SystemExit(f"exit code {child.returncode}: {' '.join(map(str, command))}\n{stdout}")
-    return Child(wall, usage.ru_maxrss * 1024, stdout)
+    return Child(wall, stdout)
 
 
 def exported(work: Path, executable: Path, size: str, folder: Path) -> Path:

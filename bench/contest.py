@@ -20,7 +20,7 @@ def peer_run(name: str, model: Path, fasta: Path, out: Path, budget: int, thread
     command = [sys.executable, Path(__file__).with_name("peer.py"), name, "--model", model, "--fasta", fasta]
     child = common.run_child([*command, "--out", out, "--budget", budget, "--threads", threads], threads)
     figures = json.loads(child.stdout.strip().splitlines()[-1])
-    return {**figures, "wall_seconds": child.wall, "peak_mib": child.rss / 2**20}
+    return {**figures, "wall_seconds": child.wall}
 
 
 def seqembed_run(executable: Path, model: Path, fasta: Path, out: Path, threads: int, options: list[str]) -> dict:
@@ -34,7 +34,7 @@ def seqembed_run(executable: Path, model: Path, fasta: Path, out: Path, threads:
         "load_seconds": totals["load_seconds"],
         "seconds": child.wall - totals["load_seconds"],
         "wall_seconds": child.wall,
-        "peak_mib": child.rss / 2**20,
+        "peak_mib": totals["peak_memory_bytes"] / 2**20,
         "tokens_in_report": totals["tokens"],
         "padding": totals["padding"],
         "stages": totals["stages"],

@@ -61,7 +61,8 @@ def main() -> None:
     for count in arguments.files:
         child = embed(files[:count])
         tokens = sum(len(sequence) + 2 for _, sequence in records[: count * each])
-        memory.append({"files": count, "tokens": tokens, "peak_mib": child.rss / 2**20, "wall_seconds": child.wall})
+        peak = common.report(out)["totals"]["peak_memory_bytes"] / 2**20
+        memory.append({"files": count, "tokens": tokens, "peak_mib": peak, "wall_seconds": child.wall})
         print(f"{count} files, {tokens} tokens: peak {memory[-1]['peak_mib']:.0f} MiB, {child.wall:.1f} s", flush=True)
 
     one = work / "one.faa"

@@ -108,12 +108,12 @@ pub struct Overrides {
     #[arg(long, value_enum, value_name = "POLICY")]
     pub long: Option<Long>,
 
-    /// The most residues that are embedded at once [default: the model's, 1022 for ESM-2]
-    #[arg(long, value_name = "RESIDUES", value_parser = positive)]
+    /// The most residues (of DNA: bases) that are embedded at once [default: the model's, 1022 for ESM-2]
+    #[arg(long, value_name = "LENGTH", value_parser = positive)]
     pub max_length: Option<usize>,
 
-    /// How many residues two neighbouring windows share; less than --max-length [default: a quarter of it]
-    #[arg(long, value_name = "RESIDUES")]
+    /// How many residues or bases two neighbouring windows share; less than --max-length [default: a quarter of it]
+    #[arg(long, value_name = "LENGTH")]
     pub overlap: Option<usize>,
 
     /// What is done with letters outside of the model's vocabulary [default: replace]

@@ -68,7 +68,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     match manifest::jobs_from_files(&args.files, &args.overrides) {
         Ok(jobs) => embed(jobs, &args.common),
         Err(errors) => {
-            eprintln!("{errors}");
+            eprintln!("error: {errors}");
             Ok(USAGE.into())
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use seqembed_onnx::{Error, ExportOptions, Model, export, export_random};
 
-/// Makes a model folder (ONNX) from a checkpoint.
+/// Make a model folder (ONNX) from a checkpoint
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// A Hugging Face folder (config.json with `model.safetensors` or `pytorch_model.bin`, whole or sharded), or a fair-esm .pt

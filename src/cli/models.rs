@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use seqembed_onnx::known_models;
 
-/// Lists the models known by name.
+/// List the models known by name
 #[derive(Debug, clap::Args)]
 pub struct ModelsArgs {}
 

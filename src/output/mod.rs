@@ -28,7 +28,7 @@ pub struct Rows {
     pub headers: Vec<String>,
     /// Residues in each record, as they were embedded (after a terminal `*` was dropped, before truncation).
     pub lengths: Vec<u64>,
-    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced` joined by
+    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced` (`all-unknown` when no letter is known) joined by
     /// a comma, or `skipped: why`.
     pub status: Vec<String>,
     /// How many vectors each row has.
@@ -156,7 +156,7 @@ pub enum Format {
     /// Apache Parquet: one row a record
     #[default]
     Parquet,
-    /// `NumPy` arrays in a zip archive: loads without pickle
+    /// NumPy arrays in a zip archive: loads without pickle
     Npz,
 }
 

@@ -61,10 +61,22 @@ pub struct Status {
     pub truncated: bool,
     /// Embedded in windows.
     pub windowed: bool,
-    /// Letters outside of the vocabulary became the unknown token.
-    pub replaced: bool,
+    /// Whether letters outside of the vocabulary became the unknown token.
+    pub replaced: Replaced,
     /// Not embedded, and why.
     pub skipped: Option<String>,
+}
+
+/// How many of a record's tokens are the unknown one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Replaced {
+    /// None, or none that stands for a letter outside of the vocabulary.
+    #[default]
+    None,
+    /// Some of them.
+    Some,
+    /// All: there is nothing in the sequence that the model knows.
+    All,
 }
 
 impl std::fmt::Display for Status {
@@ -75,7 +87,8 @@ impl std::fmt::Display for Status {
         let marks = [
             (self.truncated, "truncated"),
             (self.windowed, "windowed"),
-            (self.replaced, "replaced"),
+            (self.replaced == Replaced::Some, "replaced"),
+            (self.replaced == Replaced::All, "all-unknown"),
         ];
         let mut words = marks.iter().filter(|(is, _)| *is).map(|(_, word)| *word);
         f.write_str(words.next().unwrap_or("ok"))?;
@@ -440,7 +453,13 @@ impl Chunker<'_> {
             let letter = char::from(sequence[at]);
             let position = at + 1;
             match unknown {
-                Unknown::Replace => status.replaced = true,
+                Unknown::Replace => {
+                    status.replaced = if encoded.unknown == encoded.ids.len() {
+                        Replaced::All
+                    } else {
+                        Replaced::Some
+                    };
+                }
                 Unknown::Skip => {
                     let why = format!("{letter:?} at position {position} is not in the vocabulary");
                     status.skipped.get_or_insert(why);

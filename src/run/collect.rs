@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunk::{Chunk, Entry, Item, Segment, Task};
+use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Task};
 use crate::engine::{EngineError, Reduce};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
 use crate::report::FileReport;
@@ -268,7 +268,7 @@ impl<'a> Collector<'a> {
         file.tokens += tokens;
         file.windowed += u64::from(item.status.windowed);
         file.truncated += u64::from(item.status.truncated);
-        file.replaced += u64::from(item.status.replaced);
+        file.replaced += u64::from(item.status.replaced != Replaced::None);
         file.skipped += u64::from(item.status.skipped.is_some());
     }
 

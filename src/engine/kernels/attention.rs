@@ -817,10 +817,11 @@ mod tests {
             // SAFETY: `output` holds `length` rows, and nobody else writes to it.
             unsafe { packed.head(head, 0, length, output.as_mut_ptr()) };
             let column = head * WIDTH;
+            // Values have no bias here.
+            let biases = [&bias[column..], &bias[hidden + column..], &[0.0; WIDTH]];
             let part = |position: usize, which: usize| {
                 let at = (3 * position + which) * hidden + column;
-                let bias = bias.get(which * hidden + column..).unwrap_or(&[0.0; WIDTH]);
-                let row = qkv[at..at + WIDTH].iter().zip(bias);
+                let row = qkv[at..at + WIDTH].iter().zip(biases[which]);
                 row.map(|(x, b)| f64::from(*x) + f64::from(*b))
                     .collect::<Vec<_>>()
             };

@@ -111,7 +111,8 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
         Ok(report) => report,
         Err(error) => {
             let code = if error.is_usage() { USAGE } else { FAILED };
-            eprintln!("error: {:#}", anyhow::Error::new(error));
+            // Its text has all causes in it.
+            eprintln!("error: {error}");
             return Ok(code.into());
         }
     };

@@ -10,7 +10,7 @@ ort := $(CURDIR)/.seqembed/onnxruntime
 # One that is named from outside is used as it is.
 export ORT_DYLIB_PATH ?= $(ort)
 
-.PHONY: help setup build demo test lint parity bench-cpu clean
+.PHONY: help setup build demo test lint parity real bench-cpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,10 @@ lint: need-cargo ## check the format and the lints
 parity: build ## compare with fair-esm and transformers at true sizes (installs PyTorch)
 	@sh scripts/python-env.sh .venv-bench bench/requirements.txt
 	@.venv-bench/bin/python onnx/reference/parity.py $(ARGS)
+
+real: build ## compare with transformers on a real BERT from PyPI (installs PyTorch)
+	@sh scripts/python-env.sh .venv-bench bench/requirements.txt
+	@.venv-bench/bin/python onnx/reference/antiberty.py $(ARGS)
 
 bench-cpu: build ## measure against the peers on this CPU (installs PyTorch)
 	@sh scripts/python-env.sh .venv-bench bench/requirements.txt

@@ -31,8 +31,8 @@ import common  # noqa: E402
 
 COUNT, CAP = 200, 1022
 # How many of the 200 keep their length, and how many residues of the others are left.
-WHOLE = {"8M": 200, "35M": 20, "150M": 20, "650M": 4}
-SHORT = {"8M": CAP, "35M": 100, "150M": 100, "650M": 50}
+WHOLE = {"8M": 200, "35M": 20, "150M": 20, "650M": 2}
+SHORT = {"8M": CAP, "35M": 100, "150M": 100, "650M": 25}
 
 
 def proteins(source: Path, whole: int, short: int) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match manifest::read(&args.manifest, &args.overrides) {
         Ok(manifest) => embed(manifest.jobs, &args.common),
         Err(errors) => {
-            eprintln!("{errors}");
+            eprintln!("error: {errors}");
             Ok(USAGE.into())
         }
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use seqembed::cli::{doctor, embed, export, fetch, models, plot, run};
+use seqembed::cli::{doctor, embed, export, fetch, models, plot, run, told};
 
 /// Embeddings of many protein and DNA files with one load of the model
 #[derive(Debug, Parser)]
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", told(error.as_ref()));
         ExitCode::FAILURE
     })
 }

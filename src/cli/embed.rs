@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::progress::Progress;
-use super::{FAILED, PARTLY, USAGE};
+use super::{FAILED, PARTLY, USAGE, told};
 use crate::engine::session::Kernels;
 use crate::manifest::{self, Job};
 use crate::records::Source;
@@ -111,8 +111,7 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
         Ok(report) => report,
         Err(error) => {
             let code = if error.is_usage() { USAGE } else { FAILED };
-            // Its text has all causes in it.
-            eprintln!("error: {error}");
+            eprintln!("error: {}", told(&error));
             return Ok(code.into());
         }
     };

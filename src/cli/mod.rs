@@ -15,3 +15,18 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// Exit code: done, but some files failed.
 pub const PARTLY: u8 = 3;
+
+/// An error with its causes, those left out that the text before has in it already.
+#[must_use]
+pub fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.contains(&why) {
+            text.extend([": ", &why]);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -33,10 +33,13 @@ const FAR: f32 = 60.0;
 /// What positions do to attention.
 pub trait Positions: Sync {
     /// Whether scores fall with the distance between query and key.
-    const SLOPED: bool;
+    const SLOPED: bool = false;
 
     /// By how much a head's scores fall with each position of distance.
-    fn slope(&self, head: usize) -> f32;
+    #[inline(always)]
+    fn slope(&self, _head: usize) -> f32 {
+        0.0
+    }
 
     /// The key at a position from its row of the dense product, [head width] each.
     fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]);
@@ -71,13 +74,6 @@ pub struct Packed<'a, P> {
 pub struct Unplaced;
 
 impl Positions for Unplaced {
-    const SLOPED: bool = false;
-
-    #[inline(always)]
-    fn slope(&self, _: usize) -> f32 {
-        0.0
-    }
-
     #[inline(always)]
     fn key(&self, _: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
         for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {
@@ -188,13 +184,6 @@ impl Rotary {
 }
 
 impl Positions for Rotary {
-    const SLOPED: bool = false;
-
-    #[inline(always)]
-    fn slope(&self, _: usize) -> f32 {
-        0.0
-    }
-
     #[inline(always)]
     fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
         let half = self.half;

@@ -61,6 +61,12 @@ pub enum EngineError {
     /// ONNX Runtime refused.
     #[error("ONNX Runtime: {0}")]
     Runtime(String),
+    /// The device has not enough memory for this batch: a smaller one may do.
+    #[error("out of memory on the device: {0}")]
+    OutOfMemory(String),
+    /// The device no longer answers, and nothing more can be run on it in this process.
+    #[error("the device was lost: {0}")]
+    DeviceLost(String),
     /// The model has no such output.
     #[error("the graph was built without the output {0:?}")]
     Output(Reduce),

@@ -1,11 +1,15 @@
-//! Writes a model's graph for a look at it: `graph MODEL_DIR padded|packed LAYER FILE.onnx`.
+//! Writes a model's graph for a look at it: `graph MODEL_DIR padded|packed|plain fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx`, where
+//! OUTPUTS are some of `mean,max,tokens,half-tokens`.
 //!
 //! The weights are found when the file lies in the model's folder.
 
 use std::path::Path;
 use std::{env, fs, process};
 
-use seqembed_onnx::{GraphKind, GraphRequest, Model, Output};
+use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Precision};
+
+const USAGE: &str =
+    "usage: graph MODEL_DIR padded|packed|plain fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx";
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -16,18 +20,32 @@ fn main() {
 }
 
 fn write(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    let [model, kind, layer, file] = arguments else {
-        return Err("usage: graph MODEL_DIR padded|packed LAYER FILE.onnx".into());
+    let [model, kind, precision, layer, outputs, file] = arguments else {
+        return Err(USAGE.into());
     };
     let kind = match kind.as_str() {
         "padded" => GraphKind::Padded,
         "packed" => GraphKind::Packed,
+        "plain" => GraphKind::Plain,
         other => return Err(format!("no kind of graph is called {other:?}").into()),
     };
+    let precision = Precision::of_name(precision)
+        .ok_or_else(|| format!("no precision is called {precision:?}"))?;
+    let outputs = outputs
+        .split(',')
+        .map(|output| match output {
+            "mean" => Ok(Output::Mean),
+            "max" => Ok(Output::Max),
+            "tokens" => Ok(Output::Tokens),
+            "half-tokens" => Ok(Output::HalfTokens),
+            other => Err(format!("no output is called {other:?}")),
+        })
+        .collect::<Result<Vec<_>, String>>()?;
     let graph = Model::open(Path::new(model))?.graph(&GraphRequest {
         kind,
+        precision,
         layer: layer.parse()?,
-        outputs: vec![Output::Mean, Output::Max, Output::Tokens],
+        outputs,
     })?;
     fs::write(file, graph)?;
     Ok(())

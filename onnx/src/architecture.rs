@@ -11,6 +11,7 @@ use crate::dnabert2::Dnabert2;
 use crate::error::Error;
 use crate::esm2::Esm2;
 use crate::graph::Builder;
+use crate::model::Precision;
 use crate::weights::Planned;
 
 /// Which engine a graph is for.
@@ -20,6 +21,21 @@ pub enum GraphKind {
     Padded,
     /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which seqembed registers.
     Packed,
+    /// Sequences laid end to end, with the operators of ONNX Runtime's CUDA provider alone.
+    Plain,
+}
+
+impl GraphKind {
+    /// Whether the kind has graphs of this number format.
+    #[must_use]
+    pub fn has(self, precision: Precision) -> bool {
+        match self {
+            Self::Padded => precision == Precision::Fp32,
+            Self::Packed => true,
+            // ONNX Runtime's PackedMultiHeadAttention has no kernel for bfloat16.
+            Self::Plain => precision != Precision::Bf16,
+        }
+    }
 }
 
 /// What a graph gives back.
@@ -31,6 +47,8 @@ pub enum Output {
     Max,
     /// `tokens`: every token's vector, [tokens, hidden]; padded [batch, length, hidden].
     Tokens,
+    /// `tokens`, as 16-bit floats: half of what comes back from a device. Not in padded graphs.
+    HalfTokens,
 }
 
 /// Which graph to build.
@@ -38,6 +56,8 @@ pub enum Output {
 pub struct GraphRequest {
     /// For which engine.
     pub kind: GraphKind,
+    /// Number format of the weights and of all that is computed from them. Pooled rows come out in fp32 always.
+    pub precision: Precision,
     /// Whose hidden states: 0 is the embeddings, n what comes out of block n. As in fair-esm's `repr_layers` and
     /// transformers' `hidden_states`, the last layer alone has the final layer norm.
     pub layer: usize,

@@ -11,6 +11,7 @@ use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, p
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::graph::{Attribute, Builder, long};
+use crate::plain;
 use crate::weights::{Input, Plan, Planned, Recipe};
 
 /// The first tokens of DNABERT's vocabulary; k-mers follow.
@@ -96,10 +97,14 @@ impl Bert {
                 let sum = frame.builder.op("Add", &[&words, &positions], &[]);
                 frame.as_flat(&sum)
             }
-            GraphKind::Packed => {
-                let positions = frame
-                    .builder
-                    .op("seqembed:Positions", &["sequence_starts"], &[]);
+            GraphKind::Packed | GraphKind::Plain => {
+                let positions = if frame.kind == GraphKind::Plain {
+                    plain::position_ids(frame.builder)
+                } else {
+                    frame
+                        .builder
+                        .op("seqembed:Positions", &["sequence_starts"], &[])
+                };
                 let positions = frame.builder.op("Gather", &[&table, &positions], &[]);
                 frame.builder.op("Add", &[&words, &positions], &[])
             }
@@ -278,7 +283,7 @@ impl Description for Bert {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
             let attended = match frame.kind {
-                GraphKind::Padded => {
+                GraphKind::Padded | GraphKind::Plain => {
                     let parts = frame.split_qkv(&state, &name);
                     frame.attention(&parts, self.heads, None)
                 }

@@ -11,6 +11,7 @@ use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, p
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::graph::{Attribute, Builder, long};
+use crate::plain;
 use crate::proto::ElementType;
 use crate::sample_bpe::sample_bpe;
 use crate::weights::{Input, Plan, Planned, Recipe};
@@ -277,6 +278,7 @@ impl Description for Dnabert2 {
         let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
         let alibi = match request.kind {
             GraphKind::Padded => self.alibi(&mut frame),
+            GraphKind::Plain => plain::alibi(frame.builder, &alibi_slopes(self.heads)),
             GraphKind::Packed => {
                 frame
                     .builder
@@ -316,7 +318,7 @@ impl Description for Dnabert2 {
 impl Dnabert2 {
     fn attention(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str, alibi: &str) -> String {
         match frame.kind {
-            GraphKind::Padded => {
+            GraphKind::Padded | GraphKind::Plain => {
                 let parts = frame.split_qkv(state, name);
                 frame.attention(&parts, self.heads, Some(alibi))
             }
@@ -335,7 +337,7 @@ impl Dnabert2 {
     fn feed_forward(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str) -> String {
         let gated = format!("{name}.gated.weight");
         let product = match frame.kind {
-            GraphKind::Padded => {
+            GraphKind::Padded | GraphKind::Plain => {
                 // Two views of the one weight, as with queries, keys and values.
                 let [left, right] =
                     [("left", 0), ("right", self.intermediate)].map(|(half, first)| {

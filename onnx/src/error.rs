@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::architecture::GraphKind;
 use crate::checkpoint::pickle::PickleError;
+use crate::model::Precision;
 
 /// Why a checkpoint could not be read, or a model not be written or opened.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +171,33 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, and what to do.
         message: String,
+    },
+    /// A weight that a number format can't hold.
+    #[error(
+        "{}: tensor {tensor} holds {value:e}, which {precision} has no number for; compute in another precision \
+         (--precision bf16 or --precision fp32)", path.display()
+    )]
+    Overflow {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The weight.
+        value: f32,
+        /// The format.
+        precision: Precision,
+    },
+    /// A kind of graph that there is not in a number format.
+    #[error("there is no {} graph in {precision}", match kind {
+        GraphKind::Padded => "padded",
+        GraphKind::Packed => "packed",
+        GraphKind::Plain => "portable CUDA",
+    })]
+    Precision {
+        /// The kind.
+        kind: GraphKind,
+        /// The number format.
+        precision: Precision,
     },
     /// A layer that the model does not have.
     #[error(

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::graph::{Attribute, Builder, long};
 use crate::known::known_models;
+use crate::plain;
 use crate::proto::ElementType;
 use crate::weights::{Input, Planned, Recipe};
 
@@ -462,14 +463,23 @@ impl Description for Esm2 {
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
-        let rotation = (request.kind == GraphKind::Padded).then(|| self.rotation(&mut frame));
+        let rotation = match request.kind {
+            GraphKind::Padded => Rotation::Padded(self.angles(&mut frame)),
+            GraphKind::Plain => Rotation::Plain(plain::Rotation::new(
+                frame.builder,
+                self.heads,
+                self.head(),
+                &rotary_frequencies(self.head(), self.rotary_base),
+            )),
+            GraphKind::Packed => Rotation::Inside,
+        };
         frame.builder.scope("embedding");
         let mut state = frame.embedding();
         if self.norm_before {
             state = frame.norm(&state, "embedding_norm");
         }
         if request.layer > 0 {
-            state = self.blocks(&mut frame, state, rotation.as_ref(), request.layer);
+            state = self.blocks(&mut frame, state, &rotation, request.layer);
         }
         frame.outputs(&state, request);
     }
@@ -504,8 +514,18 @@ fn from_fair_esm(name: &str) -> Option<String> {
     Some(format!("encoder.layer.{layer}.{part}.{kind}"))
 }
 
+/// How queries and keys are rotated in all layers.
+enum Rotation {
+    /// By an operator of its own in each layer.
+    Padded(Angles),
+    /// The same, in the order that is fastest on a GPU.
+    Plain(plain::Rotation),
+    /// Inside of the attention operator.
+    Inside,
+}
+
 /// Padded: what the rotary embedding of all layers uses.
-struct Rotation {
+struct Angles {
     /// Cosines and sines of the angles, [length, head/2].
     cos: String,
     sin: String,
@@ -519,7 +539,7 @@ impl Esm2 {
         &self,
         frame: &mut Frame<'_, '_>,
         embedding: String,
-        rotation: Option<&Rotation>,
+        rotation: &Rotation,
         last: usize,
     ) -> String {
         frame.builder.scope("layer.0");
@@ -529,8 +549,15 @@ impl Esm2 {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
             let attended = match rotation {
-                Some(rotation) => self.padded_attention(frame, &norm, &name, rotation),
-                None => self.packed_attention(frame, &norm, &name),
+                Rotation::Padded(angles) => self.padded_attention(frame, &norm, &name, angles),
+                Rotation::Plain(rotation) => {
+                    let parts = [0, 1, 2].map(|index| {
+                        let projection = frame.projection(&name, index);
+                        rotation.project(frame.builder, &norm, projection, index < 2)
+                    });
+                    frame.attention(&parts, self.heads, None)
+                }
+                Rotation::Inside => self.packed_attention(frame, &norm, &name),
             };
             let attended = frame.project(&attended, &name);
             [norm, state] = frame.skip_norm(
@@ -574,20 +601,20 @@ impl Esm2 {
         frame: &mut Frame<'_, '_>,
         norm: &str,
         name: &str,
-        rotation: &Rotation,
+        angles: &Angles,
     ) -> String {
         let [query, key, value] = frame.split_qkv(norm, name);
         let [query, key] = [query, key].map(|rows| {
             frame.builder.op(
                 "com.microsoft:RotaryEmbedding",
-                &[&rows, &rotation.zero, &rotation.cos, &rotation.sin],
+                &[&rows, &angles.zero, &angles.cos, &angles.sin],
                 &[("interleaved", Attribute::Int(0))],
             )
         });
         frame.attention(&[query, key, value], self.heads, None)
     }
 
-    fn rotation(&self, frame: &mut Frame<'_, '_>) -> Rotation {
+    fn angles(&self, frame: &mut Frame<'_, '_>) -> Angles {
         let width = self.head();
         frame.builder.scope("positions");
         // Angles are computed in the graph, in f32: no length is baked in.
@@ -606,6 +633,6 @@ impl Esm2 {
         let cos = builder.op("Cos", &[&angles], &[]);
         let sin = builder.op("Sin", &[&angles], &[]);
         let zero = builder.integers("zero", &[1], &[0]);
-        Rotation { cos, sin, zero }
+        Angles { cos, sin, zero }
     }
 }

@@ -13,6 +13,7 @@ use crate::model::{
     GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer,
     WEIGHTS_FILE,
 };
+use crate::narrow;
 use crate::random::Random;
 use crate::tokenizer;
 use crate::weights::{Weights, place, write};
@@ -26,6 +27,8 @@ pub struct ExportOptions {
     pub force: bool,
     /// The tokenizer's file (`vocab.txt` or `tokenizer.json`), where it does not lie beside the weights.
     pub tokenizer: Option<PathBuf>,
+    /// The weights in 16 bits too, for GPUs; otherwise they are made when they are first needed.
+    pub half: Option<Precision>,
 }
 
 /// Exports a checkpoint into a new folder.
@@ -68,7 +71,7 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
         random_seed: None,
         tokenizer,
     };
-    plan.write(target, &weights, options.force)
+    plan.write(target, &weights, options)
 }
 
 /// Exports random weights of a known model's shape; the folder says that they are random.
@@ -106,7 +109,7 @@ pub fn export_random(
         random_seed: Some(seed),
         tokenizer,
     };
-    plan.write(target, &Random { seed }, options.force)
+    plan.write(target, &Random { seed }, options)
 }
 
 /// A checkpoint's folder or file, without what tells its format.
@@ -164,7 +167,12 @@ struct Plan<'plan> {
 }
 
 impl Plan<'_> {
-    fn write(self, target: &Path, weights: &dyn Weights, force: bool) -> Result<Model, Error> {
+    fn write(
+        self,
+        target: &Path,
+        weights: &dyn Weights,
+        options: &ExportOptions,
+    ) -> Result<Model, Error> {
         let description = self.architecture.description();
         let tensors = description.plan();
         // A link to a folder stays a link.
@@ -216,12 +224,19 @@ impl Plan<'_> {
         let model = Model::new(named.to_path_buf(), info);
         let graph = model.graph(&GraphRequest {
             kind: GraphKind::Padded,
+            precision: Precision::Fp32,
             layer: description.layers(),
             outputs: vec![Output::Mean, Output::Max, Output::Tokens],
         })?;
         save(GRAPH_FILE, &graph)?;
+        if let Some(precision) = options
+            .half
+            .filter(|&precision| precision != Precision::Fp32)
+        {
+            narrow::write(folder.path(), folder.path(), &model, precision)?;
+        }
         // The old model stays until the new one is whole.
-        check_target(target, force)?;
+        check_target(target, options.force)?;
         let old = if target.exists() {
             let old = Builder::new()
                 .prefix(".seqembed-old-")

@@ -2,6 +2,7 @@
 
 use crate::architecture::{GraphKind, GraphRequest, Output};
 use crate::graph::{Attribute, Builder, fixed, long, named};
+use crate::plain;
 use crate::proto::ElementType;
 
 /// A graph under construction, with its inputs declared.
@@ -44,6 +45,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
                 rows =
                     Some(builder.op("Concat", &[&shape, &width], &[("axis", Attribute::Int(0))]));
             }
+            GraphKind::Plain => plain::inputs(builder),
             GraphKind::Packed => {
                 builder.input("input_ids", ElementType::Int64, &[named("tokens")]);
                 builder.input(
@@ -142,7 +144,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         let inputs = [state, skip, &gamma, &beta, &bias];
         let attributes = [self.epsilon()];
         match self.kind {
-            GraphKind::Padded => {
+            GraphKind::Padded | GraphKind::Plain => {
                 let [norm, _, _, sum] = self.builder.ops(
                     "com.microsoft:SkipLayerNormalization",
                     &inputs,
@@ -174,7 +176,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         let up = self.dense(state, &weight, None);
         let bias = self.builder.weight(&format!("{layer}.up.bias"));
         let gelu = match self.kind {
-            GraphKind::Padded => "com.microsoft:BiasGelu",
+            GraphKind::Padded | GraphKind::Plain => "com.microsoft:BiasGelu",
             GraphKind::Packed => "seqembed:BiasGelu",
         };
         let up = self.builder.op(gelu, &[&up, &bias], &[]);
@@ -197,37 +199,46 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         [self.dense(state, &weight, None), bias]
     }
 
-    /// Padded: queries, keys and values, [batch, length, hidden] each.
-    pub fn split_qkv(&mut self, state: &str, layer: &str) -> [String; 3] {
+    /// Weight and bias of one of queries (0), keys (1) and values (2): a view of the one tensor of all three, so that
+    /// nothing has to be split afterwards. Values have no bias.
+    pub fn projection(&mut self, layer: &str, index: usize) -> (String, Option<String>) {
         let hidden = self.hidden;
-        // Three views of the one weight: no splitting of what comes out.
-        [(0, "query"), (1, "key"), (2, "value")].map(|(index, what)| {
-            let weight = self.builder.weight_rows(
-                &format!("{layer}.qkv.weight"),
-                &format!("{layer}.{what}.weight"),
+        let what = ["query", "key", "value"][index];
+        let mut part = |of: &str, kind: &str| {
+            self.builder.weight_rows(
+                &format!("{layer}.{of}.{kind}"),
+                &format!("{layer}.{what}.{kind}"),
                 index * hidden,
                 hidden,
-            );
-            let bias = (index < 2).then(|| {
-                self.builder.weight_rows(
-                    &format!("{layer}.qk.bias"),
-                    &format!("{layer}.{what}.bias"),
-                    index * hidden,
-                    hidden,
-                )
-            });
+            )
+        };
+        let weight = part("qkv", "weight");
+        let bias = (index < 2).then(|| part("qk", "bias"));
+        (weight, bias)
+    }
+
+    /// Queries, keys and values: padded [batch, length, hidden] each, plain [tokens, hidden].
+    pub fn split_qkv(&mut self, state: &str, layer: &str) -> [String; 3] {
+        [0, 1, 2].map(|index| {
+            let (weight, bias) = self.projection(layer, index);
             let flat = self.dense(state, &weight, bias.as_deref());
-            self.as_rows(&flat)
+            match self.kind {
+                GraphKind::Padded => self.as_rows(&flat),
+                GraphKind::Packed | GraphKind::Plain => flat,
+            }
         })
     }
 
-    /// Padded: attention, with what is added to all scores ([1, heads, length, length]), as [tokens, hidden].
+    /// Padded and plain: attention, with what is added to all scores ([1, heads, length, length]), as [tokens, hidden].
     pub fn attention(
         &mut self,
         [query, key, value]: &[String; 3],
         heads: usize,
         added: Option<&str>,
     ) -> String {
+        if self.kind == GraphKind::Plain {
+            return plain::attention(self.builder, [query, key, value], heads, added);
+        }
         let mut inputs = vec![query.as_str(), key, value, "", "lengths"];
         inputs.extend(added);
         let rows = self.builder.op(
@@ -244,16 +255,32 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         match self.kind {
             GraphKind::Padded => self.padded_outputs(state, request),
             GraphKind::Packed => self.packed_outputs(state, request),
+            GraphKind::Plain => plain::outputs(self.builder, self.hidden, state, request),
         }
+    }
+
+    /// Without padding: the output `tokens`.
+    fn tokens(&mut self, state: &str, output: Output) {
+        let element = match output {
+            Output::HalfTokens => ElementType::Float16,
+            _ => ElementType::Float,
+        };
+        let builder = &mut *self.builder;
+        let state = builder.as_type(state, builder.element(), element);
+        builder.output_of(
+            element,
+            "tokens",
+            &state,
+            &[named("tokens"), fixed(self.hidden)],
+        );
     }
 
     fn packed_outputs(&mut self, state: &str, request: &GraphRequest) {
         let width = fixed(self.hidden);
         for output in &request.outputs {
             let (name, operator) = match output {
-                Output::Tokens => {
-                    self.builder
-                        .output("tokens", state, &[named("tokens"), width.clone()]);
+                Output::Tokens | Output::HalfTokens => {
+                    self.tokens(state, *output);
                     continue;
                 }
                 Output::Mean => ("mean", "seqembed:PoolMean"),
@@ -270,7 +297,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         let pooled = request
             .outputs
             .iter()
-            .any(|output| *output != Output::Tokens);
+            .any(|output| matches!(output, Output::Mean | Output::Max));
         let mask = pooled.then(|| {
             let positions = self.positions();
             let two = self.builder.integers("two_columns", &[2], &[1, 1]);

@@ -1,10 +1,10 @@
-//! A small builder of ONNX graphs whose weights stand in `weights.bin`.
+//! A small builder of ONNX graphs whose weights stand in `weights.bin`, or in 16 bits in a file made from it.
 
 use std::collections::HashSet;
 
 use prost::Message;
 
-use crate::model::{TensorInfo, WEIGHTS_FILE};
+use crate::model::{Precision, TensorInfo};
 use crate::proto::{
     AttributeProto, Dimension, DimensionProto, ElementType, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
@@ -27,6 +27,7 @@ pub enum Attribute {
 /// Collects nodes and weights.
 pub struct Builder<'table> {
     tensors: &'table [TensorInfo],
+    precision: Precision,
     graph: GraphProto,
     known: HashSet<String>,
     domains: Vec<&'static str>,
@@ -34,11 +35,12 @@ pub struct Builder<'table> {
 }
 
 impl<'table> Builder<'table> {
-    /// A graph over these weights.
+    /// A graph over these weights, which stand in the file of this number format.
     #[must_use]
-    pub fn new(tensors: &'table [TensorInfo]) -> Self {
+    pub fn new(tensors: &'table [TensorInfo], precision: Precision) -> Self {
         Self {
             tensors,
+            precision,
             graph: GraphProto {
                 name: Some("seqembed".to_owned()),
                 ..GraphProto::default()
@@ -47,6 +49,12 @@ impl<'table> Builder<'table> {
             domains: Vec::new(),
             scope: String::new(),
         }
+    }
+
+    /// The type of the weights.
+    #[must_use]
+    pub fn element(&self) -> ElementType {
+        self.precision.element()
     }
 
     /// Nodes that follow are named `scope/...`.
@@ -62,6 +70,11 @@ impl<'table> Builder<'table> {
 
     /// Declares that the value `from` is the output `name`.
     pub fn output(&mut self, name: &str, from: &str, shape: &[Dimension]) {
+        self.output_of(ElementType::Float, name, from, shape);
+    }
+
+    /// Declares that the value `from`, of this type, is the output `name`.
+    pub fn output_of(&mut self, element: ElementType, name: &str, from: &str, shape: &[Dimension]) {
         self.graph.node.push(NodeProto {
             input: vec![from.to_owned()],
             output: vec![name.to_owned()],
@@ -69,9 +82,21 @@ impl<'table> Builder<'table> {
             op_type: Some("Identity".to_owned()),
             ..NodeProto::default()
         });
-        self.graph
-            .output
-            .push(value_info(name, ElementType::Float, shape));
+        self.graph.output.push(value_info(name, element, shape));
+    }
+
+    /// A value as another type.
+    pub fn cast(&mut self, value: &str, to: ElementType) -> String {
+        self.op("Cast", &[value], &[("to", Attribute::Int(to as i64))])
+    }
+
+    /// A value of one type as another, if they differ.
+    pub fn as_type(&mut self, value: &str, from: ElementType, to: ElementType) -> String {
+        if from == to {
+            value.to_owned()
+        } else {
+            self.cast(value, to)
+        }
     }
 
     /// A tensor of the weights file.
@@ -112,10 +137,10 @@ impl<'table> Builder<'table> {
             };
             self.graph.initializer.push(TensorProto {
                 dims: shape.iter().map(|&length| long(length)).collect(),
-                data_type: Some(ElementType::Float as i32),
+                data_type: Some(self.precision.element() as i32),
                 name: Some(name.to_owned()),
                 external_data: vec![
-                    entry("location", WEIGHTS_FILE.to_owned()),
+                    entry("location", self.precision.weights_file().to_owned()),
                     entry("offset", offset.to_string()),
                     entry("length", bytes.to_string()),
                 ],
@@ -133,6 +158,15 @@ impl<'table> Builder<'table> {
             .flat_map(|value| value.to_le_bytes())
             .collect();
         self.constant(name, ElementType::Int64, shape, raw)
+    }
+
+    /// 32-bit integers in the graph itself. A name is given out once: the same name means the same values.
+    pub fn short_integers(&mut self, name: &str, shape: &[usize], values: &[i32]) -> String {
+        let raw = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        self.constant(name, ElementType::Int32, shape, raw)
     }
 
     /// A constant in the graph itself. A name is given out once: the same name means the same values.

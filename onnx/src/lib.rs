@@ -16,6 +16,8 @@ pub mod frame;
 pub mod graph;
 pub mod known;
 pub mod model;
+pub mod narrow;
+pub mod plain;
 pub mod proto;
 pub mod random;
 pub mod sample_bpe;

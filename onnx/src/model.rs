@@ -1,14 +1,17 @@
 //! A model folder: `seqembed.json`, `weights.bin`, `model.onnx` and the tokenizer's files.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, GraphRequest};
+use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
 use crate::error::Error;
 use crate::graph::Builder;
-use crate::weights::place;
+use crate::narrow;
+use crate::proto::ElementType;
+use crate::weights::{place, place_as};
 
 /// What a model folder is known by.
 pub const INFO_FILE: &str = "seqembed.json";
@@ -19,12 +22,74 @@ pub const GRAPH_FILE: &str = "model.onnx";
 /// Counts up whenever graphs or the weights file change in a way that an older folder can't serve.
 pub const GRAPH_VERSION: u32 = 1;
 
-/// The number format of the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A number format of weights and of what is computed from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats.
     Fp32,
+    /// 16-bit floats: 11 bits of precision, up to 65,504.
+    Fp16,
+    /// 16-bit floats of another kind: 8 bits of precision, and the range of 32-bit ones.
+    Bf16,
+}
+
+impl Precision {
+    /// All formats.
+    pub const ALL: [Self; 3] = [Self::Fp32, Self::Fp16, Self::Bf16];
+
+    /// Its name: `fp32`, `fp16` or `bf16`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The format of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.name() == name)
+    }
+
+    /// Bytes of a number.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Fp32 => 4,
+            Self::Fp16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The file that holds the weights in this format.
+    #[must_use]
+    pub fn weights_file(self) -> &'static str {
+        match self {
+            Self::Fp32 => WEIGHTS_FILE,
+            Self::Fp16 => "weights.fp16.bin",
+            Self::Bf16 => "weights.bf16.bin",
+        }
+    }
+
+    /// The same for ONNX.
+    #[must_use]
+    pub fn element(self) -> ElementType {
+        match self {
+            Self::Fp32 => ElementType::Float,
+            Self::Fp16 => ElementType::Float16,
+            Self::Bf16 => ElementType::BFloat16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
 }
 
 /// Where the weights came from.
@@ -208,10 +273,29 @@ impl Model {
             .map_or(0, |tensor| tensor.offset + tensor.bytes)
     }
 
-    /// Builds a graph: the bytes of an ONNX file whose external data is [`WEIGHTS_FILE`].
+    /// All tensors of the weights file of a number format, in its order.
+    #[must_use]
+    pub fn tensors(&self, precision: Precision) -> Vec<TensorInfo> {
+        place_as(&self.info.architecture.description().plan(), precision)
+    }
+
+    /// Makes the weights file of a number format unless it is there, and returns its folder: the model's own, or one below
+    /// `cache` when nothing can be written there.
     ///
     /// # Errors
-    /// [`Error::Layer`] when the model has no such layer.
+    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read or written.
+    pub fn weights_in(&self, precision: Precision, cache: &Path) -> Result<PathBuf, Error> {
+        match precision {
+            Precision::Fp32 => Ok(self.folder.clone()),
+            Precision::Fp16 | Precision::Bf16 => narrow::ensure(self, precision, cache),
+        }
+    }
+
+    /// Builds a graph: the bytes of an ONNX file whose external data is [`Precision::weights_file`].
+    ///
+    /// # Errors
+    /// [`Error::Layer`] when the model has no such layer, [`Error::Precision`] when there is no such graph in this number
+    /// format.
     pub fn graph(&self, request: &GraphRequest) -> Result<Vec<u8>, Error> {
         let description = self.info.architecture.description();
         let layers = description.layers();
@@ -221,7 +305,21 @@ impl Model {
                 layers,
             });
         }
-        let mut builder = Builder::new(&self.info.tensors);
+        let half_tokens = request.outputs.contains(&Output::HalfTokens);
+        if !request.kind.has(request.precision)
+            || (request.kind == GraphKind::Padded && half_tokens)
+        {
+            return Err(Error::Precision {
+                kind: request.kind,
+                precision: if half_tokens {
+                    Precision::Fp16
+                } else {
+                    request.precision
+                },
+            });
+        }
+        let tensors = self.tensors(request.precision);
+        let mut builder = Builder::new(&tensors, request.precision);
         description.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

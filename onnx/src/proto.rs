@@ -11,6 +11,10 @@ pub enum ElementType {
     Int32 = 6,
     /// 64-bit integers.
     Int64 = 7,
+    /// 16-bit floats.
+    Float16 = 10,
+    /// 16-bit floats with the exponent of 32-bit ones.
+    BFloat16 = 16,
 }
 
 /// A whole `.onnx` file.

@@ -7,7 +7,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::model::TensorInfo;
+use crate::model::{Precision, TensorInfo};
 
 /// Every tensor begins at a multiple of this, so that a memory map can hand it out as it is.
 pub const ALIGNMENT: u64 = 4096;
@@ -154,14 +154,21 @@ pub trait Weights {
 /// Where each tensor will stand.
 #[must_use]
 pub fn place(plan: &[Planned]) -> Vec<TensorInfo> {
+    place_as(plan, Precision::Fp32)
+}
+
+/// Where each tensor will stand in the file of a number format.
+#[must_use]
+pub fn place_as(plan: &[Planned], precision: Precision) -> Vec<TensorInfo> {
     let mut end = 0_u64;
     plan.iter()
         .map(|planned| {
-            let bytes = 4 * planned
-                .shape
-                .iter()
-                .map(|&length| length as u64)
-                .product::<u64>();
+            let bytes = precision.bytes()
+                * planned
+                    .shape
+                    .iter()
+                    .map(|&length| length as u64)
+                    .product::<u64>();
             let offset = end.next_multiple_of(ALIGNMENT);
             end = offset + bytes;
             TensorInfo {

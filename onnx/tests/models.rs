@@ -11,7 +11,7 @@ use std::path::Path;
 use prost::Message;
 use seqembed_onnx::proto::{ModelProto, OperatorSetIdProto, ValueInfoProto};
 use seqembed_onnx::{
-    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, export, export_random,
+    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, export, export_random,
     known_model, known_models,
 };
 
@@ -180,11 +180,12 @@ fn graphs_are_sound_for_every_layer_and_output() {
     let folder = tempfile::tempdir().unwrap();
     let model = small(folder.path(), &folder.path().join("model"));
     let all = [Output::Mean, Output::Max, Output::Tokens];
-    for kind in [GraphKind::Padded, GraphKind::Packed] {
+    for (kind, precision) in KINDS {
         for layer in 0..=LAYERS {
             for outputs in [&all[..], &all[..1], &all[1..2], &all[2..]] {
                 let request = GraphRequest {
                     kind,
+                    precision,
                     layer,
                     outputs: outputs.to_vec(),
                 };
@@ -193,13 +194,13 @@ fn graphs_are_sound_for_every_layer_and_output() {
                 check(
                     &ModelProto::decode(bytes.as_slice()).unwrap(),
                     &model,
-                    layer,
-                    outputs,
+                    &request,
                 );
             }
         }
         let request = GraphRequest {
             kind,
+            precision,
             layer: 3,
             outputs: all.to_vec(),
         };
@@ -213,8 +214,63 @@ fn graphs_are_sound_for_every_layer_and_output() {
     }
 }
 
+const KINDS: [(GraphKind, Precision); 6] = [
+    (GraphKind::Padded, Precision::Fp32),
+    (GraphKind::Packed, Precision::Fp32),
+    (GraphKind::Packed, Precision::Fp16),
+    (GraphKind::Packed, Precision::Bf16),
+    (GraphKind::Plain, Precision::Fp32),
+    (GraphKind::Plain, Precision::Fp16),
+];
+
+#[test]
+fn graphs_that_no_engine_can_run_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = small(folder.path(), &folder.path().join("model"));
+    for (kind, precision, output, words) in [
+        (
+            GraphKind::Padded,
+            Precision::Fp16,
+            Output::Mean,
+            "padded graph in fp16",
+        ),
+        (
+            GraphKind::Plain,
+            Precision::Bf16,
+            Output::Mean,
+            "graph in bf16",
+        ),
+        (
+            GraphKind::Padded,
+            Precision::Fp32,
+            Output::HalfTokens,
+            "padded graph in fp16",
+        ),
+    ] {
+        let request = GraphRequest {
+            kind,
+            precision,
+            layer: 1,
+            outputs: vec![output],
+        };
+        let error = model.graph(&request).unwrap_err();
+        assert!(matches!(error, Error::Precision { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
 /// Values are made once and before they are used, weights lie within the file, later blocks are left out.
-fn check(graph: &ModelProto, model: &Model, layer: usize, outputs: &[Output]) {
+fn check(graph: &ModelProto, model: &Model, request: &GraphRequest) {
+    let layer = request.layer;
+    let (width, element) = (
+        request.precision.bytes(),
+        request.precision.element() as i32,
+    );
+    let table = model.tensors(request.precision);
+    let end = table
+        .last()
+        .map(|tensor| tensor.offset + tensor.bytes)
+        .unwrap();
     let domains: HashSet<&str> = graph
         .opset_import
         .iter()
@@ -236,21 +292,18 @@ fn check(graph: &ModelProto, model: &Model, layer: usize, outputs: &[Output]) {
                 entry("offset").parse().unwrap(),
                 entry("length").parse().unwrap(),
             );
-            assert_eq!(entry("location"), "weights.bin");
+            assert_eq!(entry("location"), request.precision.weights_file());
+            assert_eq!(tensor.data_type(), element, "{}", tensor.name());
             // Query and key are rows within a tensor, and need not begin a page.
-            let whole = model
-                .info()
-                .tensors
-                .iter()
-                .any(|whole| whole.name == tensor.name());
+            let whole = table.iter().any(|whole| whole.name == tensor.name());
             assert_eq!(
-                offset % if whole { 4096 } else { 4 },
+                offset % if whole { 4096 } else { width },
                 0,
                 "{}",
                 tensor.name()
             );
-            assert_eq!(length, 4 * u64::try_from(size).unwrap());
-            assert!(offset + length <= model.weights_bytes());
+            assert_eq!(length, width * u64::try_from(size).unwrap());
+            assert!(offset + length <= end);
         }
         let block = tensor.name().strip_prefix("layer.").and_then(|name| {
             let (block, _) = name.split_once('.')?;
@@ -273,14 +326,26 @@ fn check(graph: &ModelProto, model: &Model, layer: usize, outputs: &[Output]) {
             assert!(known.insert(output), "{output} twice");
         }
     }
-    let expected: Vec<&str> = outputs
+    let expected: Vec<&str> = request
+        .outputs
         .iter()
         .map(|output| match output {
             Output::Mean => "mean",
             Output::Max => "max",
-            Output::Tokens => "tokens",
+            Output::Tokens | Output::HalfTokens => "tokens",
         })
         .collect();
+    // Whatever the precision: fp32 comes out.
+    for output in &graph.output {
+        let kind = output
+            .r#type
+            .as_ref()
+            .unwrap()
+            .tensor_type
+            .as_ref()
+            .unwrap();
+        assert_eq!(kind.elem_type(), 1);
+    }
     let found: Vec<&str> = graph.output.iter().map(ValueInfoProto::name).collect();
     assert_eq!(found, expected);
     assert!(found.iter().all(|name| known.contains(name)));

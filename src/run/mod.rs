@@ -383,6 +383,7 @@ impl Group {
                 Kernels::Auto => GraphKind::Packed,
                 Kernels::Portable => GraphKind::Padded,
             },
+            precision: seqembed_onnx::Precision::Fp32,
             layer: self.layer,
             outputs: outputs
                 .iter()

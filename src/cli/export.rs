@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use seqembed_onnx::{Error, ExportOptions, Model, export, export_random};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use seqembed_onnx::{Error, ExportOptions, Model, Precision, export, export_random};
 
 /// Make a model folder (ONNX) from a checkpoint
 #[derive(Debug, clap::Args)]
@@ -24,12 +25,23 @@ pub struct ExportArgs {
     /// The tokenizer's file (vocab.txt or tokenizer.json) [default: the one in the checkpoint's folder]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+    /// Write the weights in this number format too. A GPU uses fp16 unless told otherwise, and the first run that needs the
+    /// file makes it; do it here when many runs will start at once, or when they may not write to the model's folder
+    #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision_parser())]
+    pub precision: Precision,
     /// Instead of a checkpoint: random weights in the shape of a known model, for trying things out
     #[arg(long, value_name = "NAME")]
     pub random: Option<String>,
     /// The seed of random weights
     #[arg(long, default_value_t = 0, requires = "random")]
     pub seed: u64,
+}
+
+/// Takes `fp32`, `fp16` and `bf16`.
+pub(super) fn precision_parser() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).map(|name| {
+        Precision::of_name(&name).expect("only the names of formats are possible values")
+    })
 }
 
 /// Exports, and says what was written.
@@ -41,6 +53,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         name: args.name.clone(),
         force: args.force,
         tokenizer: args.tokenizer.clone(),
+        half: Some(args.precision),
     };
     let outcome = match (&args.random, &args.checkpoint) {
         (Some(known), _) => export_random(known, args.seed, &args.output, &options),

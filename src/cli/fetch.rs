@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+use seqembed_onnx::{Model, Precision};
 
 use super::USAGE;
+use super::export::precision_parser;
 use crate::hub::{Event, Hub, HubModel};
 use crate::models;
 
@@ -40,6 +42,10 @@ pub struct FetchArgs {
     /// Download only; the first use will export it
     #[arg(long)]
     no_export: bool,
+
+    /// Write the weights in this number format too: what a GPU uses (fp16 unless told otherwise) would be made by the first run
+    #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision_parser(), conflicts_with = "no_export")]
+    precision: Precision,
 }
 
 /// Downloads and exports a model.
@@ -59,7 +65,9 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     let folder = if args.no_export {
         folder
     } else {
-        models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?
+        let folder = models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?;
+        Model::open(&folder)?.weights_in(args.precision, &models::cache())?;
+        folder
     };
     writeln!(std::io::stdout().lock(), "{}", folder.display())?;
     Ok(ExitCode::SUCCESS)

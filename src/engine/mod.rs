@@ -1,5 +1,6 @@
 //! ONNX Runtime: finding the library, sessions, and the seam between batching and devices.
 
+pub mod cuda;
 pub mod kernels;
 pub mod locate;
 pub mod operators;

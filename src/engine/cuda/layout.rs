@@ -1,0 +1,203 @@
+//! A batch as graphs without padding take it: the numbers of their inputs.
+//!
+//! Every size that ONNX Runtime has not seen yet makes its arena grow, so batches are filled up to few numbers of tokens: with
+//! sequences that nothing is taken from, no longer than the batch's longest. Attention never leaves a sequence and pooling
+//! never leaves a range, so the batch's own rows do not depend on them.
+
+use seqembed_onnx::plain::{LENGTH_MULTIPLE, TOKEN_MULTIPLE};
+
+use super::super::Batch;
+
+/// Numbers of tokens between one power of two and the next, from 2,048 on: at most 1 in 32 tokens is filled up.
+const STEPS: usize = 32;
+
+/// How many tokens a batch of `tokens` is filled up to.
+#[must_use]
+pub fn filled_up(tokens: usize) -> usize {
+    let power = (tokens.max(1) + 1).next_power_of_two() / 2;
+    tokens.next_multiple_of((power / STEPS).max(TOKEN_MULTIPLE))
+}
+
+/// A batch, filled up.
+#[derive(Debug)]
+pub struct Layout<'batch> {
+    batch: &'batch Batch,
+    /// Where each sequence begins and the last one ends, those that fill up included.
+    starts: Vec<i32>,
+    tokens: usize,
+    length: usize,
+}
+
+impl<'batch> Layout<'batch> {
+    /// Fills a batch up. Attention sees at least `least_length` columns.
+    #[must_use]
+    pub fn new(batch: &'batch Batch, least_length: usize) -> Self {
+        let mut starts = batch.starts.clone();
+        if starts.is_empty() {
+            starts.push(0);
+        }
+        let longest = lengths(&starts).max().unwrap_or(0).max(1);
+        let tokens = filled_up(batch.tokens());
+        let mut at = batch.tokens();
+        while at < tokens {
+            at = tokens.min(at + longest);
+            starts.push(int(at));
+        }
+        Self {
+            batch,
+            starts,
+            tokens,
+            length: longest.max(least_length).next_multiple_of(LENGTH_MULTIPLE),
+        }
+    }
+
+    /// How many tokens, those that fill up included.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// How many sequences, those that fill up included.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// How many columns a padded batch would have.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Where each sequence begins, and the last one's end.
+    #[must_use]
+    pub fn starts(&self) -> &[i32] {
+        &self.starts
+    }
+
+    /// The batch itself.
+    #[must_use]
+    pub fn batch(&self) -> &'batch Batch {
+        self.batch
+    }
+
+    /// Writes the token ids.
+    pub fn ids(&self, target: &mut [i64]) {
+        let (own, rest) = target.split_at_mut(self.batch.tokens());
+        own.copy_from_slice(&self.batch.ids);
+        rest.fill(0);
+    }
+
+    /// Writes each token's place in its sequence.
+    pub fn positions(&self, target: &mut [i64]) {
+        let places = lengths(&self.starts).flat_map(|length| 0_i64..long(length));
+        for (target, place) in target.iter_mut().zip(places) {
+            *target = place;
+        }
+    }
+
+    /// Writes the places of all tokens in a padded batch, then those of its padding.
+    pub fn offsets(&self, target: &mut [i32]) {
+        let (tokens, padding) = target.split_at_mut(self.tokens);
+        let (mut tokens, mut padding) = (tokens.iter_mut(), padding.iter_mut());
+        for (row, length) in lengths(&self.starts).enumerate() {
+            let first = row * self.length;
+            let places = first..first + self.length;
+            let (own, beyond) = (places.start..first + length, first + length..places.end);
+            for (target, place) in tokens.by_ref().zip(own.clone()) {
+                *target = int(place);
+            }
+            for (target, place) in padding.by_ref().zip(beyond) {
+                *target = int(place);
+            }
+        }
+    }
+}
+
+fn lengths(starts: &[i32]) -> impl Iterator<Item = usize> {
+    starts
+        .windows(2)
+        .map(|pair| usize::try_from(pair[1] - pair[0]).unwrap_or(0))
+}
+
+/// A position in a batch: far below 2^31, as memory for so many tokens is nowhere to be had.
+fn int(position: usize) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
+}
+
+fn long(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn batch(lengths: &[usize]) -> Batch {
+        let mut batch = Batch {
+            starts: vec![0],
+            ..Batch::default()
+        };
+        for (at, &length) in lengths.iter().enumerate() {
+            batch.ids.extend(vec![long(at) + 4; length]);
+            batch.starts.push(int(batch.ids.len()));
+        }
+        batch
+    }
+
+    #[test]
+    fn few_sizes_and_little_filling() {
+        let sizes: std::collections::BTreeSet<usize> = (1..=131_072).map(filled_up).collect();
+        assert!(sizes.len() <= 32 + 6 * STEPS, "{}", sizes.len());
+        for tokens in 1..=131_072 {
+            let filled = filled_up(tokens);
+            assert!(filled >= tokens && filled % TOKEN_MULTIPLE == 0);
+            let most = TOKEN_MULTIPLE.max(tokens / STEPS + 1);
+            assert!(filled - tokens < most, "{tokens} {filled}");
+        }
+        // A budget that is a power of two costs nothing.
+        assert_eq!(filled_up(32_768), 32_768);
+    }
+
+    proptest! {
+        #[test]
+        fn sequences_stay_and_nothing_is_lost(
+            given in prop::collection::vec(1_usize..300, 1..40),
+            least in prop::sample::select(vec![64_usize, 256]),
+        ) {
+            let batch = batch(&given);
+            let layout = Layout::new(&batch, least);
+            let (tokens, length) = (layout.tokens(), layout.length());
+            prop_assert_eq!(tokens, filled_up(batch.tokens()));
+            prop_assert_eq!(&layout.starts()[..=given.len()], &batch.starts[..]);
+            prop_assert_eq!(layout.starts().last().copied(), Some(int(tokens)));
+            let all: Vec<usize> = lengths(layout.starts()).collect();
+            let longest = given.iter().copied().max().unwrap();
+            prop_assert!(all.iter().all(|&one| one >= 1 && one <= longest));
+            prop_assert!(length >= longest.max(least) && length.is_multiple_of(LENGTH_MULTIPLE));
+
+            let mut ids = vec![-1; tokens];
+            layout.ids(&mut ids);
+            prop_assert_eq!(&ids[..batch.tokens()], &batch.ids[..]);
+            prop_assert!(ids[batch.tokens()..].iter().all(|&id| id == 0));
+
+            let mut positions = vec![-1; tokens];
+            layout.positions(&mut positions);
+            let mut offsets = vec![-1; layout.sequences() * length];
+            layout.offsets(&mut offsets);
+            let mut at = 0;
+            for (row, &one) in all.iter().enumerate() {
+                for place in 0..one {
+                    prop_assert_eq!(positions[at], long(place));
+                    prop_assert_eq!(offsets[at], int(row * length + place));
+                    at += 1;
+                }
+            }
+            // Every place of the padded batch comes once.
+            offsets.sort_unstable();
+            prop_assert!(offsets.iter().copied().eq(0..int(layout.sequences() * length)));
+        }
+    }
+}

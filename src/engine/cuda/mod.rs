@@ -1,0 +1,380 @@
+//! A model on an NVIDIA GPU: ONNX Runtime's CUDA provider.
+//!
+//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One batch is computed at
+//! a time, as it fills the device by itself. A second caller meanwhile prepares its inputs and takes its outputs, in memory
+//! that the device reads and writes directly.
+
+pub mod fault;
+pub mod layout;
+
+use std::ffi::{CStr, c_char};
+use std::path::Path;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::ep::{ArenaExtendStrategy, CUDA};
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::operator::OperatorDomain;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session};
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
+use seqembed_onnx::plain::LONGEST_MAX;
+use seqembed_onnx::{GraphKind, Precision};
+
+use self::fault::fault;
+use self::layout::{Layout, filled_up};
+use super::{Batch, Engine, EngineError, Reduce};
+
+/// What a session on a GPU is made from.
+pub struct CudaLoad<'a> {
+    /// The graph, packed or plain, with its weights in a file beside it.
+    pub graph: &'a [u8],
+    /// The folder of the file with the weights.
+    pub folder: &'a Path,
+    /// Which GPU, as CUDA counts them.
+    pub device: u32,
+    /// The graph's kind: packed or plain.
+    pub kind: GraphKind,
+    /// The number format that the graph computes in.
+    pub precision: Precision,
+    /// The graph's outputs.
+    pub outputs: Vec<Reduce>,
+    /// Width of a row.
+    pub hidden: usize,
+    /// Bytes that weights and all that is computed may take on the device; by default, what it has.
+    pub memory_limit: Option<u64>,
+    /// The operators of the domain `seqembed` for GPUs, which packed graphs need.
+    pub operators: Option<OperatorDomain>,
+}
+
+/// An input of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Ids,
+    Starts,
+    CumulativeLengths,
+    Range,
+    Positions,
+    Offsets,
+    AllPositions,
+    AllTokens,
+}
+
+/// The inputs that graphs without padding have, of which each has some.
+const INPUTS: [(&CStr, Input); 8] = [
+    (c"input_ids", Input::Ids),
+    (c"sequence_starts", Input::Starts),
+    (c"cumulative_sequence_length", Input::CumulativeLengths),
+    (c"pool_range", Input::Range),
+    (c"position_ids", Input::Positions),
+    (c"token_offset", Input::Offsets),
+    (c"all_positions", Input::AllPositions),
+    (c"all_tokens", Input::AllTokens),
+];
+
+/// A model on a GPU.
+pub struct CudaEngine {
+    /// Memory of the host that the device reads and writes directly, where it can be had. ONNX Runtime's arena: it is used
+    /// again and again.
+    pinned: Mutex<Allocator>,
+    /// Held while a batch is computed.
+    running: Mutex<()>,
+    session: Session,
+    device: u32,
+    inputs: Vec<(&'static CStr, Input)>,
+    kind: GraphKind,
+    outputs: Vec<Reduce>,
+    half_tokens: bool,
+    hidden: usize,
+    least_length: usize,
+}
+
+impl CudaEngine {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// When ONNX Runtime has no CUDA provider or the provider can't be used, when the device has not enough memory, or when
+    /// a part of the graph can't be computed on it.
+    pub fn load(environment: &Environment, load: CudaLoad) -> Result<Self, EngineError> {
+        let device = i32::try_from(load.device)
+            .map_err(|_| EngineError::Runtime(format!("there is no GPU {}", load.device)))?;
+        let mut provider = CUDA::default()
+            .with_device_id(device)
+            .with_tf32(false)
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+        if let Some(limit) = load.memory_limit {
+            provider = provider.with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        let mut builder = Session::builder(environment)
+            .map_err(fault)?
+            .with_no_environment_execution_providers()
+            .map_err(fault)?
+            .with_execution_providers([provider.build().error_on_failure()])
+            .map_err(fault)?
+            .with_disable_cpu_fallback()
+            .map_err(fault)?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(fault)?
+            .with_intra_threads(1)
+            .map_err(fault)?
+            .with_inter_threads(1)
+            .map_err(fault)?
+            // A remembered plan for every shape would only grow.
+            .with_memory_pattern(false)
+            .map_err(fault)?
+            // The arena is for batches: weights in it would leave gaps between.
+            .with_device_allocated_initializers()
+            .map_err(fault)?
+            .with_config_entry(
+                "session.model_external_initializers_file_folder_path",
+                load.folder.display().to_string(),
+            )
+            .map_err(fault)?;
+        if let Some(operators) = load.operators {
+            builder = builder.with_operators(operators).map_err(fault)?;
+        }
+        let session = builder.commit_from_memory(load.graph).map_err(fault)?;
+
+        let mut inputs = Vec::new();
+        for input in session.inputs() {
+            let known = INPUTS
+                .into_iter()
+                .find(|(name, _)| name.to_bytes() == input.name().as_bytes());
+            inputs.push(known.ok_or_else(|| {
+                EngineError::Runtime(format!("the graph has an unknown input {:?}", input.name()))
+            })?);
+        }
+        let half_tokens = session.outputs().iter().any(|output| {
+            output.name() == "tokens"
+                && output.dtype().tensor_type() == Some(TensorElementType::Float16)
+        });
+        let pinned = MemoryInfo::new(
+            AllocationDevice::CUDA_PINNED,
+            device,
+            AllocatorType::Device,
+            MemoryType::CPUOutput,
+        )
+        .and_then(|place| Allocator::new(&session, place))
+        // Ordinary memory gives the same numbers, only later.
+        .unwrap_or_default();
+        Ok(Self {
+            pinned: Mutex::new(pinned),
+            running: Mutex::default(),
+            device: load.device,
+            inputs,
+            kind: load.kind,
+            outputs: load.outputs,
+            half_tokens,
+            hidden: load.hidden,
+            // Below these, ONNX Runtime's attention in fp32 takes memory by the square of the length for every sequence,
+            // and RotaryEmbedding wants as many columns as its rows have.
+            least_length: match load.precision {
+                Precision::Fp32 => 256,
+                Precision::Fp16 | Precision::Bf16 => 64,
+            },
+            session,
+        })
+    }
+
+    /// A tensor in memory that the device can reach, its values not yet set.
+    fn tensor<T: PrimitiveTensorElementType + std::fmt::Debug>(
+        &self,
+        shape: &[usize],
+    ) -> Result<Tensor<T>, EngineError> {
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        Tensor::new(&pinned, shape).map_err(fault)
+    }
+
+    /// A tensor with values.
+    fn filled<T: PrimitiveTensorElementType + std::fmt::Debug>(
+        &self,
+        shape: &[usize],
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<DynValue, EngineError> {
+        let mut tensor = self.tensor(shape)?;
+        fill(tensor.extract_tensor_mut().1);
+        Ok(tensor.into_dyn())
+    }
+
+    fn input(&self, layout: &Layout, input: Input) -> Result<DynValue, EngineError> {
+        let (tokens, length) = (layout.tokens(), layout.length());
+        match input {
+            Input::Ids => self.filled(&[tokens], |target| layout.ids(target)),
+            Input::Starts | Input::CumulativeLengths => {
+                let starts = layout.starts();
+                self.filled(&[starts.len()], |target| target.copy_from_slice(starts))
+            }
+            Input::Range => {
+                let ranges = layout.batch().ranges.as_flattened();
+                self.filled(&[ranges.len() / 2, 2], |target| {
+                    target.copy_from_slice(ranges);
+                })
+            }
+            Input::Positions => self.filled(&[tokens], |target| layout.positions(target)),
+            Input::Offsets => self.filled(&[layout.sequences(), length], |target| {
+                layout.offsets(target);
+            }),
+            Input::AllPositions => self.filled(&[length], |target: &mut [f32]| {
+                for (at, target) in target.iter_mut().enumerate() {
+                    *target = at as f32;
+                }
+            }),
+            Input::AllTokens => self.filled(&[tokens], |target: &mut [i32]| {
+                for (target, at) in target.iter_mut().zip(0..) {
+                    *target = at;
+                }
+            }),
+        }
+    }
+
+    /// Computes one output into a tensor.
+    fn compute(
+        &self,
+        inputs: &[DynValue],
+        output: &CStr,
+        target: &mut DynValue,
+    ) -> Result<(), EngineError> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.infer(inputs, output, target, None);
+        if matches!(done, Err(EngineError::OutOfMemory(_))) {
+            // What is left over from larger batches may be what is missing for a smaller one.
+            self.shrink()?;
+        }
+        drop(running);
+        done
+    }
+
+    /// Runs the session, with nothing else running on it.
+    fn infer(
+        &self,
+        inputs: &[DynValue],
+        output: &CStr,
+        target: &mut DynValue,
+        options: Option<&RunOptions>,
+    ) -> Result<(), EngineError> {
+        let names: Vec<*const c_char> = self.inputs.iter().map(|(name, _)| name.as_ptr()).collect();
+        let values: Vec<_> = inputs.iter().map(AsPointer::ptr).collect();
+        let outputs = [output.as_ptr()];
+        let mut results = [target.ptr_mut()];
+        // SAFETY: names are C strings and values live tensors, as many as told; the session outlives the call. The result is
+        // written into `target`, which is of the output's type and shape, or ONNX Runtime refuses.
+        unsafe {
+            let status = (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                options.map_or(ptr::null(), AsPointer::ptr),
+                names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                outputs.as_ptr(),
+                1,
+                results.as_mut_ptr(),
+            );
+            ort::Error::result_from_status(status).map_err(fault)
+        }
+    }
+
+    /// Gives all memory that no batch uses back to the device: at the end of a run of the smallest batch there is.
+    fn shrink(&self) -> Result<(), EngineError> {
+        let batch = Batch {
+            ids: vec![0],
+            starts: vec![0, 1],
+            ranges: vec![[0, 1]],
+        };
+        let Some(&reduce) = self.outputs.first() else {
+            return Ok(());
+        };
+        let mut options = RunOptions::new().map_err(fault)?;
+        options
+            .set(
+                "memory.enable_memory_arena_shrinkage",
+                format!("gpu:{}", self.device),
+            )
+            .map_err(fault)?;
+        let layout = Layout::new(&batch, self.least_length);
+        let inputs = self.inputs(&layout)?;
+        let mut target = self.target(&layout, reduce)?;
+        match self.infer(&inputs, name(reduce), &mut target, Some(&options)) {
+            // Not even that: the next batch will tell.
+            Err(EngineError::OutOfMemory(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn inputs(&self, layout: &Layout) -> Result<Vec<DynValue>, EngineError> {
+        self.inputs
+            .iter()
+            .map(|&(_, input)| self.input(layout, input))
+            .collect()
+    }
+
+    /// The tensor that an output goes to.
+    fn target(&self, layout: &Layout, reduce: Reduce) -> Result<DynValue, EngineError> {
+        match reduce {
+            Reduce::Tokens if self.half_tokens => {
+                let tensor = self.tensor::<f16>(&[layout.tokens(), self.hidden])?;
+                Ok(tensor.into_dyn())
+            }
+            Reduce::Tokens => {
+                let tensor = self.tensor::<f32>(&[layout.tokens(), self.hidden])?;
+                Ok(tensor.into_dyn())
+            }
+            Reduce::Mean | Reduce::Max => {
+                let ranges = layout.batch().ranges.len();
+                Ok(self.tensor::<f32>(&[ranges, self.hidden])?.into_dyn())
+            }
+        }
+    }
+}
+
+impl Engine for CudaEngine {
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        if !self.outputs.contains(&reduce) {
+            return Err(EngineError::Output(reduce));
+        }
+        let rows = match reduce {
+            Reduce::Tokens => batch.tokens(),
+            Reduce::Mean | Reduce::Max => batch.ranges.len(),
+        };
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        if self.kind == GraphKind::Plain && reduce == Reduce::Max {
+            let longest = batch.ranges.iter().map(|[start, end]| end - start).max();
+            if longest.is_some_and(|longest| usize::try_from(longest).unwrap_or(0) > LONGEST_MAX) {
+                return Err(EngineError::Runtime(format!(
+                    "the maximum over more than {LONGEST_MAX} tokens can't be taken with portable kernels; make windows \
+                     shorter (--max-length)"
+                )));
+            }
+        }
+        let layout = Layout::new(batch, self.least_length);
+        let inputs = self.inputs(&layout)?;
+        let mut target = self.target(&layout, reduce)?;
+        self.compute(&inputs, name(reduce), &mut target)?;
+        let count = rows * self.hidden;
+        if reduce == Reduce::Tokens && self.half_tokens {
+            let (_, values) = target.try_extract_tensor::<f16>().map_err(fault)?;
+            let mut wide = vec![0.0; count];
+            values[..count].convert_to_f32_slice(&mut wide);
+            return Ok(wide);
+        }
+        let (_, values) = target.try_extract_tensor::<f32>().map_err(fault)?;
+        Ok(values[..count].to_vec())
+    }
+
+    fn cost(&self, batch: &Batch) -> usize {
+        filled_up(batch.tokens())
+    }
+}
+
+fn name(reduce: Reduce) -> &'static CStr {
+    match reduce {
+        Reduce::Mean => c"mean",
+        Reduce::Max => c"max",
+        Reduce::Tokens => c"tokens",
+    }
+}

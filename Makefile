@@ -10,7 +10,7 @@ ort := $(CURDIR)/.seqembed/onnxruntime
 # One that is named from outside is used as it is.
 export ORT_DYLIB_PATH ?= $(ort)
 
-.PHONY: help setup build demo test lint parity real bench-cpu clean
+.PHONY: help setup build demo test test-gpu lint parity real bench-cpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +31,9 @@ demo: build ## embed the proteomes in examples/ and draw them (into demo/)
 test: need-cargo setup ## run all tests
 	@sh scripts/python-env.sh .venv tests/requirements.txt
 	@SEQEMBED_TEST_PYTHON="$(CURDIR)/.venv/bin/python" $(CARGO) test --workspace --locked --no-fail-fast
+
+test-gpu: need-cargo ## run the tests that need a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA; SEQEMBED_TEST_GPU: cuda:1 ...)
+	@$(CARGO) test --locked --no-fail-fast --test gpu -- --ignored --test-threads=1
 
 lint: need-cargo ## check the format and the lints
 	@$(CARGO) fmt --all --check

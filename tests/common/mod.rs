@@ -29,11 +29,14 @@ const CHECKPOINTS: [(&str, &str); 3] = [
 /// A DNABERT-2, which reads byte pairs, and a DNABERT, which reads 3-mers.
 pub const DNA_MODELS: [&str; 2] = ["dnabert2", "dnabert-3"];
 
+/// The built executable. A machine without cargo, to which test programs are carried, names its own.
+pub fn executable() -> String {
+    std::env::var("SEQEMBED_TEST_EXECUTABLE")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_seqembed").to_owned())
+}
+
 pub fn seqembed(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_seqembed"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(executable()).args(arguments).output().unwrap()
 }
 
 pub fn text(path: &Path) -> &str {
@@ -52,7 +55,9 @@ pub fn assert_run(run: &Output, code: i32, fragments: &[&str]) {
 }
 
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    let root = std::env::var("SEQEMBED_TEST_ROOT")
+        .unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    Path::new(&root).join("tests/fixtures")
 }
 
 /// The folder that holds an exported model, all made once for a test program.

@@ -63,6 +63,10 @@ pub fn classify(message: &str) -> EngineError {
 }
 
 /// The error of a call to ONNX Runtime.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what `map_err` hands over"
+)]
 pub fn fault<T>(error: ort::Error<T>) -> EngineError {
     classify(error.message())
 }

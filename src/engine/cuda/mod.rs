@@ -11,6 +11,7 @@ use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -81,8 +82,8 @@ pub struct CudaEngine {
     /// Memory of the host that the device reads and writes directly, where it can be had. ONNX Runtime's arena: it is used
     /// again and again.
     pinned: Mutex<Allocator>,
-    /// Held while a batch is computed.
-    running: Mutex<()>,
+    /// Held while a batch is computed: from when to when each of the last batches was.
+    running: Mutex<Vec<(Instant, Instant)>>,
     session: Session,
     device: u32,
     inputs: Vec<(&'static CStr, Input)>,
@@ -99,7 +100,7 @@ impl CudaEngine {
     /// # Errors
     /// When ONNX Runtime has no CUDA provider or the provider can't be used, when the device has not enough memory, or when
     /// a part of the graph can't be computed on it.
-    pub fn load(environment: &Environment, load: CudaLoad) -> Result<Self, EngineError> {
+    pub fn load(environment: &Environment, mut load: CudaLoad) -> Result<Self, EngineError> {
         let device = i32::try_from(load.device)
             .map_err(|_| EngineError::Runtime(format!("there is no GPU {}", load.device)))?;
         let mut provider = CUDA::default()
@@ -134,11 +135,24 @@ impl CudaEngine {
                 load.folder.display().to_string(),
             )
             .map_err(fault)?;
-        if let Some(operators) = load.operators {
+        if let Some(operators) = load.operators.take() {
             builder = builder.with_operators(operators).map_err(fault)?;
         }
         let session = builder.commit_from_memory(load.graph).map_err(fault)?;
+        let pinned = MemoryInfo::new(
+            AllocationDevice::CUDA_PINNED,
+            device,
+            AllocatorType::Device,
+            MemoryType::CPUOutput,
+        )
+        .and_then(|place| Allocator::new(&session, place))
+        // Ordinary memory gives the same numbers, only later.
+        .unwrap_or_default();
+        Self::around(session, pinned, load)
+    }
 
+    /// The engine around a session, with the host's memory for inputs and outputs.
+    fn around(session: Session, pinned: Allocator, load: CudaLoad) -> Result<Self, EngineError> {
         let mut inputs = Vec::new();
         for input in session.inputs() {
             let known = INPUTS
@@ -152,15 +166,6 @@ impl CudaEngine {
             output.name() == "tokens"
                 && output.dtype().tensor_type() == Some(TensorElementType::Float16)
         });
-        let pinned = MemoryInfo::new(
-            AllocationDevice::CUDA_PINNED,
-            device,
-            AllocatorType::Device,
-            MemoryType::CPUOutput,
-        )
-        .and_then(|place| Allocator::new(&session, place))
-        // Ordinary memory gives the same numbers, only later.
-        .unwrap_or_default();
         Ok(Self {
             pinned: Mutex::new(pinned),
             running: Mutex::default(),
@@ -178,6 +183,11 @@ impl CudaEngine {
             },
             session,
         })
+    }
+
+    /// From when to when the device computed since this was last asked, callers that waited for their turn left out.
+    pub fn take_computed(&self) -> Vec<(Instant, Instant)> {
+        std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A tensor in memory that the device can reach, its values not yet set.
@@ -238,13 +248,14 @@ impl CudaEngine {
         output: &CStr,
         target: &mut DynValue,
     ) -> Result<(), EngineError> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = Instant::now();
         let done = self.infer(inputs, output, target, None);
+        running.push((started, Instant::now()));
         if matches!(done, Err(EngineError::OutOfMemory(_))) {
             // What is left over from larger batches may be what is missing for a smaller one.
             self.shrink()?;
         }
-        drop(running);
         done
     }
 
@@ -376,5 +387,144 @@ fn name(reduce: Reduce) -> &'static CStr {
         Reduce::Mean => c"mean",
         Reduce::Max => c"max",
         Reduce::Tokens => c"tokens",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use seqembed_onnx::{ExportOptions, GraphRequest, Model, Output};
+
+    use super::*;
+    use crate::engine::session::{CpuEngine, Kernels, Load};
+    use crate::engine::{locate, operators};
+
+    fn environment() -> &'static Environment {
+        static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+        ENVIRONMENT.get_or_init(|| {
+            let (builder, _) = locate::load(None).expect("ONNX Runtime: ORT_DYLIB_PATH names it");
+            builder.build().expect("an environment")
+        })
+    }
+
+    fn graph(model: &Model, tokens: Output) -> Vec<u8> {
+        let request = GraphRequest {
+            kind: GraphKind::Packed,
+            precision: Precision::Fp32,
+            layer: 2,
+            outputs: vec![Output::Mean, Output::Max, tokens],
+        };
+        model.graph(&request).expect("a graph")
+    }
+
+    fn load<'a>(graph: &'a [u8], model: &'a Model) -> CudaLoad<'a> {
+        CudaLoad {
+            graph,
+            folder: model.folder(),
+            device: 0,
+            kind: GraphKind::Packed,
+            precision: Precision::Fp32,
+            outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
+            hidden: model.architecture().hidden(),
+            memory_limit: None,
+            operators: None,
+        }
+    }
+
+    fn model(folder: &Path, fixture: &str) -> Model {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(fixture);
+        let target = folder.join("model");
+        seqembed_onnx::export(&source, &target, &ExportOptions::default()).expect("an export")
+    }
+
+    fn batch(lengths: &[usize]) -> Batch {
+        let mut batch = Batch {
+            starts: vec![0],
+            ..Batch::default()
+        };
+        for (row, &length) in lengths.iter().enumerate() {
+            let start = i32::try_from(batch.ids.len()).expect("short");
+            batch.ids.extend((0..length).map(|at| {
+                let letter = i64::try_from(at * 7 + row * 3).expect("short");
+                4 + letter % 20
+            }));
+            let end = i32::try_from(batch.ids.len()).expect("short");
+            batch.starts.push(end);
+            batch.ranges.push([start + 1, end - 1]);
+        }
+        batch
+    }
+
+    /// A graph of the kind that runs on CPUs too, in a session of the CPU: all but the device is the same.
+    #[test]
+    fn filling_up_changes_no_row() {
+        for fixture in ["esm2/checkpoints/hub-safetensors", "dna/dnabert-3"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let model = model(folder.path(), fixture);
+            for tokens in [Output::Tokens, Output::HalfTokens] {
+                let graph = graph(&model, tokens);
+                let session = Session::builder(environment())
+                    .and_then(|builder| {
+                        Ok(builder
+                            .with_operators(operators::domain()?)?
+                            .with_config_entry(
+                                "session.model_external_initializers_file_folder_path",
+                                model.folder().display().to_string(),
+                            )?
+                            .commit_from_memory(&graph)?)
+                    })
+                    .expect("a session");
+                let load = load(&graph, &model);
+                let engine =
+                    CudaEngine::around(session, Allocator::default(), load).expect("known inputs");
+                let reference = CpuEngine::load(
+                    environment(),
+                    Load {
+                        graph: &super::tests::graph(&model, Output::Tokens),
+                        folder: model.folder(),
+                        kernels: Kernels::Auto,
+                        outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
+                        hidden: model.architecture().hidden(),
+                        pad_id: 1,
+                        threads: 1,
+                    },
+                )
+                .expect("a session");
+                for lengths in [&[3][..], &[40, 24], &[70, 17, 3, 64], &[9; 30]] {
+                    let batch = batch(lengths);
+                    for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
+                        let found = engine.run(&batch, reduce).expect("a result");
+                        let expected = reference.run(&batch, reduce).expect("a result");
+                        assert_eq!(found.len(), expected.len(), "{reduce:?}");
+                        let half = tokens == Output::HalfTokens && reduce == Reduce::Tokens;
+                        let bound = if half { 2e-3 } else { 1e-6 };
+                        for (found, expected) in found.iter().zip(&expected) {
+                            let most = bound * expected.abs().max(1.0);
+                            assert!((found - expected).abs() <= most, "{found} {expected}");
+                        }
+                    }
+                }
+                // Nothing asked for, nothing computed.
+                assert_eq!(engine.take_computed().len(), 12);
+                assert_eq!(engine.take_computed(), []);
+                let nothing = engine.run(&Batch::default(), Reduce::Mean);
+                assert!(nothing.expect("no rows").is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_provider_nothing_runs_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = model(folder.path(), "esm2/checkpoints/hub-safetensors");
+        let graph = graph(&model, Output::Tokens);
+        let loaded = CudaEngine::load(environment(), load(&graph, &model));
+        // On a machine with a GPU, its provider refuses operators that are for CPUs.
+        let error = loaded.err().expect("an error");
+        assert!(matches!(error, EngineError::Runtime(_)), "{error}");
+        println!("{error}");
     }
 }

@@ -1,0 +1,383 @@
+//! Models on a GPU against the same models on the CPU in fp32, which the other tests compare with independent
+//! implementations. For machines with a GPU: `make test-gpu`.
+//!
+//! `SEQEMBED_TEST_GPU` names the device (`cuda` by default). ONNX Runtime must be one with the CUDA provider.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use common::{DONE, Place, assert_run, fixtures, seqembed, text};
+use seqembed::output::{self, Rows};
+use tempfile::TempDir;
+
+/// seqembed's own kernels, and ONNX Runtime's operators alone.
+const KERNELS: [&str; 2] = ["auto", "portable"];
+/// What every GPU computes in with both.
+const PRECISIONS: [&str; 2] = ["fp32", "fp16"];
+/// Least cosine of a vector with its counterpart in fp32 on the CPU.
+const HALF_COSINE: f64 = 0.9999;
+/// The same for bf16, which has eight bits.
+const BF16_COSINE: f64 = 0.999;
+/// Largest difference in fp32, relative to the vector's root mean square.
+const FULL_BOUND: f64 = 1e-4;
+
+/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8 and 12 dimensions: ONNX Runtime chooses its
+/// attention by that.
+const MODELS: [(&str, &str); 8] = [
+    ("esm2-head12", "esm2/checkpoints/hub-safetensors"),
+    ("esm2-head16", "esm2/widths/head16-f16"),
+    ("esm2-head24", "esm2/widths/head24-bf16"),
+    ("esm2-head32", "esm2/widths/head32-f16"),
+    ("esm2-head64", "esm2/widths/esm2_head64-f16.pt"),
+    ("dnabert2", "dna/dnabert2"),
+    ("dnabert2-6-heads", "dna/dnabert2-6-heads"),
+    ("dnabert-3", "dna/dnabert-3"),
+];
+
+fn device() -> String {
+    std::env::var("SEQEMBED_TEST_GPU")
+        .ok()
+        .filter(|device| device.starts_with("cuda"))
+        .unwrap_or_else(|| "cuda".to_owned())
+}
+
+/// The exported folder of one of [`MODELS`].
+fn model(name: &str) -> &'static Path {
+    static FOLDERS: OnceLock<(TempDir, BTreeMap<&str, PathBuf>)> = OnceLock::new();
+    let (_, folders) = FOLDERS.get_or_init(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut folders = BTreeMap::new();
+        for (name, checkpoint) in MODELS {
+            let folder = scratch.path().join(name);
+            let checkpoint = fixtures().join(checkpoint);
+            let run = seqembed(&["export", text(&checkpoint), "-o", text(&folder)]);
+            assert_run(&run, DONE, &[]);
+            folders.insert(name, folder);
+        }
+        (scratch, folders)
+    });
+    &folders[name]
+}
+
+fn is_protein(name: &str) -> bool {
+    name.starts_with("esm2")
+}
+
+/// One of the fixtures' files for a model.
+fn fixture(name: &str) -> PathBuf {
+    fixtures().join(if is_protein(name) {
+        "esm2/inputs/mixed.faa"
+    } else if name == "dnabert-3" {
+        "dna/inputs/kmers.fna"
+    } else {
+        "dna/inputs/mixed.fna"
+    })
+}
+
+/// Embeds a file, without a failure.
+fn embed(name: &str, file: &Path, options: &[&str]) -> Result<Rows, String> {
+    let out = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["embed", text(file), "-m", text(model(name))];
+    arguments.extend(["-o", text(out.path())]);
+    arguments.extend(options);
+    succeed(&arguments)?;
+    let stem = file.file_stem().unwrap().to_str().unwrap();
+    rows(&out.path().join(format!("{stem}.parquet")))
+}
+
+fn succeed(arguments: &[&str]) -> Result<(), String> {
+    let run = seqembed(arguments);
+    if run.status.code() == Some(DONE) {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&run.stderr);
+    Err(format!("{}: {said}", run.status))
+}
+
+fn rows(path: &Path) -> Result<Rows, String> {
+    let read = output::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(read.0)
+}
+
+fn on_cpu(name: &str, file: &Path, options: &[&str]) -> Rows {
+    embed(name, file, &[options, &["--device", "cpu"]].concat()).unwrap()
+}
+
+fn on_gpu(
+    name: &str,
+    file: &Path,
+    precision: &str,
+    kernels: &str,
+    options: &[&str],
+) -> Result<Rows, String> {
+    let device = device();
+    let chosen = [
+        "--device",
+        &device,
+        "--precision",
+        precision,
+        "--kernels",
+        kernels,
+    ];
+    embed(name, file, &[options, &chosen].concat())
+}
+
+/// The least cosine of two files' vectors, and their largest difference relative to a vector's root mean square.
+fn compare(found: &Rows, expected: &Rows) -> Result<(f64, f64), String> {
+    if found.ids != expected.ids
+        || found.vectors != expected.vectors
+        || found.values.len() != expected.values.len()
+        || expected.values.is_empty()
+    {
+        return Err("other rows".to_owned());
+    }
+    let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+    let pairs = found
+        .values
+        .chunks_exact(found.hidden)
+        .zip(expected.values.chunks_exact(found.hidden));
+    for (row, (found, expected)) in pairs.enumerate() {
+        let sum = |left: &[f32], right: &[f32]| {
+            left.iter()
+                .zip(right)
+                .map(|(left, right)| f64::from(*left) * f64::from(*right))
+                .sum::<f64>()
+        };
+        let (ours, theirs) = (sum(found, found), sum(expected, expected));
+        let cosine = sum(found, expected) / (ours * theirs).sqrt();
+        if !cosine.is_finite() {
+            return Err(format!("row {row}: no numbers"));
+        }
+        let largest = found
+            .iter()
+            .zip(expected)
+            .map(|(left, right)| f64::from((left - right).abs()))
+            .fold(0.0, f64::max);
+        least = least.min(cosine);
+        most = most.max(largest / (theirs / expected.len() as f64).sqrt());
+    }
+    Ok((least, most))
+}
+
+/// What went wrong, of all that was tried: a machine with a GPU is not always at hand.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    /// Notes vectors that are not those expected, as far as the precision goes.
+    fn compare(
+        &mut self,
+        what: &str,
+        precision: &str,
+        found: Result<&Rows, &String>,
+        expected: &Rows,
+    ) {
+        let outcome = found
+            .map_err(Clone::clone)
+            .and_then(|found| compare(found, expected));
+        match outcome {
+            Ok((cosine, difference)) => {
+                println!("{what}: cosine {cosine:.7}, largest difference {difference:.1e}");
+                let right = match precision {
+                    "fp32" => difference <= FULL_BOUND,
+                    "bf16" => cosine >= BF16_COSINE,
+                    _ => cosine >= HALF_COSINE,
+                };
+                if !right {
+                    self.0.push(format!(
+                        "{what}: cosine {cosine}, difference {difference:e}"
+                    ));
+                }
+            }
+            Err(error) => self.0.push(format!("{what}: {error}")),
+        }
+    }
+}
+
+impl Drop for Problems {
+    fn drop(&mut self) {
+        assert!(
+            self.0.is_empty() || std::thread::panicking(),
+            "{} problems:\n{}",
+            self.0.len(),
+            self.0.join("\n")
+        );
+    }
+}
+
+/// Letters from a fixed sequence of random numbers.
+fn letters(alphabet: &[u8], length: usize, state: &mut u64) -> String {
+    (0..length)
+        .map(|_| {
+            *state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(*state >> 33).unwrap() % alphabet.len();
+            char::from(alphabet[at])
+        })
+        .collect()
+}
+
+fn random_fasta(name: &str, lengths: &[usize]) -> String {
+    let alphabet: &[u8] = if is_protein(name) {
+        b"ACDEFGHIKLMNPQRSTVWY"
+    } else {
+        b"ACGT"
+    };
+    let mut state = 17;
+    lengths
+        .iter()
+        .enumerate()
+        .fold(String::new(), |mut fasta, (at, &length)| {
+            let sequence = letters(alphabet, length, &mut state);
+            writeln!(fasta, ">s{at}\n{sequence}").unwrap();
+            fasta
+        })
+}
+
+/// Pooling and layer of the files of one run.
+const FILES: [(&str, usize); 7] = [
+    ("mean", 1),
+    ("max", 1),
+    ("none", 1),
+    ("cls", 1),
+    ("mean-all", 1),
+    ("mean", 0),
+    ("mean", 2),
+];
+
+/// The outputs of one run for all of [`FILES`]; one of the models has no layer 2.
+fn run_all(name: &str, options: &[&str], precision: &str) -> Result<Vec<Rows>, String> {
+    let out = tempfile::tempdir().unwrap();
+    let mut manifest = format!(
+        "model: {}\nprecision: {precision}\nfiles:\n",
+        text(model(name))
+    );
+    let files = FILES
+        .iter()
+        .filter(|(_, layer)| name != "esm2-head64" || *layer < 2);
+    for (pooling, layer) in files.clone() {
+        let file = fixture(name);
+        writeln!(
+            manifest,
+            "- {{sample: {pooling}-{layer}, fasta: {}, pooling: {pooling}, layer: {layer}}}",
+            text(&file)
+        )
+        .unwrap();
+    }
+    let path = out.path().join("manifest.yaml");
+    std::fs::write(&path, manifest).unwrap();
+    succeed(&[&["run", text(&path), "-o", text(out.path())], options].concat())?;
+    files
+        .map(|(pooling, layer)| rows(&out.path().join(format!("{pooling}-{layer}.parquet"))))
+        .collect()
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn every_pooling_and_layer_is_that_of_the_cpu() {
+    let mut problems = Problems::default();
+    let device = device();
+    let kinds = PRECISIONS
+        .iter()
+        .flat_map(|precision| KERNELS.map(|kernels| (*precision, kernels)))
+        // ONNX Runtime's own attention has no kernel for bf16.
+        .chain([("bf16", "auto")]);
+    for (name, _) in MODELS {
+        let expected = run_all(name, &["--device", "cpu"], "fp32").unwrap();
+        for (precision, kernels) in kinds.clone() {
+            let options = ["--device", &device, "--kernels", kernels];
+            let found = run_all(name, &options, precision);
+            for (at, (pooling, layer)) in FILES.iter().take(expected.len()).enumerate() {
+                problems.compare(
+                    &format!("{name} {pooling} layer {layer} {precision} {kernels}"),
+                    precision,
+                    found.as_ref().map(|all| &all[at]),
+                    &expected[at],
+                );
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn lengths_from_one_to_thirty_thousand_in_one_batch() {
+    let lengths = [
+        1, 2, 3, 5, 14, 15, 16, 61, 62, 63, 64, 127, 254, 255, 256, 257, 1022, 1023, 4999, 30_000,
+    ];
+    let mut problems = Problems::default();
+    // Heads that ONNX Runtime has fast attention for: for others it takes memory by the square of the length.
+    for name in ["esm2-head16", "esm2-head64", "dnabert2-6-heads"] {
+        let lengths: Vec<usize> = lengths
+            .into_iter()
+            // A DNA model reads several bases a token, and one base is none at all for some.
+            .map(|length| if is_protein(name) { length } else { length + 9 })
+            .collect();
+        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let file = place.path("x.fa");
+        let options = [
+            "--max-length",
+            "30100",
+            "--overlap",
+            "100",
+            "--batch-tokens",
+            "65536",
+        ];
+        for pooling in ["mean", "max"] {
+            let options = [&options[..], &["--pooling", pooling]].concat();
+            let expected = on_cpu(name, &file, &options);
+            for precision in PRECISIONS {
+                for kernels in KERNELS {
+                    let found = on_gpu(name, &file, precision, kernels, &options);
+                    let what = format!("{name} {pooling} {precision} {kernels}");
+                    problems.compare(&what, precision, found.as_ref(), &expected);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn a_sequence_alone_is_the_same_as_among_others() {
+    let lengths: Vec<usize> = (0..100).map(|at| 20 + at * 37 % 411).collect();
+    let mut problems = Problems::default();
+    for name in [
+        "esm2-head12",
+        "esm2-head32",
+        "dnabert2-6-heads",
+        "dnabert-3",
+    ] {
+        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let file = place.path("x.fa");
+        let expected = on_cpu(name, &file, &[]);
+        for precision in PRECISIONS {
+            for kernels in KERNELS {
+                let what = format!("{name} {precision} {kernels}");
+                let together = on_gpu(name, &file, precision, kernels, &[]);
+                problems.compare(&what, precision, together.as_ref(), &expected);
+                let Ok(together) = together else {
+                    continue;
+                };
+                let alone = on_gpu(name, &file, precision, kernels, &["--batch-tokens", "1"]);
+                problems.compare(
+                    &format!("{what}, alone"),
+                    precision,
+                    alone.as_ref(),
+                    &together,
+                );
+                let again = on_gpu(name, &file, precision, kernels, &[]);
+                if again.is_ok_and(|again| again.values != together.values) {
+                    problems.0.push(format!("{what}: two runs differ"));
+                }
+            }
+        }
+    }
+}

@@ -21,6 +21,9 @@ pub enum GraphKind {
     Padded,
     /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which seqembed registers.
     Packed,
+    /// As packed, and dense layers are operators of the domain `seqembed`, too, which do what follows them on the way out: for
+    /// GPUs that have such kernels, see [`Sizes::can_fuse`].
+    Fused,
     /// Sequences laid end to end, with the operators of ONNX Runtime's CUDA provider alone.
     Plain,
 }
@@ -32,6 +35,7 @@ impl GraphKind {
         match self {
             Self::Padded => precision == Precision::Fp32,
             Self::Packed => true,
+            Self::Fused => precision != Precision::Fp32,
             // ONNX Runtime's PackedMultiHeadAttention has no kernel for bfloat16.
             Self::Plain => precision != Precision::Bf16,
         }
@@ -65,6 +69,47 @@ pub struct GraphRequest {
     pub outputs: Vec<Output>,
 }
 
+/// The sizes that kernels are made for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sizes {
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width inside the feed-forward layer.
+    pub intermediate: usize,
+    /// Base of the rotary frequencies, where positions are rotary.
+    pub rotary_base: Option<f32>,
+    /// Whether scores are lowered by distance (`ALiBi`).
+    pub alibi: bool,
+    /// Whether the feed-forward layer is gated (GEGLU).
+    pub gated: bool,
+}
+
+impl Sizes {
+    /// Width of a head.
+    #[must_use]
+    pub fn head(&self) -> usize {
+        self.hidden / self.heads.max(1)
+    }
+
+    /// Whether the dense layers have the sizes that fused kernels work on: tiles of 64, and products long enough for the
+    /// last tile's epilogue to run beside them.
+    #[must_use]
+    pub fn can_fuse(&self) -> bool {
+        self.hidden >= 512
+            && self.intermediate >= 512
+            && self.hidden.is_multiple_of(64)
+            && self.intermediate.is_multiple_of(64)
+    }
+
+    /// Whether rotary positions can be applied where queries and keys leave their product.
+    #[must_use]
+    pub fn can_fuse_rotary(&self) -> bool {
+        self.rotary_base.is_some() && self.head() == 64
+    }
+}
+
 /// What an architecture tells about itself.
 pub trait Description {
     /// Width of a token's vector.
@@ -73,6 +118,8 @@ pub trait Description {
     fn layers(&self) -> usize;
     /// How many rows the embedding table has.
     fn vocabulary(&self) -> usize;
+    /// What kernels for it are made for.
+    fn sizes(&self) -> Sizes;
     /// The longest input that the model is meant for, without special tokens: residues, bases or k-mers.
     fn max_residues(&self) -> Option<usize>;
     /// Which tokenizer it needs: `esm2` and `bert` have a `vocab.txt`, `bpe` a `tokenizer.json`.

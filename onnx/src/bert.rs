@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::architecture::{Description, GraphKind, GraphRequest};
+use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
 use crate::frame::Frame;
@@ -97,13 +97,12 @@ impl Bert {
                 let sum = frame.builder.op("Add", &[&words, &positions], &[]);
                 frame.as_flat(&sum)
             }
-            GraphKind::Packed | GraphKind::Plain => {
+            GraphKind::Packed | GraphKind::Fused | GraphKind::Plain => {
                 let positions = if frame.kind == GraphKind::Plain {
                     plain::position_ids(frame.builder)
                 } else {
-                    frame
-                        .builder
-                        .op("seqembed:Positions", &["sequence_starts"], &[])
+                    let inputs = ["sequence_starts", "input_ids"];
+                    frame.builder.op("seqembed:Positions", &inputs, &[])
                 };
                 let positions = frame.builder.op("Gather", &[&table, &positions], &[]);
                 frame.builder.op("Add", &[&words, &positions], &[])
@@ -123,6 +122,17 @@ impl Description for Bert {
 
     fn vocabulary(&self) -> usize {
         self.vocabulary
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden: self.hidden,
+            heads: self.heads,
+            intermediate: self.intermediate,
+            rotary_base: None,
+            alibi: false,
+            gated: false,
+        }
     }
 
     fn max_residues(&self) -> Option<usize> {
@@ -287,7 +297,7 @@ impl Description for Bert {
                     let parts = frame.split_qkv(&state, &name);
                     frame.attention(&parts, self.heads, None)
                 }
-                GraphKind::Packed => {
+                GraphKind::Packed | GraphKind::Fused => {
                     let [qkv, bias] = frame.qkv(&state, &name);
                     frame.builder.op(
                         "seqembed:Attention",

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::architecture::{Description, GraphKind, GraphRequest};
+use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
 use crate::frame::Frame;
@@ -131,6 +131,17 @@ impl Description for Dnabert2 {
 
     fn vocabulary(&self) -> usize {
         self.vocabulary
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden: self.hidden,
+            heads: self.heads,
+            intermediate: self.intermediate,
+            rotary_base: None,
+            alibi: true,
+            gated: true,
+        }
     }
 
     fn max_residues(&self) -> Option<usize> {
@@ -279,7 +290,7 @@ impl Description for Dnabert2 {
         let alibi = match request.kind {
             GraphKind::Padded => self.alibi(&mut frame),
             GraphKind::Plain => plain::alibi(frame.builder, &alibi_slopes(self.heads)),
-            GraphKind::Packed => {
+            GraphKind::Packed | GraphKind::Fused => {
                 frame
                     .builder
                     .floats("alibi_slopes", &[self.heads], &alibi_slopes(self.heads))
@@ -322,7 +333,7 @@ impl Dnabert2 {
                 let parts = frame.split_qkv(state, name);
                 frame.attention(&parts, self.heads, Some(alibi))
             }
-            GraphKind::Packed => {
+            GraphKind::Packed | GraphKind::Fused => {
                 let [qkv, bias] = frame.qkv(state, name);
                 frame.builder.op(
                     "seqembed:AlibiAttention",
@@ -350,6 +361,12 @@ impl Dnabert2 {
                     });
                 let left = frame.builder.op("com.microsoft:Gelu", &[&left], &[]);
                 frame.builder.op("Mul", &[&left, &right], &[])
+            }
+            GraphKind::Fused => {
+                let weight = frame.builder.weight(&gated);
+                frame
+                    .builder
+                    .op("seqembed:DenseGeglu", &[state, &weight], &[])
             }
             GraphKind::Packed => {
                 let weight = frame.builder.weight(&gated);

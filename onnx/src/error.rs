@@ -191,6 +191,7 @@ pub enum Error {
     #[error("there is no {} graph in {precision}", match kind {
         GraphKind::Padded => "padded",
         GraphKind::Packed => "packed",
+        GraphKind::Fused => "fused",
         GraphKind::Plain => "portable CUDA",
     })]
     Precision {

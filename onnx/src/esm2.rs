@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::architecture::{Architecture, Description, GraphKind, GraphRequest};
+use crate::architecture::{Architecture, Description, GraphKind, GraphRequest, Sizes};
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
 use crate::frame::Frame;
@@ -259,6 +259,17 @@ impl Description for Esm2 {
         self.vocabulary
     }
 
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden: self.hidden,
+            heads: self.heads,
+            intermediate: self.intermediate,
+            rotary_base: Some(self.rotary_base),
+            alibi: false,
+            gated: false,
+        }
+    }
+
     fn max_residues(&self) -> Option<usize> {
         // Trained on crops of 1,024 tokens, two of them special.
         Some(1022)
@@ -471,7 +482,10 @@ impl Description for Esm2 {
                 self.head(),
                 &rotary_frequencies(self.head(), self.rotary_base),
             )),
-            GraphKind::Packed => Rotation::Inside,
+            GraphKind::Fused if self.sizes().can_fuse_rotary() => {
+                Rotation::Fused(self.fused_angles(&mut frame))
+            }
+            GraphKind::Packed | GraphKind::Fused => Rotation::Inside,
         };
         frame.builder.scope("embedding");
         let mut state = frame.embedding();
@@ -522,6 +536,8 @@ enum Rotation {
     Plain(plain::Rotation),
     /// Inside of the attention operator.
     Inside,
+    /// Where queries and keys leave their product, by these angles.
+    Fused(String),
 }
 
 /// Padded: what the rotary embedding of all layers uses.
@@ -558,6 +574,7 @@ impl Esm2 {
                     frame.attention(&parts, self.heads, None)
                 }
                 Rotation::Inside => self.packed_attention(frame, &norm, &name),
+                Rotation::Fused(angles) => self.fused_attention(frame, &norm, &name, angles),
             };
             let attended = frame.project(&attended, &name);
             [norm, state] = frame.skip_norm(
@@ -589,10 +606,46 @@ impl Esm2 {
             ("num_heads", Attribute::Int(long(self.heads))),
             ("rotary_base", Attribute::Float(self.rotary_base)),
         ];
-        frame.builder.op(
+        // On GPUs, which compute in 16 bits, queries and keys are turned on their way through memory.
+        let room = frame.builder.element() != ElementType::Float;
+        let [attended, _] = frame.builder.ops(
             "seqembed:RotaryAttention",
             &[&qkv, &bias, "sequence_starts"],
             &attributes,
+            [true, room],
+        );
+        attended
+    }
+
+    fn fused_angles(&self, frame: &mut Frame<'_, '_>) -> String {
+        frame.builder.scope("positions");
+        let attributes = [
+            ("head", Attribute::Int(long(self.head()))),
+            ("rotary_base", Attribute::Float(self.rotary_base)),
+        ];
+        let inputs = ["sequence_starts", "input_ids"];
+        frame
+            .builder
+            .op("seqembed:RotaryAngles", &inputs, &attributes)
+    }
+
+    fn fused_attention(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        norm: &str,
+        name: &str,
+        angles: &str,
+    ) -> String {
+        let weight = frame.builder.weight(&format!("{name}.qkv.weight"));
+        let bias = frame.builder.weight(&format!("{name}.qk.bias"));
+        let turned = frame
+            .builder
+            .op("seqembed:DenseRotary", &[norm, &weight, &bias, angles], &[]);
+        let heads = [("num_heads", Attribute::Int(long(self.heads)))];
+        frame.builder.op(
+            "seqembed:TurnedAttention",
+            &[&turned, "sequence_starts"],
+            &heads,
         )
     }
 

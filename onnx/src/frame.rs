@@ -46,7 +46,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
                     Some(builder.op("Concat", &[&shape, &width], &[("axis", Attribute::Int(0))]));
             }
             GraphKind::Plain => plain::inputs(builder),
-            GraphKind::Packed => {
+            GraphKind::Packed | GraphKind::Fused => {
                 builder.input("input_ids", ElementType::Int64, &[named("tokens")]);
                 builder.input(
                     "sequence_starts",
@@ -153,7 +153,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
                 );
                 [norm, sum]
             }
-            GraphKind::Packed => self.builder.ops(
+            GraphKind::Packed | GraphKind::Fused => self.builder.ops(
                 "seqembed:SkipLayerNorm",
                 &inputs,
                 &attributes,
@@ -164,6 +164,9 @@ impl<'builder, 'table> Frame<'builder, 'table> {
 
     /// `state @ weight^T + bias`.
     pub fn dense(&mut self, state: &str, weight: &str, bias: Option<&str>) -> String {
+        if self.kind == GraphKind::Fused && bias.is_none() {
+            return self.builder.op("seqembed:Dense", &[state, weight], &[]);
+        }
         let mut inputs = vec![state, weight];
         inputs.extend(bias);
         self.builder
@@ -173,13 +176,19 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     /// The dense layer `layer.up`, bias and GELU, and the product of `layer.down`, whose bias is left to what follows.
     pub fn feed_forward(&mut self, state: &str, layer: &str) -> String {
         let weight = self.builder.weight(&format!("{layer}.up.weight"));
-        let up = self.dense(state, &weight, None);
         let bias = self.builder.weight(&format!("{layer}.up.bias"));
-        let gelu = match self.kind {
-            GraphKind::Padded | GraphKind::Plain => "com.microsoft:BiasGelu",
-            GraphKind::Packed => "seqembed:BiasGelu",
+        let separate = match self.kind {
+            GraphKind::Padded | GraphKind::Plain => Some("com.microsoft:BiasGelu"),
+            GraphKind::Packed => Some("seqembed:BiasGelu"),
+            GraphKind::Fused => None,
         };
-        let up = self.builder.op(gelu, &[&up, &bias], &[]);
+        let up = if let Some(gelu) = separate {
+            let up = self.dense(state, &weight, None);
+            self.builder.op(gelu, &[&up, &bias], &[])
+        } else {
+            let inputs = [state, weight.as_str(), &bias];
+            self.builder.op("seqembed:DenseGelu", &inputs, &[])
+        };
         let weight = self.builder.weight(&format!("{layer}.down.weight"));
         self.dense(&up, &weight, None)
     }
@@ -224,7 +233,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             let flat = self.dense(state, &weight, bias.as_deref());
             match self.kind {
                 GraphKind::Padded => self.as_rows(&flat),
-                GraphKind::Packed | GraphKind::Plain => flat,
+                GraphKind::Packed | GraphKind::Fused | GraphKind::Plain => flat,
             }
         })
     }
@@ -254,7 +263,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.builder.scope("pool");
         match self.kind {
             GraphKind::Padded => self.padded_outputs(state, request),
-            GraphKind::Packed => self.packed_outputs(state, request),
+            GraphKind::Packed | GraphKind::Fused => self.packed_outputs(state, request),
             GraphKind::Plain => plain::outputs(self.builder, self.hidden, state, request),
         }
     }

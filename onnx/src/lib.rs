@@ -24,7 +24,7 @@ pub mod sample_bpe;
 pub mod tokenizer;
 pub mod weights;
 
-pub use architecture::{Architecture, GraphKind, GraphRequest, Output};
+pub use architecture::{Architecture, GraphKind, GraphRequest, Output, Sizes};
 pub use error::Error;
 pub use export::{ExportOptions, export, export_random};
 pub use known::{KnownModel, known_model, known_models};

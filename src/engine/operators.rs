@@ -2,7 +2,7 @@
 //!
 //! The graph's author and this file agree on: `RotaryAttention(qkv, bias, sequence_starts)`, `AlibiAttention(qkv, bias,
 //! slopes, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`,
-//! `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
+//! `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
 //! pool_range)`; shapes stand with the kernels.
 
 use ort::operator::{
@@ -452,7 +452,8 @@ impl Operator for PositionsOperator {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(I32)]
+        // The ids tell how many there are, where the starts can't be read.
+        [I32, TensorElementType::Int64].map(OperatorInput::required)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {

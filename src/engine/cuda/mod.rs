@@ -4,8 +4,11 @@
 //! a time, as it fills the device by itself. A second caller meanwhile prepares its inputs and takes its outputs, in memory
 //! that the device reads and writes directly.
 
+pub mod compile;
 pub mod fault;
+pub mod kernels;
 pub mod layout;
+pub mod operators;
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;

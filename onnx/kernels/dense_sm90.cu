@@ -1,0 +1,425 @@
+// Dense layers on Hopper (sm_90a): C[M, N] = A[M, K] * W[N, K]^T with what follows it in the graph done on the way out.
+//
+// A persistent kernel of clusters of two blocks. A block computes tiles of 128 x 256: one warp loads through the tensor memory
+// accelerator into a ring of buffers, two warpgroups multiply (wgmma, 64 x 256 each). The blocks of a cluster work on rows
+// next to each other: each loads one half of the weight tile for both (multicast), which saves a third of the traffic from L2.
+//
+// The tensor cores never wait for an epilogue: at the end of a tile the sums are rounded into half as many registers, the next
+// tile's products start, and GELU, gating and stores of the old tile run in between them.
+//
+// Needs K a multiple of 64 and of a least size (see DENSE below), N a multiple of 8. Rows beyond M and columns beyond N are neither
+// read nor written.
+// The rotary epilogue is for heads of 64, whose halves then stand in the same registers.
+
+#define TILE_M 128
+#define TILE_N 256
+#define TILE_K 64
+#define STAGES 4
+#define A_BYTES (TILE_M * TILE_K * 2)
+#define B_BYTES (TILE_N * TILE_K * 2)
+#define STAGE_BYTES (A_BYTES + B_BYTES)
+#define STAGING_BYTES (64 * 64 * 2)
+// Row pairs that are worked on together, so that their inputs stay in L2.
+#ifndef BAND
+#define BAND 8
+#endif
+
+enum Epilogue { PLAIN, GELU, GEGLU, ROTARY };
+
+struct __align__(64) TensorMap {
+    char opaque[128];
+};
+
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+    return (u32)__cvta_generic_to_shared(pointer);
+}
+
+__device__ __forceinline__ u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+
+__device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Arrives at the barrier that stands at the same place in the shared memory of the cluster's block `rank`.
+__device__ __forceinline__ void barrier_arrive(u32 barrier, u32 rank) {
+    asm volatile(
+        "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
+        " mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+        "r"(rank)
+        : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+    asm volatile(
+        "{\n.reg .pred done;\nagain:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra.uni over;\nbra.uni again;\nover:\n}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+__device__ __forceinline__ void load_tile(const TensorMap* map, u32 to, u32 barrier, int column, int row) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(column), "r"(row)
+        : "memory");
+}
+
+__device__ __forceinline__ void load_tile_for_both(const TensorMap* map, u32 to, u32 barrier, int column, int row) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(column), "r"(row), "h"((u16)3)
+        : "memory");
+}
+
+__device__ __forceinline__ void store_tile(const TensorMap* map, u32 from, int column, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from),
+                 "r"(column), "r"(row)
+                 : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// A matrix in shared memory whose rows are 128 bytes, swizzled by 128 bytes, for wgmma.
+__device__ __forceinline__ u64 matrix_descriptor(u32 address) {
+    return (u64)((address & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)64 << 32) | ((u64)1 << 62);
+}
+
+#if BF16
+#define WGMMA_TYPES "bf16.bf16"
+#else
+#define WGMMA_TYPES "f16.f16"
+#endif
+
+// d = a * b^T + (keep ? d : 0) for a 64 x 16 piece of a and a 256 x 16 piece of b.
+__device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int keep) {
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32." WGMMA_TYPES " "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+        "%128, %129, p, 1, 1, 0, 0; }"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
+          "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
+          "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
+          "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
+          "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
+          "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
+          "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
+          "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
+          "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
+          "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
+          "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
+          "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+        : "l"(a), "l"(b), "r"(keep));
+}
+
+__device__ __forceinline__ void multiply_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void multiply_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Which tile comes at a place of the order: bands of row pairs, in each of them column by column.
+struct Tiles {
+    int pairs, columns;
+    __device__ __forceinline__ int count() const { return pairs * columns; }
+    __device__ __forceinline__ void at(int index, int& pair, int& column) const {
+        int band = index / (BAND * columns);
+        int height = min(BAND, pairs - band * BAND);
+        int within = index - band * BAND * columns;
+        pair = band * BAND + within % height;
+        column = within / height;
+    }
+};
+
+__device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c),
+                 "r"(d)
+                 : "memory");
+}
+
+__device__ __forceinline__ void warpgroup_sync(int group) {
+    asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
+}
+
+__device__ __forceinline__ u32 gelu_pair(u32 pair, float2 bias) {
+    float2 x = unpack(pair);
+    return pack(gelu(x.x + bias.x), gelu(x.y + bias.y));
+}
+
+__device__ __forceinline__ u32 geglu_pair(u32 gate, u32 value) {
+    float2 g = unpack(gate), v = unpack(value);
+    return pack(gelu(g.x) * v.x, gelu(g.y) * v.y);
+}
+
+// Turns two numbers of a head's left half against those of its right half; `angles` are their cosines and sines.
+__device__ __forceinline__ void turn(u32& left, u32& right, float2 left_bias, float2 right_bias, float4 angles) {
+    float2 a = unpack(left), b = unpack(right);
+    a.x += left_bias.x, a.y += left_bias.y, b.x += right_bias.x, b.y += right_bias.y;
+    left = pack(a.x * angles.x - b.x * angles.y, a.y * angles.z - b.y * angles.w);
+    right = pack(b.x * angles.x + a.x * angles.y, b.y * angles.z + a.y * angles.w);
+}
+
+// What epilogues read.
+struct Extra {
+    // GELU: [N]; rotary: [columns that turn].
+    const u32* bias;
+    // Cosine and sine of each token's angles, [M, 32, 2].
+    const float4* angles;
+    // The first so many columns are turned, whole heads.
+    int turning;
+};
+
+// One warpgroup's share of a finished tile on its way out, in units of 16 columns.
+template <Epilogue EPILOGUE>
+struct Outgoing {
+    static constexpr int UNITS = EPILOGUE == GEGLU ? 8 : 16;
+    // Pairs of the sums: of each 8 columns, rows r and r + 8 of the thread.
+    u32 pairs[64];
+    // Where it goes.
+    int row, column;
+    bool waiting;
+    // Rotary: the angles of the next unit's rows.
+    float4 angles[2];
+
+    __device__ __forceinline__ void fetch_angles(const Extra& extra, int m, int unit) {
+        const int thread = threadIdx.x & 127, lane = thread & 31;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int token = min(row + (thread >> 5) * 16 + (lane >> 2) + 8 * half, m - 1);
+            angles[half] = __ldg(extra.angles + (u64)token * 16 + 4 * (unit % 4) + (lane & 3));
+        }
+    }
+
+    // This thread's two columns of the bias of the tile that is being computed: on its way long before it is needed.
+    u32 coming_bias, own_bias;
+
+    __device__ __forceinline__ void fetch_bias(const Extra& extra, int n, int column) {
+        if (EPILOGUE != GELU && EPILOGUE != ROTARY) return;
+        const int at = column + 2 * (threadIdx.x & 127);
+        coming_bias = at < (EPILOGUE == GELU ? n : extra.turning) ? __ldg(extra.bias + at / 2) : 0;
+    }
+
+    // Takes over a finished tile.
+    __device__ __forceinline__ void take(const float (&sums)[128], const Extra& extra, int m) {
+#pragma unroll
+        for (int i = 0; i < 64; i++) pairs[i] = pack(sums[2 * i], sums[2 * i + 1]);
+        waiting = true;
+        own_bias = coming_bias;
+        if (EPILOGUE == ROTARY && column < extra.turning) fetch_angles(extra, m, 0);
+    }
+
+    // The bias of two columns of the tile.
+    static __device__ __forceinline__ float2 bias_at(u32 bias, int column) {
+        u32 two;
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(two) : "r"(bias + 2 * column));
+        return unpack(two);
+    }
+
+    // `staging` holds 64 x 64 numbers of this warpgroup, four units.
+    template <int UNIT>
+    __device__ __forceinline__ void unit(const TensorMap* to, const Extra& extra, int m, u32 bias, u32 staging, int group) {
+        if (UNIT >= UNITS || !waiting) return;
+        const int thread = threadIdx.x & 127, lane = thread & 31;
+        if (UNIT % 4 == 0) {
+            if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+            warpgroup_sync(group);
+            if (UNIT == 0 && (EPILOGUE == GELU || EPILOGUE == ROTARY)) {
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(bias + 4 * thread), "r"(own_bias) : "memory");
+                warpgroup_sync(group);
+            }
+        }
+        // The two groups of 8 columns, counted within the tile: neighbours, or at the same place of a head's halves.
+        constexpr int FIRST = EPILOGUE == ROTARY ? UNIT / 4 * 8 + UNIT % 4 : 2 * UNIT;
+        constexpr int SECOND = EPILOGUE == ROTARY ? FIRST + 4 : FIRST + 1;
+        u32 out[4] = {pairs[(2 * FIRST) % 64], pairs[(2 * FIRST + 1) % 64], pairs[(2 * SECOND) % 64], pairs[(2 * SECOND + 1) % 64]};
+        if (EPILOGUE == GEGLU) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) out[i] = geglu_pair(out[i], pairs[(2 * FIRST + i + 32) % 64]);
+        }
+        if (EPILOGUE == GELU) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float2 b = bias_at(bias, 8 * (FIRST + half) + 2 * (lane & 3));
+                out[2 * half] = gelu_pair(out[2 * half], b);
+                out[2 * half + 1] = gelu_pair(out[2 * half + 1], b);
+            }
+        }
+        if (EPILOGUE == ROTARY && column + 8 * FIRST < extra.turning) {
+            const int at = 8 * FIRST + 2 * (lane & 3);
+            const float2 left_bias = bias_at(bias, at), right_bias = bias_at(bias, at + 32);
+            turn(out[0], out[2], left_bias, right_bias, angles[0]);
+            turn(out[1], out[3], left_bias, right_bias, angles[1]);
+            if (UNIT < UNITS - 1) fetch_angles(extra, m, UNIT + 1);
+        }
+        const int chunk = (lane >> 4 ? SECOND : FIRST) % 8;
+        const u32 address = staging + ((thread >> 5) * 16 + (lane & 15)) * 128;
+        store_matrices(address + ((chunk ^ (lane & 7)) << 4), out[0], out[1], out[2], out[3]);
+        if (UNIT % 4 == 3) {
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            warpgroup_sync(group);
+            if (thread == 0) store_tile(to, staging, column + (UNIT / 4) * 64, row);
+        }
+        if (UNIT == UNITS - 1) waiting = false;
+    }
+};
+
+// `EACH` units go out while two steps of the next tile are at work: few, where K is large enough for all to go out so.
+template <Epilogue EPILOGUE, int EACH>
+__device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, const TensorMap* c, const Extra& extra, int m,
+                                      int n, int k) {
+    extern __shared__ char dynamic[];
+    const u32 base = (shared_address(dynamic) + 1023) & ~1023u;
+    const u32 staging = base + STAGES * STAGE_BYTES;
+    const u32 full = staging + 2 * STAGING_BYTES, empty = full + 8 * STAGES;
+    const u32 biases = empty + 8 * STAGES;
+    const u32 rank = cluster_rank();
+    // GEGLU: half of a tile's weight rows are gates, the others the values at the same columns.
+    const int width = EPILOGUE == GEGLU ? TILE_N / 2 : TILE_N;
+    const Tiles tiles = {(m + 2 * TILE_M - 1) / (2 * TILE_M), (n + width - 1) / width};
+    const int steps = k / TILE_K;
+    const int first = blockIdx.x / 2, stride = gridDim.x / 2;
+
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < STAGES; stage++) {
+            barrier_init(full + 8 * stage, 1);
+            barrier_init(empty + 8 * stage, 4);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    cluster_sync();
+
+    if (threadIdx.x < 128) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 0) {
+            int stage = 0;
+            u32 parity = 0;
+            for (int index = first; index < tiles.count(); index += stride) {
+                int pair, column;
+                tiles.at(index, pair, column);
+                const int row = (2 * pair + rank) * TILE_M;
+                const int weight = EPILOGUE == GEGLU ? column * width + rank * n : column * width + rank * (TILE_N / 2);
+                for (int step = 0; step < steps; step++) {
+                    const u32 buffer = base + stage * STAGE_BYTES, arrived = full + 8 * stage;
+                    barrier_wait(empty + 8 * stage, parity ^ 1);
+                    barrier_expect(arrived, STAGE_BYTES);
+                    load_tile(a, buffer, arrived, step * TILE_K, row);
+                    load_tile_for_both(w, buffer + A_BYTES + rank * (B_BYTES / 2), arrived, step * TILE_K, weight);
+                    if (++stage == STAGES) stage = 0, parity ^= 1;
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        const int group = threadIdx.x / 128 - 1;
+        const bool signals = (threadIdx.x & 127) < 2;
+        const u32 signalled = threadIdx.x & 1;
+        const u32 stage_out = staging + group * STAGING_BYTES, bias = biases + group * (TILE_N * 2);
+        Outgoing<EPILOGUE> outgoing;
+        outgoing.waiting = false;
+        outgoing.own_bias = outgoing.coming_bias = 0;
+        float sums[128];
+        int stage = 0;
+        u32 parity = 0;
+
+        auto multiply_step = [&](int step) {
+            const u32 buffer = base + stage * STAGE_BYTES;
+            barrier_wait(full + 8 * stage, parity);
+            const u64 left = matrix_descriptor(buffer + group * (A_BYTES / 2));
+            const u64 right = matrix_descriptor(buffer + A_BYTES);
+            multiply_begin();
+#pragma unroll
+            for (int piece = 0; piece < TILE_K / 16; piece++) {
+                // 16 numbers are 32 bytes: 2 in a descriptor's units.
+                multiply(sums, left + 2 * piece, right + 2 * piece, step > 0 || piece > 0);
+            }
+            multiply_commit();
+        };
+        // Only the last step's products are still at work: the buffer before it is free.
+        auto release = [&](bool any) {
+            multiply_wait<1>();
+            if (any && signals) barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES), signalled);
+        };
+        auto next_stage = [&] {
+            if (++stage == STAGES) stage = 0, parity ^= 1;
+        };
+
+        for (int index = first; index < tiles.count(); index += stride) {
+            int pair, column;
+            tiles.at(index, pair, column);
+            outgoing.fetch_bias(extra, n, column * width);
+            constexpr int BLOCKS = Outgoing<EPILOGUE>::UNITS / EACH;
+#define UNIT(INDEX) outgoing.template unit<INDEX>(c, extra, m, bias, stage_out, group);
+#define STEPS(BLOCK)                                                            \
+    if (BLOCK < BLOCKS) {                                                       \
+        multiply_step(2 * (BLOCK));                                             \
+        release(BLOCK > 0);                                                     \
+        next_stage();                                                           \
+        multiply_step(2 * (BLOCK) + 1);                                         \
+        UNIT((BLOCK) * EACH)                                                    \
+        if (EACH >= 2) UNIT((BLOCK) * EACH + 1)                                 \
+        if (EACH >= 4) {                                                        \
+            UNIT((BLOCK) * EACH + 2)                                            \
+            UNIT((BLOCK) * EACH + 3)                                            \
+        }                                                                       \
+        release(true);                                                          \
+        next_stage();                                                           \
+    }
+            STEPS(0) STEPS(1) STEPS(2) STEPS(3) STEPS(4) STEPS(5) STEPS(6) STEPS(7)
+            STEPS(8) STEPS(9) STEPS(10) STEPS(11) STEPS(12) STEPS(13) STEPS(14) STEPS(15)
+#undef STEPS
+            for (int step = 2 * BLOCKS; step < steps; step++) {
+                multiply_step(step);
+                release(true);
+                next_stage();
+            }
+            multiply_wait<0>();
+            if (signals) barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES), signalled);
+            outgoing.row = (2 * pair + rank) * TILE_M + group * 64;
+            outgoing.column = column * width;
+            outgoing.take(sums, extra, m);
+        }
+        UNIT(0) UNIT(1) UNIT(2) UNIT(3) UNIT(4) UNIT(5) UNIT(6) UNIT(7)
+        UNIT(8) UNIT(9) UNIT(10) UNIT(11) UNIT(12) UNIT(13) UNIT(14) UNIT(15)
+#undef UNIT
+        if ((threadIdx.x & 127) == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+    // Nobody leaves while the other block may still write here.
+    __syncwarp();
+    cluster_sync();
+}
+
+#define DENSE(NAME, EPILOGUE, EACH)                                                                                         \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)                                         \
+        NAME(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w, const __grid_constant__ TensorMap c, \
+             const u32* bias, const float4* angles, int turning, int m, int n, int k) {                                    \
+        const Extra extra = {bias, angles, turning};                                                                       \
+        dense<EPILOGUE, EACH>(&a, &w, &c, extra, m, n, k);                                                                 \
+    }
+
+// Which ones are made stands behind this: DENSE(name, epilogue, each). All units must have gone out within the next tile's steps:
+// K >= 2048 / each, for GEGLU K >= 1024 / each.

@@ -1,0 +1,60 @@
+// What all kernels share: the model's number format, packed pairs of it, and reductions within a warp.
+//
+// Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1 and what each file names at its
+// head. No header of CUDA's is included, so that none needs to be found on the user's machine: conversions are PTX.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// Two numbers in one register, the first in the low half.
+__device__ __forceinline__ u32 pack(float low, float high) {
+    u32 pair;
+#if BF16
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+#endif
+    return pair;
+}
+
+__device__ __forceinline__ float2 unpack(u32 pair) {
+    float2 both;
+#if BF16
+    both.x = __uint_as_float(pair << 16);
+    both.y = __uint_as_float(pair & 0xffff0000u);
+#else
+    asm("{ .reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+        : "=f"(both.x), "=f"(both.y)
+        : "r"(pair));
+#endif
+    return both;
+}
+
+__device__ __forceinline__ float single(u16 number) { return unpack(number).x; }
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+}
+
+// The standard normal distribution function, to 1e-5 where GELU needs it: an odd polynomial (minimax on +-4.4, weighted by |x|)
+// that from there on stays beyond 0 and 1, where it is cut off. No special-function unit, so that it hides behind tensor cores.
+__device__ __forceinline__ float normal_cdf(float x) {
+    float u = x * x;
+    float p = 3.450914769e-11f;
+    p = fmaf(p, u, -3.656632603e-09f);
+    p = fmaf(p, u, 1.707775785e-07f);
+    p = fmaf(p, u, -4.664957855e-06f);
+    p = fmaf(p, u, 8.366878502e-05f);
+    p = fmaf(p, u, -1.051239085e-03f);
+    p = fmaf(p, u, 9.630684219e-03f);
+    p = fmaf(p, u, -6.605706558e-02f);
+    p = fmaf(p, u, 3.987514008e-01f);
+    return __saturatef(fmaf(p, x, 0.5f));
+}
+
+// GELU by the error function's definition, not the tanh approximation.
+__device__ __forceinline__ float gelu(float x) { return x * normal_cdf(x); }

@@ -1,0 +1,235 @@
+// What stands between the dense layers, each one pass over memory: layer norms with the residual, rotary positions, GELU,
+// gating, pooling.
+//
+// Sizes are constants: -DHIDDEN, -DHEAD, -DHEADS; rotary models have `rotary_frequencies` ([HEAD / 2]) defined before this.
+// 16-byte accesses: HIDDEN is a multiple of 8.
+
+#define VECTORS (HIDDEN / 8)
+// Warps that share a row in a layer norm, so that its values fit into registers with room for many rows at once.
+#define WARPS (VECTORS <= 192 ? 1 : VECTORS <= 384 ? 2 : VECTORS <= 768 ? 4 : 8)
+#define PER_LANE ((VECTORS + 32 * WARPS - 1) / (32 * WARPS))
+
+struct Eight {
+    float at[8];
+};
+
+__device__ __forceinline__ Eight load_eight(const u16* from) {
+    const uint4 raw = *(const uint4*)from;
+    const float2 a = unpack(raw.x), b = unpack(raw.y), c = unpack(raw.z), d = unpack(raw.w);
+    return {{a.x, a.y, b.x, b.y, c.x, c.y, d.x, d.y}};
+}
+
+__device__ __forceinline__ void store_eight(u16* to, const Eight& v) {
+    *(uint4*)to = make_uint4(pack(v.at[0], v.at[1]), pack(v.at[2], v.at[3]), pack(v.at[4], v.at[5]), pack(v.at[6], v.at[7]));
+}
+
+// The sum over the warps of a row, of which this one is `part` of `WARPS`.
+__device__ __forceinline__ float row_sum(float value, float (&parts)[8]) {
+    value = warp_sum(value);
+    if (WARPS == 1) return value;
+    const int warp = threadIdx.x / 32;
+    if (threadIdx.x % 32 == 0) parts[warp] = value;
+    __syncthreads();
+    float all = 0.0f;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) all += parts[warp / WARPS * WARPS + i];
+    return all;
+}
+
+// sum = x + skip + bias, y = its layer norm; `sum` may be null. 8 / WARPS rows a block.
+extern "C" __global__ void __launch_bounds__(256)
+    skip_layer_norm(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias, float epsilon, u16* y,
+                    u16* sum, int rows) {
+    __shared__ float totals[8], squared[8];
+    const int lane = threadIdx.x % (32 * WARPS);
+    const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
+    const bool exists = row < rows;
+    const u64 at = (u64)row * HIDDEN;
+    Eight values[PER_LANE];
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        const int column = (i * 32 * WARPS + lane) * 8;
+        if (exists && column < HIDDEN) {
+            const Eight a = load_eight(x + at + column), b = load_eight(skip + at + column), c = load_eight(bias + column);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                values[i].at[j] = a.at[j] + b.at[j] + c.at[j];
+                total += values[i].at[j];
+            }
+            if (sum) store_eight(sum + at + column, values[i]);
+        }
+    }
+    const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++)
+        if (exists && (i * 32 * WARPS + lane) * 8 < HIDDEN)
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const float apart = values[i].at[j] - mean;
+                squares += apart * apart;
+            }
+    const float scale = rsqrtf(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        const int column = (i * 32 * WARPS + lane) * 8;
+        if (exists && column < HIDDEN) {
+            const Eight g = load_eight(gamma + column), b = load_eight(beta + column);
+            Eight out;
+#pragma unroll
+            for (int j = 0; j < 8; j++) out.at[j] = (values[i].at[j] - mean) * scale * g.at[j] + b.at[j];
+            store_eight(y + at + column, out);
+        }
+    }
+}
+
+// y = gelu(x + bias), [rows, width].
+extern "C" __global__ void __launch_bounds__(256) bias_gelu(const u16* x, const u16* bias, u16* y, int width, u64 vectors) {
+    const int across = width / 8;
+    for (u64 i = blockIdx.x * 256ull + threadIdx.x; i < vectors; i += gridDim.x * 256ull) {
+        Eight v = load_eight(x + i * 8);
+        const Eight b = load_eight(bias + (i % across) * 8);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v.at[j] = gelu(v.at[j] + b.at[j]);
+        store_eight(y + i * 8, v);
+    }
+}
+
+// y = gelu(first half of x) * second half, [rows, width] from [rows, 2 * width].
+extern "C" __global__ void __launch_bounds__(256) geglu(const u16* x, u16* y, int width, u64 vectors) {
+    const int across = width / 8;
+    for (u64 i = blockIdx.x * 256ull + threadIdx.x; i < vectors; i += gridDim.x * 256ull) {
+        const u64 row = i / across, column = (i % across) * 8;
+        Eight gate = load_eight(x + row * 2 * width + column);
+        const Eight value = load_eight(x + row * 2 * width + width + column);
+#pragma unroll
+        for (int j = 0; j < 8; j++) gate.at[j] = gelu(gate.at[j]) * value.at[j];
+        store_eight(y + i * 8, gate);
+    }
+}
+
+__device__ __forceinline__ int sequence_of(const int* starts, int sequences, int token) {
+    int low = 0, high = sequences - 1;
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (starts[middle] <= token) low = middle;
+        else high = middle - 1;
+    }
+    return low;
+}
+
+// The place of each token in its sequence.
+extern "C" __global__ void __launch_bounds__(256) positions(const int* starts, int sequences, long long* places, int tokens) {
+    const int token = blockIdx.x * 256 + threadIdx.x;
+    if (token < tokens) places[token] = token - starts[sequence_of(starts, sequences, token)];
+}
+
+#ifdef ROTARY
+// Cosine and sine of every token's angles, [tokens, HEAD / 2, 2]. A thread an angle.
+extern "C" __global__ void __launch_bounds__(256) rotary_angles(const int* starts, int sequences, float2* angles, int tokens) {
+    const u64 at = blockIdx.x * 256ull + threadIdx.x;
+    const int token = (int)(at / (HEAD / 2));
+    if (token >= tokens) return;
+    const int place = token - starts[sequence_of(starts, sequences, token)];
+    // The angle is rounded to a float, as everywhere else.
+    float2 angle;
+    sincosf((float)place * rotary_frequencies[at % (HEAD / 2)], &angle.y, &angle.x);
+    angles[at] = angle;
+}
+
+#define ROTATED 4
+// Queries and keys out of [tokens, 3 * HIDDEN] into [tokens, 2 * HIDDEN], with their bias, turned by their positions (Su et al.
+// 2021; halves of a head are pairs). A block does four tokens; angles are computed once for all heads.
+extern "C" __global__ void __launch_bounds__(256)
+    rotate(const u16* qkv, const u16* bias, const int* starts, int sequences, u16* out, int tokens) {
+    constexpr int HALF = HEAD / 2;
+    constexpr int STEP = HALF % 8 == 0 ? 8 : 4;
+    __shared__ float cosine[ROTATED][HALF], sine[ROTATED][HALF];
+    __shared__ int place_of[ROTATED];
+    const int first = blockIdx.x * ROTATED;
+    if (threadIdx.x < ROTATED && first + threadIdx.x < tokens) {
+        const int token = first + threadIdx.x;
+        place_of[threadIdx.x] = token - starts[sequence_of(starts, sequences, token)];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < ROTATED * HALF; i += 256) {
+        if (first + i / HALF < tokens) {
+            // The angle is rounded to a float, as everywhere else.
+            const float angle = (float)place_of[i / HALF] * rotary_frequencies[i % HALF];
+            sincosf(angle, &sine[i / HALF][i % HALF], &cosine[i / HALF][i % HALF]);
+        }
+    }
+    __syncthreads();
+    constexpr int PIECES = 2 * HIDDEN / (2 * STEP);
+    for (int i = threadIdx.x; i < ROTATED * PIECES; i += 256) {
+        const int which = i / PIECES, piece = i % PIECES, token = first + which;
+        if (token >= tokens) break;
+        const int head = piece / (HALF / STEP), at = (piece % (HALF / STEP)) * STEP;
+        const int column = head * HEAD + at;
+        const u16* from = qkv + (u64)token * 3 * HIDDEN + column;
+        u16* to = out + (u64)token * 2 * HIDDEN + column;
+        u32 left[STEP / 2], right[STEP / 2], left_bias[STEP / 2], right_bias[STEP / 2];
+#pragma unroll
+        for (int j = 0; j < STEP / 2; j += 2) {
+            *(uint2*)&left[j] = *(const uint2*)(from + 2 * j);
+            *(uint2*)&right[j] = *(const uint2*)(from + HALF + 2 * j);
+            *(uint2*)&left_bias[j] = *(const uint2*)(bias + column + 2 * j);
+            *(uint2*)&right_bias[j] = *(const uint2*)(bias + column + HALF + 2 * j);
+        }
+#pragma unroll
+        for (int j = 0; j < STEP / 2; j++) {
+            float2 a = unpack(left[j]), b = unpack(right[j]);
+            const float2 c = unpack(left_bias[j]), d = unpack(right_bias[j]);
+            a.x += c.x, a.y += c.y, b.x += d.x, b.y += d.y;
+            const float* cs = &cosine[which][at + 2 * j];
+            const float* sn = &sine[which][at + 2 * j];
+            left[j] = pack(a.x * cs[0] - b.x * sn[0], a.y * cs[1] - b.y * sn[1]);
+            right[j] = pack(b.x * cs[0] + a.x * sn[0], b.y * cs[1] + a.y * sn[1]);
+        }
+#pragma unroll
+        for (int j = 0; j < STEP / 2; j += 2) {
+            *(uint2*)(to + 2 * j) = *(uint2*)&left[j];
+            *(uint2*)(to + HALF + 2 * j) = *(uint2*)&right[j];
+        }
+    }
+}
+#endif
+
+// The mean or the maximum over each range of tokens, [ranges, HIDDEN] in 32 bits. A block does 64 columns of a range, 32 tokens
+// at a time.
+template <bool MEAN>
+__device__ __forceinline__ void pool(const u16* tokens, const int2* ranges, float* out) {
+    __shared__ float parts[32][65];
+    const int2 range = ranges[blockIdx.x];
+    const int column = blockIdx.y * 64 + (threadIdx.x % 8) * 8, first = threadIdx.x / 8;
+    Eight sum;
+#pragma unroll
+    for (int j = 0; j < 8; j++) sum.at[j] = MEAN ? 0.0f : -__int_as_float(0x7f800000);
+    if (column < HIDDEN)
+        for (int token = range.x + first; token < range.y; token += 32) {
+            const Eight v = load_eight(tokens + (u64)token * HIDDEN + column);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum.at[j] = MEAN || v.at[j] != v.at[j] ? sum.at[j] + v.at[j] : fmaxf(sum.at[j], v.at[j]);
+        }
+#pragma unroll
+    for (int j = 0; j < 8; j++) parts[first][(threadIdx.x % 8) * 8 + j] = sum.at[j];
+    __syncthreads();
+    const int own = blockIdx.y * 64 + threadIdx.x;
+    if (threadIdx.x < 64 && own < HIDDEN) {
+        float all = parts[0][threadIdx.x];
+        for (int i = 1; i < 32; i++) {
+            const float part = parts[i][threadIdx.x];
+            all = MEAN || part != part ? all + part : fmaxf(all, part);
+        }
+        out[(u64)blockIdx.x * HIDDEN + own] = MEAN ? all / (float)(range.y - range.x) : all;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) pool_mean(const u16* tokens, const int2* ranges, float* out) {
+    pool<true>(tokens, ranges, out);
+}
+
+extern "C" __global__ void __launch_bounds__(256) pool_max(const u16* tokens, const int2* ranges, float* out) {
+    pool<false>(tokens, ranges, out);
+}

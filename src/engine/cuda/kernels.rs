@@ -1,0 +1,804 @@
+//! seqembed's own kernels on one GPU for one model: compiled, loaded, and launched on ONNX Runtime's stream.
+//!
+//! The sources, with what each kernel does and its shapes, are in `onnx/kernels/`.
+
+use std::ffi::{CString, c_void};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use cudarc::driver::result as driver;
+use cudarc::driver::sys;
+use rayon::prelude::*;
+use seqembed_onnx::esm2::rotary_frequencies;
+use seqembed_onnx::{Precision, Sizes};
+
+use super::compile::{CompileError, machine_code};
+
+const NUMBERS: &str = include_str!("../../../onnx/kernels/numbers.cuh");
+const ATTENTION: &str = include_str!("../../../onnx/kernels/attention.cu");
+const ROWS: &str = include_str!("../../../onnx/kernels/rows.cu");
+const DENSE: &str = include_str!("../../../onnx/kernels/dense_sm90.cu");
+
+/// Rows, columns and depth of a block's tile in `dense_sm90.cu`.
+const TILE: [u32; 3] = [128, 256, 64];
+/// Shared memory of a block there: four stages of both tiles, two staging buffers, barriers, biases, and room to align.
+const DENSE_SHARED: u32 = 4 * 2 * 64 * (128 + 256) + 2 * 8192 + 64 + 1024 + 1024;
+
+/// Why there are no kernels for a model on a device.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// They could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The driver refused.
+    #[error("CUDA error {0}: {1}")]
+    Driver(u32, String),
+    /// The model or the device is not one that they are for.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl From<driver::DriverError> for KernelError {
+    fn from(error: driver::DriverError) -> Self {
+        let text = error.error_string().map_or_else(
+            |_| String::new(),
+            |text| text.to_string_lossy().into_owned(),
+        );
+        Self::Driver(error.0 as u32, text)
+    }
+}
+
+/// A kernel on the device.
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    shared: u32,
+}
+
+/// What follows a dense layer on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// Bias and GELU.
+    Gelu,
+    /// The first half of the columns, through GELU, times the second half.
+    Geglu,
+    /// Bias and rotary positions of queries and keys.
+    Rotary,
+}
+
+/// The kernels of a model, loaded on a device.
+pub struct Kernels {
+    sizes: Sizes,
+    bf16: bool,
+    processors: u32,
+    skip_layer_norm: Function,
+    bias_gelu: Function,
+    geglu: Function,
+    positions: Function,
+    rotate: Option<Function>,
+    rotary_angles: Option<Function>,
+    pool_mean: Function,
+    pool_max: Function,
+    /// For short sequences, and for long ones.
+    attention: [(u32, Function); 2],
+    dense: Vec<(Epilogue, Function)>,
+}
+
+// SAFETY: handles of functions are valid in every thread, and launching is what the driver synchronises.
+unsafe impl Send for Kernels {}
+// SAFETY: as above.
+unsafe impl Sync for Kernels {}
+
+/// Memory on the device.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Device(pub *mut c_void);
+
+/// A kernel's argument.
+#[derive(Clone, Copy)]
+enum Argument {
+    Pointer(Device),
+    Int(i32),
+    Long(u64),
+    Float(f32),
+}
+
+/// How a matrix in memory is read by the tensor memory accelerator.
+#[repr(C, align(64))]
+struct TensorMap(sys::CUtensorMap);
+
+impl Kernels {
+    /// Whether dense layers can be fused on this device with what follows them.
+    ///
+    /// # Errors
+    /// When the device can't be asked.
+    pub fn can_fuse(sizes: &Sizes, device: u32) -> Result<bool, KernelError> {
+        Ok(sizes.can_fuse() && capability(device)? == (9, 0))
+    }
+
+    /// Compiles the kernels, or takes them from the cache, and loads them.
+    ///
+    /// # Errors
+    /// When they can't be compiled or loaded, or don't fit the model or the device.
+    pub fn load(
+        sizes: Sizes,
+        precision: Precision,
+        fused: bool,
+        device: u32,
+        cache: &Path,
+    ) -> Result<Self, KernelError> {
+        check(&sizes, precision)?;
+        let (major, minor) = capability(device)?;
+        if major < 8 {
+            return Err(KernelError::Unsupported(format!(
+                "kernels need a GPU of compute capability 8.0 or higher, this one has {major}.{minor}"
+            )));
+        }
+        let hopper = (major, minor) == (9, 0);
+        let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
+        let programs = programs(&sizes, precision, fused);
+        // Each takes a second or more.
+        let codes = programs
+            .par_iter()
+            .map(|program| machine_code(&program.source, &program.options, &arch, cache))
+            .collect::<Result<Vec<_>, _>>()?;
+        let handle = cu_device(device)?;
+        // The context that ONNX Runtime uses, too. It is kept: the kernels live in it.
+        // SAFETY: the device exists.
+        let context = unsafe { driver::primary_ctx::retain(handle) }?;
+        // SAFETY: the context was just retained.
+        unsafe { driver::ctx::set_current(context) }?;
+        let modules = codes
+            .iter()
+            .map(|code| {
+                // SAFETY: machine code as the compiler made it.
+                unsafe { driver::module::load_data(code.as_ptr().cast()) }
+                    .map_err(KernelError::from)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let rows = modules[0];
+        let attention = |index: usize| {
+            let queries = if sizes.head() > 64 || index == 0 {
+                64
+            } else {
+                128
+            };
+            function(modules[1 + index], "attention", 0).map(|function| (queries, function))
+        };
+        let dense = programs
+            .iter()
+            .zip(&modules)
+            .filter_map(|(program, &module)| Some((program.dense?, module)))
+            .map(|(epilogue, module)| {
+                Ok((epilogue, function(module, "dense_layer", DENSE_SHARED)?))
+            })
+            .collect::<Result<Vec<_>, KernelError>>()?;
+        let rotary = |name: &str| {
+            let wanted = sizes.rotary_base.is_some();
+            wanted.then(|| function(rows, name, 0)).transpose()
+        };
+        Ok(Self {
+            skip_layer_norm: function(rows, "skip_layer_norm", 0)?,
+            bias_gelu: function(rows, "bias_gelu", 0)?,
+            geglu: function(rows, "geglu", 0)?,
+            positions: function(rows, "positions", 0)?,
+            rotate: rotary("rotate")?,
+            rotary_angles: rotary("rotary_angles")?,
+            pool_mean: function(rows, "pool_mean", 0)?,
+            pool_max: function(rows, "pool_max", 0)?,
+            attention: [attention(0)?, attention(1)?],
+            dense,
+            processors: processors(handle)?,
+            bf16: precision == Precision::Bf16,
+            sizes,
+        })
+    }
+
+    /// The sizes that they are made for.
+    #[must_use]
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Whether they compute in bfloat16, and not in fp16.
+    #[must_use]
+    pub fn bf16(&self) -> bool {
+        self.bf16
+    }
+
+    /// `sum = x + skip + bias` and its layer norm, [rows, hidden].
+    ///
+    /// # Safety
+    /// Here and below: memory must be on the device, of the shapes told, and stay until the stream's work is done.
+    ///
+    /// # Errors
+    /// Here and below: when the driver refuses.
+    #[expect(clippy::too_many_arguments, reason = "the kernel's")]
+    pub unsafe fn skip_layer_norm(
+        &self,
+        stream: Device,
+        [x, skip, gamma, beta, bias]: [Device; 5],
+        epsilon: f32,
+        y: Device,
+        sum: Device,
+        rows: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::{Float, Pointer};
+        let warps = match self.sizes.hidden / 8 {
+            ..=192 => 1,
+            193..=384 => 2,
+            385..=768 => 4,
+            _ => 8,
+        };
+        let arguments = [
+            Pointer(x),
+            Pointer(skip),
+            Pointer(gamma),
+            Pointer(beta),
+            Pointer(bias),
+            Float(epsilon),
+            Pointer(y),
+            Pointer(sum),
+            int(rows)?,
+        ];
+        let blocks = (rows * warps).div_ceil(8);
+        // SAFETY: the caller's promise.
+        unsafe { launch(self.skip_layer_norm, stream, [blocks, 1], 256, &arguments) }
+    }
+
+    /// `y = gelu(x + bias)`, [rows, width].
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn bias_gelu(
+        &self,
+        stream: Device,
+        [x, bias, y]: [Device; 3],
+        [rows, width]: [usize; 2],
+    ) -> Result<(), KernelError> {
+        use Argument::{Long, Pointer};
+        let arguments = [
+            Pointer(x),
+            Pointer(bias),
+            Pointer(y),
+            int(width)?,
+            Long((rows * width / 8) as u64),
+        ];
+        // SAFETY: the caller's promise.
+        unsafe {
+            launch(
+                self.bias_gelu,
+                stream,
+                [self.every_processor(), 1],
+                256,
+                &arguments,
+            )
+        }
+    }
+
+    /// `y = gelu(first half of x) * second half`, [rows, width].
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn geglu(
+        &self,
+        stream: Device,
+        [x, y]: [Device; 2],
+        [rows, width]: [usize; 2],
+    ) -> Result<(), KernelError> {
+        use Argument::{Long, Pointer};
+        let arguments = [
+            Pointer(x),
+            Pointer(y),
+            int(width)?,
+            Long((rows * width / 8) as u64),
+        ];
+        // SAFETY: the caller's promise.
+        unsafe {
+            launch(
+                self.geglu,
+                stream,
+                [self.every_processor(), 1],
+                256,
+                &arguments,
+            )
+        }
+    }
+
+    /// The place of each token in its sequence, 64-bit integers.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn positions(
+        &self,
+        stream: Device,
+        starts: (Device, usize),
+        places: Device,
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        let arguments = [
+            Pointer(starts.0),
+            int(starts.1)?,
+            Pointer(places),
+            int(tokens)?,
+        ];
+        // SAFETY: the caller's promise.
+        unsafe {
+            launch(
+                self.positions,
+                stream,
+                [tokens.div_ceil(256), 1],
+                256,
+                &arguments,
+            )
+        }
+    }
+
+    /// Cosine and sine of all angles, [tokens, head / 2, 2] in 32 bits.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn rotary_angles(
+        &self,
+        stream: Device,
+        starts: (Device, usize),
+        angles: Device,
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        let arguments = [
+            Pointer(starts.0),
+            int(starts.1)?,
+            Pointer(angles),
+            int(tokens)?,
+        ];
+        let blocks = (tokens * self.sizes.head() / 2).div_ceil(256);
+        // SAFETY: the caller's promise.
+        unsafe {
+            launch(
+                rotary(self.rotary_angles)?,
+                stream,
+                [blocks, 1],
+                256,
+                &arguments,
+            )
+        }
+    }
+
+    /// Queries and keys with bias, turned: [tokens, 2 * hidden] out of [tokens, 3 * hidden].
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn rotate(
+        &self,
+        stream: Device,
+        [qkv, bias]: [Device; 2],
+        starts: (Device, usize),
+        turned: Device,
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        let arguments = [
+            Pointer(qkv),
+            Pointer(bias),
+            Pointer(starts.0),
+            int(starts.1)?,
+            Pointer(turned),
+            int(tokens)?,
+        ];
+        // SAFETY: the caller's promise.
+        unsafe {
+            launch(
+                rotary(self.rotate)?,
+                stream,
+                [tokens.div_ceil(4), 1],
+                256,
+                &arguments,
+            )
+        }
+    }
+
+    /// Attention of `tokens` tokens, [tokens, hidden]. Queries, keys and values come with the width of a row.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn attention(
+        &self,
+        stream: Device,
+        parts: [(Device, usize); 3],
+        query_bias: Device,
+        slopes: Device,
+        starts: (Device, usize),
+        out: Device,
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        // Where sequences are short, blocks of half as many queries leave fewer of them empty.
+        let short = tokens < 192 * starts.1;
+        let (queries, function) = self.attention[usize::from(!short)];
+        let [queries_at, keys, values] = parts;
+        let arguments = [
+            Pointer(queries_at.0),
+            int(queries_at.1)?,
+            Pointer(keys.0),
+            int(keys.1)?,
+            Pointer(values.0),
+            int(values.1)?,
+            Pointer(query_bias),
+            Pointer(slopes),
+            Pointer(starts.0),
+            int(starts.1)?,
+            Pointer(out),
+        ];
+        let blocks = tokens / queries as usize + starts.1;
+        // SAFETY: the caller's promise.
+        unsafe {
+            launch(
+                function,
+                stream,
+                [blocks, self.sizes.heads],
+                128,
+                &arguments,
+            )
+        }
+    }
+
+    /// The mean or the maximum over ranges of tokens, [ranges, hidden] in 32 bits.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn pool(
+        &self,
+        stream: Device,
+        mean: bool,
+        [tokens, ranges, out]: [Device; 3],
+        count: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        let function = if mean { self.pool_mean } else { self.pool_max };
+        let arguments = [Pointer(tokens), Pointer(ranges), Pointer(out)];
+        let grid = [count, self.sizes.hidden.div_ceil(64)];
+        // SAFETY: the caller's promise.
+        unsafe { launch(function, stream, grid, 256, &arguments) }
+    }
+
+    /// `y = x @ weight^T` and what follows, for x [m, k] and a weight [n, k] (GEGLU: [2 n, k]); y is [m, n].
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn dense(
+        &self,
+        stream: Device,
+        epilogue: Epilogue,
+        [x, weight, y]: [Device; 3],
+        bias: Device,
+        angles: Device,
+        [m, n, k]: [usize; 3],
+    ) -> Result<(), KernelError> {
+        let function = self
+            .dense
+            .iter()
+            .find(|(known, _)| *known == epilogue)
+            .map(|(_, function)| *function)
+            .ok_or_else(|| KernelError::Unsupported("dense layers were not compiled".to_owned()))?;
+        let [rows, columns, depth] = TILE;
+        let weight_rows = if epilogue == Epilogue::Geglu {
+            2 * n
+        } else {
+            n
+        };
+        let bf16 = self.bf16;
+        // Half of a weight tile each is what the two blocks of a cluster load.
+        let mut maps = [
+            tensor_map(x, [m, k], [rows, depth], bf16)?,
+            tensor_map(weight, [weight_rows, k], [columns / 2, depth], bf16)?,
+            tensor_map(y, [m, n], [rows / 2, 64], bf16)?,
+        ];
+        let turning = if epilogue == Epilogue::Rotary {
+            2 * self.sizes.hidden
+        } else {
+            0
+        };
+        let (mut bias, mut angles) = (bias, angles);
+        let mut numbers = [as_int(turning)?, as_int(m)?, as_int(n)?, as_int(k)?];
+        let [a, b, c] = &mut maps;
+        let [turning, m, n, k] = &mut numbers;
+        let mut arguments: [*mut c_void; 9] = [
+            (&raw mut *a).cast(),
+            (&raw mut *b).cast(),
+            (&raw mut *c).cast(),
+            (&raw mut bias).cast(),
+            (&raw mut angles).cast(),
+            (&raw mut *turning).cast(),
+            (&raw mut *m).cast(),
+            (&raw mut *n).cast(),
+            (&raw mut *k).cast(),
+        ];
+        let blocks = self.processors / 2 * 2;
+        // SAFETY: the caller's promise; the arguments are those of the kernel.
+        unsafe {
+            driver::launch_kernel(
+                function.handle,
+                (blocks, 1, 1),
+                (384, 1, 1),
+                function.shared,
+                stream.0.cast(),
+                &mut arguments,
+            )
+        }?;
+        Ok(())
+    }
+
+    fn every_processor(&self) -> usize {
+        8 * self.processors as usize
+    }
+}
+
+/// A source to compile.
+struct Program {
+    source: String,
+    options: Vec<String>,
+    dense: Option<Epilogue>,
+}
+
+/// What a model needs: rows, attention for short and for long sequences, dense layers.
+fn programs(sizes: &Sizes, precision: Precision, fused: bool) -> Vec<Program> {
+    let define = |name: &str, value: usize| format!("-D{name}={value}");
+    let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
+    let mut sized = base.clone();
+    sized.extend([
+        define("HEAD", sizes.head()),
+        define("HEADS", sizes.heads),
+        define("HIDDEN", sizes.hidden),
+    ]);
+    let mut rows = Program {
+        source: NUMBERS.to_owned(),
+        options: sized.clone(),
+        dense: None,
+    };
+    if let Some(base) = sizes.rotary_base {
+        let frequencies = rotary_frequencies(sizes.head(), base);
+        let _ = write!(
+            rows.source,
+            "__constant__ float rotary_frequencies[{}] = {{",
+            frequencies.len()
+        );
+        for frequency in frequencies {
+            let _ = write!(rows.source, "{frequency:e}f,");
+        }
+        rows.source.push_str("};\n");
+        rows.options.push("-DROTARY".to_owned());
+    }
+    rows.source.push_str(ROWS);
+    let mut programs = vec![rows];
+    for groups in [1, 2] {
+        let mut options = sized.clone();
+        options.push(define("ALIBI", usize::from(sizes.alibi)));
+        if sizes.head() <= 64 {
+            options.push(define("GROUPS", groups));
+        }
+        programs.push(Program {
+            source: [NUMBERS, ATTENTION].concat(),
+            options,
+            dense: None,
+        });
+    }
+    if fused {
+        // How many units of an epilogue go out in two steps: as few as the shortest product leaves room for.
+        let each = match sizes.hidden.min(sizes.intermediate) {
+            2048.. => 1,
+            1024..2048 => 2,
+            _ => 4,
+        };
+        let mut wanted = vec![(Epilogue::None, "PLAIN", each)];
+        wanted.push(if sizes.gated {
+            (Epilogue::Geglu, "GEGLU", (each / 2).max(1))
+        } else {
+            (Epilogue::Gelu, "GELU", each)
+        });
+        if sizes.can_fuse_rotary() {
+            wanted.push((Epilogue::Rotary, "ROTARY", each));
+        }
+        programs.extend(wanted.into_iter().map(|(epilogue, name, each)| Program {
+            source: format!("{NUMBERS}{DENSE}\nDENSE(dense_layer, {name}, {each})\n"),
+            options: base.clone(),
+            dense: Some(epilogue),
+        }));
+    }
+    programs
+}
+
+/// Whether the kernels are for a model like this.
+fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelError> {
+    let fits = precision != Precision::Fp32
+        && sizes.hidden.is_multiple_of(8)
+        && sizes.intermediate.is_multiple_of(8)
+        && sizes.head().is_multiple_of(8)
+        && sizes.head() <= 128
+        && sizes.hidden <= 8192;
+    if fits {
+        Ok(())
+    } else {
+        Err(KernelError::Unsupported(format!(
+            "there are no kernels for {} heads of {} and a width of {} in {precision}",
+            sizes.heads,
+            sizes.head(),
+            sizes.hidden
+        )))
+    }
+}
+
+fn rotary(function: Option<Function>) -> Result<Function, KernelError> {
+    function.ok_or_else(|| KernelError::Unsupported("the model has no rotary positions".to_owned()))
+}
+
+fn as_int(number: usize) -> Result<i32, KernelError> {
+    i32::try_from(number)
+        .map_err(|_| KernelError::Unsupported(format!("{number} is more than a batch may have")))
+}
+
+fn int(number: usize) -> Result<Argument, KernelError> {
+    as_int(number).map(Argument::Int)
+}
+
+fn cu_device(device: u32) -> Result<sys::CUdevice, KernelError> {
+    // SAFETY: only asks whether the library can be loaded.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(KernelError::Unsupported(
+            "there is no NVIDIA driver (libcuda.so.1)".to_owned(),
+        ));
+    }
+    driver::init()?;
+    Ok(driver::device::get(as_int(device as usize)?)?)
+}
+
+fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<u32, KernelError> {
+    // SAFETY: the device exists.
+    let value = unsafe { driver::device::get_attribute(device, which) }?;
+    Ok(u32::try_from(value).unwrap_or(0))
+}
+
+/// The device's compute capability.
+fn capability(device: u32) -> Result<(u32, u32), KernelError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    };
+    let device = cu_device(device)?;
+    Ok((
+        attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    ))
+}
+
+fn processors(device: sys::CUdevice) -> Result<u32, KernelError> {
+    attribute(
+        device,
+        sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+    )
+}
+
+fn function(module: sys::CUmodule, name: &str, shared: u32) -> Result<Function, KernelError> {
+    let name = CString::new(name).expect("names of kernels have no zero");
+    // SAFETY: the module was loaded, and is never unloaded.
+    let handle = unsafe { driver::module::get_function(module, name) }?;
+    if shared > 0 {
+        // SAFETY: the function was just found.
+        unsafe {
+            driver::function::set_function_attribute(
+                handle,
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                i32::try_from(shared).expect("less than a megabyte"),
+            )
+        }?;
+    }
+    Ok(Function { handle, shared })
+}
+
+fn tensor_map(
+    memory: Device,
+    [rows, columns]: [usize; 2],
+    [box_rows, box_columns]: [u32; 2],
+    bf16: bool,
+) -> Result<TensorMap, KernelError> {
+    use sys::{
+        CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
+        CUtensorMapL2promotion, CUtensorMapSwizzle,
+    };
+    let element = if bf16 {
+        CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+    } else {
+        CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+    };
+    let sizes = [columns as u64, rows as u64];
+    let row_bytes = [2 * columns as u64];
+    let tile = [box_columns, box_rows];
+    let steps = [1_u32, 1];
+    // SAFETY: it is plain data, and is written to before it is used.
+    let mut map: TensorMap = unsafe { std::mem::zeroed() };
+    // SAFETY: the arrays are as long as two dimensions need.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map.0,
+            element,
+            2,
+            memory.0,
+            sizes.as_ptr(),
+            row_bytes.as_ptr(),
+            tile.as_ptr(),
+            steps.as_ptr(),
+            CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()?;
+    Ok(map)
+}
+
+/// # Safety
+/// The arguments must be those of the kernel, and memory stay until the stream's work is done.
+unsafe fn launch(
+    function: Function,
+    stream: Device,
+    [x, y]: [usize; 2],
+    threads: u32,
+    arguments: &[Argument],
+) -> Result<(), KernelError> {
+    if x == 0 || y == 0 {
+        return Ok(());
+    }
+    let size = |blocks: usize| {
+        u32::try_from(blocks)
+            .map_err(|_| KernelError::Unsupported(format!("{blocks} blocks are too many")))
+    };
+    let mut values = arguments.to_vec();
+    let mut pointers: Vec<*mut c_void> = values
+        .iter_mut()
+        .map(|value| match value {
+            Argument::Pointer(pointer) => (&raw mut *pointer).cast(),
+            Argument::Int(number) => (&raw mut *number).cast(),
+            Argument::Long(number) => (&raw mut *number).cast(),
+            Argument::Float(number) => (&raw mut *number).cast(),
+        })
+        .collect();
+    // SAFETY: the caller's promise; `values` outlives the call, which copies them.
+    unsafe {
+        driver::launch_kernel(
+            function.handle,
+            (size(x)?, size(y)?, 1),
+            (threads, 1, 1),
+            function.shared,
+            stream.0.cast(),
+            &mut pointers,
+        )
+    }?;
+    Ok(())
+}

@@ -248,6 +248,49 @@ fn fetch_exports_what_is_there() {
 }
 
 #[test]
+fn sixteen_bit_weights_are_written_when_asked_for() {
+    let scene = Scene::new();
+    let checkpoint = scene.copy("hub-safetensors", "checkpoint");
+    let export = |options: &[&str]| {
+        let mut command = scene.command();
+        command.arg("export").arg(&checkpoint).args(options);
+        command
+    };
+    for (precision, files) in [
+        ("fp32", [false, false]),
+        ("fp16", [true, false]),
+        ("bf16", [false, true]),
+    ] {
+        export(&["-o", precision, "--precision", precision])
+            .assert()
+            .success();
+        let found = ["fp16", "bf16"].map(|kind| {
+            let file = format!("{precision}/weights.{kind}.bin");
+            scene.path(&file).is_file()
+        });
+        assert_eq!(found, files, "{precision}");
+    }
+    let half = std::fs::metadata(scene.path("fp16/weights.fp16.bin")).expect("a file");
+    let full = std::fs::metadata(scene.path("fp16/weights.bin")).expect("a file");
+    assert!(half.len() < full.len());
+    export(&["-o", "x", "--precision", "fp8"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("fp32, fp16, bf16"));
+
+    scene.snapshot();
+    let model = "facebook/esm2_t6_8M_UR50D";
+    let fetched = scene
+        .command()
+        .args(["fetch", model, "--precision", "fp16"])
+        .assert()
+        .success();
+    let folder = String::from_utf8_lossy(&fetched.get_output().stdout).into_owned();
+    let file = Path::new(folder.trim()).join("weights.fp16.bin");
+    assert!(file.is_file(), "{}", file.display());
+}
+
+#[test]
 fn what_is_no_model_is_refused_with_a_reason() {
     let scene = Scene::new();
     std::fs::create_dir(scene.path("empty")).expect("a folder");

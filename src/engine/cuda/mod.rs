@@ -471,13 +471,13 @@ mod tests {
                 let graph = graph(&model, tokens);
                 let session = Session::builder(environment())
                     .and_then(|builder| {
-                        Ok(builder
+                        builder
                             .with_operators(operators::domain()?)?
                             .with_config_entry(
                                 "session.model_external_initializers_file_folder_path",
                                 model.folder().display().to_string(),
                             )?
-                            .commit_from_memory(&graph)?)
+                            .commit_from_memory(&graph)
                     })
                     .expect("a session");
                 let load = load(&graph, &model);

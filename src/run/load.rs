@@ -1,0 +1,224 @@
+//! Loading a model onto a device.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ort::environment::{Environment, EnvironmentBuilder};
+use seqembed_onnx::{Architecture, GraphKind, GraphRequest, Model};
+
+use super::RunError;
+use super::devices::Place;
+use super::slot::Slot;
+use crate::engine::budget::Shape;
+use crate::engine::device::Device;
+use crate::engine::faulty::Faults;
+use crate::engine::locate::{self, LocateError, Located};
+use crate::engine::session::{CpuEngine, Kernels, Load};
+use crate::engine::{Engine, EngineError, Reduce};
+use crate::settings::Precision;
+
+/// ONNX Runtime, found and loaded when it is first needed.
+pub struct Runtime {
+    explicit: Option<PathBuf>,
+    located: Option<(Option<EnvironmentBuilder>, Located)>,
+    environment: Option<Environment>,
+}
+
+impl Runtime {
+    /// Nothing is looked for yet. `explicit` is `--ort-lib`.
+    #[must_use]
+    pub fn new(explicit: Option<&Path>) -> Self {
+        Self {
+            explicit: explicit.map(Path::to_owned),
+            located: None,
+            environment: None,
+        }
+    }
+
+    /// Finds the library.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn locate(&mut self) -> Result<&Located, LocateError> {
+        if self.located.is_none() {
+            let (builder, located) = locate::load(self.explicit.as_deref())?;
+            self.located = Some((Some(builder), located));
+        }
+        let (_, located) = self.located.as_ref().expect("it was just put there");
+        Ok(located)
+    }
+
+    /// Gets it ready for sessions.
+    ///
+    /// # Errors
+    /// When there is none, or it refuses.
+    pub fn environment(&mut self) -> Result<&Environment, RunError> {
+        let folder = self.locate()?.path.clone();
+        if let Some((builder, _)) = &mut self.located
+            && let Some(builder) = builder.take()
+        {
+            let environment = builder.build().map_err(|error| RunError::Load {
+                folder,
+                source: error.into(),
+            })?;
+            self.environment = Some(environment);
+        }
+        self.environment.as_ref().ok_or_else(|| RunError::Load {
+            folder: PathBuf::from("ONNX Runtime"),
+            source: EngineError::Runtime("it refused to start before".to_owned()),
+        })
+    }
+}
+
+/// What is loaded onto each device: a model, up to a layer.
+pub struct Loader<'a> {
+    /// ONNX Runtime.
+    pub environment: Environment,
+    /// The model.
+    pub model: &'a Model,
+    /// The layer that is given.
+    pub layer: usize,
+    /// What is asked of it.
+    pub outputs: &'a [Reduce],
+    /// The graph on CPUs.
+    pub kernels: Kernels,
+    /// The id that fills up padded rows.
+    pub pad_id: i64,
+    /// Threads for one batch on a CPU.
+    pub threads: usize,
+    /// What is to go wrong, in tests.
+    pub faults: Option<Faults>,
+}
+
+/// The graph that a device runs, with its weights in a file beside it.
+///
+/// # Errors
+/// When the model's folder can't be read, or there is no graph for such a device.
+pub fn graph_for(
+    model: &Model,
+    device: Device,
+    precision: Precision,
+    kernels: Kernels,
+    layer: usize,
+    outputs: &[Reduce],
+) -> Result<Vec<u8>, RunError> {
+    let kind = match (device, kernels) {
+        (Device::Cpu, Kernels::Auto) => GraphKind::Packed,
+        (Device::Cpu, Kernels::Portable) => GraphKind::Padded,
+        (Device::Cuda(_), _) => return Err(no_cuda(model, precision)),
+    };
+    let outputs = outputs.iter().map(|reduce| match reduce {
+        Reduce::Mean => seqembed_onnx::Output::Mean,
+        Reduce::Max => seqembed_onnx::Output::Max,
+        Reduce::Tokens => seqembed_onnx::Output::Tokens,
+    });
+    let request = GraphRequest {
+        kind,
+        layer,
+        outputs: outputs.collect(),
+    };
+    Ok(model.graph(&request)?)
+}
+
+/// The graphs and the engine for CUDA are not part of this build.
+fn no_cuda(model: &Model, precision: Precision) -> RunError {
+    let why =
+        format!("this build of seqembed has no engine for CUDA ({precision}); use --device cpu");
+    RunError::Load {
+        folder: model.folder().to_owned(),
+        source: EngineError::Runtime(why),
+    }
+}
+
+impl Loader<'_> {
+    /// The model on a device, ready to run.
+    ///
+    /// # Errors
+    /// When the device or ONNX Runtime refuses.
+    pub fn engine_on(
+        &self,
+        device: Device,
+        precision: Precision,
+        graph: &[u8],
+    ) -> Result<Box<dyn Engine>, RunError> {
+        match device {
+            Device::Cpu => {
+                let load = Load {
+                    graph,
+                    folder: self.model.folder(),
+                    kernels: self.kernels,
+                    outputs: self.outputs.to_vec(),
+                    hidden: self.model.architecture().hidden(),
+                    pad_id: self.pad_id,
+                    threads: self.threads,
+                };
+                let engine = CpuEngine::load(&self.environment, load);
+                Ok(Box::new(engine.map_err(|source| RunError::Load {
+                    folder: self.model.folder().to_owned(),
+                    source,
+                })?))
+            }
+            Device::Cuda(_) => Err(no_cuda(self.model, precision)),
+        }
+    }
+
+    /// The model on a device, with a way to a higher precision where that is lower than fp32.
+    ///
+    /// # Errors
+    /// As [`Self::engine_on`].
+    pub fn slot<'s>(
+        &'s self,
+        place: &Place,
+        index: usize,
+        precision: Precision,
+        graph: &[u8],
+    ) -> Result<Slot<'s>, RunError> {
+        let started = Instant::now();
+        let device = place.device;
+        let wrap = move |engine: Box<dyn Engine>, again| match self.faults {
+            Some(faults) => faults.wrap(engine, index, again),
+            None => engine,
+        };
+        let engine = wrap(self.engine_on(device, precision, graph)?, false);
+        let half = precision != Precision::Fp32 || self.faults.is_some_and(|faults| faults.half);
+        let higher: Option<super::slot::Load<'s>> = half.then(|| {
+            let load = move || {
+                let precision = Precision::Fp32;
+                graph_for(
+                    self.model,
+                    device,
+                    precision,
+                    self.kernels,
+                    self.layer,
+                    self.outputs,
+                )
+                .and_then(|graph| self.engine_on(device, precision, &graph))
+                .map(|engine| wrap(engine, true))
+                .map_err(|error| EngineError::Runtime(error.to_string()))
+            };
+            Box::new(load) as super::slot::Load<'s>
+        });
+        Ok(Slot::new(
+            place.clone(),
+            precision,
+            engine,
+            started.elapsed(),
+            higher,
+        ))
+    }
+}
+
+/// What counts of a model's shape for its memory.
+#[must_use]
+pub fn shape(architecture: &Architecture) -> Shape {
+    let (intermediate, gated) = match architecture {
+        Architecture::Esm2(esm2) => (esm2.intermediate, false),
+        Architecture::Dnabert2(dnabert2) => (dnabert2.intermediate, true),
+        Architecture::Bert(bert) => (bert.intermediate, false),
+    };
+    Shape {
+        hidden: architecture.hidden(),
+        intermediate,
+        gated,
+    }
+}

@@ -242,9 +242,15 @@ impl fmt::Display for Report {
             )?,
             loads => {
                 for load in loads {
+                    // On a CPU there is one load of each; on GPUs one for each of them.
+                    let place = if load.device == "cpu" {
+                        "once".to_owned()
+                    } else {
+                        format!("on {} in {}", load.device, load.precision)
+                    };
                     writeln!(
                         f,
-                        "  model    {} (layer {}), loaded once in {:.2} s{}",
+                        "  model    {} (layer {}), loaded {place} in {:.2} s{}",
                         load.model,
                         load.layer,
                         load.seconds,

@@ -115,7 +115,7 @@ fn cpu(why: String, faults: Option<Faults>) -> Chosen {
     };
     Chosen {
         places: (0..count).map(place).collect(),
-        why: format!("the CPU: {why}"),
+        why: format!("cpu ({why})"),
     }
 }
 
@@ -143,7 +143,10 @@ fn usable(runtime: &mut Runtime) -> Result<Driver, DeviceError> {
 }
 
 /// A GPU by its number, if it works.
-fn place(driver: &Driver, number: usize) -> Result<Place, DeviceError> {
+///
+/// # Errors
+/// When there is none with this number, it is too old, or the driver refuses it.
+pub fn place(driver: &Driver, number: usize) -> Result<Place, DeviceError> {
     let gpu = driver.gpus.get(number).ok_or(GpuError::NoSuch {
         number,
         count: driver.gpus.len(),

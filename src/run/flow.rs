@@ -119,7 +119,6 @@ impl Flow<'_> {
         permits: &Sender<()>,
         stop: &AtomicBool,
     ) -> (Duration, Duration) {
-        let lanes = (Lane::host("reading"), Lane::host("tokenizing"));
         let mut next = Some(first);
         'chunks: while let Some(chunk) = next.take() {
             if permits.send(()).is_err() || stop.load(Ordering::Relaxed) {
@@ -139,14 +138,9 @@ impl Flow<'_> {
             drop(chunk);
             let (before, started) = ((chunker.reading, chunker.tokenizing), Instant::now());
             next = chunker.next();
-            let read = started + (chunker.reading - before.0);
-            let tokenized = read + (chunker.tokenizing - before.1);
             if let Some(chunk) = &next {
-                let about = || json!({"chunk": chunk.number, "records": chunk.entries.len()});
-                self.trace.span(&lanes.0, "reading", started, read, about);
-                let about = || json!({"chunk": chunk.number, "batches": chunk.batches.len()});
-                self.trace
-                    .span(&lanes.1, "tokenizing", read, tokenized, about);
+                let spent = (chunker.reading - before.0, chunker.tokenizing - before.1);
+                trace_chunk(self.trace, started, spent, chunk);
             }
         }
         queue.close();
@@ -263,4 +257,24 @@ impl Flow<'_> {
             unfinished,
         }
     }
+}
+
+/// Notes when a chunk was read and, after that, tokenised.
+pub fn trace_chunk(
+    trace: &Trace,
+    started: Instant,
+    (reading, tokenizing): (Duration, Duration),
+    chunk: &Chunk,
+) {
+    let read = started + reading;
+    let about = || json!({"chunk": chunk.number, "records": chunk.entries.len()});
+    trace.span(&Lane::host("reading"), "reading", started, read, about);
+    let about = || json!({"chunk": chunk.number, "batches": chunk.batches.len()});
+    trace.span(
+        &Lane::host("tokenizing"),
+        "tokenizing",
+        read,
+        read + tokenizing,
+        about,
+    );
 }

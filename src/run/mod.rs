@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use seqembed_onnx::{Architecture, Model};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 pub use self::collect::{CollectError, Observer};
@@ -39,7 +40,7 @@ use crate::output::Layout;
 use crate::report::{DeviceReport, FileReport, LoadReport, Report};
 use crate::settings::{Pooling, Precision, Revcomp, Settings, SettingsError, Window};
 use crate::tokenize::{self, Alphabet, Tokenizer, VocabularyError};
-use crate::trace::Trace;
+use crate::trace::{Lane, Trace};
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -100,7 +101,7 @@ pub enum RunError {
         source: DeviceError,
     },
     /// No device is left.
-    #[error("{why}. No device is left: {} finished and stay in place; not finished: {}. Run the same command again for these",
+    #[error("{why}. No device is left. {}, not finished: {}. Run the same command again for these",
         files(*.finished), names(.unfinished))]
     Lost {
         /// Each device, and why it is gone.
@@ -136,9 +137,9 @@ pub enum RunError {
 
 fn files(count: usize) -> String {
     match count {
-        0 => "no file is".to_owned(),
-        1 => "1 file is".to_owned(),
-        count => format!("{count} files are"),
+        0 => "No file was finished".to_owned(),
+        1 => "1 file was finished and is kept".to_owned(),
+        count => format!("{count} files were finished and are kept"),
     }
 }
 
@@ -422,9 +423,16 @@ impl Group {
         let limits = self.limits(options, places, hidden);
         let mut chunker = Chunker::new(&self.tasks, &*self.tokenizer, limits);
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
+        let reading = Instant::now();
         let Some(first) = chunker.next() else {
             return Ok(());
         };
+        flow::trace_chunk(
+            shared.trace,
+            reading,
+            (chunker.reading, chunker.tokenizing),
+            &first,
+        );
         let outputs = self.outputs();
         let graph = load::graph_for(
             &self.model,
@@ -466,7 +474,7 @@ impl Group {
             })
         };
         let slots = match &loader {
-            Some(loader) => self.slots(loader, places, workers, &graph)?,
+            Some(loader) => self.slots(loader, places, workers, &graph, shared.trace)?,
             None => Vec::new(),
         };
         report.loads.extend(
@@ -529,14 +537,27 @@ impl Group {
         places: &[Place],
         workers: usize,
         graph: &[u8],
+        trace: &Trace,
     ) -> Result<Vec<Slot<'s>>, RunError> {
         let mut slots = Vec::with_capacity(places.len());
         for (index, place) in places.iter().enumerate() {
+            let started = Instant::now();
             let mut slot = loader.slot(place, index, self.precision, graph)?;
             slot.workers = match place.device {
                 Device::Cpu => (workers / places.len()).max(1),
                 Device::Cuda(_) => WORKERS_PER_GPU,
             };
+            let lane = Lane {
+                group: slot.label.clone(),
+                name: "loading".to_owned(),
+            };
+            trace.span(
+                &lane,
+                "loading",
+                started,
+                Instant::now(),
+                || json!({"model": self.model.info().name}),
+            );
             slots.push(slot);
         }
         Ok(slots)

@@ -1,4 +1,4 @@
-//! `--trace`: what happened when, as a file that chrome://tracing and Perfetto show.
+//! `--trace`: what happened when, as a file that Chrome's tracing page and Perfetto show.
 //!
 //! The format is Chrome's "Trace Event Format": complete events (`"ph": "X"`) with microseconds since the start, on lanes that are
 //! named by metadata events.
@@ -97,7 +97,7 @@ impl Trace {
         let mut event = |file: &mut BufWriter<File>, value: Value| {
             write!(file, "{}{value}", std::mem::replace(&mut separator, ",\n"))
         };
-        for span in spans.iter() {
+        for span in &spans {
             let process = place(&mut groups, span.lane.group.as_str());
             let thread = place(&mut lanes, &span.lane);
             let (process, new_process) = process;
@@ -123,7 +123,6 @@ impl Trace {
                 }),
             )?;
         }
-        drop(event);
         // Nothing happened: a list all the same.
         if separator == "[\n" {
             file.write_all(b"[")?;
@@ -135,11 +134,9 @@ impl Trace {
 
 /// The index of a thing among those that were seen, and whether it is new.
 fn place<T: PartialEq>(seen: &mut Vec<T>, thing: T) -> (usize, bool) {
-    match seen.iter().position(|other| *other == thing) {
-        Some(at) => (at, false),
-        None => {
-            seen.push(thing);
-            (seen.len() - 1, true)
-        }
+    if let Some(at) = seen.iter().position(|other| *other == thing) {
+        return (at, false);
     }
+    seen.push(thing);
+    (seen.len() - 1, true)
 }

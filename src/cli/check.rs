@@ -26,7 +26,7 @@ pub struct Check {
 }
 
 /// Lengths of the sequences, in residues.
-const LENGTHS: [usize; 4] = [1, 60, 200, 333];
+const LENGTHS: [usize; 4] = [1, 30, 60, 150];
 
 /// Runs the batch on the CPU and on each GPU, in each precision that it has.
 ///

@@ -59,12 +59,12 @@ pub struct RunOptions {
     /// Where the models run: auto, cpu, cuda (the first GPU), cuda:N, cuda:N,M or cuda:all
     ///
     /// auto is one GPU, the one with the most free memory, if there is one that works, and else the CPU; it says what it chose and
-    /// why. A GPU that is named and can't be had is an error. Numbers count the GPUs that CUDA_VISIBLE_DEVICES shows.
+    /// why. A GPU that is named and can't be had is an error. Numbers count the GPUs that `CUDA_VISIBLE_DEVICES` shows.
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
 
-    /// Write what happened when (reading, tokenizing, each batch on its device, writing) to a file that chrome://tracing and
-    /// https://ui.perfetto.dev show
+    /// Write what happened when (reading, tokenizing, each batch on its device, writing) to a file that Chrome's tracing page and
+    /// Perfetto show
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 

@@ -70,7 +70,7 @@ pub fn choose(
         source,
     };
     match choice {
-        DeviceChoice::Cpu => Ok(cpu("it was asked for".to_owned(), faults)),
+        DeviceChoice::Cpu => Ok(cpu("it was asked for", faults)),
         DeviceChoice::Cuda(numbers) => {
             let driver = usable(runtime).map_err(named)?;
             let places = numbers
@@ -93,16 +93,15 @@ pub fn choose(
                 };
                 gpus_chosen(vec![place], why)
             }
-            Err(DeviceError::Gpu(GpuError::NoDriver)) => cpu(
-                "there is no NVIDIA driver on this machine".to_owned(),
-                faults,
-            ),
-            Err(error) => cpu(error.to_string(), faults),
+            Err(DeviceError::Gpu(GpuError::NoDriver)) => {
+                cpu("there is no NVIDIA driver on this machine", faults)
+            }
+            Err(error) => cpu(&error.to_string(), faults),
         }),
     }
 }
 
-fn cpu(why: String, faults: Option<Faults>) -> Chosen {
+fn cpu(why: &str, faults: Option<Faults>) -> Chosen {
     let count = faults.and_then(|faults| faults.engines).unwrap_or(1);
     let place = |number| Place {
         device: Device::Cpu,
@@ -123,14 +122,14 @@ fn gpus_chosen(places: Vec<Place>, why: &str) -> Chosen {
     let names = places.iter().map(|place| {
         let free = place.gpu.as_ref().map_or(0, |(_, free)| *free);
         format!(
-            "{} ({}, {} free)",
+            "{} {}, {} free",
             place.device,
             place.name,
             BinaryBytes(free)
         )
     });
     Chosen {
-        why: format!("{}: {why}", names.collect::<Vec<_>>().join(", ")),
+        why: format!("{} ({why})", names.collect::<Vec<_>>().join("; ")),
         places,
     }
 }

@@ -139,7 +139,10 @@ impl Flow<'_> {
             let (before, started) = ((chunker.reading, chunker.tokenizing), Instant::now());
             next = chunker.next();
             if let Some(chunk) = &next {
-                let spent = (chunker.reading - before.0, chunker.tokenizing - before.1);
+                let spent = (
+                    chunker.reading.saturating_sub(before.0),
+                    chunker.tokenizing.saturating_sub(before.1),
+                );
                 trace_chunk(self.trace, started, spent, chunk);
             }
         }

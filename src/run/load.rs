@@ -40,11 +40,13 @@ impl Runtime {
     /// # Errors
     /// When there is none.
     pub fn locate(&mut self) -> Result<&Located, LocateError> {
-        if self.located.is_none() {
-            let (builder, located) = locate::load(self.explicit.as_deref())?;
-            self.located = Some((Some(builder), located));
-        }
-        let (_, located) = self.located.as_ref().expect("it was just put there");
+        let (_, located) = match &mut self.located {
+            Some(known) => known,
+            none => {
+                let (builder, located) = locate::load(self.explicit.as_deref())?;
+                none.insert((Some(builder), located))
+            }
+        };
         Ok(located)
     }
 

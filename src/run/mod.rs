@@ -513,14 +513,7 @@ impl Group {
                 .first
                 .map(|first| (first - shared.started).as_secs_f64());
         }
-        for slot in &slots {
-            report.totals.device_tokens += slot.tokens();
-            slot.report(device_report(report, slot));
-            for seconds in slot.higher_loads() {
-                let load = self.load_report(slot, Precision::Fp32, seconds);
-                report.loads.push(load);
-            }
-        }
+        self.account(&slots, report);
         places.retain(|place| {
             let lost = |slot: &Slot| slot.place == *place && slot.lost().is_some();
             !slots.iter().any(lost)
@@ -528,6 +521,18 @@ impl Group {
         result?;
         report.files.append(&mut collector.files);
         Ok(())
+    }
+
+    /// Adds what the devices did to the report.
+    fn account(&self, slots: &[Slot], report: &mut Report) {
+        for slot in slots {
+            report.totals.device_tokens += slot.tokens();
+            slot.report(device_report(report, slot));
+            for seconds in slot.higher_loads() {
+                let load = self.load_report(slot, Precision::Fp32, seconds);
+                report.loads.push(load);
+            }
+        }
     }
 
     /// The model on every device.

@@ -14,12 +14,16 @@ pub struct Report {
     pub onnxruntime: Option<String>,
     /// Where the models ran.
     pub device: String,
+    /// Why there.
+    pub device_why: String,
     /// Threads in all.
     pub threads: usize,
     /// Batches at work at the same time.
     pub workers: usize,
     /// Every load of a model.
     pub loads: Vec<LoadReport>,
+    /// Each device that was used, once for each precision.
+    pub devices: Vec<DeviceReport>,
     /// All files together.
     pub totals: Totals,
     /// Each file, in the order of the manifest.
@@ -37,8 +41,45 @@ pub struct LoadReport {
     pub layer: usize,
     /// The seed, when the weights are random ones.
     pub random_seed: Option<u64>,
+    /// The device that it was loaded to.
+    pub device: String,
+    /// The numbers that it computes with there.
+    pub precision: String,
     /// Wall time of the load.
     pub seconds: f64,
+}
+
+/// What a device did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// `cpu`, `cuda:0` ...
+    pub device: String,
+    /// What its maker calls it.
+    pub name: String,
+    /// The numbers that it computed with.
+    pub precision: String,
+    /// Loads of models, those in higher precision for batches that overflowed too.
+    pub loads: u64,
+    /// Batches that it computed.
+    pub batches: u64,
+    /// Tokens that it worked on, padding too.
+    pub tokens: u64,
+    /// Seconds in which it computed at least one batch.
+    pub computing_seconds: f64,
+    /// Seconds from its first batch's start to its last one's end, for each model by itself.
+    pub wall_seconds: f64,
+    /// `computing_seconds / wall_seconds`.
+    pub busy: f64,
+    /// How often a batch did not fit into its memory and was split.
+    pub out_of_memory_splits: u64,
+    /// Tokens of a batch, as out-of-memory errors taught it.
+    pub learnt_batch_tokens: Option<usize>,
+    /// Batches of which a part was computed again in higher precision.
+    pub recomputed_batches: u64,
+    /// The sequences in these.
+    pub recomputed_sequences: u64,
+    /// Why the device was lost, if it was.
+    pub lost: Option<String>,
 }
 
 /// Sums over all files.
@@ -68,6 +109,8 @@ pub struct Totals {
     pub replaced: u64,
     /// Records without an embedding.
     pub skipped: u64,
+    /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
+    pub failed_records: u64,
     /// Wall time of the run, loads included, in seconds.
     pub seconds: f64,
     /// Wall time of all loads.
@@ -124,6 +167,8 @@ pub struct FileReport {
     pub replaced: u64,
     /// Records without an embedding.
     pub skipped: u64,
+    /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
+    pub failed_records: u64,
     /// The model's time for this file, all workers together: its share of each batch by tokens.
     pub computing_seconds: f64,
 }
@@ -151,6 +196,7 @@ impl Report {
         totals.truncated = sum(|f| f.truncated);
         totals.replaced = sum(|f| f.replaced);
         totals.skipped = sum(|f| f.skipped);
+        totals.failed_records = sum(|f| f.failed_records);
         totals.load_seconds = self.loads.iter().map(|load| load.seconds).sum();
         if totals.device_tokens > 0 {
             totals.padding = 1.0 - totals.tokens as f64 / totals.device_tokens as f64;
@@ -158,6 +204,11 @@ impl Report {
         let seconds = totals.seconds - totals.load_seconds;
         if seconds > 0.0 {
             totals.tokens_per_second = totals.tokens as f64 / seconds;
+        }
+        for device in &mut self.devices {
+            if device.wall_seconds > 0.0 {
+                device.busy = device.computing_seconds / device.wall_seconds;
+            }
         }
         if totals.tokens > 0 {
             let each = totals.stages.computing / totals.tokens as f64;
@@ -191,9 +242,15 @@ impl fmt::Display for Report {
             )?,
             loads => {
                 for load in loads {
+                    // On a CPU there is one load of each; on GPUs one for each of them.
+                    let place = if load.device == "cpu" {
+                        "once".to_owned()
+                    } else {
+                        format!("on {} in {}", load.device, load.precision)
+                    };
                     writeln!(
                         f,
-                        "  model    {} (layer {}), loaded once in {:.2} s{}",
+                        "  model    {} (layer {}), loaded {place} in {:.2} s{}",
                         load.model,
                         load.layer,
                         load.seconds,
@@ -208,6 +265,9 @@ impl fmt::Display for Report {
             self.device,
             count(self.threads as u64, "thread", "threads")
         )?;
+        for device in &self.devices {
+            write!(f, "{device}")?;
+        }
         let marks = [
             (totals.windowed, "in windows"),
             (totals.truncated, "truncated"),
@@ -222,6 +282,13 @@ impl fmt::Display for Report {
         if !marks.is_empty() {
             writeln!(f, "  marked   {}", marks.join(", "))?;
         }
+        if totals.failed_records > 0 {
+            writeln!(
+                f,
+                "  failed   {}, named above; their status says why",
+                count(totals.failed_records, "sequence", "sequences")
+            )?;
+        }
         if totals.failed_files > 0 {
             writeln!(
                 f,
@@ -230,6 +297,46 @@ impl fmt::Display for Report {
             )?;
         }
         Ok(())
+    }
+}
+
+/// What is worth a line: how busy a GPU was, and whatever went wrong on any device.
+impl fmt::Display for DeviceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        if self.device != "cpu" {
+            words.push(format!(
+                "{}, busy {:.1} %",
+                count(self.batches, "batch", "batches"),
+                100.0 * self.busy
+            ));
+        }
+        if self.out_of_memory_splits > 0 {
+            words.push(format!(
+                "{} split for want of memory",
+                count(self.out_of_memory_splits, "batch", "batches")
+            ));
+        }
+        if self.recomputed_batches > 0 {
+            words.push(format!(
+                "{} of {} computed again in higher precision",
+                count(self.recomputed_sequences, "sequence", "sequences"),
+                count(self.recomputed_batches, "batch", "batches")
+            ));
+        }
+        if let Some(why) = &self.lost {
+            words.push(format!("LOST: {why}"));
+        }
+        if words.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "    {}  {}, {}",
+            self.device,
+            self.precision,
+            words.join(", ")
+        )
     }
 }
 

@@ -66,9 +66,38 @@ pub enum Revcomp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// 32-bit floats
+    /// fp32 on a CPU, fp16 on a GPU
     #[default]
+    Auto,
+    /// 32-bit floats
     Fp32,
+    /// 16-bit floats; a batch that overflows them is computed again in fp32 (GPUs only)
+    Fp16,
+    /// 16-bit floats with the range of 32-bit ones and less precision (GPUs only)
+    Bf16,
+    /// 8-bit floats in the dense products (GPUs of compute capability 8.9 or more)
+    Fp8,
+}
+
+impl Precision {
+    /// What it is on a device of which it is known whether it is a GPU.
+    #[must_use]
+    pub fn on(self, gpu: bool) -> Self {
+        match self {
+            Self::Auto if gpu => Self::Fp16,
+            Self::Auto => Self::Fp32,
+            decided => decided,
+        }
+    }
+
+    /// Bytes of a number that flows through the model.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Auto | Self::Fp32 => 4,
+            Self::Fp16 | Self::Bf16 | Self::Fp8 => 2,
+        }
+    }
 }
 
 /// `Display` as the value is written on the command line.
@@ -128,7 +157,7 @@ pub struct Overrides {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub force_alphabet: Option<bool>,
 
-    /// The numbers that the model computes with [default: fp32]
+    /// The numbers that the model computes with [default: auto]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
 
@@ -271,6 +300,16 @@ pub enum SettingsError {
         max_length: usize,
         /// The model's limit.
         limit: usize,
+    },
+    /// The device has no such numbers.
+    #[error("`precision` can't be {precision} on {device}: {why}")]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+        /// The device.
+        device: String,
+        /// Why not, and what to do.
+        why: String,
     },
     /// The strands' tokens do not lie side by side.
     #[error(

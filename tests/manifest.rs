@@ -109,7 +109,7 @@ fn yaml_is_read() {
     );
     assert_eq!(
         (first.layer, first.precision, first.batch_tokens),
-        (None, Precision::Fp32, None)
+        (None, Precision::Auto, None)
     );
     let second = &jobs[1].settings;
     assert_eq!(

@@ -1,20 +1,26 @@
-//! `seqembed doctor`: what this machine has, what is missing, and the command that helps.
+//! `seqembed doctor`: what this machine has, what is missing, and the command that helps. `check.rs` tries the devices.
 
 use std::ffi::CStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use indicatif::BinaryBytes;
 use sysinfo::{Disks, System};
 
-use crate::engine::locate;
+use super::check;
+use super::told;
+use crate::engine::gpus::{self, GpuError};
+use crate::engine::provider;
 use crate::hub::Hub;
 use crate::models;
+use crate::run::devices::{self, Place};
+use crate::run::load::Runtime;
 
 /// Show what seqembed finds on this machine, and what is missing
 ///
-/// The exit code is 1 when no ONNX Runtime can be loaded.
+/// A small batch runs on each device, and its numbers are compared with those of ONNX Runtime's own operators on the CPU. The exit
+/// code is 1 when no ONNX Runtime can be loaded, or a device computes something else.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
     /// The ONNX Runtime library, or a folder that holds it [default: it is looked for]
@@ -29,10 +35,14 @@ pub struct DoctorArgs {
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     report.line("seqembed", env!("CARGO_PKG_VERSION"));
-    runtime(&mut report, args.ort_lib.as_deref());
+    let mut onnxruntime = Runtime::new(args.ort_lib.as_deref());
+    let found = runtime(&mut report, &mut onnxruntime);
     processor(&mut report);
     memory(&mut report);
-    gpus(&mut report);
+    let gpus = gpus(&mut report, &mut onnxruntime);
+    if found {
+        check(&mut report, &mut onnxruntime, &gpus);
+    }
     caches(&mut report);
     models(&mut report);
 
@@ -76,17 +86,20 @@ impl Report {
     }
 }
 
-fn runtime(report: &mut Report, explicit: Option<&Path>) {
-    match locate::load(explicit) {
-        Ok((_, found)) => {
+/// Whether ONNX Runtime was found.
+fn runtime(report: &mut Report, runtime: &mut Runtime) -> bool {
+    match runtime.locate() {
+        Ok(found) => {
             report.line("ONNX Runtime", &found.version);
             report.line("  library", found.path.display());
             report.line("  found by", &found.how);
             report.line("  providers", providers().join(", "));
+            true
         }
         Err(error) => {
             report.line("ONNX Runtime", "not found");
             report.missing(&error.to_string());
+            false
         }
     }
 }
@@ -232,24 +245,116 @@ fn memory_limit() -> Option<u64> {
         .min()
 }
 
-fn gpus(report: &mut Report) {
-    let asked = Command::new("nvidia-smi")
-        .args([
-            "--query-gpu=index,name,memory.total,driver_version",
-            "--format=csv,noheader",
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    let listed = asked.ok().filter(|output| output.status.success());
-    let listed = listed
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// Lists the GPUs, and returns those that can be used.
+fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
+    let driver = match gpus::driver() {
+        Ok(driver) => driver,
+        Err(GpuError::NoDriver) => {
+            report.line("NVIDIA GPUs", "none (there is no NVIDIA driver)");
+            return Vec::new();
+        }
+        Err(error) => {
+            report.line("NVIDIA GPUs", "none");
+            report.warn(&error.to_string());
+            return Vec::new();
+        }
+    };
+    let version = std::fs::read_to_string("/sys/module/nvidia/version")
+        .map(|version| format!("{}, ", version.trim()))
         .unwrap_or_default();
-    if listed.is_empty() {
-        report.line("NVIDIA GPUs", "none");
+    report.line(
+        "NVIDIA driver",
+        format!("{version}CUDA {}.{}", driver.cuda.0, driver.cuda.1),
+    );
+    let mut usable = Vec::new();
+    for (at, gpu) in driver.gpus.iter().enumerate() {
+        let label = if at == 0 { "NVIDIA GPUs" } else { "" };
+        let place = devices::place(&driver, gpu.number);
+        let free = match &place {
+            Ok(Place {
+                gpu: Some((_, free)),
+                ..
+            }) => format!("{} of ", BinaryBytes(*free)),
+            _ => String::new(),
+        };
+        report.line(
+            label,
+            format!(
+                "cuda:{} {}, compute capability {}.{}, {free}{}{}",
+                gpu.number,
+                gpu.name,
+                gpu.capability.0,
+                gpu.capability.1,
+                BinaryBytes(gpu.total_memory),
+                if free.is_empty() { "" } else { " free" },
+            ),
+        );
+        match place {
+            Ok(place) => usable.push(place),
+            Err(error) => report.warn(&format!("cuda:{} can't be used: {error}", gpu.number)),
+        }
     }
-    for (i, gpu) in listed.lines().enumerate() {
-        report.line(if i == 0 { "NVIDIA GPUs" } else { "" }, gpu);
+    let Ok(located) = runtime.locate() else {
+        return Vec::new();
+    };
+    match provider::prepare(located, driver.cuda) {
+        Ok(provider) => {
+            let cuda = provider
+                .cuda
+                .map(|major| format!(" (CUDA {major})"))
+                .unwrap_or_default();
+            report.line("  provider", format!("{}{cuda}", provider.path.display()));
+            usable
+        }
+        Err(error) => {
+            report.line("  provider", "can't be used");
+            report.warn(&format!("the GPUs can't be used: {error}"));
+            Vec::new()
+        }
+    }
+}
+
+/// Tries the devices.
+fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
+    let checks = match check::run(runtime, gpus) {
+        Ok(checks) => checks,
+        Err(error) => {
+            report.line("check", "failed");
+            report.missing(&format!(
+                "nothing can be run on the CPU: {}",
+                told(error.as_ref())
+            ));
+            return;
+        }
+    };
+    for (at, check) in checks.iter().enumerate() {
+        let label = if at == 0 { "check" } else { "" };
+        match &check.result {
+            Ok((cosine, milliseconds)) => {
+                let verdict = if check.good { "good" } else { "WRONG" };
+                report.line(
+                    label,
+                    format!(
+                        "{}: {verdict}, cosine {cosine:.6} to ONNX Runtime's operators on the CPU, {milliseconds:.1} ms",
+                        check.what
+                    ),
+                );
+                if !check.good {
+                    report.missing(&format!(
+                        "{} computes other numbers than ONNX Runtime's own operators (cosine {cosine:.6}): don't use it, and report this",
+                        check.what
+                    ));
+                }
+            }
+            Err(error) => {
+                report.line(label, format!("{}: failed", check.what));
+                report.missing(&format!(
+                    "{} can't be used: {}",
+                    check.what,
+                    told(error.as_ref())
+                ));
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use super::progress::Progress;
 use super::{FAILED, PARTLY, USAGE, told};
+use crate::engine::device::DeviceChoice;
 use crate::engine::session::Kernels;
 use crate::manifest::{self, Job};
 use crate::records::Source;
@@ -55,6 +56,18 @@ pub struct RunOptions {
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
 
+    /// Where the models run: auto, cpu, cuda (the first GPU), cuda:N, cuda:N,M or cuda:all
+    ///
+    /// auto is one GPU, the one with the most free memory, if there is one that works, and else the CPU; it says what it chose and
+    /// why. A GPU that is named and can't be had is an error. Numbers count the GPUs that `CUDA_VISIBLE_DEVICES` shows.
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceChoice,
+
+    /// Write what happened when (reading, tokenizing, each batch on its device, writing) to a file that Chrome's tracing page and
+    /// Perfetto show
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
     /// The graph that runs on a CPU
     #[arg(long, value_enum, default_value_t, value_name = "KERNELS")]
     kernels: Kernels,
@@ -98,6 +111,8 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
             ort_lib: options.ort_lib.clone(),
             kernels: options.kernels,
             strict: options.strict,
+            device: options.device.clone(),
+            trace: options.trace.clone(),
         },
         &mut progress,
         &|text| {
@@ -122,11 +137,13 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
         eprintln!("  output   {}", options.out.display());
         eprintln!("  report   {}", path.display());
     }
-    Ok(if report.totals.failed_files > 0 {
-        PARTLY.into()
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(
+        if report.totals.failed_files > 0 || report.totals.failed_records > 0 {
+            PARTLY.into()
+        } else {
+            ExitCode::SUCCESS
+        },
+    )
 }
 
 /// The size of all inputs, or 0 when one has no size.

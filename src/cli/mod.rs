@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod check;
 pub mod doctor;
 pub mod embed;
 pub mod export;

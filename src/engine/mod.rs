@@ -1,10 +1,17 @@
 //! ONNX Runtime: finding the library, sessions, and the seam between batching and devices.
 
+pub mod budget;
 pub mod cuda;
+pub mod device;
+pub mod faulty;
+pub mod gpus;
 pub mod kernels;
 pub mod locate;
 pub mod operators;
+pub mod provider;
 pub mod session;
+
+use std::time::Instant;
 
 /// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +60,12 @@ pub trait Engine: Send + Sync {
     /// Tokens that a batch costs on the device, padding included.
     fn cost(&self, batch: &Batch) -> usize {
         batch.tokens()
+    }
+
+    /// When the device itself computed since this was last asked, for an engine that knows better than its callers: those wait
+    /// for each other when they share a device. Empty: it computed all through the calls of [`Engine::run`].
+    fn computed(&self) -> Vec<(Instant, Instant)> {
+        Vec::new()
     }
 }
 

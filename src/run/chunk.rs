@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::batch::{self, Window};
-use crate::engine::{Batch, Reduce};
+use crate::engine::Reduce;
 use crate::manifest::Job;
 use crate::records::{self, Reader, Record};
 use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
 use crate::tokenize::dna::{DnaCheck, reverse_complement};
-use crate::tokenize::{Alphabet, Encoded, Special, Tokenizer};
+use crate::tokenize::{Alphabet, Encoded, Tokenizer};
 
 /// A job of the run, with what the model decides filled in.
 pub struct Task {
@@ -149,43 +149,12 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// A batch's tokens, laid end to end with their special ones.
-    pub fn batch(&self, index: usize, special: Special) -> Batch {
-        let segments = &self.batches[index];
-        let total = segments.iter().map(|&s| self.segments[s].tokens()).sum();
-        let mut batch = Batch {
-            ids: Vec::with_capacity(total),
-            starts: vec![0],
-            ranges: Vec::with_capacity(segments.len()),
-        };
-        for &segment in segments {
-            let segment = &self.segments[segment];
-            let start = batch.ids.len();
-            let ids = &self.encoded[segment.record].ids[segment.window.seen.clone()];
-            batch.ids.push(special.cls.into());
-            batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
-            batch.ids.push(special.eos.into());
-            batch.starts.push(int(batch.ids.len()));
-            let Range {
-                start: from,
-                end: to,
-            } = segment.range;
-            batch.ranges.push([int(start + from), int(start + to)]);
-        }
-        batch
-    }
-
     /// What the engine gives for a batch.
     pub fn reduce(&self, index: usize) -> Reduce {
         self.batches[index]
             .first()
             .map_or(Reduce::Mean, |&s| self.segments[s].reduce)
     }
-}
-
-/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer sequence is refused before.
-fn int(position: usize) -> i32 {
-    i32::try_from(position).unwrap_or(i32::MAX)
 }
 
 /// How much goes into a chunk, and how it is cut into batches.

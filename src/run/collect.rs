@@ -3,13 +3,14 @@
 //! Batches return in any order. A chunk is written when all of its batches are there and every earlier chunk was
 //! written, so each file's rows stand in input order, and at most a few chunks wait in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Task};
+use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Status, Task};
+use super::retry::{Note, Outcome};
 use crate::engine::{EngineError, Reduce};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
 use crate::report::FileReport;
@@ -21,8 +22,8 @@ pub struct Done {
     pub chunk: u64,
     /// The batch's index in it.
     pub batch: usize,
-    /// Rows of the engine.
-    pub rows: Result<Vec<f32>, EngineError>,
+    /// Rows of the engine, and what happened on the way.
+    pub outcome: Result<Outcome, EngineError>,
     /// How long the engine took.
     pub elapsed: Duration,
 }
@@ -66,7 +67,25 @@ pub trait Observer {
 struct Pending {
     chunk: Arc<Chunk>,
     results: Vec<Option<Vec<f32>>>,
+    notes: HashMap<usize, Note>,
     left: usize,
+}
+
+impl Pending {
+    /// A record's status, with what happened to it on its device.
+    fn status(&self, item: &Item) -> Status {
+        let mut status = item.status.clone();
+        if !self.notes.is_empty() {
+            for segment in item.segments.clone().chain(item.reverse.clone()) {
+                match self.notes.get(&segment) {
+                    Some(Note::Windowed) => status.windowed = true,
+                    Some(Note::Failed(why)) => status.skipped = Some(why.clone()),
+                    None => {}
+                }
+            }
+        }
+        status
+    }
 }
 
 /// A task's file while it is written.
@@ -138,6 +157,7 @@ impl<'a> Collector<'a> {
                 let left = chunk.batches.len();
                 let pending = Pending {
                     results: (0..left).map(|_| None).collect(),
+                    notes: HashMap::new(),
                     left,
                     chunk,
                 };
@@ -168,9 +188,15 @@ impl<'a> Collector<'a> {
             .pending
             .get_mut(&done.chunk)
             .expect("a chunk is announced before its batches are");
-        match done.rows {
-            Ok(rows) => {
+        match done.outcome {
+            Ok(Outcome { rows, notes }) => {
                 pending.results[done.batch] = Some(rows);
+                for (segment, note) in notes {
+                    // A failure says more than that windows were tried before.
+                    if note != Note::Windowed || !pending.notes.contains_key(&segment) {
+                        pending.notes.insert(segment, note);
+                    }
+                }
                 pending.left -= 1;
                 Ok(())
             }
@@ -224,9 +250,10 @@ impl<'a> Collector<'a> {
                     let count = segments.map(|s| chunk.segments[s].tokens() as u64).sum();
                     sequences += 1;
                     tokens += count;
-                    self.count(*task, item, count);
+                    let status = pending.status(item);
+                    self.count(*task, item, &status, count, observer);
                     if !self.states[*task].failed {
-                        self.push(*task, item, chunk, &places, &pending.results);
+                        self.push(*task, item, &status, chunk, &places, &pending.results);
                         if self.rows.values.len() >= BLOCK {
                             self.flush(current)?;
                         }
@@ -261,15 +288,29 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    fn count(&mut self, task: usize, item: &Item, tokens: u64) {
+    fn count(
+        &mut self,
+        task: usize,
+        item: &Item,
+        status: &Status,
+        tokens: u64,
+        observer: &mut dyn Observer,
+    ) {
         let file = &mut self.files[task];
+        if let (Some(why), None) = (&status.skipped, &item.status.skipped) {
+            file.failed_records += 1;
+            observer.warning(&format!(
+                "{}: record {:?}, {} long, has no embedding: {why}",
+                self.tasks[task].job.source, item.id, item.length
+            ));
+        }
         file.records += 1;
         file.residues += item.length as u64;
         file.tokens += tokens;
-        file.windowed += u64::from(item.status.windowed);
-        file.truncated += u64::from(item.status.truncated);
-        file.replaced += u64::from(item.status.replaced != Replaced::None);
-        file.skipped += u64::from(item.status.skipped.is_some());
+        file.windowed += u64::from(status.windowed);
+        file.truncated += u64::from(status.truncated);
+        file.replaced += u64::from(status.replaced != Replaced::None);
+        file.skipped += u64::from(status.skipped.is_some());
     }
 
     /// Appends a record's row.
@@ -277,6 +318,7 @@ impl<'a> Collector<'a> {
         &mut self,
         task: usize,
         item: &Item,
+        status: &Status,
         chunk: &Chunk,
         places: &[Place],
         results: &[Option<Vec<f32>>],
@@ -285,7 +327,7 @@ impl<'a> Collector<'a> {
         rows.ids.push(item.id.clone());
         rows.headers.push(item.header.clone());
         rows.lengths.push(item.length as u64);
-        rows.status.push(item.status.to_string());
+        rows.status.push(status.to_string());
         let pooling = self.tasks[task].job.settings.pooling;
         let before = rows.values.len();
         let parts = |segments: &Range<usize>| {
@@ -296,6 +338,9 @@ impl<'a> Collector<'a> {
             })
         };
         match pooling {
+            // One vector of NaN, or none at all.
+            Pooling::None if status.skipped.is_some() => {}
+            _ if status.skipped.is_some() => rows.values.resize(before + self.hidden, f32::NAN),
             Pooling::None => {
                 for (segment, values, row) in parts(&item.segments) {
                     rows.values
@@ -304,9 +349,6 @@ impl<'a> Collector<'a> {
             }
             Pooling::Mean | Pooling::MeanAll | Pooling::Cls | Pooling::Max => {
                 join(rows, parts(&item.segments), pooling, self.hidden);
-                if item.segments.is_empty() {
-                    rows.values.resize(before + self.hidden, f32::NAN);
-                }
                 if !item.reverse.is_empty() {
                     let mut other = Rows::new(self.hidden);
                     join(&mut other, parts(&item.reverse), pooling, self.hidden);
@@ -401,34 +443,45 @@ fn slice<'v>(values: &'v [f32], row: usize, range: &Range<usize>, hidden: usize)
     &values[(row + range.start) * hidden..(row + range.end) * hidden]
 }
 
-/// Appends one pooled vector, joined from those of the windows: their mean weighted by how many tokens each stands for,
-/// or their maximum.
+/// Appends one pooled vector, joined from those of the windows.
 fn join<'v>(
     rows: &mut Rows,
     parts: impl ExactSizeIterator<Item = (&'v Segment, &'v [f32], usize)>,
     pooling: Pooling,
     hidden: usize,
 ) {
-    let count = parts.len();
-    let start = rows.values.len();
-    let mut total = 0;
-    for (at, (segment, values, row)) in parts.enumerate() {
+    let parts = parts.map(|(segment, values, row)| {
         let part = &values[row * hidden..(row + 1) * hidden];
-        if count == 1 || (at == 0 && pooling == Pooling::Max) {
-            rows.values.extend_from_slice(part);
+        (part, segment.range.len())
+    });
+    join_windows(&mut rows.values, parts, pooling == Pooling::Max, hidden);
+}
+
+/// Appends a vector joined from those of windows: their mean weighted by how many tokens each stands for, or their maximum.
+pub fn join_windows<'v>(
+    values: &mut Vec<f32>,
+    parts: impl ExactSizeIterator<Item = (&'v [f32], usize)>,
+    maximum: bool,
+    hidden: usize,
+) {
+    let count = parts.len();
+    let start = values.len();
+    let mut total = 0;
+    for (at, (part, weight)) in parts.enumerate() {
+        if count == 1 || (at == 0 && maximum) {
+            values.extend_from_slice(part);
             continue;
         }
         if at == 0 {
-            rows.values.resize(start + hidden, 0.0);
+            values.resize(start + hidden, 0.0);
         }
-        let joined = &mut rows.values[start..];
-        if pooling == Pooling::Max {
+        let joined = &mut values[start..];
+        if maximum {
             joined
                 .iter_mut()
                 .zip(part)
                 .for_each(|(best, x)| *best = best.max(*x));
         } else {
-            let weight = segment.range.len();
             total += weight;
             joined
                 .iter_mut()
@@ -437,7 +490,7 @@ fn join<'v>(
         }
     }
     if total > 0 {
-        rows.values[start..]
+        values[start..]
             .iter_mut()
             .for_each(|sum| *sum /= total as f32);
     }

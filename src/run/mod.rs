@@ -1,38 +1,46 @@
 //! The main job: all files of a manifest, with one load of each model.
 //!
-//! ```text
-//! reader thread: files -> chunks -> batches  ==bounded==>  workers: engine  ==>  this thread: rows -> files
-//! ```
-//! Jobs are grouped by model and layer; a group is one load, and groups run one after the other.
+//! Jobs are grouped by model, layer and precision; a group is one load on each device, and groups run one after the other.
 
 mod chunk;
 mod collect;
+pub mod devices;
+mod flow;
+pub mod load;
+mod queue;
+mod retry;
+mod slot;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use ort::environment::Environment;
-use seqembed_onnx::{Architecture, GraphKind, GraphRequest, Model};
+use seqembed_onnx::{Architecture, Model};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 pub use self::collect::{CollectError, Observer};
 
-use self::chunk::{Chunk, Chunker, Limits, Task};
-use self::collect::{Collector, Done, Message, output_path};
-use crate::engine::locate::{self, LocateError, Located};
-use crate::engine::session::{CpuEngine, Kernels, Load};
-use crate::engine::{Engine, EngineError, Reduce};
+use self::chunk::{Chunker, Limits, Task};
+use self::collect::{Collector, output_path};
+use self::devices::{DeviceError, Place};
+use self::flow::Flow;
+use self::load::{Loader, Program, Runtime};
+use self::slot::Slot;
+use crate::engine::device::{Device, DeviceChoice};
+use crate::engine::faulty::Faults;
+use crate::engine::locate::LocateError;
+use crate::engine::session::Kernels;
+use crate::engine::{EngineError, Reduce, budget};
 use crate::manifest::Job;
 use crate::models::{self, ModelError};
 use crate::output::Layout;
-use crate::report::{FileReport, LoadReport, Report};
-use crate::settings::{Pooling, Revcomp, Settings, SettingsError, Window};
+use crate::report::{DeviceReport, FileReport, LoadReport, Report};
+use crate::settings::{Pooling, Precision, Revcomp, Settings, SettingsError, Window};
 use crate::tokenize::{self, Alphabet, Tokenizer, VocabularyError};
+use crate::trace::{Lane, Trace};
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -47,6 +55,10 @@ pub struct Options {
     pub kernels: Kernels,
     /// Stop at the first file that fails.
     pub strict: bool,
+    /// Where the models run.
+    pub device: DeviceChoice,
+    /// The file for a trace.
+    pub trace: Option<PathBuf>,
 }
 
 /// Why a run stopped, or did not begin.
@@ -80,6 +92,36 @@ pub enum RunError {
     /// ONNX Runtime can't be had.
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// A device that was asked for can't be had.
+    #[error("--device {choice} can't be had: {source}")]
+    Device {
+        /// What was asked for.
+        choice: String,
+        /// What is missing, and what helps.
+        source: DeviceError,
+    },
+    /// No device is left.
+    #[error("{why}. No device is left. {}, not finished: {}. Run the same command again for these",
+        files(*.finished), names(.unfinished))]
+    Lost {
+        /// Each device, and why it is gone.
+        why: String,
+        /// How many files are done.
+        finished: usize,
+        /// The samples that are not.
+        unfinished: Vec<String>,
+    },
+    /// The faults that a test asks for make no sense.
+    #[error("{0}")]
+    Faults(String),
+    /// The trace can't be written.
+    #[error("cannot write the trace {}: {source}", .path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The model could not be loaded.
     #[error("cannot load {}: {source}", .folder.display())]
     Load {
@@ -93,6 +135,25 @@ pub enum RunError {
     Collect(#[from] CollectError),
 }
 
+fn files(count: usize) -> String {
+    match count {
+        0 => "No file was finished".to_owned(),
+        1 => "1 file was finished and is kept".to_owned(),
+        count => format!("{count} files were finished and are kept"),
+    }
+}
+
+/// The first few of many names.
+fn names(all: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = all.iter().take(SHOWN).map(String::as_str);
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 impl RunError {
     /// Whether what the user gave is wrong, and not the machine.
     #[must_use]
@@ -104,6 +165,7 @@ impl RunError {
                 | Self::Graph(_)
                 | Self::Vocabulary(_)
                 | Self::Settings { .. }
+                | Self::Faults(_)
         )
     }
 }
@@ -114,6 +176,15 @@ const BATCH_TOKENS: usize = 512;
 
 /// Per-token output of a chunk, in bytes, is kept below this.
 const CHUNK_BYTES: usize = 128 << 20;
+
+/// The same where GPUs compute, whose batches are larger.
+const GPU_CHUNK_BYTES: usize = 1 << 30;
+
+/// Batches of a chunk for each GPU.
+const BATCHES_AHEAD: usize = 16;
+
+/// While a GPU computes one batch, the other worker copies and prepares the next.
+const WORKERS_PER_GPU: usize = 2;
 
 /// Runs all jobs.
 ///
@@ -129,24 +200,21 @@ pub fn run(
 ) -> Result<Report, RunError> {
     let started = Instant::now();
     check_folder(&options.out)?;
+    let trace = Trace::new(options.trace.as_deref()).map_err(|source| RunError::Trace {
+        path: options.trace.clone().unwrap_or_default(),
+        source,
+    })?;
     let mut report = Report {
         seqembed: env!("CARGO_PKG_VERSION").to_owned(),
-        device: "CPU".to_owned(),
         threads: options.threads,
         ..Report::default()
     };
-    let groups = group(jobs, say)?;
-    let mut runtime = None;
-    let mut order = Vec::new();
-    for group in groups {
-        let positions = group.positions.clone();
-        let result = group.run(options, started, &mut runtime, &mut report, observer);
-        order.extend(positions);
-        result?;
-        if options.strict && report.files.iter().any(|file| file.error.is_some()) {
-            break;
-        }
-    }
+    let order = run_groups(jobs, options, started, &trace, &mut report, observer, say);
+    trace.finish().map_err(|source| RunError::Trace {
+        path: options.trace.clone().unwrap_or_default(),
+        source,
+    })?;
+    let order = order?;
     // Groups ran one after the other; the report is in the order of the manifest.
     let mut files: Vec<(usize, FileReport)> = order.into_iter().zip(report.files).collect();
     files.sort_by_key(|(position, _)| *position);
@@ -155,6 +223,77 @@ pub fn run(
     report.totals.peak_memory_bytes = peak_memory();
     report.total();
     Ok(report)
+}
+
+/// Runs the groups, and returns the jobs' positions in the manifest in the order in which their files were reported.
+fn run_groups(
+    jobs: Vec<Job>,
+    options: &Options,
+    started: Instant,
+    trace: &Trace,
+    report: &mut Report,
+    observer: &mut dyn Observer,
+    say: &dyn Fn(&str),
+) -> Result<Vec<usize>, RunError> {
+    let faults = Faults::from_env().map_err(RunError::Faults)?;
+    let mut runtime = Runtime::new(options.ort_lib.as_deref());
+    let chosen = devices::choose(&options.device, faults, &mut runtime)?;
+    if options.device != DeviceChoice::Cpu {
+        say(&format!("device: {}", chosen.why));
+    }
+    let mut places = chosen.places;
+    let names = places.iter().map(|place| match place.device {
+        Device::Cpu => place.name.clone(),
+        Device::Cuda(_) => format!("{} ({})", place.name, place.device),
+    });
+    report.device = names.collect::<Vec<_>>().join(", ");
+    report.device_why.clone_from(&chosen.why);
+    let groups = group(jobs, &places, say)?;
+    let mut order = Vec::new();
+    let mut groups = groups.into_iter();
+    while let Some(group) = groups.next() {
+        let positions = group.positions.clone();
+        let run = Shared {
+            options,
+            started,
+            faults,
+            trace,
+            say,
+        };
+        let result = group.run(&run, &mut places, &mut runtime, report, observer);
+        order.extend(positions);
+        match result {
+            Err(RunError::Lost {
+                why,
+                finished,
+                mut unfinished,
+            }) => {
+                let done = report.files.iter().filter(|file| file.output.is_some());
+                let finished = finished + done.count();
+                let rest = groups.flat_map(|group| group.tasks);
+                unfinished.extend(rest.map(|task| task.job.sample));
+                return Err(RunError::Lost {
+                    why,
+                    finished,
+                    unfinished,
+                });
+            }
+            other => other?,
+        }
+        if options.strict && report.files.iter().any(|file| file.error.is_some()) {
+            break;
+        }
+    }
+    Ok(order)
+}
+
+/// What all groups share.
+struct Shared<'a> {
+    options: &'a Options,
+    started: Instant,
+    faults: Option<Faults>,
+    trace: &'a Trace,
+    say: &'a dyn Fn(&str),
 }
 
 /// Makes the output folder, and tries whether files can be made in it.
@@ -172,16 +311,12 @@ fn check_folder(folder: &Path) -> Result<(), RunError> {
 struct Group {
     model: Arc<Model>,
     layer: usize,
+    /// The numbers that are computed with, decided.
+    precision: Precision,
     tokenizer: Arc<dyn Tokenizer>,
     tasks: Vec<Task>,
     /// The jobs' positions in the manifest.
     positions: Vec<usize>,
-}
-
-/// ONNX Runtime, once it is loaded.
-struct Runtime {
-    environment: Environment,
-    located: Located,
 }
 
 /// A model that was opened, with its vocabulary.
@@ -223,7 +358,7 @@ impl Opened {
 }
 
 /// Opens every model that the jobs name, and puts the jobs that can share a session together.
-fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
+fn group(jobs: Vec<Job>, places: &[Place], say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
     let mut models: HashMap<String, Opened> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (position, job) in jobs.into_iter().enumerate() {
@@ -242,16 +377,29 @@ fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
         let layers = opened.model.architecture().layers();
         let layer = job.settings.layer_of(layers).map_err(misfit)?;
         let window = opened.window(&job.settings).map_err(misfit)?;
+        for place in places {
+            let asked = job.settings.precision;
+            devices::check_precision(asked, place).map_err(|why| {
+                misfit(SettingsError::Precision {
+                    precision: asked,
+                    device: place.device.to_string(),
+                    why,
+                })
+            })?;
+        }
+        let gpu = places.iter().any(|place| place.gpu.is_some());
+        let precision = job.settings.precision.on(gpu);
         let folder = opened.model.folder();
-        let known = groups
-            .iter()
-            .position(|group| group.model.folder() == folder && group.layer == layer);
+        let known = groups.iter().position(|group| {
+            group.model.folder() == folder && group.layer == layer && group.precision == precision
+        });
         let at = known.unwrap_or(groups.len());
         if known.is_none() {
             groups.push(Group {
                 model: opened.model,
                 tokenizer: opened.tokenizer,
                 layer,
+                precision,
                 tasks: Vec::new(),
                 positions: Vec::new(),
             });
@@ -263,23 +411,43 @@ fn group(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
 }
 
 impl Group {
+    /// Runs the group's jobs. Devices that are lost on the way leave `places`.
     fn run(
         self,
-        options: &Options,
-        started: Instant,
-        runtime: &mut Option<Runtime>,
+        shared: &Shared,
+        places: &mut Vec<Place>,
+        runtime: &mut Runtime,
         report: &mut Report,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
+        let options = shared.options;
         let hidden = self.model.architecture().hidden();
-        let limits = self.limits(options, hidden);
+        let limits = self.limits(options, places, hidden);
         let mut chunker = Chunker::new(&self.tasks, &*self.tokenizer, limits);
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
+        let reading = Instant::now();
         let Some(first) = chunker.next() else {
             return Ok(());
         };
-        let (graph, outputs) = self.graph(options)?;
-        let layouts = self.layouts(options, &graph, hidden);
+        flow::trace_chunk(
+            shared.trace,
+            reading,
+            (chunker.reading, chunker.tokenizing),
+            &first,
+        );
+        let outputs = self.outputs();
+        let program = load::program_for(
+            &self.model,
+            places[0].device,
+            self.precision,
+            options.kernels,
+            self.layer,
+            &outputs,
+        )?;
+        if let Some(note) = &program.note {
+            (shared.say)(note);
+        }
+        let layouts = self.layouts(options, places[0].device, &program.graph, hidden);
         let files = self.tasks.iter().map(|task| FileReport {
             sample: task.job.sample.clone(),
             source: task.job.source.to_string(),
@@ -288,116 +456,211 @@ impl Group {
         });
         let mut collector = Collector::new(&self.tasks, layouts, files.collect(), hidden);
 
-        let engine = if first.batches.is_empty() && chunker.is_done() {
+        let nothing = first.batches.is_empty() && chunker.is_done();
+        let workers = if chunker.is_done() {
+            first.batches.len().clamp(1, options.threads)
+        } else {
+            options.threads
+        };
+        let loader = if nothing {
             None
         } else {
-            let workers = if chunker.is_done() {
-                first.batches.len().clamp(1, options.threads)
-            } else {
-                options.threads
-            };
-            report.workers = report.workers.max(workers);
-            let runtime = match runtime {
-                Some(runtime) => runtime,
-                None => runtime.insert(Runtime::load(options)?),
-            };
-            report.onnxruntime = Some(runtime.located.version.clone());
-            let load_started = Instant::now();
-            let engine = CpuEngine::load(
-                &runtime.environment,
-                Load {
-                    graph: &graph,
-                    folder: self.model.folder(),
-                    kernels: options.kernels,
-                    outputs,
-                    hidden,
-                    pad_id: self.tokenizer.special().pad.into(),
-                    threads: (options.threads / workers).max(1),
-                },
-            )
-            .map_err(|source| RunError::Load {
-                folder: self.model.folder().to_owned(),
-                source,
-            })?;
-            let info = self.model.info();
-            report.loads.push(LoadReport {
-                model: info.name.clone(),
-                weights_sha256: info.weights_sha256.clone(),
+            let environment = runtime.environment()?.clone();
+            report.onnxruntime = Some(runtime.locate()?.version.clone());
+            Some(Loader {
+                environment,
+                model: &self.model,
                 layer: self.layer,
-                random_seed: info.random_seed,
-                seconds: load_started.elapsed().as_secs_f64(),
-            });
-            Some((engine, workers))
+                outputs: &outputs,
+                kernels: options.kernels,
+                pad_id: self.tokenizer.special().pad.into(),
+                threads: (options.threads / workers).max(1),
+                faults: shared.faults,
+            })
         };
-        let device_tokens = flow(
+        let slots = match &loader {
+            Some(loader) => self.slots(loader, places, workers, &program, shared.trace)?,
+            None => Vec::new(),
+        };
+        report.loads.extend(
+            slots
+                .iter()
+                .map(|slot| self.load_report(slot, self.precision, slot.load.as_secs_f64())),
+        );
+        let at_once = slots.iter().map(|slot| slot.workers).sum();
+        report.workers = report.workers.max(at_once);
+
+        let flow = Flow {
+            slots: &slots,
+            tasks: &self.tasks,
+            tokenizer: &*self.tokenizer,
+            model_limit: self
+                .model
+                .info()
+                .max_residues
+                .map(|tokens| tokens + self.tokenizer.span() - 1),
+            hidden,
+            strict: options.strict,
+            trace: shared.trace,
+        };
+        let result = flow.run(
             chunker,
             first,
-            engine
-                .as_ref()
-                .map(|(engine, workers)| (engine as &dyn Engine, *workers)),
-            &*self.tokenizer,
             &mut collector,
             &mut report.totals.stages,
             observer,
-            options.strict,
         );
         report.totals.stages.computing += collector.computing.as_secs_f64();
         report.totals.stages.writing += collector.writing.as_secs_f64();
         report.totals.batches += collector.batches;
         if report.totals.first_embedding_seconds.is_none() {
-            report.totals.first_embedding_seconds =
-                collector.first.map(|first| (first - started).as_secs_f64());
+            report.totals.first_embedding_seconds = collector
+                .first
+                .map(|first| (first - shared.started).as_secs_f64());
         }
+        self.account(&slots, report);
+        places.retain(|place| {
+            let lost = |slot: &Slot| slot.place == *place && slot.lost().is_some();
+            !slots.iter().any(lost)
+        });
+        result?;
         report.files.append(&mut collector.files);
-        report.totals.device_tokens += device_tokens?;
         Ok(())
     }
 
-    fn limits(&self, options: &Options, hidden: usize) -> Limits {
-        let settings = || self.tasks.iter().map(|task| &task.job.settings);
-        let batch_tokens = settings()
-            .filter_map(|settings| settings.batch_tokens)
-            .min()
-            .unwrap_or(BATCH_TOKENS);
-        let mut chunk_tokens = (batch_tokens * options.threads * 16).max(1 << 15);
-        if settings().any(|settings| settings.pooling == Pooling::None) {
-            chunk_tokens = chunk_tokens.min(CHUNK_BYTES / (4 * hidden));
-        }
-        Limits {
-            chunk_tokens,
-            batch_tokens,
-            padded: options.kernels == Kernels::Portable,
+    /// Adds what the devices did to the report.
+    fn account(&self, slots: &[Slot], report: &mut Report) {
+        for slot in slots {
+            report.totals.device_tokens += slot.tokens();
+            slot.report(device_report(report, slot));
+            for seconds in slot.higher_loads() {
+                let load = self.load_report(slot, Precision::Fp32, seconds);
+                report.loads.push(load);
+            }
         }
     }
 
-    /// The graph with the outputs that the jobs need.
-    fn graph(&self, options: &Options) -> Result<(Vec<u8>, Vec<Reduce>), RunError> {
+    /// The model on every device.
+    fn slots<'s>(
+        &self,
+        loader: &'s Loader<'s>,
+        places: &[Place],
+        workers: usize,
+        first: &Program,
+        trace: &Trace,
+    ) -> Result<Vec<Slot<'s>>, RunError> {
+        let mut slots = Vec::with_capacity(places.len());
+        for (index, place) in places.iter().enumerate() {
+            let started = Instant::now();
+            let own;
+            // Kernels are loaded on one device.
+            let program = if place.device == places[0].device {
+                first
+            } else {
+                own = load::program_for(
+                    &self.model,
+                    place.device,
+                    self.precision,
+                    loader.kernels,
+                    self.layer,
+                    loader.outputs,
+                )?;
+                &own
+            };
+            let mut slot = loader.slot(place, index, self.precision, program)?;
+            slot.workers = match place.device {
+                Device::Cpu => (workers / places.len()).max(1),
+                Device::Cuda(_) => WORKERS_PER_GPU,
+            };
+            let lane = Lane {
+                group: slot.label.clone(),
+                name: "loading".to_owned(),
+            };
+            trace.span(
+                &lane,
+                "loading",
+                started,
+                Instant::now(),
+                || json!({"model": self.model.info().name}),
+            );
+            slots.push(slot);
+        }
+        Ok(slots)
+    }
+
+    fn load_report(&self, slot: &Slot, precision: Precision, seconds: f64) -> LoadReport {
+        let info = self.model.info();
+        LoadReport {
+            model: info.name.clone(),
+            weights_sha256: info.weights_sha256.clone(),
+            layer: self.layer,
+            random_seed: info.random_seed,
+            device: slot.place.device.to_string(),
+            precision: precision.to_string(),
+            seconds,
+        }
+    }
+
+    fn limits(&self, options: &Options, places: &[Place], hidden: usize) -> Limits {
+        let settings = || self.tasks.iter().map(|task| &task.job.settings);
+        let asked = settings()
+            .filter_map(|settings| settings.batch_tokens)
+            .min();
+        let per_token = settings().any(|settings| settings.pooling == Pooling::None);
+        let free = places.iter().filter_map(|place| place.gpu.as_ref());
+        let limits = if let Some(free) = free.map(|(_, free)| *free).min() {
+            let bytes = self.precision.bytes();
+            let batch_tokens = asked.unwrap_or_else(|| {
+                let weights = self.model.weights_bytes() / 4 * bytes as u64;
+                let shape = load::shape(self.model.architecture());
+                budget::batch_tokens(free, weights, shape, bytes)
+            });
+            // The more batches in a chunk, the fewer are cut short at its end; and none of the devices must wait for the next.
+            let mut chunk_tokens = batch_tokens * places.len() * BATCHES_AHEAD;
+            if per_token {
+                chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (4 * hidden));
+            }
+            Limits {
+                chunk_tokens,
+                batch_tokens,
+                padded: false,
+            }
+        } else {
+            let batch_tokens = asked.unwrap_or(BATCH_TOKENS);
+            let mut chunk_tokens = (batch_tokens * options.threads * 16).max(1 << 15);
+            if per_token {
+                chunk_tokens = chunk_tokens.min(CHUNK_BYTES / (4 * hidden));
+            }
+            Limits {
+                chunk_tokens,
+                batch_tokens,
+                padded: options.kernels == Kernels::Portable,
+            }
+        };
+        Limits {
+            chunk_tokens: limits.chunk_tokens.max(1),
+            ..limits
+        }
+    }
+
+    /// The outputs of the graph that the jobs need.
+    fn outputs(&self) -> Vec<Reduce> {
         let mut outputs = Vec::new();
         for task in &self.tasks {
             if !outputs.contains(&task.reduce()) {
                 outputs.push(task.reduce());
             }
         }
-        let request = GraphRequest {
-            kind: match options.kernels {
-                Kernels::Auto => GraphKind::Packed,
-                Kernels::Portable => GraphKind::Padded,
-            },
-            precision: seqembed_onnx::Precision::Fp32,
-            layer: self.layer,
-            outputs: outputs
-                .iter()
-                .map(|reduce| match reduce {
-                    Reduce::Mean => seqembed_onnx::Output::Mean,
-                    Reduce::Max => seqembed_onnx::Output::Max,
-                    Reduce::Tokens => seqembed_onnx::Output::Tokens,
-                })
-                .collect(),
-        };
-        Ok((self.model.graph(&request)?, outputs))
+        outputs
     }
 
-    fn layouts(&self, options: &Options, graph: &[u8], hidden: usize) -> Vec<Layout> {
+    fn layouts(
+        &self,
+        options: &Options,
+        device: Device,
+        graph: &[u8],
+        hidden: usize,
+    ) -> Vec<Layout> {
         let graph_sha256 = hex(&Sha256::digest(graph));
         let layout = |task: &Task| {
             let settings = &task.job.settings;
@@ -405,21 +668,22 @@ impl Group {
                 path: output_path(&options.out, &task.job.sample, settings.format.extension()),
                 hidden,
                 per_token: settings.pooling == Pooling::None,
-                provenance: self.provenance(task, settings, &graph_sha256),
+                provenance: self.provenance(task, device, &graph_sha256),
             }
         };
         self.tasks.iter().map(layout).collect()
     }
 
-    fn provenance(&self, task: &Task, settings: &Settings, graph: &str) -> Vec<(String, String)> {
+    fn provenance(&self, task: &Task, device: Device, graph: &str) -> Vec<(String, String)> {
+        let settings = &task.job.settings;
         let info = self.model.info();
         let mut facts = vec![
             ("seqembed", env!("CARGO_PKG_VERSION").to_owned()),
             ("model", info.name.clone()),
             ("weights_sha256", info.weights_sha256.clone()),
             ("graph_sha256", graph.to_owned()),
-            ("precision", settings.precision.to_string()),
-            ("device", "cpu".to_owned()),
+            ("precision", self.precision.to_string()),
+            ("device", kind(device).to_owned()),
             ("layer", self.layer.to_string()),
             ("pooling", settings.pooling.to_string()),
             ("long", settings.long.to_string()),
@@ -450,158 +714,32 @@ fn source_name(task: &Task) -> String {
     }
 }
 
-impl Runtime {
-    fn load(options: &Options) -> Result<Self, RunError> {
-        let (builder, located) = locate::load(options.ort_lib.as_deref())?;
-        let environment = builder.build().map_err(|error| RunError::Load {
-            folder: located.path.clone(),
-            source: error.into(),
-        })?;
-        Ok(Self {
-            environment,
-            located,
-        })
+/// A kind of device, as an output's provenance has it: which of several GPUs did it is chance.
+fn kind(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
     }
 }
 
-/// A batch on its way to a worker.
-struct Work {
-    chunk: Arc<Chunk>,
-    batch: usize,
-}
-
-/// Chunks that are read ahead, at work, or waiting to be written.
-const CHUNKS: usize = 3;
-
-/// Runs the threads until every chunk is written. Returns the tokens that the device worked on.
-#[allow(clippy::too_many_arguments)]
-fn flow(
-    mut chunker: Chunker,
-    first: Chunk,
-    engine: Option<(&dyn Engine, usize)>,
-    tokenizer: &dyn Tokenizer,
-    collector: &mut Collector,
-    stages: &mut crate::report::Stages,
-    observer: &mut dyn Observer,
-    strict: bool,
-) -> Result<u64, RunError> {
-    let workers = engine.map_or(0, |(_, workers)| workers);
-    let special = tokenizer.special();
-    let stop = AtomicBool::new(false);
-    let (work_sender, work) = bounded::<Work>(2 * workers.max(1));
-    let (message_sender, messages) = unbounded::<Message>();
-    let (permit_sender, permits) = bounded::<()>(CHUNKS);
-    std::thread::scope(|scope| {
-        let reader = {
-            let message_sender = message_sender.clone();
-            let stop = &stop;
-            scope.spawn(move || {
-                let mut next = Some(first);
-                while let Some(chunk) = next.take() {
-                    if permit_sender.send(()).is_err() || stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let chunk = Arc::new(chunk);
-                    if message_sender
-                        .send(Message::Chunk(Arc::clone(&chunk)))
-                        .is_err()
-                    {
-                        break;
-                    }
-                    for batch in 0..chunk.batches.len() {
-                        let chunk = Arc::clone(&chunk);
-                        if work_sender.send(Work { chunk, batch }).is_err() {
-                            break;
-                        }
-                    }
-                    drop(chunk);
-                    next = chunker.next();
-                }
-                (chunker.reading, chunker.tokenizing)
-            })
-        };
-        let mut handles = Vec::new();
-        if let Some((engine, workers)) = engine {
-            for _ in 0..workers {
-                let (work, messages) = (work.clone(), message_sender.clone());
-                let stop = &stop;
-                handles.push(scope.spawn(move || worker(engine, &work, &messages, special, stop)));
-            }
-        }
-        drop((work, message_sender));
-        let result = gather(collector, &messages, &permits, observer, strict);
-        stop.store(true, Ordering::Relaxed);
-        // Whoever waits for room goes on, and finds that nobody listens.
-        drop((messages, permits));
-        let (reading, tokenizing): (Duration, Duration) = reader
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        stages.reading += reading.as_secs_f64();
-        stages.tokenizing += tokenizing.as_secs_f64();
-        let tokens = handles
-            .into_iter()
-            .map(|handle| {
-                handle
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .sum();
-        result.map(|()| tokens)
-    })
-}
-
-/// Takes what returns until there is no more.
-fn gather(
-    collector: &mut Collector,
-    messages: &Receiver<Message>,
-    permits: &Receiver<()>,
-    observer: &mut dyn Observer,
-    strict: bool,
-) -> Result<(), RunError> {
-    for message in messages {
-        for _ in 0..collector.take(message, observer)? {
-            // A chunk left: another one may come in.
-            let _ = permits.recv();
-        }
-        if strict && collector.any_failed() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Runs batches until there are no more. Returns the tokens that the device worked on.
-fn worker(
-    engine: &dyn Engine,
-    work: &Receiver<Work>,
-    messages: &Sender<Message>,
-    special: crate::tokenize::Special,
-    stop: &AtomicBool,
-) -> u64 {
-    let mut tokens = 0;
-    for Work {
-        chunk,
-        batch: index,
-    } in work
-    {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let batch = chunk.batch(index, special);
-        tokens += engine.cost(&batch) as u64;
-        let started = Instant::now();
-        let rows = engine.run(&batch, chunk.reduce(index));
-        let done = Done {
-            chunk: chunk.number,
-            batch: index,
-            rows,
-            elapsed: started.elapsed(),
-        };
-        if messages.send(Message::Done(done)).is_err() {
-            break;
-        }
-    }
-    tokens
+/// The report of a slot's device.
+fn device_report<'r>(report: &'r mut Report, slot: &Slot) -> &'r mut DeviceReport {
+    let device = slot.place.device.to_string();
+    let precision = slot.precision.to_string();
+    let name = &slot.place.name;
+    let known = report.devices.iter().position(|other| {
+        other.device == device && other.name == *name && other.precision == precision
+    });
+    let at = known.unwrap_or_else(|| {
+        report.devices.push(DeviceReport {
+            device,
+            name: name.clone(),
+            precision,
+            ..DeviceReport::default()
+        });
+        report.devices.len() - 1
+    });
+    &mut report.devices[at]
 }
 
 /// The most memory that this process held, in bytes, where the system tells.

@@ -115,19 +115,53 @@ impl Encoded {
     /// If `overlap` or `span - 1` is not smaller than `size`: the settings are checked before.
     #[must_use]
     pub fn windows(&self, span: usize, size: usize, overlap: usize) -> Vec<Window> {
+        self.windows_of(0..self.ids.len(), span, size, overlap)
+    }
+
+    /// The windows of a stretch of the tokens, as [`Encoded::windows`] gives them for all.
+    ///
+    /// # Panics
+    /// As [`Encoded::windows`].
+    #[must_use]
+    pub fn windows_of(
+        &self,
+        tokens: Range<usize>,
+        span: usize,
+        size: usize,
+        overlap: usize,
+    ) -> Vec<Window> {
         let less = span - 1;
-        batch::windows(
-            self.letters.saturating_sub(less),
-            size - less,
-            overlap.saturating_sub(less),
-        )
-        .into_iter()
-        .map(|window| Window {
-            seen: self.tokens_in(window.seen),
-            kept: self.tokens_in(window.kept),
-        })
-        .filter(|window| !window.kept.is_empty())
-        .collect()
+        let letters = self.letters_of(tokens, span);
+        let within = |part: Range<usize>| {
+            self.tokens_in(letters.start + part.start..letters.start + part.end)
+        };
+        batch::windows(letters.len(), size - less, overlap.saturating_sub(less))
+            .into_iter()
+            .map(|window| Window {
+                seen: within(window.seen),
+                kept: within(window.kept),
+            })
+            .filter(|window| !window.kept.is_empty())
+            .collect()
+    }
+
+    /// The letters where the tokens of a stretch can start, a token being of `span` letters at least.
+    #[must_use]
+    pub fn letters_of(&self, tokens: Range<usize>, span: usize) -> Range<usize> {
+        let at = |token: usize| match &self.starts {
+            _ if token == 0 => 0,
+            _ if token >= self.ids.len() => self.letters.saturating_sub(span - 1),
+            Some(starts) => starts[token] as usize,
+            None => token,
+        };
+        // Nothing but the whole of a sequence without tokens begins at both ends.
+        let start = at(tokens.start);
+        let end = if tokens.end == self.ids.len() {
+            self.letters.saturating_sub(span - 1)
+        } else {
+            at(tokens.end)
+        };
+        start..end.max(start)
     }
 }
 

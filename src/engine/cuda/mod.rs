@@ -383,6 +383,10 @@ impl Engine for CudaEngine {
     fn cost(&self, batch: &Batch) -> usize {
         filled_up(batch.tokens())
     }
+
+    fn computed(&self) -> Vec<(Instant, Instant)> {
+        self.take_computed()
+    }
 }
 
 fn name(reduce: Reduce) -> &'static CStr {

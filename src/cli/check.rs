@@ -1,0 +1,150 @@
+//! The part of `seqembed doctor` that runs something: a small batch on each device, compared with ONNX Runtime's own operators on the
+//! CPU.
+//!
+//! The model has the shape of ESM-2 8M, and random weights.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use seqembed_onnx::{ExportOptions, export_random};
+
+use crate::engine::device::Device;
+use crate::engine::session::Kernels;
+use crate::engine::{Batch, Engine, Reduce};
+use crate::run::devices::{self, Place};
+use crate::run::load::{Loader, Runtime, program_for};
+use crate::settings::Precision;
+
+/// What a device gave.
+pub struct Check {
+    /// The device, and the numbers that it computed with.
+    pub what: String,
+    /// The least cosine of a sequence's vector to the CPU's, and the milliseconds of the second of two batches; or why there is none.
+    pub result: anyhow::Result<(f64, f64)>,
+    /// Whether the cosine is what it has to be.
+    pub good: bool,
+}
+
+/// Lengths of the sequences, in residues.
+const LENGTHS: [usize; 4] = [1, 30, 60, 150];
+
+/// Runs the batch on the CPU and on each GPU, in each precision that it has.
+///
+/// # Errors
+/// When not even ONNX Runtime's own operators run on the CPU.
+pub fn run(runtime: &mut Runtime, places: &[Place]) -> anyhow::Result<Vec<Check>> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let options = ExportOptions::default();
+    let model = export_random(
+        "esm2_t6_8M_UR50D",
+        1,
+        &folder.path().join("model"),
+        &options,
+    )?;
+    let outputs = [Reduce::Mean];
+    let mut loader = Loader {
+        environment: runtime.environment()?.clone(),
+        model: &model,
+        layer: model.architecture().layers(),
+        outputs: &outputs,
+        kernels: Kernels::Portable,
+        pad_id: 1,
+        threads: 1,
+        faults: None,
+    };
+    let batch = batch();
+    let engine = |loader: &Loader, device: Device, precision: Precision| {
+        let (kernels, layer) = (loader.kernels, loader.layer);
+        let program = program_for(&model, device, precision, kernels, layer, &outputs)?;
+        loader.engine_on(device, &program)
+    };
+    let reference = engine(&loader, Device::Cpu, Precision::Fp32)?.run(&batch, Reduce::Mean)?;
+    loader.kernels = Kernels::Auto;
+    let cpu = Place {
+        device: Device::Cpu,
+        name: "CPU".to_owned(),
+        gpu: None,
+    };
+    let mut checks = Vec::new();
+    for place in std::iter::once(&cpu).chain(places) {
+        for precision in [
+            Precision::Fp32,
+            Precision::Fp16,
+            Precision::Bf16,
+            Precision::Fp8,
+        ] {
+            if devices::check_precision(precision, place).is_err() {
+                continue;
+            }
+            let result = engine(&loader, place.device, precision)
+                .map_err(anyhow::Error::from)
+                .and_then(|engine| measure(&*engine, &batch, &reference));
+            let bound = match precision {
+                Precision::Auto | Precision::Fp32 => 0.999_99,
+                Precision::Fp16 => 0.999_9,
+                Precision::Bf16 | Precision::Fp8 => 0.999,
+            };
+            checks.push(Check {
+                what: format!("{} {precision}", place.device),
+                good: result.as_ref().is_ok_and(|(cosine, _)| *cosine >= bound),
+                result,
+            });
+        }
+    }
+    Ok(checks)
+}
+
+/// The sequences: residues in an order without a pattern, between <cls> and <eos>.
+fn batch() -> Batch {
+    let mut batch = Batch {
+        starts: vec![0],
+        ..Batch::default()
+    };
+    let mut state = 1_u32;
+    for length in LENGTHS {
+        let start = batch.ids.len();
+        batch.ids.push(0);
+        for _ in 0..length {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // The twenty amino acids are tokens 4 to 23.
+            batch.ids.push(4 + i64::from(state >> 16) % 20);
+        }
+        batch.ids.push(2);
+        let position = |at: usize| i32::try_from(at).expect("a small batch");
+        batch.starts.push(position(batch.ids.len()));
+        batch
+            .ranges
+            .push([position(start + 1), position(batch.ids.len() - 1)]);
+    }
+    batch
+}
+
+fn measure(engine: &dyn Engine, batch: &Batch, reference: &[f32]) -> anyhow::Result<(f64, f64)> {
+    // The first batch pays for what is set up once.
+    engine.run(batch, Reduce::Mean)?;
+    let started = Instant::now();
+    let rows = engine.run(batch, Reduce::Mean)?;
+    let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+    anyhow::ensure!(
+        rows.len() == reference.len(),
+        "it gave {} numbers instead of {}",
+        rows.len(),
+        reference.len()
+    );
+    let hidden = rows.len() / LENGTHS.len();
+    let cosines = rows
+        .chunks_exact(hidden)
+        .zip(reference.chunks_exact(hidden))
+        .map(|(a, b)| cosine(a, b));
+    Ok((cosines.fold(1.0, f64::min), milliseconds))
+}
+
+/// The cosine of the angle between two vectors; -1 when one of their numbers is not finite.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y));
+        products.sum()
+    };
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    if cosine.is_finite() { cosine } else { -1.0 }
+}

@@ -1,0 +1,148 @@
+//! Faults on demand, for the tests: what a GPU does when it runs out of memory, is lost, or overflows, done to an engine on the CPU.
+//!
+//! The environment variable `SEQEMBED_INJECT` is a list of words with commas between:
+//! - `engines=N`: N engines on the CPU, as if there were N devices;
+//! - `oom-above=T`: a batch of more than T tokens is too large for any device;
+//! - `lost-after=N`: the first device is lost after N batches;
+//! - `nonfinite-tokens=T`: the numbers of a sequence of T tokens (with special ones) overflow in the first try;
+//! - `nonfinite-always`: they do in higher precision too;
+//! - `half`: devices are said to compute in half precision, so that there is a higher one to fall back on;
+//! - `slow=MS`: every batch takes so many milliseconds longer.
+//!
+//! It is for tests alone. Without it no engine is wrapped, so that it costs nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Batch, Engine, EngineError, Reduce};
+
+/// The variable.
+pub const VARIABLE: &str = "SEQEMBED_INJECT";
+
+/// What is to go wrong.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// How many engines there are on the CPU.
+    pub engines: Option<usize>,
+    /// Whether they pass for engines of half precision.
+    pub half: bool,
+    oom_above: Option<usize>,
+    lost_after: Option<u64>,
+    nonfinite_tokens: Option<usize>,
+    nonfinite_always: bool,
+    slow: Option<u64>,
+}
+
+impl Faults {
+    /// What the environment asks for, if anything.
+    ///
+    /// # Errors
+    /// A word that is none of those above.
+    pub fn from_env() -> Result<Option<Self>, String> {
+        match std::env::var(VARIABLE) {
+            Ok(text) if !text.is_empty() => Self::parse(&text).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut faults = Self::default();
+        for word in text.split(',') {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            let number = || {
+                value
+                    .parse::<usize>()
+                    .map_err(|_| format!("{VARIABLE}: {word:?} needs a whole number"))
+            };
+            match key {
+                "engines" => faults.engines = Some(number()?.max(1)),
+                "half" => faults.half = true,
+                "oom-above" => faults.oom_above = Some(number()?),
+                "lost-after" => faults.lost_after = Some(number()? as u64),
+                "nonfinite-tokens" => faults.nonfinite_tokens = Some(number()?),
+                "nonfinite-always" => faults.nonfinite_always = true,
+                "slow" => faults.slow = Some(number()? as u64),
+                _ => return Err(format!("{VARIABLE}: {word:?} is unknown")),
+            }
+        }
+        Ok(faults)
+    }
+
+    /// An engine that has the faults. `index` counts the devices, and `again` says that it is the one to fall back on.
+    #[must_use]
+    pub fn wrap(self, engine: Box<dyn Engine>, index: usize, again: bool) -> Box<dyn Engine> {
+        Box::new(Faulty {
+            engine,
+            faults: self,
+            first: index == 0,
+            again,
+            batches: AtomicU64::new(0),
+        })
+    }
+}
+
+struct Faulty {
+    engine: Box<dyn Engine>,
+    faults: Faults,
+    first: bool,
+    again: bool,
+    batches: AtomicU64,
+}
+
+impl Engine for Faulty {
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        let faults = &self.faults;
+        if let Some(milliseconds) = faults.slow {
+            std::thread::sleep(Duration::from_millis(milliseconds));
+        }
+        let before = self.batches.fetch_add(1, Ordering::Relaxed);
+        if self.first && faults.lost_after.is_some_and(|after| before >= after) {
+            return Err(EngineError::DeviceLost("a fault was injected".to_owned()));
+        }
+        if faults.oom_above.is_some_and(|most| batch.tokens() > most) {
+            return Err(EngineError::OutOfMemory("a fault was injected".to_owned()));
+        }
+        let mut rows = self.engine.run(batch, reduce)?;
+        if let Some(tokens) = faults.nonfinite_tokens
+            && (faults.nonfinite_always || !self.again)
+        {
+            overflow(&mut rows, batch, reduce, tokens);
+        }
+        Ok(rows)
+    }
+
+    fn cost(&self, batch: &Batch) -> usize {
+        self.engine.cost(batch)
+    }
+}
+
+/// Puts an infinity into the rows of each sequence of `tokens` tokens.
+fn overflow(rows: &mut [f32], batch: &Batch, reduce: Reduce, tokens: usize) {
+    let count = match reduce {
+        Reduce::Tokens => batch.tokens(),
+        Reduce::Mean | Reduce::Max => batch.sequences(),
+    };
+    let hidden = rows.len() / count.max(1);
+    for (at, pair) in batch.starts.windows(2).enumerate() {
+        if usize::try_from(pair[1] - pair[0]) == Ok(tokens) {
+            let row = match reduce {
+                Reduce::Tokens => usize::try_from(pair[0]).unwrap_or(0) + tokens / 2,
+                Reduce::Mean | Reduce::Max => at,
+            };
+            rows[row * hidden] = f32::INFINITY;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_fault_is_no_fault_passed_over() {
+        assert!(Faults::parse("oom-above=7,half").is_ok());
+        for text in ["oom", "oom-above", "oom-above=x", "half,,", "slow=-1"] {
+            assert!(Faults::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! ONNX Runtime's CUDA provider: whether it stands beside the library that was found, and whether all that it needs can be had.
+//!
+//! The provider is a library of its own that ONNX Runtime opens when a session asks for it. It must not be opened before (it
+//! would look for a host that is not there yet), so its list of needed libraries is read from the file, and each of those is
+//! opened instead: from the CUDA wheels beside ONNX Runtime's (`nvidia/cu13/lib`, `nvidia/cublas/lib` ...), by full path, so that
+//! nobody has to set `LD_LIBRARY_PATH`; else wherever the dynamic linker finds it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use object::Endianness;
+use object::elf::{DT_NEEDED, FileHeader64};
+use object::read::ReadCache;
+use object::read::elf::{Dyn as _, ElfFile};
+
+use super::locate::Located;
+
+/// The provider's file, beside ONNX Runtime's.
+const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
+
+/// A provider that can be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// Its file.
+    pub path: PathBuf,
+    /// The major version of CUDA that it is built for, as its libraries' names tell.
+    pub cuda: Option<i32>,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// The library that was found has no provider for CUDA beside it.
+    #[error(
+        "the ONNX Runtime that was found, {}, is the one for CPUs: it has no {PROVIDER} beside it. Install the other with: pip install \
+         \"onnxruntime-gpu[cuda]\" (in an environment without `onnxruntime`), or name it with --ort-lib", .0.display()
+    )]
+    CpuBuild(PathBuf),
+    /// It needs a library that is not there.
+    #[error(
+        "ONNX Runtime's CUDA provider needs {library}, which can't be loaded: {why}. Install CUDA's libraries beside it with: pip install \
+         \"onnxruntime-gpu[cuda]\"; or load your system's CUDA{} (module load cuda, or LD_LIBRARY_PATH)", of(*.cuda)
+    )]
+    Library {
+        /// The library.
+        library: String,
+        /// What the dynamic linker says.
+        why: String,
+        /// The major version of CUDA that the provider is built for.
+        cuda: Option<i32>,
+    },
+    /// The file is no library that could be read.
+    #[error("cannot read {}: {why}", .path.display())]
+    Broken {
+        /// The provider.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The driver is older than the provider's CUDA.
+    #[error(
+        "ONNX Runtime's CUDA provider is built for CUDA {needs}, and the NVIDIA driver serves CUDA {}.{} at most. Update the driver, or \
+         install an older ONNX Runtime (the last for CUDA 12: pip install \"onnxruntime-gpu[cuda]==1.26.0\")", .has.0, .has.1
+    )]
+    Driver {
+        /// The provider's CUDA.
+        needs: i32,
+        /// The driver's.
+        has: (i32, i32),
+    },
+}
+
+fn of(cuda: Option<i32>) -> String {
+    cuda.map(|major| format!(" {major}")).unwrap_or_default()
+}
+
+/// Looks for the provider beside ONNX Runtime, and loads what it needs. `driver` is the newest CUDA that the driver serves.
+///
+/// # Errors
+/// [`ProviderError`], which names what is missing and the command that helps.
+pub fn prepare(located: &Located, driver: (i32, i32)) -> Result<Provider, ProviderError> {
+    static DONE: OnceLock<Result<Provider, ProviderError>> = OnceLock::new();
+    DONE.get_or_init(|| prepare_once(&located.path, driver))
+        .clone()
+}
+
+fn prepare_once(runtime: &Path, driver: (i32, i32)) -> Result<Provider, ProviderError> {
+    let folder = runtime.parent().unwrap_or(Path::new("/"));
+    let path = folder.join(PROVIDER);
+    if !path.exists() {
+        return Err(ProviderError::CpuBuild(runtime.to_owned()));
+    }
+    let needed = needed(&path).map_err(|why| ProviderError::Broken {
+        path: path.clone(),
+        why,
+    })?;
+    let cuda = needed.iter().find_map(|library| cuda_of(library));
+    if let Some(needs) = cuda
+        && needs > driver.0
+    {
+        return Err(ProviderError::Driver { needs, has: driver });
+    }
+    let wheels = wheels(folder);
+    for library in &needed {
+        // ONNX Runtime's own part of the provider is loaded by ONNX Runtime.
+        if library.starts_with("libonnxruntime") {
+            continue;
+        }
+        load(library, &wheels).map_err(|why| ProviderError::Library {
+            library: library.clone(),
+            why,
+            cuda,
+        })?;
+    }
+    // The compiler of seqembed's own kernels, and its tables, which it looks for by name alone. Without it, others run.
+    for name in ["libnvrtc-builtins.so.", "libnvrtc.so."] {
+        for (_, library) in wheels.iter().filter(|(file, _)| file.starts_with(name)) {
+            let _ = open(library.as_os_str());
+        }
+    }
+    Ok(Provider { path, cuda })
+}
+
+/// The names of the libraries that a library needs.
+fn needed(path: &Path) -> Result<Vec<String>, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let cache = ReadCache::new(file);
+    let read = || -> object::read::Result<Vec<String>> {
+        let elf = ElfFile::<FileHeader64<Endianness>, _>::parse(&cache)?;
+        let (endian, data) = (elf.endian(), elf.data());
+        let sections = elf.elf_section_table();
+        let Some((entries, link)) = sections.dynamic(endian, data)? else {
+            return Ok(Vec::new());
+        };
+        let strings = sections.strings(endian, data, link)?;
+        entries
+            .iter()
+            .filter(|entry| entry.tag32(endian).map(i64::from) == Some(DT_NEEDED))
+            .map(|entry| {
+                let name = entry.string(endian, strings)?;
+                Ok(String::from_utf8_lossy(name).into_owned())
+            })
+            .collect()
+    };
+    read().map_err(|error| format!("it is no library for Linux on 64 bits ({error})"))
+}
+
+/// The version of CUDA in the name of one of its versioned libraries: 13 of `libcudart.so.13`.
+fn cuda_of(library: &str) -> Option<i32> {
+    ["libcudart.so.", "libcublas.so.", "libcublasLt.so."]
+        .iter()
+        .find_map(|stem| library.strip_prefix(stem))
+        .and_then(|version| version.split('.').next()?.parse().ok())
+}
+
+/// The CUDA libraries among the Python packages that ONNX Runtime lies in, by file name.
+fn wheels(capi: &Path) -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    // site-packages/onnxruntime/capi
+    let Some(packages) = capi.parent().and_then(Path::parent) else {
+        return found;
+    };
+    let Ok(parts) = std::fs::read_dir(packages.join("nvidia")) else {
+        return found;
+    };
+    for part in parts.flatten() {
+        for file in std::fs::read_dir(part.path().join("lib"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.contains(".so") {
+                found.insert(name, file.path());
+            }
+        }
+    }
+    found
+}
+
+/// Opens a library for good, and before it those that it needs itself, as far as the wheels have them.
+fn load(library: &str, wheels: &BTreeMap<String, PathBuf>) -> Result<(), String> {
+    let Some(path) = wheels.get(library) else {
+        return open(OsStr::new(library));
+    };
+    for other in needed(path).unwrap_or_default() {
+        if wheels.contains_key(&other) && other != library {
+            load(&other, wheels)?;
+        }
+    }
+    open(path.as_os_str())
+}
+
+/// Opens a library so that everything that is loaded later finds its symbols, and never closes it.
+#[cfg(unix)]
+fn open(name: &OsStr) -> Result<(), String> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
+    // SAFETY: loading runs the library's initialisers, as ONNX Runtime would a moment later.
+    let library =
+        unsafe { Library::open(Some(name), RTLD_LAZY | RTLD_GLOBAL) }.map_err(|error| {
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+        })?;
+    std::mem::forget(library);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn open(_: &OsStr) -> Result<(), String> {
+    Err("CUDA is used on Linux alone".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_cuda_is_in_its_libraries_names() {
+        assert_eq!(cuda_of("libcudart.so.13"), Some(13));
+        assert_eq!(cuda_of("libcublasLt.so.12"), Some(12));
+        assert_eq!(cuda_of("libcurand.so.10"), None);
+        assert_eq!(cuda_of("libstdc++.so.6"), None);
+    }
+
+    #[test]
+    fn an_executable_tells_what_it_needs() {
+        let this = std::env::current_exe().expect("a path");
+        let needed = needed(&this).expect("an ELF file");
+        assert!(
+            needed.iter().any(|name| name.starts_with("libc.so")),
+            "{needed:?}"
+        );
+    }
+}

@@ -1,0 +1,456 @@
+//! A batch that a device refuses, or whose numbers are no good, is not the end: it is split, cut into windows, or computed again.
+//!
+//! - Out of memory: the batch is halved, down to one sequence, and the device's later batches are cut to what fits. One sequence
+//!   that is too large alone is embedded in windows when its job has `--long window`: first of the model's own length, then
+//!   of half of that, and so on. Otherwise its record has no embedding, and its status says why.
+//! - Numbers that are not finite (an activation overflowed half precision): those sequences are computed again in higher
+//!   precision. If that does not help either, their records have no embedding.
+//!
+//! Each is told in the output's status and in the report. What can't be helped here, such as a lost device, is the caller's.
+
+use std::ops::Range;
+
+use super::chunk::{Chunk, Entry, Task};
+use super::collect::join_windows;
+use super::slot::Slot;
+use crate::engine::{Batch, EngineError, Reduce};
+use crate::settings::Long;
+use crate::tokenize::Tokenizer;
+use crate::trace::{Lane, Trace};
+
+/// What happened to a segment on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// It was too large for the device, and embedded in windows.
+    Windowed,
+    /// It has no numbers, and why.
+    Failed(String),
+}
+
+/// The rows of a batch, and what has to be said about some of its segments.
+pub struct Outcome {
+    /// As the engine gives them for the whole batch.
+    pub rows: Vec<f32>,
+    /// Segments of the chunk with their notes.
+    pub notes: Vec<(usize, Note)>,
+}
+
+/// Windows are not made shorter than this many residues or bases.
+const SHORTEST: usize = 64;
+
+/// A sequence for the engine: a segment of the chunk, or a window of one.
+#[derive(Debug, Clone)]
+struct Piece {
+    /// The segment, in `Chunk::segments`.
+    segment: usize,
+    /// Its tokens without special ones, in `Chunk::encoded`.
+    record: usize,
+    seen: Range<usize>,
+    /// The tokens to pool over, <cls> being 0.
+    range: Range<usize>,
+}
+
+impl Piece {
+    /// Tokens, with the special ones.
+    fn tokens(&self) -> usize {
+        self.seen.len() + 2
+    }
+}
+
+/// What stays the same for all batches of a worker.
+pub struct Retry<'a> {
+    /// The device.
+    pub slot: &'a Slot<'a>,
+    /// All tasks of the run.
+    pub tasks: &'a [Task],
+    /// The model's tokenizer.
+    pub tokenizer: &'a dyn Tokenizer,
+    /// The model's own limit, in residues or bases.
+    pub model_limit: Option<usize>,
+    /// Width of a row.
+    pub hidden: usize,
+    /// Where the batches are traced.
+    pub trace: &'a Trace,
+    /// The worker's lane there.
+    pub lane: Lane,
+}
+
+impl Retry<'_> {
+    /// Computes a batch of a chunk.
+    ///
+    /// # Errors
+    /// What no retry helps against.
+    pub fn compute(&self, chunk: &Chunk, batch: usize) -> Result<Outcome, EngineError> {
+        let pieces: Vec<Piece> = chunk.batches[batch]
+            .iter()
+            .map(|&segment| {
+                let about = &chunk.segments[segment];
+                Piece {
+                    segment,
+                    record: about.record,
+                    seen: about.window.seen.clone(),
+                    range: about.range.clone(),
+                }
+            })
+            .collect();
+        let mut attempt = Attempt {
+            with: self,
+            chunk,
+            reduce: chunk.reduce(batch),
+            notes: Vec::new(),
+        };
+        let rows = attempt.rows(&pieces, true)?;
+        Ok(Outcome {
+            rows,
+            notes: attempt.notes,
+        })
+    }
+}
+
+struct Attempt<'a> {
+    with: &'a Retry<'a>,
+    chunk: &'a Chunk,
+    reduce: Reduce,
+    notes: Vec<(usize, Note)>,
+}
+
+impl Attempt<'_> {
+    /// The rows of pieces, in as many batches as it takes. With `cut`, a piece that is too large alone is cut into windows.
+    fn rows(&mut self, pieces: &[Piece], cut: bool) -> Result<Vec<f32>, EngineError> {
+        let mut all = Vec::new();
+        for part in parts(pieces, self.with.slot.limit()) {
+            let rows = match self.run(part) {
+                Err(EngineError::OutOfMemory(_)) if part.len() > 1 => {
+                    self.with.slot.learn(part.iter().map(Piece::tokens).sum());
+                    let (front, back) = part.split_at(half(part));
+                    let mut rows = self.rows(front, cut)?;
+                    rows.append(&mut self.rows(back, cut)?);
+                    rows
+                }
+                Err(EngineError::OutOfMemory(_)) if cut => self.alone(&part[0])?,
+                other => other?,
+            };
+            if all.is_empty() {
+                all = rows;
+            } else {
+                all.extend(rows);
+            }
+        }
+        Ok(all)
+    }
+
+    /// One batch, computed again in part if some of its numbers are not finite.
+    fn run(&mut self, pieces: &[Piece]) -> Result<Vec<f32>, EngineError> {
+        let with = self.with;
+        let trace = (with.trace, &with.lane);
+        let mut rows = with.slot.run(&self.lay(pieces), self.reduce, trace)?;
+        if finite(&rows) {
+            return Ok(rows);
+        }
+        let places = self.places(pieces);
+        let bad: Vec<usize> = (0..pieces.len())
+            .filter(|&at| !finite(&rows[places[at].clone()]))
+            .collect();
+        let again: Vec<Piece> = bad.iter().map(|&at| pieces[at].clone()).collect();
+        if let Some(better) = self.higher(&again)? {
+            for (at, place) in bad.into_iter().zip(self.places(&again)) {
+                rows[places[at].clone()].copy_from_slice(&better[place]);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The rows of pieces that overflowed, in higher precision. Notes those that it does not help. `None`: there is none.
+    fn higher(&mut self, pieces: &[Piece]) -> Result<Option<Vec<f32>>, EngineError> {
+        let with = self.with;
+        let precision = with.slot.precision;
+        let trace = (with.trace, &with.lane);
+        let fail = |this: &mut Self, why: String| {
+            let notes = pieces
+                .iter()
+                .map(|p| (p.segment, Note::Failed(why.clone())));
+            this.notes.extend(notes);
+        };
+        match with.slot.run_higher(&self.lay(pieces), self.reduce, trace) {
+            None => {
+                fail(
+                    self,
+                    format!("the model's numbers are not finite ({precision})"),
+                );
+                Ok(None)
+            }
+            Some(Ok(rows)) => {
+                with.slot.recomputes(pieces.len());
+                for (piece, place) in pieces.iter().zip(self.places(pieces)) {
+                    if !finite(&rows[place]) {
+                        let why = format!(
+                            "the model's numbers are not finite, neither in {precision} nor in higher precision"
+                        );
+                        self.notes.push((piece.segment, Note::Failed(why)));
+                    }
+                }
+                Ok(Some(rows))
+            }
+            Some(Err(error @ EngineError::DeviceLost(_))) => Err(error),
+            Some(Err(EngineError::OutOfMemory(_))) if pieces.len() > 1 => {
+                let (front, back) = pieces.split_at(half(pieces));
+                let mut rows = Vec::new();
+                for part in [front, back] {
+                    let nothing = vec![f32::NAN; self.values(part)];
+                    rows.extend(self.higher(part)?.unwrap_or(nothing));
+                }
+                Ok(Some(rows))
+            }
+            Some(Err(error)) => {
+                fail(
+                    self,
+                    format!("the model's numbers overflowed {precision}: {error}"),
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// A piece that does not fit into the device's memory by itself: in windows, or not at all.
+    fn alone(&mut self, piece: &Piece) -> Result<Vec<f32>, EngineError> {
+        let with = self.with;
+        let settings = with
+            .task(self.chunk, piece.segment)
+            .map(|task| &task.job.settings);
+        if let Some(settings) = settings
+            && settings.long == Long::Window
+        {
+            let encoded = &self.chunk.encoded[piece.record];
+            let span = with.tokenizer.span();
+            let letters = encoded.letters_of(piece.seen.clone(), span).len() + span - 1;
+            let model = with.model_limit.filter(|&limit| limit < letters);
+            let mut size = model.unwrap_or(letters / 2);
+            while size >= SHORTEST.max(2 * span) {
+                let overlap = settings.overlap.filter(|&o| o < size).unwrap_or(size / 4);
+                let windows = self.windows(piece, size, overlap);
+                match self.rows(&windows, false) {
+                    Ok(rows) => {
+                        self.notes.push((piece.segment, Note::Windowed));
+                        return Ok(self.join(&windows, &rows));
+                    }
+                    Err(EngineError::OutOfMemory(_)) => size /= 2,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let why = format!("out of memory on {}", with.slot.label);
+        self.notes.push((piece.segment, Note::Failed(why)));
+        Ok(vec![f32::NAN; self.values(std::slice::from_ref(piece))])
+    }
+
+    /// The windows of a piece that something is taken from. Their ranges are what is taken.
+    fn windows(&self, piece: &Piece, size: usize, overlap: usize) -> Vec<Piece> {
+        let encoded = &self.chunk.encoded[piece.record];
+        let span = self.with.tokenizer.span();
+        let windows = encoded.windows_of(piece.seen.clone(), span, size, overlap);
+        let last = windows.len().saturating_sub(1);
+        let whole = match self.reduce {
+            Reduce::Tokens => 0..piece.tokens(),
+            Reduce::Mean | Reduce::Max => piece.range.clone(),
+        };
+        let mut pieces = Vec::new();
+        for (at, window) in windows.into_iter().enumerate() {
+            // In tokens of the piece, of which <cls> is 0: the first window answers for it, the last one for <eos>.
+            let from = window.kept.start - piece.seen.start + 1;
+            let to = window.kept.end - piece.seen.start + 1;
+            let from = if at == 0 { 0 } else { from }.max(whole.start);
+            let to = if at == last { to + 1 } else { to }.min(whole.end);
+            if from >= to {
+                continue;
+            }
+            let shift = window.seen.start - piece.seen.start;
+            pieces.push(Piece {
+                segment: piece.segment,
+                record: piece.record,
+                seen: window.seen,
+                range: from - shift..to - shift,
+            });
+        }
+        pieces
+    }
+
+    /// What the engine would have given for the whole piece: the windows' tokens one after the other, or their pooled rows joined
+    /// as those of any record in windows.
+    fn join(&self, windows: &[Piece], rows: &[f32]) -> Vec<f32> {
+        let hidden = self.with.hidden;
+        let parts = self.places(windows).into_iter().zip(windows);
+        if self.reduce == Reduce::Tokens {
+            let tokens = parts.map(|(place, window)| {
+                let Range { start, end } = window.range;
+                &rows[place][start * hidden..end * hidden]
+            });
+            return tokens.flatten().copied().collect();
+        }
+        let parts = parts.map(|(place, window)| (&rows[place], window.range.len()));
+        let mut joined = Vec::with_capacity(hidden);
+        join_windows(&mut joined, parts, self.reduce == Reduce::Max, hidden);
+        joined
+    }
+
+    /// Pieces laid end to end with their special tokens.
+    fn lay(&self, pieces: &[Piece]) -> Batch {
+        let special = self.with.tokenizer.special();
+        let mut batch = Batch {
+            ids: Vec::with_capacity(pieces.iter().map(Piece::tokens).sum()),
+            starts: vec![0],
+            ranges: Vec::with_capacity(pieces.len()),
+        };
+        for piece in pieces {
+            let start = batch.ids.len();
+            let ids = &self.chunk.encoded[piece.record].ids[piece.seen.clone()];
+            batch.ids.push(special.cls.into());
+            batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
+            batch.ids.push(special.eos.into());
+            batch.starts.push(int(batch.ids.len()));
+            batch
+                .ranges
+                .push([int(start + piece.range.start), int(start + piece.range.end)]);
+        }
+        batch
+    }
+
+    /// How many rows the engine gives for a piece.
+    fn rows_of(&self, piece: &Piece) -> usize {
+        match self.reduce {
+            Reduce::Tokens => piece.tokens(),
+            Reduce::Mean | Reduce::Max => 1,
+        }
+    }
+
+    /// How many values the engine gives for pieces.
+    fn values(&self, pieces: &[Piece]) -> usize {
+        pieces
+            .iter()
+            .map(|piece| self.rows_of(piece) * self.with.hidden)
+            .sum()
+    }
+
+    /// Where the values of each piece lie.
+    fn places(&self, pieces: &[Piece]) -> Vec<Range<usize>> {
+        let mut end = 0;
+        pieces
+            .iter()
+            .map(|piece| {
+                let start = end;
+                end += self.rows_of(piece) * self.with.hidden;
+                start..end
+            })
+            .collect()
+    }
+}
+
+impl Retry<'_> {
+    /// The task that a segment belongs to.
+    fn task(&self, chunk: &Chunk, segment: usize) -> Option<&Task> {
+        chunk.entries.iter().find_map(|entry| match entry {
+            Entry::Record(task, item)
+                if item.segments.contains(&segment) || item.reverse.contains(&segment) =>
+            {
+                self.tasks.get(*task)
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Cuts pieces into batches of at most `limit` tokens, keeping their order.
+fn parts(pieces: &[Piece], limit: usize) -> Vec<&[Piece]> {
+    let mut parts = Vec::new();
+    let (mut start, mut tokens) = (0, 0_usize);
+    for (at, piece) in pieces.iter().enumerate() {
+        if at > start && tokens + piece.tokens() > limit {
+            parts.push(&pieces[start..at]);
+            (start, tokens) = (at, 0);
+        }
+        tokens += piece.tokens();
+    }
+    if start < pieces.len() {
+        parts.push(&pieces[start..]);
+    }
+    parts
+}
+
+/// How many of at least two pieces have half of the tokens: at least one, and not all.
+fn half(pieces: &[Piece]) -> usize {
+    let all: usize = pieces.iter().map(Piece::tokens).sum();
+    let mut tokens = 0;
+    let count = pieces.iter().take_while(|piece| {
+        tokens += piece.tokens();
+        2 * tokens <= all
+    });
+    count.count().clamp(1, pieces.len() - 1)
+}
+
+/// Whether no value is infinite or NaN.
+fn finite(values: &[f32]) -> bool {
+    // Blocks without a way out in the middle are what the compiler turns into vector instructions.
+    values
+        .chunks(256)
+        .all(|block| block.iter().fold(true, |all, x| all & x.is_finite()))
+}
+
+/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer sequence is refused before.
+fn int(position: usize) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pieces(lengths: &[usize]) -> Vec<Piece> {
+        let piece = |(segment, &length)| Piece {
+            segment,
+            record: 0,
+            seen: 0..length,
+            range: 1..length + 1,
+        };
+        lengths.iter().enumerate().map(piece).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn parts_keep_the_order_and_the_limit(
+            lengths in prop::collection::vec(1..500_usize, 0..40),
+            limit in 1..2_000_usize,
+        ) {
+            let pieces = pieces(&lengths);
+            let parts = parts(&pieces, limit);
+            let order: Vec<usize> = parts.iter().flat_map(|part| part.iter().map(|p| p.segment)).collect();
+            prop_assert_eq!(order, (0..lengths.len()).collect::<Vec<_>>());
+            for part in parts {
+                let tokens: usize = part.iter().map(Piece::tokens).sum();
+                prop_assert!(part.len() == 1 || tokens <= limit);
+            }
+        }
+
+        #[test]
+        fn halves_are_never_empty_and_near_the_middle(lengths in prop::collection::vec(1..500_usize, 2..40)) {
+            let pieces = pieces(&lengths);
+            let at = half(&pieces);
+            prop_assert!((1..pieces.len()).contains(&at));
+            let sum = |part: &[Piece]| part.iter().map(Piece::tokens).sum::<usize>();
+            let longest = pieces.iter().map(Piece::tokens).max().unwrap_or(0);
+            prop_assert!(sum(&pieces[..at]).abs_diff(sum(&pieces[at..])) <= 2 * longest);
+        }
+    }
+
+    #[test]
+    fn one_bad_number_is_found_anywhere() {
+        for at in [0, 255, 256, 999] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = vec![1.0; 1000];
+                assert!(finite(&values));
+                values[at] = bad;
+                assert!(!finite(&values));
+            }
+        }
+    }
+}

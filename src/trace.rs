@@ -1,0 +1,142 @@
+//! `--trace`: what happened when, as a file that Chrome's tracing page and Perfetto show.
+//!
+//! The format is Chrome's "Trace Event Format": complete events (`"ph": "X"`) with microseconds since the start, on lanes that are
+//! named by metadata events.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+/// Collects spans, or nothing when nobody asked for them.
+pub struct Trace {
+    started: Instant,
+    to: Option<(File, Mutex<Vec<Span>>)>,
+}
+
+/// Where a span is drawn: a device or the host, and a thread of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lane {
+    /// The group of lanes: `host`, or a device.
+    pub group: String,
+    /// The lane.
+    pub name: String,
+}
+
+impl Lane {
+    /// A lane of the host.
+    #[must_use]
+    pub fn host(name: &str) -> Self {
+        Self {
+            group: "host".to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+struct Span {
+    lane: Lane,
+    name: &'static str,
+    from: Instant,
+    to: Instant,
+    about: Value,
+}
+
+impl Trace {
+    /// A trace that begins now, if there is a file for it. The file is made at once, so that a wrong name is known early.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn new(path: Option<&Path>) -> io::Result<Self> {
+        let file = path.map(File::create).transpose()?;
+        Ok(Self {
+            started: Instant::now(),
+            to: file.map(|file| (file, Mutex::default())),
+        })
+    }
+
+    /// Notes a span. `about` is shown with it, and only made when there is a trace.
+    pub fn span(
+        &self,
+        lane: &Lane,
+        name: &'static str,
+        from: Instant,
+        to: Instant,
+        about: impl FnOnce() -> Value,
+    ) {
+        if let Some((_, spans)) = &self.to {
+            let span = Span {
+                lane: lane.clone(),
+                name,
+                from,
+                to,
+                about: about(),
+            };
+            spans
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(span);
+        }
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn finish(self) -> io::Result<()> {
+        let Some((file, spans)) = self.to else {
+            return Ok(());
+        };
+        let spans = spans.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut file = BufWriter::new(file);
+        let (mut groups, mut lanes): (Vec<&str>, Vec<&Lane>) = (Vec::new(), Vec::new());
+        let mut separator = "[\n";
+        let mut event = |file: &mut BufWriter<File>, value: Value| {
+            write!(file, "{}{value}", std::mem::replace(&mut separator, ",\n"))
+        };
+        for span in &spans {
+            let process = place(&mut groups, span.lane.group.as_str());
+            let thread = place(&mut lanes, &span.lane);
+            let (process, new_process) = process;
+            let (thread, new_thread) = thread;
+            for (new, kind, name) in [
+                (new_process, "process_name", &span.lane.group),
+                (new_thread, "thread_name", &span.lane.name),
+            ] {
+                if new {
+                    event(
+                        &mut file,
+                        json!({"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": name}}),
+                    )?;
+                }
+            }
+            let since =
+                |at: Instant| at.saturating_duration_since(self.started).as_secs_f64() * 1e6;
+            event(
+                &mut file,
+                json!({
+                    "ph": "X", "name": span.name, "pid": process, "tid": thread,
+                    "ts": since(span.from), "dur": since(span.to) - since(span.from), "args": span.about,
+                }),
+            )?;
+        }
+        // Nothing happened: a list all the same.
+        if separator == "[\n" {
+            file.write_all(b"[")?;
+        }
+        file.write_all(b"\n]\n")?;
+        file.flush()
+    }
+}
+
+/// The index of a thing among those that were seen, and whether it is new.
+fn place<T: PartialEq>(seen: &mut Vec<T>, thing: T) -> (usize, bool) {
+    if let Some(at) = seen.iter().position(|other| *other == thing) {
+        return (at, false);
+    }
+    seen.push(thing);
+    (seen.len() - 1, true)
+}

@@ -1,8 +1,7 @@
 //! A model on an NVIDIA GPU: ONNX Runtime's CUDA provider.
 //!
 //! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One batch is computed at
-//! a time, as it fills the device by itself. A second caller meanwhile prepares its inputs and takes its outputs, in memory
-//! that the device reads and writes directly.
+//! a time, as it fills the device by itself. A second caller meanwhile prepares its inputs and takes its outputs.
 
 pub mod compile;
 pub mod fault;
@@ -21,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::{ArenaExtendStrategy, CUDA};
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::Allocator;
 use ort::operator::OperatorDomain;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session};
@@ -82,9 +81,6 @@ const INPUTS: [(&CStr, Input); 8] = [
 
 /// A model on a GPU.
 pub struct CudaEngine {
-    /// Memory of the host that the device reads and writes directly, where it can be had. ONNX Runtime's arena: it is used
-    /// again and again.
-    pinned: Mutex<Allocator>,
     /// Held while a batch is computed: from when to when each of the last batches was.
     running: Mutex<Vec<(Instant, Instant)>>,
     session: Session,
@@ -142,20 +138,11 @@ impl CudaEngine {
             builder = builder.with_operators(operators).map_err(fault)?;
         }
         let session = builder.commit_from_memory(load.graph).map_err(fault)?;
-        let pinned = MemoryInfo::new(
-            AllocationDevice::CUDA_PINNED,
-            device,
-            AllocatorType::Device,
-            MemoryType::CPUOutput,
-        )
-        .and_then(|place| Allocator::new(&session, place))
-        // Ordinary memory gives the same numbers, only later.
-        .unwrap_or_default();
-        Self::around(session, pinned, load)
+        Self::around(session, load)
     }
 
-    /// The engine around a session, with the host's memory for inputs and outputs.
-    fn around(session: Session, pinned: Allocator, load: CudaLoad) -> Result<Self, EngineError> {
+    /// The engine around a session.
+    fn around(session: Session, load: CudaLoad) -> Result<Self, EngineError> {
         let mut inputs = Vec::new();
         for input in session.inputs() {
             let known = INPUTS
@@ -170,7 +157,6 @@ impl CudaEngine {
                 && output.dtype().tensor_type() == Some(TensorElementType::Float16)
         });
         Ok(Self {
-            pinned: Mutex::new(pinned),
             running: Mutex::default(),
             device: load.device,
             inputs,
@@ -193,22 +179,20 @@ impl CudaEngine {
         std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A tensor in memory that the device can reach, its values not yet set.
+    /// A tensor in the host's memory, its values not yet set. Page-locked memory would save less than a thousandth of a
+    /// batch's time, and ONNX Runtime refuses it for outputs: it takes it for the device's.
     fn tensor<T: PrimitiveTensorElementType + std::fmt::Debug>(
-        &self,
         shape: &[usize],
     ) -> Result<Tensor<T>, EngineError> {
-        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        Tensor::new(&pinned, shape).map_err(fault)
+        Tensor::new(&Allocator::default(), shape).map_err(fault)
     }
 
     /// A tensor with values.
     fn filled<T: PrimitiveTensorElementType + std::fmt::Debug>(
-        &self,
         shape: &[usize],
         fill: impl FnOnce(&mut [T]),
     ) -> Result<DynValue, EngineError> {
-        let mut tensor = self.tensor(shape)?;
+        let mut tensor = Self::tensor(shape)?;
         fill(tensor.extract_tensor_mut().1);
         Ok(tensor.into_dyn())
     }
@@ -216,27 +200,27 @@ impl CudaEngine {
     fn input(&self, layout: &Layout, input: Input) -> Result<DynValue, EngineError> {
         let (tokens, length) = (layout.tokens(), layout.length());
         match input {
-            Input::Ids => self.filled(&[tokens], |target| layout.ids(target)),
+            Input::Ids => Self::filled(&[tokens], |target| layout.ids(target)),
             Input::Starts | Input::CumulativeLengths => {
                 let starts = layout.starts();
-                self.filled(&[starts.len()], |target| target.copy_from_slice(starts))
+                Self::filled(&[starts.len()], |target| target.copy_from_slice(starts))
             }
             Input::Range => {
                 let ranges = layout.batch().ranges.as_flattened();
-                self.filled(&[ranges.len() / 2, 2], |target| {
+                Self::filled(&[ranges.len() / 2, 2], |target| {
                     target.copy_from_slice(ranges);
                 })
             }
-            Input::Positions => self.filled(&[tokens], |target| layout.positions(target)),
-            Input::Offsets => self.filled(&[layout.sequences(), length], |target| {
+            Input::Positions => Self::filled(&[tokens], |target| layout.positions(target)),
+            Input::Offsets => Self::filled(&[layout.sequences(), length], |target| {
                 layout.offsets(target);
             }),
-            Input::AllPositions => self.filled(&[length], |target: &mut [f32]| {
+            Input::AllPositions => Self::filled(&[length], |target: &mut [f32]| {
                 for (at, target) in target.iter_mut().enumerate() {
                     *target = at as f32;
                 }
             }),
-            Input::AllTokens => self.filled(&[tokens], |target: &mut [i32]| {
+            Input::AllTokens => Self::filled(&[tokens], |target: &mut [i32]| {
                 for (target, at) in target.iter_mut().zip(0..) {
                     *target = at;
                 }
@@ -329,16 +313,16 @@ impl CudaEngine {
     fn target(&self, layout: &Layout, reduce: Reduce) -> Result<DynValue, EngineError> {
         match reduce {
             Reduce::Tokens if self.half_tokens => {
-                let tensor = self.tensor::<f16>(&[layout.tokens(), self.hidden])?;
+                let tensor = Self::tensor::<f16>(&[layout.tokens(), self.hidden])?;
                 Ok(tensor.into_dyn())
             }
             Reduce::Tokens => {
-                let tensor = self.tensor::<f32>(&[layout.tokens(), self.hidden])?;
+                let tensor = Self::tensor::<f32>(&[layout.tokens(), self.hidden])?;
                 Ok(tensor.into_dyn())
             }
             Reduce::Mean | Reduce::Max => {
                 let ranges = layout.batch().ranges.len();
-                Ok(self.tensor::<f32>(&[ranges, self.hidden])?.into_dyn())
+                Ok(Self::tensor::<f32>(&[ranges, self.hidden])?.into_dyn())
             }
         }
     }
@@ -485,8 +469,7 @@ mod tests {
                     })
                     .expect("a session");
                 let load = load(&graph, &model);
-                let engine =
-                    CudaEngine::around(session, Allocator::default(), load).expect("known inputs");
+                let engine = CudaEngine::around(session, load).expect("known inputs");
                 let reference = CpuEngine::load(
                     environment(),
                     Load {

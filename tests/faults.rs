@@ -240,8 +240,8 @@ fn a_device_that_is_lost_leaves_its_work_to_the_other() {
 
 #[test]
 fn with_no_device_left_the_finished_files_stay_and_the_others_are_named() {
-    // The first file fills more than a chunk, so that it is written before the second one's batches are all done.
-    let (first, second) = (proteins(420), proteins(50));
+    // The second file goes on beyond the first chunk, so that the first file is written before the last batches are done.
+    let (first, second) = (proteins(50), proteins(420));
     let place = Place::new(&[("a.faa", first.as_bytes()), ("b.faa", second.as_bytes())]);
     let whole = embed(&place, "", "esm2", &["a.faa", "b.faa"], &[]);
     assert_run(&whole, DONE, &[]);

@@ -12,7 +12,7 @@ use crate::engine::device::Device;
 use crate::engine::session::Kernels;
 use crate::engine::{Batch, Engine, Reduce};
 use crate::run::devices::{self, Place};
-use crate::run::load::{Loader, Runtime, program_for};
+use crate::run::load::{Loader, Runtime, Wanted};
 use crate::settings::Precision;
 
 /// What a device gave.
@@ -28,11 +28,15 @@ pub struct Check {
 /// Lengths of the sequences, in residues.
 const LENGTHS: [usize; 4] = [1, 30, 60, 150];
 
-/// Runs the batch on the CPU and on each GPU, in each precision that it has.
+/// Runs the batch on the CPU and on each GPU, in each precision that it has. `say` is told what is not as it should be.
 ///
 /// # Errors
 /// When not even ONNX Runtime's own operators run on the CPU.
-pub fn run(runtime: &mut Runtime, places: &[Place]) -> anyhow::Result<Vec<Check>> {
+pub fn run(
+    runtime: &mut Runtime,
+    places: &[Place],
+    say: &dyn Fn(&str),
+) -> anyhow::Result<Vec<Check>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let options = ExportOptions::default();
     let model = export_random(
@@ -41,25 +45,27 @@ pub fn run(runtime: &mut Runtime, places: &[Place]) -> anyhow::Result<Vec<Check>
         &folder.path().join("model"),
         &options,
     )?;
-    let outputs = [Reduce::Mean];
-    let mut loader = Loader {
-        environment: runtime.environment()?.clone(),
-        model: &model,
-        layer: model.architecture().layers(),
-        outputs: &outputs,
-        kernels: Kernels::Portable,
-        pad_id: 1,
-        threads: 1,
-        faults: None,
+    let environment = runtime.environment()?.clone();
+    let engine = |device: Device, precision: Precision, kernels: Kernels| {
+        let wanted = Wanted {
+            model: &model,
+            layer: model.architecture().layers(),
+            outputs: &[Reduce::Mean],
+            kernels,
+        };
+        let program = wanted.program(device, precision, say)?;
+        let loader = Loader {
+            environment: environment.clone(),
+            wanted,
+            pad_id: 1,
+            threads: 1,
+            faults: None,
+        };
+        loader.engine_on(&program)
     };
     let batch = batch();
-    let engine = |loader: &Loader, device: Device, precision: Precision| {
-        let (kernels, layer) = (loader.kernels, loader.layer);
-        let program = program_for(&model, device, precision, kernels, layer, &outputs)?;
-        loader.engine_on(device, &program)
-    };
-    let reference = engine(&loader, Device::Cpu, Precision::Fp32)?.run(&batch, Reduce::Mean)?;
-    loader.kernels = Kernels::Auto;
+    let reference = engine(Device::Cpu, Precision::Fp32, Kernels::Portable)?;
+    let reference = reference.run(&batch, Reduce::Mean)?;
     let cpu = Place {
         device: Device::Cpu,
         name: "CPU".to_owned(),
@@ -73,10 +79,10 @@ pub fn run(runtime: &mut Runtime, places: &[Place]) -> anyhow::Result<Vec<Check>
             Precision::Bf16,
             Precision::Fp8,
         ] {
-            if devices::check_precision(precision, place).is_err() {
+            if devices::check_precision(precision, place, Kernels::Auto).is_err() {
                 continue;
             }
-            let result = engine(&loader, place.device, precision)
+            let result = engine(place.device, precision, Kernels::Auto)
                 .map_err(anyhow::Error::from)
                 .and_then(|engine| measure(&*engine, &batch, &reference));
             let bound = match precision {

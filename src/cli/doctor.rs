@@ -1,5 +1,6 @@
 //! `seqembed doctor`: what this machine has, what is missing, and the command that helps. `check.rs` tries the devices.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -316,7 +317,14 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
 
 /// Tries the devices.
 fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
-    let checks = match check::run(runtime, gpus) {
+    let said = RefCell::new(Vec::new());
+    let checks = check::run(runtime, gpus, &|text| {
+        said.borrow_mut().push(text.to_owned());
+    });
+    for text in said.into_inner() {
+        report.warn(&text);
+    }
+    let checks = match checks {
         Ok(checks) => checks,
         Err(error) => {
             report.line("check", "failed");

@@ -6,16 +6,7 @@
 //! computed in; and at the end a row of 32-bit floats (`H`) that is pooled. Attention itself keeps no matrix of `T` by `T`. ONNX
 //! Runtime's arena holds up to twice of what is in use, because blocks of one shape are kept for the next.
 
-/// What counts of a model's shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Width of a token's vector.
-    pub hidden: usize,
-    /// Width of the wide layer, GEGLU's halves counted once.
-    pub intermediate: usize,
-    /// Whether the wide layer has a gate (GEGLU).
-    pub gated: bool,
-}
+use seqembed_onnx::Sizes;
 
 /// No batch is planned smaller than this; what does not fit even so is split when it is tried.
 pub const LEAST: usize = 4_096;
@@ -24,20 +15,20 @@ pub const MOST: usize = 65_536;
 
 /// Bytes of activations that a token needs, `bytes` being those of one number.
 #[must_use]
-pub fn bytes_per_token(shape: Shape, bytes: usize) -> usize {
-    let wide = if shape.gated { 3 } else { 2 } * shape.intermediate;
-    (8 * shape.hidden + wide) * bytes + 4 * shape.hidden
+pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
+    let wide = if sizes.gated { 3 } else { 2 } * sizes.intermediate;
+    (8 * sizes.hidden + wide) * bytes + 4 * sizes.hidden
 }
 
 /// Tokens of a batch, for a GPU with `free` bytes of memory of which the weights take `weights`.
 ///
 /// Narrow models (less than 1,024) get [`MOST`], because their products are too small to fill a GPU with less; others half of it.
 #[must_use]
-pub fn batch_tokens(free: u64, weights: u64, shape: Shape, bytes: usize) -> usize {
-    let target = if shape.hidden < 1_024 { MOST } else { MOST / 2 };
+pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
+    let target = if sizes.hidden < 1_024 { MOST } else { MOST / 2 };
     // A tenth is left for the libraries' workspaces and for others.
     let room = free.saturating_sub(weights) / 10 * 9;
-    let each = 2 * bytes_per_token(shape, bytes).max(1) as u64;
+    let each = 2 * bytes_per_token(sizes, bytes).max(1) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
     // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
     (fits / 1_024 * 1_024).min(target).max(LEAST)
@@ -49,26 +40,28 @@ mod tests {
 
     use super::*;
 
-    /// ESM-2 650M.
-    const WIDE: Shape = Shape {
-        hidden: 1_280,
-        intermediate: 5_120,
-        gated: false,
-    };
+    fn sizes(hidden: usize, intermediate: usize, gated: bool) -> Sizes {
+        Sizes {
+            hidden,
+            heads: 1,
+            intermediate,
+            rotary_base: None,
+            alibi: gated,
+            gated,
+        }
+    }
 
     #[test]
     fn large_gpus_get_the_target_and_small_ones_less() {
+        // ESM-2 650M.
+        let wide = &sizes(1_280, 5_120, false);
         // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the arena.
-        assert_eq!(bytes_per_token(WIDE, 2), 46_080);
-        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, WIDE, 2), MOST / 2);
+        assert_eq!(bytes_per_token(wide, 2), 46_080);
+        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MOST / 2);
         // 2 GiB less 1.3 GB leave 0.76 GB for activations: 8,276 tokens.
-        assert_eq!(batch_tokens(2 << 30, 1_300_000_000, WIDE, 2), 8_192);
-        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, WIDE, 2), LEAST);
-        let narrow = Shape {
-            hidden: 768,
-            intermediate: 3_072,
-            gated: true,
-        };
+        assert_eq!(batch_tokens(2 << 30, 1_300_000_000, wide, 2), 8_192);
+        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), LEAST);
+        let narrow = &sizes(768, 3_072, true);
         assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MOST);
     }
 
@@ -81,7 +74,7 @@ mod tests {
             hidden in 1..9_000_usize,
             gated: bool,
         ) {
-            let shape = Shape { hidden, intermediate: 4 * hidden, gated };
+            let shape = &sizes(hidden, 4 * hidden, gated);
             let tokens = batch_tokens(free, weights, shape, 2);
             prop_assert!((LEAST..=MOST).contains(&tokens));
             prop_assert!(batch_tokens(free + more, weights, shape, 2) >= tokens);

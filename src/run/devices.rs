@@ -9,6 +9,7 @@ use crate::engine::faulty::Faults;
 use crate::engine::gpus::{self, Driver, Gpu, GpuError};
 use crate::engine::locate::LocateError;
 use crate::engine::provider::{self, ProviderError};
+use crate::engine::session::Kernels;
 use crate::settings::Precision;
 
 /// A device that the run may use.
@@ -192,23 +193,38 @@ fn best(runtime: &mut Runtime) -> Result<(Place, usize), DeviceError> {
 ///
 /// # Errors
 /// That.
-pub fn check_precision(precision: Precision, place: &Place) -> Result<(), String> {
-    match (&place.gpu, precision) {
-        (_, Precision::Auto | Precision::Fp32) | (Some(_), Precision::Fp16) => Ok(()),
-        (None, Precision::Fp16 | Precision::Bf16 | Precision::Fp8) => Err(
-            "half precision needs a GPU (--device cuda); leave `precision` out, or choose fp32"
+pub fn check_precision(
+    precision: Precision,
+    place: &Place,
+    kernels: Kernels,
+) -> Result<(), String> {
+    let Some((gpu, _)) = &place.gpu else {
+        return match precision {
+            Precision::Auto | Precision::Fp32 => Ok(()),
+            Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => Err(
+                "half precision needs a GPU (--device cuda); leave `precision` out, or choose fp32"
+                    .to_owned(),
+            ),
+        };
+    };
+    let least = |capability: (i32, i32), such: &str| {
+        if gpu.capability >= capability {
+            return Ok(());
+        }
+        Err(format!(
+            "it needs compute capability {}.{} or more, such as {such}, and this GPU has {}.{}; choose fp16",
+            capability.0, capability.1, gpu.capability.0, gpu.capability.1
+        ))
+    };
+    match precision {
+        Precision::Auto | Precision::Fp32 | Precision::Fp16 => Ok(()),
+        Precision::Bf16 if kernels == Kernels::Portable => Err(
+            "ONNX Runtime has no bf16 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
                 .to_owned(),
         ),
-        (Some((gpu, _)), Precision::Bf16) if gpu.capability < (8, 0) => Err(format!(
-            "bf16 needs compute capability 8.0 or more, such as an A100, and this GPU has {}.{}; choose fp16",
-            gpu.capability.0, gpu.capability.1
-        )),
-        (Some(_), Precision::Bf16) => Ok(()),
-        (Some((gpu, _)), Precision::Fp8) if gpu.capability < (8, 9) => Err(format!(
-            "fp8 needs compute capability 8.9 or more, such as an L4, H100 or H200, and this GPU has {}.{}; choose fp16",
-            gpu.capability.0, gpu.capability.1
-        )),
-        (Some(_), Precision::Fp8) => {
+        Precision::Bf16 => least((8, 0), "an A100"),
+        Precision::Fp8 => {
+            least((8, 9), "an L4, H100 or H200")?;
             Err("this seqembed has no fp8 kernels; choose fp16".to_owned())
         }
     }

@@ -1,17 +1,17 @@
-//! Loading a model onto a device.
+//! Loading a model onto a device: the graph for it, its weights, its kernels, and the engine.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ort::environment::{Environment, EnvironmentBuilder};
-use seqembed_onnx::{Architecture, GraphKind, GraphRequest, Model};
+use seqembed_onnx::{GraphKind, GraphRequest, Model, Output};
 
 use super::RunError;
 use super::devices::Place;
-use super::slot::Slot;
-use crate::engine::budget::Shape;
-use crate::engine::cuda::{self, kernels::KernelError};
+use super::slot::{Load as LoadHigher, Slot};
+use crate::engine::cuda::kernels::{KernelError, Kernels as GpuKernels};
+use crate::engine::cuda::{CudaEngine, CudaLoad, operators};
 use crate::engine::device::Device;
 use crate::engine::faulty::Faults;
 use crate::engine::locate::{self, LocateError, Located};
@@ -75,18 +75,132 @@ impl Runtime {
     }
 }
 
-/// What is loaded onto each device: a model, up to a layer.
-pub struct Loader<'a> {
-    /// ONNX Runtime.
-    pub environment: Environment,
+/// Which model, and what is wanted of it.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
     /// The model.
     pub model: &'a Model,
     /// The layer that is given.
     pub layer: usize,
     /// What is asked of it.
     pub outputs: &'a [Reduce],
-    /// The graph on CPUs.
+    /// Whose kernels: seqembed's or ONNX Runtime's.
     pub kernels: Kernels,
+}
+
+/// What a device runs.
+pub struct Program {
+    /// The device.
+    pub device: Device,
+    /// The numbers that it computes with.
+    pub precision: Precision,
+    /// The graph.
+    pub graph: Vec<u8>,
+    /// The graph's kind.
+    pub kind: GraphKind,
+    /// The folder of the file with its weights.
+    pub folder: PathBuf,
+    /// seqembed's kernels, where a graph for a GPU needs them.
+    kernels: Option<Arc<GpuKernels>>,
+}
+
+impl Wanted<'_> {
+    /// What a device is to run. Where seqembed's own kernels can't be had on a GPU, ONNX Runtime's operators take their place, and
+    /// `say` tells why.
+    ///
+    /// # Errors
+    /// When the model's folder can't be read, a weight has no such number, or there is no graph in these numbers.
+    pub fn program(
+        &self,
+        device: Device,
+        precision: Precision,
+        say: &dyn Fn(&str),
+    ) -> Result<Program, RunError> {
+        let (kind, kernels) = match (device, self.kernels) {
+            (Device::Cpu, Kernels::Auto) => (GraphKind::Packed, None),
+            (Device::Cpu, Kernels::Portable) => (GraphKind::Padded, None),
+            // seqembed's kernels compute in 16 bits alone.
+            (Device::Cuda(number), Kernels::Auto) if precision != Precision::Fp32 => {
+                match self.kernels_on(number, precision) {
+                    Ok((kind, kernels)) => (kind, Some(Arc::new(kernels))),
+                    Err(error) if precision == Precision::Fp16 => {
+                        say(&format!(
+                            "{device}: ONNX Runtime's operators are used, which are slower, for seqembed's own kernels can't be: {error}"
+                        ));
+                        (GraphKind::Plain, None)
+                    }
+                    Err(error) => {
+                        return Err(RunError::Load {
+                            folder: self.model.folder().to_owned(),
+                            source: EngineError::Runtime(format!(
+                                "{precision} needs seqembed's own kernels, which can't be used: {error}"
+                            )),
+                        });
+                    }
+                }
+            }
+            (Device::Cuda(_), _) => (GraphKind::Plain, None),
+        };
+        let half = device != Device::Cpu && precision == Precision::Fp16;
+        let outputs = self.outputs.iter().map(|reduce| match reduce {
+            Reduce::Mean => Output::Mean,
+            Reduce::Max => Output::Max,
+            // The last layer's numbers are of 16 bits anyway, and half as many bytes come back.
+            Reduce::Tokens if half => Output::HalfTokens,
+            Reduce::Tokens => Output::Tokens,
+        });
+        let numbers = stored(precision);
+        let request = GraphRequest {
+            kind,
+            precision: numbers,
+            layer: self.layer,
+            outputs: outputs.collect(),
+        };
+        Ok(Program {
+            device,
+            precision,
+            folder: self.model.weights_in(numbers, &models::cache())?,
+            graph: self.model.graph(&request)?,
+            kind,
+            kernels,
+        })
+    }
+
+    /// seqembed's kernels on a GPU, and the graph that uses them.
+    fn kernels_on(
+        &self,
+        number: usize,
+        precision: Precision,
+    ) -> Result<(GraphKind, GpuKernels), KernelError> {
+        let sizes = self.model.architecture().description().sizes();
+        let number = cuda_number(number);
+        let fused = GpuKernels::can_fuse(&sizes, number)?;
+        let cache = models::cache().join("kernels");
+        let kernels = GpuKernels::load(sizes, stored(precision), fused, number, &cache)?;
+        let kind = if fused {
+            GraphKind::Fused
+        } else {
+            GraphKind::Packed
+        };
+        Ok((kind, kernels))
+    }
+}
+
+/// The numbers of the weights and between the layers.
+fn stored(precision: Precision) -> seqembed_onnx::Precision {
+    match precision {
+        Precision::Auto | Precision::Fp32 => seqembed_onnx::Precision::Fp32,
+        Precision::Fp16 | Precision::Fp8 => seqembed_onnx::Precision::Fp16,
+        Precision::Bf16 => seqembed_onnx::Precision::Bf16,
+    }
+}
+
+/// What is loaded onto each device.
+pub struct Loader<'a> {
+    /// ONNX Runtime.
+    pub environment: Environment,
+    /// The model.
+    pub wanted: Wanted<'a>,
     /// The id that fills up padded rows.
     pub pad_id: i64,
     /// Threads for one batch on a CPU.
@@ -95,156 +209,49 @@ pub struct Loader<'a> {
     pub faults: Option<Faults>,
 }
 
-/// What a device runs: the graph, and the kernels that go with it.
-pub struct Program {
-    /// The graph, with its weights in a file of the model.
-    pub graph: Vec<u8>,
-    kind: GraphKind,
-    precision: seqembed_onnx::Precision,
-    kernels: Option<Arc<cuda::kernels::Kernels>>,
-    /// What the user should know of it.
-    pub note: Option<String>,
-}
-
-/// The program for a device.
-///
-/// # Errors
-/// When the model's folder can't be read, or there is no graph for such a device.
-pub fn program_for(
-    model: &Model,
-    device: Device,
-    precision: Precision,
-    kernels: Kernels,
-    layer: usize,
-    outputs: &[Reduce],
-) -> Result<Program, RunError> {
-    let precision = match precision {
-        Precision::Auto | Precision::Fp32 => seqembed_onnx::Precision::Fp32,
-        Precision::Fp16 => seqembed_onnx::Precision::Fp16,
-        Precision::Bf16 | Precision::Fp8 => seqembed_onnx::Precision::Bf16,
-    };
-    let (kind, own, note) = match (device, kernels) {
-        (Device::Cpu, Kernels::Auto) => (GraphKind::Packed, None, None),
-        (Device::Cpu, Kernels::Portable) => (GraphKind::Padded, None, None),
-        (Device::Cuda(_), _) if precision == seqembed_onnx::Precision::Fp32 => {
-            (GraphKind::Plain, None, None)
-        }
-        (Device::Cuda(_), Kernels::Portable) => (GraphKind::Plain, None, None),
-        (Device::Cuda(number), Kernels::Auto) => {
-            match own_kernels(model, ordinal(number), precision) {
-                Ok((kind, own)) => (kind, Some(Arc::new(own)), None),
-                Err(error) if GraphKind::Plain.has(precision) => {
-                    let note = format!(
-                        "{device}: ONNX Runtime's own operators run, which are slower: {error}"
-                    );
-                    (GraphKind::Plain, None, Some(note))
-                }
-                Err(error) => {
-                    return Err(RunError::Load {
-                        folder: model.folder().to_owned(),
-                        source: EngineError::Runtime(error.to_string()),
-                    });
-                }
-            }
-        }
-    };
-    let outputs = outputs.iter().map(|reduce| match reduce {
-        Reduce::Mean => seqembed_onnx::Output::Mean,
-        Reduce::Max => seqembed_onnx::Output::Max,
-        Reduce::Tokens => seqembed_onnx::Output::Tokens,
-    });
-    let request = GraphRequest {
-        kind,
-        precision,
-        layer,
-        outputs: outputs.collect(),
-    };
-    Ok(Program {
-        graph: model.graph(&request)?,
-        kind,
-        precision,
-        kernels: own,
-        note,
-    })
-}
-
-/// A GPU's number, as CUDA has it.
-fn ordinal(number: usize) -> u32 {
-    // One that is too large is no GPU's number either.
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// seqembed's kernels for the model on a GPU, and the graph that they make up.
-fn own_kernels(
-    model: &Model,
-    device: u32,
-    precision: seqembed_onnx::Precision,
-) -> Result<(GraphKind, cuda::kernels::Kernels), KernelError> {
-    let sizes = model.architecture().description().sizes();
-    let fused = cuda::kernels::Kernels::can_fuse(&sizes, device)?;
-    let cache = models::cache().join("kernels");
-    let kernels = cuda::kernels::Kernels::load(sizes, precision, fused, device, &cache)?;
-    let kind = if fused {
-        GraphKind::Fused
-    } else {
-        GraphKind::Packed
-    };
-    Ok((kind, kernels))
-}
-
 impl Loader<'_> {
     /// The model on a device, ready to run.
     ///
     /// # Errors
     /// When the device or ONNX Runtime refuses.
-    pub fn engine_on(
-        &self,
-        device: Device,
-        program: &Program,
-    ) -> Result<Box<dyn Engine>, RunError> {
-        let folder = || self.model.folder().to_owned();
-        match device {
-            Device::Cpu => {
-                let load = Load {
-                    graph: &program.graph,
-                    folder: self.model.folder(),
-                    kernels: self.kernels,
-                    outputs: self.outputs.to_vec(),
-                    hidden: self.model.architecture().hidden(),
-                    pad_id: self.pad_id,
-                    threads: self.threads,
-                };
-                let engine = CpuEngine::load(&self.environment, load);
-                Ok(Box::new(engine.map_err(|source| RunError::Load {
-                    folder: folder(),
-                    source,
-                })?))
-            }
-            Device::Cuda(number) => {
-                let refused = |source| RunError::Load {
-                    folder: folder(),
-                    source,
-                };
-                let weights = self.model.weights_in(program.precision, &models::cache())?;
-                let operators = program.kernels.as_ref().map(cuda::operators::domain);
-                let operators = operators
-                    .transpose()
-                    .map_err(|error| refused(error.into()))?;
-                let load = cuda::CudaLoad {
-                    graph: &program.graph,
-                    folder: &weights,
-                    device: ordinal(number),
-                    kind: program.kind,
-                    precision: program.precision,
-                    outputs: self.outputs.to_vec(),
-                    hidden: self.model.architecture().hidden(),
-                    memory_limit: None,
-                    operators,
-                };
-                let engine = cuda::CudaEngine::load(&self.environment, load);
-                Ok(Box::new(engine.map_err(refused)?))
-            }
-        }
+    pub fn engine_on(&self, program: &Program) -> Result<Box<dyn Engine>, RunError> {
+        let refused = |source| RunError::Load {
+            folder: self.wanted.model.folder().to_owned(),
+            source,
+        };
+        let outputs = self.wanted.outputs.to_vec();
+        let hidden = self.wanted.model.architecture().hidden();
+        let Device::Cuda(number) = program.device else {
+            let load = Load {
+                graph: &program.graph,
+                folder: &program.folder,
+                kernels: self.wanted.kernels,
+                outputs,
+                hidden,
+                pad_id: self.pad_id,
+                threads: self.threads,
+            };
+            let engine = CpuEngine::load(&self.environment, load).map_err(refused)?;
+            return Ok(Box::new(engine));
+        };
+        let kernels = program.kernels.as_ref();
+        let operators = kernels
+            .map(operators::domain)
+            .transpose()
+            .map_err(|error| refused(error.into()))?;
+        let load = CudaLoad {
+            graph: &program.graph,
+            folder: &program.folder,
+            device: cuda_number(number),
+            kind: program.kind,
+            precision: stored(program.precision),
+            outputs,
+            hidden,
+            memory_limit: None,
+            operators,
+        };
+        let engine = CudaEngine::load(&self.environment, load).map_err(refused)?;
+        Ok(Box::new(engine))
     }
 
     /// The model on a device, with a way to a higher precision where that is lower than fp32.
@@ -255,33 +262,26 @@ impl Loader<'_> {
         &'s self,
         place: &Place,
         index: usize,
-        precision: Precision,
         program: &Program,
     ) -> Result<Slot<'s>, RunError> {
         let started = Instant::now();
-        let device = place.device;
         let wrap = move |engine: Box<dyn Engine>, again| match self.faults {
             Some(faults) => faults.wrap(engine, index, again),
             None => engine,
         };
-        let engine = wrap(self.engine_on(device, program)?, false);
+        let engine = wrap(self.engine_on(program)?, false);
+        let precision = program.precision;
         let half = precision != Precision::Fp32 || self.faults.is_some_and(|faults| faults.half);
-        let higher: Option<super::slot::Load<'s>> = half.then(|| {
+        let device = place.device;
+        let higher: Option<LoadHigher<'s>> = half.then(|| {
             let load = move || {
-                let precision = Precision::Fp32;
-                program_for(
-                    self.model,
-                    device,
-                    precision,
-                    self.kernels,
-                    self.layer,
-                    self.outputs,
-                )
-                .and_then(|program| self.engine_on(device, &program))
-                .map(|engine| wrap(engine, true))
-                .map_err(|error| EngineError::Runtime(error.to_string()))
+                self.wanted
+                    .program(device, Precision::Fp32, &|_| {})
+                    .and_then(|program| self.engine_on(&program))
+                    .map(|engine| wrap(engine, true))
+                    .map_err(|error| EngineError::Runtime(error.to_string()))
             };
-            Box::new(load) as super::slot::Load<'s>
+            Box::new(load) as LoadHigher<'s>
         });
         Ok(Slot::new(
             place.clone(),
@@ -293,17 +293,7 @@ impl Loader<'_> {
     }
 }
 
-/// What counts of a model's shape for its memory.
-#[must_use]
-pub fn shape(architecture: &Architecture) -> Shape {
-    let (intermediate, gated) = match architecture {
-        Architecture::Esm2(esm2) => (esm2.intermediate, false),
-        Architecture::Dnabert2(dnabert2) => (dnabert2.intermediate, true),
-        Architecture::Bert(bert) => (bert.intermediate, false),
-    };
-    Shape {
-        hidden: architecture.hidden(),
-        intermediate,
-        gated,
-    }
+/// A GPU's number as CUDA has it.
+fn cuda_number(number: usize) -> u32 {
+    u32::try_from(number).expect("the driver counts its GPUs in 32 bits")
 }

@@ -27,7 +27,7 @@ use self::chunk::{Chunker, Limits, Task};
 use self::collect::{Collector, output_path};
 use self::devices::{DeviceError, Place};
 use self::flow::Flow;
-use self::load::{Loader, Program, Runtime};
+use self::load::{Loader, Program, Runtime, Wanted};
 use self::slot::Slot;
 use crate::engine::device::{Device, DeviceChoice};
 use crate::engine::faulty::Faults;
@@ -248,7 +248,7 @@ fn run_groups(
     });
     report.device = names.collect::<Vec<_>>().join(", ");
     report.device_why.clone_from(&chosen.why);
-    let groups = group(jobs, &places, say)?;
+    let groups = group(jobs, &places, options.kernels, say)?;
     let mut order = Vec::new();
     let mut groups = groups.into_iter();
     while let Some(group) = groups.next() {
@@ -336,6 +336,27 @@ impl Opened {
         })
     }
 
+    /// The numbers that are computed with. Of its own accord no GPU gets fp16 for a model with weights that are too large for it.
+    fn precision(
+        &self,
+        asked: Precision,
+        gpu: bool,
+        say: &dyn Fn(&str),
+    ) -> Result<Precision, RunError> {
+        let precision = asked.on(gpu);
+        if (asked, precision) == (Precision::Auto, Precision::Fp16) {
+            let half = seqembed_onnx::Precision::Fp16;
+            match self.model.weights_in(half, &models::cache()) {
+                Err(error @ seqembed_onnx::Error::Overflow { .. }) => {
+                    say(&format!("fp32 is used: {error}"));
+                    return Ok(Precision::Fp32);
+                }
+                other => drop(other?),
+            }
+        }
+        Ok(precision)
+    }
+
     /// How a job's long sequences are cut, if its options fit the model.
     fn window(&self, settings: &Settings) -> Result<Window, SettingsError> {
         let span = self.tokenizer.span();
@@ -358,7 +379,12 @@ impl Opened {
 }
 
 /// Opens every model that the jobs name, and puts the jobs that can share a session together.
-fn group(jobs: Vec<Job>, places: &[Place], say: &dyn Fn(&str)) -> Result<Vec<Group>, RunError> {
+fn group(
+    jobs: Vec<Job>,
+    places: &[Place],
+    kernels: Kernels,
+    say: &dyn Fn(&str),
+) -> Result<Vec<Group>, RunError> {
     let mut models: HashMap<String, Opened> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (position, job) in jobs.into_iter().enumerate() {
@@ -379,7 +405,7 @@ fn group(jobs: Vec<Job>, places: &[Place], say: &dyn Fn(&str)) -> Result<Vec<Gro
         let window = opened.window(&job.settings).map_err(misfit)?;
         for place in places {
             let asked = job.settings.precision;
-            devices::check_precision(asked, place).map_err(|why| {
+            devices::check_precision(asked, place, kernels).map_err(|why| {
                 misfit(SettingsError::Precision {
                     precision: asked,
                     device: place.device.to_string(),
@@ -388,7 +414,7 @@ fn group(jobs: Vec<Job>, places: &[Place], say: &dyn Fn(&str)) -> Result<Vec<Gro
             })?;
         }
         let gpu = places.iter().any(|place| place.gpu.is_some());
-        let precision = job.settings.precision.on(gpu);
+        let precision = opened.precision(job.settings.precision, gpu, say)?;
         let folder = opened.model.folder();
         let known = groups.iter().position(|group| {
             group.model.folder() == folder && group.layer == layer && group.precision == precision
@@ -436,18 +462,17 @@ impl Group {
             &first,
         );
         let outputs = self.outputs();
-        let program = load::program_for(
-            &self.model,
-            places[0].device,
-            self.precision,
-            options.kernels,
-            self.layer,
-            &outputs,
-        )?;
-        if let Some(note) = &program.note {
-            (shared.say)(note);
-        }
-        let layouts = self.layouts(options, places[0].device, &program.graph, hidden);
+        let wanted = Wanted {
+            model: &self.model,
+            layer: self.layer,
+            outputs: &outputs,
+            kernels: options.kernels,
+        };
+        let programs = places
+            .iter()
+            .map(|place| wanted.program(place.device, self.precision, shared.say))
+            .collect::<Result<Vec<_>, _>>()?;
+        let layouts = self.layouts(options, &programs[0], hidden);
         let files = self.tasks.iter().map(|task| FileReport {
             sample: task.job.sample.clone(),
             source: task.job.source.to_string(),
@@ -469,17 +494,14 @@ impl Group {
             report.onnxruntime = Some(runtime.locate()?.version.clone());
             Some(Loader {
                 environment,
-                model: &self.model,
-                layer: self.layer,
-                outputs: &outputs,
-                kernels: options.kernels,
+                wanted,
                 pad_id: self.tokenizer.special().pad.into(),
                 threads: (options.threads / workers).max(1),
                 faults: shared.faults,
             })
         };
         let slots = match &loader {
-            Some(loader) => self.slots(loader, places, workers, &program, shared.trace)?,
+            Some(loader) => self.slots(loader, places, workers, &programs, shared.trace)?,
             None => Vec::new(),
         };
         report.loads.extend(
@@ -546,28 +568,13 @@ impl Group {
         loader: &'s Loader<'s>,
         places: &[Place],
         workers: usize,
-        first: &Program,
+        programs: &[Program],
         trace: &Trace,
     ) -> Result<Vec<Slot<'s>>, RunError> {
         let mut slots = Vec::with_capacity(places.len());
-        for (index, place) in places.iter().enumerate() {
+        for (index, (place, program)) in places.iter().zip(programs).enumerate() {
             let started = Instant::now();
-            let own;
-            // Kernels are loaded on one device.
-            let program = if place.device == places[0].device {
-                first
-            } else {
-                own = load::program_for(
-                    &self.model,
-                    place.device,
-                    self.precision,
-                    loader.kernels,
-                    self.layer,
-                    loader.outputs,
-                )?;
-                &own
-            };
-            let mut slot = loader.slot(place, index, self.precision, program)?;
+            let mut slot = loader.slot(place, index, program)?;
             slot.workers = match place.device {
                 Device::Cpu => (workers / places.len()).max(1),
                 Device::Cuda(_) => WORKERS_PER_GPU,
@@ -612,8 +619,8 @@ impl Group {
             let bytes = self.precision.bytes();
             let batch_tokens = asked.unwrap_or_else(|| {
                 let weights = self.model.weights_bytes() / 4 * bytes as u64;
-                let shape = load::shape(self.model.architecture());
-                budget::batch_tokens(free, weights, shape, bytes)
+                let sizes = self.model.architecture().description().sizes();
+                budget::batch_tokens(free, weights, &sizes, bytes)
             });
             // The more batches in a chunk, the fewer are cut short at its end; and none of the devices must wait for the next.
             let mut chunk_tokens = batch_tokens * places.len() * BATCHES_AHEAD;
@@ -654,14 +661,9 @@ impl Group {
         outputs
     }
 
-    fn layouts(
-        &self,
-        options: &Options,
-        device: Device,
-        graph: &[u8],
-        hidden: usize,
-    ) -> Vec<Layout> {
-        let graph_sha256 = hex(&Sha256::digest(graph));
+    fn layouts(&self, options: &Options, program: &Program, hidden: usize) -> Vec<Layout> {
+        let graph_sha256 = hex(&Sha256::digest(&program.graph));
+        let device = program.device;
         let layout = |task: &Task| {
             let settings = &task.job.settings;
             Layout {

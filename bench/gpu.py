@@ -111,9 +111,9 @@ def ours(arguments, clock: Clock, seqembed, folder: Path, manifest: Path, precis
     if tokens and tokens != figures["tokens"]:
         figures["tokens_expected"] = tokens
     shown = f"cosine {figures['min_cosine']:.6f}" if "min_cosine" in figures else "not compared"
+    took = ", ".join(f"{run['seconds']:.2f} s + load {run['load_seconds']:.2f} s of {run['wall_seconds']:.2f} s" for run in runs)
     print(
-        f"    seqembed {precision}: {figures['tokens_per_second']:,.0f} tokens/s (runs "
-        f"{', '.join(f'{run['seconds']:.2f} s + load {run['load_seconds']:.2f} s of {run['wall_seconds']:.2f} s' for run in runs)}; {shown}; "
+        f"    seqembed {precision}: {figures['tokens_per_second']:,.0f} tokens/s (runs {took}; {shown}; "
         f"{figures['vectors_not_finite']} not finite)",
         flush=True,
     )
@@ -166,9 +166,12 @@ def bench(arguments, clock: Clock, seqembed, key: str, folder: Path, save) -> No
             save(figures)
             if arguments.profile and clock.left() > 60:
                 try:
-                    few = gpu_inputs.make(work / f"inputs-{name}-profile", name, 32_000, 1)
+                    few = gpu_inputs.make(work / f"inputs-{name}-profile", name, arguments.profile_tokens, 1)
                     kernels = seqembed.profile(few, folder, work / "out", precision, arguments.profile_options)
-                    figures.setdefault("profiles", {})[f"seqembed {precision}, {name}"] = {"tokens": 32_000, "kernels": kernels}
+                    figures.setdefault("profiles", {})[f"seqembed {precision}, {name}"] = {
+                        "tokens": arguments.profile_tokens,
+                        "kernels": kernels,
+                    }
                 except Exception as error:
                     fail(f"profile of seqembed {precision}, {name}", error)
     if seqembed and key != "dnabert2":
@@ -190,6 +193,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="shorter passes, one token budget for the peers")
     parser.add_argument("--profile", action="store_true", help="tables of kernels, too")
     parser.add_argument("--profile-options", nargs="*", default=[], help="options with which seqembed leaves a trace, instead of ncu")
+    parser.add_argument("--profile-tokens", type=int, default=32_000, help="of seqembed's run under the profiler")
     parser.add_argument("--precisions", "--precision", type=listed, default=["fp16"], help="seqembed's; the first one counts")
     parser.add_argument("--device", default="cuda:0", help="(cpu: to try this program out)")
     parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")

@@ -3,7 +3,7 @@
     python bench/gpu.py [--models dnabert2 650M 3B] [--inputs NAME..] [--precisions fp16] [--quick] [--profile] [--seqembed PATH]
 
 Needs PyTorch with CUDA, transformers, tokenizers, and an ONNX Runtime with the CUDA provider where seqembed finds it. About 8 minutes
-on an H100, with --quick about 3.
+on an H100, with --quick about 4.
 
 - seqembed: the whole program, FASTA files on disk (a manifest of 200) to npz files on disk. Tokens a second are those of its
   report.json over its seconds without the load. The best of --runs runs, each a process of its own.
@@ -190,7 +190,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--inputs", type=listed, help=f"of {', '.join(gpu_inputs.KINDS)} (default: all of a model's)")
     parser.add_argument("--peers", type=listed, help="transformers, compiled-varlen, padded-sdpa, compiled-sdpa, flex-packed, flex-padded")
     parser.add_argument("--no-peers", dest="with_peers", action="store_false", help="seqembed alone, compared with nothing")
-    parser.add_argument("--quick", action="store_true", help="shorter passes, one token budget for the peers")
+    parser.add_argument("--quick", action="store_true", help="shorter passes, one token budget for the peers, no reading frames")
     parser.add_argument("--profile", action="store_true", help="tables of kernels, too")
     parser.add_argument("--profile-options", nargs="*", default=[], help="options with which seqembed leaves a trace, instead of ncu")
     parser.add_argument("--profile-tokens", type=int, default=32_000, help="of seqembed's run under the profiler")
@@ -206,17 +206,19 @@ def options() -> argparse.Namespace:
     parser.add_argument("--passes", type=int, help="of a peer")
     parser.add_argument("--target", type=float, help="seconds of a peer's pass")
     parser.add_argument("--budgets", nargs="*", type=int, help="tokens a batch to try with the peers")
-    parser.add_argument("--sample", type=int, default=128, help="sequences of each input whose vectors are compared")
+    parser.add_argument("--sample", type=int, help="sequences of each input whose vectors are compared")
     parser.add_argument("--minutes", type=float, default=9.5, help="what is not begun by then is left out")
+    parser.add_argument("--update", type=Path, metavar="JSON", help="take the models that are not measured now from this earlier result")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK / "gpu", help="weights, inputs and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     arguments = parser.parse_args()
-    quick, full = {"scale": 0.6, "runs": 2, "passes": 2, "target": 1.2}, {"scale": 1.0, "runs": 3, "passes": 3, "target": 2.5}
+    quick = {"scale": 0.6, "runs": 2, "passes": 2, "target": 1.2, "sample": 64, "budgets": [32768]}
+    full = {"scale": 1.0, "runs": 3, "passes": 2, "target": 2.0, "sample": 128}
     for name, value in (quick if arguments.quick else full).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if arguments.quick and arguments.budgets is None:
-        arguments.budgets = [32768]
+    if arguments.quick and arguments.inputs is None:
+        arguments.inputs = ["proteins", "dna-500", "dna-2-5k"]
     if unknown := [key for key in arguments.models if key not in MODELS]:
         parser.error(f"no such model: {', '.join(unknown)}")
     if unknown := [name for name in arguments.inputs or [] if name not in gpu_inputs.KINDS]:
@@ -241,8 +243,15 @@ def main() -> None:
     results["options"] = {"scale": arguments.scale, "files": arguments.files, "seqembed": arguments.seqembed_options}
     stem = arguments.results / f"{'gpu-quick' if arguments.quick else 'gpu'}-{common.gpu_slug(machine)}"
 
+    if arguments.update and arguments.update.exists():
+        earlier = json.loads(arguments.update.read_text())
+        if earlier["machine"]["gpu"].get("name") != machine["gpu"].get("name"):
+            raise SystemExit(f"{arguments.update} is of another GPU: {earlier['machine']['gpu'].get('name')}")
+        results["models"] |= {key: figures for key, figures in earlier["models"].items() if key not in arguments.models}
+
     def save(key: str, figures: dict) -> None:
         results["models"][key] = figures
+        results["models"] = {key: results["models"][key] for key in MODELS if key in results["models"]}
         results["gpu_after"] = gpu_ours.gpu_state()
         stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
         stem.with_suffix(".md").write_text("\n".join(gpu_page.page(results)) + "\n")

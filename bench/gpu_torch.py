@@ -95,6 +95,14 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
+class Layer(torch.nn.Module):
+    """What a layer's function needs besides tensors: torch.compile takes a module's numbers for constants, but not arguments."""
+
+    def __init__(self, heads: int, epsilon: float, contiguous: bool = False) -> None:
+        super().__init__()
+        self.heads, self.epsilon, self.contiguous = heads, epsilon, contiguous
+
+
 class Packed:
     """Sequences end to end: token ids, each sequence's first token, and what pools them."""
 
@@ -153,24 +161,22 @@ def add_cpu_kernel() -> None:
     varlen._varlen_attn.register_kernel("cpu")(attention)
 
 
-def esm2_layer(heads: int, epsilon: float, contiguous: bool):
-    """One block over [tokens, hidden], as a function."""
+class Esm2Layer(Layer):
+    """One block over [tokens, hidden]."""
 
-    def layer(x, weights, cos, sin, starts, longest: int):
+    def forward(self, x, weights, cos, sin, starts, longest: int):
         n1w, n1b, qkv_w, qkv_b, out_w, out_b, n2w, n2b, up_w, up_b, down_w, down_b = weights
         hidden = len(out_b)
-        qkv = functional.linear(norm(x, n1w, n1b, epsilon), qkv_w, qkv_b).view(-1, 3, heads, hidden // heads)
+        qkv = functional.linear(norm(x, n1w, n1b, self.epsilon), qkv_w, qkv_b).view(-1, 3, self.heads, hidden // self.heads)
         # Queries and keys in one pass.
         turned = rotate(qkv[:, :2], cos, sin)
         query, key, value = turned[:, 0], turned[:, 1], qkv[:, 2]
-        if contiguous:
+        if self.contiguous:
             query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         attended = varlen_attention(query, key, value, starts, longest).reshape(-1, hidden)
         x = x + functional.linear(attended, out_w, out_b)
-        inner = functional.gelu(functional.linear(norm(x, n2w, n2b, epsilon), up_w, up_b))
+        inner = functional.gelu(functional.linear(norm(x, n2w, n2b, self.epsilon), up_w, up_b))
         return x + functional.linear(inner, down_w, down_b)
-
-    return layer
 
 
 class Esm2Varlen:
@@ -185,7 +191,7 @@ class Esm2Varlen:
         heads, epsilon, self.contiguous = sizes["heads"], sizes["layer_norm_eps"], contiguous
         table = rotary_table(sizes["hidden"] // heads, sizes["rotary_base"], 2048, weights.device)
         self.cos, self.sin = (half.to(weights.dtype)[:, None, None] for half in table)
-        self.layer = torch.compile(esm2_layer(heads, epsilon, contiguous), dynamic=True)
+        self.layer = torch.compile(Esm2Layer(heads, epsilon, contiguous), dynamic=True)
         self.last_norm = torch.compile(lambda x, w, b: norm(x, w, b, epsilon).float(), dynamic=True)
 
     def batch(self, rows: list[np.ndarray], budget: int) -> Packed:
@@ -205,10 +211,10 @@ class Esm2Varlen:
 class Padded:
     """Sequences beside each other, padded to the longest."""
 
-    def __init__(self, rows: list[np.ndarray], device: torch.device, pad: int, multiple: int = 1) -> None:
+    def __init__(self, rows: list[np.ndarray], device: torch.device, pad: int, multiple: int = 1, least: int = 1) -> None:
         sizes = np.array([len(row) for row in rows])
         self.sequences, self.tokens = len(rows), int(sizes.sum())
-        ids = np.full((len(rows), -(-int(sizes.max()) // multiple) * multiple), pad, np.int64)
+        ids = np.full((len(rows), max(least, -(-int(sizes.max()) // multiple) * multiple)), pad, np.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
         self.ids, self.sizes = on_host(ids, device), on_host(sizes, device)
@@ -292,14 +298,12 @@ def dnabert2_layer(x, weights, heads: int, epsilon: float, attention):
     return norm(functional.linear(functional.gelu(gate) * linear, down_w, down_b) + x, n2w, n2b, epsilon)
 
 
-def sdpa_layer(heads: int, epsilon: float):
+class SdpaLayer(Layer):
     """A block with a bias [batch, heads, tokens, tokens] that holds ALiBi and the padding."""
 
-    def layer(x, weights, bias):
+    def forward(self, x, weights, bias):
         attention = lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # noqa: E731
-        return dnabert2_layer(x, weights, heads, epsilon, attention)
-
-    return layer
+        return dnabert2_layer(x, weights, self.heads, self.epsilon, attention)
 
 
 def alibi_bias(falls, sizes, tokens: int, dtype: torch.dtype):
@@ -318,28 +322,24 @@ def flex(query, key, value, score, blocks=None):
     return flex_attention(query, key, value, score_mod=score, block_mask=blocks)
 
 
-def flex_padded_layer(heads: int, epsilon: float):
+class FlexPaddedLayer(Layer):
     """A block whose attention computes ALiBi and the padding where it needs them."""
 
-    def layer(x, weights, falls, sizes):
+    def forward(self, x, weights, falls, sizes):
         def score(value, b, h, q, k):
             return torch.where(k < sizes[b], value - (q - k).abs() * falls[h], -torch.inf)
 
-        return dnabert2_layer(x, weights, heads, epsilon, lambda q, k, v: flex(q, k, v, score))
-
-    return layer
+        return dnabert2_layer(x, weights, self.heads, self.epsilon, lambda q, k, v: flex(q, k, v, score))
 
 
-def flex_packed_layer(heads: int, epsilon: float):
+class FlexPackedLayer(Layer):
     """A block over sequences end to end [1, tokens, hidden]: inside a sequence, a distance is one of rows."""
 
-    def layer(x, weights, falls, blocks):
+    def forward(self, x, weights, falls, blocks):
         def score(value, b, h, q, k):
             return value - (q - k).abs() * falls[h]
 
-        return dnabert2_layer(x, weights, heads, epsilon, lambda q, k, v: flex(q, k, v, score, blocks))
-
-    return layer
+        return dnabert2_layer(x, weights, self.heads, self.epsilon, lambda q, k, v: flex(q, k, v, score, blocks))
 
 
 class Dnabert2:
@@ -369,11 +369,11 @@ class Dnabert2:
 class Dnabert2Sdpa(Dnabert2):
     """Padded, SDPA with the bias in memory, once a batch."""
 
-    budgets = (16384, 32768, 65536)
+    budgets = (16384, 65536)
 
     def __init__(self, weights: Weights, compiled: bool) -> None:
         super().__init__(weights, compiled)
-        layer = sdpa_layer(self.heads, self.epsilon)
+        layer = SdpaLayer(self.heads, self.epsilon)
         self.layer = torch.compile(layer, dynamic=True) if compiled else layer
 
     def step(self, batch: Padded) -> torch.Tensor:
@@ -392,7 +392,11 @@ class Dnabert2FlexPadded(Dnabert2):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights, compiled=True)
-        self.layer = torch.compile(flex_padded_layer(self.heads, self.epsilon), dynamic=True)
+        self.layer = torch.compile(FlexPaddedLayer(self.heads, self.epsilon), dynamic=True)
+
+    def batch(self, rows: list[np.ndarray], budget: int) -> Padded:
+        # Below one block it would choose another kernel, one for few queries.
+        return Padded(rows, self.weights.device, pad=3, multiple=ALIGNMENT, least=BLOCK)
 
     def step(self, batch: Padded) -> torch.Tensor:
         ids, sizes = self.put(batch.ids), self.put(batch.sizes)
@@ -410,7 +414,7 @@ class Dnabert2FlexPacked(Dnabert2):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights, compiled=True)
-        self.layer = torch.compile(flex_packed_layer(self.heads, self.epsilon), dynamic=False)
+        self.layer = torch.compile(FlexPackedLayer(self.heads, self.epsilon), dynamic=False)
         self.owner = torch.zeros(0, dtype=torch.int32, device=weights.device)
 
     def batch(self, rows: list[np.ndarray], budget: int) -> Packed:
@@ -483,6 +487,6 @@ def reference(weights: Weights, rows: list[np.ndarray]) -> np.ndarray:
             falls = slopes(heads).to(weights.device)
             bias = (-(at[None] - at[:, None]).abs() * falls[:, None, None]).to(x.dtype)[None]
             for layer in layers:
-                x = sdpa_layer(heads, epsilon)(x[None], layer, bias)[0]
+                x = SdpaLayer(heads, epsilon)(x[None], layer, bias)[0]
         vectors.append(x[1:-1].mean(0))
     return torch.stack(vectors).float().cpu().numpy()

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -137,7 +138,8 @@ def bench(arguments, clock: Clock, seqembed, key: str, folder: Path, save) -> No
         print(f"    {what} FAILED: {error}", flush=True)
         figures["failures"].append(f"{what}: {type(error).__name__}: {str(error)[:1000]}")
 
-    peers_out = work / f"peers-{key}"
+    # The sequences depend on how many there are.
+    peers_out = work / f"peers-{key}-{arguments.scale}"
     if arguments.with_peers:
         for record in peers(arguments, clock, folder, manifests, peers_out):
             kind = record.pop("kind")
@@ -192,14 +194,14 @@ def options() -> argparse.Namespace:
     parser.add_argument("--no-peers", dest="with_peers", action="store_false", help="seqembed alone, compared with nothing")
     parser.add_argument("--quick", action="store_true", help="shorter passes, one token budget for the peers, no reading frames")
     parser.add_argument("--profile", action="store_true", help="tables of kernels, too")
-    parser.add_argument("--profile-options", nargs="*", default=[], help="options with which seqembed leaves a trace, instead of ncu")
+    parser.add_argument("--profile-options", type=shlex.split, default=[], help="options (one text) with which seqembed leaves a trace, instead of ncu")
     parser.add_argument("--profile-tokens", type=int, default=32_000, help="of seqembed's run under the profiler")
     parser.add_argument("--precisions", "--precision", type=listed, default=["fp16"], help="seqembed's; the first one counts")
     parser.add_argument("--device", default="cuda:0", help="(cpu: to try this program out)")
     parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
     parser.add_argument("--no-seqembed", dest="seqembed", action="store_const", const=None, help="the peers alone")
-    parser.add_argument("--seqembed-options", nargs="*", default=[], help="passed on to `seqembed run`")
-    parser.add_argument("--export-options", nargs="*", default=[], help="passed on to `seqembed export`")
+    parser.add_argument("--seqembed-options", type=shlex.split, default=[], help="one text (--seqembed-options='--x 1'), passed on to `seqembed run`")
+    parser.add_argument("--export-options", type=shlex.split, default=[], help="likewise, passed on to `seqembed export`")
     parser.add_argument("--scale", type=float, help="times the tokens of each input")
     parser.add_argument("--files", type=int, default=200, help="of the manifest")
     parser.add_argument("--runs", type=int, help="of seqembed")
@@ -236,6 +238,9 @@ def main() -> None:
     machine = common.machine() | {"gpu": gpu_ours.gpu_state()}
     print(gpu_page.describe(machine), flush=True)
     executable = (arguments.seqembed or common.DEFAULT_EXECUTABLE).resolve()
+    # With the weights in 16 bits beside them: else the first run makes that file.
+    half = "bf16" if "bf16" in arguments.precisions else "fp16"
+    arguments.export_options = ["--precision", half, *arguments.export_options] if arguments.device != "cpu" else arguments.export_options
     maker = gpu_ours.Seqembed(executable, arguments.device, arguments.seqembed_options, arguments.export_options, arguments.work)
     # The big ones take long: all begin now, and are waited for when their turn comes.
     exports = {key: maker.export(MODELS[key].name) for key in arguments.models}

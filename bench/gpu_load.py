@@ -46,6 +46,7 @@ def measure(seqembed: Seqembed, model: Path, precision: str, runs: int) -> dict:
     (work / "manifest.csv").write_text("sample,fasta\none,one.fasta\n")
     weights = weight_bytes(model, precision)
     read_all(model)
+    seqembed.run(work / "manifest.csv", model, work / "out", precision)
     done = [seqembed.run(work / "manifest.csv", model, work / "out", precision) for _ in range(runs)]
     figures = {
         "weights_bytes": weights,
@@ -84,11 +85,10 @@ def main() -> None:
     parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK / "gpu", help="weights and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)
-    parser.add_argument("--export-options", nargs="*", default=[], help="passed on to `seqembed export`")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    seqembed = Seqembed(arguments.seqembed.resolve(), arguments.device, [], arguments.export_options, arguments.work)
+    seqembed = Seqembed(arguments.seqembed.resolve(), arguments.device, [], ["--precision", arguments.precision], arguments.work)
     folder, export = seqembed.export(arguments.model)
     if export and export.wait() != 0:
         raise SystemExit((arguments.work / f"export-{arguments.model}.log").read_text())

@@ -63,9 +63,8 @@ class Seqembed:
 
     def command(self, manifest: Path, model: Path, out: Path, precision: str) -> list:
         shutil.rmtree(out, ignore_errors=True)
-        device = ["--device", self.device] if self.device != "cpu" else []
         command = [self.executable, "run", manifest, "-o", out, "-m", model, "--format", "npz", "--quiet"]
-        return [*command, *device, "--precision", precision, *self.options]
+        return [*command, "--device", self.device, "--precision", precision, *self.options]
 
     def run(self, manifest: Path, model: Path, out: Path, precision: str, timeout: float = 240) -> dict:
         """One run, with the figures of its report."""

@@ -72,6 +72,10 @@ def speeds(model: dict, name: str, precisions: list[str]) -> list[str]:
             bound = COSINE.get(precision, 0.9999)
             right = run["min_cosine"] >= bound and not run["vectors_not_finite"]
             said.append(f"worst cosine of {run['compared']} sequences {run['min_cosine']:.6f} ({'at least' if right else 'NOT at least'} {bound})")
+        for device in run["runs"][-1]["report"].get("devices", []):
+            said.append(f"{device['device']} busy {100 * device['busy']:.1f} % of the time from the first batch to the last")
+            if device["recomputed_batches"]:
+                said.append(f"{device['recomputed_batches']} of {device['batches']} batches computed again in higher precision")
         if run["vectors_not_finite"]:
             said.append(f"{run['vectors_not_finite']} VECTORS ARE NOT FINITE")
         if "tokens_expected" in run:

@@ -10,7 +10,12 @@ ort := $(CURDIR)/.seqembed/onnxruntime
 # One that is named from outside is used as it is.
 export ORT_DYLIB_PATH ?= $(ort)
 
-.PHONY: help setup build demo test test-gpu lint parity real bench-cpu clean
+# On a GPU: the library with the CUDA provider, and the Python that has PyTorch with CUDA, if $(PYTHON) has not.
+ONNXRUNTIME_GPU ?= onnxruntime-gpu>=1.31,<2
+# An executable that is there already, to measure instead of building one.
+SEQEMBED ?=
+
+.PHONY: help setup build demo test test-gpu lint parity real bench-cpu bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -52,8 +57,14 @@ bench-cpu: build ## measure against the peers on this CPU (installs PyTorch)
 	@.venv-bench/bin/python bench/cpu.py $(ARGS)
 	@.venv-bench/bin/python bench/cpu_dna.py $(DNA_ARGS)
 
+bench-gpu: need-python ## measure against the peers on this GPU (SEQEMBED=PATH: without building)
+	@[ -n "$(SEQEMBED)" ] || $(MAKE) --no-print-directory build ONNXRUNTIME="$(ONNXRUNTIME_GPU)"
+	@if $(PYTHON) -c 'import tokenizers, torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then python="$(PYTHON)"; \
+	else sh scripts/python-env.sh .venv-bench-gpu bench/requirements-gpu.txt && python=.venv-bench-gpu/bin/python || exit 1; fi; \
+	$$python bench/gpu.py $(if $(SEQEMBED),--seqembed "$(SEQEMBED)") $(ARGS)
+
 clean: ## remove all that was made here
-	@rm -rf target .seqembed .venv .venv-bench demo
+	@rm -rf target .seqembed .venv .venv-bench .venv-bench-gpu demo
 
 .PHONY: need-cargo need-python
 need-cargo:

@@ -101,7 +101,7 @@ def machine() -> dict:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
-    for package in ("torch", "transformers", "fair-esm", "esm-cpp", "tokenizers", "onnxruntime", "numpy"):
+    for package in ("torch", "transformers", "fair-esm", "esm-cpp", "tokenizers", "triton", "onnxruntime", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -123,6 +123,12 @@ def slug(description: dict) -> str:
     """A file name for this machine: its CPU and cores."""
     name = re.sub(r"\b(cpu|processor|with|\d+-core|@.*|\(r\)|\(tm\))", " ", description["cpu"].lower())
     return re.sub(r"[^a-z0-9]+", "-", f"{name} {description['cores']} cores").strip("-")
+
+
+def gpu_slug(description: dict) -> str:
+    """A file name for this machine's GPU, or for the machine where there is none."""
+    name = description.get("gpu", {}).get("name")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") if name else slug(description)
 
 
 def describe(description: dict) -> str:

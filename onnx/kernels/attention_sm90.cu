@@ -1,0 +1,224 @@
+// Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64: as attention.cu, with the tensor cores fed from
+// shared memory by whole warpgroups (wgmma), and keys and values loaded by the tensor memory accelerator (Shah et al. 2024).
+//
+// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DALIBI=0|1.
+//
+// A block computes the rows of one head for 128 queries of one sequence: two warpgroups of 64 queries, and a warp that loads.
+// Rows of the next sequence that come in with the last block of keys are masked.
+
+#define SM90_QUERIES 128
+#define SM90_KEYS 64
+#define SM90_RING 3
+// 64 rows of a head.
+#define SM90_TILE (64 * 64 * 2)
+
+// d = a * b^T + (keep ? d : 0): a, 64 x 16, in registers; b in shared memory, 64 x 16 (or 16 x 64, where it is transposed).
+template <int TRANSPOSED>
+__device__ __forceinline__ void multiply_64(float (&d)[32], const u32 (&a)[4], u64 b, int keep) {
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." WGMMA_TYPES " "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "{%32, %33, %34, %35}, %36, p, 1, 1, %38; }"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(TRANSPOSED));
+}
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// `qkv` is [tokens, 3 * HEADS * 64], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
+// would add the same to all scores of a query and is left out. `out` is [tokens, HEADS * 64].
+extern "C" __global__ void __launch_bounds__(288)
+    attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,
+                   int sequences, u16* out) {
+    extern __shared__ char dynamic[];
+    const u32 base = (shared_address(dynamic) + 1023) & ~1023u;
+    const u32 queries = base, ring = base + 2 * SM90_TILE;
+    const u32 full = ring + SM90_RING * 2 * SM90_TILE, empty = full + 8 * SM90_RING, arrived = empty + 8 * SM90_RING;
+
+    // Blocks are handed out so that sequence s begins at block starts[s] / 128 + s, which leaves room for all of its own.
+    int low = 0, high = sequences - 1;
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (starts[middle] / SM90_QUERIES + middle <= (int)blockIdx.x) low = middle;
+        else high = middle - 1;
+    }
+    const int begin = starts[low], end = starts[low + 1];
+    const int first = begin + ((int)blockIdx.x - begin / SM90_QUERIES - low) * SM90_QUERIES;
+    if (first >= end) return;
+    const int head = blockIdx.y;
+    const int blocks = (end - begin + SM90_KEYS - 1) / SM90_KEYS;
+    // The second warpgroup has nothing to do where the sequence ends in the first one's queries.
+    const int groups = first + 64 < end ? 2 : 1;
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < SM90_RING; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, groups);
+        }
+        barrier_init(arrived, 1);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+
+    if (threadIdx.x >= 256) {
+        if (threadIdx.x == 256) {
+            barrier_expect(arrived, groups * SM90_TILE);
+            for (int g = 0; g < groups; g++) load_tile(&qkv, queries + g * SM90_TILE, arrived, head * 64, first + g * 64);
+            for (int block = 0; block < blocks; block++) {
+                const int slot = block % SM90_RING;
+                const u32 keys = ring + slot * 2 * SM90_TILE, ready = full + 8 * slot;
+                barrier_wait(empty + 8 * slot, (block / SM90_RING + 1) & 1);
+                barrier_expect(ready, 2 * SM90_TILE);
+                const int row = begin + block * SM90_KEYS;
+                load_tile(&qkv, keys, ready, (HEADS + head) * 64, row);
+                load_tile(&qkv, keys + SM90_TILE, ready, (2 * HEADS + head) * 64, row);
+            }
+        }
+        return;
+    }
+    const int group = threadIdx.x / 128, thread = threadIdx.x & 127, lane = thread & 31;
+    if (group >= groups) return;
+
+    const u32 own = queries + group * SM90_TILE;
+    const int row = (thread >> 5) * 16 + (lane & 15);
+    u32 q[4][4];
+    barrier_wait(arrived, 0);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const u32 address = own + row * 128 + (((2 * k + (lane >> 4)) ^ (row & 7)) << 4);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(q[k][0]), "=r"(q[k][1]), "=r"(q[k][2]), "=r"(q[k][3])
+                     : "r"(address));
+        if (query_bias) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float2 x = unpack(q[k][i]), b = unpack(__ldg(query_bias + (head * 64 + k * 16 + (i / 2) * 8) / 2 + (lane & 3)));
+                q[k][i] = pack(x.x + b.x, x.y + b.y);
+            }
+        }
+    }
+
+    // Scores stay as the products are; the scale, and what makes exp of exp2, come in with the exponential.
+    const float scale = 1.4426950408889634f * 0.125f;
+#if ALIBI
+    const float slope = -slopes[head] * 8.0f;
+#endif
+    float sums[32], scores[32];
+    float most[2] = {-1e30f, -1e30f}, total[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < 32; i++) sums[i] = 0.0f;
+
+    for (int block = 0; block < blocks; block++) {
+        const int slot = block % SM90_RING;
+        const u32 keys = ring + slot * 2 * SM90_TILE;
+        barrier_wait(full + 8 * slot, (block / SM90_RING) & 1);
+        const u64 key_matrix = matrix_descriptor(keys);
+        multiply_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++) multiply_64<0>(scores, q[k], key_matrix + 2 * k, k > 0);
+        multiply_commit();
+        multiply_wait<0>();
+
+        const int key = block * SM90_KEYS;
+        const bool more = block + 1 < blocks;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+#if ALIBI
+            // The query's position less the first key's of this thread.
+            const float apart = (float)(first - begin + group * 64 + (thread >> 5) * 16 + half * 8 + lane / 4 - key - 2 * (lane & 3));
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float& score = scores[4 * n + 2 * half + i];
+                    score = fmaf(slope, fabsf(apart - (float)(8 * n + i)), score);
+                }
+#endif
+            if (!more) {
+#pragma unroll
+                for (int n = 0; n < 8; n++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++)
+                        if (key + 8 * n + 2 * (lane & 3) + i >= end - begin) scores[4 * n + 2 * half + i] = -1e30f;
+            }
+            float block_most = most[half];
+#pragma unroll
+            for (int n = 0; n < 8; n++) block_most = fmaxf(block_most, fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
+            block_most = fmaxf(block_most, __shfl_xor_sync(0xffffffffu, block_most, 1));
+            block_most = fmaxf(block_most, __shfl_xor_sync(0xffffffffu, block_most, 2));
+            const float shrink = exp2_fast((most[half] - block_most) * scale);
+            most[half] = block_most;
+            const float offset = -block_most * scale;
+            float block_total = 0.0f;
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float& score = scores[4 * n + 2 * half + i];
+                    score = exp2_fast(fmaf(score, scale, offset));
+                    block_total += score;
+                }
+            total[half] = total[half] * shrink + block_total;
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+                sums[4 * n + 2 * half] *= shrink;
+                sums[4 * n + 2 * half + 1] *= shrink;
+            }
+        }
+        u32 p[4][4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) p[k][i] = pack(scores[8 * k + 2 * i], scores[8 * k + 2 * i + 1]);
+        const u64 value_matrix = matrix_descriptor(keys + SM90_TILE);
+        multiply_begin();
+        // 16 keys are 16 rows: 2,048 bytes, 128 in a descriptor's units.
+#pragma unroll
+        for (int k = 0; k < 4; k++) multiply_64<1>(sums, p[k], value_matrix + 128 * k, 1);
+        multiply_commit();
+        multiply_wait<0>();
+        if (thread == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + 8 * slot) : "memory");
+    }
+
+    float share[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = total[half];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        share[half] = 1.0f / sum;
+    }
+    // Through shared memory, where this warpgroup's queries were, into whole rows.
+#pragma unroll
+    for (int n = 0; n < 8; n += 2) {
+        u32 o[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int at = 4 * (n + i / 2) + 2 * (i % 2);
+            o[i] = pack(sums[at] * share[i % 2], sums[at + 1] * share[i % 2]);
+        }
+        store_matrices(own + row * 128 + (((n + (lane >> 4)) ^ (row & 7)) << 4), o[0], o[1], o[2], o[3]);
+    }
+    // A warp stores the rows that it wrote itself.
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int r = (thread >> 5) * 16 + i * 4 + lane / 8, chunk = lane % 8;
+        const int token = first + group * 64 + r;
+        uint4 values;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
+                     : "r"(own + r * 128 + ((chunk ^ (r & 7)) << 4))
+                     : "memory");
+        if (token < end) *(uint4*)(out + (u64)token * (HEADS * 64) + head * 64 + chunk * 8) = values;
+    }
+}

@@ -22,16 +22,15 @@ pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
 
 /// Tokens of a batch, for a GPU with `free` bytes of memory of which the weights take `weights`.
 ///
-/// Narrow models (less than 1,024) get [`MOST`], because their products are too small to fill a GPU with less; others half of it.
+/// [`MOST`] where it fits: the more tiles a product has, the less its last, partly filled wave of them costs.
 #[must_use]
 pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
-    let target = if sizes.hidden < 1_024 { MOST } else { MOST / 2 };
     // A tenth is left for the libraries' workspaces and for others.
     let room = free.saturating_sub(weights) / 10 * 9;
     let each = 2 * bytes_per_token(sizes, bytes).max(1) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
     // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
-    (fits / 1_024 * 1_024).min(target).max(LEAST)
+    (fits / 1_024 * 1_024).min(MOST).max(LEAST)
 }
 
 #[cfg(test)]
@@ -57,7 +56,7 @@ mod tests {
         let wide = &sizes(1_280, 5_120, false);
         // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the arena.
         assert_eq!(bytes_per_token(wide, 2), 46_080);
-        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MOST / 2);
+        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MOST);
         // 2 GiB less 1.3 GB leave 0.76 GB for activations: 8,276 tokens.
         assert_eq!(batch_tokens(2 << 30, 1_300_000_000, wide, 2), 8_192);
         assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), LEAST);

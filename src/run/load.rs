@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ort::environment::{Environment, EnvironmentBuilder};
 use seqembed_onnx::{GraphKind, GraphRequest, Model, Output};
@@ -102,6 +102,8 @@ pub struct Program {
     pub folder: PathBuf,
     /// seqembed's kernels, where a graph for a GPU needs them.
     kernels: Option<Arc<GpuKernels>>,
+    /// What it took so far: waking the device up, and loading kernels onto it.
+    spent: Duration,
 }
 
 impl Wanted<'_> {
@@ -116,6 +118,7 @@ impl Wanted<'_> {
         precision: Precision,
         say: &dyn Fn(&str),
     ) -> Result<Program, RunError> {
+        let started = Instant::now();
         let (kind, kernels) = match (device, self.kernels) {
             (Device::Cpu, Kernels::Auto) => (GraphKind::Packed, None),
             (Device::Cpu, Kernels::Portable) => (GraphKind::Padded, None),
@@ -163,6 +166,7 @@ impl Wanted<'_> {
             graph: self.model.graph(&request)?,
             kind,
             kernels,
+            spent: started.elapsed(),
         })
     }
 
@@ -287,7 +291,7 @@ impl Loader<'_> {
             place.clone(),
             precision,
             engine,
-            started.elapsed(),
+            program.spent + started.elapsed(),
             higher,
         ))
     }

@@ -18,11 +18,15 @@ const NUMBERS: &str = include_str!("../../../onnx/kernels/numbers.cuh");
 const ATTENTION: &str = include_str!("../../../onnx/kernels/attention.cu");
 const ROWS: &str = include_str!("../../../onnx/kernels/rows.cu");
 const DENSE: &str = include_str!("../../../onnx/kernels/dense_sm90.cu");
+const ATTENTION_SM90: &str = include_str!("../../../onnx/kernels/attention_sm90.cu");
 
 /// Rows, columns and depth of a block's tile in `dense_sm90.cu`.
 const TILE: [u32; 3] = [128, 256, 64];
 /// Shared memory of a block there: four stages of both tiles, two staging buffers, barriers, biases, and room to align.
 const DENSE_SHARED: u32 = 4 * 2 * 64 * (128 + 256) + 2 * 8192 + 64 + 1024 + 1024;
+
+/// Shared memory of a block of `attention_sm90.cu`: two tiles of queries, a ring of three of keys and values, and as above.
+const ATTENTION_SHARED: u32 = (2 + 3 * 2) * 64 * 64 * 2 + 64 + 1024;
 
 /// Why there are no kernels for a model on a device.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,8 @@ pub struct Kernels {
     /// For short sequences, and for long ones.
     attention: [(u32, Function); 2],
     dense: Vec<(Epilogue, Function)>,
+    /// For long sequences, where the device and the heads are those that it is for.
+    attention_sm90: Option<Function>,
 }
 
 // SAFETY: handles of functions are valid in every thread, and launching is what the driver synchronises.
@@ -138,7 +144,7 @@ impl Kernels {
         }
         let hopper = (major, minor) == (9, 0);
         let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
-        let programs = programs(&sizes, precision, fused);
+        let programs = programs(&sizes, precision, fused, hopper && sizes.head() == 64);
         // Each takes a second or more.
         let codes = programs
             .par_iter()
@@ -170,11 +176,20 @@ impl Kernels {
         let dense = programs
             .iter()
             .zip(&modules)
-            .filter_map(|(program, &module)| Some((program.dense?, module)))
+            .filter_map(|(program, &module)| match program.part {
+                Part::Dense(epilogue) => Some((epilogue, module)),
+                _ => None,
+            })
             .map(|(epilogue, module)| {
                 Ok((epilogue, function(module, "dense_layer", DENSE_SHARED)?))
             })
             .collect::<Result<Vec<_>, KernelError>>()?;
+        let attention_sm90 = programs
+            .iter()
+            .zip(&modules)
+            .find(|(program, _)| program.part == Part::AttentionSm90)
+            .map(|(_, &module)| function(module, "attention_sm90", ATTENTION_SHARED))
+            .transpose()?;
         let rotary = |name: &str| {
             let wanted = sizes.rotary_base.is_some();
             wanted.then(|| function(rows, name, 0)).transpose()
@@ -190,6 +205,7 @@ impl Kernels {
             pool_max: function(rows, "pool_max", 0)?,
             attention: [attention(0)?, attention(1)?],
             dense,
+            attention_sm90,
             processors: processors(handle)?,
             bf16: precision == Precision::Bf16,
             sizes,
@@ -436,6 +452,15 @@ impl Kernels {
         use Argument::Pointer;
         // Where sequences are short, blocks of half as many queries leave fewer of them empty.
         let short = tokens < 192 * starts.1;
+        let width = parts[0].1;
+        let together = width == 3 * self.sizes.hidden && parts.iter().all(|part| part.1 == width);
+        if let Some(function) = self.attention_sm90.filter(|_| together && !short) {
+            let memory = [query_bias, slopes, starts.0, out];
+            // SAFETY: the caller's promise.
+            return unsafe {
+                self.long_attention(function, stream, parts[0].0, memory, starts.1, tokens)
+            };
+        }
         let (queries, function) = self.attention[usize::from(!short)];
         let [queries_at, keys, values] = parts;
         let arguments = [
@@ -462,6 +487,43 @@ impl Kernels {
                 &arguments,
             )
         }
+    }
+
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    unsafe fn long_attention(
+        &self,
+        function: Function,
+        stream: Device,
+        qkv: Device,
+        [mut query_bias, mut slopes, mut starts, mut out]: [Device; 4],
+        sequences: usize,
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        let mut map = tensor_map(qkv, [tokens, 3 * self.sizes.hidden], [64, 64], self.bf16)?;
+        let mut count = as_int(sequences)?;
+        let mut arguments: [*mut c_void; 6] = [
+            (&raw mut map).cast(),
+            (&raw mut query_bias).cast(),
+            (&raw mut slopes).cast(),
+            (&raw mut starts).cast(),
+            (&raw mut count).cast(),
+            (&raw mut out).cast(),
+        ];
+        let blocks = as_int(tokens / 128 + sequences)?.unsigned_abs();
+        let heads = as_int(self.sizes.heads)?.unsigned_abs();
+        // SAFETY: the caller's promise; the arguments are those of the kernel.
+        unsafe {
+            driver::launch_kernel(
+                function.handle,
+                (blocks, heads, 1),
+                (288, 1, 1),
+                function.shared,
+                stream.0.cast(),
+                &mut arguments,
+            )
+        }?;
+        Ok(())
     }
 
     /// The mean or the maximum over ranges of tokens, [ranges, hidden] in 32 bits.
@@ -561,15 +623,24 @@ impl Kernels {
     }
 }
 
+/// What a source is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Rows,
+    Attention,
+    AttentionSm90,
+    Dense(Epilogue),
+}
+
 /// A source to compile.
 struct Program {
     source: String,
     options: Vec<String>,
-    dense: Option<Epilogue>,
+    part: Part,
 }
 
 /// What a model needs: rows, attention for short and for long sequences, dense layers.
-fn programs(sizes: &Sizes, precision: Precision, fused: bool) -> Vec<Program> {
+fn programs(sizes: &Sizes, precision: Precision, fused: bool, long: bool) -> Vec<Program> {
     let define = |name: &str, value: usize| format!("-D{name}={value}");
     let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
     let mut sized = base.clone();
@@ -581,7 +652,7 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool) -> Vec<Program> {
     let mut rows = Program {
         source: NUMBERS.to_owned(),
         options: sized.clone(),
-        dense: None,
+        part: Part::Rows,
     };
     if let Some(base) = sizes.rotary_base {
         let frequencies = rotary_frequencies(sizes.head(), base);
@@ -607,7 +678,16 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool) -> Vec<Program> {
         programs.push(Program {
             source: [NUMBERS, ATTENTION].concat(),
             options,
-            dense: None,
+            part: Part::Attention,
+        });
+    }
+    if long {
+        let mut options = sized;
+        options.push(define("ALIBI", usize::from(sizes.alibi)));
+        programs.push(Program {
+            source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),
+            options,
+            part: Part::AttentionSm90,
         });
     }
     if fused {
@@ -629,7 +709,7 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool) -> Vec<Program> {
         programs.extend(wanted.into_iter().map(|(epilogue, name, each)| Program {
             source: format!("{NUMBERS}{DENSE}\nDENSE(dense_layer, {name}, {each})\n"),
             options: base.clone(),
-            dense: Some(epilogue),
+            part: Part::Dense(epilogue),
         }));
     }
     programs

@@ -6,7 +6,7 @@ Needs PyTorch with CUDA, transformers, tokenizers, and an ONNX Runtime with the 
 on an H100, with --quick about 4.
 
 - seqembed: the whole program, FASTA files on disk (a manifest of 200) to npz files on disk. Tokens a second are those of its
-  report.json over its seconds without the load. The best of --runs runs, each a process of its own.
+  report.json over its seconds without the load and without finding and waking the device, which the peers' processes have done before. The best of --runs runs, each a process of its own.
 - The peers (bench/gpu_peers.py, bench/gpu_torch.py) start from token arrays in memory, which are batched beforehand:
   transformers with SDPA, sorted by length, at its best of several token budgets (DNABERT-2, which transformers lacks: plain PyTorch in
   its manner); PyTorch written by hand, whole layers under torch.compile: packed with varlen_attn (ESM-2), padded SDPA with a bias or
@@ -54,9 +54,9 @@ class Model:
 
 
 MODELS = {
-    "dnabert2": Model("DNABERT-2", {"dna-500": 6_000_000, "dna-2-5k": 5_000_000}, {"compiled": 1.4}),
-    "650M": Model("esm2_t33_650M_UR50D", {"proteins": 1_000_000, "frames": 1_000_000}, {"compiled": 1.25, "transformers": 2.2}),
-    "3B": Model("esm2_t36_3B_UR50D", {"proteins": 300_000, "frames": 300_000}, {"compiled": 1.1, "transformers": 1.75}, True),
+    "dnabert2": Model("DNABERT-2", {"dna-500": 14_000_000, "dna-2-5k": 11_000_000}, {"compiled": 1.4}),
+    "650M": Model("esm2_t33_650M_UR50D", {"proteins": 4_000_000, "frames": 3_000_000}, {"compiled": 1.25, "transformers": 2.2}),
+    "3B": Model("esm2_t36_3B_UR50D", {"proteins": 1_000_000, "frames": 700_000}, {"compiled": 1.1, "transformers": 1.75}, True),
     "150M": Model("esm2_t30_150M_UR50D", {"proteins": 3_000_000, "frames": 3_000_000}),
     "8M": Model("esm2_t6_8M_UR50D", {"proteins": 10_000_000, "frames": 10_000_000}),
 }

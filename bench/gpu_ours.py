@@ -73,7 +73,7 @@ class Seqembed:
         totals = report["totals"]
         if totals.get("failed_files"):
             raise RuntimeError(f"{totals['failed_files']} files failed, the first: {[f['error'] for f in report['files'] if f['error']][0]}")
-        seconds = totals["seconds"] - totals["load_seconds"]
+        seconds = totals["seconds"] - totals["load_seconds"] - totals["start_seconds"]
         return {
             "seconds": seconds,
             "tokens_per_second": totals["tokens"] / seconds,

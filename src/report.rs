@@ -115,6 +115,8 @@ pub struct Totals {
     pub seconds: f64,
     /// Wall time of all loads.
     pub load_seconds: f64,
+    /// Wall time until the devices were found and awake, before anything was read.
+    pub start_seconds: f64,
     /// From the start of the run to the first batch's end.
     pub first_embedding_seconds: Option<f64>,
     /// Time by stage. Stages overlap, and computing is the sum over all workers.
@@ -201,7 +203,7 @@ impl Report {
         if totals.device_tokens > 0 {
             totals.padding = 1.0 - totals.tokens as f64 / totals.device_tokens as f64;
         }
-        let seconds = totals.seconds - totals.load_seconds;
+        let seconds = totals.seconds - totals.load_seconds - totals.start_seconds;
         if seconds > 0.0 {
             totals.tokens_per_second = totals.tokens as f64 / seconds;
         }

@@ -40,6 +40,9 @@ const MODELS: [(&str, &str); 8] = [
     ("dnabert-3", "dna/dnabert-3"),
 ];
 
+/// Heads whose width is no multiple of 8, for which seqembed has no kernels: those of ONNX Runtime run, and they have no bf16.
+const WITHOUT_KERNELS: [&str; 3] = ["esm2-head12", "dnabert2", "dnabert-3"];
+
 fn device() -> String {
     std::env::var("SEQEMBED_TEST_GPU")
         .ok()
@@ -294,6 +297,11 @@ fn every_pooling_and_layer_is_that_of_the_cpu() {
         for (precision, kernels) in kinds.clone() {
             let options = ["--device", &device, "--kernels", kernels];
             let found = run_all(name, &options, precision);
+            if precision == "bf16" && WITHOUT_KERNELS.contains(&name) {
+                let why = found.expect_err("there are no kernels for such heads");
+                assert!(why.contains("there are no kernels for"), "{why}");
+                continue;
+            }
             for (at, (pooling, layer)) in FILES.iter().take(expected.len()).enumerate() {
                 problems.compare(
                     &format!("{name} {pooling} layer {layer} {precision} {kernels}"),

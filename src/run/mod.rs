@@ -238,6 +238,7 @@ fn run_groups(
     let faults = Faults::from_env().map_err(RunError::Faults)?;
     let mut runtime = Runtime::new(options.ort_lib.as_deref());
     let chosen = devices::choose(&options.device, faults, &mut runtime)?;
+    report.totals.start_seconds = started.elapsed().as_secs_f64();
     if options.device != DeviceChoice::Cpu {
         say(&format!("device: {}", chosen.why));
     }

@@ -20,6 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::{ArenaExtendStrategy, CUDA};
+use ort::logging::LogLevel;
 use ort::memory::Allocator;
 use ort::operator::OperatorDomain;
 use ort::session::builder::GraphOptimizationLevel;
@@ -118,6 +119,9 @@ impl CudaEngine {
             .with_disable_cpu_fallback()
             .map_err(fault)?
             .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(fault)?
+            // What fails is told once, by us, and some of it, memory say, is no failure.
+            .with_log_level(LogLevel::Fatal)
             .map_err(fault)?
             .with_intra_threads(1)
             .map_err(fault)?
@@ -332,6 +336,14 @@ impl Engine for CudaEngine {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         if !self.outputs.contains(&reduce) {
             return Err(EngineError::Output(reduce));
+        }
+        // Operators of ONNX Runtime count the values of a tensor in 31 bits, and the widest has some times a token's.
+        let most = i32::MAX as usize / (4 * self.hidden);
+        if batch.tokens() > most {
+            return Err(EngineError::OutOfMemory(format!(
+                "{} tokens, and {most} are the most that ONNX Runtime can count",
+                batch.tokens()
+            )));
         }
         let rows = match reduce {
             Reduce::Tokens => batch.tokens(),

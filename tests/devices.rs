@@ -60,7 +60,7 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
 
 /// Where the real ONNX Runtime is.
 static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-    let run = common::seqembed(&["doctor"]);
+    let run = common::seqembed(&["doctor", "--quick"]);
     let said = String::from_utf8_lossy(&run.stdout).into_owned();
     let path = said
         .lines()
@@ -134,7 +134,7 @@ impl Machine {
     }
 
     fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seqembed"));
+        let mut command = Command::new(common::executable());
         command
             .args(arguments)
             .args([
@@ -156,7 +156,7 @@ impl Machine {
 
     /// What `doctor` prints.
     fn doctor(&self) -> String {
-        String::from_utf8(self.command(&["doctor"]).stdout).unwrap()
+        String::from_utf8(self.command(&["doctor", "--quick"]).stdout).unwrap()
     }
 }
 

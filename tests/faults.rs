@@ -21,7 +21,7 @@ const FAILED: i32 = 1;
 
 /// `seqembed embed` with faults, of files of the folder, into `out`.
 fn embed(place: &Place, inject: &str, model: &str, files: &[&str], options: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seqembed"));
+    let mut command = Command::new(common::executable());
     command.arg("embed");
     for file in files {
         command.arg(place.path(file));
@@ -275,7 +275,7 @@ fn with_no_device_left_the_finished_files_stay_and_the_others_are_named() {
 fn what_overflows_is_computed_again_in_higher_precision() {
     let text = proteins(40);
     let place = Place::new(&[("a.faa", text.as_bytes())]);
-    // 101 residues and two special tokens: several of the sequences have those.
+    // 100 residues and two special tokens: several of the sequences have those.
     let inject = "nonfinite-tokens=102,half";
     for pooling in ["mean", "none"] {
         let options = ["--pooling", pooling];

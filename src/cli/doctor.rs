@@ -27,6 +27,10 @@ pub struct DoctorArgs {
     /// The ONNX Runtime library, or a folder that holds it [default: it is looked for]
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
+
+    /// Look only, and run nothing on the devices
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Prints the report.
@@ -41,7 +45,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     processor(&mut report);
     memory(&mut report);
     let gpus = gpus(&mut report, &mut onnxruntime);
-    if found {
+    if found && !args.quick {
         check(&mut report, &mut onnxruntime, &gpus);
     }
     caches(&mut report);

@@ -14,7 +14,8 @@ use crate::settings::Overrides;
 /// beside a file; CSV and TSV have columns `sample,fasta` and any option. Options given here beat a file's, which beat the
 /// manifest's top. All mistakes are reported together, before a model is loaded.
 ///
-/// Exit code: 0 all done, 1 failed, 2 the command line, the manifest or the model is wrong, 3 done but for files that failed.
+/// Exit code: 0 all done, 1 failed, 2 the command line, the manifest or the model is wrong, 3 done but for files or
+/// sequences that failed.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The manifest

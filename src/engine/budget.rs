@@ -30,7 +30,7 @@ pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usi
     let each = 2 * bytes_per_token(sizes, bytes).max(1) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
     // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
-    (fits / 1_024 * 1_024).min(MOST).max(LEAST)
+    (fits / 1_024 * 1_024).clamp(LEAST, MOST)
 }
 
 #[cfg(test)]

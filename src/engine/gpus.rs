@@ -131,27 +131,36 @@ fn gpu(ordinal: i32) -> Result<Gpu, DriverError> {
     })
 }
 
-/// The free memory of a GPU, in bytes. It makes the device's context for that, which takes some 0.2 s: a GPU that gives
-/// an answer works.
+/// The free memory of a GPU, in bytes: one that gives an answer works. It makes the device's context for that, which takes some
+/// 0.2 s and stays for those who compute there; [`let_go`] ends it where nobody will.
 ///
 /// # Errors
 /// What the driver refuses, such as a GPU that another process has to itself.
 pub fn free_memory(number: usize) -> Result<u64, GpuError> {
     let ask = || -> Result<usize, DriverError> {
-        let handle = device::get(i32::try_from(number).unwrap_or(i32::MAX))?;
-        // SAFETY: the handle is the driver's; the context is current on this thread while it is asked, the one that was
-        // current before is put back, and the reference is given back once.
+        let handle = handle(number)?;
+        // SAFETY: the handle is the driver's; the context is current on this thread while it is asked, and the one that was
+        // current before is put back.
         unsafe {
             let before = ctx::get_current()?;
             let context = primary_ctx::retain(handle)?;
             let asked = ctx::set_current(context).and_then(|()| result::mem_get_info());
-            let back = ctx::set_current(before.unwrap_or(std::ptr::null_mut()));
-            let released = primary_ctx::release(handle);
-            let (free, _) = asked?;
-            back?;
-            released?;
-            Ok(free)
+            ctx::set_current(before.unwrap_or(std::ptr::null_mut()))?;
+            asked.map(|(free, _)| free)
         }
     };
     ask().map(|free| free as u64).map_err(GpuError::of)
+}
+
+/// Gives back the context of a GPU whose free memory was asked for once, and where nothing was done.
+pub fn let_go(number: usize) {
+    // Nothing hangs on it: what the driver refuses to end, it ends with the process.
+    let _ = handle(number).and_then(|handle| {
+        // SAFETY: the handle is the driver's, and `free_memory` retained the context.
+        unsafe { primary_ctx::release(handle) }
+    });
+}
+
+fn handle(number: usize) -> Result<sys::CUdevice, DriverError> {
+    device::get(i32::try_from(number).unwrap_or(i32::MAX))
 }

@@ -175,8 +175,13 @@ fn best(runtime: &mut Runtime) -> Result<(Place, usize), DeviceError> {
             Ok(place) => {
                 let free = place.gpu.as_ref().map_or(0, |(_, free)| *free);
                 // The first of several that have as much.
-                if best.as_ref().is_none_or(|(most, _)| free > *most) {
-                    best = Some((free, place));
+                let other = if best.as_ref().is_none_or(|(most, _)| free > *most) {
+                    best.replace((free, place)).map(|(_, other)| other)
+                } else {
+                    Some(place)
+                };
+                if let Some((gpu, _)) = other.and_then(|other| other.gpu) {
+                    gpus::let_go(gpu.number);
                 }
             }
             Err(error) => why = why.or(Some(error)),

@@ -1,7 +1,7 @@
 //! A device of the run with the model on it: what its workers share, what it learnt, and what is told of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -28,10 +28,10 @@ pub struct Slot<'a> {
     pub workers: usize,
     /// Wall time of the load.
     pub load: Duration,
-    engine: Box<dyn Engine>,
+    engine: Arc<dyn Engine>,
     /// How to get, and the engine of, a higher precision. `None`: there is none.
     higher: Option<Load<'a>>,
-    higher_engine: OnceLock<Result<Box<dyn Engine>, String>>,
+    higher_engine: OnceLock<Result<Arc<dyn Engine>, String>>,
     /// Tokens of a batch that did not exhaust its memory, as far as is known.
     limit: AtomicUsize,
     lost: OnceLock<String>,
@@ -68,7 +68,7 @@ impl<'a> Slot<'a> {
             precision,
             workers: 1,
             load,
-            engine,
+            engine: engine.into(),
             higher,
             higher_engine: OnceLock::new(),
             limit: AtomicUsize::new(usize::MAX),
@@ -107,7 +107,7 @@ impl<'a> Slot<'a> {
         let load = self.higher.as_ref()?;
         let engine = self.higher_engine.get_or_init(|| {
             let started = Instant::now();
-            let engine = load().map_err(|error| error.to_string())?;
+            let engine: Arc<dyn Engine> = load().map_err(|error| error.to_string())?.into();
             let seconds = started.elapsed().as_secs_f64();
             self.tally().higher_loads.push(seconds);
             Ok(engine)
@@ -210,6 +210,19 @@ impl<'a> Slot<'a> {
         }
         if let Some(why) = self.lost() {
             report.lost = Some(why.to_owned());
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    /// Nothing can be given back to a device that is gone, and whoever tries may wait for ever: what was there is left to the end of the
+    /// process.
+    fn drop(&mut self) {
+        if self.lost().is_some() {
+            std::mem::forget(Arc::clone(&self.engine));
+            if let Some(Ok(engine)) = self.higher_engine.get() {
+                std::mem::forget(Arc::clone(engine));
+            }
         }
     }
 }

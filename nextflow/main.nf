@@ -38,7 +38,7 @@ workflow {
         }
     SEQEMBED(tasks.sequences, tasks.model)
 
-    MERGE_REPORTS(SEQEMBED.out.report.map { _meta, report -> report }.collect())
+    MERGE_REPORTS(SEQEMBED.out.report.map { _meta, report -> report }.collect(), rows.collectEntries { row -> [row.sample, row.file.toUriString()] })
     FAILED_FILES(MERGE_REPORTS.out.failed.filter { table -> table.readLines().size() > 1 })
 
     channel.topic('versions')

@@ -31,6 +31,9 @@ def checkParameters() {
             mistakes << "--${name} ${value}: one of ${about['enum'].join(', ')} is needed"
         }
     }
+    if (params.cache_dir && !params.cache_dir.toString().startsWith('/')) {
+        mistakes << "--cache_dir ${params.cache_dir}: an absolute path is needed, of a folder that all tasks see"
+    }
     if (!params.input) {
         mistakes << '--input is needed: a samplesheet with the columns sample,fasta'
     }

@@ -27,7 +27,7 @@ process SEQEMBED {
     // A retry has a new work folder: what was computed before it lies in the cache.
     def cache = task.ext.cache_dir ? "--resume --cache-dir '${task.ext.cache_dir}/${prefix}'" : ''
     // 3: done, but for files that the report names.
-    def allow = task.ext.allow_failed ? '|| [ \$? -eq 3 ]' : ''
+    def allow = task.ext.allow_failed ? '|| { status=$?; [ $status -eq 3 ] || exit $status; }' : ''
     """
     cat > ${prefix}.manifest.csv <<'END_OF_MANIFEST'
     ${rows.join('\n    ')}

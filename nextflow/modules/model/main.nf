@@ -23,8 +23,9 @@ process SEQEMBED_MODEL {
     else {
         """
         mkdir exported
-        # The task's own folder is the one that can be written everywhere; a hub's cache that is set is used.
-        export SEQEMBED_CACHE="\$PWD/cache" HF_HOME="\${HF_HOME:-\$PWD/hub}"
+        # In a container no folder but the task's can be written; a hub's cache that can be is used.
+        export SEQEMBED_CACHE="\$PWD/cache"
+        [ -w "\${HF_HOME:-/nowhere}" ] || export HF_HOME="\$PWD/hub"
         folder=\$(seqembed fetch '${name}')
         mv "\$folder" exported/${folder}
         """

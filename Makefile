@@ -20,7 +20,7 @@ SEQEMBED ?=
 
 help: ## this list
 	@echo "make TARGET, one of:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: need-python ## get ONNX Runtime (the Python wheel's library, into .seqembed/)
 	@if [ "$(ORT_DYLIB_PATH)" = "$(ort)" ]; then $(PYTHON) scripts/onnxruntime.py "$(ort)" "$(ONNXRUNTIME)"; fi
@@ -62,6 +62,10 @@ bench-gpu: need-python ## measure against the peers on this GPU (SEQEMBED=PATH: 
 	@if $(PYTHON) -c 'import tokenizers, torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then python="$(PYTHON)"; \
 	else sh scripts/python-env.sh .venv-bench-gpu bench/requirements-gpu.txt && python=.venv-bench-gpu/bin/python || exit 1; fi; \
 	$$python bench/gpu.py $(if $(SEQEMBED),--seqembed "$(SEQEMBED)") $(ARGS)
+
+.PHONY: bench-nextflow
+bench-nextflow: build ## measure what a grouping costs in Nextflow (PROTEINS=file.fasta.gz; needs Java 17 and Maven)
+	@$(PYTHON) bench/nextflow.py $(PROTEINS)
 
 clean: ## remove all that was made here
 	@rm -rf target .seqembed .venv .venv-bench .venv-bench-gpu demo

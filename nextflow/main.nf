@@ -1,0 +1,48 @@
+#!/usr/bin/env nextflow
+/*
+ * Embeddings of many sequence files, many files a task: a task loads its model once.
+ * samplesheet -> groups of files -> SEQEMBED -> outdir/embeddings/SAMPLE.*, outdir/report.json, outdir/samples.tsv
+ */
+
+include { SEQEMBED                                  } from './modules/seqembed/main'
+include { SEQEMBED_MODEL                            } from './modules/model/main'
+include { MERGE_REPORTS ; FAILED_FILES              } from './modules/reports/main'
+include { checkParameters ; usage                   } from './functions/parameters'
+include { groupFiles ; isExported ; readSamplesheet } from './functions/samplesheet'
+
+workflow {
+    main:
+    if (params.help) {
+        log.info(usage())
+        exit(0)
+    }
+    checkParameters()
+
+    def rows = readSamplesheet(file(params.input, checkIfExists: true), params.model)
+    def groups = groupFiles(rows, params.group_tokens, params.group_files)
+    log.info("${rows.size()} files in ${groups.size()} tasks, a load of the model each")
+
+    // A model that is not exported yet is exported once, not in each task.
+    def names = rows.collect { row -> row.model }.unique()
+    def (exported, others) = names.split { name -> isExported(name) }
+    def raw = others.collect { name -> [name, file(name).exists() ? file(name) : []] }
+    SEQEMBED_MODEL(channel.fromList(raw))
+    def models = SEQEMBED_MODEL.out.model.mix(channel.fromList(exported.collect { name -> [name, file(name)] }))
+
+    // [model, meta, samples, files] with [model, folder]
+    def tasks = channel.fromList(groups.collect { group -> [group.model, group.meta, group.samples, group.files] })
+        .combine(models, by: 0)
+        .multiMap { name, meta, samples, files, folder ->
+            sequences: [meta, samples, files]
+            model: [[id: name], folder]
+        }
+    SEQEMBED(tasks.sequences, tasks.model)
+
+    MERGE_REPORTS(SEQEMBED.out.report.map { _meta, report -> report }.collect(), rows.collectEntries { row -> [row.sample, row.file.toUriString()] })
+    FAILED_FILES(MERGE_REPORTS.out.failed.filter { table -> table.readLines().size() > 1 })
+
+    channel.topic('versions')
+        .unique()
+        .map { process, tool, version -> "${process.tokenize(':').last()}:\n    ${tool}: ${version}\n" }
+        .collectFile(name: 'versions.yml', storeDir: "${params.outdir}/pipeline_info", sort: true)
+}

@@ -1,0 +1,98 @@
+// The tasks' reports as one, and what is said when files failed. Runs in Nextflow itself: no container, no job.
+
+process MERGE_REPORTS {
+    executor 'local'
+    errorStrategy 'finish'
+
+    input:
+    val reports
+    val sources
+
+    output:
+    path 'report.json', emit: report
+    path 'samples.tsv', emit: samples
+    path 'failed.tsv', emit: failed
+
+    exec:
+    def whole = mergeReports(reports, sources)
+    task.workDir.resolve('report.json').text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(whole)) + '\n'
+    def columns = ['sample', 'group', 'model', 'records', 'tokens', 'windowed', 'truncated', 'replaced', 'skipped', 'source', 'output', 'error']
+    task.workDir.resolve('samples.tsv').text = table(whole.files, columns)
+    task.workDir.resolve('failed.tsv').text = table(whole.files.findAll { entry -> entry.error }, ['sample', 'source', 'error'])
+}
+
+// All is published by now: this tells the user, and makes the run's exit code speak.
+process FAILED_FILES {
+    executor 'local'
+    errorStrategy 'finish'
+    cache false
+
+    input:
+    val failed
+
+    exec:
+    tell(failed)
+}
+
+// One report of the same form; `group` says which task a load or a file belongs to.
+def mergeReports(reports, sources) {
+    def parts = reports
+        .collect { path -> [group: path.name - '.report.json'] + new groovy.json.JsonSlurper().parseText(path.text) }
+        .sort { part -> part.group }
+    def whole = [:]
+    parts.each { part -> whole += part.findAll { key, value -> value != null && !(key in ['group', 'loads', 'totals', 'files']) } }
+    whole.tasks = parts.size()
+    whole.loads = parts.collectMany { part -> part.loads.collect { load -> [group: part.group] + load } }
+    whole.totals = mergeTotals(parts.collect { part -> part.totals })
+    whole.files = parts.collectMany { part ->
+        part.files.collect { entry ->
+            def output = entry.output ? "embeddings/${entry.output.tokenize('/').last()}".toString() : null
+            [group: part.group] + entry + [source: sources[entry.sample], output: output]
+        }
+    }
+    return whole
+}
+
+// Sums; but rates, shares and peaks are derived.
+def mergeTotals(totals) {
+    def sums = [:]
+    totals.each { part ->
+        part.each { key, value ->
+            if (value instanceof Map) {
+                sums[key] = mergeTotals([sums[key] ?: [:], value])
+            }
+            else if (value instanceof Number) {
+                sums[key] = key.startsWith('peak_') ? [sums[key] ?: 0, value].max() : (sums[key] ?: 0) + value
+            }
+        }
+    }
+    // Only of a single task does it mean anything.
+    sums.remove('first_embedding_seconds')
+    if (sums.device_tokens) {
+        sums.padding = 1 - sums.tokens / sums.device_tokens
+    }
+    if (sums.containsKey('tokens_per_second')) {
+        def seconds = sums.seconds - sums.load_seconds
+        sums.tokens_per_second = seconds > 0 ? sums.tokens / seconds : 0
+    }
+    return sums
+}
+
+def table(entries, columns) {
+    def lines = entries.collect { entry ->
+        columns.collect { column -> entry[column] == null ? '' : entry[column].toString().replaceAll(/\s+/, ' ') }.join('\t')
+    }
+    return ([columns.join('\t')] + lines).join('\n') + '\n'
+}
+
+def tell(failed) {
+    def lines = failed.readLines().drop(1)
+    def shown = lines.take(10).collect { line -> "  ${line.tokenize('\t').first()}: ${line.tokenize('\t').last()}" }
+    def more = lines.size() > 10 ? ["  and ${lines.size() - 10} more"] : []
+    def number = lines.size() == 1 ? '1 file' : "${lines.size()} files"
+    def text = (["${number} failed; all others are published, and ${params.outdir}/failed.tsv lists what failed:"] + shown + more).join('\n')
+    if (!params.allow_failed) {
+        error("${text}\nMend or remove what failed and run again with -resume, or accept it with --allow_failed")
+    }
+    log.warn(text)
+}

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use seqembed::cli::{doctor, embed, export, fetch, models, plot, run, told};
+use seqembed::cli::{convert, doctor, embed, export, fetch, models, plot, run, told};
 
 /// Embeddings of many protein and DNA files with one load of the model
 #[derive(Debug, Parser)]
@@ -21,6 +21,7 @@ enum Command {
     Export(export::ExportArgs),
     Models(models::ModelsArgs),
     Plot(plot::PlotArgs),
+    Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Export(args) => export::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

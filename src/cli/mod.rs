@@ -1,10 +1,12 @@
 //! The command line: one file a subcommand.
 
 mod check;
+pub mod convert;
 pub mod doctor;
 pub mod embed;
 pub mod export;
 pub mod fetch;
+pub mod inputs;
 pub mod models;
 pub mod plot;
 pub mod progress;

@@ -350,6 +350,8 @@ pub struct Settings {
     pub output_precision: OutputPrecision,
     /// What is done with sequences that are too long.
     pub long: Long,
+    /// Only so many of a record's first tokens are pooled over, while the model sees all; none: all. No option sets it.
+    pub pool_first: Option<usize>,
     /// The most residues at once; none: the model's. See [`Settings::window_of`].
     pub max_length: Option<usize>,
     /// Residues that neighbouring windows share; none: a quarter of `max_length`. See [`Settings::window_of`].
@@ -394,6 +396,7 @@ impl Settings {
             format: first(layers, |layer| &layer.format).unwrap_or_default(),
             output_precision: first(layers, |layer| &layer.output_precision).unwrap_or_default(),
             long: first(layers, |layer| &layer.long).unwrap_or_default(),
+            pool_first: None,
             max_length: first(layers, |layer| &layer.max_length),
             overlap: first(layers, |layer| &layer.overlap),
             unknown: first(layers, |layer| &layer.unknown).unwrap_or_default(),

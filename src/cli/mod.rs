@@ -11,6 +11,7 @@ pub mod models;
 pub mod plot;
 pub mod progress;
 pub mod run;
+pub mod virnucpro;
 
 /// Exit code: the machine refused something.
 pub const FAILED: u8 = 1;

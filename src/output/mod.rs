@@ -80,7 +80,7 @@ impl Rows {
     }
 
     /// Appends one row of another block of the same width, whose vectors are `values`.
-    fn push(&mut self, other: &Rows, row: usize, values: &[f32]) {
+    pub(crate) fn push(&mut self, other: &Rows, row: usize, values: &[f32]) {
         self.ids.push(other.ids[row].clone());
         self.headers.push(other.headers[row].clone());
         self.lengths.push(other.lengths[row]);
@@ -497,13 +497,13 @@ impl OutputError {
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
-struct Unfinished {
+pub(crate) struct Unfinished {
     file: tempfile::NamedTempFile,
     path: PathBuf,
 }
 
 impl Unfinished {
-    fn create(path: &Path) -> Result<Self, OutputError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, OutputError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let prefix = format!(".{name}.");
         let mut builder = tempfile::Builder::new();
@@ -524,7 +524,7 @@ impl Unfinished {
     }
 
     /// Gives the file its name once its bytes are on the disk, so that not even a power cut leaves half of it.
-    fn finish(self) -> Result<(), OutputError> {
+    pub(crate) fn finish(self) -> Result<(), OutputError> {
         let path = self.path;
         let wrong = |source| OutputError::Io {
             path: path.clone(),
@@ -534,6 +534,17 @@ impl Unfinished {
         self.file.persist(&path).map_err(|e| wrong(e.error))?;
         Ok(())
     }
+}
+
+/// Writes a small file, whole or not at all.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), OutputError> {
+    let mut file = Unfinished::create(path)?;
+    file.write_all(text.as_bytes())
+        .map_err(|source| OutputError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+    file.finish()
 }
 
 impl Write for Unfinished {

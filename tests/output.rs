@@ -111,6 +111,7 @@ fn file(folder: &tempfile::TempDir, format: Format) -> PathBuf {
 
 /// Reads any format into the same names.
 const LOAD: &str = concat!(
+    include_str!("python/torch_file.py"),
     include_str!("python/embeddings.py"),
     r#"
 assert provenance == {"model": "esm2_t6_8M_UR50D", "note": 'Ångström "quoted"'}, provenance

@@ -49,6 +49,10 @@ pub struct VirnucproArgs {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     records_per_file: u32,
 
+    /// Only cut the chunks and read the frames: write their FASTA files, and load no model
+    #[arg(long)]
+    frames_only: bool,
+
     /// The numbers that the models compute with [default: fp32, as VirNucPro]
     #[arg(long, value_enum, value_name = "PRECISION")]
     precision: Option<Precision>,
@@ -126,7 +130,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         }
         all.push((places, found));
     }
-    if jobs.is_empty() {
+    if args.frames_only || jobs.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     let code = embed(jobs, &args.common)?;

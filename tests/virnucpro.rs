@@ -161,7 +161,16 @@ fn nothing_to_embed_and_wrong_input_are_told() {
     );
     let missing = seqembed(&["virnucpro", "missing.fa", "-o", text(&place.path("out"))]);
     assert_run(&missing, WRONG, &["missing.fa: no such file"]);
-    let run = virnucpro(&place, &["--dna-model", "no-such-model"]);
+    let run = seqembed(&[
+        "virnucpro",
+        text(&place.path("x.fna")),
+        "-o",
+        text(&place.path("out")),
+        "--dna-model",
+        "no-such-model",
+        "--protein-model",
+        text(exported("esm2")),
+    ]);
     assert_run(&run, WRONG, &["no-such-model"]);
     assert!(!place.path("out/x_merged").exists());
 }

@@ -178,7 +178,7 @@ def main() -> None:
         part["merged"].mkdir()
         dnabert, esm = part["nucleotide"] / "output_1_DNABERT_S.pt", part["protein"] / "output_1_ESM.pt"
         merged = part["merged"] / "output_1_merged.pt"
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             fasta = str(part["nucleotide"] / "output_1.fa")
             units.extract_DNABERT_S(fasta, str(dnabert), model_loaded=True, tokenizer=KmerTokenizer(), model=bert)
             fasta = str(part["protein"] / "output_1.fa")

@@ -12,9 +12,9 @@ use seqembed::output::{self, Format, Layout, OutputError, OutputPrecision, Rows}
 
 /// Runs Python on `script` with the file as its first argument; the script fails the test by an assertion.
 fn python(script: &str, file: &Path) -> String {
-    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
     // Importing them takes seconds: once is enough.
     static HAS_ALL: OnceLock<bool> = OnceLock::new();
+    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
     let has_all = *HAS_ALL.get_or_init(|| {
         Command::new(&python)
             .args(["-c", "import numpy, pandas, pyarrow, h5py, safetensors"])

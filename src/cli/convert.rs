@@ -11,7 +11,7 @@ use crate::output::{self, Format, Layout, OutputPrecision};
 
 /// Convert files of embeddings from one format to another
 ///
-/// Reads every format that seqembed writes, and VirNucPro's .pt files (*_DNABERT_S.pt, *_ESM.pt, *_merged.pt), which hold
+/// Reads every format that seqembed writes, and VirNucPro's `.pt` files (`*_DNABERT_S.pt`, `*_ESM.pt`, `*_merged.pt`), which hold
 /// no lengths: theirs become 0. Ids, order, status and provenance are kept. Memory stays bounded.
 #[derive(Debug, clap::Args)]
 pub struct ConvertArgs {

@@ -16,8 +16,8 @@ use crate::virnucpro::{self, Found, Places, Side};
 /// Compute VirNucPro's features of contigs, with one load of each model
 ///
 /// Cuts contigs into chunks, reads all six frames, embeds the frames without a stop (bases with DNABERT-S, translations with
-/// ESM-2 3B), and merges both, all by VirNucPro's rules and under its file names: OUT/x_nucleotide/output_1_DNABERT_S.pt,
-/// OUT/x_protein/output_1_ESM.pt, and OUT/x_merged/output_1_merged.pt, which its prediction reads. No row is ever at another's
+/// ESM-2 3B), and merges both, all by VirNucPro's rules and under its file names: `OUT/x_nucleotide/output_1_DNABERT_S.pt`,
+/// `OUT/x_protein/output_1_ESM.pt`, and `OUT/x_merged/output_1_merged.pt`, which its prediction reads. No row is ever at another's
 /// place: a frame without a vector is an error.
 #[derive(Debug, clap::Args)]
 pub struct VirnucproArgs {

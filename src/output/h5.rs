@@ -120,7 +120,7 @@ impl H5Sink {
         }
         let lengths = signed(&rows.lengths);
         let mut at = 0;
-        for row in 0..rows.len() {
+        for (row, &length) in lengths.iter().enumerate() {
             let count = rows.vectors[row] * rows.hidden;
             let values = &rows.values[at..at + count];
             at += count;
@@ -156,7 +156,7 @@ impl H5Sink {
                     .create(name)?
                     .write_string(text)?;
             }
-            for (name, number) in [("length", lengths[row]), ("row", self.row)] {
+            for (name, number) in [("length", length), ("row", self.row)] {
                 dataset
                     .new_attr::<i64>()
                     .shape(())

@@ -236,14 +236,11 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         .iter()
         .map(str::to_owned)
         .collect();
-    let per_token = match [false, true].into_iter().find(|&t| columns == header(t)) {
-        Some(per_token) => per_token,
-        None => {
-            return Err(OutputError::malformed(
-                &tsv,
-                "its columns are not those of an output",
-            ));
-        }
+    let Some(per_token) = [false, true].into_iter().find(|&t| columns == header(t)) else {
+        return Err(OutputError::malformed(
+            &tsv,
+            "its columns are not those of an output",
+        ));
     };
     // Counted before they are read, since a reader tells how many there are.
     let mut rows = 0;

@@ -265,17 +265,15 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         DataType::List(inner) => (inner.data_type(), true),
         pooled => (pooled, false),
     };
-    let (precision, hidden) = match vector {
-        DataType::FixedSizeList(element, hidden) => (
-            match element.data_type() {
-                DataType::Float32 => Some(OutputPrecision::Fp32),
-                DataType::Float16 => Some(OutputPrecision::Fp16),
-                _ => None,
-            },
-            usize::try_from(*hidden).unwrap_or_default(),
-        ),
-        _ => (None, 0),
-    };
+    let (mut precision, mut hidden) = (None, 0);
+    if let DataType::FixedSizeList(element, width) = vector {
+        precision = match element.data_type() {
+            DataType::Float32 => Some(OutputPrecision::Fp32),
+            DataType::Float16 => Some(OutputPrecision::Fp16),
+            _ => None,
+        };
+        hidden = usize::try_from(*width).unwrap_or_default();
+    }
     let Some(precision) = precision else {
         return Err(malformed(&format!(
             "column \"embeddings\" is {embeddings}, not fixed-size lists of float32 or float16"

@@ -250,6 +250,44 @@ impl<'path> Opened<'path> {
             .ok_or_else(|| self.malformed(format!("{key:?} is no list of texts")))
     }
 
+    /// A tensor of so many whole numbers.
+    fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<u64>>, OutputError> {
+        let Some(value) = self.entry(key) else {
+            return Ok(None);
+        };
+        match value {
+            Value::Tensor(tensor)
+                if tensor.dtype == Dtype::Other("int64", 8) && tensor.shape == [count] =>
+            {
+                let mut bytes = Vec::new();
+                self.tensor(tensor)?
+                    .open(self.path)?
+                    .read_to_end(&mut bytes)
+                    .map_err(|e| self.malformed(e))?;
+                let (numbers, _) = bytes.as_chunks();
+                Ok(Some(
+                    numbers.iter().map(|&n| u64::from_le_bytes(n)).collect(),
+                ))
+            }
+            _ => Err(self.malformed(format!("{key:?} is no tensor of {count} int64"))),
+        }
+    }
+
+    /// A dict of texts; what is none is left out.
+    fn facts(&self, key: &str) -> Vec<(String, String)> {
+        let Some(Value::Dict(items)) = self.entry(key) else {
+            return Vec::new();
+        };
+        let get = |id| match self.pickle.get(id) {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        let pairs = items.iter();
+        pairs
+            .filter_map(|&(key, value)| Some((get(key)?, get(value)?)))
+            .collect()
+    }
+
     pub fn malformed(&self, what: impl std::fmt::Display) -> OutputError {
         OutputError::malformed(self.path, what)
     }
@@ -321,29 +359,8 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         return Err(file.malformed("its `data` is no matrix"));
     };
     let rows = ids.len();
-    let numbers = |key: &str, count: usize| -> Result<Option<Vec<u64>>, OutputError> {
-        let Some(value) = file.entry(key) else {
-            return Ok(None);
-        };
-        match value {
-            Value::Tensor(tensor)
-                if tensor.dtype == Dtype::Other("int64", 8) && tensor.shape == [count] =>
-            {
-                let mut bytes = Vec::new();
-                file.tensor(tensor)?
-                    .open(path)?
-                    .read_to_end(&mut bytes)
-                    .map_err(|e| file.malformed(e))?;
-                let (numbers, _) = bytes.as_chunks();
-                Ok(Some(
-                    numbers.iter().map(|&n| u64::from_le_bytes(n)).collect(),
-                ))
-            }
-            _ => Err(file.malformed(format!("{key:?} is no tensor of {count} int64"))),
-        }
-    };
-    let lengths = numbers("lengths", rows)?;
-    let offsets = numbers("offsets", rows + 1)?;
+    let lengths = file.numbers("lengths", rows)?;
+    let offsets = file.numbers("offsets", rows + 1)?;
     let headers = file.texts("headers")?;
     let status = file.texts("status")?;
     let short = |column: &Option<Vec<String>>| column.as_ref().is_some_and(|c| c.len() != rows);
@@ -355,24 +372,12 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             "it has {rows} ids for {vectors} rows, so nobody can tell which row is whose"
         )));
     }
-    let provenance = match file.entry("provenance") {
-        Some(Value::Dict(items)) => items
-            .iter()
-            .filter_map(
-                |(key, value)| match (file.pickle.get(*key), file.pickle.get(*value)) {
-                    (Value::Text(key), Value::Text(value)) => Some((key.clone(), value.clone())),
-                    _ => None,
-                },
-            )
-            .collect(),
-        _ => Vec::new(),
-    };
     let layout = Layout {
         path: path.to_owned(),
         hidden,
         per_token: offsets.is_some(),
         precision,
-        provenance,
+        provenance: file.facts("provenance"),
     };
     let values = file.tensor(data)?.open(path)?;
     let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match offsets {

@@ -175,32 +175,46 @@ struct Tensor {
     data_offsets: [u64; 2],
 }
 
-/// Opens a safetensors file of embeddings.
-pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
-    let reading = |source| OutputError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let malformed = |what: String| OutputError::malformed(path, what);
-    let mut file = File::open(path).map_err(reading)?;
-    let size = file.metadata().map_err(reading)?.len();
-    let length = read_u64(&mut file).map_err(reading)?;
-    if length > LONGEST_HEADER || length > size - 8 {
-        return Err(malformed(format!("its header has {length} bytes")));
+/// A file whose header was read.
+struct Opened<'path> {
+    path: &'path Path,
+    /// Where the tensors begin, and how many bytes they have.
+    start: u64,
+    bytes: u64,
+    header: Map<String, Value>,
+}
+
+impl<'path> Opened<'path> {
+    fn new(path: &'path Path) -> Result<Self, OutputError> {
+        let reading = |source| OutputError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let malformed = |what: String| OutputError::malformed(path, what);
+        let mut file = File::open(path).map_err(reading)?;
+        let size = file.metadata().map_err(reading)?.len();
+        let length = read_u64(&mut file).map_err(reading)?;
+        let start = length.saturating_add(8);
+        if length > LONGEST_HEADER || start > size {
+            return Err(malformed(format!("its header has {length} bytes")));
+        }
+        let mut text = Vec::new();
+        (&mut file)
+            .take(length)
+            .read_to_end(&mut text)
+            .map_err(reading)?;
+        Ok(Self {
+            path,
+            start,
+            bytes: size - start,
+            header: serde_json::from_slice(&text).map_err(|e| malformed(format!("header: {e}")))?,
+        })
     }
-    let mut text = Vec::new();
-    (&mut file)
-        .take(length)
-        .read_to_end(&mut text)
-        .map_err(reading)?;
-    let mut header: Map<String, Value> =
-        serde_json::from_slice(&text).map_err(|e| malformed(format!("header: {e}")))?;
-    let facts = match header.remove("__metadata__") {
-        Some(Value::Object(facts)) => facts,
-        _ => Map::new(),
-    };
-    let mut find = |name: &str| -> Result<Option<Tensor>, OutputError> {
-        let Some(tensor) = header.remove(name) else {
+
+    /// A tensor that lies within the file.
+    fn find(&mut self, name: &str) -> Result<Option<Tensor>, OutputError> {
+        let malformed = |what: String| OutputError::malformed(self.path, what);
+        let Some(tensor) = self.header.remove(name) else {
             return Ok(None);
         };
         let tensor: Tensor = serde_json::from_value(tensor)
@@ -217,31 +231,48 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             .shape
             .iter()
             .try_fold(width, |size: u64, &side| size.checked_mul(side));
-        if end > size - 8 - length || end.checked_sub(start) != bytes {
+        if end > self.bytes || end.checked_sub(start) != bytes {
             return Err(malformed(format!(
                 "tensor {name:?} does not fit into the file"
             )));
         }
         Ok(Some(tensor))
-    };
-    let need = |name: &str, tensor: Option<Tensor>| {
-        tensor.ok_or_else(|| malformed(format!("it has no tensor {name:?}")))
-    };
-    let embeddings = need("embeddings", find("embeddings")?)?;
-    let lengths = need("lengths", find("lengths")?)?;
-    let offsets = find("offsets")?;
-    let mut texts = Vec::new();
-    for name in TEXTS {
-        texts.push(need(name, find(name)?)?);
     }
-    // Each is read in step with the others: each has a file handle of its own.
-    let stream = |tensor: &Tensor| -> Result<io::Take<BufReader<File>>, OutputError> {
+
+    fn need(&mut self, name: &str) -> Result<Tensor, OutputError> {
+        self.find(name)?
+            .ok_or_else(|| OutputError::malformed(self.path, format!("it has no tensor {name:?}")))
+    }
+
+    /// A tensor's bytes. All are read in step: each has a file handle of its own.
+    fn stream(&self, tensor: &Tensor) -> Result<io::Take<BufReader<File>>, OutputError> {
+        let reading = |source| OutputError::Read {
+            path: self.path.to_owned(),
+            source,
+        };
         let [start, end] = tensor.data_offsets;
-        let mut file = File::open(path).map_err(reading)?;
-        file.seek(SeekFrom::Start(8 + length + start))
+        let mut file = File::open(self.path).map_err(reading)?;
+        file.seek(SeekFrom::Start(self.start + start))
             .map_err(reading)?;
         Ok(BufReader::new(file).take(end - start))
+    }
+}
+
+/// Opens a safetensors file of embeddings.
+pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
+    let malformed = |what: String| OutputError::malformed(path, what);
+    let mut file = Opened::new(path)?;
+    let facts = match file.header.remove("__metadata__") {
+        Some(Value::Object(facts)) => facts,
+        _ => Map::new(),
     };
+    let embeddings = file.need("embeddings")?;
+    let lengths = file.need("lengths")?;
+    let offsets = file.find("offsets")?;
+    let mut texts = Vec::new();
+    for name in TEXTS {
+        texts.push(file.need(name)?);
+    }
     let precision = match embeddings.dtype.as_str() {
         "F32" => Some(OutputPrecision::Fp32),
         "F16" => Some(OutputPrecision::Fp16),
@@ -269,17 +300,17 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let per_token = offsets.is_some();
     let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match &offsets {
         Some(offsets) => {
-            let mut offsets = stream(offsets)?;
-            read_u64(&mut offsets).map_err(reading)?;
+            let mut offsets = file.stream(offsets)?;
+            read_u64(&mut offsets).map_err(|e| malformed(e.to_string()))?;
             Box::new(counts(move || read_u64(&mut offsets)))
         }
         None => Box::new(|| Ok(1)),
     };
     let mut lines = texts
         .iter()
-        .map(stream)
+        .map(|text| file.stream(text))
         .collect::<Result<Vec<_>, OutputError>>()?;
-    let mut numbers = stream(&lengths)?;
+    let mut numbers = file.stream(&lengths)?;
     let next = move || {
         let mut line = |column: usize| -> io::Result<String> {
             let mut text = String::new();
@@ -311,7 +342,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         rows,
         vectors,
         next: Box::new(next),
-        values: Box::new(stream(&embeddings)?),
+        values: Box::new(file.stream(&embeddings)?),
     }
     .into_reader())
 }

@@ -27,7 +27,7 @@ pub fn frames(sequence: &[u8]) -> Vec<Frame> {
             let strand = if at < 3 { &forward } else { &reverse };
             let strand = strand.get(at % 3..)?;
             let (codons, _) = strand.as_chunks::<3>();
-            let protein: Vec<u8> = codons.iter().filter_map(translate).collect();
+            let protein: Vec<u8> = codons.iter().copied().filter_map(translate).collect();
             if protein.is_empty() || protein.contains(&b'*') {
                 return None;
             }
@@ -54,13 +54,13 @@ fn reverse_complement(sequence: &[u8]) -> Vec<u8> {
 }
 
 /// A codon by the standard code, `*` for a stop; `None` where it is not three of the four bases.
-fn translate(codon: &[u8; 3]) -> Option<u8> {
+fn translate(codon: [u8; 3]) -> Option<u8> {
     /// The code's table as NCBI prints it (number 1): the bases in the order T, C, A, G, the first the slowest.
     const CODE: &[u8; 64] = b"FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG";
     codon
-        .iter()
+        .into_iter()
         .try_fold(0, |index, base| {
-            let digit = b"TCAG".iter().position(|known| known == base)?;
+            let digit = b"TCAG".iter().position(|known| *known == base)?;
             Some(4 * index + digit)
         })
         .map(|index| CODE[index])
@@ -124,7 +124,7 @@ mod tests {
                 prop_assert!(frame.nucleotides.len() >= 3 * frame.protein.len());
                 if !frame.nucleotides.contains(&b'N') && !sequence.to_ascii_uppercase().contains('N') {
                     let (codons, _) = frame.nucleotides.as_chunks();
-                    let again: Vec<u8> = codons.iter().filter_map(translate).collect();
+                    let again: Vec<u8> = codons.iter().copied().filter_map(translate).collect();
                     prop_assert_eq!(&again, &frame.protein);
                 }
             }

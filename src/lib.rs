@@ -15,3 +15,4 @@ pub mod run;
 pub mod settings;
 pub mod tokenize;
 pub mod trace;
+pub mod virnucpro;

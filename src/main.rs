@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use seqembed::cli::{doctor, embed, export, fetch, models, plot, run, told};
+use seqembed::cli::{convert, doctor, embed, export, fetch, models, plot, run, told, virnucpro};
 
 /// Embeddings of many protein and DNA files with one load of the model
 #[derive(Debug, Parser)]
@@ -20,7 +20,9 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Export(export::ExportArgs),
     Models(models::ModelsArgs),
+    Virnucpro(virnucpro::VirnucproArgs),
     Plot(plot::PlotArgs),
+    Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -31,7 +33,9 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Virnucpro(args) => virnucpro::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

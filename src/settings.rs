@@ -6,7 +6,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-pub use crate::output::Format;
+pub use crate::output::{Format, OutputPrecision};
 
 /// How a record's vectors become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
@@ -133,6 +133,10 @@ pub struct Overrides {
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<Format>,
 
+    /// The floats in the output files, whatever the model computes with [default: fp32]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub output_precision: Option<OutputPrecision>,
+
     /// What is done with a sequence that is longer than --max-length [default: window]
     #[arg(long, value_enum, value_name = "POLICY")]
     pub long: Option<Long>,
@@ -176,11 +180,12 @@ fn positive(text: &str) -> Result<usize, String> {
 
 impl Overrides {
     /// The options' names, as a manifest spells them.
-    pub const KEYS: [&str; 12] = [
+    pub const KEYS: [&str; 13] = [
         "model",
         "pooling",
         "layer",
         "format",
+        "output_precision",
         "long",
         "max_length",
         "overlap",
@@ -205,6 +210,7 @@ impl Overrides {
                 self.layer = Some(layer.map_err(|_| bad(key, text, "a whole number"))?);
             }
             "format" => self.format = Some(one_of(key, text)?),
+            "output_precision" => self.output_precision = Some(one_of(key, text)?),
             "long" => self.long = Some(one_of(key, text)?),
             "max_length" => self.max_length = Some(count(key, text)?),
             "overlap" => {
@@ -340,8 +346,12 @@ pub struct Settings {
     pub layer: Option<i32>,
     /// The format of the output file.
     pub format: Format,
+    /// The floats in the output file.
+    pub output_precision: OutputPrecision,
     /// What is done with sequences that are too long.
     pub long: Long,
+    /// Only so many of a record's first tokens are pooled over, while the model sees all; none: all. No option sets it.
+    pub pool_first: Option<usize>,
     /// The most residues at once; none: the model's. See [`Settings::window_of`].
     pub max_length: Option<usize>,
     /// Residues that neighbouring windows share; none: a quarter of `max_length`. See [`Settings::window_of`].
@@ -384,7 +394,9 @@ impl Settings {
             pooling: first(layers, |layer| &layer.pooling).unwrap_or_default(),
             layer: first(layers, |layer| &layer.layer),
             format: first(layers, |layer| &layer.format).unwrap_or_default(),
+            output_precision: first(layers, |layer| &layer.output_precision).unwrap_or_default(),
             long: first(layers, |layer| &layer.long).unwrap_or_default(),
+            pool_first: None,
             max_length: first(layers, |layer| &layer.max_length),
             overlap: first(layers, |layer| &layer.overlap),
             unknown: first(layers, |layer| &layer.unknown).unwrap_or_default(),

@@ -1,24 +1,29 @@
 //! What is written can be read by the tools that people use: each test writes through the library and reads
-//! with `NumPy` or pyarrow.
+//! with `NumPy`, pandas, h5py, safetensors, pyarrow, or torch where that is installed.
 //!
-//! `SEQEMBED_TEST_PYTHON` names a Python that has both; `make test` sets it.
+//! `SEQEMBED_TEST_PYTHON` names a Python that has them; `make test` sets it.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use seqembed::output::{self, Format, Layout, OutputError, Rows};
+use seqembed::output::{self, Format, Layout, OutputError, OutputPrecision, Rows};
 
 /// Runs Python on `script` with the file as its first argument; the script fails the test by an assertion.
 fn python(script: &str, file: &Path) -> String {
+    // Importing them takes seconds: once is enough.
+    static HAS_ALL: OnceLock<bool> = OnceLock::new();
     let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has_both = Command::new(&python)
-        .args(["-c", "import numpy, pyarrow"])
-        .output()
-        .is_ok_and(|run| run.status.success());
+    let has_all = *HAS_ALL.get_or_init(|| {
+        Command::new(&python)
+            .args(["-c", "import numpy, pandas, pyarrow, h5py, safetensors"])
+            .output()
+            .is_ok_and(|run| run.status.success())
+    });
     assert!(
-        has_both,
-        "{python} has no numpy and pyarrow: run `make test`, or point SEQEMBED_TEST_PYTHON at a Python that does"
+        has_all,
+        "{python} lacks one of numpy, pandas, pyarrow, h5py and safetensors: run `make test`, or point SEQEMBED_TEST_PYTHON at a Python that does"
     );
     let run = Command::new(&python)
         .args(["-c", script])
@@ -38,6 +43,7 @@ fn layout(path: &Path, hidden: usize, per_token: bool) -> Layout {
         path: path.to_owned(),
         hidden,
         per_token,
+        precision: OutputPrecision::Fp32,
         provenance: vec![
             ("model".into(), "esm2_t6_8M_UR50D".into()),
             ("note".into(), "Ångström \"quoted\"".into()),
@@ -103,37 +109,16 @@ fn file(folder: &tempfile::TempDir, format: Format) -> PathBuf {
     folder.path().join(format!("out.{format}"))
 }
 
-/// Reads either format into the same names, as a user would.
-const LOAD: &str = r#"
-import json, sys
-import numpy as np
-path = sys.argv[1]
-if path.endswith(".npz"):
-    z = np.load(path, allow_pickle=False)
-    ids, headers, status = (z[k].tolist() for k in ("ids", "headers", "status"))
-    lengths, embeddings = z["lengths"], z["embeddings"]
-    provenance = json.loads(str(z["provenance"]))
-    rows = [embeddings[a:b] for a, b in zip(z["offsets"], z["offsets"][1:])] if "offsets" in z else embeddings
-else:
-    import pyarrow.parquet as pq
-    t = pq.read_table(path)
-    assert t.column_names == ["ids", "headers", "lengths", "status", "embeddings"], t.column_names
-    ids, headers, status = (t[k].to_pylist() for k in ("ids", "headers", "status"))
-    lengths = t["lengths"].to_numpy()
-    column = t["embeddings"].combine_chunks()
-    if str(column.type).startswith("fixed_size_list"):
-        embeddings = column.flatten().to_numpy().reshape(-1, column.type.list_size)
-        rows = embeddings
-    else:
-        width = column.type.value_type.list_size
-        embeddings = column.flatten().flatten().to_numpy().reshape(-1, width)
-        rows = [embeddings[a.as_py():b.as_py()] for a, b in zip(column.offsets, column.offsets[1:])]
-    provenance = {k.decode()[9:]: v.decode() for k, v in t.schema.metadata.items() if k.startswith(b"seqembed.")}
-assert lengths.dtype == np.int64 and embeddings.dtype == np.float32, (lengths.dtype, embeddings.dtype)
+/// Reads any format into the same names.
+const LOAD: &str = concat!(
+    include_str!("python/torch_file.py"),
+    include_str!("python/embeddings.py"),
+    r#"
 assert provenance == {"model": "esm2_t6_8M_UR50D", "note": 'Ångström "quoted"'}, provenance
 def want(vectors, hidden):
     return (np.asarray(vectors)[:, None] % 4096 + np.arange(hidden) / 1024).astype(np.float32)
-"#;
+"#
+);
 
 #[test]
 fn pooled_rows_are_what_numpy_and_pyarrow_read() {
@@ -152,7 +137,7 @@ assert ids == ['é1', 'dup', 'dup', '蛋白🧬'], ids
 assert headers == ['é1 Ångström, \"quoted\"\\twith a tab', 'dup', 'dup another', '蛋白🧬 '], headers
 assert status == ['ok', 'windowed,replaced', 'skipped: no residues', 'truncated'], status
 assert lengths.tolist() == [1, 2, 3, 4]
-assert embeddings.shape == (4, 320), embeddings.shape
+assert embeddings.shape == (4, 320) and embeddings.dtype == np.float32, embeddings.shape
 assert np.isnan(embeddings[2]).all()
 assert (embeddings[[0, 1, 3]] == want([0, 1, 3], 320)).all()"
             ),
@@ -211,28 +196,31 @@ fn no_rows_are_a_valid_file() {
     }
 }
 
-/// 10,000 rows of 1,280 values are 51 MB: several row groups, and npz's spools on the disk.
+/// 10,000 rows of 1,280 values are 51 MB: several row groups of parquet. 2,000 are several blocks of the others, and
+/// spools on the disk.
 #[test]
 fn many_rows_come_back_in_order_and_in_blocks() {
     for format in Format::ALL {
         let folder = tempfile::tempdir().unwrap();
-        let blocks: Vec<Rows> = (0..10)
+        let count = if format == Format::Parquet { 10 } else { 2 };
+        let blocks: Vec<Rows> = (0..count)
             .map(|b| pooled(1280, b * 1000, (b + 1) * 1000))
             .collect();
+        let count = count * 1000;
         let path = write(format, layout(&file(&folder, format), 1280, false), &blocks);
         let groups = python(
             &format!(
                 "{LOAD}
-assert ids == [f'p{{i}}' for i in range(10000)]
-assert embeddings.shape == (10000, 1280)
-assert (embeddings == want(range(10000), 1280)).all()
+assert ids == [f'p{{i}}' for i in range({count})]
+assert embeddings.shape == ({count}, 1280)
+assert (embeddings == want(range({count}), 1280)).all()
 print(pq.ParquetFile(path).num_row_groups if path.endswith('parquet') else 5)"
             ),
             &path,
         );
         assert!(groups.trim().parse::<u32>().unwrap() > 1);
         let reader = output::open(&path).unwrap();
-        assert_eq!(reader.rows(), 10_000);
+        assert_eq!(reader.rows(), count as u64);
         let (mut row, mut blocks) = (0, 0);
         for block in reader {
             let block = block.unwrap();
@@ -243,7 +231,7 @@ print(pq.ParquetFile(path).num_row_groups if path.endswith('parquet') else 5)"
             );
             (row, blocks) = (row + block.len(), blocks + 1);
         }
-        assert_eq!(row, 10_000);
+        assert_eq!(row, count);
         assert!(blocks > 1);
     }
 }
@@ -280,7 +268,7 @@ fn one_long_header_does_not_widen_every_row_and_is_kept_whole() {
             layout(&file(&folder, format), 4, false),
             std::slice::from_ref(&rows),
         );
-        assert!(std::fs::metadata(&path).unwrap().len() < 600_000);
+        assert!(std::fs::metadata(&path).unwrap().len() < 700_000);
         assert_eq!(output::read(&path).unwrap().0, rows);
     }
     python(
@@ -316,7 +304,12 @@ fn a_finished_file_replaces_the_old_one_and_is_alone() {
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         sink.finish().unwrap();
         assert_eq!(output::read(&path).unwrap().0, pooled(16, 0, 3));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        // A matrix has two files beside it, other formats none.
+        let beside = if format == Format::Npy { 2 } else { 0 };
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1 + beside
+        );
     }
 }
 
@@ -386,7 +379,7 @@ fn what_is_no_output_is_told_and_never_panics() {
     let path = folder.path().join("x");
     std::fs::write(&path, ">a\nMK\n").unwrap();
     let error = output::read(&path).unwrap_err().to_string();
-    assert!(error.contains("neither parquet nor npz"), "{error}");
+    assert!(error.contains("none of parquet, npz"), "{error}");
 
     for format in Format::ALL {
         let whole = std::fs::read(write(
@@ -404,11 +397,107 @@ fn what_is_no_output_is_told_and_never_panics() {
             );
         }
         // Any byte may be wrong: an error or other numbers, but never a crash.
-        for at in (0..whole.len()).step_by(7) {
+        for at in (0..whole.len()).step_by((whole.len() / 1500).max(7)) {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;
             std::fs::write(&path, &damaged).unwrap();
             let _ = output::read(&path);
         }
     }
+}
+
+#[test]
+fn halves_on_request_in_every_format() {
+    for format in Format::ALL {
+        for per_token in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut layout = layout(&file(&folder, format), 16, per_token);
+            layout.precision = OutputPrecision::Fp16;
+            let mut rows = pooled(16, 0, 40);
+            // Exact in 16 bits, which hold 11 binary digits.
+            rows.values = (0..40 * 16).map(|i| i as f32 / 4.0).collect();
+            rows.values[16..32].fill(f32::NAN);
+            let path = write(format, layout.clone(), std::slice::from_ref(&rows));
+            python(
+                &format!(
+                    "{LOAD}
+assert embeddings.dtype == np.float16, embeddings.dtype
+assert np.isnan(embeddings[1]).all()
+want = (np.arange(640) / 4).astype(np.float16).reshape(40, 16)
+assert (embeddings[2:] == want[2:]).all() and (embeddings[0] == want[0]).all()
+assert (rows[3] == want[3]).all()"
+                ),
+                &path,
+            );
+            let (mut back, told) = output::read(&path).unwrap();
+            assert_eq!(told, layout, "{format}");
+            assert!(back.values[16..32].iter().all(|v| v.is_nan()));
+            back.values[16..32].fill(0.0);
+            rows.values[16..32].fill(0.0);
+            assert_eq!(back, rows, "{format}");
+        }
+    }
+}
+
+#[test]
+fn a_value_beyond_16_bits_is_refused_and_named() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let mut layout = layout(&file(&folder, format), 4, true);
+        layout.precision = OutputPrecision::Fp16;
+        let mut rows = pooled(4, 0, 3);
+        rows.vectors = vec![0, 2, 1];
+        rows.values[5] = -65_520.0;
+        rows.values[0] = 65_519.0;
+        let mut sink = output::create(format, layout).unwrap();
+        let error = sink.write(&rows).unwrap_err().to_string();
+        assert!(
+            error.contains("record \"p1\" has the value -65520"),
+            "{error}"
+        );
+    }
+}
+
+/// Ids that would be folders, or one another, and stay themselves in the attribute.
+#[test]
+fn datasets_of_h5_have_names_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = [
+        "a/b",
+        "a_b",
+        "a_b#2",
+        "a/b",
+        ".",
+        "..",
+        "_",
+        "x\u{e9}",
+        "",
+        "ids",
+        "embeddings",
+    ];
+    let mut rows = pooled(4, 0, ids.len());
+    rows.ids = ids.map(String::from).to_vec();
+    rows.ids.push("x".repeat(300));
+    rows.ids.push("x".repeat(301));
+    let more = pooled(4, ids.len(), ids.len() + 2);
+    rows.headers.extend(more.headers);
+    rows.lengths.extend(more.lengths);
+    rows.status.extend(more.status);
+    rows.vectors.extend(more.vectors);
+    rows.values.extend(more.values);
+    let path = write(
+        Format::H5,
+        layout(&file(&folder, Format::H5), 4, true),
+        std::slice::from_ref(&rows),
+    );
+    python(
+        &format!(
+            "{LOAD}
+assert names == ['a_b', 'a_b#2', 'a_b#2#2', 'a_b#3', '_', '__', '_#2', 'xé', '_#3', 'ids', 'embeddings', 'x' * 255, 'x' * 255 + '#2'], names
+assert ids[:4] == ['a/b', 'a_b', 'a_b#2', 'a/b'] and ids[-1] == 'x' * 301
+assert [(f[n][0] == want([i], 4)[0]).all() for i, n in enumerate(names)]"
+        ),
+        &path,
+    );
+    assert_eq!(output::read(&path).unwrap().0, rows);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use predicates::str::contains;
-use seqembed::output::{self, Format, Layout, Rows};
+use seqembed::output::{self, Format, Layout, OutputPrecision, Rows};
 
 fn plot(folder: &Path, args: &[&str]) -> assert_cmd::assert::Assert {
     Command::cargo_bin("seqembed")
@@ -46,6 +46,7 @@ fn write(path: &Path, format: Format, points: &[[f32; 3]], told: &[(&str, &str)]
         path: path.to_owned(),
         hidden: 3,
         per_token: false,
+        precision: OutputPrecision::Fp32,
         provenance: provenance(told),
     };
     let mut sink = output::create(format, layout).unwrap();
@@ -184,6 +185,7 @@ fn what_cannot_be_drawn_is_told() {
         path: at("residues.npz"),
         hidden: 3,
         per_token: true,
+        precision: OutputPrecision::Fp32,
         provenance: provenance(&TOLD),
     };
     output::create(Format::Npz, layout)
@@ -206,10 +208,10 @@ fn what_cannot_be_drawn_is_told() {
             vec!["residues.npz"],
             "residues.npz has a vector for each residue",
         ),
-        (vec!["empty"], "empty has no .parquet or .npz file"),
+        (vec!["empty"], "empty has no file of embeddings"),
         (
             vec!["text.npz"],
-            "text.npz is not a whole file of embeddings: neither parquet nor npz",
+            "text.npz is not a whole file of embeddings: none of parquet",
         ),
         (vec!["missing.npz"], "cannot read missing.npz"),
         (

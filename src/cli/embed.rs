@@ -38,7 +38,7 @@ pub struct EmbedArgs {
 pub struct RunOptions {
     /// The output folder; it is made if need be
     #[arg(short, long, value_name = "FOLDER")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 
     /// Threads to compute with [default: as many as this process may use]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -50,7 +50,7 @@ pub struct RunOptions {
 
     /// Say nothing but warnings and errors
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
 
     /// The ONNX Runtime library, or a folder that holds it [default: it is looked for; `seqembed doctor` shows where]
     #[arg(long, value_name = "PATH")]

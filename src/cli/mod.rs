@@ -1,14 +1,17 @@
 //! The command line: one file a subcommand.
 
 mod check;
+pub mod convert;
 pub mod doctor;
 pub mod embed;
 pub mod export;
 pub mod fetch;
+pub mod inputs;
 pub mod models;
 pub mod plot;
 pub mod progress;
 pub mod run;
+pub mod virnucpro;
 
 /// Exit code: the machine refused something.
 pub const FAILED: u8 = 1;

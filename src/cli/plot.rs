@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use ndarray::ArrayView2;
 
+use super::inputs;
 use crate::figure::{Figure, Kind, Point, Series};
-use crate::output::{self, Format, Layout, Reader};
+use crate::output::{self, Layout, Reader};
 use crate::projection::Moments;
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.
@@ -111,35 +112,9 @@ struct Summary {
     without: u64,
 }
 
-/// The files that the arguments mean: folders give theirs by name.
+/// The files that the arguments mean, with what each is called.
 fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
-    let mut paths = Vec::new();
-    for input in inputs {
-        if !input.is_dir() {
-            paths.push(input.clone());
-            continue;
-        }
-        let entries = std::fs::read_dir(input)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .with_context(|| format!("cannot read {}", input.display()))?;
-        let mut found: Vec<PathBuf> = entries
-            .into_iter()
-            .map(|entry| entry.path())
-            .filter(|path| {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let extension = path.extension().unwrap_or_default();
-                !name.starts_with('.') && Format::ALL.iter().any(|f| extension == f.extension())
-            })
-            .collect();
-        if found.is_empty() {
-            bail!(
-                "{} has no .parquet or .npz file: give an output folder of `seqembed run` or `embed`",
-                input.display()
-            );
-        }
-        found.sort();
-        paths.extend(found);
-    }
+    let paths = inputs::expand(inputs)?;
     let stem = |path: &Path| {
         path.file_stem()
             .unwrap_or_default()

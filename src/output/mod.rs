@@ -5,13 +5,23 @@
 //! folder and [`Sink::finish`] moves it to its final name. The same rows give the same bytes, whatever the
 //! blocks they came in.
 
+mod blocks;
+mod h5;
+mod npy;
 mod npz;
 mod parquet;
+mod pickle;
+mod pt;
+mod safetensors;
+mod table;
+pub mod virnucpro;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+
+use half::f16;
 
 /// A block of consecutive rows of one output file, in input order.
 ///
@@ -69,6 +79,16 @@ impl Rows {
         self.values.append(&mut other.values);
     }
 
+    /// Appends one row of another block of the same width, whose vectors are `values`.
+    pub(crate) fn push(&mut self, other: &Rows, row: usize, values: &[f32]) {
+        self.ids.push(other.ids[row].clone());
+        self.headers.push(other.headers[row].clone());
+        self.lengths.push(other.lengths[row]);
+        self.status.push(other.status[row].clone());
+        self.vectors.push(other.vectors[row]);
+        self.values.extend_from_slice(values);
+    }
+
     /// Checks that the columns agree with each other and with the file they go to, so that a mistake
     /// upstream becomes an error and never a shifted matrix.
     fn check(&self, layout: &Layout) -> Result<(), OutputError> {
@@ -109,7 +129,31 @@ impl Rows {
                 self.values.len()
             )));
         }
+        if layout.precision == OutputPrecision::Fp16 {
+            self.check_halves(layout)?;
+        }
         Ok(())
+    }
+
+    /// Refuses what a 16-bit float can't hold: it would become infinite without a word.
+    fn check_halves(&self, layout: &Layout) -> Result<(), OutputError> {
+        /// The least that rounds to infinity; the largest 16-bit float is 65504.
+        const TOO_LARGE: f32 = 65520.0;
+        let wide = |value: &f32| value.is_finite() && value.abs() >= TOO_LARGE;
+        let Some(at) = self.values.iter().position(wide) else {
+            return Ok(());
+        };
+        let mut vector = at / self.hidden.max(1);
+        let row = self.vectors.iter().position(|&vectors| {
+            let is_here = vector < vectors;
+            vector = vector.saturating_sub(vectors);
+            is_here
+        });
+        Err(OutputError::TooLarge {
+            path: layout.path.clone(),
+            id: row.map(|row| self.ids[row].clone()).unwrap_or_default(),
+            value: self.values[at],
+        })
     }
 }
 
@@ -122,6 +166,8 @@ pub struct Layout {
     pub hidden: usize,
     /// Whether rows hold a vector for each residue (`--pooling none`) instead of one pooled vector.
     pub per_token: bool,
+    /// The floats in the file.
+    pub precision: OutputPrecision,
     /// Where the numbers come from (tool, model, weights' hash, pooling, layer ...), in a fixed order. Written
     /// into the file.
     pub provenance: Vec<(String, String)>,
@@ -158,11 +204,99 @@ pub enum Format {
     Parquet,
     /// NumPy arrays in a zip archive: loads without pickle
     Npz,
+    /// One NumPy matrix, with a .tsv of the records and a .provenance.json beside it
+    Npy,
+    /// HDF5: one matrix, or per token a dataset for each record, as UniProt publishes them
+    H5,
+    /// safetensors: tensors with their provenance in the header
+    Safetensors,
+    /// PyTorch's `torch.save`, with VirNucPro's keys `ids` and `data`
+    Pt,
+}
+
+/// The floats in an output file.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputPrecision {
+    /// 32-bit floats
+    #[default]
+    Fp32,
+    /// 16-bit floats: half the size, some three decimal digits; a value beyond 65504 is an error
+    Fp16,
+}
+
+impl OutputPrecision {
+    /// Bytes of a value.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            OutputPrecision::Fp32 => 4,
+            OutputPrecision::Fp16 => 2,
+        }
+    }
+
+    /// Writes values, little-endian.
+    fn write(self, values: &[f32], to: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(8192);
+        for part in values.chunks(2048) {
+            bytes.clear();
+            match self {
+                OutputPrecision::Fp32 => part.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
+                OutputPrecision::Fp16 => part
+                    .iter()
+                    .for_each(|v| bytes.extend(f16::from_f32(*v).to_le_bytes())),
+            }
+            to.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Little-endian values as 32-bit floats.
+    fn values(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            OutputPrecision::Fp32 => {
+                let (values, _) = bytes.as_chunks();
+                values.iter().map(|&v| f32::from_le_bytes(v)).collect()
+            }
+            OutputPrecision::Fp16 => {
+                let (values, _) = bytes.as_chunks();
+                let halves = values.iter().map(|&v| f16::from_le_bytes(v));
+                halves.map(f32::from).collect()
+            }
+        }
+    }
+}
+
+impl fmt::Display for OutputPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OutputPrecision::Fp32 => "fp32",
+            OutputPrecision::Fp16 => "fp16",
+        })
+    }
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 2] = [Format::Parquet, Format::Npz];
+    pub const ALL: [Format; 6] = [
+        Format::Parquet,
+        Format::Npz,
+        Format::Npy,
+        Format::H5,
+        Format::Safetensors,
+        Format::Pt,
+    ];
 
     /// The ending of a file's name, without the dot.
     #[must_use]
@@ -170,7 +304,20 @@ impl Format {
         match self {
             Format::Parquet => "parquet",
             Format::Npz => "npz",
+            Format::Npy => "npy",
+            Format::H5 => "h5",
+            Format::Safetensors => "safetensors",
+            Format::Pt => "pt",
         }
+    }
+
+    /// The format that a file's name ends in.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?;
+        Self::ALL
+            .into_iter()
+            .find(|format| extension == format.extension())
     }
 }
 
@@ -204,6 +351,10 @@ pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputErr
     Ok(match format {
         Format::Parquet => Box::new(parquet::ParquetSink::create(layout)?),
         Format::Npz => Box::new(npz::NpzSink::create(layout)?),
+        Format::Npy => Box::new(npy::NpySink::create(layout)?),
+        Format::H5 => Box::new(h5::H5Sink::create(layout)?),
+        Format::Safetensors => Box::new(safetensors::SafetensorsSink::create(layout)?),
+        Format::Pt => Box::new(pt::PtSink::create(layout)?),
     })
 }
 
@@ -236,22 +387,31 @@ impl Iterator for Reader {
     }
 }
 
-/// Opens a file of embeddings that [`create`] made; its format is told by content, not by name.
+/// Opens a file of embeddings that [`create`] made, or one of VirNucPro's `.pt` files; its format is told by
+/// content, not by name.
 ///
 /// # Errors
 /// When the file can't be read, or isn't a file of embeddings: the error names the path.
 pub fn open(path: &Path) -> Result<Reader, OutputError> {
     let mut magic = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(4).read_to_end(&mut magic))
+        .and_then(|file| file.take(9).read_to_end(&mut magic))
         .map_err(|source| OutputError::Read {
             path: path.to_owned(),
             source,
         })?;
     match magic.as_slice() {
-        b"PAR1" => parquet::open(path),
+        [b'P', b'A', b'R', b'1', ..] => parquet::open(path),
+        [b'P', b'K', ..] if pt::is_one(path) => pt::open(path),
         [b'P', b'K', ..] => npz::open(path),
-        _ => Err(OutputError::malformed(path, "neither parquet nor npz")),
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => npy::open(path),
+        [0x89, b'H', b'D', b'F', ..] => h5::open(path),
+        // No magic number, but the header's length and its first character.
+        [_, _, _, 0..=5, 0, 0, 0, 0, b'{'] => safetensors::open(path),
+        _ => Err(OutputError::malformed(
+            path,
+            "none of parquet, npz, npy, h5, safetensors and pt",
+        )),
     }
 }
 
@@ -296,6 +456,16 @@ pub enum OutputError {
         /// What doesn't fit.
         what: String,
     },
+    /// A value that a 16-bit float can't hold.
+    #[error("cannot write {path}: record {id:?} has the value {value}, and 16-bit floats end at 65504; write 32-bit ones (--output-precision fp32)", path = .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The record.
+        id: String,
+        /// The value.
+        value: f32,
+    },
     /// A file that is no output of seqembed, or is damaged.
     #[error("{path} is not a whole file of embeddings: {what}", path = .path.display())]
     Malformed {
@@ -307,6 +477,14 @@ pub enum OutputError {
 }
 
 impl OutputError {
+    /// The system's reason alone, for a caller that knows the path.
+    fn into_io(self) -> io::Error {
+        match self {
+            OutputError::Io { source, .. } | OutputError::Read { source, .. } => source,
+            other => io::Error::other(other),
+        }
+    }
+
     fn malformed(path: &Path, what: impl fmt::Display) -> Self {
         OutputError::Malformed {
             path: path.to_owned(),
@@ -319,13 +497,13 @@ impl OutputError {
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
-struct Unfinished {
+pub(crate) struct Unfinished {
     file: tempfile::NamedTempFile,
     path: PathBuf,
 }
 
 impl Unfinished {
-    fn create(path: &Path) -> Result<Self, OutputError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, OutputError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let prefix = format!(".{name}.");
         let mut builder = tempfile::Builder::new();
@@ -346,7 +524,7 @@ impl Unfinished {
     }
 
     /// Gives the file its name once its bytes are on the disk, so that not even a power cut leaves half of it.
-    fn finish(self) -> Result<(), OutputError> {
+    pub(crate) fn finish(self) -> Result<(), OutputError> {
         let path = self.path;
         let wrong = |source| OutputError::Io {
             path: path.clone(),
@@ -356,6 +534,17 @@ impl Unfinished {
         self.file.persist(&path).map_err(|e| wrong(e.error))?;
         Ok(())
     }
+}
+
+/// Writes a small file, whole or not at all.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), OutputError> {
+    let mut file = Unfinished::create(path)?;
+    file.write_all(text.as_bytes())
+        .map_err(|source| OutputError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+    file.finish()
 }
 
 impl Write for Unfinished {

@@ -1,6 +1,6 @@
 //! Parquet: one row a record, with the columns `ids`, `headers`, `lengths`, `status` and `embeddings`.
 //!
-//! `embeddings` is a fixed-size list of H float32 for pooled rows, which polars reads as an array column
+//! `embeddings` is a fixed-size list of H float32 (or float16) for pooled rows, which polars reads as an array column
 //! (`to_numpy()` gives the N x H matrix) and pandas as a column of arrays (`numpy.stack`). Per-token rows are
 //! a list of such fixed-size lists: one L x H array a record, an empty list for a skipped record. Provenance
 //! stands in the file's key-value metadata, each key after `seqembed.`, and so in pyarrow's schema metadata.
@@ -11,13 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Int64Type};
+use arrow_array::types::{Float16Type, Float32Type, Int64Type};
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, ListArray, RecordBatch,
-    StringArray,
+    Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int64Array, ListArray,
+    RecordBatch, StringArray,
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use half::f16;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -26,7 +27,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::{BLOCK_BYTES, Layout, OutputError, Reader, Rows, Sink, Unfinished};
+use super::{BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
 
 /// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this large still
 /// reads at full speed.
@@ -98,17 +99,9 @@ impl Sink for ParquetSink {
         let mut at = 0;
         for row in 0..rows.len() {
             let values = rows.vectors[row] * rows.hidden;
-            let pending = &mut self.pending;
-            pending.ids.push(rows.ids[row].clone());
-            pending.headers.push(rows.headers[row].clone());
-            pending.lengths.push(rows.lengths[row]);
-            pending.status.push(rows.status[row].clone());
-            pending.vectors.push(rows.vectors[row]);
-            pending
-                .values
-                .extend_from_slice(&rows.values[at..at + values]);
+            self.pending.push(rows, row, &rows.values[at..at + values]);
             at += values;
-            self.group_bytes += values * size_of::<f32>() + rows.headers[row].len();
+            self.group_bytes += values * self.layout.precision.bytes() + rows.headers[row].len();
             self.group_rows += 1;
             let group = self.group_bytes >= GROUP_BYTES || self.group_rows >= GROUP_ROWS;
             if group || self.pending.values.len() * size_of::<f32>() >= BLOCK_BYTES {
@@ -142,8 +135,12 @@ fn prefixed(layout: &Layout) -> impl Iterator<Item = (String, String)> {
 }
 
 /// One pooled vector, or one residue's vector.
-fn vector_field(hidden: i32) -> FieldRef {
-    let element = Field::new("element", DataType::Float32, false);
+fn vector_field(hidden: i32, precision: OutputPrecision) -> FieldRef {
+    let number = match precision {
+        OutputPrecision::Fp32 => DataType::Float32,
+        OutputPrecision::Fp16 => DataType::Float16,
+    };
+    let element = Field::new("element", number, false);
     let vector = DataType::FixedSizeList(Arc::new(element), hidden);
     Arc::new(Field::new("element", vector, false))
 }
@@ -156,7 +153,7 @@ fn schema(layout: &Layout) -> Result<SchemaRef, OutputError> {
             path: layout.path.clone(),
             what: format!("a vector can't have {} values", layout.hidden),
         })?;
-    let vector = vector_field(hidden);
+    let vector = vector_field(hidden, layout.precision);
     let embeddings = if layout.per_token {
         DataType::List(vector)
     } else {
@@ -186,11 +183,17 @@ fn batch(layout: &Layout, schema: &SchemaRef, rows: Rows) -> Result<RecordBatch,
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| inconsistent(&e))?;
     let hidden = i32::try_from(layout.hidden).map_err(|e| inconsistent(&e))?;
-    let vector = vector_field(hidden);
+    let vector = vector_field(hidden, layout.precision);
     let DataType::FixedSizeList(element, _) = vector.data_type() else {
         unreachable!("made above")
     };
-    let values: ArrayRef = Arc::new(Float32Array::from(rows.values));
+    let values: ArrayRef = match layout.precision {
+        OutputPrecision::Fp32 => Arc::new(Float32Array::from(rows.values)),
+        OutputPrecision::Fp16 => {
+            let halves = rows.values.into_iter().map(f16::from_f32);
+            Arc::new(Float16Array::from_iter_values(halves))
+        }
+    };
     let vectors = FixedSizeListArray::try_new(element.clone(), hidden, values, None)
         .map_err(|e| inconsistent(&e))?;
     let embeddings: ArrayRef = if layout.per_token {
@@ -262,15 +265,19 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         DataType::List(inner) => (inner.data_type(), true),
         pooled => (pooled, false),
     };
-    let hidden = match vector {
-        DataType::FixedSizeList(element, hidden) if *element.data_type() == DataType::Float32 => {
-            usize::try_from(*hidden).unwrap_or_default()
-        }
-        _ => {
-            return Err(malformed(&format!(
-                "column \"embeddings\" is {embeddings}, not fixed-size lists of float32"
-            )));
-        }
+    let (mut precision, mut hidden) = (None, 0);
+    if let DataType::FixedSizeList(element, width) = vector {
+        precision = match element.data_type() {
+            DataType::Float32 => Some(OutputPrecision::Fp32),
+            DataType::Float16 => Some(OutputPrecision::Fp16),
+            _ => None,
+        };
+        hidden = usize::try_from(*width).unwrap_or_default();
+    }
+    let Some(precision) = precision else {
+        return Err(malformed(&format!(
+            "column \"embeddings\" is {embeddings}, not fixed-size lists of float32 or float16"
+        )));
     };
     let metadata = builder.metadata().file_metadata();
     let provenance = metadata
@@ -286,6 +293,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         path: path.to_owned(),
         hidden,
         per_token,
+        precision,
         provenance,
     };
     let rows = u64::try_from(metadata.num_rows()).unwrap_or_default();
@@ -332,11 +340,13 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
         (vec![1; batch.num_rows()], embeddings.clone())
     };
     let fixed = fixed.as_fixed_size_list();
-    let values = fixed
-        .values()
-        .as_primitive::<Float32Type>()
-        .values()
-        .to_vec();
+    let values = match fixed.values().as_primitive_opt::<Float32Type>() {
+        Some(values) => values.values().to_vec(),
+        None => {
+            let halves = fixed.values().as_primitive::<Float16Type>().values();
+            halves.iter().map(|&half| half.into()).collect()
+        }
+    };
     Rows {
         hidden,
         ids: text("ids"),

@@ -472,6 +472,12 @@ impl Chunker<'_> {
             // The first window's is the sequence's: the others need not run.
             windows.truncate(1);
         }
+        if let Some(first) = task.job.settings.pool_first {
+            windows.retain(|window| window.kept.start < first);
+            for window in &mut windows {
+                window.kept.end = window.kept.end.min(first);
+            }
+        }
         let last = windows.len().saturating_sub(1);
         for (at, window) in windows.into_iter().enumerate() {
             // Token 0 is <cls>, token 1 the window's first.

@@ -671,6 +671,7 @@ impl Group {
                 path: output_path(&options.out, &task.job.sample, settings.format.extension()),
                 hidden,
                 per_token: settings.pooling == Pooling::None,
+                precision: settings.output_precision,
                 provenance: self.provenance(task, device, &graph_sha256),
             }
         };
@@ -686,6 +687,7 @@ impl Group {
             ("weights_sha256", info.weights_sha256.clone()),
             ("graph_sha256", graph.to_owned()),
             ("precision", self.precision.to_string()),
+            ("output_precision", settings.output_precision.to_string()),
             ("device", kind(device).to_owned()),
             ("layer", self.layer.to_string()),
             ("pooling", settings.pooling.to_string()),

@@ -1,0 +1,148 @@
+//! `seqembed convert`: files of embeddings from one format to another.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use super::{USAGE, inputs};
+use crate::output::{self, Format, Layout, OutputPrecision};
+
+/// Convert files of embeddings from one format to another
+///
+/// Reads every format that seqembed writes, and VirNucPro's `.pt` files (`*_DNABERT_S.pt`, `*_ESM.pt`, `*_merged.pt`), which hold
+/// no lengths: theirs become 0. Ids, order, status and provenance are kept. Memory stays bounded.
+#[derive(Debug, clap::Args)]
+pub struct ConvertArgs {
+    /// Files of embeddings, or folders of them
+    #[arg(required = true, value_name = "FILE|FOLDER")]
+    inputs: Vec<PathBuf>,
+
+    /// The output folder, made if need be; for one input also a file, whose ending tells the format
+    #[arg(short, long, value_name = "FOLDER|FILE")]
+    out: PathBuf,
+
+    /// The format to write [default: what OUT ends in]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// The floats to write [default: as in the input]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    output_precision: Option<OutputPrecision>,
+
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When a file can't be read or written.
+pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
+    let plan = match plan(args) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(USAGE.into());
+        }
+    };
+    for Step { from, to, format } in plan {
+        let rows = convert(&from, &to, format, args.output_precision)?;
+        if !args.quiet {
+            eprintln!("{} -> {} ({rows} rows)", from.display(), to.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One file to convert.
+struct Step {
+    from: PathBuf,
+    to: PathBuf,
+    format: Format,
+}
+
+/// What goes where, checked before anything is written.
+fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
+    let files = inputs::expand(&args.inputs)?;
+    let named = Format::of(&args.out).filter(|_| !args.out.is_dir());
+    let Some(format) = args.format.or(named) else {
+        bail!("name the format to write: --format, or an output file that ends in one");
+    };
+    let steps: Vec<Step> = if let Some(named) = named {
+        let [from] = files.as_slice() else {
+            bail!(
+                "{} is one file, but there are {} to convert: give a folder",
+                args.out.display(),
+                files.len()
+            );
+        };
+        if named != format {
+            bail!("{} does not end in .{format}", args.out.display());
+        }
+        vec![Step {
+            from: from.clone(),
+            to: args.out.clone(),
+            format,
+        }]
+    } else {
+        std::fs::create_dir_all(&args.out)
+            .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+        files
+            .into_iter()
+            .map(|from| {
+                let stem = from.file_stem().unwrap_or_default().to_string_lossy();
+                let to = args.out.join(format!("{stem}.{format}"));
+                Step { from, to, format }
+            })
+            .collect()
+    };
+    let mut taken: HashMap<&Path, &Path> = HashMap::new();
+    for Step { from, to, .. } in &steps {
+        if let Some(other) = taken.insert(to, from) {
+            bail!(
+                "{} and {} would both become {}: convert them apart",
+                other.display(),
+                from.display(),
+                to.display()
+            );
+        }
+        let same = |path: &Path| path.canonicalize().ok();
+        if let Some(place) = same(to)
+            && steps
+                .iter()
+                .any(|step| same(&step.from).as_ref() == Some(&place))
+        {
+            bail!("{} is an input: give another folder", to.display());
+        }
+    }
+    Ok(steps)
+}
+
+/// Converts one file, and tells how many rows it has.
+fn convert(
+    from: &Path,
+    to: &Path,
+    format: Format,
+    precision: Option<OutputPrecision>,
+) -> anyhow::Result<u64> {
+    let reader = output::open(from)?;
+    let rows = reader.rows();
+    let mut layout = Layout {
+        path: to.to_owned(),
+        ..reader.layout().clone()
+    };
+    layout.precision = precision.unwrap_or(layout.precision);
+    let told = layout.provenance.iter_mut();
+    for (_, value) in told.filter(|(key, _)| key == "output_precision") {
+        *value = layout.precision.to_string();
+    }
+    let mut sink = output::create(format, layout)?;
+    for block in reader {
+        sink.write(&block?)?;
+    }
+    sink.finish()?;
+    Ok(rows)
+}

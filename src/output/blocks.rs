@@ -1,0 +1,145 @@
+//! Records and the matrix of their vectors, each a stream of its own -> blocks of rows, in bounded memory.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::{BLOCK_BYTES, Layout, OutputError, Reader, Rows};
+
+/// Rows of a block at most, for short vectors.
+const BLOCK_ROWS: usize = 1 << 16;
+
+/// What stands beside a record's vectors.
+pub(super) struct Record {
+    pub id: String,
+    pub header: String,
+    pub length: u64,
+    pub status: String,
+    /// How many vectors it has.
+    pub vectors: u64,
+}
+
+/// A file's records and values, read in step.
+pub(super) struct Blocks {
+    pub layout: Layout,
+    /// How many records there are.
+    pub rows: u64,
+    /// How many vectors all of them have.
+    pub vectors: u64,
+    /// Gives the next record.
+    pub next: Box<dyn FnMut() -> io::Result<Record> + Send>,
+    /// The vectors of all records, end to end, in the layout's precision.
+    pub values: Box<dyn Read + Send>,
+}
+
+impl Blocks {
+    /// The file's reader.
+    pub fn into_reader(self) -> Reader {
+        let layout = self.layout.clone();
+        let rows = self.rows;
+        let mut state = Some((self, 0));
+        let blocks = std::iter::from_fn(move || {
+            let (blocks, row) = state.as_mut()?;
+            match blocks.block(row) {
+                Ok(Some(rows)) => Some(Ok(rows)),
+                Ok(None) => None,
+                Err(error) => {
+                    let path = blocks.layout.path.clone();
+                    // The streams stand nobody knows where: nothing follows an error.
+                    state = None;
+                    Some(Err(OutputError::malformed(&path, error)))
+                }
+            }
+        });
+        Reader {
+            layout,
+            rows,
+            blocks: Box::new(blocks),
+        }
+    }
+
+    fn block(&mut self, row: &mut u64) -> io::Result<Option<Rows>> {
+        if *row == self.rows {
+            if self.vectors > 0 {
+                return Err(invalid("it has vectors that belong to no record"));
+            }
+            return Ok(None);
+        }
+        let Layout {
+            hidden,
+            precision,
+            per_token,
+            ..
+        } = self.layout;
+        let mut rows = Rows::new(hidden);
+        let mut vectors = 0_usize;
+        while *row < self.rows
+            && hidden.saturating_mul(4 * vectors) < BLOCK_BYTES
+            && rows.len() < BLOCK_ROWS
+        {
+            let record = (self.next)()?;
+            if !per_token && record.vectors != 1 {
+                return Err(invalid("a pooled record must have one vector"));
+            }
+            self.vectors = self
+                .vectors
+                .checked_sub(record.vectors)
+                .ok_or_else(|| invalid("its records have more vectors than it holds"))?;
+            let count = usize::try_from(record.vectors).map_err(|_| invalid("too many vectors"))?;
+            rows.ids.push(record.id);
+            rows.headers.push(record.header);
+            rows.lengths.push(record.length);
+            rows.status.push(record.status);
+            rows.vectors.push(count);
+            vectors = vectors.saturating_add(count).min(usize::MAX / 4);
+            *row += 1;
+        }
+        let want = vectors
+            .checked_mul(hidden * precision.bytes())
+            .ok_or_else(|| invalid("too many vectors"))?;
+        let mut bytes = Vec::new();
+        (&mut self.values)
+            .take(want as u64)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() < want {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        rows.values = precision.values(&bytes);
+        Ok(Some(rows))
+    }
+}
+
+/// How many vectors each record has, from where each ends.
+pub(super) fn counts(mut end: impl FnMut() -> io::Result<u64>) -> impl FnMut() -> io::Result<u64> {
+    let mut before = 0;
+    move || {
+        let end = end()?;
+        let count = end.checked_sub(before);
+        before = end;
+        count.ok_or_else(|| invalid("offsets don't ascend"))
+    }
+}
+
+/// Damaged data.
+pub(super) fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// Provenance from the text of a JSON object.
+pub(super) fn provenance(path: &Path, text: &str) -> Result<Vec<(String, String)>, OutputError> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+        .map_err(|e| OutputError::malformed(path, format!("provenance: {e}")))?;
+    let facts = object.into_iter().map(|(key, value)| match value {
+        serde_json::Value::String(value) => (key, value),
+        other => (key, other.to_string()),
+    });
+    Ok(facts.collect())
+}
+
+/// Provenance as a JSON object, in its order.
+pub(super) fn provenance_json(layout: &Layout) -> serde_json::Value {
+    let facts = layout.provenance.iter();
+    facts
+        .map(|(key, value)| (key.clone(), value.clone().into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}

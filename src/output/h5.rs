@@ -1,0 +1,487 @@
+//! HDF5, read by h5py and every other library of the format.
+//!
+//! Pooled, the file has the datasets
+//!
+//! | dataset | type | shape |
+//! |---|---|---|
+//! | `embeddings` | float32 or float16 | N x H |
+//! | `ids`, `headers`, `status` | text of variable length, UTF-8 | N |
+//! | `lengths` | int64 | N |
+//!
+//! Per token, it has a dataset for each record, as `UniProt` publishes embeddings: float32 or float16, residues x H,
+//! with the attributes `id`, `header`, `status` (text), `length` and `row` (int64; the record's place in the input,
+//! from 0). A record that was skipped has a dataset of no rows.
+//!
+//! A dataset is named by its record's id. In a name `/` would begin a group, so it is written as `_`; the names `.` and
+//! `..` become `_` and `__`; a name beyond 255 bytes is cut there. When a name is taken already, since ids repeat or
+//! differ in such a letter only, `#2` follows, or the next number that is free. The attribute `id` is always the id
+//! itself.
+//!
+//! Provenance stands in the attributes of the file; per token, `hidden` is H.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use half::f16;
+use rust_hdf5::format::messages::datatype::DatatypeMessage;
+use rust_hdf5::{H5Dataset, H5File, Hdf5Error, VarLenUnicode};
+
+use super::{BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+
+/// Bytes of a chunk of a pooled matrix.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Rows in a chunk of a column, and of a matrix at most.
+const CHUNK_ROWS: usize = 256;
+/// Bytes of a dataset's name at most.
+const NAME_BYTES: usize = 255;
+/// The text columns of a pooled file.
+const TEXTS: [&str; 3] = ["ids", "headers", "status"];
+
+/// Writes one HDF5 file.
+pub(super) struct H5Sink {
+    layout: Layout,
+    // Before the file, so that nothing is written to a name that is gone.
+    h5: H5File,
+    file: Unfinished,
+    pooled: Option<Pooled>,
+    /// Pooled rows that are not yet in the file: rows go there by the chunk, not by the caller's blocks, so that
+    /// the file doesn't depend on those.
+    pending: Rows,
+    names: Names,
+    row: i64,
+}
+
+/// The datasets of a pooled file.
+struct Pooled {
+    embeddings: H5Dataset,
+    lengths: H5Dataset,
+}
+
+impl H5Sink {
+    pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
+        let file = Unfinished::create(&layout.path)?;
+        let begin = || {
+            // The file has a name that nobody else knows, and file systems of clusters may know no locks.
+            let h5 = H5File::options().no_locking().create(file.file.path())?;
+            h5.set_track_times(false)?;
+            for (key, value) in &layout.provenance {
+                h5.set_attr_string(key, value)?;
+            }
+            if layout.per_token {
+                h5.set_attr_string("hidden", &layout.hidden.to_string())?;
+            }
+            let pooled = (!layout.per_token)
+                .then(|| Pooled::create(&h5, &layout))
+                .transpose()?;
+            Ok((h5, pooled))
+        };
+        let (h5, pooled) = begin().map_err(|e| writing(&layout.path, e))?;
+        Ok(H5Sink {
+            h5,
+            file,
+            pooled,
+            pending: Rows::new(layout.hidden),
+            names: Names::default(),
+            row: 0,
+            layout,
+        })
+    }
+
+    /// Puts all pending rows into the file.
+    fn flush(&mut self) -> Result<(), Hdf5Error> {
+        let rows = std::mem::replace(&mut self.pending, Rows::new(self.layout.hidden));
+        let Some(pooled) = &self.pooled else {
+            return Ok(());
+        };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for (name, texts) in TEXTS.iter().zip([&rows.ids, &rows.headers, &rows.status]) {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            self.h5.append_vlen_strings(name, &texts)?;
+        }
+        pooled.lengths.append(&signed(&rows.lengths))?;
+        match self.layout.precision {
+            OutputPrecision::Fp32 => pooled.embeddings.append(&rows.values),
+            OutputPrecision::Fp16 => pooled.embeddings.append(&bits(&rows.values)),
+        }
+    }
+
+    fn append(&mut self, rows: &Rows) -> Result<(), Hdf5Error> {
+        if self.pooled.is_some() {
+            for (row, values) in rows.values.chunks_exact(rows.hidden.max(1)).enumerate() {
+                self.pending.push(rows, row, values);
+                if self.pending.len() == CHUNK_ROWS {
+                    self.flush()?;
+                }
+            }
+            return Ok(());
+        }
+        let lengths = signed(&rows.lengths);
+        let mut at = 0;
+        for (row, &length) in lengths.iter().enumerate() {
+            let count = rows.vectors[row] * rows.hidden;
+            let values = &rows.values[at..at + count];
+            at += count;
+            let name = self.names.name(&rows.ids[row]);
+            let shape = [rows.vectors[row], rows.hidden];
+            let dataset = match self.layout.precision {
+                OutputPrecision::Fp32 => {
+                    let dataset = self.h5.new_dataset::<f32>().shape(shape).create(&name)?;
+                    if count > 0 {
+                        dataset.write_raw(values)?;
+                    }
+                    dataset
+                }
+                OutputPrecision::Fp16 => {
+                    let builder = self.h5.new_dataset::<u16>().shape(shape);
+                    let dataset = builder
+                        .datatype(DatatypeMessage::f16_type())
+                        .create(&name)?;
+                    if count > 0 {
+                        dataset.write_raw(&bits(values))?;
+                    }
+                    dataset
+                }
+            };
+            for (name, text) in [
+                ("id", &rows.ids[row]),
+                ("header", &rows.headers[row]),
+                ("status", &rows.status[row]),
+            ] {
+                dataset
+                    .new_attr::<VarLenUnicode>()
+                    .shape(())
+                    .create(name)?
+                    .write_string(text)?;
+            }
+            for (name, number) in [("length", length), ("row", self.row)] {
+                dataset
+                    .new_attr::<i64>()
+                    .shape(())
+                    .create(name)?
+                    .write_numeric(&number)?;
+            }
+            self.row += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Pooled {
+    fn create(h5: &H5File, layout: &Layout) -> Result<Self, Hdf5Error> {
+        for name in TEXTS {
+            h5.create_appendable_vlen_dataset(name, CHUNK_ROWS, None)?;
+        }
+        let lengths = h5
+            .new_dataset::<i64>()
+            .shape([0_usize])
+            .chunk(&[CHUNK_ROWS])
+            .max_shape(&[None])
+            .create("lengths")?;
+        let hidden = layout.hidden;
+        let rows = CHUNK_BYTES / (hidden * layout.precision.bytes()).max(1);
+        let chunk = [rows.clamp(1, CHUNK_ROWS), hidden];
+        let most = [None, Some(hidden)];
+        let embeddings = match layout.precision {
+            OutputPrecision::Fp32 => h5
+                .new_dataset::<f32>()
+                .shape([0, hidden])
+                .chunk(&chunk)
+                .max_shape(&most)
+                .create("embeddings")?,
+            OutputPrecision::Fp16 => h5
+                .new_dataset::<u16>()
+                .datatype(DatatypeMessage::f16_type())
+                .shape([0, hidden])
+                .chunk(&chunk)
+                .max_shape(&most)
+                .create("embeddings")?,
+        };
+        Ok(Self {
+            embeddings,
+            lengths,
+        })
+    }
+}
+
+impl Sink for H5Sink {
+    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
+        rows.check(&self.layout)?;
+        self.append(rows).map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), OutputError> {
+        self.flush().map_err(|e| writing(&self.layout.path, e))?;
+        let H5Sink {
+            layout,
+            h5,
+            file,
+            pooled,
+            ..
+        } = *self;
+        drop(pooled);
+        // The bytes are brought to the disk below, as those of every format.
+        h5.close_no_sync().map_err(|e| writing(&layout.path, e))?;
+        file.finish()
+    }
+}
+
+/// Lengths as signed numbers, which every reader has.
+fn signed(lengths: &[u64]) -> Vec<i64> {
+    let lengths = lengths.iter();
+    lengths
+        .map(|&length| i64::try_from(length).unwrap_or(i64::MAX))
+        .collect()
+}
+
+/// The bits of 16-bit floats.
+fn bits(values: &[f32]) -> Vec<u16> {
+    let halves = values.iter().map(|&value| f16::from_f32(value));
+    halves.map(f16::to_bits).collect()
+}
+
+/// Gives each record a name of its own.
+#[derive(Default)]
+struct Names {
+    /// For each name that was given, the number that may follow it next.
+    taken: HashMap<String, u64>,
+}
+
+impl Names {
+    fn name(&mut self, id: &str) -> String {
+        let mut name = id.replace(['/', '\0'], "_");
+        if matches!(name.as_str(), "" | "." | "..") {
+            name = "_".repeat(name.len().max(1));
+        }
+        let end = (0..=NAME_BYTES.min(name.len()))
+            .rev()
+            .find(|&end| name.is_char_boundary(end));
+        name.truncate(end.unwrap_or(0));
+        let Some(number) = self.taken.get_mut(&name) else {
+            self.taken.insert(name.clone(), 2);
+            return name;
+        };
+        let mut next = *number;
+        let free = loop {
+            let numbered = format!("{name}#{next}");
+            next += 1;
+            if !self.taken.contains_key(&numbered) {
+                break numbered;
+            }
+        };
+        self.taken.insert(name, next);
+        self.taken.insert(free.clone(), 2);
+        free
+    }
+}
+
+fn writing(path: &Path, error: Hdf5Error) -> OutputError {
+    let source = match error {
+        Hdf5Error::Io(error) => error,
+        other => io::Error::other(other.to_string()),
+    };
+    OutputError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Opens an HDF5 file of embeddings.
+pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
+    let malformed = |what: &dyn std::fmt::Display| OutputError::malformed(path, what);
+    let h5 = H5File::options()
+        .no_locking()
+        .open(path)
+        .map_err(|e| match e {
+            Hdf5Error::Io(source) => OutputError::Read {
+                path: path.to_owned(),
+                source,
+            },
+            other => malformed(&other),
+        })?;
+    let mut provenance = Vec::new();
+    // Only a per-token file has it.
+    let mut hidden = None;
+    for key in h5.attr_names().map_err(|e| malformed(&e))? {
+        let value = h5.attr_string(&key).map_err(|e| malformed(&e))?;
+        if key == "hidden" {
+            hidden = Some(value.parse().map_err(|e| malformed(&e))?);
+            continue;
+        }
+        provenance.push((key, value));
+    }
+    let names = h5.dataset_names();
+    let layout = Layout {
+        path: path.to_owned(),
+        hidden: hidden.unwrap_or(0),
+        per_token: hidden.is_some(),
+        precision: OutputPrecision::Fp32,
+        provenance,
+    };
+    if layout.per_token {
+        open_per_token(h5, &names, layout)
+    } else {
+        open_pooled(h5, layout)
+    }
+    .map_err(|e| malformed(&e))
+}
+
+/// The floats of a dataset, if it is a matrix of them.
+fn precision(dataset: &H5Dataset) -> Result<OutputPrecision, Hdf5Error> {
+    let kind = dataset.datatype()?;
+    let is_matrix = dataset.ndims() == 2;
+    [
+        (DatatypeMessage::f32_type(), OutputPrecision::Fp32),
+        (DatatypeMessage::f16_type(), OutputPrecision::Fp16),
+    ]
+    .into_iter()
+    .find(|(known, _)| is_matrix && *known == kind)
+    .map(|(_, precision)| precision)
+    .ok_or_else(|| Hdf5Error::TypeMismatch("no matrix of float32 or float16".into()))
+}
+
+/// Rows of a matrix.
+fn rows_of(
+    dataset: &H5Dataset,
+    precision: OutputPrecision,
+    start: usize,
+    count: usize,
+    hidden: usize,
+) -> Result<Vec<f32>, Hdf5Error> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let (starts, counts) = ([start, 0], [count, hidden]);
+    Ok(match precision {
+        OutputPrecision::Fp32 => dataset.read_slice::<f32>(&starts, &counts)?,
+        OutputPrecision::Fp16 => {
+            let bits = dataset.read_slice::<u16>(&starts, &counts)?;
+            bits.into_iter().map(|b| f16::from_bits(b).into()).collect()
+        }
+    })
+}
+
+fn open_pooled(h5: H5File, mut layout: Layout) -> Result<Reader, Hdf5Error> {
+    let embeddings = h5.dataset("embeddings")?;
+    layout.precision = precision(&embeddings)?;
+    let &[rows, hidden] = embeddings.shape().as_slice() else {
+        return Err(Hdf5Error::TypeMismatch("no matrix".into()));
+    };
+    layout.hidden = hidden;
+    let texts = |name: &str| -> Result<Vec<String>, Hdf5Error> {
+        let dataset = h5.dataset(name)?;
+        if dataset.shape() == [0] {
+            return Ok(Vec::new());
+        }
+        dataset.read_vlen_strings()
+    };
+    let (ids, headers, status) = (texts("ids")?, texts("headers")?, texts("status")?);
+    let lengths = h5.dataset("lengths")?;
+    let lengths = if lengths.shape() == [0] {
+        Vec::new()
+    } else {
+        lengths.read_raw::<i64>()?
+    };
+    let columns = [ids.len(), headers.len(), status.len(), lengths.len()];
+    if columns.iter().any(|&column| column != rows) {
+        return Err(Hdf5Error::InvalidState(
+            "its columns are not equally long".into(),
+        ));
+    }
+    let step = (BLOCK_BYTES / (4 * hidden).max(1)).clamp(1, 1 << 16);
+    let (path, kind) = (layout.path.clone(), layout.precision);
+    let mut at = 0;
+    let mut columns = (
+        ids.into_iter(),
+        headers.into_iter(),
+        status.into_iter(),
+        lengths.into_iter(),
+    );
+    let blocks = std::iter::from_fn(move || {
+        let count = step.min(rows - at);
+        if count == 0 {
+            return None;
+        }
+        let values = rows_of(&embeddings, kind, at, count, hidden);
+        at = if values.is_ok() { at + count } else { rows };
+        let block = values.map(|values| Rows {
+            hidden,
+            ids: columns.0.by_ref().take(count).collect(),
+            headers: columns.1.by_ref().take(count).collect(),
+            status: columns.2.by_ref().take(count).collect(),
+            lengths: columns.3.by_ref().take(count).map(length).collect(),
+            vectors: vec![1; count],
+            values,
+        });
+        // The file stays open as long as its datasets are read.
+        let _ = &h5;
+        Some(block.map_err(|e| OutputError::malformed(&path, e)))
+    });
+    Ok(Reader {
+        layout,
+        rows: rows as u64,
+        blocks: Box::new(blocks),
+    })
+}
+
+/// A length that was written as a signed number.
+fn length(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+fn open_per_token(h5: H5File, names: &[String], mut layout: Layout) -> Result<Reader, Hdf5Error> {
+    let mut records = Vec::with_capacity(names.len());
+    for name in names {
+        let dataset = h5.dataset(name)?;
+        let row = dataset.attr("row")?.read_numeric::<i64>()?;
+        let kind = precision(&dataset)?;
+        let hidden = dataset.shape()[1];
+        if records.is_empty() {
+            (layout.precision, layout.hidden) = (kind, hidden);
+        }
+        if (kind, hidden) != (layout.precision, layout.hidden) {
+            return Err(Hdf5Error::TypeMismatch(format!(
+                "dataset {name:?} is of another type or width than the others"
+            )));
+        }
+        records.push((row, name.clone()));
+    }
+    records.sort();
+    let count = records.len() as u64;
+    let (path, kind, hidden) = (layout.path.clone(), layout.precision, layout.hidden);
+    let mut records = records.into_iter();
+    let read = move |rows: &mut Rows, name: &str| -> Result<(), Hdf5Error> {
+        let dataset = h5.dataset(name)?;
+        let text = |key: &str| dataset.attr(key)?.read_string();
+        let vectors = dataset.shape()[0];
+        let values = rows_of(&dataset, kind, 0, vectors, hidden)?;
+        rows.ids.push(text("id")?);
+        rows.headers.push(text("header")?);
+        rows.status.push(text("status")?);
+        let number = dataset.attr("length")?.read_numeric::<i64>()?;
+        rows.lengths.push(length(number));
+        rows.vectors.push(vectors);
+        rows.values.extend(values);
+        Ok(())
+    };
+    let blocks = std::iter::from_fn(move || {
+        let mut rows = Rows::new(hidden);
+        while 4 * rows.values.len() < BLOCK_BYTES
+            && let Some((_, name)) = records.next()
+        {
+            if let Err(error) = read(&mut rows, &name) {
+                records = Vec::new().into_iter();
+                let what = format!("dataset {name:?}: {error}");
+                return Some(Err(OutputError::malformed(&path, what)));
+            }
+        }
+        (!rows.is_empty()).then_some(Ok(rows))
+    });
+    Ok(Reader {
+        layout,
+        rows: count,
+        blocks: Box::new(blocks),
+    })
+}

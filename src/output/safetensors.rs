@@ -1,0 +1,348 @@
+//! safetensors: tensors that every framework maps into memory, with their provenance in the header.
+//!
+//! | tensor | type | shape |
+//! |---|---|---|
+//! | `embeddings` | F32 or F16 | pooled: N x H; per-token: residues of all records x H |
+//! | `lengths` | I64 | N |
+//! | `offsets` (per-token only) | I64 | N + 1: record i is `embeddings[offsets[i]:offsets[i + 1]]` |
+//! | `ids`, `headers`, `status` | U8 | UTF-8, a line for each record: `bytes(t["ids"]).decode().split("\n")[:N]` |
+//!
+//! The format has no text. Its metadata could hold some, but is bounded, so only the provenance stands there.
+//! The matrix goes to the disk as it comes: its size is filled in at the end, in a header that has room for it.
+//! `status` may end in empty lines, so that the numbers behind it are aligned.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::blocks::{Blocks, Record, counts, invalid};
+use super::table::{TEXTS, Table, read_u64};
+use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+
+/// The largest header that the format allows.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Writes one safetensors file.
+pub(super) struct SafetensorsSink {
+    layout: Layout,
+    file: BufWriter<Unfinished>,
+    /// Bytes of the header.
+    header: usize,
+    table: Table,
+}
+
+impl SafetensorsSink {
+    pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
+        let mut file = BufWriter::new(Unfinished::create(&layout.path)?);
+        // No number in the header has more digits than this one.
+        let widest = Sizes {
+            rows: u64::MAX,
+            vectors: u64::MAX,
+            texts: [u64::MAX / 8; 3],
+        };
+        let header = header(&layout, &widest).len().next_multiple_of(8);
+        file.write_all(&vec![b' '; 8 + header])
+            .map_err(|e| writing(&layout.path, e))?;
+        Ok(SafetensorsSink {
+            file,
+            header,
+            table: Table::new(&layout.path),
+            layout,
+        })
+    }
+
+    fn complete(self) -> io::Result<Unfinished> {
+        let SafetensorsSink {
+            layout,
+            mut file,
+            header: room,
+            table,
+        } = self;
+        let width = layout.hidden as u64 * layout.precision.bytes() as u64;
+        let matrix = table.vectors.saturating_mul(width);
+        // A line break ends every line.
+        let mut texts = table.bytes.map(|bytes| bytes + table.rows);
+        let end: u64 = matrix + texts.iter().sum::<u64>();
+        let padding = end.next_multiple_of(8) - end;
+        texts[2] += padding;
+        let sizes = Sizes {
+            rows: table.rows,
+            vectors: table.vectors,
+            texts,
+        };
+        let mut columns = table.into_columns()?;
+        for column in 0..TEXTS.len() {
+            columns.each(|row| {
+                let text = &row.texts[column];
+                if text.contains('\n') {
+                    return Err(invalid(format!("{text:?} has a line break in it")));
+                }
+                file.write_all(text.as_bytes())?;
+                file.write_all(b"\n")
+            })?;
+        }
+        (0..padding).try_for_each(|_| file.write_all(b"\n"))?;
+        columns.each(|row| file.write_all(&row.length.to_le_bytes()))?;
+        if layout.per_token {
+            file.write_all(&0_u64.to_le_bytes())?;
+            columns.ends(|end| file.write_all(&end.to_le_bytes()))?;
+        }
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&(room as u64).to_le_bytes())?;
+        file.write_all(header(&layout, &sizes).as_bytes())?;
+        file.flush()?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+}
+
+impl Sink for SafetensorsSink {
+    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
+        rows.check(&self.layout)?;
+        self.table
+            .push(rows)
+            .and_then(|()| self.layout.precision.write(&rows.values, &mut self.file))
+            .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+        let path = self.layout.path.clone();
+        let file = self.complete().map_err(|e| writing(&path, e))?;
+        file.finish()
+    }
+}
+
+fn writing(path: &Path, source: io::Error) -> OutputError {
+    OutputError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// What the header depends on.
+struct Sizes {
+    rows: u64,
+    vectors: u64,
+    /// Bytes of each text tensor.
+    texts: [u64; 3],
+}
+
+/// The header: every tensor's type, shape and place, in the order in which they stand in the file.
+fn header(layout: &Layout, sizes: &Sizes) -> String {
+    let (name, width) = match layout.precision {
+        OutputPrecision::Fp32 => ("F32", 4),
+        OutputPrecision::Fp16 => ("F16", 2),
+    };
+    let metadata: Map<String, Value> = layout
+        .provenance
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone().into()))
+        .collect();
+    let mut tensors = Map::new();
+    tensors.insert("__metadata__".into(), metadata.into());
+    let mut at = 0_u64;
+    let mut add = |key: &str, kind: &str, width: u64, shape: &[u64]| {
+        let bytes = shape
+            .iter()
+            .fold(width, |size, &side| size.saturating_mul(side));
+        let end = at.saturating_add(bytes);
+        let tensor = json!({"dtype": kind, "shape": shape, "data_offsets": [at, end]});
+        tensors.insert(key.into(), tensor);
+        at = end;
+    };
+    add(
+        "embeddings",
+        name,
+        width,
+        &[sizes.vectors, layout.hidden as u64],
+    );
+    for (key, bytes) in TEXTS.iter().zip(sizes.texts) {
+        add(key, "U8", 1, &[bytes]);
+    }
+    add("lengths", "I64", 8, &[sizes.rows]);
+    if layout.per_token {
+        add("offsets", "I64", 8, &[sizes.rows.saturating_add(1)]);
+    }
+    Value::from(tensors).to_string()
+}
+
+/// A tensor of the header.
+#[derive(serde::Deserialize)]
+struct Tensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+/// A file whose header was read.
+struct Opened<'path> {
+    path: &'path Path,
+    /// Where the tensors begin, and how many bytes they have.
+    start: u64,
+    bytes: u64,
+    header: Map<String, Value>,
+}
+
+impl<'path> Opened<'path> {
+    fn new(path: &'path Path) -> Result<Self, OutputError> {
+        let reading = |source| OutputError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let malformed = |what: String| OutputError::malformed(path, what);
+        let mut file = File::open(path).map_err(reading)?;
+        let size = file.metadata().map_err(reading)?.len();
+        let length = read_u64(&mut file).map_err(reading)?;
+        let start = length.saturating_add(8);
+        if length > LONGEST_HEADER || start > size {
+            return Err(malformed(format!("its header has {length} bytes")));
+        }
+        let mut text = Vec::new();
+        (&mut file)
+            .take(length)
+            .read_to_end(&mut text)
+            .map_err(reading)?;
+        Ok(Self {
+            path,
+            start,
+            bytes: size - start,
+            header: serde_json::from_slice(&text).map_err(|e| malformed(format!("header: {e}")))?,
+        })
+    }
+
+    /// A tensor that lies within the file.
+    fn find(&mut self, name: &str) -> Result<Option<Tensor>, OutputError> {
+        let malformed = |what: String| OutputError::malformed(self.path, what);
+        let Some(tensor) = self.header.remove(name) else {
+            return Ok(None);
+        };
+        let tensor: Tensor = serde_json::from_value(tensor)
+            .map_err(|e| malformed(format!("tensor {name:?}: {e}")))?;
+        let [start, end] = tensor.data_offsets;
+        let width = match tensor.dtype.as_str() {
+            "U8" => 1,
+            "F16" => 2,
+            "F32" => 4,
+            "I64" => 8,
+            other => return Err(malformed(format!("tensor {name:?} is {other}"))),
+        };
+        let bytes = tensor
+            .shape
+            .iter()
+            .try_fold(width, |size: u64, &side| size.checked_mul(side));
+        if end > self.bytes || end.checked_sub(start) != bytes {
+            return Err(malformed(format!(
+                "tensor {name:?} does not fit into the file"
+            )));
+        }
+        Ok(Some(tensor))
+    }
+
+    fn need(&mut self, name: &str) -> Result<Tensor, OutputError> {
+        self.find(name)?
+            .ok_or_else(|| OutputError::malformed(self.path, format!("it has no tensor {name:?}")))
+    }
+
+    /// A tensor's bytes. All are read in step: each has a file handle of its own.
+    fn stream(&self, tensor: &Tensor) -> Result<io::Take<BufReader<File>>, OutputError> {
+        let reading = |source| OutputError::Read {
+            path: self.path.to_owned(),
+            source,
+        };
+        let [start, end] = tensor.data_offsets;
+        let mut file = File::open(self.path).map_err(reading)?;
+        file.seek(SeekFrom::Start(self.start + start))
+            .map_err(reading)?;
+        Ok(BufReader::new(file).take(end - start))
+    }
+}
+
+/// Opens a safetensors file of embeddings.
+pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
+    let malformed = |what: String| OutputError::malformed(path, what);
+    let mut file = Opened::new(path)?;
+    let facts = match file.header.remove("__metadata__") {
+        Some(Value::Object(facts)) => facts,
+        _ => Map::new(),
+    };
+    let embeddings = file.need("embeddings")?;
+    let lengths = file.need("lengths")?;
+    let offsets = file.find("offsets")?;
+    let mut texts = Vec::new();
+    for name in TEXTS {
+        texts.push(file.need(name)?);
+    }
+    let precision = match embeddings.dtype.as_str() {
+        "F32" => Some(OutputPrecision::Fp32),
+        "F16" => Some(OutputPrecision::Fp16),
+        _ => None,
+    };
+    let (Some(precision), &[vectors, hidden], &[rows]) = (
+        precision,
+        embeddings.shape.as_slice(),
+        lengths.shape.as_slice(),
+    ) else {
+        return Err(malformed(
+            "its tensors' types or shapes don't fit together".into(),
+        ));
+    };
+    let integers = offsets.iter().chain([&lengths]).all(|t| t.dtype == "I64");
+    let in_step = match &offsets {
+        Some(offsets) => offsets.shape == [rows.saturating_add(1)],
+        None => vectors == rows,
+    };
+    if !integers || !in_step || texts.iter().any(|text| text.dtype != "U8") {
+        return Err(malformed(
+            "its tensors' types or shapes don't fit together".into(),
+        ));
+    }
+    let per_token = offsets.is_some();
+    let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match &offsets {
+        Some(offsets) => {
+            let mut offsets = file.stream(offsets)?;
+            read_u64(&mut offsets).map_err(|e| malformed(e.to_string()))?;
+            Box::new(counts(move || read_u64(&mut offsets)))
+        }
+        None => Box::new(|| Ok(1)),
+    };
+    let mut lines = texts
+        .iter()
+        .map(|text| file.stream(text))
+        .collect::<Result<Vec<_>, OutputError>>()?;
+    let mut numbers = file.stream(&lengths)?;
+    let next = move || {
+        let mut line = |column: usize| -> io::Result<String> {
+            let mut text = String::new();
+            lines[column].read_line(&mut text)?;
+            match text.pop() {
+                Some('\n') => Ok(text),
+                _ => Err(invalid(format!("{} ends early", TEXTS[column]))),
+            }
+        };
+        Ok(Record {
+            id: line(0)?,
+            header: line(1)?,
+            status: line(2)?,
+            length: read_u64(&mut numbers)?,
+            vectors: count()?,
+        })
+    };
+    Ok(Blocks {
+        layout: Layout {
+            path: path.to_owned(),
+            hidden: usize::try_from(hidden).map_err(|e| malformed(e.to_string()))?,
+            per_token,
+            precision,
+            provenance: facts
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())))
+                .collect(),
+        },
+        rows,
+        vectors,
+        next: Box::new(next),
+        values: Box::new(file.stream(&embeddings)?),
+    }
+    .into_reader())
+}

@@ -1,0 +1,296 @@
+//! `VirNucPro`'s features of contigs: chunks, reading frames, the vectors of DNABERT-S and ESM-2, and the merge, by the
+//! rules and under the file names of `VirNucPro` itself, whose prediction reads the result.
+//!
+//! For the contigs `x.fasta`, in the output folder:
+//!
+//! | file | what |
+//! |---|---|
+//! | `x_chunked500.fa` | the contigs in chunks |
+//! | `x_identified_nucleotide.fa`, `x_identified_protein.faa` | the reading frames without a stop, and their translations |
+//! | `x_nucleotide/output_N.fa`, `x_protein/output_N.fa` | the same, 10,000 a file |
+//! | `x_nucleotide/output_N_DNABERT_S.pt`, `x_protein/output_N_ESM.pt` | their vectors |
+//! | `x_merged/output_N_merged.pt` | both vectors of each reading frame, side by side |
+//! | `x_provenance.json` | the models and options; the `.pt` files have no room for it |
+//!
+//! A row is joined by its place, and its id is compared on both sides: a row never moves to another id, not even when
+//! two contigs have the same name.
+
+pub mod chunks;
+pub mod features;
+pub mod frames;
+
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::output::{OutputError, Unfinished};
+use crate::records::{self, RecordError, Source};
+
+/// Why the features could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VirnucproError {
+    /// The contigs can't be read.
+    #[error(transparent)]
+    Contigs(#[from] RecordError),
+    /// A file can't be written, or read back.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A folder can't be made.
+    #[error("cannot make the folder {path}: {source}", path = .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A reading frame has no vector.
+    #[error("{path}: record {id:?} has no vector ({why}); nothing was merged, so that no row is at another's place", path = .path.display())]
+    Missing {
+        /// The file with the sequence.
+        path: PathBuf,
+        /// The reading frame.
+        id: String,
+        /// Why.
+        why: String,
+    },
+    /// The two sides do not belong together.
+    #[error("{nucleotides} and {proteins} don't belong together: {why}; nothing was merged", nucleotides = .nucleotides.display(), proteins = .proteins.display())]
+    Mismatch {
+        /// One side.
+        nucleotides: PathBuf,
+        /// The other side.
+        proteins: PathBuf,
+        /// Where they differ.
+        why: String,
+    },
+}
+
+/// Where the files of one input stand.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The output folder.
+    pub out: PathBuf,
+    /// The input's name.
+    pub sample: String,
+}
+
+/// The two sides of a reading frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Its bases, for DNABERT-S.
+    Nucleotide,
+    /// Its translation, for ESM-2.
+    Protein,
+}
+
+impl Side {
+    /// The word in the names of folders.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Side::Nucleotide => "nucleotide",
+            Side::Protein => "protein",
+        }
+    }
+}
+
+impl Places {
+    fn file(&self, ending: &str) -> PathBuf {
+        self.out.join(format!("{}_{ending}", self.sample))
+    }
+
+    /// The folder with a side's parts.
+    #[must_use]
+    pub fn folder(&self, side: Side) -> PathBuf {
+        self.file(side.word())
+    }
+
+    /// A part's sequences. Parts count from 1.
+    #[must_use]
+    pub fn part(&self, side: Side, part: usize) -> PathBuf {
+        self.folder(side).join(format!("output_{part}.fa"))
+    }
+
+    /// A part's vectors.
+    #[must_use]
+    pub fn vectors(&self, side: Side, part: usize) -> PathBuf {
+        let model = match side {
+            Side::Nucleotide => "DNABERT_S",
+            Side::Protein => "ESM",
+        };
+        self.folder(side).join(format!("output_{part}_{model}.pt"))
+    }
+
+    /// A part's merged vectors.
+    #[must_use]
+    pub fn merged(&self, part: usize) -> PathBuf {
+        self.file("merged").join(format!("output_{part}_merged.pt"))
+    }
+
+    /// Where the numbers come from.
+    #[must_use]
+    pub fn provenance(&self) -> PathBuf {
+        self.file("provenance.json")
+    }
+}
+
+/// What was found in one input.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Contigs.
+    pub contigs: u64,
+    /// Their chunks.
+    pub chunks: u64,
+    /// The reading frames that were kept.
+    pub frames: u64,
+    /// Files of them.
+    pub parts: usize,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Cuts contigs into chunks, reads their frames, and writes both as FASTA.
+///
+/// `per_file` reading frames go into a part.
+///
+/// # Errors
+/// When the contigs can't be read or the files can't be written.
+pub fn prepare(
+    places: &Places,
+    contigs: &Source,
+    chunk: usize,
+    per_file: usize,
+) -> Result<Found, VirnucproError> {
+    for side in [Side::Nucleotide, Side::Protein] {
+        make(&places.folder(side))?;
+    }
+    let mut chunked = Fasta::create(&places.file(&format!("chunked{chunk}.fa")))?;
+    let mut whole = [
+        Fasta::create(&places.file("identified_nucleotide.fa"))?,
+        Fasta::create(&places.file("identified_protein.faa"))?,
+    ];
+    let mut part: Option<[Fasta; 2]> = None;
+    let mut found = Found::default();
+    let mut seen = HashSet::new();
+    let mut repeated = 0_u64;
+    let mut empty = 0_u64;
+    let mut reader = records::open(contigs)?;
+    for record in reader.by_ref() {
+        let record = record?;
+        let id = record.id();
+        found.contigs += 1;
+        repeated += u64::from(!seen.insert(id.to_owned()));
+        empty += u64::from(record.sequence.is_empty());
+        let chunks = chunks::chunks(record.sequence.len(), chunk);
+        for (number, range) in chunks.enumerate() {
+            let sequence = &record.sequence[range];
+            let id = format!("{id}_chunk_{}", number + 1);
+            chunked.wrapped(&id, sequence)?;
+            found.chunks += 1;
+            for frame in frames::frames(sequence) {
+                if found.frames.is_multiple_of(per_file as u64) {
+                    finish(part.take())?;
+                    found.parts += 1;
+                    part = Some([
+                        Fasta::create(&places.part(Side::Nucleotide, found.parts))?,
+                        Fasta::create(&places.part(Side::Protein, found.parts))?,
+                    ]);
+                }
+                let id = format!("{id}{}", frame.name);
+                let files = whole.iter_mut().chain(part.iter_mut().flatten());
+                let sequences = [&frame.nucleotides, &frame.protein];
+                for (file, sequence) in files.zip(sequences.into_iter().cycle()) {
+                    file.line(&id, sequence)?;
+                }
+                found.frames += 1;
+            }
+        }
+    }
+    finish(part)?;
+    chunked.finish()?;
+    finish(Some(whole))?;
+    found.warnings.extend(reader.warning());
+    if repeated > 0 {
+        found.warnings.push(format!(
+            "{contigs}: {repeated} contigs have the name of an earlier one; each keeps its own rows, but their ids are the same"
+        ));
+    }
+    if empty > 0 {
+        found.warnings.push(format!(
+            "{contigs}: {empty} contigs are empty and have no chunk"
+        ));
+    }
+    if found.contigs > 0 && found.frames == 0 {
+        found.warnings.push(format!(
+            "{contigs}: no reading frame is without a stop, so there is nothing to embed"
+        ));
+    }
+    Ok(found)
+}
+
+fn make(folder: &Path) -> Result<(), VirnucproError> {
+    std::fs::create_dir_all(folder).map_err(|source| VirnucproError::Folder {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+fn finish(files: Option<[Fasta; 2]>) -> Result<(), OutputError> {
+    files.into_iter().flatten().try_for_each(Fasta::finish)
+}
+
+/// A FASTA file being written.
+struct Fasta {
+    path: PathBuf,
+    file: BufWriter<Unfinished>,
+}
+
+impl Fasta {
+    fn create(path: &Path) -> Result<Self, OutputError> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: BufWriter::new(Unfinished::create(path)?),
+        })
+    }
+
+    fn told<T>(&self, result: io::Result<T>) -> Result<T, OutputError> {
+        result.map_err(|source| OutputError::Io {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// A record with its sequence in one line.
+    fn line(&mut self, id: &str, sequence: &[u8]) -> Result<(), OutputError> {
+        let mut write = || {
+            writeln!(self.file, ">{id}")?;
+            self.file.write_all(sequence)?;
+            self.file.write_all(b"\n")
+        };
+        let result = write();
+        self.told(result)
+    }
+
+    /// A record with its sequence in lines of 60, as Biopython writes it.
+    fn wrapped(&mut self, id: &str, sequence: &[u8]) -> Result<(), OutputError> {
+        let mut write = || {
+            writeln!(self.file, ">{id}")?;
+            sequence.chunks(60).try_for_each(|line| {
+                self.file.write_all(line)?;
+                self.file.write_all(b"\n")
+            })
+        };
+        let result = write();
+        self.told(result)
+    }
+
+    fn finish(self) -> Result<(), OutputError> {
+        let Self { path, file } = self;
+        file.into_inner()
+            .map_err(|e| OutputError::Io {
+                path,
+                source: e.into_error(),
+            })?
+            .finish()
+    }
+}

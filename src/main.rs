@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use seqembed::cli::{doctor, embed, export, fetch, models, plot, run, told};
+use seqembed::cli::{bench, doctor, embed, export, fetch, models, plot, report, run, told};
 
 /// Embeddings of many protein and DNA files with one load of the model
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Export(export::ExportArgs),
     Models(models::ModelsArgs),
     Plot(plot::PlotArgs),
+    Report(report::ReportArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -31,7 +33,9 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod bench;
 mod check;
 pub mod doctor;
 pub mod embed;
@@ -8,6 +9,7 @@ pub mod fetch;
 pub mod models;
 pub mod plot;
 pub mod progress;
+pub mod report;
 pub mod run;
 
 /// Exit code: the machine refused something.

@@ -56,13 +56,13 @@ pub enum Kind {
     Html,
 }
 
-const COLOURS: [&str; 8] = [
+pub(crate) const COLOURS: [&str; 8] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a1f", "#4d5560",
 ];
 const MARKS: usize = 6;
-const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif";
-const INK: &str = "#1f2933";
-const SOFT: &str = "#5f6b7a";
+pub(crate) const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif";
+pub(crate) const INK: &str = "#1f2933";
+pub(crate) const SOFT: &str = "#5f6b7a";
 
 /// The field that points lie in.
 const FIELD_LEFT: f64 = 76.0;
@@ -92,27 +92,35 @@ impl Field {
     }
 }
 
+/// Writes a file of text, which appears whole or not at all.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
 impl Figure {
     /// Writes the figure to a file, which appears whole or not at all.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn write(&self, path: &Path, kind: Kind) -> io::Result<()> {
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
         let text = match kind {
             Kind::Svg => self.svg(),
             Kind::Html => self.html(),
         };
-        file.write_all(text.as_bytes())?;
-        file.persist(path)?;
-        Ok(())
+        write(path, &text)
     }
 
     /// The figure as an SVG document.
@@ -175,19 +183,7 @@ impl Figure {
             &self.subtitle,
         )?;
         if let Some(warning) = &self.warning {
-            let width = PAGE_WIDTH - 48.0;
-            writeln!(
-                svg,
-                "<rect x=\"24\" y=\"78\" width=\"{width}\" height=\"30\" rx=\"4\" fill=\"#fdf0d5\"/>\
-                 <rect x=\"24\" y=\"78\" width=\"4\" height=\"30\" fill=\"#d55e00\"/>"
-            )?;
-            text(
-                svg,
-                40.0,
-                98.0,
-                "font-weight=\"600\" fill=\"#8a3b00\"",
-                warning,
-            )?;
+            banner(svg, PAGE_WIDTH, warning)?;
         }
         let field = Field {
             left: FIELD_LEFT,
@@ -402,14 +398,14 @@ fn mark(index: usize, x: f64, y: f64, radius: f64) -> String {
 }
 
 /// From values to places along an axis, with a margin.
-struct Scale {
+pub(crate) struct Scale {
     from: f64,
     to: f64,
     step: f64,
 }
 
 impl Scale {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| {
             (low.min(x), high.max(x))
         });
@@ -433,18 +429,25 @@ impl Scale {
         Scale { from, to, step }
     }
 
-    fn share(&self, value: f64) -> f64 {
+    /// From zero to the largest value.
+    pub(crate) fn from_zero(values: impl Iterator<Item = f64>) -> Self {
+        let mut scale = Self::of(values.chain([0.0]));
+        scale.from = 0.0;
+        scale
+    }
+
+    pub(crate) fn share(&self, value: f64) -> f64 {
         (value - self.from) / (self.to - self.from)
     }
 
-    fn ticks(&self) -> impl Iterator<Item = f64> {
+    pub(crate) fn ticks(&self) -> impl Iterator<Item = f64> {
         let first = (self.from / self.step).ceil();
         (0..10)
             .map(move |at| (first + f64::from(at)) * self.step)
             .take_while(|&tick| tick <= self.to)
     }
 
-    fn written(&self, tick: f64) -> String {
+    pub(crate) fn written(&self, tick: f64) -> String {
         if self.step < 1e-4 || self.step >= 1e5 {
             return format!("{tick:.1e}").replace('-', "−");
         }
@@ -457,7 +460,24 @@ impl Scale {
     }
 }
 
-fn text(svg: &mut String, x: f64, y: f64, style: &str, words: &str) -> std::fmt::Result {
+/// What nobody may overlook, below the subtitle.
+pub(crate) fn banner(svg: &mut String, page: f64, words: &str) -> std::fmt::Result {
+    let width = page - 48.0;
+    writeln!(
+        svg,
+        "<rect x=\"24\" y=\"78\" width=\"{width}\" height=\"30\" rx=\"4\" fill=\"#fdf0d5\"/>\
+         <rect x=\"24\" y=\"78\" width=\"4\" height=\"30\" fill=\"#d55e00\"/>"
+    )?;
+    text(
+        svg,
+        40.0,
+        98.0,
+        "font-weight=\"600\" fill=\"#8a3b00\"",
+        words,
+    )
+}
+
+pub(crate) fn text(svg: &mut String, x: f64, y: f64, style: &str, words: &str) -> std::fmt::Result {
     writeln!(
         svg,
         "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{}</text>",
@@ -466,7 +486,7 @@ fn text(svg: &mut String, x: f64, y: f64, style: &str, words: &str) -> std::fmt:
 }
 
 /// Text as XML allows it: other control characters have no place in XML at all.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -483,7 +503,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Text of at most so many characters: what goes is the middle, since names differ at their ends.
-fn short(text: &str, characters: usize) -> String {
+pub(crate) fn short(text: &str, characters: usize) -> String {
     let count = text.chars().count();
     if count <= characters {
         return text.to_owned();

@@ -1,13 +1,16 @@
 //! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
+pub mod bars;
 pub mod batch;
 pub mod cli;
+pub mod embedder;
 pub mod engine;
 pub mod figure;
 pub mod hub;
 pub mod manifest;
 pub mod models;
 pub mod output;
+pub mod page;
 pub mod projection;
 pub mod records;
 pub mod report;
@@ -16,3 +19,5 @@ pub mod settings;
 pub mod tokenize;
 pub mod trace;
 pub mod virnucpro;
+
+pub use embedder::{Embedder, EmbedderOptions};

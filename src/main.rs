@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use seqembed::cli::{convert, doctor, embed, export, fetch, models, plot, run, told, virnucpro};
+use seqembed::cli::{
+    bench, convert, doctor, embed, export, fetch, models, plot, report, run, told, virnucpro,
+};
 
 /// Embeddings of many protein and DNA files with one load of the model
 #[derive(Debug, Parser)]
@@ -23,6 +25,8 @@ enum Command {
     Virnucpro(virnucpro::VirnucproArgs),
     Plot(plot::PlotArgs),
     Convert(convert::ConvertArgs),
+    Report(report::ReportArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -36,6 +40,8 @@ fn main() -> ExitCode {
         Command::Virnucpro(args) => virnucpro::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 /// `report.json`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// This tool's version.
     pub seqembed: String,
@@ -31,7 +33,7 @@ pub struct Report {
 }
 
 /// One load of a model.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LoadReport {
     /// The model's name.
     pub model: String,
@@ -50,7 +52,7 @@ pub struct LoadReport {
 }
 
 /// What a device did.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceReport {
     /// `cpu`, `cuda:0` ...
     pub device: String,
@@ -83,7 +85,7 @@ pub struct DeviceReport {
 }
 
 /// Sums over all files.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     /// Files.
     pub files: u64,
@@ -101,6 +103,12 @@ pub struct Totals {
     pub padding: f64,
     /// Batches.
     pub batches: u64,
+    /// The most tokens in a batch, unless a single sequence has more; none when nothing was embedded.
+    #[serde(default)]
+    pub batch_tokens: Option<u64>,
+    /// How many batches were filled up to 10 % of `batch_tokens`, to 20 % ... to 100 %.
+    #[serde(default)]
+    pub batch_fill: [u64; 10],
     /// Records embedded in windows.
     pub windowed: u64,
     /// Records cut at the length limit.
@@ -128,7 +136,7 @@ pub struct Totals {
 }
 
 /// Seconds by stage.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stages {
     /// Reading and decompressing.
     pub reading: f64,
@@ -141,7 +149,7 @@ pub struct Stages {
 }
 
 /// One file of the run.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FileReport {
     /// The sample's name.
     pub sample: String,
@@ -176,6 +184,17 @@ pub struct FileReport {
 }
 
 impl Totals {
+    /// Adds how many batches were filled up to each tenth of their budget.
+    pub fn filled(&mut self, budget: usize, batches: &[u64; 10]) {
+        if batches.iter().any(|&count| count > 0) {
+            // Groups of one run have one budget, unless a file has its own: then the largest is told.
+            self.batch_tokens = self.batch_tokens.max(Some(budget as u64));
+        }
+        for (sum, count) in self.batch_fill.iter_mut().zip(batches) {
+            *sum += count;
+        }
+    }
+
     /// Tokens a second, for a reader.
     fn rate(&self) -> String {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -221,6 +240,57 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The JSON schema of what is written, as `docs/report.schema.json` has it.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        SchemaSettings::draft2020_12()
+            .for_serialize()
+            .into_generator()
+            .into_root_schema_for::<Self>()
+            .to_value()
+    }
+}
+
+/// The loads of one model and layer on one device.
+pub struct Loaded<'r> {
+    /// The first of them.
+    pub load: &'r LoadReport,
+    /// How many.
+    pub times: u64,
+    /// Wall time of all.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// The loads by model, layer, device and precision, in the order of the first.
+    #[must_use]
+    pub fn models(&self) -> Vec<Loaded<'_>> {
+        let mut models: Vec<Loaded> = Vec::new();
+        for load in &self.loads {
+            let same = models.iter_mut().find(|known| {
+                known.load.weights_sha256 == load.weights_sha256
+                    && known.load.layer == load.layer
+                    && known.load.model == load.model
+                    && known.load.device == load.device
+                    && known.load.precision == load.precision
+            });
+            match same {
+                Some(known) => {
+                    known.times += 1;
+                    known.seconds += load.seconds;
+                }
+                None => models.push(Loaded {
+                    load,
+                    times: 1,
+                    seconds: load.seconds,
+                }),
+            }
+        }
+        models
+    }
+}
+
 /// The summary that stands at the end of a run.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,33 +303,35 @@ impl fmt::Display for Report {
             totals.seconds,
             totals.rate(),
         )?;
-        match &self.loads[..] {
-            [] => writeln!(f, "  model    not loaded: there was nothing to embed")?,
-            [load] => writeln!(
-                f,
-                "  model    {}, loaded once in {:.2} s{}",
-                load.model,
-                load.seconds,
-                random(load)
-            )?,
-            loads => {
-                for load in loads {
-                    // On a CPU there is one load of each; on GPUs one for each of them.
-                    let place = if load.device == "cpu" {
-                        "once".to_owned()
-                    } else {
-                        format!("on {} in {}", load.device, load.precision)
-                    };
-                    writeln!(
-                        f,
-                        "  model    {} (layer {}), loaded {place} in {:.2} s{}",
-                        load.model,
-                        load.layer,
-                        load.seconds,
-                        random(load)
-                    )?;
+        if self.loads.is_empty() {
+            writeln!(f, "  model    not loaded: there was nothing to embed")?;
+        }
+        let models = self.models();
+        for Loaded {
+            load,
+            times,
+            seconds,
+        } in &models
+        {
+            let layer = if models.len() > 1 {
+                format!(" (layer {})", load.layer)
+            } else {
+                String::new()
+            };
+            // On a CPU there is one load of each; on GPUs one for each of them.
+            let times = match times {
+                1 if models.len() > 1 && load.device.starts_with("cuda") => {
+                    format!("on {} in {}", load.device, load.precision)
                 }
-            }
+                1 => "once".to_owned(),
+                times => format!("{} times", thousands(*times)),
+            };
+            writeln!(
+                f,
+                "  model    {}{layer}, loaded {times} in {seconds:.2} s{}",
+                load.model,
+                random(load)
+            )?;
         }
         writeln!(
             f,

@@ -14,6 +14,7 @@ pub mod esm2;
 pub mod export;
 pub mod frame;
 pub mod graph;
+pub mod inspect;
 pub mod known;
 pub mod model;
 pub mod narrow;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 
 use super::progress::Progress;
 use super::{FAILED, PARTLY, USAGE, told};
@@ -40,17 +41,33 @@ pub struct RunOptions {
     #[arg(short, long, value_name = "FOLDER")]
     pub(super) out: PathBuf,
 
-    /// Threads to compute with [default: as many as this process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    engine: EngineOptions,
 
     /// Stop at the first file that fails, instead of doing the others first
     #[arg(long)]
     strict: bool,
 
+    /// Load the model again for each file: slower, and there to compare with (`seqembed bench load` does)
+    #[arg(long)]
+    reload_per_file: bool,
+
+    /// Write what happened when (reading, tokenizing, each batch on its device, writing) to a file that Chrome's tracing page and
+    /// Perfetto show
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
     /// Say nothing but warnings and errors
     #[arg(short, long)]
     pub(super) quiet: bool,
+}
+
+/// What the models are run with.
+#[derive(Debug, clap::Args)]
+pub struct EngineOptions {
+    /// Threads to compute with [default: as many as this process may use]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
 
     /// The ONNX Runtime library, or a folder that holds it [default: it is looked for; `seqembed doctor` shows where]
     #[arg(long, value_name = "PATH")]
@@ -63,14 +80,27 @@ pub struct RunOptions {
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
 
-    /// Write what happened when (reading, tokenizing, each batch on its device, writing) to a file that Chrome's tracing page and
-    /// Perfetto show
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-
     /// The graph that runs on a CPU
     #[arg(long, value_enum, default_value_t, value_name = "KERNELS")]
     kernels: Kernels,
+}
+
+impl EngineOptions {
+    /// The same options on the command line of another process.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(threads) = self.threads {
+            arguments.extend(["--threads".to_owned(), threads.to_string()]);
+        }
+        arguments.extend(["--device".to_owned(), self.device.to_string()]);
+        if let Some(path) = &self.ort_lib {
+            arguments.extend(["--ort-lib".to_owned(), path.display().to_string()]);
+        }
+        if let Some(kernels) = self.kernels.to_possible_value() {
+            arguments.extend(["--kernels".to_owned(), kernels.get_name().to_owned()]);
+        }
+        arguments
+    }
 }
 
 /// Runs the subcommand.
@@ -92,7 +122,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When the run could not be begun, or broke off.
 pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let threads = options.threads.map_or_else(
+    let threads = options.engine.threads.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from),
         usize::from,
     );
@@ -108,11 +138,12 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
         &Options {
             out: options.out.clone(),
             threads,
-            ort_lib: options.ort_lib.clone(),
-            kernels: options.kernels,
+            ort_lib: options.engine.ort_lib.clone(),
+            kernels: options.engine.kernels,
             strict: options.strict,
-            device: options.device.clone(),
+            device: options.engine.device.clone(),
             trace: options.trace.clone(),
+            reload_per_file: options.reload_per_file,
         },
         &mut progress,
         &|text| {

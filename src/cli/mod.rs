@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod bench;
 mod check;
 pub mod convert;
 pub mod doctor;
@@ -10,6 +11,7 @@ pub mod inputs;
 pub mod models;
 pub mod plot;
 pub mod progress;
+pub mod report;
 pub mod run;
 pub mod virnucpro;
 

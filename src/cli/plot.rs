@@ -10,13 +10,13 @@ use ndarray::ArrayView2;
 
 use super::inputs;
 use crate::figure::{Figure, Kind, Point, Series};
-use crate::output::{self, Layout, Reader};
+use crate::output::{self, Layout, Reader, Rows};
 use crate::projection::Moments;
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.
 const POINTS: u64 = 10_000;
 /// What two files must share for their vectors to lie in one space.
-const SPACE: [&str; 4] = ["model", "layer", "pooling", "random_seed"];
+pub(super) const SPACE: [&str; 4] = ["model", "layer", "pooling", "random_seed"];
 
 /// Draw embeddings in two dimensions, coloured by file
 ///
@@ -40,14 +40,33 @@ pub struct PlotArgs {
 pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let files = files(&args.inputs)?;
     let first = first_layout(&files)?;
-    let (summaries, moments) = survey(&files, first.hidden)?;
+    let (summaries, moments) = survey(&files, first.hidden, &mut |_, _| {})?;
     print!("{}", table(&files, &summaries, first.hidden));
-    let shown = moments.rows();
-    if shown == 0 {
+    if moments.rows() == 0 {
         bail!("there is no row with an embedding to draw");
     }
+    let figure = figure(&files, &first, &summaries, moments, POINTS)?;
+    figure
+        .write(&args.output.path, args.output.kind)
+        .with_context(|| format!("cannot write {}", args.output.path.display()))?;
+    println!("picture: {}", args.output.path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws files that lie in one space and were surveyed; of all rows, at most so many points.
+///
+/// # Errors
+/// When a file can't be read.
+pub(super) fn figure(
+    files: &[Input],
+    first: &Layout,
+    summaries: &[Summary],
+    moments: Moments,
+    most: u64,
+) -> anyhow::Result<Figure> {
+    let shown = moments.rows();
     let projection = moments.projection();
-    let figure = Figure {
+    Ok(Figure {
         title: first.provenance("model").unwrap_or("Embeddings").to_owned(),
         subtitle: format!(
             "{} from {} · {} embeddings in {} dimensions, first two principal components",
@@ -69,14 +88,9 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
                 100.0 * projection.explained[axis]
             )
         }),
-        notes: notes(&summaries, shown),
-        series: points(&files, shown, &|row| projection.project(row))?,
-    };
-    figure
-        .write(&args.output.path, args.output.kind)
-        .with_context(|| format!("cannot write {}", args.output.path.display()))?;
-    println!("picture: {}", args.output.path.display());
-    Ok(ExitCode::SUCCESS)
+        notes: notes(summaries, shown, most),
+        series: points(files, shown, most, &|row| projection.project(row))?,
+    })
 }
 
 /// Where the picture goes, and what kind its name asks for.
@@ -97,14 +111,14 @@ fn picture(path: &str) -> Result<Picture, &'static str> {
 }
 
 /// A file to draw, and what it is called.
-struct Input {
-    path: PathBuf,
-    label: String,
+pub(super) struct Input {
+    pub(super) path: PathBuf,
+    pub(super) label: String,
 }
 
 /// What the table says of a file.
 #[derive(Default)]
-struct Summary {
+pub(super) struct Summary {
     rows: u64,
     residues: u64,
     status: BTreeMap<String, u64>,
@@ -176,14 +190,22 @@ fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
     first.context("no file to draw")
 }
 
-/// Reads everything once, for the table and for the components.
-fn survey(files: &[Input], hidden: usize) -> anyhow::Result<(Vec<Summary>, Moments)> {
+/// Reads everything once, for the table and for the components; `look` sees all rows too.
+///
+/// # Errors
+/// When a file can't be read.
+pub(super) fn survey(
+    files: &[Input],
+    hidden: usize,
+    look: &mut dyn FnMut(&Input, &Rows),
+) -> anyhow::Result<(Vec<Summary>, Moments)> {
     let mut moments = Moments::new(hidden);
     let mut summaries = Vec::new();
     for file in files {
         let mut summary = Summary::default();
         for rows in open(file)? {
             let rows = rows?;
+            look(file, &rows);
             summary.rows += rows.len() as u64;
             summary.residues += rows.lengths.iter().sum::<u64>();
             for status in &rows.status {
@@ -217,9 +239,10 @@ fn survey(files: &[Input], hidden: usize) -> anyhow::Result<(Vec<Summary>, Momen
 fn points(
     files: &[Input],
     shown: u64,
+    most: u64,
     project: &dyn Fn(&[f32]) -> [f64; 2],
 ) -> anyhow::Result<Vec<Series>> {
-    let drawn = shown.min(POINTS);
+    let drawn = shown.min(most);
     let mut index = 0;
     let mut all = Vec::new();
     for file in files {
@@ -261,12 +284,12 @@ fn is_embedded(row: &[f32]) -> bool {
     row.iter().all(|x| x.is_finite())
 }
 
-fn notes(summaries: &[Summary], shown: u64) -> Vec<String> {
+fn notes(summaries: &[Summary], shown: u64, most: u64) -> Vec<String> {
     let mut notes = Vec::new();
-    if shown > POINTS {
+    if shown > most {
         notes.push(format!(
             "{} of {} points drawn, evenly spaced in input order; components from all",
-            thousands(POINTS),
+            thousands(most),
             thousands(shown)
         ));
     }

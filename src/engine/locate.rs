@@ -11,8 +11,11 @@ use std::ffi::{CStr, OsStr};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
-use ort::environment::EnvironmentBuilder;
+use ort::environment::{Environment, EnvironmentBuilder};
+
+use super::EngineError;
 
 /// The variable that names the library or its folder.
 pub const VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -64,7 +67,7 @@ pub enum LocateError {
 
 /// Finds and loads ONNX Runtime; `explicit` is `--ort-lib`, a library or a folder that holds one.
 ///
-/// The builder is ready for [`EnvironmentBuilder::build`] (once in a process); telemetry is off.
+/// The builder is ready for [`environment`]; telemetry is off.
 ///
 /// # Errors
 /// [`LocateError`], whose message lists what was tried and the command that helps.
@@ -103,6 +106,31 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, Located), Lo
         }
     }
     Err(LocateError::Missing { tried })
+}
+
+/// Begins with a library that [`load`] gave, or goes on with it: a process has one environment, which lasts as long as it does.
+///
+/// # Errors
+/// When ONNX Runtime refuses, or the process has begun with another library.
+pub fn environment(
+    builder: EnvironmentBuilder,
+    located: &Located,
+) -> Result<Environment, EngineError> {
+    static BEGUN: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
+    let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((environment, path)) = &*begun {
+        if *path == located.path {
+            return Ok(environment.clone());
+        }
+        return Err(EngineError::Runtime(format!(
+            "{} serves this process already, and {} can't be loaded beside it",
+            path.display(),
+            located.path.display()
+        )));
+    }
+    let environment = builder.build()?;
+    *begun = Some((environment.clone(), located.path.clone()));
+    Ok(environment)
 }
 
 /// A kind of place, and the folders in it.

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cuda;
 pub mod device;
+pub mod facts;
 pub mod faulty;
 pub mod gpus;
 pub mod kernels;
@@ -11,6 +12,7 @@ pub mod operators;
 pub mod provider;
 pub mod session;
 
+use crate::settings::Pooling;
 use std::time::Instant;
 
 /// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
@@ -47,6 +49,28 @@ pub enum Reduce {
     Max,
     /// All tokens, [tokens, hidden].
     Tokens,
+}
+
+impl Reduce {
+    /// What a pooling needs.
+    #[must_use]
+    pub fn of(pooling: Pooling) -> Self {
+        match pooling {
+            Pooling::Mean | Pooling::MeanAll | Pooling::Cls => Self::Mean,
+            Pooling::Max => Self::Max,
+            Pooling::None => Self::Tokens,
+        }
+    }
+
+    /// The graph's output that gives it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::Tokens => "tokens",
+        }
+    }
 }
 
 /// A model on a device: a batch in, rows of numbers out.

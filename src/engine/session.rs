@@ -13,6 +13,8 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, TensorRef};
 
+use super::device::Device;
+use super::facts::{self, Facts};
 use super::{Batch, Engine, EngineError, Reduce, operators};
 
 /// Which graph a session runs.
@@ -28,6 +30,7 @@ pub enum Kernels {
 /// An ONNX Runtime session on the CPU.
 pub struct CpuEngine {
     session: Session,
+    facts: Facts,
     kernels: Kernels,
     outputs: Vec<Reduce>,
     hidden: usize,
@@ -77,8 +80,10 @@ impl CpuEngine {
         if load.kernels == Kernels::Auto {
             builder = builder.with_operators(operators::domain()?)?;
         }
+        let session = builder.commit_from_memory(load.graph)?;
         Ok(Self {
-            session: builder.commit_from_memory(load.graph)?,
+            facts: Facts::of(&session, load.graph, Device::Cpu)?,
+            session,
             kernels: load.kernels,
             outputs: load.outputs,
             hidden: load.hidden,
@@ -218,6 +223,12 @@ impl Engine for CpuEngine {
                 batch.sequences() * longest.map_or(0, position)
             }
         }
+    }
+}
+
+impl facts::Session for CpuEngine {
+    fn facts(&self) -> &Facts {
+        &self.facts
     }
 }
 

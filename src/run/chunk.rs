@@ -30,11 +30,7 @@ pub struct Task {
 impl Task {
     /// What the engine has to give for this job's pooling.
     pub fn reduce(&self) -> Reduce {
-        match self.job.settings.pooling {
-            Pooling::Mean | Pooling::MeanAll | Pooling::Cls => Reduce::Mean,
-            Pooling::Max => Reduce::Max,
-            Pooling::None => Reduce::Tokens,
-        }
+        Reduce::of(self.job.settings.pooling)
     }
 }
 
@@ -177,7 +173,7 @@ pub struct Chunker<'a> {
     tokenizer: &'a dyn Tokenizer,
     limits: Limits,
     task: usize,
-    open: Option<(Reader, DnaCheck)>,
+    open: Option<(Input, DnaCheck)>,
     forbidden: bool,
     number: u64,
     bytes: Arc<AtomicU64>,
@@ -202,6 +198,11 @@ impl<'a> Chunker<'a> {
             reading: Duration::ZERO,
             tokenizing: Duration::ZERO,
         }
+    }
+
+    /// Takes these records for those of the first task's file.
+    pub fn give(&mut self, records: Vec<Record>) {
+        self.open = Some((Input::Given(records.into_iter()), DnaCheck::default()));
     }
 
     /// Whether every file was read to its end.
@@ -244,7 +245,7 @@ impl<'a> Chunker<'a> {
         let (reader, check) = match &mut self.open {
             Some(open) => open,
             None => match self.start(task) {
-                Ok(reader) => self.open.insert((reader, DnaCheck::default())),
+                Ok(reader) => self.open.insert((Input::File(reader), DnaCheck::default())),
                 Err(error) => return self.end(Some(error.to_string())),
             },
         };
@@ -295,7 +296,7 @@ impl<'a> Chunker<'a> {
         let failure = failure.or_else(|| self.wrong_alphabet(task));
         self.task += 1;
         let mut warnings = Vec::new();
-        if let Some((reader, _)) = self.open.take()
+        if let Some((Input::File(reader), _)) = self.open.take()
             && failure.is_none()
         {
             warnings.extend(reader.warning());
@@ -501,6 +502,23 @@ impl Chunker<'_> {
         }
         chunk.encoded.push(encoded);
         first..chunk.segments.len()
+    }
+}
+
+/// Where a task's records come from.
+enum Input {
+    File(Reader),
+    Given(std::vec::IntoIter<Record>),
+}
+
+impl Iterator for Input {
+    type Item = Result<Record, records::RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::File(reader) => reader.next(),
+            Self::Given(records) => records.next().map(Ok),
+        }
     }
 }
 

@@ -114,6 +114,10 @@ pub struct Collector<'a> {
     pub first: Option<Instant>,
     /// Batches that returned.
     pub batches: u64,
+    /// The most tokens of a batch, unless a single sequence has more.
+    pub budget: usize,
+    /// How many batches were filled up to each tenth of the budget.
+    pub fill: [u64; 10],
 }
 
 /// Values in a block of rows that goes to a sink at once.
@@ -140,6 +144,15 @@ impl<'a> Collector<'a> {
             computing: Duration::ZERO,
             first: None,
             batches: 0,
+            budget: 0,
+            fill: [0; 10],
+        }
+    }
+
+    /// Takes a sink for the first task's, instead of making its file.
+    pub fn give(&mut self, sink: Box<dyn Sink>) {
+        if let Some(state) = self.states.first_mut() {
+            state.sink = Some(sink);
         }
     }
 
@@ -188,6 +201,10 @@ impl<'a> Collector<'a> {
             .pending
             .get_mut(&done.chunk)
             .expect("a chunk is announced before its batches are");
+        let segments = pending.chunk.batches[done.batch].iter();
+        let tokens: usize = segments.map(|&s| pending.chunk.segments[s].tokens()).sum();
+        // 1 to 10 % is the first tenth; a sequence of more than the budget fills it.
+        self.fill[(10 * tokens).div_ceil(self.budget.max(1)).clamp(1, 10) - 1] += 1;
         match done.outcome {
             Ok(Outcome { rows, notes }) => {
                 pending.results[done.batch] = Some(rows);

@@ -23,6 +23,17 @@ pub struct Place {
     pub gpu: Option<(Gpu, u64)>,
 }
 
+impl Place {
+    /// A device of which nothing is known but its name.
+    pub(crate) fn named(device: Device) -> Self {
+        Self {
+            device,
+            name: device.to_string(),
+            gpu: None,
+        }
+    }
+}
+
 /// Why a device can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {

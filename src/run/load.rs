@@ -13,6 +13,7 @@ use super::slot::{Load as LoadHigher, Slot};
 use crate::engine::cuda::kernels::{KernelError, Kernels as GpuKernels};
 use crate::engine::cuda::{CudaEngine, CudaLoad, operators};
 use crate::engine::device::Device;
+use crate::engine::facts::Session;
 use crate::engine::faulty::Faults;
 use crate::engine::locate::{self, LocateError, Located};
 use crate::engine::session::{CpuEngine, Kernels, Load};
@@ -59,13 +60,11 @@ impl Runtime {
     /// When there is none, or it refuses.
     pub fn environment(&mut self) -> Result<&Environment, RunError> {
         let folder = self.locate()?.path.clone();
-        if let Some((builder, _)) = &mut self.located
+        if let Some((builder, located)) = &mut self.located
             && let Some(builder) = builder.take()
         {
-            let environment = builder.build().map_err(|error| RunError::Load {
-                folder,
-                source: error.into(),
-            })?;
+            let environment = locate::environment(builder, located)
+                .map_err(|source| RunError::Load { folder, source })?;
             self.environment = Some(environment);
         }
         self.environment.as_ref().ok_or_else(|| RunError::Load {
@@ -103,7 +102,7 @@ pub struct Program {
     /// seqembed's kernels, where a graph for a GPU needs them.
     kernels: Option<Arc<GpuKernels>>,
     /// What it took so far: waking the device up, and loading kernels onto it.
-    spent: Duration,
+    pub spent: Duration,
 }
 
 impl Wanted<'_> {
@@ -218,7 +217,7 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// When the device or ONNX Runtime refuses.
-    pub fn engine_on(&self, program: &Program) -> Result<Box<dyn Engine>, RunError> {
+    pub fn engine_on(&self, program: &Program) -> Result<Arc<dyn Session>, RunError> {
         let refused = |source| RunError::Load {
             folder: self.wanted.model.folder().to_owned(),
             source,
@@ -236,7 +235,7 @@ impl Loader<'_> {
                 threads: self.threads,
             };
             let engine = CpuEngine::load(&self.environment, load).map_err(refused)?;
-            return Ok(Box::new(engine));
+            return Ok(Arc::new(engine));
         };
         let kernels = program.kernels.as_ref();
         let operators = kernels
@@ -255,26 +254,23 @@ impl Loader<'_> {
             operators,
         };
         let engine = CudaEngine::load(&self.environment, load).map_err(refused)?;
-        Ok(Box::new(engine))
+        Ok(Arc::new(engine))
     }
 
-    /// The model on a device, with a way to a higher precision where that is lower than fp32.
-    ///
-    /// # Errors
-    /// As [`Self::engine_on`].
+    /// A session that was loaded in `load`, with a way to a higher precision where its own is lower than fp32.
     pub fn slot<'s>(
         &'s self,
         place: &Place,
         index: usize,
-        program: &Program,
-    ) -> Result<Slot<'s>, RunError> {
-        let started = Instant::now();
+        precision: Precision,
+        session: Arc<dyn Session>,
+        load: Duration,
+    ) -> Slot<'s> {
         let wrap = move |engine: Box<dyn Engine>, again| match self.faults {
             Some(faults) => faults.wrap(engine, index, again),
             None => engine,
         };
-        let engine = wrap(self.engine_on(program)?, false);
-        let precision = program.precision;
+        let engine = wrap(Box::new(Arc::clone(&session)), false);
         let half = precision != Precision::Fp32 || self.faults.is_some_and(|faults| faults.half);
         let device = place.device;
         let higher: Option<LoadHigher<'s>> = half.then(|| {
@@ -282,18 +278,12 @@ impl Loader<'_> {
                 self.wanted
                     .program(device, Precision::Fp32, &|_| {})
                     .and_then(|program| self.engine_on(&program))
-                    .map(|engine| wrap(engine, true))
+                    .map(|session| wrap(Box::new(session), true))
                     .map_err(|error| EngineError::Runtime(error.to_string()))
             };
             Box::new(load) as LoadHigher<'s>
         });
-        Ok(Slot::new(
-            place.clone(),
-            precision,
-            engine,
-            program.spent + started.elapsed(),
-            higher,
-        ))
+        Slot::new(place.clone(), precision, session, engine, load, higher)
     }
 }
 

@@ -15,28 +15,31 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::chunk::Task;
 pub use self::collect::{CollectError, Observer};
 
-use self::chunk::{Chunker, Limits, Task};
+use self::chunk::{Chunker, Limits};
 use self::collect::{Collector, output_path};
 use self::devices::{DeviceError, Place};
 use self::flow::Flow;
 use self::load::{Loader, Program, Runtime, Wanted};
 use self::slot::Slot;
 use crate::engine::device::{Device, DeviceChoice};
+use crate::engine::facts::{Facts, Session, hex};
 use crate::engine::faulty::Faults;
 use crate::engine::locate::LocateError;
 use crate::engine::session::Kernels;
 use crate::engine::{EngineError, Reduce, budget};
 use crate::manifest::Job;
 use crate::models::{self, ModelError};
-use crate::output::Layout;
+use crate::output::{Layout, Sink};
+use crate::records::Record;
 use crate::report::{DeviceReport, FileReport, LoadReport, Report};
 use crate::settings::{Pooling, Precision, Revcomp, Settings, SettingsError, Window};
 use crate::tokenize::{self, Alphabet, Tokenizer, VocabularyError};
@@ -55,6 +58,8 @@ pub struct Options {
     pub kernels: Kernels,
     /// Stop at the first file that fails.
     pub strict: bool,
+    /// Load the model again for each file, which is there to compare with.
+    pub reload_per_file: bool,
     /// Where the models run.
     pub device: DeviceChoice,
     /// The file for a trace.
@@ -204,11 +209,7 @@ pub fn run(
         path: options.trace.clone().unwrap_or_default(),
         source,
     })?;
-    let mut report = Report {
-        seqembed: env!("CARGO_PKG_VERSION").to_owned(),
-        threads: options.threads,
-        ..Report::default()
-    };
+    let mut report = begun(options);
     let order = run_groups(jobs, options, started, &trace, &mut report, observer, say);
     trace.finish().map_err(|source| RunError::Trace {
         path: options.trace.clone().unwrap_or_default(),
@@ -219,10 +220,24 @@ pub fn run(
     let mut files: Vec<(usize, FileReport)> = order.into_iter().zip(report.files).collect();
     files.sort_by_key(|(position, _)| *position);
     report.files = files.into_iter().map(|(_, file)| file).collect();
+    ended(&mut report, started);
+    Ok(report)
+}
+
+/// The report of a run that begins.
+pub(crate) fn begun(options: &Options) -> Report {
+    Report {
+        seqembed: env!("CARGO_PKG_VERSION").to_owned(),
+        threads: options.threads,
+        ..Report::default()
+    }
+}
+
+/// Sums up a run that is over.
+pub(crate) fn ended(report: &mut Report, started: Instant) {
     report.totals.seconds = started.elapsed().as_secs_f64();
     report.totals.peak_memory_bytes = peak_memory();
     report.total();
-    Ok(report)
 }
 
 /// Runs the groups, and returns the jobs' positions in the manifest in the order in which their files were reported.
@@ -249,7 +264,8 @@ fn run_groups(
     });
     report.device = names.collect::<Vec<_>>().join(", ");
     report.device_why.clone_from(&chosen.why);
-    let groups = group(jobs, &places, options.kernels, say)?;
+    let groups = group(jobs, options, &places, say)?;
+    let mut held = Held::default();
     let mut order = Vec::new();
     let mut groups = groups.into_iter();
     while let Some(group) = groups.next() {
@@ -261,7 +277,7 @@ fn run_groups(
             trace,
             say,
         };
-        let result = group.run(&run, &mut places, &mut runtime, report, observer);
+        let result = group.run(&run, &mut places, &mut runtime, &mut held, report, observer);
         order.extend(positions);
         match result {
             Err(RunError::Lost {
@@ -289,16 +305,25 @@ fn run_groups(
 }
 
 /// What all groups share.
-struct Shared<'a> {
-    options: &'a Options,
-    started: Instant,
-    faults: Option<Faults>,
-    trace: &'a Trace,
-    say: &'a dyn Fn(&str),
+pub(crate) struct Shared<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) started: Instant,
+    pub(crate) faults: Option<Faults>,
+    pub(crate) trace: &'a Trace,
+    pub(crate) say: &'a dyn Fn(&str),
+}
+
+/// A session that outlives the group.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// What runs instead of sessions of the group's own.
+    pub(crate) session: Option<Arc<dyn Session>>,
+    /// Whether one that is loaded stays, to serve whatever follows.
+    pub(crate) keeps: bool,
 }
 
 /// Makes the output folder, and tries whether files can be made in it.
-fn check_folder(folder: &Path) -> Result<(), RunError> {
+pub(crate) fn check_folder(folder: &Path) -> Result<(), RunError> {
     fs::create_dir_all(folder)
         .and_then(|()| tempfile::tempfile_in(folder))
         .map(drop)
@@ -309,26 +334,28 @@ fn check_folder(folder: &Path) -> Result<(), RunError> {
 }
 
 /// Jobs that share a session.
-struct Group {
-    model: Arc<Model>,
-    layer: usize,
+pub(crate) struct Group {
+    pub(crate) model: Arc<Model>,
+    pub(crate) layer: usize,
     /// The numbers that are computed with, decided.
-    precision: Precision,
-    tokenizer: Arc<dyn Tokenizer>,
-    tasks: Vec<Task>,
+    pub(crate) precision: Precision,
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
+    pub(crate) tasks: Vec<Task>,
     /// The jobs' positions in the manifest.
-    positions: Vec<usize>,
+    pub(crate) positions: Vec<usize>,
+    /// Records that stand in for the only job's file, and where their rows go instead of its output.
+    pub(crate) given: Option<(Vec<Record>, Box<dyn Sink>)>,
 }
 
 /// A model that was opened, with its vocabulary.
 #[derive(Clone)]
-struct Opened {
-    model: Arc<Model>,
-    tokenizer: Arc<dyn Tokenizer>,
+pub(crate) struct Opened {
+    pub(crate) model: Arc<Model>,
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
 }
 
 impl Opened {
-    fn new(name: &str, say: &dyn Fn(&str)) -> Result<Self, RunError> {
+    pub(crate) fn new(name: &str, say: &dyn Fn(&str)) -> Result<Self, RunError> {
         let model = Model::open(&models::resolve(name, say)?)?;
         let kind = model.info().tokenizer.kind.parse()?;
         Ok(Self {
@@ -338,7 +365,7 @@ impl Opened {
     }
 
     /// The numbers that are computed with. Of its own accord no GPU gets fp16 for a model with weights that are too large for it.
-    fn precision(
+    pub(crate) fn precision(
         &self,
         asked: Precision,
         gpu: bool,
@@ -359,7 +386,7 @@ impl Opened {
     }
 
     /// How a job's long sequences are cut, if its options fit the model.
-    fn window(&self, settings: &Settings) -> Result<Window, SettingsError> {
+    pub(crate) fn window(&self, settings: &Settings) -> Result<Window, SettingsError> {
         let span = self.tokenizer.span();
         // The model's own limit counts tokens of one letter, or k-mers, of which a sequence has k - 1 fewer than bases.
         let limit = self.model.info().max_residues;
@@ -379,11 +406,11 @@ impl Opened {
     }
 }
 
-/// Opens every model that the jobs name, and puts the jobs that can share a session together.
+/// Opens every model that the jobs name, and puts the jobs that can share a session together, unless each is to have its own.
 fn group(
     jobs: Vec<Job>,
+    options: &Options,
     places: &[Place],
-    kernels: Kernels,
     say: &dyn Fn(&str),
 ) -> Result<Vec<Group>, RunError> {
     let mut models: HashMap<String, Opened> = HashMap::new();
@@ -406,7 +433,7 @@ fn group(
         let window = opened.window(&job.settings).map_err(misfit)?;
         for place in places {
             let asked = job.settings.precision;
-            devices::check_precision(asked, place, kernels).map_err(|why| {
+            devices::check_precision(asked, place, options.kernels).map_err(|why| {
                 misfit(SettingsError::Precision {
                     precision: asked,
                     device: place.device.to_string(),
@@ -418,7 +445,10 @@ fn group(
         let precision = opened.precision(job.settings.precision, gpu, say)?;
         let folder = opened.model.folder();
         let known = groups.iter().position(|group| {
-            group.model.folder() == folder && group.layer == layer && group.precision == precision
+            !options.reload_per_file
+                && group.model.folder() == folder
+                && group.layer == layer
+                && group.precision == precision
         });
         let at = known.unwrap_or(groups.len());
         if known.is_none() {
@@ -429,6 +459,7 @@ fn group(
                 precision,
                 tasks: Vec::new(),
                 positions: Vec::new(),
+                given: None,
             });
         }
         groups[at].tasks.push(Task { job, window });
@@ -439,18 +470,23 @@ fn group(
 
 impl Group {
     /// Runs the group's jobs. Devices that are lost on the way leave `places`.
-    fn run(
-        self,
+    pub(crate) fn run(
+        mut self,
         shared: &Shared,
         places: &mut Vec<Place>,
         runtime: &mut Runtime,
+        held: &mut Held,
         report: &mut Report,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         let options = shared.options;
         let hidden = self.model.architecture().hidden();
         let limits = self.limits(options, places, hidden);
+        let (records, sink) = self.given.take().unzip();
         let mut chunker = Chunker::new(&self.tasks, &*self.tokenizer, limits);
+        if let Some(records) = records {
+            chunker.give(records);
+        }
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
         let reading = Instant::now();
         let Some(first) = chunker.next() else {
@@ -462,28 +498,22 @@ impl Group {
             (chunker.reading, chunker.tokenizing),
             &first,
         );
-        let outputs = self.outputs();
-        let wanted = Wanted {
-            model: &self.model,
-            layer: self.layer,
-            outputs: &outputs,
-            kernels: options.kernels,
-        };
-        let programs = places
-            .iter()
-            .map(|place| wanted.program(place.device, self.precision, shared.say))
-            .collect::<Result<Vec<_>, _>>()?;
-        let layouts = self.layouts(options, &programs[0], hidden);
-        let files = self.tasks.iter().map(|task| FileReport {
-            sample: task.job.sample.clone(),
-            source: task.job.source.to_string(),
-            model: self.model.info().name.clone(),
-            ..FileReport::default()
-        });
-        let mut collector = Collector::new(&self.tasks, layouts, files.collect(), hidden);
-
         let nothing = first.batches.is_empty() && chunker.is_done();
-        let workers = if chunker.is_done() {
+        let before = report.loads.len();
+        if held.keeps && held.session.is_none() && !nothing {
+            held.session = Some(self.session(shared, &places[0], runtime, report)?);
+        }
+        let outputs = self.outputs();
+        let wanted = self.wanted(options, &outputs);
+        let programs = match &held.session {
+            Some(_) => Vec::new(),
+            None => places
+                .iter()
+                .map(|place| wanted.program(place.device, self.precision, shared.say))
+                .collect::<Result<Vec<_>, _>>()?,
+        };
+        // A session that stays has one thread for a batch: what follows may be more than this.
+        let workers = if chunker.is_done() && !held.keeps {
             first.batches.len().clamp(1, options.threads)
         } else {
             options.threads
@@ -491,25 +521,38 @@ impl Group {
         let loader = if nothing {
             None
         } else {
-            let environment = runtime.environment()?.clone();
-            report.onnxruntime = Some(runtime.locate()?.version.clone());
-            Some(Loader {
-                environment,
-                wanted,
-                pad_id: self.tokenizer.special().pad.into(),
-                threads: (options.threads / workers).max(1),
-                faults: shared.faults,
-            })
+            let threads = (options.threads / workers).max(1);
+            Some(self.loader(wanted, shared.faults, threads, runtime, report)?)
         };
-        let slots = match &loader {
-            Some(loader) => self.slots(loader, places, workers, &programs, shared.trace)?,
-            None => Vec::new(),
+        let slots = match (&loader, &held.session) {
+            (Some(loader), Some(session)) => {
+                let load = report.loads[before..].iter().map(|load| load.seconds).sum();
+                let load = Duration::from_secs_f64(load);
+                vec![Self::held_slot(loader, places, workers, session, load)]
+            }
+            (Some(loader), None) => {
+                let slots = self.slots(loader, places, workers, &programs, shared.trace)?;
+                report.loads.extend(slots.iter().map(|slot| {
+                    self.load_report(slot.place.device, self.precision, slot.load.as_secs_f64())
+                }));
+                slots
+            }
+            (None, _) => Vec::new(),
         };
-        report.loads.extend(
-            slots
-                .iter()
-                .map(|slot| self.load_report(slot, self.precision, slot.load.as_secs_f64())),
-        );
+        let facts = slots.first().map(|slot| slot.session.facts());
+        let computed = Computed::of(facts, programs.first(), places[0].device, self.precision);
+        let layouts = self.layouts(options, &computed);
+        let files = self.tasks.iter().map(|task| FileReport {
+            sample: task.job.sample.clone(),
+            source: task.job.source.to_string(),
+            model: self.model.info().name.clone(),
+            ..FileReport::default()
+        });
+        let mut collector = Collector::new(&self.tasks, layouts, files.collect(), hidden);
+        collector.budget = limits.batch_tokens;
+        if let Some(sink) = sink {
+            collector.give(sink);
+        }
         let at_once = slots.iter().map(|slot| slot.workers).sum();
         report.workers = report.workers.max(at_once);
 
@@ -533,15 +576,8 @@ impl Group {
             &mut report.totals.stages,
             observer,
         );
-        report.totals.stages.computing += collector.computing.as_secs_f64();
-        report.totals.stages.writing += collector.writing.as_secs_f64();
-        report.totals.batches += collector.batches;
-        if report.totals.first_embedding_seconds.is_none() {
-            report.totals.first_embedding_seconds = collector
-                .first
-                .map(|first| (first - shared.started).as_secs_f64());
-        }
-        self.account(&slots, report);
+        report.totals.filled(limits.batch_tokens, &collector.fill);
+        self.account(&slots, &collector, shared.started, report);
         places.retain(|place| {
             let lost = |slot: &Slot| slot.place == *place && slot.lost().is_some();
             !slots.iter().any(lost)
@@ -551,16 +587,93 @@ impl Group {
         Ok(())
     }
 
-    /// Adds what the devices did to the report.
-    fn account(&self, slots: &[Slot], report: &mut Report) {
+    /// Adds what the devices did, and what the collector saw, to the report.
+    fn account(
+        &self,
+        slots: &[Slot],
+        collector: &Collector,
+        started: Instant,
+        report: &mut Report,
+    ) {
+        report.totals.stages.computing += collector.computing.as_secs_f64();
+        report.totals.stages.writing += collector.writing.as_secs_f64();
+        report.totals.batches += collector.batches;
+        if report.totals.first_embedding_seconds.is_none() {
+            report.totals.first_embedding_seconds =
+                collector.first.map(|first| (first - started).as_secs_f64());
+        }
         for slot in slots {
             report.totals.device_tokens += slot.tokens();
             slot.report(device_report(report, slot));
             for seconds in slot.higher_loads() {
-                let load = self.load_report(slot, Precision::Fp32, seconds);
+                let load = self.load_report(slot.place.device, Precision::Fp32, seconds);
                 report.loads.push(load);
             }
         }
+    }
+
+    /// The session that is held, as a device. `load`: how long it took in this run.
+    fn held_slot<'s>(
+        loader: &'s Loader<'s>,
+        places: &[Place],
+        workers: usize,
+        session: &Arc<dyn Session>,
+        load: Duration,
+    ) -> Slot<'s> {
+        let precision = session.facts().precision;
+        let mut slot = loader.slot(&places[0], 0, precision, Arc::clone(session), load);
+        slot.workers = workers_on(places[0].device, workers, 1);
+        slot
+    }
+
+    /// Loads a session for whatever follows.
+    pub(crate) fn session(
+        &self,
+        shared: &Shared,
+        place: &Place,
+        runtime: &mut Runtime,
+        report: &mut Report,
+    ) -> Result<Arc<dyn Session>, RunError> {
+        let outputs = self.outputs();
+        let wanted = self.wanted(shared.options, &outputs);
+        let program = wanted.program(place.device, self.precision, shared.say)?;
+        let loader = self.loader(wanted, shared.faults, 1, runtime, report)?;
+        let started = Instant::now();
+        let session = loader.engine_on(&program)?;
+        let seconds = (program.spent + started.elapsed()).as_secs_f64();
+        let precision = session.facts().precision;
+        report
+            .loads
+            .push(self.load_report(place.device, precision, seconds));
+        Ok(session)
+    }
+
+    fn wanted<'w>(&'w self, options: &Options, outputs: &'w [Reduce]) -> Wanted<'w> {
+        Wanted {
+            model: &self.model,
+            layer: self.layer,
+            outputs,
+            kernels: options.kernels,
+        }
+    }
+
+    fn loader<'w>(
+        &self,
+        wanted: Wanted<'w>,
+        faults: Option<Faults>,
+        threads: usize,
+        runtime: &mut Runtime,
+        report: &mut Report,
+    ) -> Result<Loader<'w>, RunError> {
+        let environment = runtime.environment()?.clone();
+        report.onnxruntime = Some(runtime.locate()?.version.clone());
+        Ok(Loader {
+            environment,
+            wanted,
+            pad_id: self.tokenizer.special().pad.into(),
+            threads,
+            faults,
+        })
     }
 
     /// The model on every device.
@@ -575,11 +688,10 @@ impl Group {
         let mut slots = Vec::with_capacity(places.len());
         for (index, (place, program)) in places.iter().zip(programs).enumerate() {
             let started = Instant::now();
-            let mut slot = loader.slot(place, index, program)?;
-            slot.workers = match place.device {
-                Device::Cpu => (workers / places.len()).max(1),
-                Device::Cuda(_) => WORKERS_PER_GPU,
-            };
+            let session = loader.engine_on(program)?;
+            let load = program.spent + started.elapsed();
+            let mut slot = loader.slot(place, index, self.precision, session, load);
+            slot.workers = workers_on(place.device, workers, places.len());
             let lane = Lane {
                 group: slot.label.clone(),
                 name: "loading".to_owned(),
@@ -596,14 +708,14 @@ impl Group {
         Ok(slots)
     }
 
-    fn load_report(&self, slot: &Slot, precision: Precision, seconds: f64) -> LoadReport {
+    fn load_report(&self, device: Device, precision: Precision, seconds: f64) -> LoadReport {
         let info = self.model.info();
         LoadReport {
             model: info.name.clone(),
             weights_sha256: info.weights_sha256.clone(),
             layer: self.layer,
             random_seed: info.random_seed,
-            device: slot.place.device.to_string(),
+            device: device.to_string(),
             precision: precision.to_string(),
             seconds,
         }
@@ -662,33 +774,31 @@ impl Group {
         outputs
     }
 
-    fn layouts(&self, options: &Options, program: &Program, hidden: usize) -> Vec<Layout> {
-        let graph_sha256 = hex(&Sha256::digest(&program.graph));
-        let device = program.device;
+    fn layouts(&self, options: &Options, computed: &Computed) -> Vec<Layout> {
         let layout = |task: &Task| {
             let settings = &task.job.settings;
             Layout {
                 path: output_path(&options.out, &task.job.sample, settings.format.extension()),
-                hidden,
+                hidden: self.model.architecture().hidden(),
                 per_token: settings.pooling == Pooling::None,
                 precision: settings.output_precision,
-                provenance: self.provenance(task, device, &graph_sha256),
+                provenance: self.provenance(task, computed),
             }
         };
         self.tasks.iter().map(layout).collect()
     }
 
-    fn provenance(&self, task: &Task, device: Device, graph: &str) -> Vec<(String, String)> {
+    fn provenance(&self, task: &Task, computed: &Computed) -> Vec<(String, String)> {
         let settings = &task.job.settings;
         let info = self.model.info();
         let mut facts = vec![
             ("seqembed", env!("CARGO_PKG_VERSION").to_owned()),
             ("model", info.name.clone()),
             ("weights_sha256", info.weights_sha256.clone()),
-            ("graph_sha256", graph.to_owned()),
-            ("precision", self.precision.to_string()),
+            ("graph_sha256", computed.graph_sha256.clone()),
+            ("precision", computed.precision.to_string()),
             ("output_precision", settings.output_precision.to_string()),
-            ("device", kind(device).to_owned()),
+            ("device", kind(computed.device).to_owned()),
             ("layer", self.layer.to_string()),
             ("pooling", settings.pooling.to_string()),
             ("long", settings.long.to_string()),
@@ -705,6 +815,50 @@ impl Group {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))
             .collect()
+    }
+}
+
+/// What the numbers of an output come from.
+struct Computed {
+    device: Device,
+    precision: Precision,
+    graph_sha256: String,
+}
+
+impl Computed {
+    /// What was loaded tells of itself; where nothing was, there are no numbers, and the plan is all there is to tell.
+    fn of(
+        loaded: Option<&Facts>,
+        program: Option<&Program>,
+        device: Device,
+        precision: Precision,
+    ) -> Self {
+        if let Some(facts) = loaded {
+            return Self {
+                device: facts.device,
+                // The kernels' products may be narrower than what the graph tells.
+                precision: match precision {
+                    Precision::Fp8 => precision,
+                    _ => facts.precision,
+                },
+                graph_sha256: facts.graph_sha256.clone(),
+            };
+        }
+        Self {
+            device,
+            precision,
+            graph_sha256: program
+                .map(|program| hex(&Sha256::digest(&program.graph)))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Threads that feed one of so many devices.
+fn workers_on(device: Device, threads: usize, devices: usize) -> usize {
+    match device {
+        Device::Cpu => (threads / devices).max(1),
+        Device::Cuda(_) => WORKERS_PER_GPU,
     }
 }
 
@@ -753,12 +907,4 @@ fn peak_memory() -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1024)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

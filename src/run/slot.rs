@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::devices::Place;
 use crate::engine::device::Device;
+use crate::engine::facts::Session;
 use crate::engine::{Batch, Engine, EngineError, Reduce};
 use crate::report::DeviceReport;
 use crate::settings::Precision;
@@ -26,8 +27,11 @@ pub struct Slot<'a> {
     pub precision: Precision,
     /// Threads that feed it.
     pub workers: usize,
-    /// Wall time of the load.
+    /// Wall time of the load; zero when it was loaded before.
     pub load: Duration,
+    /// What was loaded.
+    pub session: Arc<dyn Session>,
+    /// How it is run.
     engine: Arc<dyn Engine>,
     /// How to get, and the engine of, a higher precision. `None`: there is none.
     higher: Option<Load<'a>>,
@@ -54,6 +58,7 @@ impl<'a> Slot<'a> {
     pub fn new(
         place: Place,
         precision: Precision,
+        session: Arc<dyn Session>,
         engine: Box<dyn Engine>,
         load: Duration,
         higher: Option<Load<'a>>,
@@ -68,6 +73,7 @@ impl<'a> Slot<'a> {
             precision,
             workers: 1,
             load,
+            session,
             engine: engine.into(),
             higher,
             higher_engine: OnceLock::new(),
@@ -195,7 +201,7 @@ impl<'a> Slot<'a> {
     /// Adds what was done here to the report of the device.
     pub fn report(&self, report: &mut DeviceReport) {
         let mut tally = self.tally();
-        report.loads += 1 + tally.higher_loads.len() as u64;
+        report.loads += u64::from(!self.load.is_zero()) + tally.higher_loads.len() as u64;
         report.batches += tally.batches;
         report.tokens += tally.tokens;
         report.out_of_memory_splits += tally.splits;

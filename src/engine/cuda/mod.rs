@@ -31,6 +31,8 @@ use seqembed_onnx::{GraphKind, Precision};
 
 use self::fault::fault;
 use self::layout::{Layout, filled_up};
+use super::device::Device;
+use super::facts::{self, Facts};
 use super::{Batch, Engine, EngineError, Reduce};
 
 /// What a session on a GPU is made from.
@@ -82,6 +84,7 @@ const INPUTS: [(&CStr, Input); 8] = [
 
 /// A model on a GPU.
 pub struct CudaEngine {
+    facts: Facts,
     /// Held while a batch is computed: from when to when each of the last batches was.
     running: Mutex<Vec<(Instant, Instant)>>,
     session: Session,
@@ -160,7 +163,9 @@ impl CudaEngine {
             output.name() == "tokens"
                 && output.dtype().tensor_type() == Some(TensorElementType::Float16)
         });
+        let device = Device::Cuda(usize::try_from(load.device).unwrap_or(usize::MAX));
         Ok(Self {
+            facts: Facts::of(&session, load.graph, device)?,
             running: Mutex::default(),
             device: load.device,
             inputs,
@@ -329,6 +334,12 @@ impl CudaEngine {
                 Ok(Self::tensor::<f32>(&[ranges, self.hidden])?.into_dyn())
             }
         }
+    }
+}
+
+impl facts::Session for CudaEngine {
+    fn facts(&self) -> &Facts {
+        &self.facts
     }
 }
 

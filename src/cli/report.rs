@@ -1,0 +1,208 @@
+//! `seqembed report`: the report of a run as a page to look at.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use super::plot::{self, Input, SPACE};
+use crate::figure::{self, Series};
+use crate::output::{self, Layout, Rows};
+use crate::page::lengths::Lengths;
+use crate::page::{Marked, Page, Space};
+use crate::report::Report;
+
+/// Make a page of a run's report: files, lengths, batches, time, loads, what was marked, and the picture that `plot` draws
+///
+/// The page is one file that needs no network and no script. It is made from report.json and the outputs beside it.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// The output folder of `run` or `embed`
+    #[arg(value_name = "FOLDER", required_unless_present = "schema")]
+    folder: Option<PathBuf>,
+
+    /// The page
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    output: PathBuf,
+
+    /// Print the JSON schema of report.json instead
+    #[arg(long, conflicts_with_all = ["folder", "output"])]
+    schema: bool,
+}
+
+/// Points in a picture at most: each weighs some 300 bytes.
+const POINTS: u64 = 4000;
+/// Files that have a colour of their own.
+const COLOURED: usize = 48;
+/// Skipped and replaced records that are listed.
+const MARKED: usize = 500;
+
+/// Writes the page.
+///
+/// # Errors
+/// When there is no report, or the page can't be written. Outputs that can't be read are told of in the page.
+pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    let Some(folder) = args.folder.as_ref().filter(|_| !args.schema) else {
+        let schema = Report::schema();
+        println!("{}", serde_json::to_string_pretty(&schema)?);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let report = read(folder)?;
+    let page = page(report, folder);
+    figure::write(&args.output, &page.html())
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    println!("page: {}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(folder: &Path) -> anyhow::Result<Report> {
+    let path = folder.join("report.json");
+    if !path.is_file() {
+        bail!(
+            "{} has no report.json: give an output folder of `seqembed run` or `embed`",
+            folder.display()
+        );
+    }
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| {
+        format!(
+            "{} is no report of this seqembed (version {})",
+            path.display(),
+            env!("CARGO_PKG_VERSION")
+        )
+    })
+}
+
+/// Reads the outputs for what the report itself does not tell.
+fn page(report: Report, folder: &Path) -> Page {
+    let mut page = Page {
+        lengths: Lengths::default(),
+        marked: Vec::new(),
+        spaces: Vec::new(),
+        unread: Vec::new(),
+        report,
+    };
+    // Files of one space, in the order of the first.
+    let mut groups: Vec<(Layout, Vec<Input>)> = Vec::new();
+    let mut known: HashMap<Vec<String>, usize> = HashMap::new();
+    for file in &page.report.files {
+        let Some(output) = &file.output else {
+            continue;
+        };
+        let path = place(output, folder);
+        match output::open(&path) {
+            Ok(reader) => {
+                let layout = reader.layout();
+                let at = *known.entry(space(layout)).or_insert_with(|| {
+                    groups.push((layout.clone(), Vec::new()));
+                    groups.len() - 1
+                });
+                groups[at].1.push(Input {
+                    path,
+                    label: file.sample.clone(),
+                });
+            }
+            Err(error) => page.unread.push(error.to_string()),
+        }
+    }
+    for (layout, files) in groups {
+        let mut look = |file: &Input, rows: &Rows| {
+            for (at, status) in rows.status.iter().enumerate() {
+                page.lengths.add(rows.lengths[at]);
+                let mut marks = status.split(',');
+                let told = status.starts_with("skipped")
+                    || marks.any(|mark| matches!(mark, "replaced" | "all-unknown"));
+                if told && page.marked.len() < MARKED {
+                    page.marked.push(Marked {
+                        sample: file.label.clone(),
+                        id: rows.ids[at].clone(),
+                        length: rows.lengths[at],
+                        status: status.clone(),
+                    });
+                }
+            }
+        };
+        let picture = picture(&layout, &files, &mut look);
+        page.spaces.push(Space {
+            model: layout.provenance("model").unwrap_or("?").to_owned(),
+            picture: picture.map_err(|error| format!("{error:#}")),
+            provenance: layout.provenance,
+        });
+    }
+    page
+}
+
+/// Where an output is now: beside the report, or else where it was written to.
+fn place(output: &Path, folder: &Path) -> PathBuf {
+    let beside = output.file_name().map(|name| folder.join(name));
+    beside
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| output.to_owned())
+}
+
+/// What two files share if their vectors lie in one space.
+fn space(layout: &Layout) -> Vec<String> {
+    SPACE
+        .iter()
+        .map(|key| layout.provenance(key).unwrap_or_default().to_owned())
+        .chain([layout.hidden.to_string(), layout.per_token.to_string()])
+        .collect()
+}
+
+/// Reads the files, and draws them if there is something to draw.
+fn picture(
+    layout: &Layout,
+    files: &[Input],
+    look: &mut dyn FnMut(&Input, &Rows),
+) -> anyhow::Result<crate::figure::Figure> {
+    if layout.per_token {
+        for file in files {
+            for rows in output::open(&file.path)? {
+                look(file, &rows?);
+            }
+        }
+        bail!("the outputs have a vector for each residue and not one a record");
+    }
+    let (summaries, moments) = plot::survey(files, layout.hidden, look)?;
+    if moments.rows() < 2 {
+        bail!("there are fewer than two embeddings to draw");
+    }
+    let mut figure = plot::figure(files, layout, &summaries, moments, POINTS)?;
+    figure.title = format!("Embeddings by {}", figure.title);
+    // The page has a band of its own for that.
+    figure.warning = None;
+    gather(&mut figure.series);
+    Ok(figure)
+}
+
+/// Puts the smallest files into one series, when there are more than colours.
+fn gather(series: &mut Vec<Series>) {
+    if series.len() <= COLOURED {
+        return;
+    }
+    let mut sizes: Vec<u64> = series.iter().map(|series| series.rows).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    // Of files as large as the last one with a colour, the first ones get it.
+    let least = sizes[COLOURED - 2];
+    let mut equal = COLOURED - 1 - sizes.iter().filter(|&&size| size > least).count();
+    let (own, others): (Vec<Series>, Vec<Series>) =
+        std::mem::take(series).into_iter().partition(|series| {
+            let fits = series.rows == least && equal > 0;
+            equal -= usize::from(fits);
+            fits || series.rows > least
+        });
+    *series = own;
+    series.push(Series {
+        label: format!(
+            "{} other files",
+            crate::report::thousands(others.len() as u64)
+        ),
+        rows: others.iter().map(|series| series.rows).sum(),
+        points: others
+            .into_iter()
+            .flat_map(|series| series.points)
+            .collect(),
+    });
+}

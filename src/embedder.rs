@@ -1,0 +1,470 @@
+//! The library's way in: a model that is loaded once and embeds whatever it is given, in memory or from file to file.
+//!
+//! It is what the executable's runs are made of: the same reading, batching, windows and outputs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::engine::Reduce;
+use crate::engine::device::{Device, DeviceChoice};
+use crate::engine::facts::Session;
+use crate::engine::session::Kernels;
+use crate::manifest::{self, Job, ManifestErrors};
+use crate::output::{OutputError, Rows, Sink};
+use crate::records::{Record, Source};
+use crate::report::{LoadReport, Report};
+use crate::run::devices::{self, Place};
+use crate::run::load::Runtime;
+use crate::run::{self, Group, Held, Observer, Opened, RunError, Shared, Task};
+use crate::settings::{Overrides, Precision, Settings, SettingsError};
+use crate::trace::Trace;
+
+/// How an [`Embedder`] works. The defaults are those of `seqembed embed`.
+#[derive(Debug, Clone)]
+pub struct EmbedderOptions {
+    /// Pooling, layer, policies, format of output files ...: what is `None` has its default. `model` is not looked at.
+    pub settings: Overrides,
+    /// Threads in all; none: as many as this process may use. Each computes a batch of its own.
+    pub threads: Option<usize>,
+    /// ONNX Runtime's library, or a folder that holds it; none: it is looked for. The first one loaded in a process serves
+    /// all of it.
+    pub ort_lib: Option<PathBuf>,
+    /// The graph that runs on a CPU.
+    pub kernels: Kernels,
+    /// Where the model runs.
+    pub device: Device,
+}
+
+impl Default for EmbedderOptions {
+    fn default() -> Self {
+        Self {
+            settings: Overrides::default(),
+            threads: None,
+            ort_lib: None,
+            kernels: Kernels::default(),
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// Why something could not be embedded.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The model can't be had or loaded, or the run broke off.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The options don't fit each other or the model.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Files to run can't be.
+    #[error(transparent)]
+    Files(#[from] ManifestErrors),
+    /// A policy forbids one of the sequences.
+    #[error("{0}")]
+    Sequences(String),
+    /// The session that was handed in is none of this model with these options.
+    #[error("the session can't serve {model}: {why}")]
+    Session {
+        /// The model.
+        model: String,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// A model that embeds sequences and files.
+///
+/// It is loaded with the first batch and kept until the embedder is dropped. A session that is loaded already can be handed in
+/// ([`Embedder::with_session`]); several embedders can share one, and threads as well, with an embedder each.
+///
+/// ```
+/// use seqembed::settings::{Overrides, Pooling};
+/// use seqembed::{Embedder, EmbedderOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let model = folder.path().join("model");
+/// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/esm2/checkpoints/hub-safetensors");
+/// # seqembed_onnx::export(checkpoint.as_ref(), &model, &seqembed_onnx::ExportOptions::default())?;
+/// # let model = model.to_str().ok_or("a path")?;
+/// let options = EmbedderOptions {
+///     settings: Overrides { pooling: Some(Pooling::Mean), ..Overrides::default() },
+///     ..EmbedderOptions::default()
+/// };
+/// // A name (`esm2_t6_8M_UR50D`), a checkpoint or an exported folder. Nothing is loaded yet.
+/// let mut embedder = Embedder::new(model, options.clone())?;
+///
+/// let rows = embedder.embed([("P1", "MKTAYIAKQR"), ("P2 with a j", "GSHMJ")])?;
+/// assert_eq!(rows.ids, ["P1", "P2"]);
+/// assert_eq!(rows.status, ["ok", "replaced"]);
+/// assert_eq!(rows.values.len(), 2 * rows.hidden);
+///
+/// // The same model serves whatever follows: here, an embedder of its own for a thread.
+/// let session = embedder.session()?;
+/// let mut other = Embedder::with_session(model, session, options)?;
+/// assert_eq!(other.embed([("P1", "MKTAYIAKQR")])?.values, rows.values[..rows.hidden]);
+/// assert_eq!((embedder.loads().len(), other.loads().len()), (1, 0));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Embedder {
+    name: String,
+    opened: Opened,
+    overrides: Overrides,
+    settings: Settings,
+    layer: usize,
+    options: run::Options,
+    device: Device,
+    runtime: Runtime,
+    /// The device, once it was looked for; none when it was lost since.
+    places: Vec<Place>,
+    held: Held,
+    loads: Vec<LoadReport>,
+}
+
+impl Embedder {
+    /// Opens a model: a known name, a checkpoint (exported into the cache now, if it was not yet) or an exported folder.
+    ///
+    /// Neither ONNX Runtime nor weights are loaded before the first batch.
+    ///
+    /// # Errors
+    /// When there is no such model, or the options don't fit it.
+    pub fn new(model: &str, options: EmbedderOptions) -> Result<Self, EmbedError> {
+        let opened = Opened::new(model, &|_| {})?;
+        let overrides = Overrides {
+            model: Some(model.to_owned()),
+            ..options.settings
+        };
+        let settings = Settings::resolve(&[&overrides])?;
+        opened.window(&settings)?;
+        let layer = settings.layer_of(opened.model.architecture().layers())?;
+        let threads = options.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        Ok(Self {
+            name: model.to_owned(),
+            opened,
+            overrides,
+            settings,
+            layer,
+            runtime: Runtime::new(options.ort_lib.as_deref()),
+            options: run::Options {
+                out: PathBuf::new(),
+                threads: threads.max(1),
+                ort_lib: options.ort_lib,
+                kernels: options.kernels,
+                strict: false,
+                reload_per_file: false,
+                device: choice(options.device),
+                trace: None,
+            },
+            device: options.device,
+            places: Vec::new(),
+            held: Held {
+                keeps: true,
+                ..Held::default()
+            },
+            loads: Vec::new(),
+        })
+    }
+
+    /// As [`Embedder::new`], with a session that is loaded already: another embedder's [`Embedder::session`], or any other
+    /// engine that tells what it is. Its device, precision and graph are its own, whatever `options` say.
+    ///
+    /// # Errors
+    /// When the session holds other weights, another layer, or lacks the output that the pooling needs.
+    pub fn with_session(
+        model: &str,
+        session: Arc<dyn Session>,
+        options: EmbedderOptions,
+    ) -> Result<Self, EmbedError> {
+        let facts = session.facts();
+        let options = EmbedderOptions {
+            device: facts.device,
+            kernels: if facts.padded {
+                Kernels::Portable
+            } else {
+                Kernels::Auto
+            },
+            ..options
+        };
+        let mut embedder = Self::new(model, options)?;
+        let info = embedder.opened.model.info();
+        let wanted = Reduce::of(embedder.settings.pooling);
+        let why = if facts.weights_sha256 != info.weights_sha256 {
+            "it holds other weights".to_owned()
+        } else if facts.layer != embedder.layer {
+            format!(
+                "it gives layer {}, and {} is wanted",
+                facts.layer, embedder.layer
+            )
+        } else if facts.outputs.contains(&wanted) {
+            // It runs there, whatever can be found out of its device.
+            embedder.places =
+                devices::choose(&embedder.options.device, None, &mut embedder.runtime)
+                    .map_or_else(|_| vec![Place::named(facts.device)], |chosen| chosen.places);
+            embedder.held.session = Some(session);
+            return Ok(embedder);
+        } else {
+            format!(
+                "pooling {} needs the output `{}`, which it was loaded without",
+                embedder.settings.pooling,
+                wanted.name()
+            )
+        };
+        Err(EmbedError::Session {
+            model: model.to_owned(),
+            why,
+        })
+    }
+
+    /// Embeds sequences: pairs of a header, whose first word becomes the id, and letters.
+    ///
+    /// Rows stand in the order of the sequences. One that could not be embedded has a row too: NaN, and a status that says why.
+    ///
+    /// # Errors
+    /// When the model can't be loaded or run, or a policy (`--long error`, `--unknown error`, letters of another alphabet)
+    /// forbids a sequence.
+    pub fn embed<H, L>(
+        &mut self,
+        sequences: impl IntoIterator<Item = (H, L)>,
+    ) -> Result<Rows, EmbedError>
+    where
+        H: Into<String>,
+        L: Into<Vec<u8>>,
+    {
+        let records = sequences
+            .into_iter()
+            .map(|(header, letters)| Record {
+                header: header.into(),
+                sequence: letters.into(),
+            })
+            .collect();
+        let rows = Arc::new(Mutex::new(Rows::new(
+            self.opened.model.architecture().hidden(),
+        )));
+        let sink: Box<dyn Sink> = Box::new(Gathered(Arc::clone(&rows)));
+        self.look_for_device()?;
+        let mut group = self.group(vec![self.nameless()])?;
+        group.given = Some((records, sink));
+        let report = self.work(group, &mut Silent)?;
+        if let Some(why) = report.files.into_iter().find_map(|file| file.error) {
+            return Err(EmbedError::Sequences(why));
+        }
+        Ok(std::mem::take(&mut *lock(&rows)))
+    }
+
+    /// Embeds whole files into the folder `out`, as `seqembed embed` does: each becomes one output file, named after it.
+    ///
+    /// A file that can't be read to its end has no output, and its entry in the report names the reason.
+    ///
+    /// # Errors
+    /// When a file is not there or two would get one output, when the model can't be loaded, or the run broke off.
+    pub fn run(
+        &mut self,
+        files: &[PathBuf],
+        out: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<Report, EmbedError> {
+        let jobs = manifest::jobs_from_files(files, &self.overrides)?;
+        run::check_folder(out)?;
+        out.clone_into(&mut self.options.out);
+        self.look_for_device()?;
+        let group = self.group(jobs)?;
+        self.work(group, observer)
+    }
+
+    /// The session, loaded now if it was not yet: another embedder's [`Embedder::with_session`] takes it.
+    ///
+    /// # Errors
+    /// When the model can't be loaded.
+    pub fn session(&mut self) -> Result<Arc<dyn Session>, EmbedError> {
+        if let Some(session) = &self.held.session {
+            return Ok(Arc::clone(session));
+        }
+        self.look_for_device()?;
+        let group = self.group(vec![self.nameless()])?;
+        let trace = silence();
+        let shared = shared(&self.options, &trace);
+        let mut report = Report::default();
+        let session = group.session(&shared, &self.places[0], &mut self.runtime, &mut report)?;
+        self.loads.append(&mut report.loads);
+        self.held.session = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Moves to another device: the session is dropped, and loaded there.
+    ///
+    /// # Errors
+    /// When the device can't be had: then the embedder stays where it is. When the model can't be loaded there: then the next
+    /// batch loads it where it was.
+    pub fn to_device(&mut self, device: Device) -> Result<(), EmbedError> {
+        if device == self.device() {
+            return Ok(());
+        }
+        let chosen = devices::choose(&choice(device), None, &mut self.runtime)?;
+        let old = (
+            self.device,
+            std::mem::replace(&mut self.places, chosen.places),
+        );
+        self.held.session = None;
+        self.device = device;
+        let moved = self.session().map(drop);
+        if moved.is_err() {
+            (self.device, self.places) = old;
+        }
+        self.options.device = choice(self.device);
+        moved
+    }
+
+    /// Where the model is, or will be loaded.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.held
+            .session
+            .as_ref()
+            .map_or(self.device, |session| session.facts().device)
+    }
+
+    /// The numbers that the loaded model computes with, read from what was loaded; `None` until then.
+    #[must_use]
+    pub fn precision(&self) -> Option<Precision> {
+        let session = self.held.session.as_ref()?;
+        Some(session.facts().precision)
+    }
+
+    /// Every load so far: none before the first batch, or with a session that was handed in; one afterwards, and one more for
+    /// each move.
+    #[must_use]
+    pub fn loads(&self) -> &[LoadReport] {
+        &self.loads
+    }
+
+    /// Runs a group and tells of it, the loads in it too.
+    fn work(&mut self, group: Group, observer: &mut dyn Observer) -> Result<Report, EmbedError> {
+        let started = Instant::now();
+        let mut report = run::begun(&self.options);
+        report.device.clone_from(&self.places[0].name);
+        let trace = silence();
+        let result = group.run(
+            &Shared {
+                started,
+                ..shared(&self.options, &trace)
+            },
+            &mut self.places,
+            &mut self.runtime,
+            &mut self.held,
+            &mut report,
+            observer,
+        );
+        self.loads.extend_from_slice(&report.loads);
+        if self.places.is_empty() {
+            // The device was lost, and the session with it.
+            self.held.session = None;
+        }
+        result?;
+        run::ended(&mut report, started);
+        Ok(report)
+    }
+
+    fn look_for_device(&mut self) -> Result<(), EmbedError> {
+        if self.places.is_empty() {
+            let chosen = devices::choose(&self.options.device, None, &mut self.runtime)?;
+            self.places = chosen.places;
+        }
+        let asked = self.settings.precision;
+        devices::check_precision(asked, &self.places[0], self.options.kernels).map_err(|why| {
+            SettingsError::Precision {
+                precision: asked,
+                device: self.device.to_string(),
+                why,
+            }
+        })?;
+        Ok(())
+    }
+
+    fn group(&self, jobs: Vec<Job>) -> Result<Group, EmbedError> {
+        let window = self.opened.window(&self.settings)?;
+        let gpu = self.device != Device::Cpu;
+        let precision = match &self.held.session {
+            Some(session) => session.facts().precision,
+            None => self
+                .opened
+                .precision(self.settings.precision, gpu, &|_| {})?,
+        };
+        Ok(Group {
+            model: Arc::clone(&self.opened.model),
+            tokenizer: Arc::clone(&self.opened.tokenizer),
+            layer: self.layer,
+            precision,
+            positions: (0..jobs.len()).collect(),
+            tasks: jobs.into_iter().map(|job| Task { job, window }).collect(),
+            given: None,
+        })
+    }
+
+    /// A job for what comes from no file.
+    fn nameless(&self) -> Job {
+        Job {
+            sample: "sequences".to_owned(),
+            source: Source::Path("the sequences".into()),
+            settings: Settings {
+                model: self.name.clone(),
+                ..self.settings.clone()
+            },
+            line: None,
+        }
+    }
+}
+
+fn choice(device: Device) -> DeviceChoice {
+    match device {
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda(number) => DeviceChoice::Cuda(vec![number]),
+    }
+}
+
+/// No trace.
+fn silence() -> Trace {
+    Trace::new(None).expect("no file is made")
+}
+
+fn shared<'a>(options: &'a run::Options, trace: &'a Trace) -> Shared<'a> {
+    Shared {
+        options,
+        started: Instant::now(),
+        faults: None,
+        trace,
+        say: &|_| {},
+    }
+}
+
+/// Rows that are kept in memory.
+struct Gathered(Arc<Mutex<Rows>>);
+
+impl Sink for Gathered {
+    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
+        lock(&self.0).append(rows.clone());
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+        Ok(())
+    }
+}
+
+fn lock(rows: &Mutex<Rows>) -> std::sync::MutexGuard<'_, Rows> {
+    // Rows are appended whole or not at all.
+    rows.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Hears nothing: what goes wrong is in the report.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn warning(&mut self, _: &str) {}
+    fn failure(&mut self, _: &str) {}
+    fn advanced(&mut self, _: u64, _: u64, _: u64, _: u64) {}
+}

@@ -1,0 +1,159 @@
+//! Loading once and loading again: `--reload-per-file`, and `seqembed bench load`, which measures the difference.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+
+use common::{DONE, PARTLY, Place, WRONG, assert_run, exported, seqembed, text};
+
+const FILES: [(&str, &[u8]); 3] = [
+    ("a.faa", b">a1\nMKTAYIAKQR\n>a2\nGSHMLEDP\n"),
+    ("b.faa", b">b1\nMKLV\n"),
+    ("c.faa", b">c1\nGSHM\n>c2\nMKTAYIAKQRGSHMLEDP\n>c3\nM\n"),
+];
+
+fn manifest(options: &str) -> String {
+    format!(
+        "model: {}\nfiles:\n  - {{sample: a, fasta: a.faa}}\n  - {{sample: b, fasta: b.faa{options}}}\n  - {{sample: c, fasta: c.faa}}\n",
+        text(exported("esm2"))
+    )
+}
+
+#[test]
+fn a_load_a_file_is_counted_and_gives_the_same() {
+    let place = Place::new(&FILES);
+    assert_run(&place.run(&manifest("")), DONE, &[", loaded once in "]);
+    let once: Vec<_> = ["a.parquet", "b.parquet", "c.parquet"]
+        .map(|name| place.rows(name).unwrap())
+        .into();
+    assert_eq!(place.report()["loads"].as_array().unwrap().len(), 1);
+
+    let path = place.path("manifest.yaml");
+    let out = place.path("out");
+    fs::remove_dir_all(&out).unwrap();
+    let run = seqembed(&["run", text(&path), "-o", text(&out), "--reload-per-file"]);
+    assert_run(&run, DONE, &[", loaded 3 times in "]);
+    let report = place.report();
+    assert_eq!(report["loads"].as_array().unwrap().len(), 3);
+    let samples: Vec<_> = report["files"].as_array().unwrap().iter().collect();
+    assert_eq!(samples.len(), 3);
+    for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(samples[at]["sample"], name);
+        let rows = place.rows(&format!("{name}.parquet")).unwrap();
+        assert_eq!(rows.ids, once[at].ids);
+        common::assert_close(&rows.values, &once[at].values, 1e-5, name);
+    }
+}
+
+#[test]
+fn every_batch_is_in_the_histogram_of_how_full_they_are() {
+    let long = ">x\n".to_owned() + &"MKTAYIAKQR".repeat(9);
+    let place = Place::new(&[("a.faa", FILES[0].1), ("long.faa", long.as_bytes())]);
+    let out = place.path("out");
+    let run = seqembed(&[
+        "embed",
+        text(&place.path("a.faa")),
+        text(&place.path("long.faa")),
+        "-m",
+        text(exported("esm2")),
+        "-o",
+        text(&out),
+        "--batch-tokens",
+        "40",
+    ]);
+    assert_run(&run, DONE, &[]);
+    let totals = &place.report()["totals"];
+    assert_eq!(totals["batch_tokens"], 40);
+    // 92 tokens alone are more than 40; 12 and 10 share a batch, and fill 22 of 40.
+    assert_eq!(
+        totals["batch_fill"],
+        serde_json::json!([0, 0, 0, 0, 0, 1, 0, 0, 0, 1])
+    );
+}
+
+#[test]
+fn bench_load_compares_the_ways() {
+    let place = Place::new(&FILES);
+    fs::write(place.path("manifest.yaml"), manifest("")).unwrap();
+    let (path, out) = (place.path("manifest.yaml"), place.path("bench"));
+    let run = seqembed(&[
+        "bench",
+        "load",
+        text(&path),
+        "-o",
+        text(&out),
+        "--threads",
+        "1",
+        "--rounds",
+        "2",
+    ]);
+    assert_run(&run, DONE, &[]);
+    let said = String::from_utf8(run.stdout).unwrap();
+    for part in [
+        "esm2: 6 sequences",
+        "in 3 files, 1 threads",
+        "one process, a load a file",
+        "time than a process for each file",
+        "times as long as on one file with everything",
+    ] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("load.json")).unwrap()).unwrap();
+    let ways = json["ways"].as_array().unwrap();
+    let column =
+        |key: &str| -> Vec<u64> { ways.iter().map(|way| way[key].as_u64().unwrap()).collect() };
+    assert_eq!(column("processes"), [1, 1, 3, 1]);
+    assert_eq!(column("loads"), [1, 3, 3, 1]);
+    for way in ways {
+        let rounds = way["seconds_of_each_round"].as_array().unwrap();
+        let fastest = rounds.iter().map(|s| s.as_f64().unwrap());
+        assert_eq!(rounds.len(), 2);
+        assert_eq!(way["seconds"].as_f64(), fastest.reduce(f64::min));
+        assert!(way["load_seconds"].as_f64() > Some(0.0));
+        assert!(way["load_seconds"].as_f64() < way["seconds"].as_f64());
+        if cfg!(target_os = "linux") {
+            assert!(way["peak_memory_bytes"].as_u64() > Some(1 << 20));
+            assert!(way["cpu_seconds"].as_f64() > Some(0.0));
+        }
+    }
+    assert_eq!(json["sequences"], 6);
+    let svg = fs::read_to_string(out.join("load.svg")).unwrap();
+    assert!(svg.contains("What loading the model once saves") && svg.contains("3 loads"));
+    // Nothing else is left.
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 2);
+}
+
+#[test]
+fn bench_load_leaves_out_what_cannot_be_compared() {
+    let place = Place::new(&FILES);
+    fs::write(place.path("manifest.yaml"), manifest(", pooling: cls")).unwrap();
+    let (path, out) = (place.path("manifest.yaml"), place.path("bench"));
+    let load = || seqembed(&["bench", "load", text(&path), "-o", text(&out)]);
+    let run = load();
+    assert_run(&run, DONE, &["`one file with everything` is left out"]);
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(!said.contains("one file with everything"), "{said}");
+
+    // A file that fails makes every figure meaningless.
+    fs::write(place.path("c.faa"), ">c1\nMKV\n").unwrap();
+    fs::write(
+        place.path("b.faa"),
+        format!(">b1\n{}\n", "ACGT".repeat(300)),
+    )
+    .unwrap();
+    let run = load();
+    assert_run(&run, 1, &["a run ended with exit status: 3", "b.faa"]);
+    assert_eq!(PARTLY, 3);
+
+    fs::write(
+        &path,
+        "model: esm2\nfiles:\n  - {sample: a, fasta: \"-\"}\n",
+    )
+    .unwrap();
+    assert_run(&load(), WRONG, &["standard input can be read only once"]);
+    fs::write(&path, "files:\n  - {sample: a, fasta: no.faa}\n").unwrap();
+    assert_run(&load(), WRONG, &["no model", "no.faa"]);
+}

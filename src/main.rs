@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use seqembed::cli::{doctor, embed, export, fetch, models, plot, run, told};
+use clap::{CommandFactory, Parser, Subcommand};
+use seqembed::cli::{doctor, embed, export, fetch, models, plot, run, shell, told};
 
 /// Embeddings of many protein and DNA files with one load of the model
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Models(models::ModelsArgs),
     Plot(plot::PlotArgs),
     Doctor(doctor::DoctorArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => shell::completions(&args, Cli::command()),
+        Command::Man(args) => shell::man(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", told(error.as_ref()));

@@ -9,6 +9,7 @@ pub mod models;
 pub mod plot;
 pub mod progress;
 pub mod run;
+pub mod shell;
 
 /// Exit code: the machine refused something.
 pub const FAILED: u8 = 1;

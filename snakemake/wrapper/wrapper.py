@@ -41,20 +41,22 @@ model = snakemake.input.get("model") or snakemake.params.get("model", "")
 if model:
     model = f"--model {shlex.quote(str(model))}"
 
-cache_dir = snakemake.params.get("cache_dir", "")
-if cache_dir:
-    cache_dir = f"--cache-dir {shlex.quote(str(cache_dir))}"
-
 device = ""
 gpus = snakemake.resources.get("gpu", 0)
 if gpus and "--device" not in extra:
     device = f"--device cuda:{','.join(map(str, range(int(gpus))))}"
 
 # Beside the outputs, so that they are moved by renaming; the same folder for each attempt, so that none leaves rubbish behind.
+# Likewise for what is kept from one attempt to the next: a folder of its own for each job.
 unique = hashlib.sha256("\n".join(embeddings).encode()).hexdigest()[:16]
 work = Path(embeddings[0]).absolute().parent / f".seqembed-{unique}"
 shutil.rmtree(work, ignore_errors=True)
 work.mkdir(parents=True)
+kept = snakemake.params.get("cache_dir", "")
+cache_dir = ""
+if kept:
+    kept = Path(kept) / unique
+    cache_dir = f"--cache-dir {shlex.quote(str(kept))}"
 
 # The stems where each is another one; names in the output's provenance are then those of the files.
 stems = [Path(path).stem for path in embeddings]
@@ -85,3 +87,5 @@ for stem, path in zip(stems, embeddings):
 if snakemake.output.get("report"):
     shutil.move(work / "report.json", snakemake.output.report)
 shutil.rmtree(work)
+if kept:
+    shutil.rmtree(kept, ignore_errors=True)

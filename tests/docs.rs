@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -105,7 +106,7 @@ fn commands(block: &Block) -> String {
         .text
         .lines()
         .filter_map(|line| line.strip_prefix("$ "));
-    typed.map(|line| format!("{line}\n")).collect()
+    typed.flat_map(|line| [line, "\n"]).collect()
 }
 
 struct Sandbox {
@@ -289,7 +290,7 @@ fn shortened(file: &Path) -> Vec<u8> {
         .filter(|record| (2..350).contains(&record.len()));
     let short: String = short
         .take(3)
-        .map(|record| format!(">{}", record.trim_end_matches('>')))
+        .flat_map(|record| [">", record.trim_end_matches('>')])
         .collect();
     if packed {
         let mut writer = GzEncoder::new(Vec::new(), Compression::fast());
@@ -304,7 +305,7 @@ fn contigs() -> String {
     let mut state: u32 = 1;
     let mut text = String::new();
     for contig in 1..=3 {
-        text.push_str(&format!(">contig_{contig}\n"));
+        let _ = writeln!(text, ">contig_{contig}");
         for _ in 0..700 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             text.push(char::from(b"ACGT"[(state >> 30) as usize]));

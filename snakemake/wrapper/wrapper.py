@@ -37,9 +37,12 @@ if len(formats) != 1:
     )
 output_format = formats.pop()
 
-model = snakemake.input.get("model") or snakemake.params.get("model", "")
+# In the manifest's head, and not on the command line: there it would go before a file's own.
+head = {"format": output_format}
+model = snakemake.input.get("model") or snakemake.params.get("model")
 if model:
-    model = f"--model {shlex.quote(str(model))}"
+    # A path is meant from here, not from the manifest.
+    head["model"] = str(Path(model).absolute()) if Path(model).exists() else model
 
 device = ""
 gpus = snakemake.resources.get("gpu", 0)
@@ -68,14 +71,12 @@ files = [
 ]
 manifest = work / "manifest.yaml"
 # JSON is YAML.
-manifest.write_text(json.dumps({"files": files}, indent=1))
+manifest.write_text(json.dumps({**head, "files": files}, indent=1))
 
 shell(
     "seqembed run {manifest:q}"
     " --out {work:q}"
     " --threads {snakemake.threads}"
-    " --format {output_format}"
-    " {model}"
     " {device}"
     " {cache_dir}"
     " {extra}"

@@ -44,10 +44,10 @@ if model:
     # A path is meant from here, not from the manifest.
     head["model"] = str(Path(model).absolute()) if Path(model).exists() else model
 
-device = ""
-gpus = snakemake.resources.get("gpu", 0)
-if gpus and "--device" not in extra:
-    device = f"--device cuda:{','.join(map(str, range(int(gpus))))}"
+# A job computes on what it asked for, whatever else the node has.
+gpus = int(snakemake.resources.get("gpu", 0))
+device = f"cuda:{','.join(map(str, range(gpus)))}" if gpus else "cpu"
+device = "" if "--device" in extra else f"--device {device}"
 
 # Beside the outputs, so that they are moved by renaming; the same folder for each attempt, so that none leaves rubbish behind.
 # Likewise for what is kept from one attempt to the next: a folder of its own for each job.

@@ -10,7 +10,12 @@ ort := $(CURDIR)/.seqembed/onnxruntime
 # One that is named from outside is used as it is.
 export ORT_DYLIB_PATH ?= $(ort)
 
-# On a GPU: the library with the CUDA provider, and the Python that has PyTorch with CUDA, if $(PYTHON) has not. ONNXRUNTIME_GPU ?= onnxruntime-gpu>=1.31,<2 # An executable that is there already, to measure instead of building one. SEQEMBED ?= .PHONY: help setup build demo test test-install test-gpu lint parity real bench-cpu bench-gpu clean
+# On a GPU: the library with the CUDA provider, and the Python that has PyTorch with CUDA, if $(PYTHON) has not.
+ONNXRUNTIME_GPU ?= onnxruntime-gpu>=1.31,<2
+# An executable that is there already, to measure instead of building one.
+SEQEMBED ?=
+
+.PHONY: help setup build demo test test-gpu test-install lint parity real bench-cpu bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -62,8 +67,6 @@ bench-gpu: need-python ## measure against the peers on this GPU (SEQEMBED=PATH: 
 	$$python bench/gpu.py $(if $(SEQEMBED),--seqembed "$(SEQEMBED)") $(ARGS)
 
 clean: ## remove all that was made here
-	@rm -rf target .seqembed .venv .venv-bench .venv-bench-gpu demo
-
 	@rm -rf target .seqembed .venv .venv-* demo
 
 .PHONY: need-cargo need-python

@@ -15,7 +15,7 @@ ONNXRUNTIME_GPU ?= onnxruntime-gpu>=1.31,<2
 # An executable that is there already, to measure instead of building one.
 SEQEMBED ?=
 
-.PHONY: help setup build demo test test-gpu lint parity real bench-cpu bench-gpu clean
+.PHONY: help setup build demo test test-gpu test-install lint parity real bench-cpu bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ test: need-cargo setup ## run all tests
 
 test-gpu: need-cargo ## run the tests that need a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA; SEQEMBED_TEST_GPU: cuda:1 ...)
 	@$(CARGO) test --locked --no-fail-fast --test gpu -- --ignored --test-threads=1
+
+test-install: need-cargo setup ## install with pip into a fresh environment, and look at it (builds once more)
+	@$(CARGO) test --locked --test install -- --ignored
 
 lint: need-cargo ## check the format and the lints
 	@$(CARGO) fmt --all --check
@@ -68,7 +71,7 @@ bench-nextflow: build ## measure what a grouping costs in Nextflow (PROTEINS=fil
 	@$(PYTHON) bench/nextflow.py $(PROTEINS)
 
 clean: ## remove all that was made here
-	@rm -rf target .seqembed .venv .venv-bench .venv-bench-gpu demo
+	@rm -rf target .seqembed .venv .venv-* demo
 
 .PHONY: need-cargo need-python
 need-cargo:

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
-    bench, convert, doctor, embed, export, fetch, models, plot, report, run, told, virnucpro,
+    bench, convert, doctor, embed, export, fetch, models, plot, report, run, shell, told, virnucpro,
 };
 
 /// Embeddings of many protein and DNA files with one load of the model
@@ -28,6 +28,8 @@ enum Command {
     Report(report::ReportArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => shell::completions(&args, Cli::command()),
+        Command::Man(args) => shell::man(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", told(error.as_ref()));

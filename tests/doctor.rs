@@ -132,6 +132,11 @@ fn each_place_is_found() {
         ("bin/lib/libonnxruntime.so", "beside the executable", None),
         ("lib/libonnxruntime.so", "beside the executable", None),
         (
+            &format!("lib/python3.12/{wheel}"),
+            "the Python packages of the executable's environment",
+            None,
+        ),
+        (
             &format!("venv/lib/python3.12/{wheel}"),
             "$VIRTUAL_ENV",
             Some(("VIRTUAL_ENV", "venv")),
@@ -176,9 +181,10 @@ fn each_place_is_found() {
 #[test]
 fn a_python_in_the_path_is_looked_into_without_running_it() {
     let scene = Scene::new();
-    scene.install("lib/python3.11/dist-packages/onnxruntime/capi/libonnxruntime.so.1.32.0");
+    scene.install("usr/lib/python3.11/dist-packages/onnxruntime/capi/libonnxruntime.so.1.32.0");
     // A python3 that would give no answer, and leaves a trace if it is asked for one.
-    let python = scene.home.path().join("bin/python3");
+    let python = scene.home.path().join("usr/bin/python3");
+    std::fs::create_dir(scene.home.path().join("usr/bin")).expect("a folder");
     std::fs::write(
         &python,
         format!("#!/bin/sh\n: > {}/asked\n", scene.home.path().display()),
@@ -187,6 +193,7 @@ fn a_python_in_the_path_is_looked_into_without_running_it() {
     make_executable(&python);
     scene
         .doctor()
+        .env("PATH", scene.home.path().join("usr/bin"))
         .assert()
         .success()
         .stdout(found_by("the Python packages of `python3` in $PATH"));
@@ -241,6 +248,29 @@ fn the_order_is_option_variable_executable_wheel() {
             .arg("--ort-lib")
             .arg(option);
         both.assert().success().stdout(found_by("--ort-lib"));
+    }
+}
+
+#[test]
+fn where_both_wheels_share_a_folder_the_one_for_gpus_is_taken() {
+    let packages = "lib/python3.12/site-packages";
+    let cpu = format!("{packages}/onnxruntime/capi/libonnxruntime.so.1.32.0");
+    let gpu = format!("{packages}/onnxruntime/capi/libonnxruntime.so.1.31.1");
+    // Both are links to one file: it is a broken one that tells which was tried first.
+    for (broken, other, wheel) in [
+        (&gpu, &cpu, Some("onnxruntime_gpu-1.31.1.dist-info")),
+        (&cpu, &gpu, Some("onnxruntime-1.32.0.dist-info")),
+        (&cpu, &gpu, None),
+    ] {
+        let scene = Scene::new();
+        scene.install(other);
+        let broken = scene.home.path().join(broken);
+        std::fs::write(&broken, "no library").expect("a file");
+        if let Some(wheel) = wheel {
+            std::fs::create_dir(scene.home.path().join(packages).join(wheel)).expect("a folder");
+        }
+        let text = format!("{} is there, but", broken.display());
+        scene.doctor().assert().code(1).stdout(says(&text));
     }
 }
 

@@ -13,6 +13,7 @@ pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod shell;
 pub mod virnucpro;
 
 /// Exit code: the machine refused something.

@@ -1,8 +1,8 @@
 //! Finding ONNX Runtime: where its library may be, in which order, and what to say when there is none.
 //!
 //! Order: `--ort-lib`, `ORT_DYLIB_PATH`, beside the executable, then the Python wheel `onnxruntime` or
-//! `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`), a conda environment's `lib`, and the folders of the
-//! dynamic linker's variable. What was named explicitly (the first two) must load: anything else there is an error. What was
+//! `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`; first that of the environment in whose `bin` the
+//! executable is), a conda environment's `lib`, and the folders of the dynamic linker's variable. What was named explicitly (the first two) must load: anything else there is an error. What was
 //! only found is passed over when it does not load, and named in the error if nothing else does. Python is run only when every
 //! other place is empty.
 
@@ -163,19 +163,22 @@ fn search(place: &Place, tried: &mut String) -> Option<(EnvironmentBuilder, Loca
 /// Every place to look into without being told to, in order.
 fn places() -> Vec<Place> {
     let mut places = Vec::new();
-    let beside = std::env::current_exe()
+    let bin = std::env::current_exe()
         .and_then(std::fs::canonicalize)
         .ok()
-        .and_then(|exe| exe.parent().map(Path::to_path_buf))
-        .map(|bin| {
-            let mut folders = vec![bin.clone(), bin.join("lib")];
-            folders.extend(bin.parent().map(|prefix| prefix.join("lib")));
-            folders
-        })
-        .unwrap_or_default();
+        .and_then(|exe| exe.parent().map(Path::to_path_buf));
+    let prefix = bin.as_deref().and_then(Path::parent);
+    let beside = bin.iter().flat_map(|bin| [bin.clone(), bin.join("lib")]);
     places.push(Place {
         how: "beside the executable".to_owned(),
-        folders: beside,
+        folders: beside
+            .chain(prefix.map(|prefix| prefix.join("lib")))
+            .collect(),
+    });
+    // Where pip put both.
+    places.push(Place {
+        how: "the Python packages of the executable's environment".to_owned(),
+        folders: prefix.map(wheels_of_prefix).unwrap_or_default(),
     });
 
     for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
@@ -318,15 +321,35 @@ fn named_library(path: &Path) -> Result<PathBuf, String> {
 }
 
 /// The newest library in a folder: wheels name it `libonnxruntime.so.1.32.0`, packages of C++ also `libonnxruntime.so`.
+///
+/// The wheels `onnxruntime` and `onnxruntime-gpu` share one folder. Where both are installed, that of the latter is taken.
 fn newest_library(folder: &Path) -> Option<PathBuf> {
-    let (_, name) = std::fs::read_dir(folder)
+    let with_gpu = gpu_wheel(folder);
+    let (_, _, name) = std::fs::read_dir(folder)
         .ok()?
         .flatten()
         .filter_map(|entry| {
-            version_in(&entry.file_name()).map(|version| (version, entry.file_name()))
+            let version = version_in(&entry.file_name())?;
+            Some((with_gpu.contains(&version), version, entry.file_name()))
         })
         .max()?;
     Some(folder.join(name))
+}
+
+/// The versions of `onnxruntime-gpu` that pip has noted beside the package whose folder of libraries this is.
+fn gpu_wheel(capi: &Path) -> Vec<Vec<u32>> {
+    let packages = capi.parent().and_then(Path::parent);
+    let entries = packages.and_then(|packages| std::fs::read_dir(packages).ok());
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let rest = name.to_str()?.strip_prefix("onnxruntime_gpu-")?;
+            rest.strip_suffix(".dist-info").map(numbers)
+        })
+        .collect()
 }
 
 /// The numbers in a library's file name (none in the plain name), or `None` for another file.

@@ -75,8 +75,6 @@ pub enum Precision {
     Fp16,
     /// 16-bit floats with the range of 32-bit ones and less precision (GPUs only)
     Bf16,
-    /// 8-bit floats in the dense products (GPUs of compute capability 8.9 or more)
-    Fp8,
 }
 
 impl Precision {
@@ -95,7 +93,7 @@ impl Precision {
     pub fn bytes(self) -> usize {
         match self {
             Self::Auto | Self::Fp32 => 4,
-            Self::Fp16 | Self::Bf16 | Self::Fp8 => 2,
+            Self::Fp16 | Self::Bf16 => 2,
         }
     }
 }

@@ -217,20 +217,11 @@ pub fn check_precision(
     let Some((gpu, _)) = &place.gpu else {
         return match precision {
             Precision::Auto | Precision::Fp32 => Ok(()),
-            Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => Err(
+            Precision::Fp16 | Precision::Bf16 => Err(
                 "half precision needs a GPU (--device cuda); leave `precision` out, or choose fp32"
                     .to_owned(),
             ),
         };
-    };
-    let least = |capability: (i32, i32), such: &str| {
-        if gpu.capability >= capability {
-            return Ok(());
-        }
-        Err(format!(
-            "it needs compute capability {}.{} or more, such as {such}, and this GPU has {}.{}; choose fp16",
-            capability.0, capability.1, gpu.capability.0, gpu.capability.1
-        ))
     };
     match precision {
         Precision::Auto | Precision::Fp32 | Precision::Fp16 => Ok(()),
@@ -238,10 +229,10 @@ pub fn check_precision(
             "ONNX Runtime has no bf16 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
                 .to_owned(),
         ),
-        Precision::Bf16 => least((8, 0), "an A100"),
-        Precision::Fp8 => {
-            least((8, 9), "an L4, H100 or H200")?;
-            Err("this seqembed has no fp8 kernels; choose fp16".to_owned())
-        }
+        Precision::Bf16 if gpu.capability < (8, 0) => Err(format!(
+            "it needs compute capability 8.0 or more, such as an A100, and this GPU has {}.{}; choose fp16",
+            gpu.capability.0, gpu.capability.1
+        )),
+        Precision::Bf16 => Ok(()),
     }
 }

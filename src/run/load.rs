@@ -193,7 +193,7 @@ impl Wanted<'_> {
 fn stored(precision: Precision) -> seqembed_onnx::Precision {
     match precision {
         Precision::Auto | Precision::Fp32 => seqembed_onnx::Precision::Fp32,
-        Precision::Fp16 | Precision::Fp8 => seqembed_onnx::Precision::Fp16,
+        Precision::Fp16 => seqembed_onnx::Precision::Fp16,
         Precision::Bf16 => seqembed_onnx::Precision::Bf16,
     }
 }

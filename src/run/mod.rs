@@ -836,11 +836,7 @@ impl Computed {
         if let Some(facts) = loaded {
             return Self {
                 device: facts.device,
-                // The kernels' products may be narrower than what the graph tells.
-                precision: match precision {
-                    Precision::Fp8 => precision,
-                    _ => facts.precision,
-                },
+                precision: facts.precision,
                 graph_sha256: facts.graph_sha256.clone(),
             };
         }

@@ -340,12 +340,11 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
         (vec![1; batch.num_rows()], embeddings.clone())
     };
     let fixed = fixed.as_fixed_size_list();
-    let values = match fixed.values().as_primitive_opt::<Float32Type>() {
-        Some(values) => values.values().to_vec(),
-        None => {
-            let halves = fixed.values().as_primitive::<Float16Type>().values();
-            halves.iter().map(|&half| half.into()).collect()
-        }
+    let values = if let Some(values) = fixed.values().as_primitive_opt::<Float32Type>() {
+        values.values().to_vec()
+    } else {
+        let halves = fixed.values().as_primitive::<Float16Type>().values();
+        halves.iter().map(|&half| half.into()).collect()
     };
     Rows {
         hidden,

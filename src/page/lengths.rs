@@ -111,7 +111,9 @@ mod tests {
             all in proptest::collection::vec(prop_oneof![0..30_u64, 0..40_000_u64, 900..1_100_u64], 1..200)
         ) {
             let mut lengths = Lengths::default();
-            all.iter().for_each(|&length| lengths.add(length));
+            for &length in &all {
+                lengths.add(length);
+            }
             let histogram = lengths.histogram();
             let mut before = 0;
             for bin in &histogram.bins {

@@ -224,7 +224,6 @@ pub fn check_precision(
         };
     };
     match precision {
-        Precision::Auto | Precision::Fp32 | Precision::Fp16 => Ok(()),
         Precision::Bf16 if kernels == Kernels::Portable => Err(
             "ONNX Runtime has no bf16 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
                 .to_owned(),
@@ -233,6 +232,6 @@ pub fn check_precision(
             "it needs compute capability 8.0 or more, such as an A100, and this GPU has {}.{}; choose fp16",
             gpu.capability.0, gpu.capability.1
         )),
-        Precision::Bf16 => Ok(()),
+        Precision::Auto | Precision::Fp32 | Precision::Fp16 | Precision::Bf16 => Ok(()),
     }
 }

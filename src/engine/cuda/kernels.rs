@@ -231,7 +231,6 @@ impl Kernels {
     ///
     /// # Errors
     /// Here and below: when the driver refuses.
-    #[expect(clippy::too_many_arguments, reason = "the kernel's")]
     pub unsafe fn skip_layer_norm(
         &self,
         stream: Device,
@@ -439,6 +438,7 @@ impl Kernels {
     ///
     /// # Errors
     /// As there.
+    #[expect(clippy::too_many_arguments, reason = "the kernel's")]
     pub unsafe fn attention(
         &self,
         stream: Device,
@@ -548,7 +548,8 @@ impl Kernels {
         unsafe { launch(function, stream, grid, 256, &arguments) }
     }
 
-    /// `y = x @ weight^T` and what follows, for x [m, k] and a weight [n, k] (GEGLU: [2 n, k]); y is [m, n].
+    /// `output = input @ weight^T` and what follows, for an input [rows, inputs] and a weight [outputs, inputs] (GEGLU: twice
+    /// as many rows); the output is [rows, outputs].
     ///
     /// # Safety
     /// See [`Kernels::skip_layer_norm`].
@@ -559,10 +560,10 @@ impl Kernels {
         &self,
         stream: Device,
         epilogue: Epilogue,
-        [x, weight, y]: [Device; 3],
-        bias: Device,
-        angles: Device,
-        [m, n, k]: [usize; 3],
+        [input, weight, output]: [Device; 3],
+        mut bias: Device,
+        mut angles: Device,
+        [rows, outputs, inputs]: [usize; 3],
     ) -> Result<(), KernelError> {
         let function = self
             .dense
@@ -570,39 +571,42 @@ impl Kernels {
             .find(|(known, _)| *known == epilogue)
             .map(|(_, function)| *function)
             .ok_or_else(|| KernelError::Unsupported("dense layers were not compiled".to_owned()))?;
-        let [rows, columns, depth] = TILE;
-        let weight_rows = if epilogue == Epilogue::Geglu {
-            2 * n
-        } else {
-            n
+        let [tile_rows, tile_columns, depth] = TILE;
+        let weight_rows = match epilogue {
+            Epilogue::Geglu => 2 * outputs,
+            Epilogue::None | Epilogue::Gelu | Epilogue::Rotary => outputs,
         };
         let bf16 = self.bf16;
         // Half of a weight tile each is what the two blocks of a cluster load.
         let mut maps = [
-            tensor_map(x, [m, k], [rows, depth], bf16)?,
-            tensor_map(weight, [weight_rows, k], [columns / 2, depth], bf16)?,
-            tensor_map(y, [m, n], [rows / 2, 64], bf16)?,
+            tensor_map(input, [rows, inputs], [tile_rows, depth], bf16)?,
+            tensor_map(
+                weight,
+                [weight_rows, inputs],
+                [tile_columns / 2, depth],
+                bf16,
+            )?,
+            tensor_map(output, [rows, outputs], [tile_rows / 2, 64], bf16)?,
         ];
         let turning = if epilogue == Epilogue::Rotary {
             2 * self.sizes.hidden
         } else {
             0
         };
-        let (mut bias, mut angles) = (bias, angles);
-        let mut numbers = [as_int(turning)?, as_int(m)?, as_int(n)?, as_int(k)?];
-        let [a, b, c] = &mut maps;
-        let [turning, m, n, k] = &mut numbers;
-        let mut arguments: [*mut c_void; 9] = [
-            (&raw mut *a).cast(),
-            (&raw mut *b).cast(),
-            (&raw mut *c).cast(),
-            (&raw mut bias).cast(),
-            (&raw mut angles).cast(),
-            (&raw mut *turning).cast(),
-            (&raw mut *m).cast(),
-            (&raw mut *n).cast(),
-            (&raw mut *k).cast(),
-        ];
+        let mut numbers = [turning, rows, outputs, inputs]
+            .into_iter()
+            .map(as_int)
+            .collect::<Result<Vec<i32>, _>>()?;
+        let mut arguments: Vec<*mut c_void> = maps
+            .iter_mut()
+            .map(|map| (&raw mut *map).cast())
+            .chain([(&raw mut bias).cast(), (&raw mut angles).cast()])
+            .collect();
+        arguments.extend(
+            numbers
+                .iter_mut()
+                .map(|number| (&raw mut *number).cast::<c_void>()),
+        );
         let blocks = self.processors / 2 * 2;
         // SAFETY: the caller's promise; the arguments are those of the kernel.
         unsafe {
@@ -643,15 +647,15 @@ struct Program {
 fn programs(sizes: &Sizes, precision: Precision, fused: bool, long: bool) -> Vec<Program> {
     let define = |name: &str, value: usize| format!("-D{name}={value}");
     let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
-    let mut sized = base.clone();
-    sized.extend([
+    let mut options = base.clone();
+    options.extend([
         define("HEAD", sizes.head()),
         define("HEADS", sizes.heads),
         define("HIDDEN", sizes.hidden),
     ]);
     let mut rows = Program {
         source: NUMBERS.to_owned(),
-        options: sized.clone(),
+        options: options.clone(),
         part: Part::Rows,
     };
     if let Some(base) = sizes.rotary_base {
@@ -670,7 +674,7 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool, long: bool) -> Vec
     rows.source.push_str(ROWS);
     let mut programs = vec![rows];
     for groups in [1, 2] {
-        let mut options = sized.clone();
+        let mut options = options.clone();
         options.push(define("ALIBI", usize::from(sizes.alibi)));
         if sizes.head() <= 64 {
             options.push(define("GROUPS", groups));
@@ -682,7 +686,7 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool, long: bool) -> Vec
         });
     }
     if long {
-        let mut options = sized;
+        let mut options = options;
         options.push(define("ALIBI", usize::from(sizes.alibi)));
         programs.push(Program {
             source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),

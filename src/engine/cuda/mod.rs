@@ -206,7 +206,7 @@ impl CudaEngine {
         Ok(tensor.into_dyn())
     }
 
-    fn input(&self, layout: &Layout, input: Input) -> Result<DynValue, EngineError> {
+    fn input(layout: &Layout, input: Input) -> Result<DynValue, EngineError> {
         let (tokens, length) = (layout.tokens(), layout.length());
         match input {
             Input::Ids => Self::filled(&[tokens], |target| layout.ids(target)),
@@ -314,7 +314,7 @@ impl CudaEngine {
     fn inputs(&self, layout: &Layout) -> Result<Vec<DynValue>, EngineError> {
         self.inputs
             .iter()
-            .map(|&(_, input)| self.input(layout, input))
+            .map(|&(_, input)| Self::input(layout, input))
             .collect()
     }
 

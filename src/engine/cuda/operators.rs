@@ -113,13 +113,12 @@ impl Operator for Own {
         let own = self.element();
         let types = match self.what {
             What::RotaryAttention | What::Attention => vec![own, own, I32],
-            What::TurnedAttention => vec![own, I32],
             What::AlibiAttention => vec![own, own, F32, I32],
             What::SkipLayerNorm => vec![own; 5],
             What::BiasGelu | What::Dense | What::DenseGeglu => vec![own, own],
             What::Geglu => vec![own],
             What::Positions | What::RotaryAngles => vec![I32, TensorElementType::Int64],
-            What::PoolMean | What::PoolMax => vec![own, I32],
+            What::PoolMean | What::PoolMax | What::TurnedAttention => vec![own, I32],
             What::DenseGelu => vec![own, own, own],
             What::DenseRotary => vec![own, own, own, F32],
         };
@@ -184,6 +183,10 @@ fn fault(message: impl Into<String>) -> ort::Error {
     ort::Error::new(message.into())
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what `map_err` hands over"
+)]
 fn refused(error: KernelError) -> ort::Error {
     fault(error.to_string())
 }
@@ -430,26 +433,29 @@ impl Call<'_> {
     }
 
     fn dense(&self, epilogue: Epilogue) -> ort::Result<()> {
-        let (x, weight) = (self.input(0)?, self.input(1)?);
-        let &[m, k] = &x.shape[..] else {
-            return Err(fault(format!("expected a matrix, got shape {:?}", x.shape)));
+        let (input, weight) = (self.input(0)?, self.input(1)?);
+        let &[tokens, inputs] = &input.shape[..] else {
+            return Err(fault(format!(
+                "expected a matrix, got shape {:?}",
+                input.shape
+            )));
         };
-        let rows = weight.rows(k)?;
-        let n = match epilogue {
+        let rows = weight.rows(inputs)?;
+        let outputs = match epilogue {
             Epilogue::Geglu => rows / 2,
             _ => rows,
         };
         let (bias, angles) = match epilogue {
             Epilogue::None | Epilogue::Geglu => (NOTHING, NOTHING),
-            Epilogue::Gelu => (self.input(2)?.check(n)?, NOTHING),
+            Epilogue::Gelu => (self.input(2)?.check(outputs)?, NOTHING),
             Epilogue::Rotary => {
                 let sizes = self.kernels.sizes();
                 let bias = self.input(2)?.check(2 * sizes.hidden)?;
-                (bias, self.input(3)?.check(m * sizes.head())?)
+                (bias, self.input(3)?.check(tokens * sizes.head())?)
             }
         };
-        let y = self.output(0, &[m, n])?;
-        if m == 0 {
+        let output = self.output(0, &[tokens, outputs])?;
+        if tokens == 0 {
             return Ok(());
         }
         // SAFETY: as in `attention`.
@@ -457,10 +463,10 @@ impl Call<'_> {
             self.kernels.dense(
                 self.stream,
                 epilogue,
-                [x.memory, weight.memory, y],
+                [input.memory, weight.memory, output],
                 bias,
                 angles,
-                [m, n, k],
+                [tokens, outputs, inputs],
             )
         }
         .map_err(refused)

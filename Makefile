@@ -15,7 +15,7 @@ ONNXRUNTIME_GPU ?= onnxruntime-gpu>=1.31,<2
 # An executable that is there already, to measure instead of building one.
 SEQEMBED ?=
 
-.PHONY: help setup build demo test test-gpu test-install lint parity real bench-cpu bench-gpu clean
+.PHONY: help setup build demo test test-gpu test-install lint soak fuzz parity real bench-cpu bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -46,6 +46,12 @@ test-install: need-cargo setup ## install with pip into a fresh environment, and
 lint: need-cargo ## check the format and the lints
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+soak: need-cargo setup ## kill, stop and starve runs at random moments, and go on with them (as root: full disks too)
+	@SEQEMBED_SOAK=long $(CARGO) test --release --locked --test soak -- --nocapture --test-threads 1
+
+fuzz: need-cargo ## fuzz the readers, FUZZ_SECONDS=60 each (installs cargo-fuzz; needs a nightly Rust)
+	@sh scripts/fuzz.sh $(FUZZ_SECONDS)
 
 parity: build ## compare with fair-esm and transformers at true sizes (installs PyTorch)
 	@sh scripts/python-env.sh .venv-bench bench/requirements.txt

@@ -4,12 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::Reduce;
 use crate::engine::device::{Device, DeviceChoice};
 use crate::engine::facts::Session;
 use crate::engine::session::Kernels;
+use crate::interrupt::Interrupt;
 use crate::manifest::{self, Job, ManifestErrors};
 use crate::output::{OutputError, Rows, Sink};
 use crate::records::{Record, Source};
@@ -158,6 +159,11 @@ impl Embedder {
                 reload_per_file: false,
                 device: choice(options.device),
                 trace: None,
+                resume: false,
+                cache_dir: None,
+                save_every: Duration::MAX,
+                no_dedup: false,
+                interrupt: Interrupt::default(),
             },
             device: options.device,
             places: Vec::new(),
@@ -352,6 +358,7 @@ impl Embedder {
                 started,
                 ..shared(&self.options, &trace)
             },
+            None,
             &mut self.places,
             &mut self.runtime,
             &mut self.held,

@@ -7,6 +7,8 @@ pub mod embedder;
 pub mod engine;
 pub mod figure;
 pub mod hub;
+pub mod interrupt;
+pub mod journal;
 pub mod manifest;
 pub mod models;
 pub mod output;

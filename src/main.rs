@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
-    bench, convert, doctor, embed, export, fetch, models, plot, report, run, shell, told, virnucpro,
+    bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell, told,
+    virnucpro,
 };
 
 /// Embeddings of many protein and DNA files with one load of the model
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Command::Man(args) => shell::man(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {}", told(error.as_ref()));
+        say(&format!("error: {}", told(error.as_ref())));
         ExitCode::FAILURE
     })
 }

@@ -95,7 +95,7 @@ pub struct Totals {
     pub records: u64,
     /// Residues.
     pub residues: u64,
-    /// Tokens that the model saw, special ones and overlaps of windows too, padding not.
+    /// Tokens that the model saw, special ones and overlaps of windows too, padding not. Files of an earlier run do not count.
     pub tokens: u64,
     /// Tokens that the device worked on, padding too.
     pub device_tokens: u64,
@@ -119,6 +119,15 @@ pub struct Totals {
     pub skipped: u64,
     /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
     pub failed_records: u64,
+    /// Records whose sequence was computed for another record of the run.
+    #[serde(default)]
+    pub repeated: u64,
+    /// Records whose row an interrupted run had saved.
+    #[serde(default)]
+    pub restored: u64,
+    /// Files that an earlier run had finished.
+    #[serde(default)]
+    pub kept_files: u64,
     /// Wall time of the run, loads included, in seconds.
     pub seconds: f64,
     /// Wall time of all loads.
@@ -179,6 +188,15 @@ pub struct FileReport {
     pub skipped: u64,
     /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
     pub failed_records: u64,
+    /// Records whose sequence was computed for another record of the run.
+    #[serde(default)]
+    pub repeated: u64,
+    /// Records whose row an interrupted run had saved.
+    #[serde(default)]
+    pub restored: u64,
+    /// Whether an earlier run had finished the file. Its numbers are that run's.
+    #[serde(default)]
+    pub kept: bool,
     /// The model's time for this file, all workers together: its share of each batch by tokens.
     pub computing_seconds: f64,
 }
@@ -212,12 +230,15 @@ impl Report {
         let sum = |field: fn(&FileReport) -> u64| self.files.iter().map(field).sum();
         totals.records = sum(|f| f.records);
         totals.residues = sum(|f| f.residues);
-        totals.tokens = sum(|f| f.tokens);
+        totals.tokens = sum(|f| if f.kept { 0 } else { f.tokens });
         totals.windowed = sum(|f| f.windowed);
         totals.truncated = sum(|f| f.truncated);
         totals.replaced = sum(|f| f.replaced);
         totals.skipped = sum(|f| f.skipped);
         totals.failed_records = sum(|f| f.failed_records);
+        totals.repeated = sum(|f| if f.kept { 0 } else { f.repeated });
+        totals.restored = sum(|f| if f.kept { 0 } else { f.restored });
+        totals.kept_files = sum(|f| u64::from(f.kept));
         totals.load_seconds = self.loads.iter().map(|load| load.seconds).sum();
         if totals.device_tokens > 0 {
             totals.padding = 1.0 - totals.tokens as f64 / totals.device_tokens as f64;
@@ -233,7 +254,7 @@ impl Report {
         }
         if totals.tokens > 0 {
             let each = totals.stages.computing / totals.tokens as f64;
-            for file in &mut self.files {
+            for file in self.files.iter_mut().filter(|file| !file.kept) {
                 file.computing_seconds = each * file.tokens as f64;
             }
         }
@@ -341,6 +362,27 @@ impl fmt::Display for Report {
         )?;
         for device in &self.devices {
             write!(f, "{device}")?;
+        }
+        if totals.kept_files + totals.restored > 0 {
+            let mut parts = Vec::new();
+            if totals.kept_files > 0 {
+                parts.push(format!(
+                    "{} were finished before",
+                    count(totals.kept_files, "file", "files")
+                ));
+            }
+            if totals.restored > 0 {
+                let rows = count(totals.restored, "row", "rows");
+                parts.push(format!("{rows} of others had been saved"));
+            }
+            writeln!(f, "  resumed  {}", parts.join(", "))?;
+        }
+        if totals.repeated > 0 {
+            writeln!(
+                f,
+                "  repeated {} did not run again: their sequences had been embedded",
+                count(totals.repeated, "record", "records"),
+            )?;
         }
         let marks = [
             (totals.windowed, "in windows"),

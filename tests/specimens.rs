@@ -123,13 +123,14 @@ impl Place {
         path.exists().then(|| output::read(&path).unwrap().0)
     }
 
-    /// What stands in the output folder.
+    /// What stands in the output folder, beside the journal.
     fn written(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path("out")) else {
             return Vec::new();
         };
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".seqembed")
             .collect();
         names.sort();
         names

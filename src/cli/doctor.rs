@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::ffi::CStr;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -56,7 +55,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     } else {
         report.problems.as_str()
     };
-    write!(std::io::stdout().lock(), "{}\n{verdict}", report.lines)?;
+    super::print(&format!("{}\n{verdict}", report.lines))?;
     Ok(if report.fatal {
         ExitCode::FAILURE
     } else {
@@ -429,7 +428,8 @@ fn nearest(path: &Path) -> Option<PathBuf> {
         .and_then(|folder| std::fs::canonicalize(folder).ok())
 }
 
-fn room(path: &Path) -> Option<u64> {
+/// Bytes that are free on the file system of a path.
+pub(super) fn room(path: &Path) -> Option<u64> {
     let folder = nearest(path)?;
     let disks = Disks::new_with_refreshed_list();
     let holding = disks

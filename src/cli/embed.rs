@@ -1,21 +1,22 @@
 //! `seqembed embed` and what it shares with `seqembed run`: the options of a run, and its end.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
 
 use super::progress::Progress;
-use super::{FAILED, PARTLY, USAGE, told};
+use super::{FAILED, PARTLY, USAGE, say, signals, told};
 use crate::engine::device::DeviceChoice;
 use crate::engine::session::Kernels;
 use crate::manifest::{self, Job};
 use crate::records::Source;
-use crate::report::Report;
-use crate::run::{self, Options};
+use crate::report::{Report, thousands};
+use crate::run::{self, Options, RunError};
 use crate::settings::Overrides;
 
 /// Embed sequence files without a manifest
@@ -36,6 +37,8 @@ pub struct EmbedArgs {
 
 /// Options of the whole run, with and without a manifest.
 #[derive(Debug, clap::Args)]
+// Flags of the command line are what they are.
+#[allow(clippy::struct_excessive_bools)]
 pub struct RunOptions {
     /// The output folder; it is made if need be
     #[arg(short, long, value_name = "FOLDER")]
@@ -43,6 +46,24 @@ pub struct RunOptions {
 
     #[command(flatten)]
     engine: EngineOptions,
+
+    /// Go on with an interrupted run: finished files stay as they are, and saved rows of the others are taken. What was made from
+    /// another input, model or option is computed again
+    #[arg(long)]
+    resume: bool,
+
+    /// Keep the work in this folder, for workflow engines whose retries begin in an empty one: a run takes from it what is
+    /// finished and saved, as with --resume. One folder serves one run at a time
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<PathBuf>,
+
+    /// How often the rows of unfinished files are saved, in seconds: a killed run loses no more than that
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    save_every: Duration,
+
+    /// Compute a sequence each time that it comes, not once a run; results are the same
+    #[arg(long)]
+    no_dedup: bool,
 
     /// Stop at the first file that fails, instead of doing the others first
     #[arg(long)]
@@ -103,6 +124,14 @@ impl EngineOptions {
     }
 }
 
+/// A time in seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a number of seconds is needed, 0 or more".to_owned())
+}
+
 /// Runs the subcommand.
 ///
 /// # Errors
@@ -111,7 +140,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     match manifest::jobs_from_files(&args.files, &args.overrides) {
         Ok(jobs) => embed(jobs, &args.common),
         Err(errors) => {
-            eprintln!("error: {errors}");
+            say(&format!("error: {errors}"));
             Ok(USAGE.into())
         }
     }
@@ -133,6 +162,7 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
     let files = jobs.len() as u64;
     let mut progress = Progress::new(size(&jobs), files, options.quiet);
     let quiet = options.quiet;
+    let interrupt = signals::watch().context("cannot watch for signals")?;
     let result = run::run(
         jobs,
         &Options {
@@ -144,11 +174,16 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
             device: options.engine.device.clone(),
             trace: options.trace.clone(),
             reload_per_file: options.reload_per_file,
+            resume: options.resume,
+            cache_dir: options.cache_dir.clone(),
+            save_every: options.save_every,
+            no_dedup: options.no_dedup,
+            interrupt,
         },
         &mut progress,
         &|text| {
             if !quiet {
-                eprintln!("{text}");
+                say(text);
             }
         },
     );
@@ -156,17 +191,24 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
     let report = match result {
         Ok(report) => report,
         Err(error) => {
-            let code = if error.is_usage() { USAGE } else { FAILED };
-            eprintln!("error: {}", told(&error));
+            let code = match &error {
+                RunError::Interrupted { signal, .. } => signals::exit_code(*signal),
+                error if error.is_usage() => USAGE,
+                _ => FAILED,
+            };
+            say(&format!("error: {}", told(&error)));
+            if let Some(advice) = advice(&error, options) {
+                say(&advice);
+            }
             return Ok(code.into());
         }
     };
     let path = options.out.join("report.json");
     write_report(&report, &path)?;
     if !quiet {
-        eprint!("{report}");
-        eprintln!("  output   {}", options.out.display());
-        eprintln!("  report   {}", path.display());
+        say(report.to_string().trim_end());
+        say(&format!("  output   {}", options.out.display()));
+        say(&format!("  report   {}", path.display()));
     }
     Ok(
         if report.totals.failed_files > 0 || report.totals.failed_records > 0 {
@@ -175,6 +217,33 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         },
     )
+}
+
+/// What to do about a disk that is full.
+fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
+            let folders = [Some(&options.out), options.cache_dir.as_ref()];
+            let room = folders.into_iter().flatten().filter_map(|folder| {
+                let free = super::doctor::room(folder)?;
+                Some(format!(
+                    "{} bytes are free in {}",
+                    thousands(free),
+                    folder.display()
+                ))
+            });
+            let room: Vec<String> = room.collect();
+            return Some(format!(
+                "{}{}make room, then run the same command with --resume: finished files stay",
+                room.join(", "),
+                if room.is_empty() { "" } else { "; " }
+            ));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// The size of all inputs, or 0 when one has no size.
@@ -196,7 +265,8 @@ fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new()
-            .prefix(".report")
+            .prefix(".report.")
+            .suffix(".partial")
             .permissions(permissions())
             .tempfile_in(folder)?;
         serde_json::to_writer_pretty(&mut file, report)?;

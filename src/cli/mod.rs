@@ -1,5 +1,9 @@
 //! The command line: one file a subcommand.
 
+use std::io::Write as _;
+
+use anyhow::Context as _;
+
 pub mod bench;
 mod check;
 pub mod convert;
@@ -14,6 +18,7 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod shell;
+pub mod signals;
 pub mod virnucpro;
 
 /// Exit code: the machine refused something.
@@ -22,6 +27,22 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// Exit code: done, but some files failed.
 pub const PARTLY: u8 = 3;
+
+/// Tells the user something. Where nobody listens any more, as behind a closed pipe, the work goes on.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes to the standard output.
+///
+/// # Errors
+/// When it is closed or full: the message says how much was to be written.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .with_context(|| format!("cannot write {} bytes to the standard output", text.len()))
+}
 
 /// An error with its causes, those left out that the text before has in it already.
 #[must_use]

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use seqembed_onnx::known_models;
 
+use super::print;
+
 /// List the models known by name
 #[derive(Debug, clap::Args)]
 pub struct ModelsArgs {}
@@ -14,7 +16,13 @@ pub struct ModelsArgs {}
 /// # Errors
 /// When standard output is closed.
 pub fn run(_: &ModelsArgs) -> anyhow::Result<ExitCode> {
-    let mut out = io::stdout().lock();
+    let mut text = Vec::new();
+    list(&mut text)?;
+    print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "{:<22} {:>10} {:>6} {:>6} {:>9}  HUB ID",
@@ -32,5 +40,5 @@ pub fn run(_: &ModelsArgs) -> anyhow::Result<ExitCode> {
             known.hub_id
         )?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -49,7 +49,7 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     figure
         .write(&args.output.path, args.output.kind)
         .with_context(|| format!("cannot write {}", args.output.path.display()))?;
-    println!("picture: {}", args.output.path.display());
+    super::print(&format!("picture: {}\n", args.output.path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

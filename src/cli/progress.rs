@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::say;
 use crate::report::thousands;
 use crate::run::Observer;
 
@@ -76,8 +77,8 @@ impl Progress {
 
     fn print(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
@@ -122,7 +123,7 @@ impl Observer for Progress {
             } else {
                 format!("{} read", HumanBytes(self.bytes))
             };
-            eprintln!("{state}  {read}");
+            say(&format!("{state}  {read}"));
         }
     }
 }

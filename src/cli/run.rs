@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::USAGE;
 use super::embed::{RunOptions, embed};
+use super::{USAGE, say};
 use crate::manifest;
 use crate::settings::Overrides;
 
@@ -15,7 +15,7 @@ use crate::settings::Overrides;
 /// manifest's top. All mistakes are reported together, before a model is loaded.
 ///
 /// Exit code: 0 all done, 1 failed, 2 the command line, the manifest or the model is wrong, 3 done but for files or
-/// sequences that failed.
+/// sequences that failed, 143 and 130 stopped by SIGTERM and SIGINT. A run that ended before its time goes on with --resume.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The manifest
@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match manifest::read(&args.manifest, &args.overrides) {
         Ok(manifest) => embed(manifest.jobs, &args.common),
         Err(errors) => {
-            eprintln!("error: {errors}");
+            say(&format!("error: {errors}"));
             Ok(USAGE.into())
         }
     }

@@ -5,16 +5,19 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::repeats::{Origin, Repeats};
 use crate::batch::{self, Window};
 use crate::engine::Reduce;
+use crate::journal::facts::{Input, InputHash, record_hash};
+use crate::journal::rows::{Mark, Saved, Spot};
 use crate::manifest::Job;
-use crate::records::{self, Reader, Record};
+use crate::records::{self, Reader, Record, Source};
 use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
 use crate::tokenize::dna::{DnaCheck, reverse_complement};
 use crate::tokenize::{Alphabet, Encoded, Tokenizer};
@@ -48,6 +51,28 @@ pub struct Item {
     pub segments: Range<usize>,
     /// Those of its reverse complement, with `--revcomp mean`.
     pub reverse: Range<usize>,
+    /// Its index in its file.
+    pub index: u64,
+    /// Tells it from other records.
+    pub hash: u64,
+    /// Its row, when an earlier run saved it; then it has no windows.
+    pub saved: Option<Spot>,
+}
+
+impl Item {
+    /// Whether it has windows: it is not skipped, and no earlier run saved its row.
+    pub fn has_segments(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
+    /// What the journal knows its row by.
+    pub fn mark(&self, vectors: usize) -> Mark {
+        Mark {
+            index: self.index,
+            hash: self.hash,
+            vectors: u32::try_from(vectors).expect("a record has fewer than 2^32 tokens"),
+        }
+    }
 }
 
 /// What happened to a record.
@@ -102,12 +127,19 @@ pub struct Segment {
     pub range: Range<usize>,
     /// What the engine gives for it.
     pub reduce: Reduce,
+    /// Where its numbers come from.
+    pub origin: Origin,
 }
 
 impl Segment {
     /// Tokens, with the special ones.
     pub fn tokens(&self) -> usize {
         self.window.seen.len() + 2
+    }
+
+    /// Whether the engine runs it.
+    pub fn is_run(&self) -> bool {
+        matches!(self.origin, Origin::Engine { .. })
     }
 }
 
@@ -125,6 +157,8 @@ pub enum Entry {
         warnings: Vec<String>,
         /// Why the file failed.
         failure: Option<String>,
+        /// What was read.
+        input: Option<Input>,
     },
 }
 
@@ -172,8 +206,15 @@ pub struct Chunker<'a> {
     tasks: &'a [Task],
     tokenizer: &'a dyn Tokenizer,
     limits: Limits,
+    /// For each task, what an earlier run saved of it.
+    saved: Arc<Vec<Saved>>,
+    /// Saved rows of the file so far that were of other records.
+    changed: u64,
+    repeats: Option<Repeats>,
     task: usize,
-    open: Option<(Input, DnaCheck)>,
+    /// The index of the next record in its file.
+    index: u64,
+    open: Option<Open>,
     forbidden: bool,
     number: u64,
     bytes: Arc<AtomicU64>,
@@ -190,7 +231,11 @@ impl<'a> Chunker<'a> {
             tasks,
             tokenizer,
             limits,
+            saved: Arc::default(),
+            changed: 0,
+            repeats: None,
             task: 0,
+            index: 0,
             open: None,
             forbidden: false,
             number: 0,
@@ -202,7 +247,22 @@ impl<'a> Chunker<'a> {
 
     /// Takes these records for those of the first task's file.
     pub fn give(&mut self, records: Vec<Record>) {
-        self.open = Some((Input::Given(records.into_iter()), DnaCheck::default()));
+        self.open = Some(Open {
+            records: Records::Given(records.into_iter()),
+            check: DnaCheck::default(),
+            input: Arc::default(),
+            length: None,
+        });
+    }
+
+    /// Takes what was saved of each task from there, instead of having it computed.
+    pub fn resume(&mut self, saved: Arc<Vec<Saved>>) {
+        self.saved = saved;
+    }
+
+    /// Has windows with the same tokens computed once.
+    pub fn share(&mut self, repeats: Repeats) {
+        self.repeats = Some(repeats);
     }
 
     /// Whether every file was read to its end.
@@ -221,7 +281,7 @@ impl<'a> Chunker<'a> {
         let mut records = 0;
         while !self.is_done() && letters < self.limits.chunk_tokens && records < CHUNK_RECORDS {
             let entry = self.read();
-            if let Raw::Record(_, record) = &entry {
+            if let Raw::Record(_, _, record) = &entry {
                 letters += record.sequence.len() + 2;
                 records += 1;
             }
@@ -242,14 +302,14 @@ impl<'a> Chunker<'a> {
             self.open = None;
             return self.end(None);
         }
-        let (reader, check) = match &mut self.open {
+        let Open { records, check, .. } = match &mut self.open {
             Some(open) => open,
             None => match self.start(task) {
-                Ok(reader) => self.open.insert((Input::File(reader), DnaCheck::default())),
+                Ok(open) => self.open.insert(open),
                 Err(error) => return self.end(Some(error.to_string())),
             },
         };
-        match reader.next() {
+        match records.next() {
             Some(Ok(record)) => {
                 let undecided = !check.is_done();
                 check.add(&record.sequence);
@@ -259,17 +319,33 @@ impl<'a> Chunker<'a> {
                 {
                     return self.end(Some(why));
                 }
-                Raw::Record(task, record)
+                self.index += 1;
+                Raw::Record(task, self.index - 1, record)
             }
             Some(Err(error)) => self.end(Some(error.to_string())),
             None => self.end(None),
         }
     }
 
-    fn start(&self, task: usize) -> Result<Reader, records::RecordError> {
+    fn start(&self, task: usize) -> Result<Open, records::RecordError> {
         let bytes = Arc::clone(&self.bytes);
-        records::open_with(&self.tasks[task].job.source, |raw| {
-            Box::new(Counted { raw, bytes })
+        let input = Arc::new(Mutex::new(InputHash::default()));
+        let source = &self.tasks[task].job.source;
+        let length = match source {
+            Source::Path(path) => std::fs::metadata(path).ok(),
+            Source::Stdin => None,
+        };
+        let reader = records::open_with(source, |raw| {
+            let input = Arc::clone(&input);
+            Box::new(Counted { raw, bytes, input })
+        })?;
+        Ok(Open {
+            records: Records::File(reader),
+            check: DnaCheck::default(),
+            input,
+            length: length
+                .filter(std::fs::Metadata::is_file)
+                .map(|about| about.len()),
         })
     }
 
@@ -277,8 +353,7 @@ impl<'a> Chunker<'a> {
     fn wrong_alphabet(&self, task: usize) -> Option<String> {
         let job = &self.tasks[task].job;
         let alphabet = self.tokenizer.alphabet();
-        let (_, check) = self.open.as_ref()?;
-        let why = check.why_not(alphabet)?;
+        let why = self.open.as_ref()?.check.why_not(alphabet)?;
         (!job.settings.force_alphabet).then(|| {
             let (letters, help) = match alphabet {
                 Alphabet::Protein => ("proteins", "translate it first"),
@@ -295,25 +370,35 @@ impl<'a> Chunker<'a> {
         let task = self.task;
         let failure = failure.or_else(|| self.wrong_alphabet(task));
         self.task += 1;
+        self.index = 0;
         let mut warnings = Vec::new();
-        if let Some((Input::File(reader), _)) = self.open.take()
+        let mut input = None;
+        if let Some(open) = self.open.take()
             && failure.is_none()
         {
-            warnings.extend(reader.warning());
+            if let Records::File(reader) = &open.records {
+                warnings.extend(reader.warning());
+            }
+            let hash = open.input.lock().unwrap_or_else(PoisonError::into_inner);
+            input = Some(hash.finish(open.length));
         }
         Raw::End {
             task,
             warnings,
             failure,
+            input,
         }
     }
 
     fn assemble(&mut self, raw: Vec<Raw>) -> Chunk {
-        let encoded: Vec<Option<Encoded>> = raw
+        let encoded: Vec<Option<(Encoded, u64)>> = raw
             .par_iter()
             .with_min_len(16)
             .map(|entry| match entry {
-                Raw::Record(_, record) => Some(self.tokenizer.encode(&record.sequence)),
+                Raw::Record(_, _, record) => Some((
+                    self.tokenizer.encode(&record.sequence),
+                    record_hash(&record.header, &record.sequence),
+                )),
                 Raw::End { .. } => None,
             })
             .collect();
@@ -325,11 +410,16 @@ impl<'a> Chunker<'a> {
             batches: Vec::new(),
             bytes: self.bytes.load(Ordering::Relaxed),
         };
+        if let Some(repeats) = &mut self.repeats {
+            repeats.begin_chunk();
+        }
         let mut forbidden = None;
         for (entry, encoded) in raw.into_iter().zip(encoded) {
             match (entry, encoded) {
-                (Raw::Record(task, record), Some(encoded)) if forbidden != Some(task) => {
-                    match self.item(task, record, encoded, &mut chunk) {
+                (Raw::Record(task, index, record), Some((encoded, hash)))
+                    if forbidden != Some(task) =>
+                {
+                    match self.item(task, (index, hash), record, encoded, &mut chunk) {
                         Ok(item) => chunk.entries.push(Entry::Record(task, item)),
                         Err(why) => {
                             chunk.entries.push(Entry::Forbidden(task, why));
@@ -341,21 +431,32 @@ impl<'a> Chunker<'a> {
                 (
                     Raw::End {
                         task,
-                        warnings,
+                        mut warnings,
                         failure,
+                        input,
                     },
                     _,
-                ) => chunk.entries.push(Entry::End {
-                    task,
-                    warnings,
-                    failure,
-                }),
+                ) => {
+                    let changed = std::mem::take(&mut self.changed);
+                    if changed > 0 {
+                        warnings.push(format!(
+                            "{} has changed: {changed} rows that were saved are of other sequences, and are computed again",
+                            self.tasks[task].job.source
+                        ));
+                    }
+                    chunk.entries.push(Entry::End {
+                        task,
+                        warnings,
+                        failure,
+                        input,
+                    });
+                }
             }
         }
         self.forbidden = forbidden == Some(self.task);
         for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
             let segments: Vec<usize> = (0..chunk.segments.len())
-                .filter(|&s| chunk.segments[s].reduce == reduce)
+                .filter(|&s| chunk.segments[s].reduce == reduce && chunk.segments[s].is_run())
                 .collect();
             let lengths: Vec<usize> = segments
                 .iter()
@@ -378,14 +479,21 @@ impl Chunker<'_> {
     /// # Errors
     /// What a policy forbids, in words.
     fn item(
-        &self,
+        &mut self,
         task: usize,
+        (index, hash): (u64, u64),
         record: Record,
         mut encoded: Encoded,
         chunk: &mut Chunk,
     ) -> Result<Item, String> {
-        let task = &self.tasks[task];
-        let units = self.tokenizer.alphabet().units();
+        let known = self.saved.get(task);
+        let saved = known.and_then(|known| known.find(index, hash));
+        if saved.is_none() && known.is_some_and(|known| known.has(index)) {
+            self.changed += 1;
+        }
+        let (tasks, tokenizer) = (self.tasks, self.tokenizer);
+        let task = &tasks[task];
+        let units = tokenizer.alphabet().units();
         let Settings {
             long,
             unknown,
@@ -407,7 +515,7 @@ impl Chunker<'_> {
                 Long::Truncate => {
                     status.truncated = true;
                     sequence = &sequence[..limit];
-                    encoded = self.tokenizer.encode(sequence);
+                    encoded = tokenizer.encode(sequence);
                 }
                 Long::Error => {
                     return fail(format!(
@@ -417,7 +525,7 @@ impl Chunker<'_> {
             }
         }
         if encoded.ids.is_empty() {
-            status.skipped = Some(self.tokenizer.why_no_tokens(encoded.letters));
+            status.skipped = Some(tokenizer.why_no_tokens(encoded.letters));
         }
         if let Some(at) = encoded.first_unknown {
             let letter = char::from(sequence[at]);
@@ -448,10 +556,17 @@ impl Chunker<'_> {
             reverse: 0..0,
             header: record.header,
             status,
+            index,
+            hash,
+            saved: None,
         };
-        if item.status.skipped.is_none() {
-            let other = (revcomp == Revcomp::Mean)
-                .then(|| self.tokenizer.encode(&reverse_complement(sequence)));
+        if item.status.skipped.is_some() {
+            return Ok(item);
+        }
+        item.saved = saved;
+        if saved.is_none() {
+            let other =
+                (revcomp == Revcomp::Mean).then(|| tokenizer.encode(&reverse_complement(sequence)));
             item.segments = self.segments(task, encoded, chunk);
             if let Some(other) = other {
                 item.reverse = self.segments(task, other, chunk);
@@ -461,7 +576,7 @@ impl Chunker<'_> {
     }
 
     /// Appends a sequence's tokens and windows to the chunk.
-    fn segments(&self, task: &Task, encoded: Encoded, chunk: &mut Chunk) -> Range<usize> {
+    fn segments(&mut self, task: &Task, encoded: Encoded, chunk: &mut Chunk) -> Range<usize> {
         let pooling = task.job.settings.pooling;
         let crate::settings::Window {
             max_length,
@@ -493,12 +608,17 @@ impl Chunker<'_> {
                     start..end
                 }
             };
-            chunk.segments.push(Segment {
+            let mut segment = Segment {
                 record: chunk.encoded.len(),
                 window,
                 range,
                 reduce: task.reduce(),
-            });
+                origin: Origin::Engine { keep: None },
+            };
+            if let Some(repeats) = &mut self.repeats {
+                segment.origin = repeats.origin(chunk.segments.len(), &segment, &encoded.ids);
+            }
+            chunk.segments.push(segment);
         }
         chunk.encoded.push(encoded);
         first..chunk.segments.len()
@@ -506,12 +626,12 @@ impl Chunker<'_> {
 }
 
 /// Where a task's records come from.
-enum Input {
+enum Records {
     File(Reader),
     Given(std::vec::IntoIter<Record>),
 }
 
-impl Iterator for Input {
+impl Iterator for Records {
     type Item = Result<Record, records::RecordError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -524,24 +644,38 @@ impl Iterator for Input {
 
 /// What was read, before it is tokenised.
 enum Raw {
-    Record(usize, Record),
+    /// Its task, its index in the file, and itself.
+    Record(usize, u64, Record),
     End {
         task: usize,
         warnings: Vec<String>,
         failure: Option<String>,
+        input: Option<Input>,
     },
 }
 
-/// Counts what is read from a file, for the progress bar.
+/// The file that is read.
+struct Open {
+    records: Records,
+    check: DnaCheck,
+    input: Arc<Mutex<InputHash>>,
+    /// The file's length, if it has one.
+    length: Option<u64>,
+}
+
+/// Counts what is read from a file, for the progress bar, and hashes it, for the journal.
 struct Counted {
     raw: Box<dyn Read + Send>,
     bytes: Arc<AtomicU64>,
+    input: Arc<Mutex<InputHash>>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.raw.read(buffer)?;
         self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        input.update(&buffer[..count]);
         Ok(count)
     }
 }

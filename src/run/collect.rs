@@ -10,10 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Status, Task};
+use super::repeats::{Origin, Slots};
 use super::retry::{Note, Outcome};
+use super::save::{Block, FRAME_VALUES, Saver};
 use crate::engine::{EngineError, Reduce};
+use crate::journal::JournalError;
+use crate::journal::facts::Input;
+use crate::journal::rows::{RowReader, Saved};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
-use crate::report::FileReport;
+use crate::report::{FileReport, thousands};
 use crate::settings::Pooling;
 
 /// What a worker returns for a batch.
@@ -40,8 +45,16 @@ pub enum Message {
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// An output could not be written.
+    #[error("{source} (after {} bytes of its vectors)", thousands(*bytes))]
+    Output {
+        /// Bytes of vectors that it was given.
+        bytes: u64,
+        /// Why.
+        source: OutputError,
+    },
+    /// What is needed to go on later could not be kept.
     #[error(transparent)]
-    Output(#[from] OutputError),
+    Journal(#[from] JournalError),
     /// A batch failed.
     #[error("{files}: the model could not be run on a batch of {sequences} sequences: {source}")]
     Engine {
@@ -68,30 +81,43 @@ struct Pending {
     chunk: Arc<Chunk>,
     results: Vec<Option<Vec<f32>>>,
     notes: HashMap<usize, Note>,
+    /// The entries whose rows were saved before they are written.
+    saved: Vec<bool>,
     left: usize,
 }
 
 impl Pending {
-    /// A record's status, with what happened to it on its device.
-    fn status(&self, item: &Item) -> Status {
-        let mut status = item.status.clone();
-        if !self.notes.is_empty() {
-            for segment in item.segments.clone().chain(item.reverse.clone()) {
-                match self.notes.get(&segment) {
-                    Some(Note::Windowed) => status.windowed = true,
-                    Some(Note::Failed(why)) => status.skipped = Some(why.clone()),
-                    None => {}
-                }
+    /// Whether something happened on its device to what a segment's numbers come from.
+    fn is_noted(&self, segment: usize) -> bool {
+        let first = match self.chunk.segments[segment].origin {
+            Origin::Segment(first) => first,
+            Origin::Engine { .. } | Origin::Slot(_) => segment,
+        };
+        self.notes.contains_key(&first)
+    }
+}
+
+/// A record's status, with what happened to it on its device.
+fn status_of(item: &Item, notes: &HashMap<usize, Note>) -> Status {
+    let mut status = item.status.clone();
+    if !notes.is_empty() {
+        for segment in item.segments.clone().chain(item.reverse.clone()) {
+            match notes.get(&segment) {
+                Some(Note::Windowed) => status.windowed = true,
+                Some(Note::Failed(why)) => status.skipped = Some(why.clone()),
+                None => {}
             }
         }
-        status
     }
+    status
 }
 
 /// A task's file while it is written.
 #[derive(Default)]
 struct State {
     sink: Option<Box<dyn Sink>>,
+    /// Bytes of vectors that the sink was given.
+    bytes: u64,
     failed: bool,
 }
 
@@ -104,6 +130,16 @@ pub struct Collector<'a> {
     next: u64,
     states: Vec<State>,
     rows: Rows,
+    /// Those of `rows`, for the journal.
+    block: Block,
+    /// None where nothing is to be gone on with.
+    saver: Option<Saver<'a>>,
+    /// For each task, the rows of an earlier run.
+    restored: Arc<Vec<Saved>>,
+    reader: RowReader,
+    slots: Slots,
+    /// What happened to rows in the slots.
+    slot_notes: HashMap<u32, Note>,
     /// What is told of each file.
     pub files: Vec<FileReport>,
     /// Time spent writing.
@@ -124,12 +160,14 @@ pub struct Collector<'a> {
 const BLOCK: usize = 1 << 21;
 
 impl<'a> Collector<'a> {
-    /// `layouts` and `files` have an entry for each task.
+    /// `layouts`, `files` and `restored` have an entry for each task, as the saver has.
     pub fn new(
         tasks: &'a [Task],
         layouts: Vec<Layout>,
         files: Vec<FileReport>,
         hidden: usize,
+        saver: Option<Saver<'a>>,
+        restored: Arc<Vec<Saved>>,
     ) -> Self {
         Self {
             tasks,
@@ -139,6 +177,12 @@ impl<'a> Collector<'a> {
             next: 0,
             states: tasks.iter().map(|_| State::default()).collect(),
             rows: Rows::new(hidden),
+            block: Block::default(),
+            saver,
+            restored,
+            reader: RowReader::default(),
+            slots: Slots::default(),
+            slot_notes: HashMap::new(),
             files,
             writing: Duration::ZERO,
             computing: Duration::ZERO,
@@ -171,6 +215,7 @@ impl<'a> Collector<'a> {
                 let pending = Pending {
                     results: (0..left).map(|_| None).collect(),
                     notes: HashMap::new(),
+                    saved: Vec::new(),
                     left,
                     chunk,
                 };
@@ -190,7 +235,94 @@ impl<'a> Collector<'a> {
             self.next += 1;
             written += 1;
         }
+        self.tick()?;
         Ok(written)
+    }
+
+    /// Saves what was computed, if it is time.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn tick(&mut self) -> Result<(), CollectError> {
+        if self.saver.as_ref().is_some_and(Saver::is_due) {
+            let started = Instant::now();
+            self.save()?;
+            self.writing += started.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was computed for files that are not finished.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&mut self) -> Result<(), JournalError> {
+        let Some(saver) = &mut self.saver else {
+            return Ok(());
+        };
+        saver.flush()?;
+        for pending in self.pending.values_mut() {
+            let mut flags = std::mem::take(&mut pending.saved);
+            let chunk = Arc::clone(&pending.chunk);
+            let places = places(&chunk);
+            flags.resize(chunk.entries.len(), false);
+            let mut block = Block::default();
+            for (entry, is_saved) in chunk.entries.iter().zip(&mut flags) {
+                let Entry::Record(task, item) = entry else {
+                    continue;
+                };
+                let mut parts = item.segments.clone().chain(item.reverse.clone());
+                let is_there = item.has_segments()
+                    && parts.all(|s| match places[s] {
+                        Place::Batch { batch, .. } => {
+                            pending.results[batch].is_some() && !pending.is_noted(s)
+                        }
+                        // Known when the chunk is written: before, it may hold what an earlier chunk needs.
+                        Place::Kept(_) => false,
+                    });
+                if *is_saved || self.states[*task].failed || !is_there {
+                    continue;
+                }
+                if block.task != *task || block.values.len() >= FRAME_VALUES {
+                    saver.write(&std::mem::take(&mut block))?;
+                    block.task = *task;
+                }
+                let before = block.values.len();
+                let results = Results {
+                    batches: &pending.results,
+                    kept: &[],
+                    hidden: self.hidden,
+                };
+                let pooling = self.tasks[*task].job.settings.pooling;
+                results.append(
+                    &mut block.values,
+                    item,
+                    &item.status,
+                    &chunk,
+                    &places,
+                    pooling,
+                );
+                let vectors = (block.values.len() - before) / self.hidden.max(1);
+                block.mark(item.mark(vectors), false);
+                *is_saved = true;
+            }
+            pending.saved = flags;
+            saver.write(&block)?;
+        }
+        saver.sync()
+    }
+
+    /// Ends a run that can't go on: files that are not finished leave nothing under their names, and what was computed
+    /// for them is saved if that can be. Returns how many rows were saved in all.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn abandon(&mut self) -> Result<u64, JournalError> {
+        for state in &mut self.states {
+            state.sink = None;
+        }
+        self.save()?;
+        Ok(self.saver.as_ref().map_or(0, |saver| saver.rows))
     }
 
     fn returned(&mut self, done: Done) -> Result<(), CollectError> {
@@ -254,9 +386,10 @@ impl<'a> Collector<'a> {
     ) -> Result<(), CollectError> {
         let chunk = &pending.chunk;
         let places = places(chunk);
+        let (kept, notes) = self.exchange(pending, &places);
         let (mut sequences, mut tokens, mut ended) = (0, 0, 0);
         let mut current = None;
-        for entry in &chunk.entries {
+        for (at, entry) in chunk.entries.iter().enumerate() {
             match entry {
                 Entry::Record(task, item) => {
                     if current != Some(*task) {
@@ -264,13 +397,20 @@ impl<'a> Collector<'a> {
                         current = Some(*task);
                     }
                     let segments = item.segments.clone().chain(item.reverse.clone());
-                    let count = segments.map(|s| chunk.segments[s].tokens() as u64).sum();
+                    let run = segments.filter(|&s| chunk.segments[s].is_run());
+                    let count = run.map(|s| chunk.segments[s].tokens() as u64).sum();
                     sequences += 1;
                     tokens += count;
-                    let status = pending.status(item);
+                    let status = status_of(item, &notes);
                     self.count(*task, item, &status, count, observer);
                     if !self.states[*task].failed {
-                        self.push(*task, item, &status, chunk, &places, &pending.results);
+                        let results = Results {
+                            batches: &pending.results,
+                            kept: &kept,
+                            hidden: self.hidden,
+                        };
+                        let is_saved = pending.saved.get(at).is_some_and(|is_saved| *is_saved);
+                        self.push(*task, item, &status, chunk, &places, &results, is_saved)?;
                         if self.rows.values.len() >= BLOCK {
                             self.flush(current)?;
                         }
@@ -285,6 +425,7 @@ impl<'a> Collector<'a> {
                     task,
                     warnings,
                     failure,
+                    input,
                 } => {
                     self.flush(current)?;
                     current = None;
@@ -292,10 +433,10 @@ impl<'a> Collector<'a> {
                     for warning in warnings {
                         observer.warning(warning);
                     }
-                    self.files[*task].warnings.clone_from(warnings);
-                    match failure {
-                        Some(why) => self.fail(*task, why, observer),
-                        None => self.finish(*task)?,
+                    self.files[*task].warnings.extend_from_slice(warnings);
+                    match (failure, input) {
+                        (Some(why), _) => self.fail(*task, why, observer),
+                        (None, input) => self.finish(*task, input.as_ref())?,
                     }
                 }
             }
@@ -324,13 +465,54 @@ impl<'a> Collector<'a> {
         file.records += 1;
         file.residues += item.length as u64;
         file.tokens += tokens;
+        file.restored += u64::from(item.saved.is_some());
+        file.repeated += u64::from(tokens == 0 && item.has_segments());
         file.windowed += u64::from(status.windowed);
         file.truncated += u64::from(status.truncated);
         file.replaced += u64::from(status.replaced != Replaced::None);
         file.skipped += u64::from(status.skipped.is_some());
     }
 
-    /// Appends a record's row.
+    /// Keeps the pooled rows that later chunks may need, and takes those out that this one needs of earlier chunks. Returns
+    /// these, and what happened on the devices to what each segment's numbers come from.
+    fn exchange(
+        &mut self,
+        pending: &Pending,
+        places: &[Place],
+    ) -> (Vec<f32>, HashMap<usize, Note>) {
+        let mut kept = Vec::new();
+        let mut notes = pending.notes.clone();
+        for (at, (segment, place)) in pending.chunk.segments.iter().zip(places).enumerate() {
+            match (segment.origin, *place) {
+                (Origin::Engine { keep: Some(slot) }, Place::Batch { batch, row }) => {
+                    let values = pending.results[batch].as_deref().unwrap_or_default();
+                    let row = &values[row * self.hidden..(row + 1) * self.hidden];
+                    self.slots.put(slot, row);
+                    match notes.get(&at) {
+                        Some(note) => self.slot_notes.insert(slot, note.clone()),
+                        None => self.slot_notes.remove(&slot),
+                    };
+                }
+                (Origin::Engine { .. }, _) => {}
+                (Origin::Segment(first), _) => {
+                    if let Some(note) = notes.get(&first).cloned() {
+                        notes.insert(at, note);
+                    }
+                }
+                (Origin::Slot(slot), _) => {
+                    kept.extend_from_slice(self.slots.get(slot, self.hidden));
+                    if let Some(note) = self.slot_notes.get(&slot) {
+                        notes.insert(at, note.clone());
+                    }
+                }
+            }
+        }
+        (kept, notes)
+    }
+
+    /// Appends a record's row. `is_saved`: the journal has it already.
+    // What a row is made of.
+    #[allow(clippy::too_many_arguments)]
     fn push(
         &mut self,
         task: usize,
@@ -338,8 +520,9 @@ impl<'a> Collector<'a> {
         status: &Status,
         chunk: &Chunk,
         places: &[Place],
-        results: &[Option<Vec<f32>>],
-    ) {
+        results: &Results,
+        is_saved: bool,
+    ) -> Result<(), CollectError> {
         let rows = &mut self.rows;
         rows.ids.push(item.id.clone());
         rows.headers.push(item.header.clone());
@@ -347,38 +530,24 @@ impl<'a> Collector<'a> {
         rows.status.push(status.to_string());
         let pooling = self.tasks[task].job.settings.pooling;
         let before = rows.values.len();
-        let parts = |segments: &Range<usize>| {
-            segments.clone().map(|s| {
-                let Place { batch, row } = places[s];
-                let values = results[batch].as_deref().unwrap_or_default();
-                (&chunk.segments[s], values, row)
-            })
-        };
-        match pooling {
-            // One vector of NaN, or none at all.
-            Pooling::None if status.skipped.is_some() => {}
-            _ if status.skipped.is_some() => rows.values.resize(before + self.hidden, f32::NAN),
-            Pooling::None => {
-                for (segment, values, row) in parts(&item.segments) {
-                    rows.values
-                        .extend_from_slice(slice(values, row, &segment.range, self.hidden));
-                }
-            }
-            Pooling::Mean | Pooling::MeanAll | Pooling::Cls | Pooling::Max => {
-                join(rows, parts(&item.segments), pooling, self.hidden);
-                if !item.reverse.is_empty() {
-                    let mut other = Rows::new(self.hidden);
-                    join(&mut other, parts(&item.reverse), pooling, self.hidden);
-                    let forward = &mut rows.values[before..];
-                    forward
-                        .iter_mut()
-                        .zip(&other.values)
-                        .for_each(|(a, b)| *a = f32::midpoint(*a, *b));
-                }
-            }
+        if let Some(spot) = item.saved {
+            let saved = &self.restored[task];
+            self.reader
+                .read(saved, spot, self.hidden, &mut rows.values)
+                .map_err(|(path, source)| JournalError::Io {
+                    path,
+                    doing: "read",
+                    source,
+                })?;
+        } else {
+            results.append(&mut rows.values, item, status, chunk, places, pooling);
         }
-        rows.vectors
-            .push((rows.values.len() - before) / self.hidden.max(1));
+        let vectors = (rows.values.len() - before) / self.hidden.max(1);
+        rows.vectors.push(vectors);
+        // What a device could not do as it was meant is tried again by the next run.
+        let is_safe = is_saved || !item.has_segments() || *status != item.status;
+        self.block.mark(item.mark(vectors), is_safe);
+        Ok(())
     }
 
     /// Hands the rows that were gathered to their file.
@@ -388,9 +557,25 @@ impl<'a> Collector<'a> {
         }
         if let Some(task) = task {
             let rows = std::mem::replace(&mut self.rows, Rows::new(self.hidden));
-            self.sink(task)?.write(&rows)?;
+            let result = self.sink(task).and_then(|sink| sink.write(&rows));
+            let bytes = (rows.values.len() * size_of::<f32>()) as u64;
+            self.states[task].bytes += bytes;
+            let mut block = std::mem::take(&mut self.block);
+            block.task = task;
+            block.values = rows.values;
+            if let Some(saver) = &mut self.saver {
+                saver.hold(block);
+            }
+            result.map_err(|source| self.refused(task, source))?;
         }
         Ok(())
+    }
+
+    fn refused(&self, task: usize, source: OutputError) -> CollectError {
+        CollectError::Output {
+            bytes: self.states[task].bytes,
+            source,
+        }
     }
 
     fn sink(&mut self, task: usize) -> Result<&mut Box<dyn Sink>, OutputError> {
@@ -402,22 +587,33 @@ impl<'a> Collector<'a> {
         Ok(sink.as_mut().expect("it was just made"))
     }
 
-    fn finish(&mut self, task: usize) -> Result<(), CollectError> {
+    fn finish(&mut self, task: usize, input: Option<&Input>) -> Result<(), CollectError> {
         if self.states[task].failed {
             return Ok(());
         }
         // A file without records has an output too: empty, and whole.
-        self.sink(task)?;
+        self.sink(task)
+            .map(drop)
+            .map_err(|source| self.refused(task, source))?;
         if let Some(sink) = self.states[task].sink.take() {
-            sink.finish()?;
+            sink.finish().map_err(|source| self.refused(task, source))?;
         }
         self.files[task].output = Some(self.layouts[task].path.clone());
+        // A record without numbers for the device's sake is tried again by the next run.
+        if let (Some(saver), Some(input)) = (&mut self.saver, input)
+            && self.files[task].failed_records == 0
+        {
+            saver.finish(task, input, &self.files[task])?;
+        }
         Ok(())
     }
 
     fn fail(&mut self, task: usize, why: &str, observer: &mut dyn Observer) {
         let state = &mut self.states[task];
         state.sink = None;
+        if let Some(saver) = &mut self.saver {
+            saver.drop_task(task);
+        }
         if !std::mem::replace(&mut state.failed, true) {
             self.files[task].error = Some(why.to_owned());
             observer.failure(why);
@@ -430,15 +626,17 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Where a segment's result lies: its batch, and its row there (pooled) or its first token's row (per token).
-#[derive(Clone, Copy, Default)]
-struct Place {
-    batch: usize,
-    row: usize,
+/// Where a segment's result lies.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In a batch's result: its row there (pooled) or its first token's row (per token).
+    Batch { batch: usize, row: usize },
+    /// Among the rows of earlier chunks: its row there.
+    Kept(usize),
 }
 
 fn places(chunk: &Chunk) -> Vec<Place> {
-    let mut places = vec![Place::default(); chunk.segments.len()];
+    let mut places = vec![Place::Kept(0); chunk.segments.len()];
     for (batch, segments) in chunk.batches.iter().enumerate() {
         let mut token = 0;
         for (row, &segment) in segments.iter().enumerate() {
@@ -448,11 +646,80 @@ fn places(chunk: &Chunk) -> Vec<Place> {
             } else {
                 row
             };
-            places[segment] = Place { batch, row };
+            places[segment] = Place::Batch { batch, row };
             token += at.tokens();
         }
     }
+    let mut kept = 0;
+    for (at, segment) in chunk.segments.iter().enumerate() {
+        match segment.origin {
+            Origin::Engine { .. } => {}
+            // It comes before, and is in a batch itself.
+            Origin::Segment(first) => places[at] = places[first],
+            Origin::Slot(_) => {
+                places[at] = Place::Kept(kept);
+                kept += 1;
+            }
+        }
+    }
     places
+}
+
+/// The results that a chunk's rows are made from.
+struct Results<'a> {
+    batches: &'a [Option<Vec<f32>>],
+    /// Pooled rows of earlier chunks.
+    kept: &'a [f32],
+    hidden: usize,
+}
+
+impl Results<'_> {
+    /// Appends a record's vectors: NaN for a pooled one that has no tokens.
+    fn append(
+        &self,
+        row_values: &mut Vec<f32>,
+        item: &Item,
+        status: &Status,
+        chunk: &Chunk,
+        places: &[Place],
+        pooling: Pooling,
+    ) {
+        let hidden = self.hidden;
+        let before = row_values.len();
+        let parts = |segments: &Range<usize>| {
+            segments.clone().map(|s| {
+                let (values, row) = match places[s] {
+                    Place::Batch { batch, row } => {
+                        (self.batches[batch].as_deref().unwrap_or_default(), row)
+                    }
+                    Place::Kept(row) => (self.kept, row),
+                };
+                (&chunk.segments[s], values, row)
+            })
+        };
+        match pooling {
+            // One vector of NaN, or none at all.
+            Pooling::None if status.skipped.is_some() => {}
+            _ if status.skipped.is_some() => row_values.resize(before + hidden, f32::NAN),
+            Pooling::None => {
+                for (segment, values, row) in parts(&item.segments) {
+                    row_values.extend_from_slice(slice(values, row, &segment.range, hidden));
+                }
+            }
+            Pooling::Mean | Pooling::MeanAll | Pooling::Cls | Pooling::Max => {
+                join(row_values, parts(&item.segments), pooling, hidden);
+                if !item.reverse.is_empty() {
+                    let mut other = Vec::new();
+                    join(&mut other, parts(&item.reverse), pooling, hidden);
+                    let forward = &mut row_values[before..];
+                    forward
+                        .iter_mut()
+                        .zip(&other)
+                        .for_each(|(a, b)| *a = f32::midpoint(*a, *b));
+                }
+            }
+        }
+    }
 }
 
 /// The vectors of a range of a sequence's tokens.
@@ -462,7 +729,7 @@ fn slice<'v>(values: &'v [f32], row: usize, range: &Range<usize>, hidden: usize)
 
 /// Appends one pooled vector, joined from those of the windows.
 fn join<'v>(
-    rows: &mut Rows,
+    row_values: &mut Vec<f32>,
     parts: impl ExactSizeIterator<Item = (&'v Segment, &'v [f32], usize)>,
     pooling: Pooling,
     hidden: usize,
@@ -471,7 +738,7 @@ fn join<'v>(
         let part = &values[row * hidden..(row + 1) * hidden];
         (part, segment.range.len())
     });
-    join_windows(&mut rows.values, parts, pooling == Pooling::Max, hidden);
+    join_windows(row_values, parts, pooling == Pooling::Max, hidden);
 }
 
 /// Appends a vector joined from those of windows: their mean weighted by how many tokens each stands for, or their maximum.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::json;
 
 use super::RunError;
@@ -18,6 +18,7 @@ use super::queue::Queue;
 use super::retry::Retry;
 use super::slot::Slot;
 use crate::engine::EngineError;
+use crate::interrupt::Interrupt;
 use crate::report::Stages;
 use crate::tokenize::Tokenizer;
 use crate::trace::{Lane, Trace};
@@ -39,6 +40,12 @@ enum Event {
 /// Chunks that are read ahead, at work, or waiting to be written.
 const CHUNKS: usize = 3;
 
+/// How often it is looked whether there is something to save, or to stop for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long a run that was asked to stop waits for batches under way.
+const GRACE: Duration = Duration::from_secs(4);
+
 /// What the threads share.
 pub struct Flow<'a> {
     /// The devices with the model on them. None when there is nothing to compute.
@@ -55,6 +62,8 @@ pub struct Flow<'a> {
     pub strict: bool,
     /// Where it is traced.
     pub trace: &'a Trace,
+    /// Asks the run to stop.
+    pub interrupt: &'a Interrupt,
 }
 
 impl Flow<'_> {
@@ -91,11 +100,16 @@ impl Flow<'_> {
                 }
             }
             drop(sender);
-            let result = self.gather(collector, &events, &permits, observer);
-            stop.store(true, Ordering::Relaxed);
-            queue.stop();
+            self.interrupt.set_busy(true);
+            let end = || {
+                stop.store(true, Ordering::Relaxed);
+                queue.stop();
+            };
+            let result = self.gather(collector, &events, permits, observer, &end);
+            self.interrupt.set_busy(false);
+            end();
             // Whoever waits for room goes on, and finds that nobody listens.
-            drop((events, permits));
+            drop(events);
             let (reading, tokenizing) = reader
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -204,22 +218,61 @@ impl Flow<'_> {
         }
     }
 
-    /// Takes what returns until there is no more.
+    /// Takes what returns until there is no more, or the run is asked to stop. What was computed for files that are not
+    /// finished then is saved.
     fn gather(
         &self,
         collector: &mut Collector,
         events: &Receiver<Event>,
-        permits: &Receiver<()>,
+        permits: Receiver<()>,
         observer: &mut dyn Observer,
+        end: &dyn Fn(),
+    ) -> Result<(), RunError> {
+        let taken = self.take_all(collector, events, permits, observer, end);
+        if let Err(error) = taken {
+            // The first error says it all; often the disk refuses this too.
+            let _ = collector.abandon();
+            return Err(error);
+        }
+        let rows = collector.abandon()?;
+        match self.interrupt.signal() {
+            Some(signal) => Err(RunError::Interrupted { signal, rows }),
+            None => Ok(()),
+        }
+    }
+
+    fn take_all(
+        &self,
+        collector: &mut Collector,
+        events: &Receiver<Event>,
+        permits: Receiver<()>,
+        observer: &mut dyn Observer,
+        end: &dyn Fn(),
     ) -> Result<(), RunError> {
         let lane = Lane::host("writing");
-        for event in events {
-            let message = match event {
-                Event::Warning(text) => {
+        let mut permits = Some(permits);
+        let mut asked: Option<Instant> = None;
+        loop {
+            if asked.is_none() && self.interrupt.signal().is_some() {
+                asked = Some(Instant::now());
+                // No more batches are taken, and no more chunks come in.
+                end();
+                permits = None;
+            }
+            if asked.is_some_and(|asked| asked.elapsed() >= GRACE) {
+                return Ok(());
+            }
+            let message = match events.recv_timeout(TICK) {
+                Ok(Event::Collect(message)) => message,
+                Ok(Event::Warning(text)) => {
                     observer.warning(&text);
                     continue;
                 }
-                Event::Collect(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    collector.tick()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
             let started = Instant::now();
             let written = collector.take(message, observer)?;
@@ -228,15 +281,16 @@ impl Flow<'_> {
                 self.trace
                     .span(&lane, "writing", started, Instant::now(), about);
             }
-            for _ in 0..written {
-                // A chunk left: another one may come in.
-                let _ = permits.recv();
+            if let Some(permits) = &permits {
+                for _ in 0..written {
+                    // A chunk left: another one may come in.
+                    let _ = permits.recv();
+                }
             }
             if self.strict && collector.any_failed() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// The end of a run whose devices are all gone.

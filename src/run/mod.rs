@@ -1,14 +1,20 @@
 //! The main job: all files of a manifest, with one load of each model.
 //!
+//! What an earlier run finished or saved is taken from the journal first; what is computed goes there every few seconds.
 //! Jobs are grouped by model, layer and precision; a group is one load on each device, and groups run one after the other.
 
 mod chunk;
 mod collect;
 pub mod devices;
 mod flow;
+#[cfg(test)]
+mod laws;
 pub mod load;
 mod queue;
+mod repeats;
+mod resume;
 mod retry;
+mod save;
 mod slot;
 
 use std::collections::HashMap;
@@ -29,6 +35,8 @@ use self::collect::{Collector, output_path};
 use self::devices::{DeviceError, Place};
 use self::flow::Flow;
 use self::load::{Loader, Program, Runtime, Wanted};
+use self::repeats::Repeats;
+use self::resume::Journaled;
 use self::slot::Slot;
 use crate::engine::device::{Device, DeviceChoice};
 use crate::engine::facts::{Facts, Session, hex};
@@ -36,6 +44,8 @@ use crate::engine::faulty::Faults;
 use crate::engine::locate::LocateError;
 use crate::engine::session::Kernels;
 use crate::engine::{EngineError, Reduce, budget};
+use crate::interrupt::Interrupt;
+use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
 use crate::models::{self, ModelError};
 use crate::output::{Layout, Sink};
@@ -64,6 +74,16 @@ pub struct Options {
     pub device: DeviceChoice,
     /// The file for a trace.
     pub trace: Option<PathBuf>,
+    /// Go on with what an interrupted run left in the output folder.
+    pub resume: bool,
+    /// Where the work is kept instead of the output folder, with a copy of every finished file; then a run always goes on.
+    pub cache_dir: Option<PathBuf>,
+    /// How often rows of unfinished files are saved.
+    pub save_every: Duration,
+    /// Compute a sequence each time that it comes.
+    pub no_dedup: bool,
+    /// Asks the run to stop.
+    pub interrupt: Interrupt,
 }
 
 /// Why a run stopped, or did not begin.
@@ -106,7 +126,7 @@ pub enum RunError {
         source: DeviceError,
     },
     /// No device is left.
-    #[error("{why}. No device is left. {}, not finished: {}. Run the same command again for these",
+    #[error("{why}. No device is left. {}, not finished: {}. Run the same command again with --resume for these",
         files(*.finished), names(.unfinished))]
     Lost {
         /// Each device, and why it is gone.
@@ -138,6 +158,20 @@ pub enum RunError {
     /// The run broke off.
     #[error(transparent)]
     Collect(#[from] CollectError),
+    /// What is needed to go on later can't be kept, or another process works in the folder.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The run was asked to stop.
+    #[error(
+        "stopped by {}: finished files are in place, and {rows} rows of others are saved; the same command with --resume goes on",
+        match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") }
+    )]
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+        /// Rows of unfinished files that this run saved.
+        rows: u64,
+    },
 }
 
 fn files(count: usize) -> String {
@@ -210,7 +244,21 @@ pub fn run(
         source,
     })?;
     let mut report = begun(options);
-    let order = run_groups(jobs, options, started, &trace, &mut report, observer, say);
+    let resume = options.resume || options.cache_dir.is_some();
+    let mut journal = Journal::open(
+        &options.out,
+        options.cache_dir.as_deref(),
+        resume,
+        &mut |text| observer.warning(text),
+    )?;
+    let run = Shared {
+        options,
+        started,
+        faults: Faults::from_env().map_err(RunError::Faults)?,
+        trace: &trace,
+        say,
+    };
+    let order = run_groups(jobs, &run, &mut journal, &mut report, observer);
     trace.finish().map_err(|source| RunError::Trace {
         path: options.trace.clone().unwrap_or_default(),
         source,
@@ -243,14 +291,18 @@ pub(crate) fn ended(report: &mut Report, started: Instant) {
 /// Runs the groups, and returns the jobs' positions in the manifest in the order in which their files were reported.
 fn run_groups(
     jobs: Vec<Job>,
-    options: &Options,
-    started: Instant,
-    trace: &Trace,
+    run: &Shared,
+    journal: &mut Journal,
     report: &mut Report,
     observer: &mut dyn Observer,
-    say: &dyn Fn(&str),
 ) -> Result<Vec<usize>, RunError> {
-    let faults = Faults::from_env().map_err(RunError::Faults)?;
+    let Shared {
+        options,
+        started,
+        faults,
+        say,
+        ..
+    } = *run;
     let mut runtime = Runtime::new(options.ort_lib.as_deref());
     let chosen = devices::choose(&options.device, faults, &mut runtime)?;
     report.totals.start_seconds = started.elapsed().as_secs_f64();
@@ -268,17 +320,28 @@ fn run_groups(
     let mut held = Held::default();
     let mut order = Vec::new();
     let mut groups = groups.into_iter();
-    while let Some(group) = groups.next() {
-        let positions = group.positions.clone();
-        let run = Shared {
-            options,
-            started,
-            faults,
-            trace,
-            say,
-        };
-        let result = group.run(&run, &mut places, &mut runtime, &mut held, report, observer);
-        order.extend(positions);
+    while let Some(mut group) = groups.next() {
+        stop_if_asked(options)?;
+        let (journaled, finished) = group.prepare(run, &places, journal)?;
+        observer.advanced(0, 0, 0, finished.len() as u64);
+        for (position, file) in finished {
+            order.push(position);
+            report.files.push(file);
+        }
+        for text in resume::told(&journaled.files) {
+            observer.warning(&text);
+        }
+        order.extend(&group.positions);
+        let journaled = Some(journaled);
+        let result = group.run(
+            run,
+            journaled,
+            &mut places,
+            &mut runtime,
+            &mut held,
+            report,
+            observer,
+        );
         match result {
             Err(RunError::Lost {
                 why,
@@ -320,6 +383,14 @@ pub(crate) struct Held {
     pub(crate) session: Option<Arc<dyn Session>>,
     /// Whether one that is loaded stays, to serve whatever follows.
     pub(crate) keeps: bool,
+}
+
+/// Ends a run that was asked to stop where there is nothing to save.
+fn stop_if_asked(options: &Options) -> Result<(), RunError> {
+    match options.interrupt.signal() {
+        Some(signal) => Err(RunError::Interrupted { signal, rows: 0 }),
+        None => Ok(()),
+    }
 }
 
 /// Makes the output folder, and tries whether files can be made in it.
@@ -469,10 +540,14 @@ fn group(
 }
 
 impl Group {
-    /// Runs the group's jobs. Devices that are lost on the way leave `places`.
+    /// Runs the group's jobs. Devices that are lost on the way leave `places`. Without `journaled`, nothing is kept to be gone on
+    /// with.
+    // What the stages of a run share.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn run(
         mut self,
         shared: &Shared,
+        journaled: Option<Journaled>,
         places: &mut Vec<Place>,
         runtime: &mut Runtime,
         held: &mut Held,
@@ -486,6 +561,11 @@ impl Group {
         let mut chunker = Chunker::new(&self.tasks, &*self.tokenizer, limits);
         if let Some(records) = records {
             chunker.give(records);
+        }
+        let journaled = journaled.unwrap_or_else(|| Journaled::none(self.file_reports()));
+        chunker.resume(Arc::clone(&journaled.saved));
+        if !options.no_dedup {
+            chunker.share(Repeats::new(hidden));
         }
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
         let reading = Instant::now();
@@ -507,6 +587,7 @@ impl Group {
         let wanted = self.wanted(options, &outputs);
         let programs = match &held.session {
             Some(_) => Vec::new(),
+            None if !journaled.programs.is_empty() => journaled.programs,
             None => places
                 .iter()
                 .map(|place| wanted.program(place.device, self.precision, shared.say))
@@ -542,13 +623,14 @@ impl Group {
         let facts = slots.first().map(|slot| slot.session.facts());
         let computed = Computed::of(facts, programs.first(), places[0].device, self.precision);
         let layouts = self.layouts(options, &computed);
-        let files = self.tasks.iter().map(|task| FileReport {
-            sample: task.job.sample.clone(),
-            source: task.job.source.to_string(),
-            model: self.model.info().name.clone(),
-            ..FileReport::default()
-        });
-        let mut collector = Collector::new(&self.tasks, layouts, files.collect(), hidden);
+        let mut collector = Collector::new(
+            &self.tasks,
+            layouts,
+            journaled.files,
+            hidden,
+            journaled.saver,
+            journaled.saved,
+        );
         collector.budget = limits.batch_tokens;
         if let Some(sink) = sink {
             collector.give(sink);
@@ -568,6 +650,7 @@ impl Group {
             hidden,
             strict: options.strict,
             trace: shared.trace,
+            interrupt: &options.interrupt,
         };
         let result = flow.run(
             chunker,
@@ -585,6 +668,17 @@ impl Group {
         result?;
         report.files.append(&mut collector.files);
         Ok(())
+    }
+
+    /// What is told of each file, before anything is done.
+    fn file_reports(&self) -> Vec<FileReport> {
+        let reports = self.tasks.iter().map(|task| FileReport {
+            sample: task.job.sample.clone(),
+            source: task.job.source.to_string(),
+            model: self.model.info().name.clone(),
+            ..FileReport::default()
+        });
+        reports.collect()
     }
 
     /// Adds what the devices did, and what the collector saw, to the report.

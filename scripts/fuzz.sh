@@ -1,0 +1,24 @@
+#!/bin/sh
+# Fuzzes each reader for some seconds, from the seeds in fuzz/seeds and specimens of the tests. A finding stops it; move
+# its file from fuzz/artifacts/TARGET to fuzz/findings/TARGET, where `cargo test --test findings` keeps an eye on it.
+set -eu
+seconds=${1:-60}
+cd "$(dirname "$0")/.."
+command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+fixtures=tests/fixtures
+for target in records manifest safetensors pickle journal rows; do
+    corpus=fuzz/corpus/$target
+    mkdir -p "$corpus"
+    for seed in fuzz/seeds/$target/* fuzz/findings/$target/*; do
+        if [ -f "$seed" ]; then cp "$seed" "$corpus/"; fi
+    done
+    case $target in
+    records) cp $fixtures/esm2/inputs/letters.faa $fixtures/dna/inputs/letters.fna "$corpus/" ;;
+    # The header and some of the tensors; the rest is missing, as in a file that is cut.
+    safetensors) head -c 6000 $fixtures/esm2/checkpoints/hub-safetensors/model.safetensors >"$corpus/cut" ;;
+    pickle) unzip -p $fixtures/esm2/checkpoints/esm2_small.pt '*data.pkl' >"$corpus/esm2" ;;
+    esac
+    echo "== $target, $seconds s"
+    cargo +nightly fuzz run --dev --sanitizer none "$target" "$corpus" -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=16384 -print_final_stats=1
+done

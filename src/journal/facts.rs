@@ -1,0 +1,145 @@
+//! What results depend on: the model, the graph and the options as facts, and the input's bytes as a hash.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Names and values of all that decides the numbers of a file, beside its sequences.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Facts(pub Vec<(String, String)>);
+
+/// Longer values, such as hashes, are not told: that they differ is enough.
+const TOLD: usize = 32;
+
+impl Facts {
+    fn get(&self, key: &str) -> Option<&str> {
+        let pair = self.0.iter().find(|(name, _)| name == key);
+        pair.map(|(_, value)| value.as_str())
+    }
+
+    /// What differs from the facts of before, in words; none when nothing does.
+    #[must_use]
+    pub fn changes(&self, before: &Facts) -> Option<String> {
+        let mut changes = Vec::new();
+        for (key, now) in &self.0 {
+            match before.get(key) {
+                Some(then) if then == now => {}
+                Some(then) if then.len().max(now.len()) <= TOLD => {
+                    changes.push(format!("{key} was {then} and is {now}"));
+                }
+                Some(_) => changes.push(format!("{key} is another")),
+                None => changes.push(format!("{key} is {now}")),
+            }
+        }
+        for (key, _) in &before.0 {
+            if self.get(key).is_none() {
+                changes.push(format!("{key} is gone"));
+            }
+        }
+        (!changes.is_empty()).then(|| changes.join(", "))
+    }
+}
+
+/// The bytes of an input file, as they were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// How many bytes were read: all but what may follow a compressed stream's end.
+    pub read: u64,
+    /// BLAKE3 of them, in hexadecimal.
+    pub hash: String,
+    /// The file's length; none when it has none, as a pipe.
+    pub length: Option<u64>,
+}
+
+impl Input {
+    /// Whether a file still holds these bytes.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn is_still(&self, path: &Path) -> io::Result<bool> {
+        let file = File::open(path)?;
+        let about = file.metadata()?;
+        if !about.is_file() || self.length != Some(about.len()) {
+            return Ok(false);
+        }
+        let mut hash = InputHash::default();
+        io::copy(&mut file.take(self.read), &mut hash)?;
+        Ok(hash.finish(self.length) == *self)
+    }
+}
+
+/// Hashes an input while it is read.
+#[derive(Debug, Default)]
+pub struct InputHash {
+    hasher: blake3::Hasher,
+    read: u64,
+}
+
+impl InputHash {
+    /// Bytes that were read next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.read += bytes.len() as u64;
+    }
+
+    /// The input up to here.
+    #[must_use]
+    pub fn finish(&self, length: Option<u64>) -> Input {
+        Input {
+            read: self.read,
+            hash: self.hasher.finalize().to_hex().to_string(),
+            length,
+        }
+    }
+}
+
+impl io::Write for InputHash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// 64 bits that tell a record from another: of its header and its sequence.
+#[must_use]
+#[allow(clippy::many_single_char_names)]
+pub fn record_hash(header: &str, sequence: &[u8]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(header.len() as u64).to_le_bytes());
+    hasher.update(header.as_bytes());
+    hasher.update(sequence);
+    let bytes = *hasher.finalize().as_bytes();
+    let [a, b, c, d, e, f, g, h, ..] = bytes;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(pairs: &[(&str, &str)]) -> Facts {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Facts(pairs.iter().map(own).collect())
+    }
+
+    #[test]
+    fn changes_are_told_by_name() {
+        let before = facts(&[("pooling", "mean"), ("weights", &"a".repeat(64))]);
+        assert_eq!(before.changes(&before), None);
+        let now = facts(&[("pooling", "cls"), ("weights", &"b".repeat(64)), ("x", "1")]);
+        assert_eq!(
+            now.changes(&before).as_deref(),
+            Some("pooling was mean and is cls, weights is another, x is 1")
+        );
+        assert_eq!(
+            facts(&[]).changes(&facts(&[("x", "1")])).as_deref(),
+            Some("x is gone")
+        );
+    }
+}

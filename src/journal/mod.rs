@@ -1,0 +1,662 @@
+//! What is done and what is saved of a run, so that the next one can go on with it.
+//!
+//! The work folder (`.seqembed` in the output folder, or `--cache-dir`) holds:
+//! - `lock`: see [`lock`];
+//! - `journal`: which files are finished, from which input, model, graph and options ([`log`]);
+//! - `rows-*`: rows of files that are not finished ([`rows`]); a shard goes when all its files are finished;
+//! - `files/` (only with `--cache-dir`): a copy of every finished file.
+//!
+//! Nothing is taken from here that is not proven to belong: a finished file must have its length, and its input the bytes
+//! that were read for it; a saved row must fit its check, and its record's header and sequence must be those it was
+//! computed from; and model, graph and options must be the same for both.
+
+pub mod facts;
+pub mod lock;
+pub mod log;
+pub mod rows;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use self::facts::{Facts, Input};
+use self::lock::Lock;
+use self::log::{Attempt, Done, Line};
+use self::rows::{Mark, Saved};
+use crate::records::Source;
+use crate::report::{FileReport, thousands};
+
+/// The work folder's name in an output folder.
+pub const FOLDER: &str = ".seqembed";
+/// The log's name.
+const LOG: &str = "journal";
+/// Shards' names begin so.
+const SHARD: &str = "rows-";
+/// Where a cache keeps finished files.
+const FILES: &str = "files";
+/// A shard is closed when it is longer, in bytes.
+const SHARD_BYTES: u64 = 64 << 20;
+
+/// Why the journal can't be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// `read` or `write`.
+        doing: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another process works in the folder.
+    #[error(
+        "{} is in use by another seqembed, {holder}: wait for its end, or take another folder", .folder.display()
+    )]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// Process and host.
+        holder: String,
+    },
+}
+
+fn cannot<'p>(doing: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> JournalError + 'p {
+    move |source| JournalError::Io {
+        path: path.to_owned(),
+        doing,
+        source,
+    }
+}
+
+/// A file that is to be made.
+pub struct Request<'a> {
+    /// The sample; no other file of the run has it.
+    pub sample: &'a str,
+    /// The input.
+    pub source: &'a Source,
+    /// What decides its numbers.
+    pub facts: Facts,
+    /// What decides how it lies in its file.
+    pub format: String,
+    /// The input's name, as it stands in the output.
+    pub name: String,
+    /// The output's final path.
+    pub output: PathBuf,
+}
+
+/// What an earlier run left of a file.
+pub enum Plan {
+    /// All: it is finished.
+    Finished(Box<FileReport>),
+    /// Some rows, or none.
+    Compute {
+        /// What the journal knows it by.
+        ticket: Ticket,
+        /// The rows.
+        saved: Saved,
+        /// Why what was there can't be used.
+        why_again: Option<String>,
+    },
+}
+
+/// A file in the journal.
+#[derive(Debug)]
+pub struct Ticket {
+    sample: String,
+    facts: Facts,
+    format: String,
+    name: String,
+    output: PathBuf,
+    attempt: Option<u64>,
+}
+
+/// The journal of a run, open for writing.
+pub struct Journal {
+    folder: PathBuf,
+    out: PathBuf,
+    cache: Option<PathBuf>,
+    _locks: Vec<Lock>,
+    log: File,
+    log_path: PathBuf,
+    unsynced: bool,
+    /// Whether the log may end within a line.
+    torn: bool,
+    facts: HashMap<Facts, u64>,
+    done: HashMap<String, (Facts, Done)>,
+    attempts: HashMap<String, (Facts, u64)>,
+    saved: HashMap<u64, Saved>,
+    next_attempt: u64,
+    shard: Option<(PathBuf, rows::Writer)>,
+    next_shard: u64,
+    /// The unfinished attempts with rows in each shard.
+    live: BTreeMap<PathBuf, HashSet<u64>>,
+}
+
+/// What an earlier run left in a work folder.
+#[derive(Default)]
+struct Past {
+    facts: HashMap<u64, Facts>,
+    done: HashMap<String, Done>,
+    attempts: HashMap<String, Attempt>,
+}
+
+impl Past {
+    fn of(lines: Vec<Line>) -> Self {
+        let mut past = Past::default();
+        let mut lines = lines.into_iter();
+        if !matches!(lines.next(), Some(Line::Begin { version }) if version == log::VERSION) {
+            return past;
+        }
+        for line in lines {
+            match line {
+                Line::Begin { .. } => {}
+                Line::Facts { id, facts } => {
+                    past.facts.insert(id, facts);
+                }
+                Line::Attempt(attempt) => {
+                    past.done.remove(&attempt.sample);
+                    past.attempts.insert(attempt.sample.clone(), attempt);
+                }
+                Line::Done(done) => {
+                    past.attempts.remove(&done.sample);
+                    past.done.insert(done.sample.clone(), *done);
+                }
+            }
+        }
+        past
+    }
+}
+
+impl Journal {
+    /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, what an earlier run left is
+    /// there to be asked for; otherwise it is removed. What the user should know goes to `note`.
+    ///
+    /// # Errors
+    /// When another process has the folder, or the system refuses.
+    pub fn open(
+        out: &Path,
+        cache: Option<&Path>,
+        resume: bool,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<Self, JournalError> {
+        let own = out.join(FOLDER);
+        let mut locks = Vec::new();
+        for folder in [Some(own.as_path()), cache].into_iter().flatten() {
+            fs::create_dir_all(folder).map_err(cannot("make", folder))?;
+            locks.push(Lock::take(folder)?);
+        }
+        if let Some(at) = locks.iter().position(|lock| !lock.is_kept) {
+            let folder = if at == 0 { out } else { cache.unwrap_or(out) };
+            note(&format!(
+                "the file system of {} keeps no locks: see to it that no other seqembed works there",
+                folder.display()
+            ));
+        }
+        let folder = cache.map_or(own, Path::to_owned);
+        if cache.is_some() {
+            let files = folder.join(FILES);
+            fs::create_dir_all(&files).map_err(cannot("make", &files))?;
+            sweep(&files)?;
+        }
+        let swept = sweep(out)?;
+        if swept > 0 {
+            note(&format!(
+                "{swept} unfinished files of an interrupted run were removed from {}",
+                out.display()
+            ));
+        }
+        let shards = shards(&folder)?;
+        let log_path = folder.join(LOG);
+        let mut journal = Self {
+            out: out.to_owned(),
+            cache: cache.map(Path::to_owned),
+            _locks: locks,
+            log: tempfile::tempfile_in(&folder).map_err(cannot("write", &folder))?,
+            unsynced: false,
+            torn: false,
+            facts: HashMap::new(),
+            done: HashMap::new(),
+            attempts: HashMap::new(),
+            saved: HashMap::new(),
+            next_attempt: 0,
+            shard: None,
+            next_shard: shards.last().map_or(0, |(number, _)| number + 1),
+            live: BTreeMap::new(),
+            log_path,
+            folder,
+        };
+        if resume {
+            journal.take_up(shards, note)?;
+        } else {
+            discard(&shards, note)?;
+        }
+        journal.rewrite()?;
+        Ok(journal)
+    }
+
+    /// Reads what an earlier run left.
+    fn take_up(
+        &mut self,
+        shards: Vec<(u64, PathBuf)>,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(), JournalError> {
+        let text = match fs::read(&self.log_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(cannot("read", &self.log_path))?,
+        };
+        let (lines, damaged) = log::parse(&text);
+        if damaged > 0 {
+            note(&format!(
+                "{}: {damaged} damaged lines: what they told of is computed again",
+                self.log_path.display()
+            ));
+        }
+        let past = Past::of(lines);
+        for (sample, done) in past.done {
+            if let Some(facts) = past.facts.get(&done.facts) {
+                self.done.insert(sample, (facts.clone(), done));
+            }
+        }
+        for (sample, attempt) in past.attempts {
+            self.next_attempt = self.next_attempt.max(attempt.attempt + 1);
+            if let Some(facts) = past.facts.get(&attempt.facts) {
+                self.attempts
+                    .insert(sample, (facts.clone(), attempt.attempt));
+            }
+        }
+        let wanted: HashSet<u64> = self.attempts.values().map(|(_, number)| *number).collect();
+        let mut kept = Vec::new();
+        for (_, path) in shards {
+            let mut live = HashSet::new();
+            let mut shard = File::open(&path).map_err(cannot("read", &path))?;
+            let number = u32::try_from(kept.len()).unwrap_or(u32::MAX);
+            let damaged = rows::scan(&mut shard, |frame| {
+                self.next_attempt = self.next_attempt.max(frame.attempt.saturating_add(1));
+                if wanted.contains(&frame.attempt) {
+                    live.insert(frame.attempt);
+                    let saved = self.saved.entry(frame.attempt).or_default();
+                    saved.add(number, &frame);
+                }
+            })
+            .map_err(cannot("read", &path))?;
+            if damaged > 0 {
+                note(&format!(
+                    "{}: {damaged} damaged places: the sequences that were saved there are computed again",
+                    path.display()
+                ));
+            }
+            if live.is_empty() {
+                fs::remove_file(&path).map_err(cannot("remove", &path))?;
+            } else {
+                kept.push(path.clone());
+                self.live.insert(path, live);
+            }
+        }
+        let kept = Arc::new(kept);
+        for saved in self.saved.values_mut() {
+            saved.seal(Arc::clone(&kept));
+        }
+        self.attempts
+            .retain(|_, (_, number)| self.saved.contains_key(number));
+        Ok(())
+    }
+
+    /// Writes the log anew, with what still holds.
+    fn rewrite(&mut self) -> Result<(), JournalError> {
+        let path = self.log_path.clone();
+        let new = path.with_extension("new");
+        self.log = File::create(&new).map_err(cannot("write", &new))?;
+        self.append(&Line::Begin {
+            version: log::VERSION,
+        })?;
+        let mut done: Vec<_> = self.done.values().cloned().collect();
+        done.sort_by(|(_, a), (_, b)| a.sample.cmp(&b.sample));
+        for (facts, done) in done {
+            let facts = self.facts_id(&facts)?;
+            self.append(&Line::Done(Box::new(Done { facts, ..done })))?;
+        }
+        for (sample, (facts, attempt)) in self.attempts.clone() {
+            let facts = self.facts_id(&facts)?;
+            self.append(&Line::Attempt(Attempt {
+                sample,
+                facts,
+                attempt,
+            }))?;
+        }
+        self.log.sync_all().map_err(cannot("write", &new))?;
+        fs::rename(&new, &path).map_err(cannot("write", &path))
+    }
+
+    /// Tells for each file what is there of it, and puts finished files that only the cache has in their place.
+    ///
+    /// # Errors
+    /// When a finished file can't be put in its place.
+    pub fn plan(&mut self, requests: Vec<Request>) -> Result<Vec<Plan>, JournalError> {
+        // Hashing all inputs is worth all cores.
+        let verdicts: Vec<Verdict> = requests
+            .par_iter()
+            .map(|request| self.verdict(request))
+            .collect();
+        let mut plans = Vec::with_capacity(requests.len());
+        for (request, verdict) in requests.into_iter().zip(verdicts) {
+            let mut why_again = None;
+            match verdict {
+                Verdict::Finished { is_elsewhere } => {
+                    let (_, done) = &self.done[request.sample];
+                    if is_elsewhere {
+                        put(&self.cached(&done.output), &request.output)?;
+                    }
+                    plans.push(Plan::Finished(Box::new(done.report.clone())));
+                    continue;
+                }
+                Verdict::Again(why) => {
+                    self.done.remove(request.sample);
+                    why_again = Some(why);
+                }
+                Verdict::New => {}
+            }
+            let mut saved = Saved::default();
+            let mut attempt = None;
+            if let Some((facts, number)) = self.attempts.remove(request.sample) {
+                match request.facts.changes(&facts) {
+                    None => {
+                        saved = self.saved.remove(&number).unwrap_or_default();
+                        attempt = Some(number);
+                    }
+                    Some(changes) => {
+                        self.release(number)?;
+                        why_again = Some(changes);
+                    }
+                }
+            }
+            plans.push(Plan::Compute {
+                ticket: Ticket {
+                    sample: request.sample.to_owned(),
+                    facts: request.facts,
+                    format: request.format,
+                    name: request.name,
+                    output: request.output,
+                    attempt,
+                },
+                saved,
+                why_again,
+            });
+        }
+        Ok(plans)
+    }
+
+    fn cached(&self, name: &str) -> PathBuf {
+        self.folder.join(FILES).join(name)
+    }
+
+    /// Whether a file is finished.
+    fn verdict(&self, request: &Request) -> Verdict {
+        let Some((facts, done)) = self.done.get(request.sample) else {
+            return Verdict::New;
+        };
+        let again = |why: String| Verdict::Again(why);
+        if let Some(changes) = request.facts.changes(facts) {
+            return again(changes);
+        }
+        if done.format != request.format {
+            return again(format!(
+                "format was {} and is {}",
+                done.format, request.format
+            ));
+        }
+        if done.source != request.name {
+            return again(format!(
+                "its input was {} and is {}",
+                done.source, request.name
+            ));
+        }
+        let has_length = |path: &Path| fs::metadata(path).is_ok_and(|at| at.len() == done.bytes);
+        let is_here = has_length(&request.output);
+        let is_elsewhere = self.cache.is_some() && has_length(&self.cached(&done.output));
+        if !(is_here || is_elsewhere) {
+            let output = request.output.display();
+            return again(if request.output.exists() {
+                format!("{output} is not the file that was written")
+            } else {
+                format!("{output} is gone")
+            });
+        }
+        match request.source {
+            Source::Stdin => again("the standard input can't be compared".to_owned()),
+            Source::Path(path) => match done.input.is_still(path) {
+                Ok(true) => Verdict::Finished {
+                    is_elsewhere: !is_here,
+                },
+                Ok(false) => again(format!("{} has changed", path.display())),
+                // Opening it again will tell.
+                Err(_) => Verdict::New,
+            },
+        }
+    }
+
+    /// Saves rows of a file that is not finished. They are durable after [`Self::sync`].
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save<'v>(
+        &mut self,
+        ticket: &mut Ticket,
+        hidden: usize,
+        marks: &[Mark],
+        values: impl Iterator<Item = &'v [f32]>,
+    ) -> Result<(), JournalError> {
+        let attempt = if let Some(attempt) = ticket.attempt {
+            attempt
+        } else {
+            let attempt = self.next_attempt;
+            self.next_attempt += 1;
+            let facts = self.facts_id(&ticket.facts)?;
+            self.append(&Line::Attempt(Attempt {
+                sample: ticket.sample.clone(),
+                facts,
+                attempt,
+            }))?;
+            ticket.attempt = Some(attempt);
+            attempt
+        };
+        if let Some((_, writer)) = &self.shard
+            && writer.bytes >= SHARD_BYTES
+        {
+            self.sync()?;
+            self.shard = None;
+        }
+        let (path, mut writer) = if let Some(shard) = self.shard.take() {
+            shard
+        } else {
+            let path = self.folder.join(format!("{SHARD}{:06}", self.next_shard));
+            let writer = rows::Writer::create(&path).map_err(cannot("write", &path))?;
+            self.next_shard += 1;
+            (path, writer)
+        };
+        // A shard that ends within a frame is not written to again.
+        writer
+            .frame(attempt, hidden, marks, values)
+            .map_err(cannot("write", &path))?;
+        self.live.entry(path.clone()).or_default().insert(attempt);
+        self.shard = Some((path, writer));
+        Ok(())
+    }
+
+    /// Waits until all that was told is on the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        if std::mem::take(&mut self.unsynced) {
+            // The names of finished files first: the log says that they are there.
+            let _ = File::open(&self.out).and_then(|folder| folder.sync_all());
+            self.log
+                .sync_data()
+                .map_err(cannot("write", &self.log_path))?;
+        }
+        if let Some((path, writer)) = &mut self.shard {
+            writer.sync().map_err(cannot("write", path))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a file stands whole under its name. Its saved rows go.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn finish(
+        &mut self,
+        ticket: &Ticket,
+        input: &Input,
+        report: &FileReport,
+    ) -> Result<(), JournalError> {
+        let output = &ticket.output;
+        let bytes = fs::metadata(output).map_err(cannot("read", output))?.len();
+        let name = output.file_name().unwrap_or_default().to_string_lossy();
+        if self.cache.is_some() {
+            put(output, &self.cached(&name))?;
+        }
+        let facts = self.facts_id(&ticket.facts)?;
+        self.append(&Line::Done(Box::new(Done {
+            sample: ticket.sample.clone(),
+            facts,
+            format: ticket.format.clone(),
+            source: ticket.name.clone(),
+            input: input.clone(),
+            output: name.into_owned(),
+            bytes,
+            report: report.clone(),
+        })))?;
+        match ticket.attempt {
+            Some(attempt) => self.release(attempt),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the rows of an attempt, and removes shards that have no others.
+    fn release(&mut self, attempt: u64) -> Result<(), JournalError> {
+        let mut empty = Vec::new();
+        for (path, live) in &mut self.live {
+            if live.remove(&attempt) && live.is_empty() {
+                empty.push(path.clone());
+            }
+        }
+        for path in empty {
+            self.live.remove(&path);
+            if self.shard.as_ref().is_some_and(|(open, _)| *open == path) {
+                self.shard = None;
+            }
+            fs::remove_file(&path).map_err(cannot("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// The number of facts, which are written down when they are new.
+    fn facts_id(&mut self, facts: &Facts) -> Result<u64, JournalError> {
+        if let Some(id) = self.facts.get(facts) {
+            return Ok(*id);
+        }
+        let id = self.facts.len() as u64;
+        self.append(&Line::Facts {
+            id,
+            facts: facts.clone(),
+        })?;
+        self.facts.insert(facts.clone(), id);
+        Ok(id)
+    }
+
+    fn append(&mut self, line: &Line) -> Result<(), JournalError> {
+        self.unsynced = true;
+        let mut text = log::write(line);
+        if self.torn {
+            text.insert(0, '\n');
+        }
+        let written = self.log.write_all(text.as_bytes());
+        self.torn = written.is_err();
+        written.map_err(cannot("write", &self.log_path))
+    }
+}
+
+enum Verdict {
+    New,
+    Finished { is_elsewhere: bool },
+    Again(String),
+}
+
+/// The shards in a work folder with their numbers, in order.
+fn shards(folder: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
+    let mut shards = Vec::new();
+    for entry in fs::read_dir(folder).map_err(cannot("read", folder))? {
+        let entry = entry.map_err(cannot("read", folder))?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(SHARD));
+        if let Some(number) = number.and_then(|number| number.parse().ok()) {
+            shards.push((number, entry.path()));
+        }
+    }
+    shards.sort();
+    Ok(shards)
+}
+
+/// Removes the shards of a run that is not gone on with.
+fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), JournalError> {
+    let mut bytes = 0;
+    for (_, path) in shards {
+        bytes += fs::metadata(path).map_or(0, |about| about.len());
+        fs::remove_file(path).map_err(cannot("remove", path))?;
+    }
+    if let Some((_, first)) = shards.first() {
+        note(&format!(
+            "what an interrupted run saved in {} was removed ({} bytes): with --resume the run would have gone on with it",
+            first.parent().unwrap_or(Path::new("")).display(),
+            thousands(bytes)
+        ));
+    }
+    Ok(())
+}
+
+/// Removes what killed processes left of files that they were writing. The folder must be locked. Returns how many.
+fn sweep(folder: &Path) -> Result<usize, JournalError> {
+    let mut swept = 0;
+    for entry in fs::read_dir(folder).map_err(cannot("read", folder))? {
+        let entry = entry.map_err(cannot("read", folder))?;
+        let name = entry.file_name();
+        let is_left = name
+            .to_str()
+            .is_some_and(|name| name.starts_with('.') && name.ends_with(PARTIAL));
+        if is_left && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(cannot("remove", &path))?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
+/// Ending of files that are being written; they begin with a dot.
+const PARTIAL: &str = ".partial";
+
+/// Copies a file to a place where it appears whole or not at all.
+fn put(from: &Path, to: &Path) -> Result<(), JournalError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = to.parent().unwrap_or(Path::new("."));
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let write = || -> io::Result<()> {
+        let mut new = tempfile::Builder::new()
+            .prefix(&format!(".{name}."))
+            .suffix(PARTIAL)
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder)?;
+        io::copy(&mut File::open(from)?, &mut new)?;
+        new.as_file().sync_all()?;
+        new.persist(to)?;
+        Ok(())
+    };
+    write().map_err(cannot("write", to))
+}

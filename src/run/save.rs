@@ -1,0 +1,155 @@
+//! Rows that are computed but stand in no finished file yet: every few seconds they are made durable in the journal.
+//!
+//! What a killed run loses is the time since then. A file that is finished before that never sees the journal's shards.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::journal::facts::Input;
+use crate::journal::rows::Mark;
+use crate::journal::{Journal, JournalError, Ticket};
+use crate::report::FileReport;
+
+/// Rows wait in memory up to this many bytes.
+const WAITING_BYTES: usize = 64 << 20;
+
+/// Values of a frame, about: what is gathered in memory at once while chunks that wait are saved.
+pub const FRAME_VALUES: usize = 2 << 20;
+
+/// Consecutive rows of one file that were handed to its sink.
+#[derive(Default)]
+pub struct Block {
+    /// The file's task.
+    pub task: usize,
+    /// The rows; none for one that need not be saved.
+    pub marks: Vec<(Mark, bool)>,
+    /// Their values.
+    pub values: Vec<f32>,
+}
+
+impl Block {
+    /// Appends a row's mark; `is_safe` when it need not be saved.
+    pub fn mark(&mut self, mark: Mark, is_safe: bool) {
+        self.marks.push((mark, is_safe));
+    }
+
+    /// The rows that must be saved, as a frame takes them.
+    fn rows(&self, hidden: usize) -> (Vec<Mark>, impl Iterator<Item = &[f32]>) {
+        let marks = self.marks.iter();
+        let marks = marks.filter(|(_, is_safe)| !is_safe).map(|(mark, _)| *mark);
+        let mut at = 0;
+        let slices = self.marks.iter().filter_map(move |(mark, is_safe)| {
+            let start = at;
+            at += mark.vectors as usize * hidden;
+            (!is_safe).then(|| &self.values[start..at])
+        });
+        (marks.collect(), slices)
+    }
+}
+
+/// Saves rows, and notes finished files.
+pub struct Saver<'a> {
+    journal: &'a mut Journal,
+    /// What the journal knows each task's file by.
+    tickets: Vec<Ticket>,
+    hidden: usize,
+    waiting: VecDeque<Block>,
+    bytes: usize,
+    every: Duration,
+    last: Instant,
+    /// Rows saved so far.
+    pub rows: u64,
+}
+
+impl<'a> Saver<'a> {
+    /// `tickets` has one for each task. `every` is how often rows are saved; a save costs one wait for the disk.
+    pub fn new(
+        journal: &'a mut Journal,
+        tickets: Vec<Ticket>,
+        hidden: usize,
+        every: Duration,
+    ) -> Self {
+        Self {
+            journal,
+            tickets,
+            hidden,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            every,
+            last: Instant::now(),
+            rows: 0,
+        }
+    }
+
+    /// Takes rows that their file's sink has, until the file is finished or they are saved.
+    pub fn hold(&mut self, block: Block) {
+        self.bytes += block.values.len() * size_of::<f32>();
+        self.waiting.push_back(block);
+    }
+
+    /// Whether it is time to save.
+    pub fn is_due(&self) -> bool {
+        self.bytes >= WAITING_BYTES || self.last.elapsed() >= self.every
+    }
+
+    /// Writes all rows that are held, and forgets them.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        while let Some(block) = self.waiting.pop_front() {
+            if let Err(error) = self.write(&block) {
+                // There may be room for it when unfinished files are gone.
+                self.waiting.push_front(block);
+                return Err(error);
+            }
+        }
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Writes rows at once.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write(&mut self, block: &Block) -> Result<(), JournalError> {
+        let (marks, values) = block.rows(self.hidden);
+        if marks.is_empty() {
+            return Ok(());
+        }
+        self.rows += marks.len() as u64;
+        let ticket = &mut self.tickets[block.task];
+        self.journal.save(ticket, self.hidden, &marks, values)
+    }
+
+    /// Waits until all that was written is on the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        let result = self.journal.sync();
+        self.last = Instant::now();
+        result
+    }
+
+    /// Forgets the rows of a file that failed.
+    pub fn drop_task(&mut self, task: usize) {
+        self.waiting.retain(|block| block.task != task);
+        let values = self.waiting.iter().map(|block| block.values.len());
+        self.bytes = values.sum::<usize>() * size_of::<f32>();
+    }
+
+    /// Notes that a file is finished.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn finish(
+        &mut self,
+        task: usize,
+        input: &Input,
+        report: &FileReport,
+    ) -> Result<(), JournalError> {
+        self.drop_task(task);
+        self.journal.finish(&self.tickets[task], input, report)
+    }
+}

@@ -1,0 +1,430 @@
+//! An interrupted run goes on with `--resume`, takes nothing that does not belong, and says what it computes again.
+
+// A test may stop at once where its own set-up fails.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::soak::{
+    assert_same, closed_pipe, copy, end, flip, kill_once_saved, leftovers, modified, proteins,
+    wait_for,
+};
+use common::{DONE, PARTLY, Place, assert_run, exported, seqembed, text};
+use seqembed::output;
+
+/// A folder with a long file, a copy of the model, and a run of both that was killed once it had saved rows.
+struct Killed {
+    place: Place,
+}
+
+impl Killed {
+    fn new() -> Self {
+        let place = Place::new(&[
+            ("short.faa", proteins(1, 10).as_bytes()),
+            ("long.faa", proteins(2, 400).as_bytes()),
+        ]);
+        copy(exported("esm2"), &place.path("model"));
+        let killed = Self { place };
+        let mut child = killed.command("killed", &[]);
+        child.args(["--save-every", "0.01"]);
+        let child = child.stderr(Stdio::null()).spawn().unwrap();
+        assert!(
+            kill_once_saved(child, &killed.path("killed")),
+            "the run ended before it was killed"
+        );
+        killed
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path(name)
+    }
+
+    /// `seqembed embed` of both files.
+    fn command(&self, out: &str, options: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seqembed"));
+        command
+            .args([
+                "embed",
+                text(&self.path("short.faa")),
+                text(&self.path("long.faa")),
+            ])
+            .args(["-m", text(&self.path("model")), "-o", text(&self.path(out))])
+            .args(["--threads", "1"])
+            .args(options);
+        if !options.contains(&"--batch-tokens") {
+            command.args(["--batch-tokens", "64"]);
+        }
+        command
+    }
+
+    /// Goes on with a copy of the killed run, and holds the outcome against a run from the start with the same options.
+    /// Returns what was said, and how many rows were taken from what was saved.
+    #[track_caller]
+    fn resume(&self, name: &str, options: &[&str]) -> (String, u64) {
+        if !self.path(name).exists() {
+            copy(&self.path("killed"), &self.path(name));
+        }
+        let fresh = format!("{name}-fresh");
+        let run = self.command(&fresh, options).output().unwrap();
+        assert_run(&run, DONE, &[]);
+        let mut with = options.to_vec();
+        with.push("--resume");
+        let run = self.command(name, &with).output().unwrap();
+        assert_run(&run, DONE, &[]);
+        for entry in fs::read_dir(self.path(&fresh)).unwrap() {
+            let entry = entry.unwrap();
+            let file = entry.file_name().into_string().unwrap();
+            if file.starts_with('.') || file == "report.json" {
+                continue;
+            }
+            let (expected, _) = output::read(&entry.path()).unwrap();
+            let (rows, _) = output::read(&self.path(name).join(&file)).unwrap();
+            assert_same(&rows, &expected, &format!("{name}: {file}"));
+        }
+        assert_eq!(leftovers(&self.path(name)), Vec::<String>::new());
+        let restored = report(&self.path(name))["totals"]["restored"].as_u64();
+        (String::from_utf8(run.stderr).unwrap(), restored.unwrap())
+    }
+}
+
+fn report(out: &Path) -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(out.join("report.json")).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn assert_says(said: &str, fragments: &[&str]) {
+    for fragment in fragments {
+        assert!(said.contains(fragment), "`{fragment}` is not in:\n{said}");
+    }
+}
+
+#[test]
+fn only_what_still_belongs_is_taken() {
+    let killed = Killed::new();
+    // Nothing changed, and what changes no numbers.
+    let (said, all) = killed.resume("same", &[]);
+    assert!(all > 10, "{all} rows\n{said}");
+    assert!(!said.contains("warning"), "{said}");
+    let (said, rows) = killed.resume("batches", &["--batch-tokens", "200", "--no-dedup"]);
+    assert_eq!(rows, all, "{said}");
+    // Rows do not depend on the format of the file that they go to.
+    let (_, rows) = killed.resume("format", &["--format", "npz"]);
+    assert_eq!(rows, all);
+    // Each option that decides numbers.
+    for (option, value, told) in [
+        ("--pooling", "mean-all", "pooling was mean and is mean-all"),
+        ("--layer", "1", "layer was 3 and is 1"),
+        ("--long", "truncate", "long was window and is truncate"),
+        ("--max-length", "50", "max_length was 1022 and is 50"),
+        ("--overlap", "3", "overlap was 255 and is 3"),
+        ("--unknown", "skip", "unknown was replace and is skip"),
+        ("--kernels", "portable", "kernels was auto and is portable"),
+    ] {
+        let name = option.trim_start_matches('-');
+        let (said, rows) = killed.resume(name, &[option, value]);
+        assert_says(&said, &["long: computed again: ", told]);
+        assert_eq!(rows, 0, "{name}");
+    }
+    // A frame that was damaged, and a journal.
+    copy(&killed.path("killed"), &killed.path("shard"));
+    flip(&killed.path("shard/.seqembed/rows-000000"), |bytes| {
+        bytes / 2
+    });
+    let (said, rows) = killed.resume("shard", &[]);
+    assert_says(&said, &["rows-000000", "damaged", "computed again"]);
+    assert!(rows < all, "{rows}");
+    copy(&killed.path("killed"), &killed.path("journal"));
+    flip(&killed.path("journal/.seqembed/journal"), |bytes| {
+        bytes - 20
+    });
+    let (said, _) = killed.resume("journal", &[]);
+    assert_says(&said, &["journal", "damaged", "computed again"]);
+    // A byte of the input.
+    let file = killed.path("long.faa");
+    let whole = fs::read_to_string(&file).unwrap();
+    // Of a long record: those run first, so its row is saved.
+    let header = whole.find(">s2_11 ").unwrap();
+    let at = header + whole[header..].find('\n').unwrap() + 2;
+    let mut changed = whole.clone();
+    changed.replace_range(at..=at, if &whole[at..=at] == "A" { "C" } else { "A" });
+    fs::write(&file, changed).unwrap();
+    let (said, rows) = killed.resume("input", &[]);
+    assert_says(&said, &["long.faa has changed", "computed again"]);
+    assert!(rows < all && rows > 0, "{rows}");
+    // A record more at the start: no row stands where it stood.
+    fs::write(&file, format!(">first\nMKV\n{whole}")).unwrap();
+    let (said, rows) = killed.resume("shifted", &[]);
+    assert_says(&said, &["long.faa has changed"]);
+    assert_eq!(rows, 0);
+    fs::write(&file, whole).unwrap();
+    // Another model under the same name.
+    let model = killed.path("model");
+    fs::remove_dir_all(&model).unwrap();
+    let checkpoint = common::fixtures().join("esm2/checkpoints/hub-transformers5");
+    let run = seqembed(&[
+        "export",
+        text(&checkpoint),
+        "-o",
+        text(&model),
+        "--name",
+        "esm2",
+    ]);
+    assert_run(&run, DONE, &[]);
+    let info = model.join("seqembed.json");
+    let mut facts: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&info).unwrap()).unwrap();
+    facts["weights_sha256"] = "another".into();
+    fs::write(&info, facts.to_string()).unwrap();
+    let (said, rows) = killed.resume("model", &[]);
+    assert_says(&said, &["computed again", "weights_sha256 is another"]);
+    assert_eq!(rows, 0);
+    // Without --resume nothing is taken, and what is removed is told.
+    let run = killed.command("killed", &[]).output().unwrap();
+    assert_run(&run, DONE, &["was removed", "with --resume"]);
+    assert_eq!(report(&killed.path("killed"))["totals"]["restored"], 0);
+    assert_eq!(leftovers(&killed.path("killed")), Vec::<String>::new());
+}
+
+#[test]
+fn finished_files_stay_unless_they_must_be_made_again() {
+    let place = Place::new(&[
+        ("a.faa", b">a\nMKV\n>b\nMKVL\n"),
+        ("b.faa", b">a\nGGG\n"),
+        ("c.faa", b">a\nMKVW\n>broken>\nMKV\n"),
+    ]);
+    let files = ["a.faa", "b.faa", "c.faa"].map(|name| place.path(name));
+    let out = place.path("out");
+    let embed = |options: &[&str]| {
+        let mut arguments = vec!["embed"];
+        arguments.extend(files.iter().map(|file| text(file)));
+        arguments.extend(["-m", text(exported("esm2")), "-o", text(&out)]);
+        arguments.extend(options);
+        seqembed(&arguments)
+    };
+    fs::write(&files[2], b">a\nMK>V\n").unwrap();
+    assert_run(&embed(&[]), PARTLY, &["c.faa"]);
+    let parquet = |name: &str| out.join(format!("{name}.parquet"));
+    let first = ["a", "b"].map(|name| modified(&parquet(name)));
+    // The one that failed is tried again, the others are not touched, and no model is loaded for them.
+    assert_run(
+        &embed(&["--resume"]),
+        PARTLY,
+        &["2 files", "were finished before"],
+    );
+    fs::write(&files[2], b">a\nMKVW\n").unwrap();
+    assert_run(&embed(&["--resume"]), DONE, &[]);
+    assert_eq!(["a", "b"].map(|name| modified(&parquet(name))), first);
+    let run = embed(&["--resume"]);
+    assert_run(&run, DONE, &["model    not loaded", "3 files"]);
+    let told = report(&out);
+    assert_eq!(told["totals"]["kept_files"], 3);
+    assert_eq!(told["totals"]["records"], 4);
+    assert_eq!(told["files"][0]["records"], 2);
+    assert_eq!(told["files"][2]["kept"], true);
+    // An input of the same length with another byte, and outputs that are gone or were changed.
+    fs::write(&files[0], b">a\nMKV\n>b\nMKVW\n").unwrap();
+    fs::remove_file(parquet("b")).unwrap();
+    fs::write(parquet("c"), b"something else").unwrap();
+    let run = embed(&["--resume"]);
+    assert_run(
+        &run,
+        DONE,
+        &[
+            "a: computed again: ",
+            "a.faa has changed",
+            "b: computed again: ",
+            "b.parquet is gone",
+            "c: computed again: ",
+            "c.parquet is not the file that was written",
+        ],
+    );
+    let rows = place.rows("a.parquet").unwrap();
+    let alone = common::rows_of("esm2", ">b\nMKVW\n", &[]);
+    common::assert_close(&rows.values[rows.hidden..], &alone.values, 1e-6, "b");
+    // Another format is another file.
+    let run = embed(&["--resume", "--format", "npz"]);
+    assert_run(&run, DONE, &["format was parquet and is npz"]);
+    assert!(out.join("a.npz").exists());
+}
+
+#[test]
+fn a_cache_outlives_the_output_folder() {
+    let place = Place::new(&[
+        ("a.faa", proteins(3, 12).as_bytes()),
+        ("b.faa", b">x\nMKV\n"),
+    ]);
+    let cache = place.path("cache");
+    let run = |out: &str, files: &[&str]| {
+        let files: Vec<PathBuf> = files.iter().map(|file| place.path(file)).collect();
+        let mut arguments = vec!["embed"];
+        arguments.extend(files.iter().map(|file| text(file)));
+        let out = place.path(out);
+        arguments.extend(["-m", text(exported("esm2")), "-o", text(&out)]);
+        arguments.extend(["--cache-dir", text(&cache)]);
+        seqembed(&arguments)
+    };
+    assert_run(&run("first", &["a.faa"]), DONE, &[]);
+    assert_run(&run("second", &["a.faa", "b.faa"]), DONE, &["1 file"]);
+    let told = report(&place.path("second"));
+    assert_eq!(told["totals"]["kept_files"], 1);
+    assert_eq!(
+        told["files"][0]["output"],
+        text(&place.path("second/a.parquet"))
+    );
+    let bytes = |path: &str| fs::read(place.path(path)).unwrap();
+    assert_eq!(bytes("first/a.parquet"), bytes("second/a.parquet"));
+    fs::remove_dir_all(place.path("second")).unwrap();
+    assert_run(&run("second", &["a.faa", "b.faa"]), DONE, &["not loaded"]);
+    assert_eq!(bytes("first/a.parquet"), bytes("second/a.parquet"));
+    assert!(place.path("second/b.parquet").exists());
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
+    let out = place.path("out");
+    let mut first = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args(["embed", "-", "-m", text(exported("esm2")), "-o", text(&out)])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lock = out.join(".seqembed/lock");
+    wait_for("the first run to begin", || {
+        fs::read_to_string(&lock).is_ok_and(|text| text.ends_with('\n'))
+    });
+    let holder = format!("process {} on ", first.id());
+    for options in [&[][..], &["--resume"]] {
+        assert_run(
+            &place.embed("esm2", "a.faa", options),
+            1,
+            &["in use", &holder],
+        );
+    }
+    first.stdin.take().unwrap().write_all(b">b\nMKV\n").unwrap();
+    assert_run(&end(first), DONE, &[]);
+    assert!(out.join("stdin.parquet").exists());
+    assert!(!out.join("a.parquet").exists());
+    // The lock goes with its process.
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+}
+
+#[test]
+fn one_bad_file_among_many() {
+    let files: Vec<(String, String)> = (0..100)
+        .map(|at| {
+            let bytes = if at == 42 {
+                ">x\nMK>V\n".to_owned()
+            } else {
+                proteins(at, 3)
+            };
+            (format!("f{at}.faa"), bytes)
+        })
+        .collect();
+    let named: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, text)| (&name[..], text.as_bytes()))
+        .collect();
+    let place = Place::new(&named);
+    let paths: Vec<PathBuf> = files.iter().map(|(name, _)| place.path(name)).collect();
+    let out = place.path("out");
+    let embed = || {
+        let mut arguments = vec![
+            "embed",
+            "--resume",
+            "-m",
+            text(exported("esm2")),
+            "-o",
+            text(&out),
+        ];
+        arguments.extend(paths.iter().map(|path| text(path)));
+        seqembed(&arguments)
+    };
+    assert_run(&embed(), PARTLY, &["f42.faa", "line 2"]);
+    let there = (0..100).filter(|at| out.join(format!("f{at}.parquet")).exists());
+    assert_eq!(there.count(), 99);
+    assert!(!out.join("f42.parquet").exists());
+    fs::write(&paths[42], ">x\nMKV\n").unwrap();
+    assert_run(&embed(), DONE, &["99 files"]);
+    assert_eq!(place.rows("f42.parquet").unwrap().ids, ["x"]);
+}
+
+#[test]
+fn the_same_sequence_once() {
+    let mut fasta = String::new();
+    for at in 0..300 {
+        // 30 sequences, each ten times; some in windows.
+        let sequence = &proteins(at % 30, 12);
+        let sequence = sequence.lines().nth(23).unwrap();
+        writeln!(fasta, ">r{at}\n{sequence}").unwrap();
+    }
+    let other = fasta.replace(">r", ">other");
+    let place = Place::new(&[("a.faa", fasta.as_bytes()), ("b.faa", other.as_bytes())]);
+    for pooling in ["mean", "mean-all", "cls", "max", "none"] {
+        let run = |out: &str, more: &[&str]| {
+            let (a, b, out) = (place.path("a.faa"), place.path("b.faa"), place.path(out));
+            let mut arguments = vec!["embed", text(&a), text(&b), "-m", text(exported("esm2"))];
+            arguments.extend(["-o", text(&out), "--pooling", pooling, "--format", "npz"]);
+            arguments.extend(["--max-length", "60", "--batch-tokens", "300"]);
+            arguments.extend(more);
+            let run = seqembed(&arguments);
+            assert_run(&run, DONE, &[]);
+            (report(&out), String::from_utf8(run.stderr).unwrap())
+        };
+        let (once, said) = run("once", &[]);
+        let (each, _) = run("each", &["--no-dedup"]);
+        for file in ["a.npz", "b.npz"] {
+            let bytes = |out: &str| fs::read(place.path(out).join(file)).unwrap();
+            assert!(bytes("once") == bytes("each"), "{pooling}: {file}");
+        }
+        // Vectors of residues are not kept over the border of two chunks.
+        let runs = if pooling == "none" { 60 } else { 30 };
+        assert_eq!(once["totals"]["repeated"], 600 - runs, "{pooling}");
+        let told = format!("repeated {} records did not run again", 600 - runs);
+        assert_says(&said, &[&told]);
+        assert_eq!(each["totals"]["repeated"], 0);
+        let tokens = |report: &serde_json::Value| report["totals"]["tokens"].as_u64().unwrap();
+        assert_eq!(tokens(&once) * 600 / runs, tokens(&each), "{pooling}");
+    }
+}
+
+#[test]
+fn nobody_listens() {
+    // The standard output: what was to be written is told.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .arg("models")
+        .stdout(closed_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_says(&said, &["bytes to the standard output", "Broken pipe"]);
+    // The standard error of a run: the work goes on.
+    let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
+    let run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args([
+            "embed",
+            text(&place.path("a.faa")),
+            "-m",
+            text(exported("esm2")),
+        ])
+        .args(["-o", text(&place.path("out"))])
+        .stderr(closed_pipe())
+        .status()
+        .unwrap();
+    assert_eq!(run.code(), Some(DONE));
+    assert!(place.rows("a.parquet").is_some());
+}

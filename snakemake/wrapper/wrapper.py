@@ -36,6 +36,8 @@ if len(formats) != 1:
         f"the embeddings of one job have one format, not {sorted(formats)}"
     )
 output_format = formats.pop()
+if output_format == "npy":
+    raise ValueError("npy is three files a sample: take npz")
 
 # In the manifest's head, and not on the command line: there it would go before a file's own.
 head = {"format": output_format}

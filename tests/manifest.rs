@@ -634,7 +634,7 @@ fn options_have_the_same_values_everywhere() {
     let error = overrides.set("format", "csv").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`format` can't be `csv`: it is one of parquet, npz"
+        "`format` can't be `csv`: it is one of parquet, npz, npy, h5, safetensors, pt"
     );
     assert!(<Cli as clap::Parser>::try_parse_from(["seqembed", "--max-length", "0"]).is_err());
 }

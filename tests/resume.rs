@@ -181,7 +181,7 @@ fn only_what_still_belongs_is_taken() {
         serde_json::from_str(&fs::read_to_string(&info).unwrap()).unwrap();
     facts["weights_sha256"] = "another".into();
     fs::write(&info, facts.to_string()).unwrap();
-    let (said, rows) = killed.resume("model", &[]);
+    let (said, rows) = killed.resume("weights", &[]);
     assert_says(&said, &["computed again", "weights_sha256 is another"]);
     assert_eq!(rows, 0);
     // Without --resume nothing is taken, and what is removed is told.

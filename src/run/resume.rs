@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::chunk::Task;
 use super::devices::Place;
+use super::group::{Computed, Group};
 use super::load::Program;
 use super::save::Saver;
-use super::{Computed, Group, Options, RunError, Shared};
+use super::{Options, RunError, Shared};
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
 use crate::journal::{Journal, Plan, Request};

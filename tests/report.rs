@@ -42,7 +42,7 @@ fn eventful() -> Place {
         ("gut <1>.faa", proteins.as_bytes()),
         (
             "soil.faa",
-            b">s1\nMKTAYIAKQRLL\n>s2\nMKK\n>s3\nGSHMLEDPWW\n",
+            b">s1\nMKTAYIAKQRLL\n>s2\nMKK\n>s3\nGSHMLEDPWW\n>s4\nMKK\n",
         ),
         ("dna.fna", dna.as_bytes()),
         ("broken.faa", b">b1\nMKT\n+\n@\n\x00"),
@@ -116,7 +116,7 @@ fn the_page_tells_what_happened() {
     let html = page(&place);
     for part in [
         "4 files embedded in",
-        "<dt>Sequences</dt><dd>12</dd>",
+        "<dt>Sequences</dt><dd>13</dd>",
         "1 file failed, without an output",
         "<li>wrong: ",
         // The records that were not embedded as they stand, and why.
@@ -125,13 +125,14 @@ fn the_page_tells_what_happened() {
         "<strong>1</strong> longer than the limit, embedded in windows",
         "gut &lt;1&gt;.faa",
         // A picture for each space, and what is pointed at.
-        "7 sequences from 2 files",
+        "8 sequences from 2 files",
         "3 sequences from 1 file",
         "<title>p1 &lt;kinase&gt; &amp; &quot;co&quot;\ngut_1\n10 residues, ok</title>",
         "esm2",
         "dnabert-3",
         "weights_sha256",
-        "11 sequences: 0 to 1,440 long",
+        "12 sequences: 0 to 1,440 long",
+        "1 record did not run again: the same sequence had been embedded",
         "of up to 512 tokens",
     ] {
         assert!(html.contains(part), "no {part:?} in\n{html}");

@@ -252,7 +252,8 @@ impl Bench {
         for child in children {
             let mut command = Command::new(&self.executable);
             command.arg("run").arg(&child.manifest).arg("-o").arg(&out);
-            command.arg("--quiet").args(&self.engine);
+            // What one process computes once for all files, several compute again: that is no load.
+            command.args(["--quiet", "--no-dedup"]).args(&self.engine);
             if child.reload {
                 command.arg("--reload-per-file");
             }

@@ -275,7 +275,7 @@ impl Page {
         writeln!(
             html,
             "<section><h2>Time by stage</h2>\n<p>The run took {} with {} and {} at work at a time. Stages overlap, so they do not add up \
-             to that.{}</p>\n<table class=\"bars\"><thead><tr><th class=\"text\" scope=\"col\">Stage</th><th scope=\"col\">Seconds</th>\
+             to that.{}{}</p>\n<table class=\"bars\"><thead><tr><th class=\"text\" scope=\"col\">Stage</th><th scope=\"col\">Seconds</th>\
              <th class=\"text\" scope=\"col\">Compared</th></tr></thead><tbody>",
             duration(totals.seconds),
             count(report.threads as u64, "thread", "threads"),
@@ -284,6 +284,7 @@ impl Page {
                 .first_embedding_seconds
                 .map(|seconds| format!(" The first batch was done after {}.", duration(seconds)))
                 .unwrap_or_default(),
+            self.spared(),
         )?;
         for (stage, seconds) in rows {
             writeln!(
@@ -298,6 +299,27 @@ impl Page {
             )?;
         }
         writeln!(html, "</tbody></table></section>")
+    }
+
+    /// What did not have to be computed.
+    fn spared(&self) -> String {
+        let totals = &self.report.totals;
+        let mut parts = Vec::new();
+        if totals.kept_files > 0 {
+            let files = count(totals.kept_files, "file", "files");
+            parts.push(format!(" An earlier run had finished {files}."));
+        }
+        if totals.restored > 0 {
+            let rows = count(totals.restored, "row", "rows");
+            parts.push(format!(" {rows} had been saved by an interrupted run."));
+        }
+        if totals.repeated > 0 {
+            let records = count(totals.repeated, "record", "records");
+            parts.push(format!(
+                " {records} did not run again: the same sequence had been embedded."
+            ));
+        }
+        parts.concat()
     }
 
     fn loads(&self, html: &mut String) -> fmt::Result {

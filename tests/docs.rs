@@ -243,8 +243,8 @@ impl Sandbox {
             ("sh" | "console", "needs-gpu" | "needs-network" | "needs-cluster" | "needs-build") => {
                 self.shell(block, "parse")
             }
-            // Rust is the documentation tests' matter.
-            ("text" | "rust" | "", "") => return Ok(()),
+            // Rust is the documentation tests' matter, and Groovy that of the pipeline's.
+            ("text" | "rust" | "groovy" | "", "") => return Ok(()),
             (language, word) => return Err(format!("what is a block `{language} {word}`?")),
         };
         run(command)
@@ -346,6 +346,11 @@ fn snakemake() {
 }
 
 #[test]
+fn nextflow() {
+    follow("nextflow/README.md");
+}
+
+#[test]
 fn every_page_of_docs() {
     let mut pages: Vec<_> = fs::read_dir(repository().join("docs"))
         .unwrap()
@@ -366,6 +371,7 @@ fn links() {
     let mut pages = vec![
         repository().join("README.md"),
         repository().join("snakemake/README.md"),
+        repository().join("nextflow/README.md"),
     ];
     for entry in fs::read_dir(repository().join("docs")).unwrap() {
         pages.push(entry.unwrap().path());

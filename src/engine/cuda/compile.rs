@@ -12,6 +12,8 @@ use cudarc::nvrtc::result as nvrtc;
 use cudarc::nvrtc::sys;
 use sha2::{Digest, Sha256};
 
+use crate::engine::facts::hex;
+
 /// Why there are no kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -126,12 +128,4 @@ unsafe fn log_of(program: sys::nvrtcProgram) -> String {
     String::from_utf8_lossy(&bytes)
         .trim_matches(['\0', '\n', ' '])
         .to_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -31,7 +31,7 @@ pub struct EmbedderOptions {
     /// ONNX Runtime's library, or a folder that holds it; none: it is looked for. The first one loaded in a process serves
     /// all of it.
     pub ort_lib: Option<PathBuf>,
-    /// The graph that runs on a CPU.
+    /// Whose operators the model runs with.
     pub kernels: Kernels,
     /// Where the model runs.
     pub device: Device,

@@ -101,7 +101,7 @@ pub struct EngineOptions {
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
 
-    /// The graph that runs on a CPU
+    /// Whose operators the models run with
     #[arg(long, value_enum, default_value_t, value_name = "KERNELS")]
     kernels: Kernels,
 }

@@ -14,9 +14,9 @@ use crate::page::lengths::Lengths;
 use crate::page::{Marked, Page, Space};
 use crate::report::Report;
 
-/// Make a page of a run's report: files, lengths, batches, time, loads, what was marked, and the picture that `plot` draws
+/// Make a page of a run's report
 ///
-/// The page is one file that needs no network and no script. It is made from report.json and the outputs beside it.
+/// It shows files, lengths, batches, time, loads, what was marked, and the picture that `plot` draws. The page is one file that needs no network and no script. It is made from report.json and the outputs beside it.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// The output folder of `run` or `embed`

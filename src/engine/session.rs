@@ -17,13 +17,13 @@ use super::device::Device;
 use super::facts::{self, Facts};
 use super::{Batch, Engine, EngineError, Reduce, operators};
 
-/// Which graph a session runs.
+/// Whose operators a model runs with, and so which graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Kernels {
-    /// seqembed's own kernels around ONNX Runtime's dense products, sequences packed without padding.
+    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
     #[default]
     Auto,
-    /// ONNX Runtime's operators alone, sequences padded to the longest of a batch: slower, and there to compare with.
+    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch.
     Portable,
 }
 

@@ -17,4 +17,5 @@ fi
 rm -rf "$out"
 "$seqembed" run examples/manifest.yaml -o "$out" -m "${random:-$model}"
 "$seqembed" plot "$out" -o "$out/plot.svg"
+"$seqembed" report "$out" -o "$out/report.html"
 [ -z "$random" ] || echo "RANDOM weights: neither the vectors nor the picture mean anything."

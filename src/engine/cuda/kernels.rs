@@ -886,3 +886,60 @@ unsafe fn launch(
     }?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernels of models of all kinds compile for all GPUs that are served. Needs NVRTC (pip install nvidia-cuda-nvrtc, its folder
+    /// in `LD_LIBRARY_PATH`), and no GPU.
+    #[test]
+    fn they_compile_for_every_gpu() {
+        // SAFETY: only asks whether the library can be loaded.
+        if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+            eprintln!("SKIPPED: CUDA's run-time compiler is not here");
+            return;
+        }
+        let sizes = |hidden, heads, rotary: bool, gated| Sizes {
+            hidden,
+            heads,
+            intermediate: 4 * hidden,
+            rotary_base: rotary.then_some(10_000.0),
+            alibi: gated,
+            gated,
+        };
+        let cache = tempfile::tempdir().expect("a folder");
+        for (arch, fused) in [
+            ("sm_80", false),
+            ("sm_89", false),
+            ("sm_90a", true),
+            ("sm_100", false),
+            ("sm_120", false),
+        ] {
+            // ESM-2 8M (heads of 16), 35M (24), 650M, 15B (128), and DNABERT-2.
+            for sizes in [
+                sizes(320, 20, true, false),
+                sizes(480, 20, true, false),
+                sizes(1_280, 20, true, false),
+                sizes(5_120, 40, true, false),
+                sizes(768, 12, false, true),
+            ] {
+                let fused = fused && sizes.can_fuse();
+                for precision in [Precision::Fp16, Precision::Bf16] {
+                    check(&sizes, precision).expect("sizes that there are kernels for");
+                    let long = fused && sizes.head() == 64;
+                    programs(&sizes, precision, fused, long)
+                        .par_iter()
+                        .for_each(|program| {
+                            let code =
+                                machine_code(&program.source, &program.options, arch, cache.path());
+                            assert!(
+                                code.is_ok_and(|code| code.starts_with(b"\x7fELF")),
+                                "{arch} {sizes:?}"
+                            );
+                        });
+                }
+            }
+        }
+    }
+}

@@ -7,29 +7,13 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::{DNA_MODELS, DONE, assert_run, exported, seqembed, text};
-
-/// Runs Python; a failed assertion in the script fails the test.
-fn python(script: &str, arguments: &[&str]) {
-    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let run = Command::new(&python)
-        .args(["-c", script])
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(
-        run.status.success(),
-        "{python} (it needs onnx, onnxruntime and numpy: `make test` brings them):\n{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
-}
+use common::{DNA_MODELS, DONE, assert_run, exported, python, seqembed, text};
 
 #[test]
 fn the_checker_and_onnx_runtime_accept_every_architecture() {
     for model in ["esm2"].iter().chain(&DNA_MODELS) {
         python(
+            "onnx, onnxruntime and numpy",
             "import sys, onnx, onnxruntime\n\
              onnx.checker.check_model(sys.argv[1], full_check=True)\n\
              onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])",
@@ -60,6 +44,7 @@ fn python_runs_the_graph_to_the_same_numbers() {
     ]);
     assert_run(&run, DONE, &[]);
     python(
+        "onnx, onnxruntime and numpy",
         "import sys, numpy as np, onnxruntime\n\
          model, fasta, ours = sys.argv[1:]\n\
          vocabulary = {t: i for i, t in enumerate(open(model + '/vocab.txt').read().split())}\n\

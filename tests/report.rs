@@ -10,22 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{DONE, PARTLY, Place, assert_run, exported, seqembed, text};
-
-fn python(script: &str, arguments: &[&str]) -> String {
-    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let run = Command::new(&python)
-        .args(["-c", script])
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(
-        run.status.success(),
-        "{python} (it needs jsonschema: `make test` brings it):\n{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    String::from_utf8(run.stdout).unwrap()
-}
+use common::{DONE, PARTLY, Place, assert_run, exported, python, seqembed, text};
 
 fn schema() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/report.schema.json")
@@ -86,6 +71,7 @@ fn a_report_is_valid_by_the_schema_which_knows_every_key() {
     assert_run(&empty.embed("esm2", "none.faa", &[]), DONE, &[]);
     let [report, nothing] = [&place, &empty].map(|place| place.path("out/report.json"));
     let said = python(
+        "jsonschema",
         "import json, sys, copy, jsonschema\n\
          schema = json.load(open(sys.argv[1]))\n\
          V = jsonschema.Draft202012Validator\n\
@@ -145,6 +131,7 @@ fn the_page_is_well_formed_and_stands_alone() {
     let place = eventful();
     page(&place);
     python(
+        "jsonschema",
         "import sys, re, xml.etree.ElementTree as E\n\
          text = open(sys.argv[1], encoding='utf-8').read()\n\
          page = E.fromstring(text)\n\

@@ -173,3 +173,20 @@ pub fn assert_close(left: &[f32], right: &[f32], bound: f32, what: &str) {
         assert!(difference <= bound, "{what}: value {at}: {left} {right}");
     }
 }
+
+/// Runs Python, which `needs` some packages, and returns what it printed; a failed assertion in the script fails the test.
+#[track_caller]
+pub fn python(needs: &str, script: &str, arguments: &[&str]) -> String {
+    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let run = Command::new(&python)
+        .args(["-c", script])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{python} (it needs {needs}: `make test` brings them):\n{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    String::from_utf8(run.stdout).unwrap()
+}

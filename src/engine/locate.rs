@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, EnvironmentBuilder};
 
-use super::EngineError;
+use super::{EngineError, operators};
 
 /// The variable that names the library or its folder.
 pub const VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -129,6 +129,7 @@ pub fn environment(
         )));
     }
     let environment = builder.build()?;
+    operators::announce(&environment)?;
     *begun = Some((environment.clone(), located.path.clone()));
     Ok(environment)
 }

@@ -11,6 +11,11 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueRef, ValueRefMut};
 
+use ort::environment::Environment;
+use ort::session::Session;
+use seqembed_onnx::graph::{Builder, fixed};
+use seqembed_onnx::model::Precision;
+
 use super::kernels::attention::{Alibi, Packed, Positions, Rotary, Unplaced};
 use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
 
@@ -32,6 +37,27 @@ pub fn domain() -> ort::Result<OperatorDomain> {
         .add(PositionsOperator)?
         .add(PoolOperator(Pool::Mean))?
         .add(PoolOperator(Pool::Max))
+}
+
+/// Makes the domain's name known to ONNX Runtime, with a session that is let go of at once.
+///
+/// ONNX Runtime keeps the names of domains in a table of the process, which it looks at and adds to without a lock: of two
+/// sessions that were the first and began together, one failed. After this, any number may begin together.
+///
+/// # Errors
+/// When ONNX Runtime refuses the operators.
+pub fn announce(environment: &Environment) -> ort::Result<()> {
+    let mut graph = Builder::new(&[], Precision::Fp32);
+    let element = graph.element();
+    let input = graph.input("x", element, &[fixed(1)]);
+    let same = graph.op("Identity", &[&input], &[]);
+    graph.output("y", &same, &[fixed(1)]);
+    Session::builder(environment)?
+        .with_no_environment_execution_providers()?
+        .with_intra_threads(1)?
+        .with_operators(domain()?)?
+        .commit_from_memory(&graph.finish(&[]))?;
+    Ok(())
 }
 
 fn fault(message: impl Into<String>) -> ort::Error {

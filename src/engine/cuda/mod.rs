@@ -417,8 +417,9 @@ mod tests {
     fn environment() -> &'static Environment {
         static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
         ENVIRONMENT.get_or_init(|| {
-            let (builder, _) = locate::load(None).expect("ONNX Runtime: ORT_DYLIB_PATH names it");
-            builder.build().expect("an environment")
+            let (builder, located) =
+                locate::load(None).expect("ONNX Runtime: ORT_DYLIB_PATH names it");
+            locate::environment(builder, &located).expect("an environment")
         })
     }
 

@@ -10,9 +10,9 @@ use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::graph::{Attribute, Builder, long};
-use crate::plain;
+use crate::graph::Builder;
 use crate::weights::{Input, Plan, Planned, Recipe};
+use crate::{plain, post_norm};
 
 /// The first tokens of DNABERT's vocabulary; k-mers follow.
 const SPECIALS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -176,19 +176,7 @@ impl Description for Bert {
                 self.positions
             ));
         }
-        if !self.hidden.is_multiple_of(self.heads) {
-            return Err(format!(
-                "a width of {} can't be split among {} heads",
-                self.hidden, self.heads
-            ));
-        }
-        if !(0.0..1.0).contains(&self.layer_norm_eps) {
-            return Err(format!(
-                "layer_norm_eps {} is out of range",
-                self.layer_norm_eps
-            ));
-        }
-        Ok(())
+        post_norm::check(self.hidden, self.heads, self.layer_norm_eps)
     }
 
     fn canonical(&self, name: &str) -> Option<String> {
@@ -204,21 +192,14 @@ impl Description for Bert {
 
     fn plan(&self) -> Vec<Planned> {
         let (hidden, inner) = (self.hidden, self.intermediate);
-        let table = |name: &str, rows: usize| {
-            Input::new(format!("embeddings.{name}.weight"), &[rows, hidden])
-        };
         let mut plan = Plan::default();
-        plan.add(
-            "embedding".to_owned(),
-            &[self.vocabulary, hidden],
-            Recipe::Shifted {
-                table: table("word_embeddings", self.vocabulary),
-                by: table("token_type_embeddings", self.token_types),
-            },
-        );
+        post_norm::plan_embedding(&mut plan, self.vocabulary, self.token_types, hidden);
         plan.copy(
             "positions".to_owned(),
-            table("position_embeddings", self.positions),
+            Input::new(
+                "embeddings.position_embeddings.weight".to_owned(),
+                &[self.positions, hidden],
+            ),
         );
         plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
         for layer in 0..self.layers {
@@ -245,23 +226,8 @@ impl Description for Bert {
                 &[2 * hidden],
                 Recipe::Rows(biases),
             );
-            let out = tensor("attention.output.dense.weight", &[hidden, hidden]);
-            plan.copy(format!("{ours}.attention_output.weight"), out.clone());
-            // A row of attention weights sums to one, so the value's bias passes through attention as it is.
-            plan.add(
-                format!("{ours}.attention_output.bias"),
-                &[hidden],
-                Recipe::Folded {
-                    bias: tensor("attention.output.dense.bias", &[hidden]),
-                    weight: out,
-                    inner: tensor("attention.self.value.bias", &[hidden]),
-                },
-            );
-            plan.norm(
-                &format!("{ours}.attention_norm"),
-                &format!("{theirs}.attention.output.LayerNorm"),
-                hidden,
-            );
+            let value_bias = tensor("attention.self.value.bias", &[hidden]);
+            post_norm::plan_attention_output(&mut plan, layer, hidden, value_bias);
             for (name, part, to, from) in [
                 ("up", "intermediate.dense", inner, hidden),
                 ("down", "output.dense", hidden, inner),
@@ -288,43 +254,13 @@ impl Description for Bert {
         let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
         frame.builder.scope("embedding");
         let state = Self::embedding(&mut frame);
-        let mut state = frame.norm(&state, "embedding_norm");
-        for layer in 0..request.layer {
-            let name = format!("layer.{layer}");
-            frame.builder.scope(&name);
-            let attended = match frame.kind {
-                GraphKind::Padded | GraphKind::Plain => {
-                    let parts = frame.split_qkv(&state, &name);
-                    frame.attention(&parts, self.heads, None)
-                }
-                GraphKind::Packed | GraphKind::Fused => {
-                    let [qkv, bias] = frame.qkv(&state, &name);
-                    frame.builder.op(
-                        "seqembed:Attention",
-                        &[&qkv, &bias, "sequence_starts"],
-                        &[("num_heads", Attribute::Int(long(self.heads)))],
-                    )
-                }
-            };
-            let attended = frame.project(&attended, &name);
-            let bias = format!("{name}.attention_output.bias");
-            [state, _] = frame.skip_norm(
-                &attended,
-                &state,
-                &bias,
-                &format!("{name}.attention_norm"),
-                false,
-            );
-            let fed = frame.feed_forward(&state, &name);
-            let bias = format!("{name}.down.bias");
-            [state, _] = frame.skip_norm(
-                &fed,
-                &state,
-                &bias,
-                &format!("{name}.feed_forward_norm"),
-                false,
-            );
-        }
+        let state = post_norm::blocks(
+            &mut frame,
+            &state,
+            request.layer,
+            |frame, state, layer| post_norm::attention(frame, state, layer, self.heads, None),
+            Frame::feed_forward,
+        );
         frame.outputs(&state, request);
     }
 }

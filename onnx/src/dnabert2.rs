@@ -10,11 +10,11 @@ use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::graph::{Attribute, Builder, long};
-use crate::plain;
+use crate::graph::{Attribute, Builder};
 use crate::proto::ElementType;
 use crate::sample_bpe::sample_bpe;
 use crate::weights::{Input, Plan, Planned, Recipe};
+use crate::{plain, post_norm};
 
 /// Sizes of a model of this architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -166,19 +166,7 @@ impl Description for Dnabert2 {
             ("vocab_size", self.vocabulary),
             ("type_vocab_size", self.token_types),
         ])?;
-        if !self.hidden.is_multiple_of(self.heads) {
-            return Err(format!(
-                "a width of {} can't be split among {} heads",
-                self.hidden, self.heads
-            ));
-        }
-        if !(0.0..1.0).contains(&self.layer_norm_eps) {
-            return Err(format!(
-                "layer_norm_eps {} is out of range",
-                self.layer_norm_eps
-            ));
-        }
-        Ok(())
+        post_norm::check(self.hidden, self.heads, self.layer_norm_eps)
     }
 
     fn canonical(&self, name: &str) -> Option<String> {
@@ -212,20 +200,7 @@ impl Description for Dnabert2 {
     fn plan(&self) -> Vec<Planned> {
         let (hidden, inner) = (self.hidden, self.intermediate);
         let mut plan = Plan::default();
-        plan.add(
-            "embedding".to_owned(),
-            &[self.vocabulary, hidden],
-            Recipe::Shifted {
-                table: Input::new(
-                    "embeddings.word_embeddings.weight".to_owned(),
-                    &[self.vocabulary, hidden],
-                ),
-                by: Input::new(
-                    "embeddings.token_type_embeddings.weight".to_owned(),
-                    &[self.token_types, hidden],
-                ),
-            },
-        );
+        post_norm::plan_embedding(&mut plan, self.vocabulary, self.token_types, hidden);
         plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
         for layer in 0..self.layers {
             let ours = format!("layer.{layer}");
@@ -246,24 +221,7 @@ impl Description for Dnabert2 {
                     rows: 2 * hidden,
                 },
             );
-            let out = tensor("attention.output.dense.weight", &[hidden, hidden]);
-            plan.copy(format!("{ours}.attention_output.weight"), out.clone());
-            // A row of attention weights sums to one, so the value's bias passes through attention as it is.
-            plan.add(
-                format!("{ours}.attention_output.bias"),
-                &[hidden],
-                Recipe::Folded {
-                    bias: tensor("attention.output.dense.bias", &[hidden]),
-                    weight: out,
-                    inner: bias,
-                },
-            );
-            let theirs = format!("encoder.layer.{layer}");
-            plan.norm(
-                &format!("{ours}.attention_norm"),
-                &format!("{theirs}.attention.output.LayerNorm"),
-                hidden,
-            );
+            post_norm::plan_attention_output(&mut plan, layer, hidden, bias);
             plan.copy(
                 format!("{ours}.gated.weight"),
                 tensor("mlp.gated_layers.weight", &[2 * inner, hidden]),
@@ -278,7 +236,7 @@ impl Description for Dnabert2 {
             );
             plan.norm(
                 &format!("{ours}.feed_forward_norm"),
-                &format!("{theirs}.mlp.layernorm"),
+                &format!("encoder.layer.{layer}.mlp.layernorm"),
                 hidden,
             );
         }
@@ -298,52 +256,20 @@ impl Description for Dnabert2 {
         };
         frame.builder.scope("embedding");
         let state = frame.embedding();
-        let mut state = frame.norm(&state, "embedding_norm");
-        for layer in 0..request.layer {
-            let name = format!("layer.{layer}");
-            frame.builder.scope(&name);
-            let attended = self.attention(&mut frame, &state, &name, &alibi);
-            let attended = frame.project(&attended, &name);
-            let bias = format!("{name}.attention_output.bias");
-            [state, _] = frame.skip_norm(
-                &attended,
-                &state,
-                &bias,
-                &format!("{name}.attention_norm"),
-                false,
-            );
-            let fed = self.feed_forward(&mut frame, &state, &name);
-            let bias = format!("{name}.down.bias");
-            [state, _] = frame.skip_norm(
-                &fed,
-                &state,
-                &bias,
-                &format!("{name}.feed_forward_norm"),
-                false,
-            );
-        }
+        let state = post_norm::blocks(
+            &mut frame,
+            &state,
+            request.layer,
+            |frame, state, layer| {
+                post_norm::attention(frame, state, layer, self.heads, Some(&alibi))
+            },
+            |frame, state, layer| self.feed_forward(frame, state, layer),
+        );
         frame.outputs(&state, request);
     }
 }
 
 impl Dnabert2 {
-    fn attention(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str, alibi: &str) -> String {
-        match frame.kind {
-            GraphKind::Padded | GraphKind::Plain => {
-                let parts = frame.split_qkv(state, name);
-                frame.attention(&parts, self.heads, Some(alibi))
-            }
-            GraphKind::Packed | GraphKind::Fused => {
-                let [qkv, bias] = frame.qkv(state, name);
-                frame.builder.op(
-                    "seqembed:AlibiAttention",
-                    &[&qkv, &bias, alibi, "sequence_starts"],
-                    &[("num_heads", Attribute::Int(long(self.heads)))],
-                )
-            }
-        }
-    }
-
     /// `(gelu(first half) * second half) @ wo^T`, its bias left to what follows.
     fn feed_forward(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str) -> String {
         let gated = format!("{name}.gated.weight");

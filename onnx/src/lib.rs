@@ -19,6 +19,7 @@ pub mod known;
 pub mod model;
 pub mod narrow;
 pub mod plain;
+pub mod post_norm;
 pub mod proto;
 pub mod random;
 pub mod sample_bpe;

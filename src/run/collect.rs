@@ -4,22 +4,21 @@
 //! written, so each file's rows stand in input order, and at most a few chunks wait in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Status, Task};
+use super::chunk::{Chunk, Entry, Item, Replaced, Status, Task};
+use super::join::{Place, Results, places};
 use super::repeats::{Origin, Slots};
 use super::retry::{Note, Outcome};
 use super::save::{Block, FRAME_VALUES, Saver};
-use crate::engine::{EngineError, Reduce};
+use crate::engine::EngineError;
 use crate::journal::JournalError;
 use crate::journal::facts::Input;
 use crate::journal::rows::{RowReader, Saved};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
 use crate::report::{FileReport, thousands};
-use crate::settings::Pooling;
 
 /// What a worker returns for a batch.
 pub struct Done {
@@ -265,6 +264,13 @@ impl<'a> Collector<'a> {
             let mut flags = std::mem::take(&mut pending.saved);
             let chunk = Arc::clone(&pending.chunk);
             let places = places(&chunk);
+            let results = Results {
+                chunk: &chunk,
+                places: &places,
+                batches: &pending.results,
+                kept: &[],
+                hidden: self.hidden,
+            };
             flags.resize(chunk.entries.len(), false);
             let mut block = Block::default();
             for (entry, is_saved) in chunk.entries.iter().zip(&mut flags) {
@@ -288,20 +294,8 @@ impl<'a> Collector<'a> {
                     block.task = *task;
                 }
                 let before = block.values.len();
-                let results = Results {
-                    batches: &pending.results,
-                    kept: &[],
-                    hidden: self.hidden,
-                };
                 let pooling = self.tasks[*task].job.settings.pooling;
-                results.append(
-                    &mut block.values,
-                    item,
-                    &item.status,
-                    &chunk,
-                    &places,
-                    pooling,
-                );
+                results.append(&mut block.values, item, &item.status, pooling);
                 let vectors = (block.values.len() - before) / self.hidden.max(1);
                 block.mark(item.mark(vectors), false);
                 *is_saved = true;
@@ -387,6 +381,13 @@ impl<'a> Collector<'a> {
         let chunk = &pending.chunk;
         let places = places(chunk);
         let (kept, notes) = self.exchange(pending, &places);
+        let results = Results {
+            chunk,
+            places: &places,
+            batches: &pending.results,
+            kept: &kept,
+            hidden: self.hidden,
+        };
         let (mut sequences, mut tokens, mut ended) = (0, 0, 0);
         let mut current = None;
         for (at, entry) in chunk.entries.iter().enumerate() {
@@ -404,13 +405,8 @@ impl<'a> Collector<'a> {
                     let status = status_of(item, &notes);
                     self.count(*task, item, &status, count, observer);
                     if !self.states[*task].failed {
-                        let results = Results {
-                            batches: &pending.results,
-                            kept: &kept,
-                            hidden: self.hidden,
-                        };
                         let is_saved = pending.saved.get(at).is_some_and(|is_saved| *is_saved);
-                        self.push(*task, item, &status, chunk, &places, &results, is_saved)?;
+                        self.push(*task, item, &status, &results, is_saved)?;
                         if self.rows.values.len() >= BLOCK {
                             self.flush(current)?;
                         }
@@ -511,15 +507,11 @@ impl<'a> Collector<'a> {
     }
 
     /// Appends a record's row. `is_saved`: the journal has it already.
-    // What a row is made of.
-    #[allow(clippy::too_many_arguments)]
     fn push(
         &mut self,
         task: usize,
         item: &Item,
         status: &Status,
-        chunk: &Chunk,
-        places: &[Place],
         results: &Results,
         is_saved: bool,
     ) -> Result<(), CollectError> {
@@ -540,7 +532,7 @@ impl<'a> Collector<'a> {
                     source,
                 })?;
         } else {
-            results.append(&mut rows.values, item, status, chunk, places, pooling);
+            results.append(&mut rows.values, item, status, pooling);
         }
         let vectors = (rows.values.len() - before) / self.hidden.max(1);
         rows.vectors.push(vectors);
@@ -623,160 +615,6 @@ impl<'a> Collector<'a> {
     /// Whether a task has failed so far.
     pub fn any_failed(&self) -> bool {
         self.states.iter().any(|state| state.failed)
-    }
-}
-
-/// Where a segment's result lies.
-#[derive(Clone, Copy)]
-enum Place {
-    /// In a batch's result: its row there (pooled) or its first token's row (per token).
-    Batch { batch: usize, row: usize },
-    /// Among the rows of earlier chunks: its row there.
-    Kept(usize),
-}
-
-fn places(chunk: &Chunk) -> Vec<Place> {
-    let mut places = vec![Place::Kept(0); chunk.segments.len()];
-    for (batch, segments) in chunk.batches.iter().enumerate() {
-        let mut token = 0;
-        for (row, &segment) in segments.iter().enumerate() {
-            let at = &chunk.segments[segment];
-            let row = if at.reduce == Reduce::Tokens {
-                token
-            } else {
-                row
-            };
-            places[segment] = Place::Batch { batch, row };
-            token += at.tokens();
-        }
-    }
-    let mut kept = 0;
-    for (at, segment) in chunk.segments.iter().enumerate() {
-        match segment.origin {
-            Origin::Engine { .. } => {}
-            // It comes before, and is in a batch itself.
-            Origin::Segment(first) => places[at] = places[first],
-            Origin::Slot(_) => {
-                places[at] = Place::Kept(kept);
-                kept += 1;
-            }
-        }
-    }
-    places
-}
-
-/// The results that a chunk's rows are made from.
-struct Results<'a> {
-    batches: &'a [Option<Vec<f32>>],
-    /// Pooled rows of earlier chunks.
-    kept: &'a [f32],
-    hidden: usize,
-}
-
-impl Results<'_> {
-    /// Appends a record's vectors: NaN for a pooled one that has no tokens.
-    fn append(
-        &self,
-        row_values: &mut Vec<f32>,
-        item: &Item,
-        status: &Status,
-        chunk: &Chunk,
-        places: &[Place],
-        pooling: Pooling,
-    ) {
-        let hidden = self.hidden;
-        let before = row_values.len();
-        let parts = |segments: &Range<usize>| {
-            segments.clone().map(|s| {
-                let (values, row) = match places[s] {
-                    Place::Batch { batch, row } => {
-                        (self.batches[batch].as_deref().unwrap_or_default(), row)
-                    }
-                    Place::Kept(row) => (self.kept, row),
-                };
-                (&chunk.segments[s], values, row)
-            })
-        };
-        match pooling {
-            // One vector of NaN, or none at all.
-            Pooling::None if status.skipped.is_some() => {}
-            _ if status.skipped.is_some() => row_values.resize(before + hidden, f32::NAN),
-            Pooling::None => {
-                for (segment, values, row) in parts(&item.segments) {
-                    row_values.extend_from_slice(slice(values, row, &segment.range, hidden));
-                }
-            }
-            Pooling::Mean | Pooling::MeanAll | Pooling::Cls | Pooling::Max => {
-                join(row_values, parts(&item.segments), pooling, hidden);
-                if !item.reverse.is_empty() {
-                    let mut other = Vec::new();
-                    join(&mut other, parts(&item.reverse), pooling, hidden);
-                    let forward = &mut row_values[before..];
-                    forward
-                        .iter_mut()
-                        .zip(&other)
-                        .for_each(|(a, b)| *a = f32::midpoint(*a, *b));
-                }
-            }
-        }
-    }
-}
-
-/// The vectors of a range of a sequence's tokens.
-fn slice<'v>(values: &'v [f32], row: usize, range: &Range<usize>, hidden: usize) -> &'v [f32] {
-    &values[(row + range.start) * hidden..(row + range.end) * hidden]
-}
-
-/// Appends one pooled vector, joined from those of the windows.
-fn join<'v>(
-    row_values: &mut Vec<f32>,
-    parts: impl ExactSizeIterator<Item = (&'v Segment, &'v [f32], usize)>,
-    pooling: Pooling,
-    hidden: usize,
-) {
-    let parts = parts.map(|(segment, values, row)| {
-        let part = &values[row * hidden..(row + 1) * hidden];
-        (part, segment.range.len())
-    });
-    join_windows(row_values, parts, pooling == Pooling::Max, hidden);
-}
-
-/// Appends a vector joined from those of windows: their mean weighted by how many tokens each stands for, or their maximum.
-pub fn join_windows<'v>(
-    values: &mut Vec<f32>,
-    parts: impl ExactSizeIterator<Item = (&'v [f32], usize)>,
-    maximum: bool,
-    hidden: usize,
-) {
-    let count = parts.len();
-    let start = values.len();
-    let mut total = 0;
-    for (at, (part, weight)) in parts.enumerate() {
-        if count == 1 || (at == 0 && maximum) {
-            values.extend_from_slice(part);
-            continue;
-        }
-        if at == 0 {
-            values.resize(start + hidden, 0.0);
-        }
-        let joined = &mut values[start..];
-        if maximum {
-            joined
-                .iter_mut()
-                .zip(part)
-                .for_each(|(best, x)| *best = best.max(*x));
-        } else {
-            total += weight;
-            joined
-                .iter_mut()
-                .zip(part)
-                .for_each(|(sum, x)| *sum += x * weight as f32);
-        }
-    }
-    if total > 0 {
-        values[start..]
-            .iter_mut()
-            .for_each(|sum| *sum /= total as f32);
     }
 }
 

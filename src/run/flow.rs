@@ -12,7 +12,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::json;
 
 use super::RunError;
-use super::chunk::{Chunk, Chunker, Task};
+use super::chunk::{Chunk, Task};
+use super::chunker::Chunker;
 use super::collect::{Collector, Done, Message, Observer};
 use super::queue::Queue;
 use super::retry::Retry;

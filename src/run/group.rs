@@ -8,7 +8,8 @@ use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::chunk::{Chunker, Limits, Task};
+use super::chunk::Task;
+use super::chunker::{Chunker, Limits};
 use super::collect::{Collector, output_path};
 use super::devices::{self, Place};
 use super::flow::{self, Flow};
@@ -228,13 +229,10 @@ impl Group {
         }
         let outputs = self.outputs();
         let wanted = self.wanted(options, &outputs);
-        let programs = match &held.session {
-            Some(_) => Vec::new(),
-            None if !journaled.programs.is_empty() => journaled.programs,
-            None => places
-                .iter()
-                .map(|place| wanted.program(place.device, self.precision, shared.say))
-                .collect::<Result<Vec<_>, _>>()?,
+        let programs = if held.session.is_some() {
+            Vec::new()
+        } else {
+            self.programs(wanted, journaled.program, places, shared.say)?
         };
         // A session that stays has one thread for a batch: what follows may be more than this.
         let workers = if chunker.is_done() && !held.keeps {
@@ -298,6 +296,21 @@ impl Group {
         result?;
         report.files.append(&mut collector.files);
         Ok(())
+    }
+
+    /// What each device is to run, of which the first one's may be `known`.
+    fn programs(
+        &self,
+        wanted: Wanted,
+        mut known: Option<Program>,
+        places: &[Place],
+        say: &dyn Fn(&str),
+    ) -> Result<Vec<Program>, RunError> {
+        let programs = places.iter().map(|place| match known.take() {
+            Some(first) => Ok(first),
+            None => wanted.program(place.device, self.precision, say),
+        });
+        programs.collect()
     }
 
     fn flow<'f>(&'f self, shared: &'f Shared, slots: &'f [Slot<'f>], hidden: usize) -> Flow<'f> {

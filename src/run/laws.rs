@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::chunk::{Chunk, Chunker, Limits, Segment, Task};
+use super::chunk::{Chunk, Segment, Task};
+use super::chunker::{Chunker, Limits};
 use super::collect::{Collector, Done, Message, Observer};
 use super::repeats::Repeats;
 use super::retry::Outcome;

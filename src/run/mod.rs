@@ -4,10 +4,12 @@
 //! Jobs are grouped by model, layer and precision; a group is one load on each device, and groups run one after the other.
 
 mod chunk;
+mod chunker;
 mod collect;
 pub mod devices;
 mod flow;
 mod group;
+mod join;
 #[cfg(test)]
 mod laws;
 pub mod load;

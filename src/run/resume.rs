@@ -19,8 +19,8 @@ use crate::report::FileReport;
 
 /// A group's files that are to be computed, with an entry for each of its tasks.
 pub(crate) struct Journaled<'j> {
-    /// What runs on each device, if that is known.
-    pub programs: Vec<Program>,
+    /// What runs on the first device, if that is known.
+    pub program: Option<Program>,
     /// What saves the files' rows; none where nothing is kept.
     pub saver: Option<Saver<'j>>,
     /// Their rows that are saved.
@@ -33,7 +33,7 @@ impl Journaled<'_> {
     /// Where nothing is kept.
     pub fn none(files: Vec<FileReport>) -> Self {
         Self {
-            programs: Vec::new(),
+            program: None,
             saver: None,
             saved: Arc::default(),
             files,
@@ -72,11 +72,10 @@ impl Group {
         let options = run.options;
         let outputs = self.outputs();
         let wanted = self.wanted(options, &outputs);
-        let programs = places
-            .iter()
-            .map(|place| wanted.program(place.device, self.precision, run.say))
-            .collect::<Result<Vec<_>, _>>()?;
-        let planned = Computed::of(None, programs.first(), places[0].device, self.precision);
+        // The other devices' wait until there is something to compute.
+        let device = places[0].device;
+        let program = wanted.program(device, self.precision, run.say)?;
+        let planned = Computed::of(None, Some(&program), device, self.precision);
         let layouts = self.layouts(options, &planned);
         let vocabulary = self.vocabulary();
         let requests = self
@@ -130,7 +129,7 @@ impl Group {
         }
         let hidden = self.model.architecture().hidden();
         let journaled = Journaled {
-            programs,
+            program: Some(program),
             saver: Some(Saver::new(journal, tickets, hidden, options.save_every)),
             saved: Arc::new(saved),
             files,

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::chunk::{Chunk, Entry, Task};
-use super::collect::join_windows;
+use super::join::join_windows;
 use super::slot::Slot;
 use crate::engine::{Batch, EngineError, Reduce};
 use crate::settings::Long;

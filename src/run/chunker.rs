@@ -1,0 +1,513 @@
+//! Input files -> chunks: records read in order, tokenised on all cores, cut into windows and grouped into batches.
+
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Status, Task};
+use super::repeats::{Origin, Repeats};
+use crate::batch;
+use crate::engine::Reduce;
+use crate::journal::facts::{Input, InputHash, record_hash};
+use crate::journal::rows::Saved;
+use crate::records::{self, Reader, Record, Source};
+use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
+use crate::tokenize::dna::{DnaCheck, reverse_complement};
+use crate::tokenize::{Alphabet, Encoded, Tokenizer};
+
+/// How much goes into a chunk, and how it is cut into batches.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Tokens of a chunk, about.
+    pub chunk_tokens: usize,
+    /// Tokens of a batch.
+    pub batch_tokens: usize,
+    /// Whether the engine pads the sequences of a batch to one length.
+    pub padded: bool,
+}
+
+/// Records of a chunk, even if all of them are empty.
+const CHUNK_RECORDS: usize = 65_536;
+
+/// Makes chunks of the files of all tasks.
+pub struct Chunker<'a> {
+    tasks: &'a [Task],
+    tokenizer: &'a dyn Tokenizer,
+    limits: Limits,
+    /// For each task, what an earlier run saved of it.
+    saved: Arc<Vec<Saved>>,
+    /// Saved rows of the file so far that were of other records.
+    changed: u64,
+    repeats: Option<Repeats>,
+    task: usize,
+    /// The index of the next record in its file.
+    index: u64,
+    open: Option<Open>,
+    forbidden: bool,
+    number: u64,
+    bytes: Arc<AtomicU64>,
+    /// Time spent reading and decompressing.
+    pub reading: Duration,
+    /// Time spent tokenising.
+    pub tokenizing: Duration,
+}
+
+impl<'a> Chunker<'a> {
+    /// Starts at the first task's first record.
+    pub fn new(tasks: &'a [Task], tokenizer: &'a dyn Tokenizer, limits: Limits) -> Self {
+        Self {
+            tasks,
+            tokenizer,
+            limits,
+            saved: Arc::default(),
+            changed: 0,
+            repeats: None,
+            task: 0,
+            index: 0,
+            open: None,
+            forbidden: false,
+            number: 0,
+            bytes: Arc::default(),
+            reading: Duration::ZERO,
+            tokenizing: Duration::ZERO,
+        }
+    }
+
+    /// Takes these records for those of the first task's file.
+    pub fn give(&mut self, records: Vec<Record>) {
+        self.open = Some(Open {
+            records: Records::Given(records.into_iter()),
+            check: DnaCheck::default(),
+            input: Arc::default(),
+            length: None,
+        });
+    }
+
+    /// Takes what was saved of each task from there, instead of having it computed.
+    pub fn resume(&mut self, saved: Arc<Vec<Saved>>) {
+        self.saved = saved;
+    }
+
+    /// Has windows with the same tokens computed once.
+    pub fn share(&mut self, repeats: Repeats) {
+        self.repeats = Some(repeats);
+    }
+
+    /// Whether every file was read to its end.
+    pub fn is_done(&self) -> bool {
+        self.task == self.tasks.len()
+    }
+
+    /// The next chunk, or `None` after the last.
+    pub fn next(&mut self) -> Option<Chunk> {
+        if self.is_done() {
+            return None;
+        }
+        let started = Instant::now();
+        let mut raw = Vec::new();
+        let mut letters = 0;
+        let mut records = 0;
+        while !self.is_done() && letters < self.limits.chunk_tokens && records < CHUNK_RECORDS {
+            let entry = self.read();
+            if let Raw::Record(_, _, record) = &entry {
+                letters += record.sequence.len() + 2;
+                records += 1;
+            }
+            raw.push(entry);
+        }
+        self.reading += started.elapsed();
+
+        let started = Instant::now();
+        let chunk = self.assemble(raw);
+        self.tokenizing += started.elapsed();
+        self.number += 1;
+        Some(chunk)
+    }
+
+    fn read(&mut self) -> Raw {
+        let task = self.task;
+        if std::mem::take(&mut self.forbidden) {
+            self.open = None;
+            return self.end(None);
+        }
+        let Open { records, check, .. } = match &mut self.open {
+            Some(open) => open,
+            None => match self.start(task) {
+                Ok(open) => self.open.insert(open),
+                Err(error) => return self.end(Some(error.to_string())),
+            },
+        };
+        match records.next() {
+            Some(Ok(record)) => {
+                let undecided = !check.is_done();
+                check.add(&record.sequence);
+                if undecided
+                    && check.is_done()
+                    && let Some(why) = self.wrong_alphabet(task)
+                {
+                    return self.end(Some(why));
+                }
+                self.index += 1;
+                Raw::Record(task, self.index - 1, record)
+            }
+            Some(Err(error)) => self.end(Some(error.to_string())),
+            None => self.end(None),
+        }
+    }
+
+    fn start(&self, task: usize) -> Result<Open, records::RecordError> {
+        let bytes = Arc::clone(&self.bytes);
+        let input = Arc::new(Mutex::new(InputHash::default()));
+        let source = &self.tasks[task].job.source;
+        let length = match source {
+            Source::Path(path) => std::fs::metadata(path).ok(),
+            Source::Stdin => None,
+        };
+        let reader = records::open_with(source, |raw| {
+            let input = Arc::clone(&input);
+            Box::new(Counted { raw, bytes, input })
+        })?;
+        Ok(Open {
+            records: Records::File(reader),
+            check: DnaCheck::default(),
+            input,
+            length: length
+                .filter(std::fs::Metadata::is_file)
+                .map(|about| about.len()),
+        })
+    }
+
+    /// Why the file that is read seems to be no input for this model, unless the user said that it is.
+    fn wrong_alphabet(&self, task: usize) -> Option<String> {
+        let job = &self.tasks[task].job;
+        let alphabet = self.tokenizer.alphabet();
+        let why = self.open.as_ref()?.check.why_not(alphabet)?;
+        (!job.settings.force_alphabet).then(|| {
+            let (letters, help) = match alphabet {
+                Alphabet::Protein => ("proteins", "translate it first"),
+                Alphabet::Dna => ("DNA", "choose a protein model"),
+            };
+            format!(
+                "{} {why}; {} is a model of {letters}: {help}, or embed it as it is with --force-alphabet",
+                job.source, job.settings.model
+            )
+        })
+    }
+
+    fn end(&mut self, failure: Option<String>) -> Raw {
+        let task = self.task;
+        let failure = failure.or_else(|| self.wrong_alphabet(task));
+        self.task += 1;
+        self.index = 0;
+        let mut warnings = Vec::new();
+        let mut input = None;
+        if let Some(open) = self.open.take()
+            && failure.is_none()
+        {
+            if let Records::File(reader) = &open.records {
+                warnings.extend(reader.warning());
+            }
+            let hash = open.input.lock().unwrap_or_else(PoisonError::into_inner);
+            input = Some(hash.finish(open.length));
+        }
+        Raw::End {
+            task,
+            warnings,
+            failure,
+            input,
+        }
+    }
+
+    fn assemble(&mut self, raw: Vec<Raw>) -> Chunk {
+        let encoded: Vec<Option<(Encoded, u64)>> = raw
+            .par_iter()
+            .with_min_len(16)
+            .map(|entry| match entry {
+                Raw::Record(_, _, record) => Some((
+                    self.tokenizer.encode(&record.sequence),
+                    record_hash(&record.header, &record.sequence),
+                )),
+                Raw::End { .. } => None,
+            })
+            .collect();
+        let mut chunk = Chunk {
+            number: self.number,
+            entries: Vec::with_capacity(raw.len()),
+            segments: Vec::new(),
+            encoded: Vec::new(),
+            batches: Vec::new(),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        };
+        if let Some(repeats) = &mut self.repeats {
+            repeats.begin_chunk();
+        }
+        let mut forbidden = None;
+        for (entry, encoded) in raw.into_iter().zip(encoded) {
+            match (entry, encoded) {
+                (Raw::Record(task, index, record), Some((encoded, hash)))
+                    if forbidden != Some(task) =>
+                {
+                    match self.item(task, (index, hash), record, encoded, &mut chunk) {
+                        Ok(item) => chunk.entries.push(Entry::Record(task, item)),
+                        Err(why) => {
+                            chunk.entries.push(Entry::Forbidden(task, why));
+                            forbidden = Some(task);
+                        }
+                    }
+                }
+                (Raw::Record(..), _) => {}
+                (
+                    Raw::End {
+                        task,
+                        mut warnings,
+                        failure,
+                        input,
+                    },
+                    _,
+                ) => {
+                    let changed = std::mem::take(&mut self.changed);
+                    if changed > 0 {
+                        warnings.push(format!(
+                            "{} has changed: {changed} rows that were saved are of other sequences, and are computed again",
+                            self.tasks[task].job.source
+                        ));
+                    }
+                    chunk.entries.push(Entry::End {
+                        task,
+                        warnings,
+                        failure,
+                        input,
+                    });
+                }
+            }
+        }
+        self.forbidden = forbidden == Some(self.task);
+        for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
+            let segments: Vec<usize> = (0..chunk.segments.len())
+                .filter(|&s| chunk.segments[s].reduce == reduce && chunk.segments[s].is_run())
+                .collect();
+            let lengths: Vec<usize> = segments
+                .iter()
+                .map(|&s| chunk.segments[s].tokens())
+                .collect();
+            let batches = batch::batches(&lengths, self.limits.batch_tokens, self.limits.padded);
+            chunk.batches.extend(
+                batches
+                    .into_iter()
+                    .map(|batch| batch.into_iter().map(|at| segments[at]).collect()),
+            );
+        }
+        chunk
+    }
+}
+
+impl Chunker<'_> {
+    /// Applies the task's policies to a record, and appends its windows to the chunk.
+    ///
+    /// # Errors
+    /// What a policy forbids, in words.
+    fn item(
+        &mut self,
+        task: usize,
+        (index, hash): (u64, u64),
+        record: Record,
+        mut encoded: Encoded,
+        chunk: &mut Chunk,
+    ) -> Result<Item, String> {
+        let known = self.saved.get(task);
+        let saved = known.and_then(|known| known.find(index, hash));
+        if saved.is_none() && known.is_some_and(|known| known.has(index)) {
+            self.changed += 1;
+        }
+        let (tasks, tokenizer) = (self.tasks, self.tokenizer);
+        let task = &tasks[task];
+        let units = tokenizer.alphabet().units();
+        let Settings {
+            long,
+            unknown,
+            revcomp,
+            ..
+        } = task.job.settings;
+        let limit = task.window.max_length;
+        let length = encoded.letters;
+        let id = record.id().to_owned();
+        let fail = |what: String| {
+            let source = &task.job.source;
+            Err(format!("{source}: record {id:?}: {what}"))
+        };
+        let mut status = Status::default();
+        let mut sequence = &record.sequence[..];
+        if length > limit {
+            match long {
+                Long::Window => status.windowed = true,
+                Long::Truncate => {
+                    status.truncated = true;
+                    sequence = &sequence[..limit];
+                    encoded = tokenizer.encode(sequence);
+                }
+                Long::Error => {
+                    return fail(format!(
+                        "{length} {units} are more than --max-length {limit} (--long window or --long truncate embed it)"
+                    ));
+                }
+            }
+        }
+        if encoded.ids.is_empty() {
+            status.skipped = Some(tokenizer.why_no_tokens(encoded.letters));
+        }
+        if let Some(at) = encoded.first_unknown {
+            let letter = char::from(sequence[at]);
+            let position = at + 1;
+            match unknown {
+                Unknown::Replace => {
+                    status.replaced = if encoded.unknown == encoded.ids.len() {
+                        Replaced::All
+                    } else {
+                        Replaced::Some
+                    };
+                }
+                Unknown::Skip => {
+                    let why = format!("{letter:?} at position {position} is not in the vocabulary");
+                    status.skipped.get_or_insert(why);
+                }
+                Unknown::Error => {
+                    return fail(format!(
+                        "{letter:?} at position {position} is not in the model's vocabulary (--unknown replace embeds what is not as the unknown token, --unknown skip leaves the record out)"
+                    ));
+                }
+            }
+        }
+        let mut item = Item {
+            id,
+            length,
+            segments: 0..0,
+            reverse: 0..0,
+            header: record.header,
+            status,
+            index,
+            hash,
+            saved: None,
+        };
+        if item.status.skipped.is_some() {
+            return Ok(item);
+        }
+        item.saved = saved;
+        if saved.is_none() {
+            let other =
+                (revcomp == Revcomp::Mean).then(|| tokenizer.encode(&reverse_complement(sequence)));
+            item.segments = self.segments(task, encoded, chunk);
+            if let Some(other) = other {
+                item.reverse = self.segments(task, other, chunk);
+            }
+        }
+        Ok(item)
+    }
+
+    /// Appends a sequence's tokens and windows to the chunk.
+    fn segments(&mut self, task: &Task, encoded: Encoded, chunk: &mut Chunk) -> Range<usize> {
+        let pooling = task.job.settings.pooling;
+        let crate::settings::Window {
+            max_length,
+            overlap,
+        } = task.window;
+        let first = chunk.segments.len();
+        let mut windows = encoded.windows(self.tokenizer.span(), max_length, overlap);
+        if pooling == Pooling::Cls {
+            // The first window's is the sequence's: the others need not run.
+            windows.truncate(1);
+        }
+        if let Some(first) = task.job.settings.pool_first {
+            windows.retain(|window| window.kept.start < first);
+            for window in &mut windows {
+                window.kept.end = window.kept.end.min(first);
+            }
+        }
+        let last = windows.len().saturating_sub(1);
+        for (at, window) in windows.into_iter().enumerate() {
+            // Token 0 is <cls>, token 1 the window's first.
+            let seen = window.seen.start;
+            let kept = window.kept.start + 1 - seen..window.kept.end + 1 - seen;
+            let range = match pooling {
+                Pooling::Mean | Pooling::Max | Pooling::None => kept,
+                Pooling::Cls => 0..1,
+                Pooling::MeanAll => {
+                    let start = if at == 0 { 0 } else { kept.start };
+                    let end = if at == last { kept.end + 1 } else { kept.end };
+                    start..end
+                }
+            };
+            let mut segment = Segment {
+                record: chunk.encoded.len(),
+                window,
+                range,
+                reduce: task.reduce(),
+                origin: Origin::Engine { keep: None },
+            };
+            if let Some(repeats) = &mut self.repeats {
+                segment.origin = repeats.origin(chunk.segments.len(), &segment, &encoded.ids);
+            }
+            chunk.segments.push(segment);
+        }
+        chunk.encoded.push(encoded);
+        first..chunk.segments.len()
+    }
+}
+
+/// Where a task's records come from.
+enum Records {
+    File(Reader),
+    Given(std::vec::IntoIter<Record>),
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, records::RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::File(reader) => reader.next(),
+            Self::Given(records) => records.next().map(Ok),
+        }
+    }
+}
+
+/// What was read, before it is tokenised.
+enum Raw {
+    /// Its task, its index in the file, and itself.
+    Record(usize, u64, Record),
+    End {
+        task: usize,
+        warnings: Vec<String>,
+        failure: Option<String>,
+        input: Option<Input>,
+    },
+}
+
+/// The file that is read.
+struct Open {
+    records: Records,
+    check: DnaCheck,
+    input: Arc<Mutex<InputHash>>,
+    /// The file's length, if it has one.
+    length: Option<u64>,
+}
+
+/// Counts what is read from a file, for the progress bar, and hashes it, for the journal.
+struct Counted {
+    raw: Box<dyn Read + Send>,
+    bytes: Arc<AtomicU64>,
+    input: Arc<Mutex<InputHash>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.raw.read(buffer)?;
+        self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        input.update(&buffer[..count]);
+        Ok(count)
+    }
+}

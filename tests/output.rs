@@ -4,38 +4,17 @@
 //! `SEQEMBED_TEST_PYTHON` names a Python that has them; `make test` sets it.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+mod common;
 
+use std::path::{Path, PathBuf};
+
+use common::text;
 use seqembed::output::{self, Format, Layout, OutputError, OutputPrecision, Rows};
 
 /// Runs Python on `script` with the file as its first argument; the script fails the test by an assertion.
 fn python(script: &str, file: &Path) -> String {
-    // Importing them takes seconds: once is enough.
-    static HAS_ALL: OnceLock<bool> = OnceLock::new();
-    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has_all = *HAS_ALL.get_or_init(|| {
-        Command::new(&python)
-            .args(["-c", "import numpy, pandas, pyarrow, h5py, safetensors"])
-            .output()
-            .is_ok_and(|run| run.status.success())
-    });
-    assert!(
-        has_all,
-        "{python} lacks one of numpy, pandas, pyarrow, h5py and safetensors: run `make test`, or point SEQEMBED_TEST_PYTHON at a Python that does"
-    );
-    let run = Command::new(&python)
-        .args(["-c", script])
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(
-        run.status.success(),
-        "{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    String::from_utf8(run.stdout).unwrap()
+    let needs = "numpy, pandas, pyarrow, h5py and safetensors";
+    common::python(needs, script, &[text(file)])
 }
 
 fn layout(path: &Path, hidden: usize, per_token: bool) -> Layout {

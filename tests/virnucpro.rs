@@ -5,9 +5,10 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
 
-use common::{DONE, Place, WRONG, assert_close, assert_run, exported, fixtures, seqembed, text};
+use common::{
+    DONE, Place, WRONG, assert_close, assert_run, exported, fixtures, python, seqembed, text,
+};
 use seqembed::output::{self, Rows};
 
 const CHECK: &str = concat!(
@@ -26,18 +27,9 @@ fn virnucpro(place: &Place, options: &[&str]) -> std::process::Output {
 }
 
 fn check(place: &Place, size: &str, per_file: &str, truncation: &str) {
-    let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let run = Command::new(python)
-        .args(["-c", CHECK])
-        .args([text(&place.path("x.fna")), text(&place.path("out"))])
-        .args([size, per_file, truncation])
-        .output()
-        .unwrap();
-    assert!(
-        run.status.success(),
-        "{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
+    let (contigs, out) = (place.path("x.fna"), place.path("out"));
+    let arguments = [text(&contigs), text(&out), size, per_file, truncation];
+    python("the standard library", CHECK, &arguments);
 }
 
 fn read(path: &Path) -> Rows {

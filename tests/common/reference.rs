@@ -1,0 +1,199 @@
+//! Vectors that other programs computed, in `tests/fixtures`, and what the executable gives for the same input.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use seqembed::output::{self, Rows};
+use serde::Deserialize;
+
+use super::{DONE, assert_run, fixtures, seqembed, text};
+
+/// Largest difference to the reference in fp32.
+pub const BOUND: f32 = 2e-5;
+/// Our kernels, and the padded graph of ONNX Runtime's own operators.
+pub const KERNELS: [&str; 2] = ["auto", "portable"];
+
+/// The inputs, options and expected vectors of one family of models.
+pub struct Reference {
+    /// Where its files stand.
+    pub folder: PathBuf,
+    about: About,
+    tensors: BTreeMap<String, Vec<f32>>,
+}
+
+#[derive(Deserialize)]
+struct About {
+    hidden: usize,
+    layers: usize,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+pub struct Case {
+    pub name: String,
+    /// Checkpoints whose vectors are these; where there are none, all of them.
+    #[serde(default)]
+    pub models: Vec<String>,
+    pub input: String,
+    pub options: Vec<String>,
+    pub layers: Vec<usize>,
+    pub poolings: Vec<String>,
+    pub per_token_records: Vec<usize>,
+    pub ids: Vec<String>,
+    pub lengths: Vec<u64>,
+    #[serde(default)]
+    pub tokens: Vec<usize>,
+    pub status: Vec<String>,
+}
+
+impl Reference {
+    /// That of `tests/fixtures/FAMILY`.
+    pub fn open(family: &str) -> Self {
+        let folder = fixtures().join(family);
+        let about = fs::read_to_string(folder.join("cases.json")).unwrap();
+        let bytes = fs::read(folder.join("expected.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+        let vectors = tensors
+            .into_iter()
+            .filter(|(name, _)| !name.contains("/ids/"));
+        let tensors = vectors.map(|(name, tensor)| {
+            let words = tensor.data().chunks_exact(4);
+            let values = words.map(|word| f32::from_le_bytes(word.try_into().unwrap()));
+            (name, values.collect())
+        });
+        Self {
+            about: serde_json::from_str(&about).unwrap(),
+            tensors: tensors.collect(),
+            folder,
+        }
+    }
+
+    pub fn hidden(&self) -> usize {
+        self.about.hidden
+    }
+
+    pub fn layers(&self) -> usize {
+        self.about.layers
+    }
+
+    pub fn cases(&self) -> &[Case] {
+        &self.about.cases
+    }
+
+    pub fn case(&self, name: &str) -> &Case {
+        let mut cases = self.cases().iter();
+        cases.find(|case| case.name == name).unwrap()
+    }
+
+    pub fn input(&self, case: &Case) -> PathBuf {
+        self.folder.join(&case.input)
+    }
+
+    /// The expected vectors of a name, as one row of numbers.
+    pub fn expected(&self, name: &str) -> &[f32] {
+        &self.tensors[name]
+    }
+
+    /// Runs a case in every pooling, layer and graph.
+    #[track_caller]
+    pub fn check_pooled(&self, name: &str, model: &Path) {
+        let case = self.case(name);
+        let mut worst = 0.0_f32;
+        for kernels in KERNELS {
+            for layer in &case.layers {
+                for pooling in &case.poolings {
+                    let layer = layer.to_string();
+                    let mut options = vec!["--kernels", kernels, "--layer", &layer];
+                    options.extend(["--pooling", pooling]);
+                    options.extend(case.options.iter().map(String::as_str));
+                    let rows = embed(&self.input(case), model, &options);
+                    let what = format!("{name} {}", options.join(" "));
+                    assert_eq!(rows.hidden, self.hidden(), "{what}");
+                    assert_eq!(rows.ids, case.ids, "{what}");
+                    assert_eq!(rows.lengths, case.lengths, "{what}");
+                    assert_eq!(rows.status, case.status, "{what}");
+                    let theirs = self.expected(&format!("{name}/{pooling}/{layer}"));
+                    worst = worst.max(assert_near(&rows.values, theirs, BOUND, &what));
+                }
+            }
+        }
+        println!("{name}: largest difference to the reference {worst:.1e}");
+    }
+}
+
+/// Runs the executable, which must succeed.
+#[track_caller]
+pub fn succeed(arguments: &[&str]) {
+    assert_run(&seqembed(arguments), DONE, &[]);
+}
+
+/// Exports checkpoints of a family under one model's name, into folders called after them.
+pub fn export_all<'c>(
+    family: &Path,
+    checkpoints: impl IntoIterator<Item = &'c String>,
+    name: &str,
+    into: &Path,
+) -> BTreeMap<String, PathBuf> {
+    let mut models = BTreeMap::new();
+    for checkpoint in checkpoints {
+        let model = into.join(checkpoint.replace(['/', '.'], "_"));
+        let source = family.join(checkpoint);
+        // The name stands in the graph: one for all, so that files can be compared.
+        succeed(&["export", text(&source), "-o", text(&model), "--name", name]);
+        models.insert(checkpoint.clone(), model);
+    }
+    models
+}
+
+/// `embed` in a fresh output folder; the rows of each input file, in the order given.
+pub fn embed_all(files: &[&Path], model: &Path, options: &[&str]) -> Vec<Rows> {
+    let out = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["embed"];
+    arguments.extend(files.iter().map(|file| text(file)));
+    arguments.extend(["-m", text(model), "-o", text(out.path())]);
+    let given = options.iter().position(|option| *option == "--format");
+    let extension = given.map_or("npz", |at| options[at + 1]);
+    if given.is_none() {
+        arguments.extend(["--format", extension]);
+    }
+    arguments.extend(options);
+    succeed(&arguments);
+    let rows = files.iter().map(|file| {
+        let name = format!("{}.{extension}", text(Path::new(file.file_stem().unwrap())));
+        output::read(&out.path().join(name)).unwrap().0
+    });
+    rows.collect()
+}
+
+/// The same for one file.
+pub fn embed(file: &Path, model: &Path, options: &[&str]) -> Rows {
+    embed_all(&[file], model, options).pop().unwrap()
+}
+
+/// The vectors of one record of per-token output.
+pub fn row(rows: &Rows, record: usize) -> &[f32] {
+    let before: usize = rows.vectors[..record].iter().sum();
+    &rows.values[before * rows.hidden..(before + rows.vectors[record]) * rows.hidden]
+}
+
+/// Asserts that no two numbers differ by more than `bound`, and returns by how much they do at most.
+#[track_caller]
+pub fn assert_near(ours: &[f32], theirs: &[f32], bound: f32, what: &str) -> f32 {
+    assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
+    let largest = ours.iter().zip(theirs).fold(0.0_f32, |largest, (a, b)| {
+        let difference = (a - b).abs();
+        // NaN must not slip through a comparison.
+        if difference.is_nan() {
+            f32::INFINITY
+        } else {
+            largest.max(difference)
+        }
+    });
+    assert!(
+        largest <= bound,
+        "{what}: largest difference {largest:.1e}, allowed {bound:.0e}"
+    );
+    largest
+}

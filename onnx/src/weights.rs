@@ -207,7 +207,8 @@ pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Stri
 }
 
 /// Bytes in hexadecimal.
-fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

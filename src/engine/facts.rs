@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::ValueEnum as _;
 use ort::value::ValueType;
+use seqembed_onnx::weights::hex;
 use sha2::{Digest, Sha256};
 
 use super::device::Device;
@@ -95,13 +96,4 @@ impl Facts {
                 .any(|input| input.name() == "lengths"),
         })
     }
-}
-
-/// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -103,7 +103,9 @@ fn prepare_once(runtime: &Path, driver: (i32, i32)) -> Result<Provider, Provider
     {
         return Err(ProviderError::Driver { needs, has: driver });
     }
-    let wheels = wheels(folder);
+    // site-packages/onnxruntime/capi
+    let packages = folder.parent().and_then(Path::parent);
+    let wheels = packages.map(wheels).unwrap_or_default();
     for library in &needed {
         // ONNX Runtime's own part of the provider is loaded by ONNX Runtime.
         if library.starts_with("libonnxruntime") {
@@ -115,12 +117,7 @@ fn prepare_once(runtime: &Path, driver: (i32, i32)) -> Result<Provider, Provider
             cuda,
         })?;
     }
-    // The compiler of seqembed's own kernels, and its tables, which it looks for by name alone. Without it, others run.
-    for name in ["libnvrtc-builtins.so.", "libnvrtc.so."] {
-        for (_, library) in wheels.iter().filter(|(file, _)| file.starts_with(name)) {
-            let _ = open(library.as_os_str());
-        }
-    }
+    open_compiler(&wheels);
     Ok(Provider { path, cuda })
 }
 
@@ -156,13 +153,31 @@ fn cuda_of(library: &str) -> Option<i32> {
         .and_then(|version| version.split('.').next()?.parse().ok())
 }
 
-/// The CUDA libraries among the Python packages that ONNX Runtime lies in, by file name.
-fn wheels(capi: &Path) -> BTreeMap<String, PathBuf> {
+/// Opens the compiler of seqembed's own kernels, and its tables, which it looks for by name alone. Without it, others run.
+fn open_compiler(wheels: &BTreeMap<String, PathBuf>) {
+    for name in ["libnvrtc-builtins.so.", "libnvrtc.so."] {
+        for (_, library) in wheels.iter().filter(|(file, _)| file.starts_with(name)) {
+            let _ = open(library.as_os_str());
+        }
+    }
+}
+
+/// Opens the compiler that the tests' Python environment has, if it has one.
+#[cfg(test)]
+pub(crate) fn open_compiler_of_tests() {
+    let python = std::env::var_os("SEQEMBED_TEST_PYTHON").map(PathBuf::from);
+    let environment = python
+        .as_deref()
+        .and_then(|python| python.parent()?.parent());
+    let versions = environment.map(|folder| std::fs::read_dir(folder.join("lib")));
+    for version in versions.into_iter().flatten().flatten().flatten() {
+        open_compiler(&wheels(&version.path().join("site-packages")));
+    }
+}
+
+/// The CUDA libraries among Python packages, by file name.
+fn wheels(packages: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
-    // site-packages/onnxruntime/capi
-    let Some(packages) = capi.parent().and_then(Path::parent) else {
-        return found;
-    };
     let Ok(parts) = std::fs::read_dir(packages.join("nvidia")) else {
         return found;
     };

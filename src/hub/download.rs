@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use seqembed_onnx::weights::hex;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -613,14 +614,6 @@ fn digest(mut file: File, mut hash: impl Digest) -> std::io::Result<String> {
         }
         hash.update(&buffer[..count]);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Makes a snapshot's file: a relative link to the blob, as `huggingface_hub` makes it, or a copy where there are no links.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use seqembed_onnx::weights::hex;
 use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -19,7 +20,7 @@ use super::resume::Journaled;
 use super::slot::Slot;
 use super::{Held, Observer, Options, RunError, Shared};
 use crate::engine::device::Device;
-use crate::engine::facts::{Facts, Session, hex};
+use crate::engine::facts::{Facts, Session};
 use crate::engine::faulty::Faults;
 use crate::engine::session::Kernels;
 use crate::engine::{Reduce, budget};

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::result as nvrtc;
 use cudarc::nvrtc::sys;
+use seqembed_onnx::weights::hex;
 use sha2::{Digest, Sha256};
-
-use crate::engine::facts::hex;
 
 /// Why there are no kernels.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 
 use super::progress::Progress;
-use super::{FAILED, PARTLY, USAGE, say, signals, told};
+use super::{FAILED, LOST, PARTLY, USAGE, say, signals, told};
 use crate::engine::device::DeviceChoice;
 use crate::engine::session::Kernels;
 use crate::manifest::{self, Job};
@@ -193,6 +193,7 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
         Err(error) => {
             let code = match &error {
                 RunError::Interrupted { signal, .. } => signals::exit_code(*signal),
+                RunError::Lost { .. } => LOST,
                 error if error.is_usage() => USAGE,
                 _ => FAILED,
             };

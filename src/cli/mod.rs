@@ -27,6 +27,8 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// Exit code: done, but some files failed.
 pub const PARTLY: u8 = 3;
+/// Exit code: all devices were lost, and another machine, or the same one later, may well do (`EX_TEMPFAIL` of `sysexits.h`).
+pub const LOST: u8 = 75;
 
 /// Tells the user something. Where nobody listens any more, as behind a closed pipe, the work goes on.
 pub fn say(text: &str) {

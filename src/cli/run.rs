@@ -15,7 +15,8 @@ use crate::settings::Overrides;
 /// manifest's top. All mistakes are reported together, before a model is loaded.
 ///
 /// Exit code: 0 all done, 1 failed, 2 the command line, the manifest or the model is wrong, 3 done but for files or
-/// sequences that failed, 143 and 130 stopped by SIGTERM and SIGINT. A run that ended before its time goes on with --resume.
+/// sequences that failed, 75 all GPUs were lost, 143 and 130 stopped by SIGTERM and SIGINT. A run that ended before its
+/// time goes on with --resume.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The manifest

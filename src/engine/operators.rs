@@ -5,14 +5,13 @@
 //! `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
 //! pool_range)`; shapes stand with the kernels.
 
+use ort::environment::Environment;
 use ort::operator::{
     BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
     OperatorOutput,
 };
-use ort::value::{TensorElementType, ValueRef, ValueRefMut};
-
-use ort::environment::Environment;
 use ort::session::Session;
+use ort::value::{TensorElementType, ValueRef, ValueRefMut};
 use seqembed_onnx::graph::{Builder, fixed};
 use seqembed_onnx::model::Precision;
 

@@ -11,8 +11,8 @@ use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, p
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::graph::Builder;
-use crate::weights::{Input, Plan, Planned, Recipe};
-use crate::{plain, post_norm};
+use crate::weights::{Input, Plan, Planned};
+use crate::{block, plain, post_norm};
 
 /// The first tokens of DNABERT's vocabulary; k-mers follow.
 const SPECIALS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -191,7 +191,7 @@ impl Description for Bert {
     }
 
     fn plan(&self) -> Vec<Planned> {
-        let (hidden, inner) = (self.hidden, self.intermediate);
+        let hidden = self.hidden;
         let mut plan = Plan::default();
         post_norm::plan_embedding(&mut plan, self.vocabulary, self.token_types, hidden);
         plan.copy(
@@ -203,44 +203,14 @@ impl Description for Bert {
         );
         plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
         for layer in 0..self.layers {
-            let ours = format!("layer.{layer}");
-            let theirs = format!("encoder.layer.{layer}");
-            let tensor =
-                |name: &str, shape: &[usize]| Input::new(format!("{theirs}.{name}"), shape);
-            let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
-            let weights = three
-                .iter()
-                .map(|part| tensor(&format!("{part}.weight"), &[hidden, hidden]))
-                .collect();
-            plan.add(
-                format!("{ours}.qkv.weight"),
-                &[3 * hidden, hidden],
-                Recipe::Rows(weights),
+            let (ours, theirs) = (format!("layer.{layer}"), format!("encoder.layer.{layer}"));
+            block::plan_attention(&mut plan, layer, hidden);
+            plan.norm(
+                &format!("{ours}.attention_norm"),
+                &format!("{theirs}.attention.output.LayerNorm"),
+                hidden,
             );
-            let biases = three[..2]
-                .iter()
-                .map(|part| tensor(&format!("{part}.bias"), &[hidden]))
-                .collect();
-            plan.add(
-                format!("{ours}.qk.bias"),
-                &[2 * hidden],
-                Recipe::Rows(biases),
-            );
-            let value_bias = tensor("attention.self.value.bias", &[hidden]);
-            post_norm::plan_attention_output(&mut plan, layer, hidden, value_bias);
-            for (name, part, to, from) in [
-                ("up", "intermediate.dense", inner, hidden),
-                ("down", "output.dense", hidden, inner),
-            ] {
-                plan.copy(
-                    format!("{ours}.{name}.weight"),
-                    tensor(&format!("{part}.weight"), &[to, from]),
-                );
-                plan.copy(
-                    format!("{ours}.{name}.bias"),
-                    tensor(&format!("{part}.bias"), &[to]),
-                );
-            }
+            block::plan_feed_forward(&mut plan, layer, hidden, self.intermediate);
             plan.norm(
                 &format!("{ours}.feed_forward_norm"),
                 &format!("{theirs}.output.LayerNorm"),

@@ -14,7 +14,7 @@ use crate::graph::{Attribute, Builder};
 use crate::proto::ElementType;
 use crate::sample_bpe::sample_bpe;
 use crate::weights::{Input, Plan, Planned, Recipe};
-use crate::{plain, post_norm};
+use crate::{block, plain, post_norm};
 
 /// Sizes of a model of this architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -221,7 +221,12 @@ impl Description for Dnabert2 {
                     rows: 2 * hidden,
                 },
             );
-            post_norm::plan_attention_output(&mut plan, layer, hidden, bias);
+            block::plan_attention_output(&mut plan, layer, hidden, bias);
+            plan.norm(
+                &format!("{ours}.attention_norm"),
+                &format!("encoder.layer.{layer}.attention.output.LayerNorm"),
+                hidden,
+            );
             plan.copy(
                 format!("{ours}.gated.weight"),
                 tensor("mlp.gated_layers.weight", &[2 * inner, hidden]),

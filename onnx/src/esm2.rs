@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::{Architecture, Description, GraphKind, GraphRequest, Sizes};
+use crate::block;
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
 use crate::frame::Frame;
@@ -13,7 +14,7 @@ use crate::graph::{Attribute, Builder, long};
 use crate::known::known_models;
 use crate::plain;
 use crate::proto::ElementType;
-use crate::weights::{Input, Planned, Recipe};
+use crate::weights::{Input, Plan, Planned, Recipe};
 
 /// One token a residue: the vocabulary of all ESM-2 models, by id.
 pub const VOCABULARY: [&str; 33] = [
@@ -353,123 +354,46 @@ impl Description for Esm2 {
         }
     }
 
-    #[expect(
-        clippy::too_many_lines,
-        reason = "a list of tensors in their order reads best as one"
-    )]
     fn plan(&self) -> Vec<Planned> {
-        let (hidden, intermediate) = (self.hidden, self.intermediate);
-        let input = |name: String, shape: &[usize]| Input {
-            name,
-            shape: shape.to_vec(),
-        };
-        let mut plan = Vec::new();
-        let mut add = |name: String, shape: &[usize], recipe: Recipe| {
-            plan.push(Planned {
-                name,
-                shape: shape.to_vec(),
-                recipe,
-            });
-        };
-        let table = input(
+        let hidden = self.hidden;
+        let mut plan = Plan::default();
+        let table = Input::new(
             "embeddings.word_embeddings.weight".to_owned(),
             &[self.vocabulary, hidden],
         );
-        add(
-            "embedding".to_owned(),
-            &[self.vocabulary, hidden],
-            if self.token_dropout {
+        if self.token_dropout {
+            plan.add(
+                "embedding".to_owned(),
+                &[self.vocabulary, hidden],
                 Recipe::Scaled {
                     input: table,
                     factor: TOKEN_DROPOUT_SCALE,
                     zero: vec![self.mask_id],
-                }
-            } else {
-                Recipe::Rows(vec![table])
-            },
-        );
-        let norm = |ours: &str, theirs: &str, add: &mut dyn FnMut(String, &[usize], Recipe)| {
-            for part in ["weight", "bias"] {
-                add(
-                    format!("{ours}.{part}"),
-                    &[hidden],
-                    Recipe::Rows(vec![input(format!("{theirs}.{part}"), &[hidden])]),
-                );
-            }
-        };
+                },
+            );
+        } else {
+            plan.copy("embedding".to_owned(), table);
+        }
         if self.norm_before {
-            norm("embedding_norm", "embeddings.layer_norm", &mut add);
+            plan.norm("embedding_norm", "embeddings.layer_norm", hidden);
         }
         for layer in 0..self.layers {
             let (ours, theirs) = (format!("layer.{layer}"), format!("encoder.layer.{layer}"));
-            let dense = |part: &str, kind: &str, shape: &[usize]| {
-                input(format!("{theirs}.{part}.{kind}"), shape)
-            };
-            norm(
+            plan.norm(
                 &format!("{ours}.attention_norm"),
                 &format!("{theirs}.attention.LayerNorm"),
-                &mut add,
+                hidden,
             );
-            let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
-            add(
-                format!("{ours}.qkv.weight"),
-                &[3 * hidden, hidden],
-                Recipe::Rows(
-                    three
-                        .iter()
-                        .map(|part| dense(part, "weight", &[hidden, hidden]))
-                        .collect(),
-                ),
-            );
-            add(
-                format!("{ours}.qk.bias"),
-                &[2 * hidden],
-                Recipe::Rows(
-                    three[..2]
-                        .iter()
-                        .map(|part| dense(part, "bias", &[hidden]))
-                        .collect(),
-                ),
-            );
-            let out = dense("attention.output.dense", "weight", &[hidden, hidden]);
-            add(
-                format!("{ours}.attention_output.weight"),
-                &[hidden, hidden],
-                Recipe::Rows(vec![out.clone()]),
-            );
-            // A row of attention weights sums to one, so the value's bias passes through attention as it is.
-            add(
-                format!("{ours}.attention_output.bias"),
-                &[hidden],
-                Recipe::Folded {
-                    bias: dense("attention.output.dense", "bias", &[hidden]),
-                    weight: out,
-                    inner: dense("attention.self.value", "bias", &[hidden]),
-                },
-            );
-            norm(
+            block::plan_attention(&mut plan, layer, hidden);
+            plan.norm(
                 &format!("{ours}.feed_forward_norm"),
                 &format!("{theirs}.LayerNorm"),
-                &mut add,
+                hidden,
             );
-            for (name, part, to, from) in [
-                ("up", "intermediate.dense", intermediate, hidden),
-                ("down", "output.dense", hidden, intermediate),
-            ] {
-                add(
-                    format!("{ours}.{name}.weight"),
-                    &[to, from],
-                    Recipe::Rows(vec![dense(part, "weight", &[to, from])]),
-                );
-                add(
-                    format!("{ours}.{name}.bias"),
-                    &[to],
-                    Recipe::Rows(vec![dense(part, "bias", &[to])]),
-                );
-            }
+            block::plan_feed_forward(&mut plan, layer, hidden, self.intermediate);
         }
-        norm("final_norm", "encoder.emb_layer_norm_after", &mut add);
-        plan
+        plan.norm("final_norm", "encoder.emb_layer_norm_after", hidden);
+        plan.0
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {

@@ -6,6 +6,7 @@
 
 pub mod architecture;
 pub mod bert;
+pub mod block;
 pub mod checkpoint;
 pub mod config;
 pub mod dnabert2;

@@ -36,29 +36,6 @@ pub fn plan_embedding(plan: &mut Plan, vocabulary: usize, token_types: usize, hi
     );
 }
 
-/// Plans a layer's output projection of attention and the norm behind it. `value_bias` ends with the values' bias, which is
-/// folded into the projection's: a row of attention weights sums to one, so it passes through attention as it is.
-pub fn plan_attention_output(plan: &mut Plan, layer: usize, hidden: usize, value_bias: Input) {
-    let ours = format!("layer.{layer}");
-    let theirs = format!("encoder.layer.{layer}.attention.output");
-    let weight = Input::new(format!("{theirs}.dense.weight"), &[hidden, hidden]);
-    plan.copy(format!("{ours}.attention_output.weight"), weight.clone());
-    plan.add(
-        format!("{ours}.attention_output.bias"),
-        &[hidden],
-        Recipe::Folded {
-            bias: Input::new(format!("{theirs}.dense.bias"), &[hidden]),
-            weight,
-            inner: value_bias,
-        },
-    );
-    plan.norm(
-        &format!("{ours}.attention_norm"),
-        &format!("{theirs}.LayerNorm"),
-        hidden,
-    );
-}
-
 /// A layer's attention, with `ALiBi` (padded and plain: what is added to all scores; packed: the heads' slopes) or without.
 pub fn attention(
     frame: &mut Frame<'_, '_>,

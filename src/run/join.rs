@@ -53,7 +53,6 @@ pub fn places(chunk: &Chunk) -> Vec<Place> {
 }
 
 /// The results that a chunk's rows are made from.
-#[derive(Clone, Copy)]
 pub struct Results<'a> {
     /// The chunk.
     pub chunk: &'a Chunk,

@@ -14,8 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use common::reference::{BOUND, Case, KERNELS, Reference, assert_near, embed, export_all, row};
-use common::{WRONG, assert_run, seqembed, text};
+use common::reference::{BOUND, Case, KERNELS, Reference, embed, export_all, row};
+use common::{WRONG, assert_close, assert_run, seqembed, text};
 use tempfile::TempDir;
 
 /// The model's name, whatever its checkpoint is called.
@@ -90,7 +90,7 @@ fn per_token_vectors() {
                 for &record in &case.per_token_records {
                     let theirs =
                         reference().expected(&format!("{}/none/{layer}/{record}", case.name));
-                    assert_near(row(&rows, record), theirs, BOUND, &what);
+                    assert_close(row(&rows, record), theirs, BOUND, &what);
                 }
             }
         }
@@ -115,7 +115,7 @@ fn every_spelling_of_a_checkpoint_gives_the_same_weights_graph_and_vectors() {
         let options: Vec<&str> = case.options.iter().map(String::as_str).collect();
         let rows = embed(&reference().input(case), exported(last), &options);
         let theirs = reference().expected(&format!("{}/mean/{}", case.name, reference().layers()));
-        assert_near(
+        assert_close(
             &rows.values,
             theirs,
             BOUND,
@@ -140,7 +140,7 @@ fn nothing_depends_on_batches_or_threads() {
                 budget,
             ];
             let rows = embed(&input, model(case), &options);
-            assert_near(&rows.values, theirs, BOUND, &options.join(" "));
+            assert_close(&rows.values, theirs, BOUND, &options.join(" "));
         }
     }
 }

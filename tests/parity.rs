@@ -14,10 +14,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use common::reference::{
-    BOUND, KERNELS, Reference, assert_near, embed, embed_all, export_all, row, succeed,
-};
-use common::{seqembed, text};
+use common::reference::{BOUND, KERNELS, Reference, embed, embed_all, export_all, row};
+use common::{assert_close, export, seqembed, text};
 use seqembed::output::{self, Rows};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -123,7 +121,7 @@ fn per_token_vectors() {
                 for record in &case.per_token_records {
                     let theirs =
                         reference().expected(&format!("{}/none/{layer}/{record}", case.name));
-                    assert_near(row(&rows, *record), theirs, BOUND, &what);
+                    assert_close(row(&rows, *record), theirs, BOUND, &what);
                 }
             }
         }
@@ -160,7 +158,7 @@ fn every_checkpoint_format_gives_the_same_weights_and_vectors() {
             models().checkpoints[0]
         );
         let rows = embed(&input, model, &[]);
-        assert_near(&rows.values, theirs, BOUND, checkpoint);
+        assert_close(&rows.values, theirs, BOUND, checkpoint);
     }
 }
 
@@ -169,7 +167,7 @@ fn exporting_twice_gives_the_same_bytes() {
     let scratch = tempfile::tempdir().unwrap();
     let again = scratch.path().join("again");
     let source = reference().folder.join(&models().checkpoints[0]);
-    succeed(&["export", text(&source), "-o", text(&again), "--name", NAME]);
+    export(&source, &again, NAME);
     let names = |folder: &Path| {
         let mut names: Vec<_> = std::fs::read_dir(folder)
             .unwrap()
@@ -197,7 +195,7 @@ fn heads_as_wide_as_the_true_sizes_from_half_precision_files() {
             let rows = embed(&input, exported(&width.checkpoint), &options);
             assert_eq!(rows.hidden, width.hidden, "{}", width.name);
             let what = format!("{} {kernels}", width.name);
-            assert_near(&rows.values, theirs, BOUND, &what);
+            assert_close(&rows.values, theirs, BOUND, &what);
         }
     }
 }
@@ -226,7 +224,7 @@ fn nothing_depends_on_batches_threads_or_the_order_of_files() {
             let common = ["--kernels", kernels, "--pooling", pooling];
             let reference = embed(&whole, model(), &common).values;
             let check = |values: Vec<f32>, what: &str| {
-                assert_near(&values, &reference, SAME, &format!("{common:?} {what}"));
+                assert_close(&values, &reference, SAME, &format!("{common:?} {what}"));
             };
             for threads in ["1", "2"] {
                 let options = [&common[..], &["--threads", threads]].concat();
@@ -249,7 +247,7 @@ fn nothing_depends_on_batches_threads_or_the_order_of_files() {
         let common = ["--kernels", kernels, "--pooling", "none"];
         let reference = embed(&whole, model(), &common).values;
         let alone = forward.iter().map(|file| embed(file, model(), &common));
-        assert_near(&join(alone.collect()), &reference, SAME, "a run a record");
+        assert_close(&join(alone.collect()), &reference, SAME, "a run a record");
     }
 }
 
@@ -291,7 +289,7 @@ fn a_record_skipped_for_its_letters_leaves_the_others_as_they_were() {
             assert!(found.starts_with("skipped: "), "record {record}: {found}");
         } else {
             let theirs = &theirs[record * hidden..(record + 1) * hidden];
-            assert_near(ours, theirs, BOUND, &format!("record {record}"));
+            assert_close(ours, theirs, BOUND, &format!("record {record}"));
         }
     }
 }

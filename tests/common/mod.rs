@@ -63,6 +63,14 @@ pub fn fixtures() -> PathBuf {
     Path::new(&root).join("tests/fixtures")
 }
 
+/// Exports a checkpoint into a folder, under a name.
+#[track_caller]
+pub fn export(checkpoint: &Path, folder: &Path, name: &str) {
+    let (checkpoint, folder) = (text(checkpoint), text(folder));
+    let run = seqembed(&["export", checkpoint, "-o", folder, "--name", name]);
+    assert_run(&run, DONE, &[]);
+}
+
 /// The folder that holds an exported model, all made once for a test program.
 pub fn exported(model: &str) -> &'static Path {
     static MODELS: OnceLock<(TempDir, BTreeMap<&str, PathBuf>)> = OnceLock::new();
@@ -72,15 +80,7 @@ pub fn exported(model: &str) -> &'static Path {
         for (name, checkpoint) in CHECKPOINTS {
             let folder = scratch.path().join(name);
             let checkpoint = fixtures().join(checkpoint);
-            let run = seqembed(&[
-                "export",
-                text(&checkpoint),
-                "-o",
-                text(&folder),
-                "--name",
-                name,
-            ]);
-            assert_run(&run, DONE, &[]);
+            export(&checkpoint, &folder, name);
             models.insert(name, folder);
         }
         (scratch, models)
@@ -161,18 +161,21 @@ pub fn fasta(records: &[(String, String)]) -> String {
     lines.collect()
 }
 
-/// Asserts that two runs gave the same numbers, within a bound. Neither may hold NaN.
+/// Asserts that two runs gave the same numbers, within a bound, and returns by how much they differ at most. Neither may hold NaN.
 #[track_caller]
-pub fn assert_close(left: &[f32], right: &[f32], bound: f32, what: &str) {
+pub fn assert_close(left: &[f32], right: &[f32], bound: f32, what: &str) -> f32 {
     assert_eq!(left.len(), right.len(), "{what}: number of values");
     assert!(
         left.iter().any(|value| value.abs() > 1e-3),
         "{what}: only zeros"
     );
+    let mut largest = 0.0_f32;
     for (at, (left, right)) in left.iter().zip(right).enumerate() {
         let difference = (left - right).abs();
         assert!(difference <= bound, "{what}: value {at}: {left} {right}");
+        largest = largest.max(difference);
     }
+    largest
 }
 
 /// Runs Python, which `needs` some packages, and returns what it printed; a failed assertion in the script fails the test.

@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use seqembed::output::{self, Rows};
 use serde::Deserialize;
 
-use super::{DONE, assert_run, fixtures, seqembed, text};
+use super::{DONE, assert_close, assert_run, export, fixtures, seqembed, text};
 
 /// Largest difference to the reference in fp32.
 pub const BOUND: f32 = 2e-5;
@@ -115,18 +115,12 @@ impl Reference {
                     assert_eq!(rows.lengths, case.lengths, "{what}");
                     assert_eq!(rows.status, case.status, "{what}");
                     let theirs = self.expected(&format!("{name}/{pooling}/{layer}"));
-                    worst = worst.max(assert_near(&rows.values, theirs, BOUND, &what));
+                    worst = worst.max(assert_close(&rows.values, theirs, BOUND, &what));
                 }
             }
         }
         println!("{name}: largest difference to the reference {worst:.1e}");
     }
-}
-
-/// Runs the executable, which must succeed.
-#[track_caller]
-pub fn succeed(arguments: &[&str]) {
-    assert_run(&seqembed(arguments), DONE, &[]);
 }
 
 /// Exports checkpoints of a family under one model's name, into folders called after them.
@@ -139,9 +133,8 @@ pub fn export_all<'c>(
     let mut models = BTreeMap::new();
     for checkpoint in checkpoints {
         let model = into.join(checkpoint.replace(['/', '.'], "_"));
-        let source = family.join(checkpoint);
         // The name stands in the graph: one for all, so that files can be compared.
-        succeed(&["export", text(&source), "-o", text(&model), "--name", name]);
+        export(&family.join(checkpoint), &model, name);
         models.insert(checkpoint.clone(), model);
     }
     models
@@ -159,7 +152,7 @@ pub fn embed_all(files: &[&Path], model: &Path, options: &[&str]) -> Vec<Rows> {
         arguments.extend(["--format", extension]);
     }
     arguments.extend(options);
-    succeed(&arguments);
+    assert_run(&seqembed(&arguments), DONE, &[]);
     let rows = files.iter().map(|file| {
         let name = format!("{}.{extension}", text(Path::new(file.file_stem().unwrap())));
         output::read(&out.path().join(name)).unwrap().0
@@ -176,24 +169,4 @@ pub fn embed(file: &Path, model: &Path, options: &[&str]) -> Rows {
 pub fn row(rows: &Rows, record: usize) -> &[f32] {
     let before: usize = rows.vectors[..record].iter().sum();
     &rows.values[before * rows.hidden..(before + rows.vectors[record]) * rows.hidden]
-}
-
-/// Asserts that no two numbers differ by more than `bound`, and returns by how much they do at most.
-#[track_caller]
-pub fn assert_near(ours: &[f32], theirs: &[f32], bound: f32, what: &str) -> f32 {
-    assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
-    let largest = ours.iter().zip(theirs).fold(0.0_f32, |largest, (a, b)| {
-        let difference = (a - b).abs();
-        // NaN must not slip through a comparison.
-        if difference.is_nan() {
-            f32::INFINITY
-        } else {
-            largest.max(difference)
-        }
-    });
-    assert!(
-        largest <= bound,
-        "{what}: largest difference {largest:.1e}, allowed {bound:.0e}"
-    );
-    largest
 }

@@ -393,12 +393,14 @@ impl Embedder {
 
     fn group(&self, jobs: Vec<Job>) -> Result<Group, EmbedError> {
         let window = self.opened.window(&self.settings)?;
-        let gpu = self.device != Device::Cpu;
         let precision = match &self.held.session {
             Some(session) => session.facts().precision,
-            None => self
-                .opened
-                .precision(self.settings.precision, gpu, &|_| {})?,
+            None => self.opened.precision(
+                self.settings.precision,
+                self.device,
+                self.options.kernels,
+                &|_| {},
+            )?,
         };
         Ok(Group {
             model: Arc::clone(&self.opened.model),

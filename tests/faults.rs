@@ -380,7 +380,7 @@ fn the_trace_shows_every_stage_of_every_device() {
 #[test]
 fn a_cpu_has_no_half_precision() {
     let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
-    for precision in ["fp16", "bf16"] {
+    for precision in ["fp16", "bf16", "fp8"] {
         let run = embed(&place, "", "esm2", &["a.faa"], &["--precision", precision]);
         let said = format!("`precision` can't be {precision} on cpu");
         assert_run(&run, WRONG, &[&said, "needs a GPU", "--device cuda"]);

@@ -22,8 +22,8 @@ const KERNELS: [&str; 2] = ["auto", "portable"];
 const PRECISIONS: [&str; 2] = ["fp32", "fp16"];
 /// Least cosine of a vector with its counterpart in fp32 on the CPU.
 const HALF_COSINE: f64 = 0.9999;
-/// The same for bf16, which has eight bits.
-const BF16_COSINE: f64 = 0.999;
+/// The same for bf16, which has eight bits, and for fp8, which has four in feed-forward layers.
+const LOW_COSINE: f64 = 0.999;
 /// Largest difference in fp32, relative to the vector's root mean square.
 const FULL_BOUND: f64 = 1e-4;
 
@@ -43,6 +43,14 @@ const MODELS: [(&str, &str); 8] = [
 /// Heads whose width is no multiple of 8, for which seqembed has no kernels: those of ONNX Runtime run, and they have no bf16.
 const WITHOUT_KERNELS: [&str; 3] = ["esm2-head12", "dnabert2", "dnabert-3"];
 
+/// Known models with random weights, in whose blocks the dense layers take norms and residuals in, on GPUs that have kernels for
+/// that. Heads of 32, 64 and 64 dimensions.
+const WIDE: [(&str, &str); 3] = [
+    ("esm2-640", "esm2_t30_150M_UR50D"),
+    ("esm2-1280", "esm2_t33_650M_UR50D"),
+    ("dnabert2-768", "DNABERT-2"),
+];
+
 fn device() -> String {
     std::env::var("SEQEMBED_TEST_GPU")
         .ok()
@@ -50,22 +58,41 @@ fn device() -> String {
         .unwrap_or_else(|| "cuda".to_owned())
 }
 
-/// The exported folder of one of [`MODELS`].
+type Folders = (TempDir, BTreeMap<&'static str, PathBuf>);
+
+/// The exported folder of one of [`MODELS`] or [`WIDE`].
 fn model(name: &str) -> &'static Path {
-    static FOLDERS: OnceLock<(TempDir, BTreeMap<&str, PathBuf>)> = OnceLock::new();
-    let (_, folders) = FOLDERS.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let mut folders = BTreeMap::new();
-        for (name, checkpoint) in MODELS {
-            let folder = scratch.path().join(name);
-            let checkpoint = fixtures().join(checkpoint);
-            let run = seqembed(&["export", text(&checkpoint), "-o", text(&folder)]);
-            assert_run(&run, DONE, &[]);
-            folders.insert(name, folder);
-        }
-        (scratch, folders)
-    });
+    static SMALL: OnceLock<Folders> = OnceLock::new();
+    static LARGE: OnceLock<Folders> = OnceLock::new();
+    let (_, folders) = if WIDE.iter().any(|(wide, _)| *wide == name) {
+        LARGE.get_or_init(|| exported(&WIDE, |known| vec!["--random".to_owned(), known.to_owned()]))
+    } else {
+        SMALL.get_or_init(|| {
+            exported(&MODELS, |below| {
+                vec![text(&fixtures().join(below)).to_owned()]
+            })
+        })
+    };
     &folders[name]
+}
+
+/// Exports models by name; `from` tells from what.
+fn exported(
+    models: &'static [(&'static str, &'static str)],
+    from: impl Fn(&str) -> Vec<String>,
+) -> Folders {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut folders = BTreeMap::new();
+    for (name, source) in models {
+        let folder = scratch.path().join(name);
+        let source = from(source);
+        let mut arguments = vec!["export"];
+        arguments.extend(source.iter().map(String::as_str));
+        arguments.extend(["-o", text(&folder)]);
+        assert_run(&seqembed(&arguments), DONE, &[]);
+        folders.insert(*name, folder);
+    }
+    (scratch, folders)
 }
 
 fn is_protein(name: &str) -> bool {
@@ -189,7 +216,7 @@ impl Problems {
                 println!("{what}: cosine {cosine:.7}, largest difference {difference:.1e}");
                 let right = match precision {
                     "fp32" => difference <= FULL_BOUND,
-                    "bf16" => cosine >= BF16_COSINE,
+                    "bf16" | "fp8" => cosine >= LOW_COSINE,
                     _ => cosine >= HALF_COSINE,
                 };
                 if !right {
@@ -386,6 +413,45 @@ fn a_sequence_alone_is_the_same_as_among_others() {
                     problems.0.push(format!("{what}: two runs differ"));
                 }
             }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn wide_layers_are_those_of_the_cpu() {
+    let lengths: Vec<usize> = (0..60).map(|at| 10 + at * 53 % 700).collect();
+    let mut problems = Problems::default();
+    for (name, _) in WIDE {
+        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let file = place.path("x.fa");
+        // A few blocks show whatever is wrong in any, and take a CPU less time.
+        let options = ["--layer", "3"];
+        let expected = on_cpu(name, &file, &options);
+        for precision in ["fp16", "bf16", "fp8"] {
+            let together = on_gpu(name, &file, precision, "auto", &options);
+            let what = format!("{name} {precision}");
+            if precision == "fp8" {
+                match &together {
+                    Err(why) if why.contains("compute capability 9.0") => {
+                        println!("{what}: {why}");
+                        continue;
+                    }
+                    Ok(_) if !is_protein(name) => {
+                        problems.0.push(format!("{what} was not refused"));
+                    }
+                    _ => {}
+                }
+            }
+            problems.compare(&what, precision, together.as_ref(), &expected);
+            let alone = [&options[..], &["--batch-tokens", "1"]].concat();
+            let alone = on_gpu(name, &file, precision, "auto", &alone);
+            problems.compare(
+                &format!("{what}, alone"),
+                precision,
+                alone.as_ref(),
+                &expected,
+            );
         }
     }
 }

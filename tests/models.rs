@@ -273,10 +273,17 @@ fn sixteen_bit_weights_are_written_when_asked_for() {
     let half = std::fs::metadata(scene.path("fp16/weights.fp16.bin")).expect("a file");
     let full = std::fs::metadata(scene.path("fp16/weights.bin")).expect("a file");
     assert!(half.len() < full.len());
+    export(&["-o", "x", "--precision", "fp4"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("fp32, fp16, bf16, fp8"));
     export(&["-o", "x", "--precision", "fp8"])
         .assert()
         .code(2)
-        .stderr(predicate::str::contains("fp32, fp16, bf16"));
+        .stderr(predicate::str::contains(
+            "no fused graph in fp8 of this model",
+        ));
+    assert!(!scene.path("x").exists());
 
     scene.snapshot();
     let model = "facebook/esm2_t6_8M_UR50D";

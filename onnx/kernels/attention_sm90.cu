@@ -3,12 +3,14 @@
 //
 // Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DALIBI=0|1.
 //
-// A block computes the rows of one head for 128 queries of one sequence: two warpgroups of 64 queries, and a warp that loads.
+// A task are the rows of one head for 128 queries of one sequence. A persistent kernel of one block a processor, in which two teams work
+// through their shares of the tasks, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since
+// tasks are short: a protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive.
 // Rows of the next sequence that come in with the last block of keys are masked.
 
 #define SM90_QUERIES 128
 #define SM90_KEYS 64
-#define SM90_RING 3
+#define SM90_RING 4
 // 64 rows of a head.
 #define SM90_TILE (64 * 64 * 2)
 
@@ -34,64 +36,102 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// `qkv` is [tokens, 3 * HEADS * 64], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
-// would add the same to all scores of a query and is left out. `out` is [tokens, HEADS * 64].
-extern "C" __global__ void __launch_bounds__(288)
-    attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,
-                   int sequences, u16* out) {
-    extern __shared__ char dynamic[];
-    const u32 base = (shared_address(dynamic) + 1023) & ~1023u;
-    const u32 queries = base, ring = base + 2 * SM90_TILE;
-    const u32 full = ring + SM90_RING * 2 * SM90_TILE, empty = full + 8 * SM90_RING, arrived = empty + 8 * SM90_RING;
-
-    // Blocks are handed out so that sequence s begins at block starts[s] / 128 + s, which leaves room for all of its own.
-    int low = 0, high = sequences - 1;
-    while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (starts[middle] / SM90_QUERIES + middle <= (int)blockIdx.x) low = middle;
-        else high = middle - 1;
-    }
-    const int begin = starts[low], end = starts[low + 1];
-    const int first = begin + ((int)blockIdx.x - begin / SM90_QUERIES - low) * SM90_QUERIES;
-    if (first >= end) return;
-    const int head = blockIdx.y;
-    const int blocks = (end - begin + SM90_KEYS - 1) / SM90_KEYS;
+// A task, as the loading warp hands it on. None, where `begin` is negative: it was the last one.
+struct Task {
+    // Its sequence, its first query, its head.
+    int begin, end, first, head;
+    __device__ __forceinline__ int blocks() const { return (end - begin + SM90_KEYS - 1) / SM90_KEYS; }
     // The second warpgroup has nothing to do where the sequence ends in the first one's queries.
-    const int groups = first + 64 < end ? 2 : 1;
+    __device__ __forceinline__ int groups() const { return first + 64 < end ? 2 : 1; }
+};
 
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < SM90_RING; i++) {
-            barrier_init(full + 8 * i, 1);
-            barrier_init(empty + 8 * i, groups);
-        }
-        barrier_init(arrived, 1);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+__device__ __forceinline__ void put_task(u32 address, const Task& task) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(task.begin), "r"(task.end), "r"(task.first),
+                 "r"(task.head)
+                 : "memory");
+}
+
+__device__ __forceinline__ Task get_task(u32 address) {
+    Task task;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(task.begin), "=r"(task.end), "=r"(task.first), "=r"(task.head)
+                 : "r"(address)
+                 : "memory");
+    return task;
+}
+
+__device__ __forceinline__ void arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Tiles of a team: two buffers of queries, and the ring of keys and values.
+#define SM90_TILES ((2 * 2 + SM90_RING * 2) * SM90_TILE)
+// Barriers and tasks of a team.
+#define SM90_BARRIERS ((2 * SM90_RING + 2 * 2) * 8 + 2 * 16)
+
+// What a team has in shared memory.
+struct Shared {
+    u32 tiles, barriers;
+    __device__ __forceinline__ Shared(u32 base, int team) {
+        tiles = base + team * SM90_TILES;
+        barriers = base + 2 * SM90_TILES + team * SM90_BARRIERS;
     }
-    __syncthreads();
+    // Two tiles of queries, and the barriers for when they have arrived, and for when nobody needs them any more; and their task.
+    __device__ __forceinline__ u32 queries(u32 turn) const { return tiles + turn % 2 * 2 * SM90_TILE; }
+    __device__ __forceinline__ u32 arrived(u32 turn) const { return barriers + turn % 2 * 8; }
+    __device__ __forceinline__ u32 free(u32 turn) const { return barriers + 2 * 8 + turn % 2 * 8; }
+    __device__ __forceinline__ u32 task(u32 turn) const { return barriers + 4 * 8 + turn % 2 * 16; }
+    // A tile of keys and one of values, and the barriers for when they are full and empty.
+    __device__ __forceinline__ u32 keys(u32 block) const { return tiles + 4 * SM90_TILE + block % SM90_RING * 2 * SM90_TILE; }
+    __device__ __forceinline__ u32 full(u32 block) const { return barriers + 4 * 8 + 2 * 16 + block % SM90_RING * 8; }
+    __device__ __forceinline__ u32 empty(u32 block) const { return full(block) + SM90_RING * 8; }
+};
 
-    if (threadIdx.x >= 256) {
-        if (threadIdx.x == 256) {
-            barrier_expect(arrived, groups * SM90_TILE);
-            for (int g = 0; g < groups; g++) load_tile(&qkv, queries + g * SM90_TILE, arrived, head * 64, first + g * 64);
-            for (int block = 0; block < blocks; block++) {
-                const int slot = block % SM90_RING;
-                const u32 keys = ring + slot * 2 * SM90_TILE, ready = full + 8 * slot;
-                barrier_wait(empty + 8 * slot, (block / SM90_RING + 1) & 1);
-                barrier_expect(ready, 2 * SM90_TILE);
-                const int row = begin + block * SM90_KEYS;
-                load_tile(&qkv, keys, ready, (HEADS + head) * 64, row);
-                load_tile(&qkv, keys + SM90_TILE, ready, (2 * HEADS + head) * 64, row);
-            }
+// Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * HEADS.
+__device__ __forceinline__ void load_tasks(const Shared& shared, int team, const TensorMap* qkv, const int* starts, int sequences,
+                                           int places) {
+    int turn = 0, loaded = 0;
+    for (int index = 2 * blockIdx.x + team; index < places * HEADS; index += 2 * gridDim.x) {
+        // Places are handed out so that sequence s begins at place starts[s] / 128 + s, which leaves room for all of its own.
+        const int place = index / HEADS;
+        int low = 0, high = sequences - 1;
+        while (low < high) {
+            const int middle = (low + high + 1) / 2;
+            if (__ldg(starts + middle) / SM90_QUERIES + middle <= place) low = middle;
+            else high = middle - 1;
         }
-        return;
-    }
-    const int group = threadIdx.x / 128, thread = threadIdx.x & 127, lane = thread & 31;
-    if (group >= groups) return;
+        Task task = {__ldg(starts + low), __ldg(starts + low + 1), 0, index % HEADS};
+        task.first = task.begin + (place - task.begin / SM90_QUERIES - low) * SM90_QUERIES;
+        if (task.first >= task.end) continue;
 
-    const u32 own = queries + group * SM90_TILE;
+        const u32 to = shared.queries(turn), ready = shared.arrived(turn);
+        barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
+        put_task(shared.task(turn), task);
+        barrier_expect(ready, task.groups() * SM90_TILE);
+        for (int g = 0; g < task.groups(); g++) load_tile(qkv, to + g * SM90_TILE, ready, task.head * 64, task.first + g * 64);
+        turn++;
+        for (int block = 0; block < task.blocks(); block++, loaded++) {
+            const int row = task.begin + block * SM90_KEYS;
+            const u32 keys = shared.keys(loaded), full = shared.full(loaded);
+            barrier_wait(shared.empty(loaded), (loaded / SM90_RING + 1) & 1);
+            barrier_expect(full, 2 * SM90_TILE);
+            load_tile(qkv, keys, full, (HEADS + task.head) * 64, row);
+            load_tile(qkv, keys + SM90_TILE, full, (2 * HEADS + task.head) * 64, row);
+        }
+    }
+    barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
+    put_task(shared.task(turn), {-1, 0, 0, 0});
+    arrive(shared.arrived(turn));
+}
+
+// One warpgroup's share of a task; `loaded` are the blocks of keys that the team has had before.
+__device__ __forceinline__ void attend(const Shared& shared, const Task& task, u32 own, int group, int loaded, const u32* query_bias,
+                                       const float* slopes, u16* out) {
+    const int begin = task.begin, end = task.end, first = task.first, head = task.head;
+    const int blocks = task.blocks();
+    const int thread = threadIdx.x & 127, lane = thread & 31;
     const int row = (thread >> 5) * 16 + (lane & 15);
     u32 q[4][4];
-    barrier_wait(arrived, 0);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const u32 address = own + row * 128 + (((2 * k + (lane >> 4)) ^ (row & 7)) << 4);
@@ -118,9 +158,8 @@ extern "C" __global__ void __launch_bounds__(288)
     for (int i = 0; i < 32; i++) sums[i] = 0.0f;
 
     for (int block = 0; block < blocks; block++) {
-        const int slot = block % SM90_RING;
-        const u32 keys = ring + slot * 2 * SM90_TILE;
-        barrier_wait(full + 8 * slot, (block / SM90_RING) & 1);
+        const u32 keys = shared.keys(loaded + block);
+        barrier_wait(shared.full(loaded + block), ((loaded + block) / SM90_RING) & 1);
         const u64 key_matrix = matrix_descriptor(keys);
         multiply_begin();
 #pragma unroll
@@ -186,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(288)
         for (int k = 0; k < 4; k++) multiply_64<1>(sums, p[k], value_matrix + 128 * k, 1);
         multiply_commit();
         multiply_wait<0>();
-        if (thread == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + 8 * slot) : "memory");
+        if (thread == 0) arrive(shared.empty(loaded + block));
     }
 
     float share[2];
@@ -220,5 +259,58 @@ extern "C" __global__ void __launch_bounds__(288)
                      : "r"(own + r * 128 + ((chunk ^ (r & 7)) << 4))
                      : "memory");
         if (token < end) *(uint4*)(out + (u64)token * (HEADS * 64) + head * 64 + chunk * 8) = values;
+    }
+}
+
+// `qkv` is [tokens, 3 * HEADS * 64], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
+// would add the same to all scores of a query and is left out. `out` is [tokens, HEADS * 64]. `places` is tokens / 128 + sequences.
+extern "C" __global__ void __launch_bounds__(640, 1)
+    attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,
+                   int sequences, int places, u16* out) {
+    extern __shared__ __align__(1024) char dynamic[];
+    const u32 base = shared_address(dynamic);
+    if (threadIdx.x == 0) {
+        for (int team = 0; team < 2; team++) {
+            const Shared shared(base, team);
+            for (int slot = 0; slot < SM90_RING; slot++) {
+                barrier_init(shared.full(slot), 1);
+                barrier_init(shared.empty(slot), 2);
+            }
+            for (int turn = 0; turn < 2; turn++) {
+                barrier_init(shared.arrived(turn), 1);
+                barrier_init(shared.free(turn), 8);
+            }
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+
+    if (threadIdx.x >= 512) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+        const int team = (threadIdx.x - 512) / 32;
+        if (team < 2 && threadIdx.x % 32 == 0) load_tasks(Shared(base, team), team, &qkv, starts, sequences, places);
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+    const Shared shared(base, threadIdx.x / 256);
+    const int group = threadIdx.x / 128 % 2;
+    int loaded = 0;
+    for (int turn = 0;; turn++) {
+        barrier_wait(shared.arrived(turn), (turn / 2) & 1);
+        const Task task = get_task(shared.task(turn));
+        if (task.begin < 0) return;
+        if (group < task.groups()) {
+            attend(shared, task, shared.queries(turn) + group * SM90_TILE, group, loaded, query_bias, slopes, out);
+        } else if ((threadIdx.x & 127) == 0) {
+            for (int block = 0; block < task.blocks(); block++) {
+                barrier_wait(shared.full(loaded + block), ((loaded + block) / SM90_RING) & 1);
+                arrive(shared.empty(loaded + block));
+            }
+        }
+        loaded += task.blocks();
+        // What was written to the queries' buffer by threads comes before what is loaded into it.
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0) arrive(shared.free(turn));
     }
 }

@@ -1,4 +1,8 @@
-// Dense layers on Hopper (sm_90a): C[M, N] = A[M, K] * W[N, K]^T with what follows it in the graph done on the way out.
+// Dense layers on Hopper (sm_90a): C[M, N] = A[M, K] * W[N, K]^T with what stands around it in the graph done on the way out.
+//
+// Layer norms pass over no memory of their own. Where a norm comes before, A is what it would be applied to; its weights and its mean
+// are in W, and its deviation is divided by in the epilogue, which needs no more of a row than two numbers: its moments, the sum and
+// the sum of squares. Where a residual is added, those of the sums are written for whoever comes next.
 //
 // A persistent kernel of clusters of two blocks. A block computes tiles of 128 x 256: one warp loads through the tensor memory
 // accelerator into a ring of buffers, two warpgroups multiply (wgmma, 64 x 256 each). The blocks of a cluster work on rows
@@ -10,13 +14,23 @@
 // Needs K a multiple of 64 and of a least size (see DENSE below), N a multiple of 8. Rows beyond M and columns beyond N are neither
 // read nor written.
 // The rotary epilogue is for heads of 64, whose halves then stand in the same registers.
+//
+// With -DFP8=1, A and W are of 8 bits (e4m3), and so is C behind GELU; K is a multiple of 128. Where a norm comes before, `quantize_rows`
+// (rows.cu) made A, and left one factor a row. Where C is of 8 bits, each 16 of its columns come in the order 0 1 8 9, 2 3 10 11, ...,
+// 6 7 14 15, as they stand in registers: the weights of the layer behind it are stored in that order.
 
 #define TILE_M 128
 #define TILE_N 256
-#define TILE_K 64
+// Rows of a tile are 128 bytes, whatever a number takes.
+#define TILE_BYTES 128
+#if FP8
+#define TILE_K TILE_BYTES
+#else
+#define TILE_K (TILE_BYTES / 2)
+#endif
 #define STAGES 4
-#define A_BYTES (TILE_M * TILE_K * 2)
-#define B_BYTES (TILE_N * TILE_K * 2)
+#define A_BYTES (TILE_M * TILE_BYTES)
+#define B_BYTES (TILE_N * TILE_BYTES)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define STAGING_BYTES (64 * 64 * 2)
 // Row pairs that are worked on together, so that their inputs stay in L2.
@@ -24,7 +38,12 @@
 #define BAND 8
 #endif
 
-enum Epilogue { PLAIN, GELU, GEGLU, ROTARY };
+// The moments of a row of HIDDEN numbers come in so many parts, of a tile's columns each.
+#define PARTS ((HIDDEN + TILE_N - 1) / TILE_N)
+
+// The norm before: deviation and bias, alone, or with GELU, with GELU and gating, or with rotary positions. No norm before: bias and
+// residual, which may be the norm of what it is given.
+enum Epilogue { NORM, NORM_GELU, NORM_GEGLU, NORM_ROTARY, RESIDUAL, RESIDUAL_NORM };
 
 struct __align__(64) TensorMap {
     char opaque[128];
@@ -102,12 +121,19 @@ __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
 #else
 #define WGMMA_TYPES "f16.f16"
 #endif
+#if FP8
+#define WGMMA_256 "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 "
+#define WGMMA_256_AS "p, 1, 1; }"
+#else
+#define WGMMA_256 "wgmma.mma_async.sync.aligned.m64n256k16.f32." WGMMA_TYPES " "
+#define WGMMA_256_AS "p, 1, 1, 0, 0; }"
+#endif
 
-// d = a * b^T + (keep ? d : 0) for a 64 x 16 piece of a and a 256 x 16 piece of b.
+// d = a * b^T + (keep ? d : 0) for a piece of a of 64 rows and one of b of 256, of 32 bytes each.
 __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int keep) {
     asm volatile(
         "{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32." WGMMA_TYPES " "
+        WGMMA_256
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -116,7 +142,7 @@ __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int keep
         "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
         "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-        "%128, %129, p, 1, 1, 0, 0; }"
+        "%128, %129, " WGMMA_256_AS
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
           "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
           "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
@@ -162,42 +188,91 @@ __device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c,
                  : "memory");
 }
 
+__device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+
+// Numbers that were stored by four.
+__device__ __forceinline__ void load_matrices(u32 address, u32 (&x)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 __device__ __forceinline__ void warpgroup_sync(int group) {
     asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
 }
 
-__device__ __forceinline__ u32 gelu_pair(u32 pair, float2 bias) {
-    float2 x = unpack(pair);
-    return pack(gelu(x.x + bias.x), gelu(x.y + bias.y));
-}
-
-__device__ __forceinline__ u32 geglu_pair(u32 gate, u32 value) {
-    float2 g = unpack(gate), v = unpack(value);
-    return pack(gelu(g.x) * v.x, gelu(g.y) * v.y);
+// x * scale + bias.
+__device__ __forceinline__ float2 scaled(u32 pair, float scale, float2 bias) {
+    const float2 x = unpack(pair);
+    return make_float2(fmaf(x.x, scale, bias.x), fmaf(x.y, scale, bias.y));
 }
 
 // Turns two numbers of a head's left half against those of its right half; `angles` are their cosines and sines.
-__device__ __forceinline__ void turn(u32& left, u32& right, float2 left_bias, float2 right_bias, float4 angles) {
-    float2 a = unpack(left), b = unpack(right);
-    a.x += left_bias.x, a.y += left_bias.y, b.x += right_bias.x, b.y += right_bias.y;
+__device__ __forceinline__ void turn(u32& left, u32& right, float scale, float2 left_bias, float2 right_bias, float4 angles) {
+    const float2 a = scaled(left, scale, left_bias), b = scaled(right, scale, right_bias);
     left = pack(a.x * angles.x - b.x * angles.y, a.y * angles.z - b.y * angles.w);
     right = pack(b.x * angles.x + a.x * angles.y, b.y * angles.z + a.y * angles.w);
 }
 
 // What epilogues read.
 struct Extra {
-    // GELU: [N]; rotary: [columns that turn].
+    // [N], gating [2 * N], rotary [columns that turn].
     const u32* bias;
     // Cosine and sine of each token's angles, [M, 32, 2].
     const float4* angles;
     // The first so many columns are turned, whole heads.
     int turning;
+    // Of the rows to be normed, A's or the residual's, [M, PARTS, 2].
+    const float2* moments;
+    float epsilon;
+    // Of A's rows in 8 bits: by what products are multiplied instead, [M].
+    const float* factors;
+    // Products are multiplied by it: W is smaller, so that those that are not divided by the deviation yet fit the number format; in
+    // 8 bits W and A are larger.
+    float gain;
+    // Residual that is normed: the norm's weights, [N].
+    const u32* gamma;
+    // Residual: where the moments of the sums go, [M, PARTS, 2].
+    float2* sums;
+};
+
+// One over the deviation of a row, and the mean divided by it.
+__device__ __forceinline__ float2 norm_of(const Extra& extra, int row) {
+    float2 all = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+        const float2 moments = __ldg(extra.moments + (u64)row * PARTS + part);
+        all.x += moments.x, all.y += moments.y;
+    }
+    const float mean = all.x * (1.0f / HIDDEN);
+    const float scale = rsqrtf(fmaxf(all.y * (1.0f / HIDDEN) - mean * mean, 0.0f) + extra.epsilon);
+    return make_float2(scale, mean * scale);
+}
+
+// What a warpgroup has of its own in shared memory for the way out.
+struct Staging {
+    int group;
+    // Two buffers of 64 x 64 numbers, and the barriers at which the residual arrives in them.
+    u32 buffers, barriers;
+    // The bias of a tile's columns, and behind it the weights of the residual's norm.
+    u32 bias;
+    // Residual, [M, N].
+    const TensorMap* skip;
+    __device__ __forceinline__ u32 buffer(int section) const { return buffers + section % 2 * STAGING_BYTES; }
+    __device__ __forceinline__ u32 arrived(int section) const { return barriers + section % 2 * 8; }
 };
 
 // One warpgroup's share of a finished tile on its way out, in units of 16 columns.
 template <Epilogue EPILOGUE>
 struct Outgoing {
-    static constexpr int UNITS = EPILOGUE == GEGLU ? 8 : 16;
+    static constexpr int UNITS = EPILOGUE == NORM_GEGLU ? 8 : 16;
+    static constexpr bool ADDS = EPILOGUE == RESIDUAL || EPILOGUE == RESIDUAL_NORM;
+    static constexpr bool EIGHT = FP8 && EPILOGUE == NORM_GELU;
+    // Units that go out together, in rows of 128 bytes.
+    static constexpr int SECTION_UNITS = EIGHT ? 8 : 4;
     // Pairs of the sums: of each 8 columns, rows r and r + 8 of the thread.
     u32 pairs[64];
     // Where it goes.
@@ -205,23 +280,52 @@ struct Outgoing {
     bool waiting;
     // Rotary: the angles of the next unit's rows.
     float4 angles[2];
+    // Residual: the moments of both rows so far.
+    float2 moments[2];
+    // Both rows' norms.
+    float2 norm[2];
+    // This thread's two columns of the bias, and of the weights of the residual's norm.
+    u32 own_bias, own_gamma;
 
-    __device__ __forceinline__ void fetch_angles(const Extra& extra, int m, int unit) {
-        const int thread = threadIdx.x & 127, lane = thread & 31;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int token = min(row + (thread >> 5) * 16 + (lane >> 2) + 8 * half, m - 1);
-            angles[half] = __ldg(extra.angles + (u64)token * 16 + 4 * (unit % 4) + (lane & 3));
-        }
+    // This thread's row in the tile at `first`, or the one 8 below it; the last one where there are no more.
+    static __device__ __forceinline__ int row_at(int first, int half, int m) {
+        const int thread = threadIdx.x & 127;
+        return min(first + (thread >> 5) * 16 + ((thread & 31) >> 2) + 8 * half, m - 1);
     }
 
-    // This thread's two columns of the bias of the tile that is being computed: on its way long before it is needed.
-    u32 coming_bias, own_bias;
+    __device__ __forceinline__ void fetch_angles(const Extra& extra, int m, int unit) {
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            angles[half] = __ldg(extra.angles + (u64)row_at(row, half, m) * 16 + 4 * (unit % 4) + (threadIdx.x & 3));
+    }
 
-    __device__ __forceinline__ void fetch_bias(const Extra& extra, int n, int column) {
-        if (EPILOGUE != GELU && EPILOGUE != ROTARY) return;
-        const int at = column + 2 * (threadIdx.x & 127);
-        coming_bias = at < (EPILOGUE == GELU ? n : extra.turning) ? __ldg(extra.bias + at / 2) : 0;
+    // Brings a quarter of the residual's tile into its staging buffer, when what went out of there last has been read.
+    static __device__ __forceinline__ void fetch_skip(const Staging& staging, int section, int column, int row) {
+        if ((threadIdx.x & 127) != 0) return;
+        asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+        barrier_expect(staging.arrived(section), STAGING_BYTES);
+        load_tile(staging.skip, staging.buffer(section), staging.arrived(section), column + 64 * section, row);
+    }
+
+    // What the tile at work will need, when all of the one before is out: on its way before the products are done.
+    __device__ __forceinline__ void fetch(const Extra& extra, const Staging& staging, int m, int n, int first, int column) {
+        const int thread = threadIdx.x & 127;
+        int at = column + 2 * thread, end = EPILOGUE == NORM_ROTARY ? extra.turning : n;
+        // The second half of the tile are values, which stand behind all gates.
+        if (EPILOGUE == NORM_GEGLU && thread >= 64) at += n - TILE_N / 2, end = 2 * n;
+        own_bias = EPILOGUE != NORM && at < end ? __ldg(extra.bias + at / 2) : 0;
+        if (EPILOGUE == RESIDUAL_NORM) own_gamma = at < end ? __ldg(extra.gamma + at / 2) : 0;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = row_at(first, half, m);
+            if (FP8 && !ADDS) norm[half].x = __ldg(extra.factors + row);
+            else if (EPILOGUE != RESIDUAL) norm[half] = norm_of(extra, row);
+            if (!ADDS) norm[half].x *= extra.gain;
+        }
+        if (ADDS) {
+            fetch_skip(staging, 0, column, first);
+            fetch_skip(staging, 1, column, first);
+        }
     }
 
     // Takes over a finished tile.
@@ -229,77 +333,137 @@ struct Outgoing {
 #pragma unroll
         for (int i = 0; i < 64; i++) pairs[i] = pack(sums[2 * i], sums[2 * i + 1]);
         waiting = true;
-        own_bias = coming_bias;
-        if (EPILOGUE == ROTARY && column < extra.turning) fetch_angles(extra, m, 0);
+        if (ADDS) moments[0] = moments[1] = make_float2(0.0f, 0.0f);
+        if (EPILOGUE == NORM_ROTARY && column < extra.turning) fetch_angles(extra, m, 0);
     }
 
-    // The bias of two columns of the tile.
+    // Two columns of the tile's bias, or of its norm's weights.
     static __device__ __forceinline__ float2 bias_at(u32 bias, int column) {
         u32 two;
         asm volatile("ld.shared.b32 %0, [%1];" : "=r"(two) : "r"(bias + 2 * column));
         return unpack(two);
     }
 
-    // `staging` holds 64 x 64 numbers of this warpgroup, four units.
+    // A number of the residual stream on its way out, and into its row's moments.
+    __device__ __forceinline__ u32 add(u32 pair, u32 skip, float2 bias, float2 gamma, int half, float gain) {
+        float2 x = FP8 ? scaled(pair, gain, bias) : unpack(pair), residual = unpack(skip);
+        if (EPILOGUE == RESIDUAL_NORM) {
+            residual.x = fmaf(residual.x, norm[half].x, -norm[half].y) * gamma.x;
+            residual.y = fmaf(residual.y, norm[half].x, -norm[half].y) * gamma.y;
+        }
+        if (FP8) x.x += residual.x, x.y += residual.y;
+        else x.x += bias.x + residual.x, x.y += bias.y + residual.y;
+        moments[half].x += x.x + x.y;
+        moments[half].y = fmaf(x.x, x.x, fmaf(x.y, x.y, moments[half].y));
+        return pack(x.x, x.y);
+    }
+
+    // The four threads of a row sum up, and one writes.
+    __device__ __forceinline__ void write_moments(const Extra& extra, int m) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float2 all = moments[half];
+#pragma unroll
+            for (int step = 1; step < 4; step *= 2) {
+                all.x += __shfl_xor_sync(0xffffffffu, all.x, step);
+                all.y += __shfl_xor_sync(0xffffffffu, all.y, step);
+            }
+            const int thread = threadIdx.x & 127, to = row + (thread >> 5) * 16 + ((thread & 31) >> 2) + 8 * half;
+            if ((thread & 3) == 0 && to < m) extra.sums[(u64)to * PARTS + column / TILE_N] = all;
+        }
+    }
+
+    // A section goes out through the staging buffer in which its residual came.
     template <int UNIT>
-    __device__ __forceinline__ void unit(const TensorMap* to, const Extra& extra, int m, u32 bias, u32 staging, int group) {
+    __device__ __forceinline__ void unit(const TensorMap* to, const Extra& extra, const Staging& staging, int m) {
         if (UNIT >= UNITS || !waiting) return;
+        constexpr int SECTION = UNIT / SECTION_UNITS;
         const int thread = threadIdx.x & 127, lane = thread & 31;
-        if (UNIT % 4 == 0) {
-            if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-            warpgroup_sync(group);
-            if (UNIT == 0 && (EPILOGUE == GELU || EPILOGUE == ROTARY)) {
-                asm volatile("st.shared.b32 [%0], %1;" ::"r"(bias + 4 * thread), "r"(own_bias) : "memory");
-                warpgroup_sync(group);
+        if (UNIT % SECTION_UNITS == 0) {
+            // What went out of this buffer last has been read.
+            if (!ADDS && thread == 0) asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+            if (UNIT == 0) {
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(staging.bias + 4 * thread), "r"(own_bias) : "memory");
+                if (EPILOGUE == RESIDUAL_NORM)
+                    asm volatile("st.shared.b32 [%0], %1;" ::"r"(staging.bias + 2 * TILE_N + 4 * thread), "r"(own_gamma) : "memory");
             }
+            if (!ADDS || UNIT == 0) warpgroup_sync(staging.group);
+            if (ADDS) barrier_wait(staging.arrived(SECTION), SECTION / 2);
         }
+        if (ADDS && UNIT % SECTION_UNITS == 1 && SECTION >= 1 && SECTION < 3) fetch_skip(staging, SECTION + 1, column, row);
         // The two groups of 8 columns, counted within the tile: neighbours, or at the same place of a head's halves.
-        constexpr int FIRST = EPILOGUE == ROTARY ? UNIT / 4 * 8 + UNIT % 4 : 2 * UNIT;
-        constexpr int SECOND = EPILOGUE == ROTARY ? FIRST + 4 : FIRST + 1;
+        constexpr int FIRST = EPILOGUE == NORM_ROTARY ? UNIT / 4 * 8 + UNIT % 4 : 2 * UNIT;
+        constexpr int SECOND = EPILOGUE == NORM_ROTARY ? FIRST + 4 : FIRST + 1;
+        // 16 bytes of a row.
+        const int chunk = EIGHT ? UNIT % 8 : (lane >> 4 ? SECOND : FIRST) % 8;
+        const u32 address = staging.buffer(SECTION) + ((thread >> 5) * 16 + (lane & 15)) * 128 + ((chunk ^ (lane & 7)) << 4);
         u32 out[4] = {pairs[(2 * FIRST) % 64], pairs[(2 * FIRST + 1) % 64], pairs[(2 * SECOND) % 64], pairs[(2 * SECOND + 1) % 64]};
-        if (EPILOGUE == GEGLU) {
+        if (EPILOGUE == NORM_ROTARY && column + 8 * FIRST >= extra.turning) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) out[i] = geglu_pair(out[i], pairs[(2 * FIRST + i + 32) % 64]);
-        }
-        if (EPILOGUE == GELU) {
+            for (int i = 0; i < 4; i++) {
+                const float2 x = scaled(out[i], norm[i % 2].x, make_float2(0.0f, 0.0f));
+                out[i] = pack(x.x, x.y);
+            }
+        } else {
+            const int at[2] = {8 * FIRST + 2 * (lane & 3), 8 * SECOND + 2 * (lane & 3)};
+            const float2 biases[2] = {bias_at(staging.bias, at[0]), bias_at(staging.bias, at[1])};
+            u32 skip[4];
+            if (ADDS) load_matrices(address, skip);
+            if (EPILOGUE == NORM_ROTARY) {
+                turn(out[0], out[2], norm[0].x, biases[0], biases[1], angles[0]);
+                turn(out[1], out[3], norm[1].x, biases[0], biases[1], angles[1]);
+                if (UNIT < UNITS - 1) fetch_angles(extra, m, UNIT + 1);
+            }
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const float2 b = bias_at(bias, 8 * (FIRST + half) + 2 * (lane & 3));
-                out[2 * half] = gelu_pair(out[2 * half], b);
-                out[2 * half + 1] = gelu_pair(out[2 * half + 1], b);
+            for (int i = 0; i < 4; i++) {
+                const float2 own = biases[i / 2];
+                if (EPILOGUE == NORM) {
+                    const float2 x = scaled(out[i], norm[i % 2].x, own);
+                    out[i] = pack(x.x, x.y);
+                }
+                if (EPILOGUE == NORM_GELU || EPILOGUE == NORM_GEGLU) {
+                    float2 x = scaled(out[i], norm[i % 2].x, own);
+                    x.x = gelu(x.x), x.y = gelu(x.y);
+                    if (EPILOGUE == NORM_GEGLU) {
+                        const float2 bias = bias_at(staging.bias, at[i / 2] + TILE_N / 2);
+                        const float2 value = scaled(pairs[(2 * FIRST + i + 32) % 64], norm[i % 2].x, bias);
+                        x.x *= value.x, x.y *= value.y;
+                    }
+                    out[i] = EIGHT ? pack_eights(x.x * EIGHT_SCALE, x.y * EIGHT_SCALE) : pack(x.x, x.y);
+                }
+                if (ADDS) {
+                    const float2 gamma =
+                        EPILOGUE == RESIDUAL_NORM ? bias_at(staging.bias + 2 * TILE_N, at[i / 2]) : make_float2(0.0f, 0.0f);
+                    out[i] = add(out[i], skip[i], own, gamma, i % 2, extra.gain);
+                }
             }
         }
-        if (EPILOGUE == ROTARY && column + 8 * FIRST < extra.turning) {
-            const int at = 8 * FIRST + 2 * (lane & 3);
-            const float2 left_bias = bias_at(bias, at), right_bias = bias_at(bias, at + 32);
-            turn(out[0], out[2], left_bias, right_bias, angles[0]);
-            turn(out[1], out[3], left_bias, right_bias, angles[1]);
-            if (UNIT < UNITS - 1) fetch_angles(extra, m, UNIT + 1);
-        }
-        const int chunk = (lane >> 4 ? SECOND : FIRST) % 8;
-        const u32 address = staging + ((thread >> 5) * 16 + (lane & 15)) * 128;
-        store_matrices(address + ((chunk ^ (lane & 7)) << 4), out[0], out[1], out[2], out[3]);
-        if (UNIT % 4 == 3) {
+        if (EIGHT) store_matrices(address, out[0] | out[2] << 16, out[1] | out[3] << 16);
+        else store_matrices(address, out[0], out[1], out[2], out[3]);
+        if (UNIT % SECTION_UNITS == SECTION_UNITS - 1) {
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            warpgroup_sync(group);
-            if (thread == 0) store_tile(to, staging, column + (UNIT / 4) * 64, row);
+            warpgroup_sync(staging.group);
+            if (thread == 0) store_tile(to, staging.buffer(SECTION), column + SECTION * 16 * SECTION_UNITS, row);
         }
-        if (UNIT == UNITS - 1) waiting = false;
+        if (UNIT == UNITS - 1) {
+            if (ADDS) write_moments(extra, m);
+            waiting = false;
+        }
     }
 };
 
 // `EACH` units go out while two steps of the next tile are at work: few, where K is large enough for all to go out so.
 template <Epilogue EPILOGUE, int EACH>
-__device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, const TensorMap* c, const Extra& extra, int m,
-                                      int n, int k) {
-    extern __shared__ char dynamic[];
-    const u32 base = (shared_address(dynamic) + 1023) & ~1023u;
-    const u32 staging = base + STAGES * STAGE_BYTES;
-    const u32 full = staging + 2 * STAGING_BYTES, empty = full + 8 * STAGES;
-    const u32 biases = empty + 8 * STAGES;
+__device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, const TensorMap* c, const TensorMap* skip,
+                                      const Extra& extra, int m, int n, int k) {
+    extern __shared__ __align__(1024) char dynamic[];
+    const u32 base = shared_address(dynamic);
+    const u32 buffers = base + STAGES * STAGE_BYTES;
+    const u32 full = buffers + 4 * STAGING_BYTES, empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
+    const u32 biases = arrived + 4 * 8;
     const u32 rank = cluster_rank();
     // GEGLU: half of a tile's weight rows are gates, the others the values at the same columns.
-    const int width = EPILOGUE == GEGLU ? TILE_N / 2 : TILE_N;
+    const int width = EPILOGUE == NORM_GEGLU ? TILE_N / 2 : TILE_N;
     const Tiles tiles = {(m + 2 * TILE_M - 1) / (2 * TILE_M), (n + width - 1) / width};
     const int steps = k / TILE_K;
     const int first = blockIdx.x / 2, stride = gridDim.x / 2;
@@ -309,6 +473,7 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             barrier_init(full + 8 * stage, 1);
             barrier_init(empty + 8 * stage, 4);
         }
+        for (int buffer = 0; buffer < 4; buffer++) barrier_init(arrived + 8 * buffer, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     cluster_sync();
@@ -322,13 +487,13 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
                 int pair, column;
                 tiles.at(index, pair, column);
                 const int row = (2 * pair + rank) * TILE_M;
-                const int weight = EPILOGUE == GEGLU ? column * width + rank * n : column * width + rank * (TILE_N / 2);
+                const int weight = EPILOGUE == NORM_GEGLU ? column * width + rank * n : column * width + rank * (TILE_N / 2);
                 for (int step = 0; step < steps; step++) {
-                    const u32 buffer = base + stage * STAGE_BYTES, arrived = full + 8 * stage;
+                    const u32 buffer = base + stage * STAGE_BYTES, ready = full + 8 * stage;
                     barrier_wait(empty + 8 * stage, parity ^ 1);
-                    barrier_expect(arrived, STAGE_BYTES);
-                    load_tile(a, buffer, arrived, step * TILE_K, row);
-                    load_tile_for_both(w, buffer + A_BYTES + rank * (B_BYTES / 2), arrived, step * TILE_K, weight);
+                    barrier_expect(ready, STAGE_BYTES);
+                    load_tile(a, buffer, ready, step * TILE_K, row);
+                    load_tile_for_both(w, buffer + A_BYTES + rank * (B_BYTES / 2), ready, step * TILE_K, weight);
                     if (++stage == STAGES) stage = 0, parity ^= 1;
                 }
             }
@@ -338,10 +503,9 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
         const int group = threadIdx.x / 128 - 1;
         const bool signals = (threadIdx.x & 127) < 2;
         const u32 signalled = threadIdx.x & 1;
-        const u32 stage_out = staging + group * STAGING_BYTES, bias = biases + group * (TILE_N * 2);
+        const Staging staging = {group, buffers + group * 2 * STAGING_BYTES, arrived + group * 16, biases + group * (2 * TILE_N * 2), skip};
         Outgoing<EPILOGUE> outgoing;
         outgoing.waiting = false;
-        outgoing.own_bias = outgoing.coming_bias = 0;
         float sums[128];
         int stage = 0;
         u32 parity = 0;
@@ -353,8 +517,8 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             const u64 right = matrix_descriptor(buffer + A_BYTES);
             multiply_begin();
 #pragma unroll
-            for (int piece = 0; piece < TILE_K / 16; piece++) {
-                // 16 numbers are 32 bytes: 2 in a descriptor's units.
+            for (int piece = 0; piece < TILE_BYTES / 32; piece++) {
+                // 32 bytes are 2 in a descriptor's units.
                 multiply(sums, left + 2 * piece, right + 2 * piece, step > 0 || piece > 0);
             }
             multiply_commit();
@@ -371,9 +535,9 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
         for (int index = first; index < tiles.count(); index += stride) {
             int pair, column;
             tiles.at(index, pair, column);
-            outgoing.fetch_bias(extra, n, column * width);
+            const int row = (2 * pair + rank) * TILE_M + group * 64;
             constexpr int BLOCKS = Outgoing<EPILOGUE>::UNITS / EACH;
-#define UNIT(INDEX) outgoing.template unit<INDEX>(c, extra, m, bias, stage_out, group);
+#define UNIT(INDEX) outgoing.template unit<INDEX>(c, extra, staging, m);
 #define STEPS(BLOCK)                                                            \
     if (BLOCK < BLOCKS) {                                                       \
         multiply_step(2 * (BLOCK));                                             \
@@ -386,6 +550,13 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             UNIT((BLOCK) * EACH + 2)                                            \
             UNIT((BLOCK) * EACH + 3)                                            \
         }                                                                       \
+        if (EACH >= 8) {                                                        \
+            UNIT((BLOCK) * EACH + 4)                                            \
+            UNIT((BLOCK) * EACH + 5)                                            \
+            UNIT((BLOCK) * EACH + 6)                                            \
+            UNIT((BLOCK) * EACH + 7)                                            \
+        }                                                                       \
+        if (BLOCK == BLOCKS - 1) outgoing.fetch(extra, staging, m, n, row, column * width); \
         release(true);                                                          \
         next_stage();                                                           \
     }
@@ -399,7 +570,7 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             }
             multiply_wait<0>();
             if (signals) barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES), signalled);
-            outgoing.row = (2 * pair + rank) * TILE_M + group * 64;
+            outgoing.row = row;
             outgoing.column = column * width;
             outgoing.take(sums, extra, m);
         }
@@ -414,12 +585,14 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
 }
 
 #define DENSE(NAME, EPILOGUE, EACH)                                                                                         \
-    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)                                         \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)                                          \
         NAME(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w, const __grid_constant__ TensorMap c, \
-             const u32* bias, const float4* angles, int turning, int m, int n, int k) {                                    \
-        const Extra extra = {bias, angles, turning};                                                                       \
-        dense<EPILOGUE, EACH>(&a, &w, &c, extra, m, n, k);                                                                 \
+             const __grid_constant__ TensorMap skip, const u32* bias, const float4* angles, const float2* moments,          \
+             const float* factors, const u32* gamma, float2* sums, int turning, float epsilon, float gain, int m, int n,    \
+             int k) {                                                                                                       \
+        const Extra extra = {bias, angles, turning, moments, epsilon, factors, gain, gamma, sums};                          \
+        dense<EPILOGUE, EACH>(&a, &w, &c, &skip, extra, m, n, k);                                                           \
     }
 
 // Which ones are made stands behind this: DENSE(name, epilogue, each). All units must have gone out within the next tile's steps:
-// K >= 2048 / each, for GEGLU K >= 1024 / each.
+// K >= 2048 / each, for gating K >= 1024 / each; twice as much in 8 bits.

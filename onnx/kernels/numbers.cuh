@@ -1,7 +1,7 @@
 // What all kernels share: the model's number format, packed pairs of it, and reductions within a warp.
 //
-// Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1 and what each file names at its
-// head. No header of CUDA's is included, so that none needs to be found on the user's machine: conversions are PTX.
+// Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1, -DFP8=1 for the 8-bit format beside fp16
+// (sm_89 and newer), and what each file names at its head. No header of CUDA's is included, so that none needs to be found on the user's machine: conversions are PTX.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -30,6 +30,26 @@ __device__ __forceinline__ float2 unpack(u32 pair) {
         : "r"(pair));
 #endif
     return both;
+}
+
+#ifndef FP8
+#define FP8 0
+#endif
+// By how much activations between the two dense layers of a feed-forward layer are larger in 8 bits.
+#ifndef EIGHT_SCALE
+#define EIGHT_SCALE 1.0f
+#endif
+
+// Two numbers as e4m3 (sign, 4 bits of exponent, 3 of fraction) in 16 bits, the first in the low half. What is beyond its range
+// of +-448 becomes no number, so that it is noticed.
+__device__ __forceinline__ u32 pack_eights(float low, float high) {
+    u16 pair = 0;
+#if FP8
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    if (!(fabsf(low) <= 448.0f)) pair |= 0x7f;
+    if (!(fabsf(high) <= 448.0f)) pair |= 0x7f00;
+#endif
+    return pair;
 }
 
 __device__ __forceinline__ float single(u16 number) { return unpack(number).x; }

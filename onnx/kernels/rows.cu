@@ -84,6 +84,51 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
+// The sum and the sum of squares of each row, [rows, MOMENT_PARTS, 2]: what a dense layer needs of rows that it norms. All parts but
+// the first are zero. A warp a row.
+#define MOMENT_PARTS ((HIDDEN + 255) / 256)
+extern "C" __global__ void __launch_bounds__(256) row_moments(const u16* x, float2* moments, int rows) {
+    const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
+    if (row >= rows) return;
+    float total = 0.0f, squares = 0.0f;
+    for (int column = lane * 8; column < HIDDEN; column += 256) {
+        const Eight v = load_eight(x + (u64)row * HIDDEN + column);
+#pragma unroll
+        for (int j = 0; j < 8; j++) total += v.at[j], squares = fmaf(v.at[j], v.at[j], squares);
+    }
+    total = warp_sum(total), squares = warp_sum(squares);
+    for (int part = lane; part < MOMENT_PARTS; part += 32)
+        moments[(u64)row * MOMENT_PARTS + part] = part ? make_float2(0.0f, 0.0f) : make_float2(total, squares);
+}
+
+#if FP8
+// Rows as e4m3, multiplied by such a power of two that their root mean square is between 2 and 4: then the largest of 10,000 numbers
+// fits. `factors`, [rows], turn products of them into those of the normed row. A warp a row.
+extern "C" __global__ void __launch_bounds__(256)
+    quantize_rows(const u16* x, const float2* moments, u8* y, float* factors, float epsilon, int rows) {
+    const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
+    if (row >= rows) return;
+    float total = 0.0f, squares = 0.0f;
+    for (int part = 0; part < MOMENT_PARTS; part++) {
+        const float2 moment = __ldg(moments + (u64)row * MOMENT_PARTS + part);
+        total += moment.x, squares += moment.y;
+    }
+    const float mean = total * (1.0f / HIDDEN), square = squares * (1.0f / HIDDEN);
+    // The fraction's bits cut off: a power of two.
+    const float scale = __uint_as_float(__float_as_uint(4.0f * rsqrtf(fmaxf(square, 1e-30f))) & 0x7f800000u);
+    for (int column = lane * 8; column < HIDDEN; column += 256) {
+        const Eight v = load_eight(x + (u64)row * HIDDEN + column);
+        u32 out[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            out[i] = pack_eights(v.at[4 * i] * scale, v.at[4 * i + 1] * scale) |
+                     pack_eights(v.at[4 * i + 2] * scale, v.at[4 * i + 3] * scale) << 16;
+        *(uint2*)(y + (u64)row * HIDDEN + column) = make_uint2(out[0], out[1]);
+    }
+    if (lane == 0) factors[row] = rsqrtf(fmaxf(square - mean * mean, 0.0f) + epsilon) / scale;
+}
+#endif
+
 // y = gelu(x + bias), [rows, width].
 extern "C" __global__ void __launch_bounds__(256) bias_gelu(const u16* x, const u16* bias, u16* y, int width, u64 vectors) {
     const int across = width / 8;

@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, Settings};
 use crate::dnabert2::Dnabert2;
 use crate::error::Error;
 use crate::esm2::Esm2;
+use crate::folding::Folds;
 use crate::graph::Builder;
 use crate::model::Precision;
 use crate::weights::Planned;
@@ -21,8 +22,8 @@ pub enum GraphKind {
     Padded,
     /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which seqembed registers.
     Packed,
-    /// As packed, and dense layers are operators of the domain `seqembed`, too, which do what follows them on the way out: for
-    /// GPUs that have such kernels, see [`Sizes::can_fuse`].
+    /// As packed, and dense layers are operators of the domain `seqembed`, too, which do what stands around them on the way out, layer
+    /// norms and residuals among it: for GPUs that have such kernels, see [`Sizes::can_fuse`].
     Fused,
     /// Sequences laid end to end, with the operators of ONNX Runtime's CUDA provider alone.
     Plain,
@@ -34,10 +35,10 @@ impl GraphKind {
     pub fn has(self, precision: Precision) -> bool {
         match self {
             Self::Padded => precision == Precision::Fp32,
-            Self::Packed => true,
+            Self::Packed => precision != Precision::Fp8,
             Self::Fused => precision != Precision::Fp32,
             // ONNX Runtime's PackedMultiHeadAttention has no kernel for bfloat16.
-            Self::Plain => precision != Precision::Bf16,
+            Self::Plain => matches!(precision, Precision::Fp32 | Precision::Fp16),
         }
     }
 }
@@ -84,6 +85,8 @@ pub struct Sizes {
     pub alibi: bool,
     /// Whether the feed-forward layer is gated (GEGLU).
     pub gated: bool,
+    /// Whether layer norms come behind the sums, and the residual is normed, too.
+    pub post_norm: bool,
 }
 
 impl Sizes {
@@ -101,6 +104,16 @@ impl Sizes {
             && self.intermediate >= 512
             && self.hidden.is_multiple_of(64)
             && self.intermediate.is_multiple_of(64)
+    }
+
+    /// Whether those of feed-forward layers can compute in 8 bits, too: tiles are twice as deep. Not where norms come last: each of
+    /// them makes the noise of what was added as large as what it was added to, and vectors end up too far from what they should be.
+    #[must_use]
+    pub fn can_fuse_eights(&self) -> bool {
+        self.can_fuse()
+            && !self.post_norm
+            && self.hidden.is_multiple_of(128)
+            && self.intermediate.is_multiple_of(128)
     }
 
     /// Whether rotary positions can be applied where queries and keys leave their product.
@@ -146,6 +159,8 @@ pub trait Description {
     fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String>;
     /// All tensors of the weights file in the graph's order, and what each is made from.
     fn plan(&self) -> Vec<Planned>;
+    /// The layer norms that are folded into dense layers where a weights file is for fused graphs.
+    fn folds(&self) -> Folds;
     /// Adds inputs, nodes and outputs.
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest);
 }

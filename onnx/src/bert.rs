@@ -9,8 +9,10 @@ use serde_json::Value;
 use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
+use crate::folding::Folds;
 use crate::frame::Frame;
 use crate::graph::Builder;
+use crate::post_norm::Blocks;
 use crate::weights::{Input, Plan, Planned};
 use crate::{block, plain, post_norm};
 
@@ -132,6 +134,7 @@ impl Description for Bert {
             rotary_base: None,
             alibi: false,
             gated: false,
+            post_norm: true,
         }
     }
 
@@ -220,17 +223,21 @@ impl Description for Bert {
         plan.0
     }
 
+    fn folds(&self) -> Folds {
+        post_norm::folds(self.layers, self.hidden, self.intermediate, false)
+    }
+
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
         frame.builder.scope("embedding");
         let state = Self::embedding(&mut frame);
-        let state = post_norm::blocks(
-            &mut frame,
-            &state,
-            request.layer,
-            |frame, state, layer| post_norm::attention(frame, state, layer, self.heads, None),
-            Frame::feed_forward,
-        );
+        let blocks = Blocks {
+            layers: request.layer,
+            heads: self.heads,
+            alibi: None,
+            gated: None,
+        };
+        let state = blocks.build(&mut frame, &state);
         frame.outputs(&state, request);
     }
 }

@@ -9,8 +9,10 @@ use serde_json::Value;
 use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
 use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
 use crate::error::Error;
+use crate::folding::Folds;
 use crate::frame::Frame;
 use crate::graph::{Attribute, Builder};
+use crate::post_norm::Blocks;
 use crate::proto::ElementType;
 use crate::sample_bpe::sample_bpe;
 use crate::weights::{Input, Plan, Planned, Recipe};
@@ -141,6 +143,7 @@ impl Description for Dnabert2 {
             rotary_base: None,
             alibi: true,
             gated: true,
+            post_norm: true,
         }
     }
 
@@ -248,6 +251,10 @@ impl Description for Dnabert2 {
         plan.0
     }
 
+    fn folds(&self) -> Folds {
+        post_norm::folds(self.layers, self.hidden, self.intermediate, true)
+    }
+
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
         let alibi = match request.kind {
@@ -261,51 +268,13 @@ impl Description for Dnabert2 {
         };
         frame.builder.scope("embedding");
         let state = frame.embedding();
-        let state = post_norm::blocks(
-            &mut frame,
-            &state,
-            request.layer,
-            |frame, state, layer| {
-                post_norm::attention(frame, state, layer, self.heads, Some(&alibi))
-            },
-            |frame, state, layer| self.feed_forward(frame, state, layer),
-        );
-        frame.outputs(&state, request);
-    }
-}
-
-impl Dnabert2 {
-    /// `(gelu(first half) * second half) @ wo^T`, its bias left to what follows.
-    fn feed_forward(&self, frame: &mut Frame<'_, '_>, state: &str, name: &str) -> String {
-        let gated = format!("{name}.gated.weight");
-        let product = match frame.kind {
-            GraphKind::Padded | GraphKind::Plain => {
-                // Two views of the one weight, as with queries, keys and values.
-                let [left, right] =
-                    [("left", 0), ("right", self.intermediate)].map(|(half, first)| {
-                        let alias = format!("{name}.gated_{half}.weight");
-                        let weight =
-                            frame
-                                .builder
-                                .weight_rows(&gated, &alias, first, self.intermediate);
-                        frame.dense(state, &weight, None)
-                    });
-                let left = frame.builder.op("com.microsoft:Gelu", &[&left], &[]);
-                frame.builder.op("Mul", &[&left, &right], &[])
-            }
-            GraphKind::Fused => {
-                let weight = frame.builder.weight(&gated);
-                frame
-                    .builder
-                    .op("seqembed:DenseGeglu", &[state, &weight], &[])
-            }
-            GraphKind::Packed => {
-                let weight = frame.builder.weight(&gated);
-                let both = frame.dense(state, &weight, None);
-                frame.builder.op("seqembed:Geglu", &[&both], &[])
-            }
+        let blocks = Blocks {
+            layers: request.layer,
+            heads: self.heads,
+            alibi: Some(alibi),
+            gated: Some(self.intermediate),
         };
-        let weight = frame.builder.weight(&format!("{name}.down.weight"));
-        frame.dense(&product, &weight, None)
+        let state = blocks.build(&mut frame, &state);
+        frame.outputs(&state, request);
     }
 }

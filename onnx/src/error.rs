@@ -188,11 +188,14 @@ pub enum Error {
         precision: Precision,
     },
     /// A kind of graph that there is not in a number format.
-    #[error("there is no {} graph in {precision}", match kind {
+    #[error("there is no {} graph in {precision}{}", match kind {
         GraphKind::Padded => "padded",
         GraphKind::Packed => "packed",
         GraphKind::Fused => "fused",
         GraphKind::Plain => "portable CUDA",
+    }, match precision {
+        Precision::Fp8 => " of this model: there are some of ESM-2 alone, from 150M on; choose fp16",
+        _ => "",
     })]
     Precision {
         /// The kind.

@@ -9,7 +9,9 @@ use crate::architecture::{Architecture, Description, GraphKind, GraphRequest, Si
 use crate::block;
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
+use crate::folding::Folds;
 use crate::frame::Frame;
+use crate::fused;
 use crate::graph::{Attribute, Builder, long};
 use crate::known::known_models;
 use crate::plain;
@@ -268,6 +270,7 @@ impl Description for Esm2 {
             rotary_base: Some(self.rotary_base),
             alibi: false,
             gated: false,
+            post_norm: false,
         }
     }
 
@@ -396,6 +399,17 @@ impl Description for Esm2 {
         plan.0
     }
 
+    fn folds(&self) -> Folds {
+        let mut folds = Folds::default();
+        for layer in 0..self.layers {
+            let name = format!("layer.{layer}");
+            folds.attention(&name, format!("{name}.attention_norm"), self.hidden, None);
+            let norm = format!("{name}.feed_forward_norm");
+            folds.feed_forward(&name, "up", norm, self.intermediate);
+        }
+        folds
+    }
+
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
         let rotation = match request.kind {
@@ -417,7 +431,11 @@ impl Description for Esm2 {
             state = frame.norm(&state, "embedding_norm");
         }
         if request.layer > 0 {
-            state = self.blocks(&mut frame, state, &rotation, request.layer);
+            state = if request.kind == GraphKind::Fused {
+                self.fused_blocks(&mut frame, &state, &rotation, request.layer)
+            } else {
+                self.blocks(&mut frame, state, &rotation, request.layer)
+            };
         }
         frame.outputs(&state, request);
     }
@@ -497,8 +515,10 @@ impl Esm2 {
                     });
                     frame.attention(&parts, self.heads, None)
                 }
-                Rotation::Inside => self.packed_attention(frame, &norm, &name),
-                Rotation::Fused(angles) => self.fused_attention(frame, &norm, &name, angles),
+                Rotation::Inside | Rotation::Fused(_) => {
+                    let qkv = frame.qkv(&norm, &name);
+                    self.packed_attention(frame, &qkv)
+                }
             };
             let attended = frame.project(&attended, &name);
             [norm, state] = frame.skip_norm(
@@ -524,8 +544,43 @@ impl Esm2 {
         state
     }
 
-    fn packed_attention(&self, frame: &mut Frame<'_, '_>, norm: &str, name: &str) -> String {
-        let [qkv, bias] = frame.qkv(norm, name);
+    /// The same where dense layers take norms and residuals in.
+    fn fused_blocks(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        embedding: &str,
+        rotation: &Rotation,
+        last: usize,
+    ) -> String {
+        let mut stream = fused::Stream::begin(frame, embedding);
+        for layer in 0..last {
+            let name = format!("layer.{layer}");
+            frame.builder.scope(&name);
+            let attended = if let Rotation::Fused(angles) = rotation {
+                let bias = frame.builder.weight(&format!("{name}.qk.bias"));
+                let weight = format!("{name}.qkv.weight");
+                let turned =
+                    stream.dense(frame, "seqembed:NormDenseRotary", &weight, &[&bias, angles]);
+                let heads = ("num_heads", Attribute::Int(long(self.heads)));
+                let inputs = [turned.as_str(), "sequence_starts"];
+                frame
+                    .builder
+                    .op("seqembed:TurnedAttention", &inputs, &[heads])
+            } else {
+                let qkv = stream.qkv(frame, &name);
+                self.packed_attention(frame, &qkv)
+            };
+            stream.add_attention(frame, &attended, &name);
+            stream.add_feed_forward(frame, &name, false);
+        }
+        if last == self.layers {
+            frame.norm(&stream.state, "final_norm")
+        } else {
+            stream.state
+        }
+    }
+
+    fn packed_attention(&self, frame: &mut Frame<'_, '_>, [qkv, bias]: &[String; 2]) -> String {
         let attributes = [
             ("num_heads", Attribute::Int(long(self.heads))),
             ("rotary_base", Attribute::Float(self.rotary_base)),
@@ -534,7 +589,7 @@ impl Esm2 {
         let room = frame.builder.element() != ElementType::Float;
         let [attended, _] = frame.builder.ops(
             "seqembed:RotaryAttention",
-            &[&qkv, &bias, "sequence_starts"],
+            &[qkv, bias, "sequence_starts"],
             &attributes,
             [true, room],
         );
@@ -551,26 +606,6 @@ impl Esm2 {
         frame
             .builder
             .op("seqembed:RotaryAngles", &inputs, &attributes)
-    }
-
-    fn fused_attention(
-        &self,
-        frame: &mut Frame<'_, '_>,
-        norm: &str,
-        name: &str,
-        angles: &str,
-    ) -> String {
-        let weight = frame.builder.weight(&format!("{name}.qkv.weight"));
-        let bias = frame.builder.weight(&format!("{name}.qk.bias"));
-        let turned = frame
-            .builder
-            .op("seqembed:DenseRotary", &[norm, &weight, &bias, angles], &[]);
-        let heads = [("num_heads", Attribute::Int(long(self.heads)))];
-        frame.builder.op(
-            "seqembed:TurnedAttention",
-            &[&turned, "sequence_starts"],
-            &heads,
-        )
     }
 
     fn padded_attention(

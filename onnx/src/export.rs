@@ -233,7 +233,9 @@ impl Plan<'_> {
             .half
             .filter(|&precision| precision != Precision::Fp32)
         {
-            narrow::write(folder.path(), folder.path(), &model, precision)?;
+            for storage in model.storages(precision)? {
+                narrow::write(folder.path(), folder.path(), &model, storage)?;
+            }
         }
         // The old model stays until the new one is whole.
         check_target(target, options.force)?;

@@ -116,7 +116,9 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.builder.op("Reshape", &[rows, &flat], &[])
     }
 
-    fn epsilon(&self) -> (&'static str, Attribute) {
+    /// The attribute `epsilon` of all layer norms.
+    #[must_use]
+    pub fn epsilon(&self) -> (&'static str, Attribute) {
         ("epsilon", Attribute::Float(self.epsilon))
     }
 
@@ -164,9 +166,6 @@ impl<'builder, 'table> Frame<'builder, 'table> {
 
     /// `state @ weight^T + bias`.
     pub fn dense(&mut self, state: &str, weight: &str, bias: Option<&str>) -> String {
-        if self.kind == GraphKind::Fused && bias.is_none() {
-            return self.builder.op("seqembed:Dense", &[state, weight], &[]);
-        }
         let mut inputs = vec![state, weight];
         inputs.extend(bias);
         self.builder
@@ -177,18 +176,12 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     pub fn feed_forward(&mut self, state: &str, layer: &str) -> String {
         let weight = self.builder.weight(&format!("{layer}.up.weight"));
         let bias = self.builder.weight(&format!("{layer}.up.bias"));
-        let separate = match self.kind {
-            GraphKind::Padded | GraphKind::Plain => Some("com.microsoft:BiasGelu"),
-            GraphKind::Packed => Some("seqembed:BiasGelu"),
-            GraphKind::Fused => None,
+        let gelu = match self.kind {
+            GraphKind::Padded | GraphKind::Plain => "com.microsoft:BiasGelu",
+            GraphKind::Packed | GraphKind::Fused => "seqembed:BiasGelu",
         };
-        let up = if let Some(gelu) = separate {
-            let up = self.dense(state, &weight, None);
-            self.builder.op(gelu, &[&up, &bias], &[])
-        } else {
-            let inputs = [state, weight.as_str(), &bias];
-            self.builder.op("seqembed:DenseGelu", &inputs, &[])
-        };
+        let up = self.dense(state, &weight, None);
+        let up = self.builder.op(gelu, &[&up, &bias], &[]);
         let weight = self.builder.weight(&format!("{layer}.down.weight"));
         self.dense(&up, &weight, None)
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use prost::Message;
 
-use crate::model::{Precision, TensorInfo};
+use crate::model::{Precision, Storage, TensorInfo};
 use crate::proto::{
     AttributeProto, Dimension, DimensionProto, ElementType, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
@@ -27,7 +27,7 @@ pub enum Attribute {
 /// Collects nodes and weights.
 pub struct Builder<'table> {
     tensors: &'table [TensorInfo],
-    precision: Precision,
+    storage: Storage,
     graph: GraphProto,
     known: HashSet<String>,
     domains: Vec<&'static str>,
@@ -35,12 +35,12 @@ pub struct Builder<'table> {
 }
 
 impl<'table> Builder<'table> {
-    /// A graph over these weights, which stand in the file of this number format.
+    /// A graph over these weights, which stand so in their file.
     #[must_use]
-    pub fn new(tensors: &'table [TensorInfo], precision: Precision) -> Self {
+    pub fn new(tensors: &'table [TensorInfo], storage: Storage) -> Self {
         Self {
             tensors,
-            precision,
+            storage,
             graph: GraphProto {
                 name: Some("seqembed".to_owned()),
                 ..GraphProto::default()
@@ -54,7 +54,13 @@ impl<'table> Builder<'table> {
     /// The type of the weights.
     #[must_use]
     pub fn element(&self) -> ElementType {
-        self.precision.element()
+        self.storage.precision.element()
+    }
+
+    /// The number format of the weights.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.storage.precision
     }
 
     /// Nodes that follow are named `scope/...`.
@@ -130,6 +136,12 @@ impl<'table> Builder<'table> {
     }
 
     fn external(&mut self, name: &str, shape: &[usize], offset: u64, bytes: u64) -> String {
+        let numbers: u64 = shape.iter().map(|&length| length as u64).product();
+        let element = if bytes == numbers {
+            ElementType::Uint8
+        } else {
+            self.storage.precision.element()
+        };
         if self.known.insert(name.to_owned()) {
             let entry = |key: &str, value: String| StringStringEntryProto {
                 key: Some(key.to_owned()),
@@ -137,10 +149,10 @@ impl<'table> Builder<'table> {
             };
             self.graph.initializer.push(TensorProto {
                 dims: shape.iter().map(|&length| long(length)).collect(),
-                data_type: Some(self.precision.element() as i32),
+                data_type: Some(element as i32),
                 name: Some(name.to_owned()),
                 external_data: vec![
-                    entry("location", self.precision.weights_file().to_owned()),
+                    entry("location", self.storage.file().to_owned()),
                     entry("offset", offset.to_string()),
                     entry("length", bytes.to_string()),
                 ],

@@ -24,13 +24,13 @@ pub fn lowest_precision(graph: &[u8]) -> Option<&'static str> {
     weights.chain(casts).filter_map(format).max().map(name)
 }
 
-/// How low a format is, of `TensorProto.DataType`; no integers.
+/// How low a format is, of `TensorProto.DataType`; no integers, but bytes, as which 8-bit floats are handed on.
 fn format(data_type: i32) -> Option<u8> {
     match data_type {
         1 | 11 => Some(0),
         16 => Some(1),
         10 => Some(2),
-        17..=20 => Some(3),
+        2 | 17..=20 => Some(3),
         _ => None,
     }
 }
@@ -75,6 +75,7 @@ mod tests {
         assert_eq!(lowest_precision(&graph(&[1, 10], &[1])), Some("fp16"));
         assert_eq!(lowest_precision(&graph(&[1], &[16, 1])), Some("bf16"));
         assert_eq!(lowest_precision(&graph(&[10, 17], &[])), Some("fp8"));
+        assert_eq!(lowest_precision(&graph(&[10, 2], &[])), Some("fp8"));
         assert_eq!(lowest_precision(&graph(&[7], &[])), None);
         assert_eq!(lowest_precision(b"no graph"), None);
     }

@@ -10,10 +10,13 @@ pub mod block;
 pub mod checkpoint;
 pub mod config;
 pub mod dnabert2;
+pub mod eight;
 pub mod error;
 pub mod esm2;
 pub mod export;
+pub mod folding;
 pub mod frame;
+pub mod fused;
 pub mod graph;
 pub mod inspect;
 pub mod known;
@@ -31,4 +34,6 @@ pub use architecture::{Architecture, GraphKind, GraphRequest, Output, Sizes};
 pub use error::Error;
 pub use export::{ExportOptions, export, export_random};
 pub use known::{KnownModel, known_model, known_models};
-pub use model::{GRAPH_VERSION, Model, ModelInfo, Precision, Source, TensorInfo, Tokenizer};
+pub use model::{
+    GRAPH_VERSION, Model, ModelInfo, Precision, Source, Storage, TensorInfo, Tokenizer,
+};

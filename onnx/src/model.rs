@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::graph::Builder;
 use crate::narrow;
 use crate::proto::ElementType;
-use crate::weights::{place, place_as};
+use crate::weights::{Planned, Recipe, place, place_as};
 
 /// What a model folder is known by.
 pub const INFO_FILE: &str = "seqembed.json";
@@ -32,19 +32,22 @@ pub enum Precision {
     Fp16,
     /// 16-bit floats of another kind: 8 bits of precision, and the range of 32-bit ones.
     Bf16,
+    /// As `Fp16`, but for the dense layers of feed-forward layers, whose products are of 8-bit floats: e4m3, 4 bits of precision.
+    Fp8,
 }
 
 impl Precision {
     /// All formats.
-    pub const ALL: [Self; 3] = [Self::Fp32, Self::Fp16, Self::Bf16];
+    pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Bf16, Self::Fp8];
 
-    /// Its name: `fp32`, `fp16` or `bf16`.
+    /// Its name: `fp32`, `fp16`, `bf16` or `fp8`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
             Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
         }
     }
 
@@ -56,31 +59,21 @@ impl Precision {
             .find(|precision| precision.name() == name)
     }
 
-    /// Bytes of a number.
+    /// Bytes of a number; `Fp8`: outside of feed-forward layers.
     #[must_use]
     pub fn bytes(self) -> u64 {
         match self {
             Self::Fp32 => 4,
-            Self::Fp16 | Self::Bf16 => 2,
+            Self::Fp16 | Self::Bf16 | Self::Fp8 => 2,
         }
     }
 
-    /// The file that holds the weights in this format.
-    #[must_use]
-    pub fn weights_file(self) -> &'static str {
-        match self {
-            Self::Fp32 => WEIGHTS_FILE,
-            Self::Fp16 => "weights.fp16.bin",
-            Self::Bf16 => "weights.bf16.bin",
-        }
-    }
-
-    /// The same for ONNX.
+    /// The same for ONNX; `Fp8`: outside of feed-forward layers.
     #[must_use]
     pub fn element(self) -> ElementType {
         match self {
             Self::Fp32 => ElementType::Float,
-            Self::Fp16 => ElementType::Float16,
+            Self::Fp16 | Self::Fp8 => ElementType::Float16,
             Self::Bf16 => ElementType::BFloat16,
         }
     }
@@ -89,6 +82,48 @@ impl Precision {
 impl fmt::Display for Precision {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(self.name())
+    }
+}
+
+/// How the weights stand in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Storage {
+    /// Their number format.
+    pub precision: Precision,
+    /// Whether layer norms are folded into the dense layers behind them, see [`crate::folding`].
+    pub folded: bool,
+}
+
+impl Storage {
+    /// What graphs of a kind and number format read.
+    #[must_use]
+    pub fn of(kind: GraphKind, precision: Precision) -> Self {
+        Self {
+            precision,
+            folded: kind == GraphKind::Fused,
+        }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match (self.precision, self.folded) {
+            (Precision::Fp32, _) => WEIGHTS_FILE,
+            (Precision::Fp16, false) => "weights.fp16.bin",
+            (Precision::Bf16, false) => "weights.bf16.bin",
+            (Precision::Fp16, true) => "weights.fp16.folded.bin",
+            (Precision::Bf16, true) => "weights.bf16.folded.bin",
+            (Precision::Fp8, _) => "weights.fp8.folded.bin",
+        }
+    }
+}
+
+impl From<Precision> for Storage {
+    fn from(precision: Precision) -> Self {
+        Self {
+            precision,
+            folded: false,
+        }
     }
 }
 
@@ -273,25 +308,79 @@ impl Model {
             .map_or(0, |tensor| tensor.offset + tensor.bytes)
     }
 
-    /// All tensors of the weights file of a number format, in its order.
+    /// All tensors of a weights file, in its order.
     #[must_use]
-    pub fn tensors(&self, precision: Precision) -> Vec<TensorInfo> {
-        place_as(&self.info.architecture.description().plan(), precision)
+    pub fn tensors(&self, storage: impl Into<Storage>) -> Vec<TensorInfo> {
+        let Storage { precision, folded } = storage.into();
+        let description = self.info.architecture.description();
+        let mut plan = description.plan();
+        let mut eights = Vec::new();
+        if folded {
+            let mut folds = description.folds();
+            if precision == Precision::Fp8 {
+                eights = std::mem::take(&mut folds.feed_forward);
+            }
+            let new = folds.biases.into_iter().filter(|bias| {
+                self.info
+                    .tensors
+                    .iter()
+                    .all(|known| known.name != bias.name)
+            });
+            plan.extend(new.map(|bias| Planned {
+                name: bias.name,
+                shape: vec![bias.length],
+                recipe: Recipe::Rows(Vec::new()),
+            }));
+        }
+        place_as(&plan, |name| {
+            if eights.iter().any(|eight| eight == name) {
+                1
+            } else {
+                precision.bytes()
+            }
+        })
     }
 
-    /// Makes the weights file of a number format unless it is there, and returns its folder: the model's own, or one below
+    /// The ways to store the weights in a number format that graphs of this model read, whatever the device.
+    ///
+    /// # Errors
+    /// [`Error::Precision`] when none does.
+    pub fn storages(&self, precision: Precision) -> Result<Vec<Storage>, Error> {
+        let sizes = self.info.architecture.description().sizes();
+        let mut all = Vec::new();
+        if GraphKind::Packed.has(precision) {
+            all.push(precision.into());
+        }
+        let can_fuse = match precision {
+            Precision::Fp8 => sizes.can_fuse_eights(),
+            _ => sizes.can_fuse(),
+        };
+        if GraphKind::Fused.has(precision) && can_fuse {
+            all.push(Storage::of(GraphKind::Fused, precision));
+        }
+        if all.is_empty() {
+            let kind = GraphKind::Fused;
+            return Err(Error::Precision { kind, precision });
+        }
+        Ok(all)
+    }
+
+    /// Makes a weights file unless it is there, and returns its folder: the model's own, or one below
     /// `cache` when nothing can be written there.
     ///
     /// # Errors
     /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read or written.
-    pub fn weights_in(&self, precision: Precision, cache: &Path) -> Result<PathBuf, Error> {
-        match precision {
+    pub fn weights_in(&self, storage: impl Into<Storage>, cache: &Path) -> Result<PathBuf, Error> {
+        let storage = storage.into();
+        match storage.precision {
             Precision::Fp32 => Ok(self.folder.clone()),
-            Precision::Fp16 | Precision::Bf16 => narrow::ensure(self, precision, cache),
+            Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => {
+                narrow::ensure(self, storage, cache)
+            }
         }
     }
 
-    /// Builds a graph: the bytes of an ONNX file whose external data is [`Precision::weights_file`].
+    /// Builds a graph: the bytes of an ONNX file whose external data is [`Storage::file`].
     ///
     /// # Errors
     /// [`Error::Layer`] when the model has no such layer, [`Error::Precision`] when there is no such graph in this number
@@ -318,8 +407,9 @@ impl Model {
                 },
             });
         }
-        let tensors = self.tensors(request.precision);
-        let mut builder = Builder::new(&tensors, request.precision);
+        let storage = Storage::of(request.kind, request.precision);
+        let tensors = self.tensors(storage);
+        let mut builder = Builder::new(&tensors, storage);
         description.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

@@ -1,10 +1,12 @@
-//! The weights file in 16 bits, made from `weights.bin`: the same tensors in the same order, each at a multiple of
-//! [`crate::weights::ALIGNMENT`], then a line with the hash of the file that it was made from.
+//! The weights file in 16 bits, and in 8 where a number format has them, made from `weights.bin`: the same tensors in the same order, each at a multiple of
+//! [`crate::weights::ALIGNMENT`], then a line with the hash of the file that it was made from. Where norms are folded
+//! ([`crate::folding`]), biases that only come about by it stand behind the others.
 //!
 //! It appears whole or not at all. Of several processes that need it at once, one makes it and the others wait.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,8 +14,10 @@ use std::thread;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::eight;
 use crate::error::Error;
-use crate::model::{Model, Precision, TensorInfo, WEIGHTS_FILE};
+use crate::folding::{Bias, Dense, Folds, GAIN, Term};
+use crate::model::{Model, Precision, Storage, TensorInfo, WEIGHTS_FILE};
 
 /// Numbers that are converted at a time.
 const PIECE: usize = 1 << 18;
@@ -32,9 +36,9 @@ fn end(tensors: &[TensorInfo]) -> u64 {
 }
 
 /// Whether a file is there, whole, and made from the model's weights.
-fn is_whole(path: &Path, model: &Model, precision: Precision) -> bool {
+fn is_whole(path: &Path, model: &Model, storage: Storage) -> bool {
     let mark = mark(model);
-    let end = end(&model.tensors(precision));
+    let end = end(&model.tensors(storage));
     let read = || {
         let mut file = File::open(path).ok()?;
         file.seek(SeekFrom::Start(end)).ok()?;
@@ -52,18 +56,18 @@ fn is_whole(path: &Path, model: &Model, precision: Precision) -> bool {
 ///
 /// # Errors
 /// See [`Model::weights_in`].
-pub(crate) fn ensure(model: &Model, precision: Precision, cache: &Path) -> Result<PathBuf, Error> {
+pub(crate) fn ensure(model: &Model, storage: Storage, cache: &Path) -> Result<PathBuf, Error> {
     let own = model.folder().to_path_buf();
     let other = cache.join("weights").join(&model.info().weights_sha256);
     for folder in [&own, &other] {
-        if is_whole(&folder.join(precision.weights_file()), model, precision) {
+        if is_whole(&folder.join(storage.file()), model, storage) {
             return Ok(folder.clone());
         }
     }
-    match make(&own, model, precision) {
+    match make(&own, model, storage) {
         Err(Error::Io { source, .. }) if refused(source.kind()) => {
             fs::create_dir_all(&other).map_err(Error::io(&other, "create"))?;
-            make(&other, model, precision)?;
+            make(&other, model, storage)?;
             Ok(other)
         }
         made => made.map(|()| own),
@@ -82,8 +86,8 @@ fn refused(kind: ErrorKind) -> bool {
 }
 
 /// Makes the file in a folder, unless another process does so first.
-fn make(folder: &Path, model: &Model, precision: Precision) -> Result<(), Error> {
-    let lock = folder.join(format!(".{}.lock", precision.weights_file()));
+fn make(folder: &Path, model: &Model, storage: Storage) -> Result<(), Error> {
+    let lock = folder.join(format!(".{}.lock", storage.file()));
     let lock = OpenOptions::new()
         .create(true)
         .append(true)
@@ -91,10 +95,10 @@ fn make(folder: &Path, model: &Model, precision: Precision) -> Result<(), Error>
         .map_err(Error::io(&lock, "create"))?;
     // A file system without locks goes without: then both make it, and the last rename loses nothing.
     let _ = lock.lock();
-    if is_whole(&folder.join(precision.weights_file()), model, precision) {
+    if is_whole(&folder.join(storage.file()), model, storage) {
         return Ok(());
     }
-    write(model.folder(), folder, model, precision)
+    write(model.folder(), folder, model, storage)
 }
 
 /// Converts `weights.bin` of one folder into another.
@@ -102,10 +106,10 @@ pub(crate) fn write(
     from: &Path,
     folder: &Path,
     model: &Model,
-    precision: Precision,
+    storage: Storage,
 ) -> Result<(), Error> {
     let source = from.join(WEIGHTS_FILE);
-    let target = folder.join(precision.weights_file());
+    let target = folder.join(storage.file());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".weights-");
     #[cfg(unix)]
@@ -117,33 +121,43 @@ pub(crate) fn write(
     let mut temporary = builder
         .tempfile_in(folder)
         .map_err(Error::io(folder, "write into"))?;
-    let narrowed = model.tensors(precision);
+    let narrowed = model.tensors(storage);
     let end = end(&narrowed);
     temporary
         .as_file()
         .set_len(end)
         .map_err(Error::io(&target, "write"))?;
-    let pairs: Vec<_> = model.info().tensors.iter().zip(&narrowed).collect();
+    let folds = if storage.folded {
+        model.architecture().description().folds()
+    } else {
+        Folds::default()
+    };
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), Error> {
-        let mut converter = Converter {
-            input: File::open(&source).map_err(Error::io(&source, "read"))?,
-            output: OpenOptions::new()
-                .write(true)
-                .open(temporary.path())
-                .map_err(Error::io(&target, "write"))?,
-            source: &source,
-            target: &target,
-            precision,
+        let mut wide = Wide {
+            file: File::open(&source).map_err(Error::io(&source, "read"))?,
+            path: &source,
+            table: &model.info().tensors,
             bytes: Vec::new(),
-            wide: Vec::new(),
-            narrow: Vec::new(),
         };
-        while let Some((wide, narrow)) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open(temporary.path())
+            .map_err(Error::io(&target, "write"))?;
+        while let Some(tensor) = narrowed.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut narrow = Narrow {
+                file: &mut file,
+                path: &target,
+                source: &source,
+                tensor,
+                precision: storage.precision,
+                numbers: Vec::new(),
+                bytes: Vec::new(),
+            };
             // The others need not go on.
-            converter
-                .tensor(wide, narrow)
-                .inspect_err(|_| next.store(pairs.len(), Ordering::Relaxed))?;
+            narrow
+                .make(&mut wide, &folds)
+                .inspect_err(|_| next.store(narrowed.len(), Ordering::Relaxed))?;
         }
         Ok(())
     };
@@ -170,79 +184,244 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Converts tensors, a piece at a time.
-struct Converter<'paths> {
-    input: File,
-    output: File,
-    source: &'paths Path,
-    target: &'paths Path,
-    precision: Precision,
+/// `weights.bin`.
+struct Wide<'paths> {
+    file: File,
+    path: &'paths Path,
+    table: &'paths [TensorInfo],
     bytes: Vec<u8>,
-    wide: Vec<f32>,
-    narrow: Vec<u16>,
 }
 
-impl Converter<'_> {
-    fn tensor(&mut self, wide: &TensorInfo, narrow: &TensorInfo) -> Result<(), Error> {
-        self.input
-            .seek(SeekFrom::Start(wide.offset))
-            .map_err(Error::io(self.source, "read"))?;
-        self.output
-            .seek(SeekFrom::Start(narrow.offset))
-            .map_err(Error::io(self.target, "write"))?;
-        let mut left = usize::try_from(wide.bytes / 4).expect("the file was found to be this long");
+impl<'paths> Wide<'paths> {
+    fn find(&self, name: &str) -> Option<&'paths TensorInfo> {
+        self.table.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// A tensor's numbers, rows of `width`, some whole rows at a time.
+    fn rows(
+        &mut self,
+        name: &str,
+        range: Range<usize>,
+        mut each: impl FnMut(&mut [f32], usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let tensor = self
+            .find(name)
+            .expect("the table was checked against the architecture's own list");
+        let width = match tensor.shape[..] {
+            [_, width] => width.max(1),
+            _ => 1,
+        };
+        let failed = Error::io(self.path, "read");
+        let start = SeekFrom::Start(tensor.offset + 4 * (range.start * width) as u64);
+        let path = self.path;
+        self.file.seek(start).map_err(failed)?;
+        let mut numbers = Vec::new();
+        let mut left = range.len();
         while left > 0 {
-            let count = left.min(PIECE);
-            self.bytes.resize(4 * count, 0);
-            self.input
+            let rows = left.min((PIECE / width).max(1));
+            self.bytes.resize(4 * rows * width, 0);
+            self.file
                 .read_exact(&mut self.bytes)
-                .map_err(Error::io(self.source, "read"))?;
-            self.wide.clear();
-            self.wide.extend(
-                self.bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|bytes| f32::from_le_bytes(*bytes)),
-            );
-            self.convert(&wide.name)?;
-            self.bytes.clear();
-            self.bytes
-                .extend(self.narrow.iter().flat_map(|bits| bits.to_le_bytes()));
-            self.output
-                .write_all(&self.bytes)
-                .map_err(Error::io(self.target, "write"))?;
-            left -= count;
+                .map_err(Error::io(path, "read"))?;
+            numbers.clear();
+            let (words, _) = self.bytes.as_chunks();
+            numbers.extend(words.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+            each(&mut numbers, width)?;
+            left -= rows;
         }
         Ok(())
     }
 
-    fn convert(&mut self, name: &str) -> Result<(), Error> {
+    /// How many rows a tensor has; a vector has as many as numbers.
+    fn count(&self, name: &str) -> Option<usize> {
+        self.find(name)
+            .map(|tensor| tensor.shape.first().copied().unwrap_or(1))
+    }
+
+    /// A vector of the file.
+    fn vector(&mut self, name: &str) -> Result<Vec<f32>, Error> {
+        let length = self.count(name).unwrap_or_default();
+        let mut vector = Vec::new();
+        self.rows(name, 0..length, |numbers, _| {
+            vector.extend_from_slice(numbers);
+            Ok(())
+        })?;
+        Ok(vector)
+    }
+
+    /// Rows of a matrix times a vector, in f64.
+    fn product(
+        &mut self,
+        matrix: &str,
+        rows: Range<usize>,
+        vector: &[f64],
+    ) -> Result<Vec<f64>, Error> {
+        let mut product = Vec::new();
+        self.rows(matrix, rows, |numbers, width| {
+            product.extend(numbers.chunks_exact(width).map(|row| {
+                let terms = row.iter().zip(vector);
+                terms.map(|(a, b)| f64::from(*a) * b).sum::<f64>()
+            }));
+            Ok(())
+        })?;
+        Ok(product)
+    }
+
+    /// What is added to a bias.
+    fn term(&mut self, term: &Term) -> Result<Vec<f64>, Error> {
+        let product = |wide: &mut Self, dense: &Dense, rows: &Range<usize>| {
+            let beta = wide.vector(&format!("{}.bias", dense.norm))?;
+            let beta: Vec<f64> = beta.into_iter().map(f64::from).collect();
+            wide.product(&dense.weight, rows.clone(), &beta)
+        };
+        match term {
+            Term::Norm(norm) => {
+                let beta = self.vector(&format!("{norm}.bias"))?;
+                Ok(beta.into_iter().map(f64::from).collect())
+            }
+            Term::Product(dense, rows) => product(self, dense, rows),
+            Term::Through(weight, dense, rows) => {
+                let inner = product(self, dense, rows)?;
+                let rows = self.count(weight).unwrap_or_default();
+                self.product(weight, 0..rows, &inner)
+            }
+        }
+    }
+}
+
+/// A tensor of the file that is made.
+struct Narrow<'paths> {
+    file: &'paths mut File,
+    path: &'paths Path,
+    source: &'paths Path,
+    tensor: &'paths TensorInfo,
+    precision: Precision,
+    numbers: Vec<u16>,
+    bytes: Vec<u8>,
+}
+
+impl Narrow<'_> {
+    fn make(&mut self, wide: &mut Wide, folds: &Folds) -> Result<(), Error> {
+        let name = &self.tensor.name;
+        self.file
+            .seek(SeekFrom::Start(self.tensor.offset))
+            .map_err(Error::io(self.path, "write"))?;
+        if let Some(bias) = folds.bias(name) {
+            return self.bias(wide, bias);
+        }
+        let gamma = match folds.norm_before(name) {
+            Some(norm) => Some(wide.vector(&format!("{norm}.weight"))?),
+            None => None,
+        };
+        let eight = self.precision == Precision::Fp8 && folds.feed_forward.contains(name);
+        let rows = wide.count(name).unwrap_or_default();
+        wide.rows(name, 0..rows, |numbers, width| {
+            if let Some(gamma) = &gamma {
+                let rows = numbers.chunks_exact_mut(width);
+                rows.for_each(|row| fold(row, gamma));
+            }
+            if !eight {
+                return self.put(numbers);
+            }
+            let scale = if gamma.is_some() {
+                GAIN * eight::WEIGHT_SCALE
+            } else {
+                // What comes in was handed on in 8 bits, too.
+                for sixteen in numbers.as_chunks_mut().0 {
+                    let before: [f32; 16] = *sixteen;
+                    *sixteen = eight::ORDER.map(|at| before[at]);
+                }
+                eight::WEIGHT_SCALE
+            };
+            self.put_eights(numbers, scale)
+        })
+    }
+
+    /// A bias, and what is added to it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to f32 is what is wanted"
+    )]
+    fn bias(&mut self, wide: &mut Wide, bias: &Bias) -> Result<(), Error> {
+        let mut sum = vec![0.0; bias.length];
+        if wide.count(&bias.name).is_some() {
+            let own = wide.vector(&bias.name)?;
+            sum = own.into_iter().map(f64::from).collect();
+        }
+        for term in &bias.terms {
+            let term = wide.term(term)?;
+            sum.iter_mut()
+                .zip(term)
+                .for_each(|(sum, term)| *sum += term);
+        }
+        let sum: Vec<f32> = sum.into_iter().map(|sum| sum as f32).collect();
+        self.put(&sum)
+    }
+
+    /// Converts and writes numbers behind those before.
+    fn put(&mut self, numbers: &[f32]) -> Result<(), Error> {
         use half::slice::HalfBitsSliceExt;
         let largest = match self.precision {
             Precision::Fp32 => f32::MAX,
-            Precision::Fp16 => f16::MAX.to_f32(),
+            Precision::Fp16 | Precision::Fp8 => f16::MAX.to_f32(),
             Precision::Bf16 => bf16::MAX.to_f32(),
         };
-        if let Some(&value) = self.wide.iter().find(|value| value.abs() > largest) {
-            return Err(Error::Overflow {
-                path: self.source.to_path_buf(),
-                tensor: name.to_owned(),
-                value,
-                precision: self.precision,
-            });
-        }
-        self.narrow.resize(self.wide.len(), 0);
+        self.check(numbers, largest)?;
+        self.numbers.resize(numbers.len(), 0);
         match self.precision {
             Precision::Bf16 => self
-                .narrow
+                .numbers
                 .reinterpret_cast_mut::<bf16>()
-                .convert_from_f32_slice(&self.wide),
-            Precision::Fp16 | Precision::Fp32 => self
-                .narrow
+                .convert_from_f32_slice(numbers),
+            Precision::Fp16 | Precision::Fp8 | Precision::Fp32 => self
+                .numbers
                 .reinterpret_cast_mut::<f16>()
-                .convert_from_f32_slice(&self.wide),
+                .convert_from_f32_slice(numbers),
         }
-        Ok(())
+        self.bytes.clear();
+        let bits = self.numbers.iter();
+        self.bytes.extend(bits.flat_map(|bits| bits.to_le_bytes()));
+        self.write()
+    }
+
+    /// The same in 8 bits, `scale` times larger.
+    fn put_eights(&mut self, numbers: &[f32], scale: f32) -> Result<(), Error> {
+        self.check(numbers, eight::MOST / scale)?;
+        self.bytes.clear();
+        let eights = numbers.iter().map(|number| eight::encode(number * scale));
+        self.bytes.extend(eights);
+        self.write()
+    }
+
+    fn check(&self, numbers: &[f32], largest: f32) -> Result<(), Error> {
+        match numbers.iter().find(|value| value.abs() > largest) {
+            Some(&value) => Err(Error::Overflow {
+                path: self.source.to_path_buf(),
+                tensor: self.tensor.name.clone(),
+                value,
+                precision: self.precision,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        self.file
+            .write_all(&self.bytes)
+            .map_err(Error::io(self.path, "write"))
+    }
+}
+
+/// A row of a dense layer's weight with the weights of the norm before it, less its mean, and smaller.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is what is wanted"
+)]
+fn fold(row: &mut [f32], gamma: &[f32]) {
+    let product = |(weight, gamma): (&f32, &f32)| f64::from(*weight) * f64::from(*gamma);
+    let sum: f64 = row.iter().zip(gamma).map(product).sum();
+    let mean = sum / row.len() as f64;
+    for (weight, gamma) in row.iter_mut().zip(gamma) {
+        *weight = ((product((weight, gamma)) - mean) / f64::from(GAIN)) as f32;
     }
 }

@@ -7,6 +7,8 @@ use prost::{Message, Oneof};
 pub enum ElementType {
     /// 32-bit floats.
     Float = 1,
+    /// Bytes: 8-bit floats in the operators of the domain `seqembed`.
+    Uint8 = 2,
     /// 32-bit integers.
     Int32 = 6,
     /// 64-bit integers.

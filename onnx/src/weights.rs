@@ -154,16 +154,16 @@ pub trait Weights {
 /// Where each tensor will stand.
 #[must_use]
 pub fn place(plan: &[Planned]) -> Vec<TensorInfo> {
-    place_as(plan, Precision::Fp32)
+    place_as(plan, |_| Precision::Fp32.bytes())
 }
 
-/// Where each tensor will stand in the file of a number format.
+/// Where each tensor will stand in a file whose numbers have so many bytes, by the tensor's name.
 #[must_use]
-pub fn place_as(plan: &[Planned], precision: Precision) -> Vec<TensorInfo> {
+pub fn place_as(plan: &[Planned], bytes: impl Fn(&str) -> u64) -> Vec<TensorInfo> {
     let mut end = 0_u64;
     plan.iter()
         .map(|planned| {
-            let bytes = precision.bytes()
+            let bytes = bytes(&planned.name)
                 * planned
                     .shape
                     .iter()

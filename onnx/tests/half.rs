@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use seqembed_onnx::{
-    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, export,
+    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, Storage, export,
 };
 
 /// Runs Python; a failed assertion in the script fails the test.
@@ -221,5 +221,45 @@ fn plain_graphs_compute_what_padded_ones_do() {
             .into();
         arguments.extend(graphs.iter().map(|path| path.to_str().unwrap()));
         python(&arguments);
+    }
+}
+
+/// Layer norms are folded into the weights there: what the graph and the file say together is what the padded graph computes.
+#[test]
+fn fused_graphs_compute_what_padded_ones_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = repository().join("onnx/reference/fused.py");
+    for checkpoint in [
+        ESM2,
+        "esm2/widths/head24-bf16",
+        "esm2/widths/esm2_head64-f16.pt",
+        "dna/dnabert2",
+        "dna/dnabert2-6-heads",
+        "dna/dnabert-3",
+    ] {
+        let target = folder.path().join(checkpoint);
+        let model = exported(checkpoint, &target, None);
+        let last = model.architecture().layers();
+        for (precision, least) in [(Precision::Fp16, "0.9999"), (Precision::Fp8, "0.998")] {
+            if precision == Precision::Fp8 && !checkpoint.starts_with("esm2") {
+                continue;
+            }
+            let request = GraphRequest {
+                kind: GraphKind::Fused,
+                precision,
+                layer: last,
+                outputs: vec![Output::Mean, Output::Max, Output::Tokens],
+            };
+            let storage = Storage::of(request.kind, request.precision);
+            assert_eq!(model.weights_in(storage, folder.path()).unwrap(), target);
+            let path = target.join("fused.onnx");
+            fs::write(&path, model.graph(&request).unwrap()).unwrap();
+            python(&[
+                script.to_str().unwrap(),
+                target.to_str().unwrap(),
+                least,
+                path.to_str().unwrap(),
+            ]);
+        }
     }
 }

@@ -11,8 +11,8 @@ use std::path::Path;
 use prost::Message;
 use seqembed_onnx::proto::{ModelProto, OperatorSetIdProto, ValueInfoProto};
 use seqembed_onnx::{
-    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, export, export_random,
-    known_model, known_models,
+    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, Storage, export,
+    export_random, known_model, known_models,
 };
 
 use support::LAYERS;
@@ -266,7 +266,8 @@ fn check(graph: &ModelProto, model: &Model, request: &GraphRequest) {
         request.precision.bytes(),
         request.precision.element() as i32,
     );
-    let table = model.tensors(request.precision);
+    let storage = Storage::of(request.kind, request.precision);
+    let table = model.tensors(storage);
     let end = table
         .last()
         .map(|tensor| tensor.offset + tensor.bytes)
@@ -292,7 +293,7 @@ fn check(graph: &ModelProto, model: &Model, request: &GraphRequest) {
                 entry("offset").parse().unwrap(),
                 entry("length").parse().unwrap(),
             );
-            assert_eq!(entry("location"), request.precision.weights_file());
+            assert_eq!(entry("location"), storage.file());
             assert_eq!(tensor.data_type(), element, "{}", tensor.name());
             // Query and key are rows within a tensor, and need not begin a page.
             let whole = table.iter().any(|whole| whole.name == tensor.name());

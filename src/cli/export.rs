@@ -37,7 +37,7 @@ pub struct ExportArgs {
     pub seed: u64,
 }
 
-/// Takes `fp32`, `fp16` and `bf16`.
+/// Takes `fp32`, `fp16`, `bf16` and `fp8`.
 pub(super) fn precision_parser() -> impl TypedValueParser<Value = Precision> {
     PossibleValuesParser::new(Precision::ALL.map(Precision::name)).map(|name| {
         Precision::of_name(&name).expect("only the names of formats are possible values")

@@ -66,7 +66,10 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
         folder
     } else {
         let folder = models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?;
-        Model::open(&folder)?.weights_in(args.precision, &models::cache())?;
+        let model = Model::open(&folder)?;
+        for storage in model.storages(args.precision)? {
+            model.weights_in(storage, &models::cache())?;
+        }
         folder
     };
     writeln!(std::io::stdout().lock(), "{}", folder.display())?;

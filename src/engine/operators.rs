@@ -46,7 +46,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
 /// # Errors
 /// When ONNX Runtime refuses the operators.
 pub fn announce(environment: &Environment) -> ort::Result<()> {
-    let mut graph = Builder::new(&[], Precision::Fp32);
+    let mut graph = Builder::new(&[], Precision::Fp32.into());
     let element = graph.element();
     let input = graph.input("x", element, &[fixed(1)]);
     let same = graph.op("Identity", &[&input], &[]);

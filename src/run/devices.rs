@@ -217,13 +217,20 @@ pub fn check_precision(
     let Some((gpu, _)) = &place.gpu else {
         return match precision {
             Precision::Auto | Precision::Fp32 => Ok(()),
-            Precision::Fp16 | Precision::Bf16 => Err(
-                "half precision needs a GPU (--device cuda); leave `precision` out, or choose fp32"
-                    .to_owned(),
-            ),
+            Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => Err(format!(
+                "{precision} needs a GPU (--device cuda); leave `precision` out, or choose fp32"
+            )),
         };
     };
     match precision {
+        Precision::Fp8 if kernels == Kernels::Portable => Err(
+            "ONNX Runtime has no fp8 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
+                .to_owned(),
+        ),
+        Precision::Fp8 if gpu.capability != (9, 0) => Err(format!(
+            "it needs compute capability 9.0 (H100, H200), and this GPU has {}.{}; choose fp16",
+            gpu.capability.0, gpu.capability.1
+        )),
         Precision::Bf16 if kernels == Kernels::Portable => Err(
             "ONNX Runtime has no bf16 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
                 .to_owned(),
@@ -232,6 +239,10 @@ pub fn check_precision(
             "it needs compute capability 8.0 or more, such as an A100, and this GPU has {}.{}; choose fp16",
             gpu.capability.0, gpu.capability.1
         )),
-        Precision::Auto | Precision::Fp32 | Precision::Fp16 | Precision::Bf16 => Ok(()),
+        Precision::Auto
+        | Precision::Fp32
+        | Precision::Fp16
+        | Precision::Bf16
+        | Precision::Fp8 => Ok(()),
     }
 }

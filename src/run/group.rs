@@ -14,7 +14,7 @@ use super::chunker::{Chunker, Limits};
 use super::collect::{Collector, output_path};
 use super::devices::{self, Place};
 use super::flow::{self, Flow};
-use super::load::{Loader, Program, Runtime, Wanted};
+use super::load::{self, Loader, Program, Runtime, Wanted};
 use super::repeats::Repeats;
 use super::resume::Journaled;
 use super::slot::Slot;
@@ -84,12 +84,13 @@ impl Opened {
     pub(crate) fn precision(
         &self,
         asked: Precision,
-        gpu: bool,
+        device: Device,
+        kernels: Kernels,
         say: &dyn Fn(&str),
     ) -> Result<Precision, RunError> {
-        let precision = asked.on(gpu);
+        let precision = asked.on(device != Device::Cpu);
         if (asked, precision) == (Precision::Auto, Precision::Fp16) {
-            let half = seqembed_onnx::Precision::Fp16;
+            let half = load::half_storage(&self.model, device, kernels);
             match self.model.weights_in(half, &models::cache()) {
                 Err(error @ seqembed_onnx::Error::Overflow { .. }) => {
                     say(&format!("fp32 is used: {error}"));
@@ -157,8 +158,12 @@ pub(super) fn group(
                 })
             })?;
         }
-        let gpu = places.iter().any(|place| place.gpu.is_some());
-        let precision = opened.precision(job.settings.precision, gpu, say)?;
+        let precision = opened.precision(
+            job.settings.precision,
+            places[0].device,
+            options.kernels,
+            say,
+        )?;
         let folder = opened.model.folder();
         let known = groups.iter().position(|group| {
             !options.reload_per_file

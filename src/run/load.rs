@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ort::environment::{Environment, EnvironmentBuilder};
-use seqembed_onnx::{GraphKind, GraphRequest, Model, Output};
+use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage};
 
 use super::RunError;
 use super::devices::Place;
@@ -143,7 +143,7 @@ impl Wanted<'_> {
             }
             (Device::Cuda(_), _) => (GraphKind::Plain, None),
         };
-        let half = device != Device::Cpu && precision == Precision::Fp16;
+        let half = device != Device::Cpu && matches!(precision, Precision::Fp16 | Precision::Fp8);
         let outputs = self.outputs.iter().map(|reduce| match reduce {
             Reduce::Mean => Output::Mean,
             Reduce::Max => Output::Max,
@@ -161,7 +161,9 @@ impl Wanted<'_> {
         Ok(Program {
             device,
             precision,
-            folder: self.model.weights_in(numbers, &models::cache())?,
+            folder: self
+                .model
+                .weights_in(Storage::of(kind, numbers), &models::cache())?,
             graph: self.model.graph(&request)?,
             kind,
             kernels,
@@ -189,12 +191,29 @@ impl Wanted<'_> {
     }
 }
 
+/// How the weights stand that a device reads in 16 bits, as far as can be told before kernels are loaded.
+#[must_use]
+pub fn half_storage(model: &Model, device: Device, kernels: Kernels) -> Storage {
+    let sizes = model.architecture().description().sizes();
+    let fused = match device {
+        Device::Cuda(number) if kernels == Kernels::Auto => {
+            GpuKernels::can_fuse(&sizes, cuda_number(number)).unwrap_or(false)
+        }
+        Device::Cuda(_) | Device::Cpu => false,
+    };
+    Storage {
+        precision: seqembed_onnx::Precision::Fp16,
+        folded: fused,
+    }
+}
+
 /// The numbers of the weights and between the layers.
 fn stored(precision: Precision) -> seqembed_onnx::Precision {
     match precision {
         Precision::Auto | Precision::Fp32 => seqembed_onnx::Precision::Fp32,
         Precision::Fp16 => seqembed_onnx::Precision::Fp16,
         Precision::Bf16 => seqembed_onnx::Precision::Bf16,
+        Precision::Fp8 => seqembed_onnx::Precision::Fp8,
     }
 }
 

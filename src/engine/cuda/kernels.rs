@@ -10,7 +10,7 @@ use cudarc::driver::result as driver;
 use cudarc::driver::sys;
 use rayon::prelude::*;
 use seqembed_onnx::esm2::rotary_frequencies;
-use seqembed_onnx::{Precision, Sizes};
+use seqembed_onnx::{Precision, Sizes, eight};
 
 use super::compile::{CompileError, machine_code};
 
@@ -20,13 +20,15 @@ const ROWS: &str = include_str!("../../../onnx/kernels/rows.cu");
 const DENSE: &str = include_str!("../../../onnx/kernels/dense_sm90.cu");
 const ATTENTION_SM90: &str = include_str!("../../../onnx/kernels/attention_sm90.cu");
 
-/// Rows, columns and depth of a block's tile in `dense_sm90.cu`.
-const TILE: [u32; 3] = [128, 256, 64];
-/// Shared memory of a block there: four stages of both tiles, two staging buffers, barriers, biases, and room to align.
-const DENSE_SHARED: u32 = 4 * 2 * 64 * (128 + 256) + 2 * 8192 + 64 + 1024 + 1024;
+/// Rows and columns of a block's tile in `dense_sm90.cu`.
+const TILE: [u32; 2] = [128, 256];
+/// Shared memory of a block there: four stages of both tiles, two staging buffers for each warpgroup, barriers, and two vectors of a
+/// tile's columns for each warpgroup.
+const DENSE_SHARED: u32 = 4 * 2 * 64 * (128 + 256) + 4 * 8192 + (2 * 4 + 4) * 8 + 2 * 2 * 512;
 
-/// Shared memory of a block of `attention_sm90.cu`: two tiles of queries, a ring of three of keys and values, and as above.
-const ATTENTION_SHARED: u32 = (2 + 3 * 2) * 64 * 64 * 2 + 64 + 1024;
+/// Shared memory of a block of `attention_sm90.cu`, for each of two teams: two times two tiles of queries, a ring of four of keys and
+/// values, barriers, and two tasks.
+const ATTENTION_SHARED: u32 = 2 * ((2 * 2 + 4 * 2) * 64 * 64 * 2 + (2 * 4 + 2 * 2) * 8 + 2 * 16);
 
 /// Why there are no kernels for a model on a device.
 #[derive(Debug, thiserror::Error)]
@@ -59,17 +61,74 @@ struct Function {
     shared: u32,
 }
 
-/// What follows a dense layer on its way out.
+/// What stands around a dense layer and is done on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
-    /// Nothing.
-    None,
-    /// Bias and GELU.
-    Gelu,
-    /// The first half of the columns, through GELU, times the second half.
-    Geglu,
-    /// Bias and rotary positions of queries and keys.
-    Rotary,
+    /// The layer norm before it.
+    Norm,
+    /// That, bias and GELU.
+    NormGelu,
+    /// That, bias, and the first half of the columns, through GELU, times the second half.
+    NormGeglu,
+    /// That, and bias and rotary positions of queries and keys.
+    NormRotary,
+    /// Bias and residual.
+    Residual,
+    /// Bias and the layer norm of the residual.
+    ResidualNorm,
+}
+
+impl Epilogue {
+    /// Its name in `dense_sm90.cu`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Norm => "NORM",
+            Self::NormGelu => "NORM_GELU",
+            Self::NormGeglu => "NORM_GEGLU",
+            Self::NormRotary => "NORM_ROTARY",
+            Self::Residual => "RESIDUAL",
+            Self::ResidualNorm => "RESIDUAL_NORM",
+        }
+    }
+}
+
+/// What a dense layer reads and writes beside its input, weight and output. What its epilogue has no use for is [`NOTHING`].
+#[derive(Clone, Copy)]
+pub struct Around {
+    /// [outputs], gated [2 * outputs], rotary [2 * hidden].
+    pub bias: Device,
+    /// Cosine and sine of all angles, [rows, 32, 2] in 32 bits.
+    pub angles: Device,
+    /// Of the rows that are normed, the input's or the residual's, [rows, parts, 2] in 32 bits.
+    pub moments: Device,
+    /// The residual, [rows, outputs].
+    pub skip: Device,
+    /// The weights of the residual's norm, [outputs].
+    pub gamma: Device,
+    /// Residual: where the moments of the output go, as above.
+    pub sums: Device,
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// Of rows in 8 bits that are normed: what their products are multiplied by, [rows] in 32 bits.
+    pub factors: Device,
+    /// Products are multiplied by it.
+    pub gain: f32,
+}
+
+/// A dense layer's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// What stands around it.
+    pub epilogue: Epilogue,
+    /// Whether inputs and weights are of 8 bits, and what comes out of GELU.
+    pub eight: bool,
+}
+
+impl Layer {
+    /// Whether the output is of 8 bits.
+    fn hands_on_eights(self) -> bool {
+        self.eight && self.epilogue == Epilogue::NormGelu
+    }
 }
 
 /// The kernels of a model, loaded on a device.
@@ -83,11 +142,13 @@ pub struct Kernels {
     positions: Function,
     rotate: Option<Function>,
     rotary_angles: Option<Function>,
+    row_moments: Function,
+    quantize_rows: Option<Function>,
     pool_mean: Function,
     pool_max: Function,
     /// For short sequences, and for long ones.
     attention: [(u32, Function); 2],
-    dense: Vec<(Epilogue, Function)>,
+    dense: Vec<(Layer, Function)>,
     /// For long sequences, where the device and the heads are those that it is for.
     attention_sm90: Option<Function>,
 }
@@ -101,6 +162,9 @@ unsafe impl Sync for Kernels {}
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Device(pub *mut c_void);
+
+/// No memory.
+pub const NOTHING: Device = Device(std::ptr::null_mut());
 
 /// A kernel's argument.
 #[derive(Clone, Copy)]
@@ -116,7 +180,7 @@ enum Argument {
 struct TensorMap(sys::CUtensorMap);
 
 impl Kernels {
-    /// Whether dense layers can be fused on this device with what follows them.
+    /// Whether dense layers can be fused on this device with what stands around them.
     ///
     /// # Errors
     /// When the device can't be asked.
@@ -143,6 +207,11 @@ impl Kernels {
             )));
         }
         let hopper = (major, minor) == (9, 0);
+        if precision == Precision::Fp8 && !(fused && hopper && sizes.can_fuse_eights()) {
+            return Err(KernelError::Unsupported(
+                "there are some for GPUs of compute capability 9.0 (H100, H200) and models of the ESM-2 kind with layers of a multiple of 128 columns alone".to_owned(),
+            ));
+        }
         let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
         let programs = programs(&sizes, precision, fused, hopper && sizes.head() == 64);
         // Each takes a second or more.
@@ -177,12 +246,10 @@ impl Kernels {
             .iter()
             .zip(&modules)
             .filter_map(|(program, &module)| match program.part {
-                Part::Dense(epilogue) => Some((epilogue, module)),
+                Part::Dense(layer) => Some((layer, module)),
                 _ => None,
             })
-            .map(|(epilogue, module)| {
-                Ok((epilogue, function(module, "dense_layer", DENSE_SHARED)?))
-            })
+            .map(|(layer, module)| Ok((layer, function(module, "dense_layer", DENSE_SHARED)?)))
             .collect::<Result<Vec<_>, KernelError>>()?;
         let attention_sm90 = programs
             .iter()
@@ -201,6 +268,10 @@ impl Kernels {
             positions: function(rows, "positions", 0)?,
             rotate: rotary("rotate")?,
             rotary_angles: rotary("rotary_angles")?,
+            row_moments: function(rows, "row_moments", 0)?,
+            quantize_rows: (precision == Precision::Fp8)
+                .then(|| function(rows, "quantize_rows", 0))
+                .transpose()?,
             pool_mean: function(rows, "pool_mean", 0)?,
             pool_max: function(rows, "pool_max", 0)?,
             attention: [attention(0)?, attention(1)?],
@@ -450,17 +521,17 @@ impl Kernels {
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
-        // Where sequences are short, blocks of half as many queries leave fewer of them empty.
-        let short = tokens < 192 * starts.1;
         let width = parts[0].1;
         let together = width == 3 * self.sizes.hidden && parts.iter().all(|part| part.1 == width);
-        if let Some(function) = self.attention_sm90.filter(|_| together && !short) {
+        if let Some(function) = self.attention_sm90.filter(|_| together) {
             let memory = [query_bias, slopes, starts.0, out];
             // SAFETY: the caller's promise.
             return unsafe {
                 self.long_attention(function, stream, parts[0].0, memory, starts.1, tokens)
             };
         }
+        // Where sequences are short, blocks of half as many queries leave fewer of them empty.
+        let short = tokens < 192 * starts.1;
         let (queries, function) = self.attention[usize::from(!short)];
         let [queries_at, keys, values] = parts;
         let arguments = [
@@ -500,24 +571,31 @@ impl Kernels {
         sequences: usize,
         tokens: usize,
     ) -> Result<(), KernelError> {
-        let mut map = tensor_map(qkv, [tokens, 3 * self.sizes.hidden], [64, 64], self.bf16)?;
+        let element = if self.bf16 {
+            Element::Bf16
+        } else {
+            Element::Fp16
+        };
+        let mut map = tensor_map(qkv, [tokens, 3 * self.sizes.hidden], 64, element)?;
         let mut count = as_int(sequences)?;
-        let mut arguments: [*mut c_void; 6] = [
+        let mut places = as_int(tokens / 128 + sequences)?;
+        let mut arguments: [*mut c_void; 7] = [
             (&raw mut map).cast(),
             (&raw mut query_bias).cast(),
             (&raw mut slopes).cast(),
             (&raw mut starts).cast(),
             (&raw mut count).cast(),
+            (&raw mut places).cast(),
             (&raw mut out).cast(),
         ];
-        let blocks = as_int(tokens / 128 + sequences)?.unsigned_abs();
-        let heads = as_int(self.sizes.heads)?.unsigned_abs();
+        let tasks = places.unsigned_abs() * as_int(self.sizes.heads)?.unsigned_abs();
+        let blocks = tasks.div_ceil(2).min(self.processors);
         // SAFETY: the caller's promise; the arguments are those of the kernel.
         unsafe {
             driver::launch_kernel(
                 function.handle,
-                (blocks, heads, 1),
-                (288, 1, 1),
+                (blocks, 1, 1),
+                (640, 1, 1),
                 function.shared,
                 stream.0.cast(),
                 &mut arguments,
@@ -548,7 +626,63 @@ impl Kernels {
         unsafe { launch(function, stream, grid, 256, &arguments) }
     }
 
-    /// `output = input @ weight^T` and what follows, for an input [rows, inputs] and a weight [outputs, inputs] (GEGLU: twice
+    /// The sum and the sum of squares of each row, [rows, parts, 2] in 32 bits.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn row_moments(
+        &self,
+        stream: Device,
+        [x, moments]: [Device; 2],
+        rows: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        let arguments = [Pointer(x), Pointer(moments), int(rows)?];
+        let blocks = rows.div_ceil(8);
+        // SAFETY: the caller's promise.
+        unsafe { launch(self.row_moments, stream, [blocks, 1], 256, &arguments) }
+    }
+
+    /// Rows in 8 bits, [rows, hidden], and what products of them are multiplied by to be those of the normed rows, [rows] in 32 bits.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn quantize_rows(
+        &self,
+        stream: Device,
+        [x, moments, y, factors]: [Device; 4],
+        epsilon: f32,
+        rows: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::{Float, Pointer};
+        let function = self.quantize_rows.ok_or_else(|| {
+            KernelError::Unsupported("kernels for 8 bits were not compiled".to_owned())
+        })?;
+        let arguments = [
+            Pointer(x),
+            Pointer(moments),
+            Pointer(y),
+            Pointer(factors),
+            Float(epsilon),
+            int(rows)?,
+        ];
+        // SAFETY: the caller's promise.
+        unsafe { launch(function, stream, [rows.div_ceil(8), 1], 256, &arguments) }
+    }
+
+    /// In how many parts the moments of a row come: one for each tile of columns.
+    #[must_use]
+    pub fn moment_parts(&self) -> usize {
+        self.sizes.hidden.div_ceil(TILE[1] as usize)
+    }
+
+    /// `output = input @ weight^T` and what stands around it, for an input [rows, inputs] and a weight [outputs, inputs] (gated: twice
     /// as many rows); the output is [rows, outputs].
     ///
     /// # Safety
@@ -559,53 +693,72 @@ impl Kernels {
     pub unsafe fn dense(
         &self,
         stream: Device,
-        epilogue: Epilogue,
+        layer: Layer,
         [input, weight, output]: [Device; 3],
-        mut bias: Device,
-        mut angles: Device,
+        mut around: Around,
         [rows, outputs, inputs]: [usize; 3],
     ) -> Result<(), KernelError> {
         let function = self
             .dense
             .iter()
-            .find(|(known, _)| *known == epilogue)
+            .find(|(known, _)| *known == layer)
             .map(|(_, function)| *function)
             .ok_or_else(|| KernelError::Unsupported("dense layers were not compiled".to_owned()))?;
-        let [tile_rows, tile_columns, depth] = TILE;
-        let weight_rows = match epilogue {
-            Epilogue::Geglu => 2 * outputs,
-            Epilogue::None | Epilogue::Gelu | Epilogue::Rotary => outputs,
+        let [tile_rows, tile_columns] = TILE;
+        let weight_rows = match layer.epilogue {
+            Epilogue::NormGeglu => 2 * outputs,
+            _ => outputs,
         };
-        let bf16 = self.bf16;
+        let own = if self.bf16 {
+            Element::Bf16
+        } else {
+            Element::Fp16
+        };
+        let product = if layer.eight { Element::Fp8 } else { own };
+        let handed_on = if layer.hands_on_eights() {
+            Element::Fp8
+        } else {
+            own
+        };
         // Half of a weight tile each is what the two blocks of a cluster load.
         let mut maps = [
-            tensor_map(input, [rows, inputs], [tile_rows, depth], bf16)?,
+            tensor_map(input, [rows, inputs], tile_rows, product)?,
+            tensor_map(weight, [weight_rows, inputs], tile_columns / 2, product)?,
+            tensor_map(output, [rows, outputs], tile_rows / 2, handed_on)?,
+            // Where nothing is added, no residual is read: any matrix will do.
             tensor_map(
-                weight,
-                [weight_rows, inputs],
-                [tile_columns / 2, depth],
-                bf16,
+                if around.skip.0.is_null() {
+                    output
+                } else {
+                    around.skip
+                },
+                [rows, outputs],
+                tile_rows / 2,
+                own,
             )?,
-            tensor_map(output, [rows, outputs], [tile_rows / 2, 64], bf16)?,
         ];
-        let turning = if epilogue == Epilogue::Rotary {
-            2 * self.sizes.hidden
-        } else {
-            0
+        let mut turning = match layer.epilogue {
+            Epilogue::NormRotary => as_int(2 * self.sizes.hidden)?,
+            _ => 0,
         };
-        let mut numbers = [turning, rows, outputs, inputs]
-            .into_iter()
-            .map(as_int)
-            .collect::<Result<Vec<i32>, _>>()?;
-        let mut arguments: Vec<*mut c_void> = maps
-            .iter_mut()
-            .map(|map| (&raw mut *map).cast())
-            .chain([(&raw mut bias).cast(), (&raw mut angles).cast()])
-            .collect();
+        let mut sizes = [as_int(rows)?, as_int(outputs)?, as_int(inputs)?];
+        let mut arguments: Vec<*mut c_void> =
+            maps.iter_mut().map(|map| (&raw mut *map).cast()).collect();
+        arguments.extend([
+            (&raw mut around.bias).cast(),
+            (&raw mut around.angles).cast(),
+            (&raw mut around.moments).cast(),
+            (&raw mut around.factors).cast(),
+            (&raw mut around.gamma).cast(),
+            (&raw mut around.sums).cast(),
+            (&raw mut turning).cast(),
+            (&raw mut around.epsilon).cast(),
+            (&raw mut around.gain).cast::<c_void>(),
+        ]);
         arguments.extend(
-            numbers
+            sizes
                 .iter_mut()
-                .map(|number| (&raw mut *number).cast::<c_void>()),
+                .map(|size| (&raw mut *size).cast::<c_void>()),
         );
         let blocks = self.processors / 2 * 2;
         // SAFETY: the caller's promise; the arguments are those of the kernel.
@@ -633,7 +786,7 @@ enum Part {
     Rows,
     Attention,
     AttentionSm90,
-    Dense(Epilogue),
+    Dense(Layer),
 }
 
 /// A source to compile.
@@ -671,6 +824,9 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool, long: bool) -> Vec
         rows.source.push_str("};\n");
         rows.options.push("-DROTARY".to_owned());
     }
+    if precision == Precision::Fp8 {
+        rows.options.extend(eights());
+    }
     rows.source.push_str(ROWS);
     let mut programs = vec![rows];
     for groups in [1, 2] {
@@ -695,28 +851,68 @@ fn programs(sizes: &Sizes, precision: Precision, fused: bool, long: bool) -> Vec
         });
     }
     if fused {
-        // How many units of an epilogue go out in two steps: as few as the shortest product leaves room for.
-        let each = match sizes.hidden.min(sizes.intermediate) {
-            2048.. => 1,
-            1024..2048 => 2,
-            _ => 4,
-        };
-        let mut wanted = vec![(Epilogue::None, "PLAIN", each)];
-        wanted.push(if sizes.gated {
-            (Epilogue::Geglu, "GEGLU", (each / 2).max(1))
+        let layer = |epilogue, eight| Layer { epilogue, eight };
+        let up = if sizes.gated {
+            Epilogue::NormGeglu
         } else {
-            (Epilogue::Gelu, "GELU", each)
-        });
-        if sizes.can_fuse_rotary() {
-            wanted.push((Epilogue::Rotary, "ROTARY", each));
+            Epilogue::NormGelu
+        };
+        let residual = if sizes.post_norm {
+            Epilogue::ResidualNorm
+        } else {
+            Epilogue::Residual
+        };
+        let qkv = if sizes.can_fuse_rotary() {
+            Epilogue::NormRotary
+        } else {
+            Epilogue::Norm
+        };
+        let eight = precision == Precision::Fp8;
+        let mut wanted = vec![layer(qkv, false), layer(residual, false), layer(up, eight)];
+        if eight {
+            wanted.push(layer(residual, true));
         }
-        programs.extend(wanted.into_iter().map(|(epilogue, name, each)| Program {
-            source: format!("{NUMBERS}{DENSE}\nDENSE(dense_layer, {name}, {each})\n"),
-            options: base.clone(),
-            part: Part::Dense(epilogue),
+        programs.extend(wanted.into_iter().map(|layer| {
+            let mut options = base.clone();
+            options.push(define("HIDDEN", sizes.hidden));
+            if layer.eight {
+                options.extend(eights());
+            }
+            Program {
+                source: format!(
+                    "{NUMBERS}{DENSE}\nDENSE(dense_layer, {}, {})\n",
+                    layer.epilogue.name(),
+                    units(sizes, layer)
+                ),
+                options,
+                part: Part::Dense(layer),
+            }
         }));
     }
     programs
+}
+
+/// What kernels for 8 bits are compiled with.
+fn eights() -> [String; 2] {
+    [
+        "-DFP8=1".to_owned(),
+        format!("-DEIGHT_SCALE={:?}f", eight::ACTIVATION_SCALE),
+    ]
+}
+
+/// How many units of an epilogue go out in two steps: as few as the shortest product leaves room for.
+fn units(sizes: &Sizes, layer: Layer) -> usize {
+    let mut units = match sizes.hidden.min(sizes.intermediate) {
+        2048.. => 1,
+        1024..2048 => 2,
+        _ => 4,
+    };
+    if layer.epilogue == Epilogue::NormGeglu {
+        // Half as many columns come out.
+        units = (units / 2).max(1);
+    }
+    // Steps are twice as deep.
+    if layer.eight { 2 * units } else { units }
 }
 
 /// Whether the kernels are for a model like this.
@@ -805,24 +1001,33 @@ fn function(module: sys::CUmodule, name: &str, shared: u32) -> Result<Function, 
     Ok(Function { handle, shared })
 }
 
+/// What a matrix is made of.
+#[derive(Clone, Copy, PartialEq)]
+enum Element {
+    Fp16,
+    Bf16,
+    Fp8,
+}
+
+/// A matrix that is read in boxes of so many rows, of 128 bytes each.
 fn tensor_map(
     memory: Device,
     [rows, columns]: [usize; 2],
-    [box_rows, box_columns]: [u32; 2],
-    bf16: bool,
+    box_rows: u32,
+    element: Element,
 ) -> Result<TensorMap, KernelError> {
     use sys::{
         CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
         CUtensorMapL2promotion, CUtensorMapSwizzle,
     };
-    let element = if bf16 {
-        CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-    } else {
-        CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+    let (element, bytes) = match element {
+        Element::Fp16 => (CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2),
+        Element::Bf16 => (CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
+        Element::Fp8 => (CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8, 1),
     };
     let sizes = [columns as u64, rows as u64];
-    let row_bytes = [2 * columns as u64];
-    let tile = [box_columns, box_rows];
+    let row_bytes = [u64::from(bytes) * columns as u64];
+    let tile = [128 / bytes, box_rows];
     let steps = [1_u32, 1];
     // SAFETY: it is plain data, and is written to before it is used.
     let mut map: TensorMap = unsafe { std::mem::zeroed() };
@@ -908,6 +1113,7 @@ mod tests {
             rotary_base: rotary.then_some(10_000.0),
             alibi: gated,
             gated,
+            post_norm: gated,
         };
         let cache = tempfile::tempdir().expect("a folder");
         for (arch, fused) in [
@@ -926,10 +1132,14 @@ mod tests {
                 sizes(768, 12, false, true),
             ] {
                 let fused = fused && sizes.can_fuse();
-                // The other format differs in how pairs are packed: one model says enough.
-                let both = [Precision::Fp16, Precision::Bf16];
-                let formats = if sizes.hidden == 1_280 { 2 } else { 1 };
-                for precision in both.into_iter().take(formats) {
+                // The other formats differ in how numbers are packed: one model says enough.
+                let all = [Precision::Fp16, Precision::Bf16, Precision::Fp8];
+                let formats = match sizes.hidden {
+                    1_280 if fused => 3,
+                    1_280 => 2,
+                    _ => 1,
+                };
+                for precision in all.into_iter().take(formats) {
                     check(&sizes, precision).expect("sizes that there are kernels for");
                     let long = fused && sizes.head() == 64;
                     programs(&sizes, precision, fused, long)

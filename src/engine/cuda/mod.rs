@@ -177,7 +177,7 @@ impl CudaEngine {
             // and RotaryEmbedding wants as many columns as its rows have.
             least_length: match load.precision {
                 Precision::Fp32 => 256,
-                Precision::Fp16 | Precision::Bf16 => 64,
+                Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => 64,
             },
             session,
         })

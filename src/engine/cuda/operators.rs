@@ -1,9 +1,12 @@
 //! The operators of the domain `seqembed` on a GPU: what packed and fused graphs are made of, in 16 bits.
 //!
-//! The same names and shapes as on CPUs (`engine/operators.rs`), and those of fused graphs: `Dense(x, weight)`,
-//! `DenseGelu(x, weight, bias)`, `DenseGeglu(x, weight)`, `DenseRotary(x, weight, bias, angles)`,
-//! `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv, sequence_starts)`. Sizes are those of the model, for which the
-//! kernels were compiled; each operator checks that what it gets has them.
+//! The same names and shapes as on CPUs (`engine/operators.rs`), and those of fused graphs: `NormDense(x, moments, weight)`,
+//! `NormDenseGelu` and `NormDenseGeglu(x, moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`,
+//! `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments, gamma)`, which give the sum and its
+//! moments, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv, sequence_starts)`. With rows
+//! and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a factor of each, `NormDenseGeluFp8(rows, factors,
+//! weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the model, for which the kernels were compiled; each
+//! operator checks that what it gets has them.
 
 use std::ptr;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueRef};
 
-use super::kernels::{Device, Epilogue, KernelError, Kernels};
+use super::kernels::{Around, Device, Epilogue, KernelError, Kernels, Layer, NOTHING};
 
 /// All operators, ready for a session.
 ///
@@ -45,14 +48,20 @@ enum What {
     RotaryAngles,
     PoolMean,
     PoolMax,
-    Dense,
-    DenseGelu,
-    DenseGeglu,
-    DenseRotary,
+    RowMoments,
+    NormDense,
+    NormDenseGelu,
+    NormDenseGeglu,
+    NormDenseRotary,
+    DenseResidual,
+    DenseResidualNorm,
+    QuantizeRows,
+    NormDenseGeluFp8,
+    DenseResidualFp8,
 }
 
 impl What {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 21] = [
         Self::RotaryAttention,
         Self::TurnedAttention,
         Self::AlibiAttention,
@@ -64,10 +73,16 @@ impl What {
         Self::RotaryAngles,
         Self::PoolMean,
         Self::PoolMax,
-        Self::Dense,
-        Self::DenseGelu,
-        Self::DenseGeglu,
-        Self::DenseRotary,
+        Self::RowMoments,
+        Self::NormDense,
+        Self::NormDenseGelu,
+        Self::NormDenseGeglu,
+        Self::NormDenseRotary,
+        Self::DenseResidual,
+        Self::DenseResidualNorm,
+        Self::QuantizeRows,
+        Self::NormDenseGeluFp8,
+        Self::DenseResidualFp8,
     ];
 
     fn name(self) -> &'static str {
@@ -83,11 +98,31 @@ impl What {
             Self::RotaryAngles => "RotaryAngles",
             Self::PoolMean => "PoolMean",
             Self::PoolMax => "PoolMax",
-            Self::Dense => "Dense",
-            Self::DenseGelu => "DenseGelu",
-            Self::DenseGeglu => "DenseGeglu",
-            Self::DenseRotary => "DenseRotary",
+            Self::RowMoments => "RowMoments",
+            Self::NormDense => "NormDense",
+            Self::NormDenseGelu => "NormDenseGelu",
+            Self::NormDenseGeglu => "NormDenseGeglu",
+            Self::NormDenseRotary => "NormDenseRotary",
+            Self::DenseResidual => "DenseResidual",
+            Self::DenseResidualNorm => "DenseResidualNorm",
+            Self::QuantizeRows => "QuantizeRows",
+            Self::NormDenseGeluFp8 => "NormDenseGeluFp8",
+            Self::DenseResidualFp8 => "DenseResidualFp8",
         }
+    }
+
+    /// Whether it has a layer norm's attribute.
+    fn norms(self) -> bool {
+        matches!(
+            self,
+            Self::SkipLayerNorm
+                | Self::NormDense
+                | Self::NormDenseGelu
+                | Self::NormDenseGeglu
+                | Self::NormDenseRotary
+                | Self::DenseResidualNorm
+                | Self::QuantizeRows
+        )
     }
 }
 
@@ -110,17 +145,24 @@ impl Operator for Own {
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         const F32: TensorElementType = TensorElementType::Float32;
         const I32: TensorElementType = TensorElementType::Int32;
+        const U8: TensorElementType = TensorElementType::Uint8;
         let own = self.element();
         let types = match self.what {
             What::RotaryAttention | What::Attention => vec![own, own, I32],
             What::AlibiAttention => vec![own, own, F32, I32],
             What::SkipLayerNorm => vec![own; 5],
-            What::BiasGelu | What::Dense | What::DenseGeglu => vec![own, own],
-            What::Geglu => vec![own],
+            What::BiasGelu => vec![own, own],
+            What::Geglu | What::RowMoments => vec![own],
             What::Positions | What::RotaryAngles => vec![I32, TensorElementType::Int64],
             What::PoolMean | What::PoolMax | What::TurnedAttention => vec![own, I32],
-            What::DenseGelu => vec![own, own, own],
-            What::DenseRotary => vec![own, own, own, F32],
+            What::NormDense => vec![own, F32, own],
+            What::NormDenseGelu | What::NormDenseGeglu => vec![own, F32, own, own],
+            What::NormDenseRotary => vec![own, F32, own, own, F32],
+            What::DenseResidual => vec![own; 4],
+            What::DenseResidualNorm => vec![own, own, own, own, F32, own],
+            What::QuantizeRows => vec![own, F32],
+            What::NormDenseGeluFp8 => vec![U8, F32, U8, own],
+            What::DenseResidualFp8 => vec![U8, U8, own, own],
         };
         types.into_iter().map(OperatorInput::required)
     }
@@ -129,9 +171,18 @@ impl Operator for Own {
         let own = self.element();
         match self.what {
             What::Positions => vec![OperatorOutput::required(TensorElementType::Int64)],
-            What::RotaryAngles | What::PoolMean | What::PoolMax => {
+            What::RotaryAngles | What::PoolMean | What::PoolMax | What::RowMoments => {
                 vec![OperatorOutput::required(TensorElementType::Float32)]
             }
+            What::DenseResidual | What::DenseResidualNorm | What::DenseResidualFp8 => vec![
+                OperatorOutput::required(own),
+                OperatorOutput::required(TensorElementType::Float32),
+            ],
+            What::QuantizeRows => vec![
+                OperatorOutput::required(TensorElementType::Uint8),
+                OperatorOutput::required(TensorElementType::Float32),
+            ],
+            What::NormDenseGeluFp8 => vec![OperatorOutput::required(TensorElementType::Uint8)],
             // The second one is room to work in: ONNX Runtime's arena gives it.
             What::SkipLayerNorm | What::RotaryAttention => {
                 vec![OperatorOutput::required(own), OperatorOutput::optional(own)]
@@ -145,8 +196,8 @@ impl Operator for Own {
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<Self::Kernel<'attr>> {
         let epsilon = attributes.get::<f32>("epsilon");
-        if self.what == What::SkipLayerNorm && epsilon.is_none() {
-            return Err(fault("SkipLayerNorm needs epsilon"));
+        if self.what.norms() && epsilon.is_none() {
+            return Err(fault(format!("{} needs epsilon", self.what.name())));
         }
         let heads = self.kernels.sizes().heads;
         if let Some(named) = attributes.get::<i64>("num_heads")
@@ -158,13 +209,16 @@ impl Operator for Own {
         }
         let (what, kernels) = (self.what, Arc::clone(&self.kernels));
         let epsilon = epsilon.unwrap_or_default();
+        let gain = attributes.get::<f32>("gain").unwrap_or(1.0);
         Ok(Box::new(move |context: &ComputeContext| {
             Call {
                 kernels: &kernels,
                 context,
                 stream: stream(context)?,
+                epsilon,
+                gain,
             }
-            .run(what, epsilon)
+            .run(what)
         }))
     }
 }
@@ -199,7 +253,17 @@ fn stream(context: &ComputeContext) -> ort::Result<Device> {
     ))
 }
 
-const NOTHING: Device = Device(ptr::null_mut());
+/// A dense layer in 16 bits.
+fn wide(epilogue: Epilogue) -> Layer {
+    let eight = false;
+    Layer { epilogue, eight }
+}
+
+/// The same in 8 bits.
+fn eight(epilogue: Epilogue) -> Layer {
+    let eight = true;
+    Layer { epilogue, eight }
+}
 
 /// A tensor on the device.
 struct Tensor {
@@ -262,6 +326,9 @@ struct Call<'a> {
     kernels: &'a Kernels,
     context: &'a ComputeContext,
     stream: Device,
+    /// The node's, of those operators that have them.
+    epsilon: f32,
+    gain: f32,
 }
 
 impl Call<'_> {
@@ -290,20 +357,26 @@ impl Call<'_> {
         )
     }
 
-    fn run(&self, what: What, epsilon: f32) -> ort::Result<()> {
+    fn run(&self, what: What) -> ort::Result<()> {
         match what {
             What::RotaryAttention
             | What::TurnedAttention
             | What::AlibiAttention
             | What::Attention => self.attention(what),
-            What::SkipLayerNorm => self.skip_layer_norm(epsilon),
+            What::SkipLayerNorm => self.skip_layer_norm(),
             What::BiasGelu | What::Geglu => self.elementwise(what),
             What::Positions | What::RotaryAngles => self.by_position(what),
             What::PoolMean | What::PoolMax => self.pool(what),
-            What::Dense => self.dense(Epilogue::None),
-            What::DenseGelu => self.dense(Epilogue::Gelu),
-            What::DenseGeglu => self.dense(Epilogue::Geglu),
-            What::DenseRotary => self.dense(Epilogue::Rotary),
+            What::RowMoments => self.row_moments(),
+            What::NormDense => self.norm_dense(wide(Epilogue::Norm)),
+            What::NormDenseGelu => self.norm_dense(wide(Epilogue::NormGelu)),
+            What::NormDenseGeglu => self.norm_dense(wide(Epilogue::NormGeglu)),
+            What::NormDenseRotary => self.norm_dense(wide(Epilogue::NormRotary)),
+            What::DenseResidual => self.residual(wide(Epilogue::Residual)),
+            What::DenseResidualNorm => self.residual(wide(Epilogue::ResidualNorm)),
+            What::QuantizeRows => self.quantize_rows(),
+            What::NormDenseGeluFp8 => self.norm_dense(eight(Epilogue::NormGelu)),
+            What::DenseResidualFp8 => self.residual(eight(Epilogue::Residual)),
         }
     }
 
@@ -349,7 +422,7 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn skip_layer_norm(&self, epsilon: f32) -> ort::Result<()> {
+    fn skip_layer_norm(&self) -> ort::Result<()> {
         let hidden = self.kernels.sizes().hidden;
         let x = self.input(0)?;
         let rows = x.rows(hidden)?;
@@ -365,7 +438,7 @@ impl Call<'_> {
         // SAFETY: as in `attention`.
         unsafe {
             self.kernels
-                .skip_layer_norm(self.stream, inputs, epsilon, y, sum, rows)
+                .skip_layer_norm(self.stream, inputs, self.epsilon, y, sum, rows)
         }
         .map_err(refused)
     }
@@ -432,7 +505,71 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn dense(&self, epilogue: Epilogue) -> ort::Result<()> {
+    /// The shape of the moments of so many rows.
+    fn moments(&self, rows: usize) -> [usize; 3] {
+        [rows, self.kernels.moment_parts(), 2]
+    }
+
+    fn row_moments(&self) -> ort::Result<()> {
+        let x = self.input(0)?;
+        let rows = x.rows(self.kernels.sizes().hidden)?;
+        let moments = self.output(0, &self.moments(rows))?;
+        // SAFETY: as in `attention`.
+        unsafe {
+            self.kernels
+                .row_moments(self.stream, [x.memory, moments], rows)
+        }
+        .map_err(refused)
+    }
+
+    fn quantize_rows(&self) -> ort::Result<()> {
+        let hidden = self.kernels.sizes().hidden;
+        let x = self.input(0)?;
+        let rows = x.rows(hidden)?;
+        let moments = self.input(1)?;
+        let moments = moments.check(self.moments(rows).iter().product())?;
+        let y = self.output(0, &[rows, hidden])?;
+        let factors = self.output(1, &[rows])?;
+        let memory = [x.memory, moments, y, factors];
+        // SAFETY: as in `attention`.
+        unsafe {
+            self.kernels
+                .quantize_rows(self.stream, memory, self.epsilon, rows)
+        }
+        .map_err(refused)
+    }
+
+    fn norm_dense(&self, layer: Layer) -> ort::Result<()> {
+        let sizes = self.kernels.sizes();
+        let (input, weight) = (self.input(0)?, self.input(2)?);
+        let tokens = input.rows(sizes.hidden)?;
+        let rows = weight.rows(sizes.hidden)?;
+        let outputs = match layer.epilogue {
+            Epilogue::NormGeglu => rows / 2,
+            _ => rows,
+        };
+        let mut around = self.around();
+        if layer.eight {
+            around.factors = self.input(1)?.check(tokens)?;
+        } else {
+            let moments = self.moments(tokens).iter().product();
+            around.moments = self.input(1)?.check(moments)?;
+        }
+        match layer.epilogue {
+            Epilogue::NormGelu | Epilogue::NormGeglu => around.bias = self.input(3)?.check(rows)?,
+            Epilogue::NormRotary => {
+                around.bias = self.input(3)?.check(2 * sizes.hidden)?;
+                around.angles = self.input(4)?.check(tokens * sizes.head())?;
+            }
+            _ => {}
+        }
+        let output = self.output(0, &[tokens, outputs])?;
+        let shape = [tokens, outputs, sizes.hidden];
+        self.dense(layer, [input.memory, weight.memory, output], around, shape)
+    }
+
+    fn residual(&self, layer: Layer) -> ort::Result<()> {
+        let hidden = self.kernels.sizes().hidden;
         let (input, weight) = (self.input(0)?, self.input(1)?);
         let &[tokens, inputs] = &input.shape[..] else {
             return Err(fault(format!(
@@ -440,34 +577,50 @@ impl Call<'_> {
                 input.shape
             )));
         };
-        let rows = weight.rows(inputs)?;
-        let outputs = match epilogue {
-            Epilogue::Geglu => rows / 2,
-            _ => rows,
-        };
-        let (bias, angles) = match epilogue {
-            Epilogue::None | Epilogue::Geglu => (NOTHING, NOTHING),
-            Epilogue::Gelu => (self.input(2)?.check(outputs)?, NOTHING),
-            Epilogue::Rotary => {
-                let sizes = self.kernels.sizes();
-                let bias = self.input(2)?.check(2 * sizes.hidden)?;
-                (bias, self.input(3)?.check(tokens * sizes.head())?)
-            }
-        };
-        let output = self.output(0, &[tokens, outputs])?;
-        if tokens == 0 {
+        weight.check(hidden * inputs)?;
+        let moments = self.moments(tokens);
+        let mut around = self.around();
+        around.bias = self.input(2)?.check(hidden)?;
+        around.skip = self.input(3)?.check(tokens * hidden)?;
+        if layer.epilogue == Epilogue::ResidualNorm {
+            around.moments = self.input(4)?.check(moments.iter().product())?;
+            around.gamma = self.input(5)?.check(hidden)?;
+        }
+        let output = self.output(0, &[tokens, hidden])?;
+        around.sums = self.output(1, &moments)?;
+        let shape = [tokens, hidden, inputs];
+        self.dense(layer, [input.memory, weight.memory, output], around, shape)
+    }
+
+    /// Nothing around a dense layer, but for the node's attributes.
+    fn around(&self) -> Around {
+        Around {
+            bias: NOTHING,
+            angles: NOTHING,
+            moments: NOTHING,
+            skip: NOTHING,
+            gamma: NOTHING,
+            sums: NOTHING,
+            factors: NOTHING,
+            epsilon: self.epsilon,
+            gain: self.gain,
+        }
+    }
+
+    fn dense(
+        &self,
+        layer: Layer,
+        memory: [Device; 3],
+        around: Around,
+        shape: [usize; 3],
+    ) -> ort::Result<()> {
+        if shape[0] == 0 {
             return Ok(());
         }
         // SAFETY: as in `attention`.
         unsafe {
-            self.kernels.dense(
-                self.stream,
-                epilogue,
-                [input.memory, weight.memory, output],
-                bias,
-                angles,
-                [tokens, outputs, inputs],
-            )
+            self.kernels
+                .dense(self.stream, layer, memory, around, shape)
         }
         .map_err(refused)
     }

@@ -45,7 +45,9 @@ def speeds(model: dict, name: str, precisions: list[str]) -> list[str]:
     lines += ["| | tokens/s | tokens a batch | seconds | worst cosine to fp32 |", "|---|---:|---:|---|---:|"]
     for peer_name, peer in sorted(peers.items(), key=lambda item: item[1]["tokens_per_second"]):
         seconds = ", ".join(f"{s:.2f}" for s in peer["passes_seconds"])
-        lines.append(f"| {peer_name} | {peer['tokens_per_second']:,.0f} | {peer['budget']:,} | {seconds} | {peer['min_cosine']:.6f} |")
+        # Taken over from an earlier run.
+        when = f" ({peer['measured']})" if "measured" in peer else ""
+        lines.append(f"| {peer_name}{when} | {peer['tokens_per_second']:,.0f} | {peer['budget']:,} | {seconds} | {peer['min_cosine']:.6f} |")
     for precision, run in ours.items():
         seconds = ", ".join(f"{r['seconds']:.2f}" for r in run["runs"])
         totals = run["runs"][-1]["report"]["totals"]

@@ -75,7 +75,7 @@ pub enum Precision {
     Fp16,
     /// 16-bit floats with the range of 32-bit ones and less precision (GPUs only)
     Bf16,
-    /// As fp16, and 8-bit floats in feed-forward layers: faster, and less precise (H100 and H200 only)
+    /// As fp16, and 8-bit floats in feed-forward layers: faster, and less precise (ESM-2 on H100 and H200 only)
     Fp8,
 }
 

@@ -35,7 +35,7 @@ __device__ __forceinline__ float2 unpack(u32 pair) {
 #ifndef FP8
 #define FP8 0
 #endif
-// By how much activations between the two dense layers of a feed-forward layer are larger in 8 bits.
+// By how much activations between the two dense layers of a feed-forward layer are larger in 8 bits: given with FP8.
 #ifndef EIGHT_SCALE
 #define EIGHT_SCALE 1.0f
 #endif

@@ -9,8 +9,9 @@ pub const MOST: f32 = 448.0;
 /// By how much weights are larger: those up to 28 fit, and those from a thousandth on have full precision.
 pub const WEIGHT_SCALE: f32 = 16.0;
 
-/// The same for what is handed on between the two dense layers of a feed-forward layer: up to 224 fits.
-pub const ACTIVATION_SCALE: f32 = 2.0;
+/// The same for what is handed on between the two dense layers of a feed-forward layer, which is smaller: up to 896 fits, and what lies
+/// below a thirty-second counts for little beside the rest.
+pub const ACTIVATION_SCALE: f32 = 0.5;
 
 /// The order in which a dense layer hands on each 16 columns of 8 bits: as tensor cores leave them, so that they are four in a row in
 /// one thread. The weights of the layer behind it stand in the same order.

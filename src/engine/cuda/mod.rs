@@ -6,8 +6,10 @@
 pub mod compile;
 pub mod fault;
 pub mod kernels;
+pub mod launch;
 pub mod layout;
 pub mod operators;
+pub mod programs;
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;

@@ -18,7 +18,9 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueRef};
 
-use super::kernels::{Around, Device, Epilogue, KernelError, Kernels, Layer, NOTHING};
+use super::kernels::{Around, Kernels};
+use super::launch::{Device, KernelError, NOTHING};
+use super::programs::{Epilogue, Layer};
 
 /// All operators, ready for a session.
 ///

@@ -1,0 +1,292 @@
+//! What is compiled for a model: which kernels it needs, and with what constants.
+//!
+//! The sources, with what each kernel does and its shapes, are in `onnx/kernels/`.
+
+use std::fmt::Write as _;
+
+use seqembed_onnx::esm2::rotary_frequencies;
+use seqembed_onnx::{Precision, Sizes, eight};
+
+use super::launch::KernelError;
+
+const NUMBERS: &str = include_str!("../../../onnx/kernels/numbers.cuh");
+const ATTENTION: &str = include_str!("../../../onnx/kernels/attention.cu");
+const ROWS: &str = include_str!("../../../onnx/kernels/rows.cu");
+const DENSE: &str = include_str!("../../../onnx/kernels/dense_sm90.cu");
+const ATTENTION_SM90: &str = include_str!("../../../onnx/kernels/attention_sm90.cu");
+
+/// What stands around a dense layer and is done on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// The layer norm before it.
+    Norm,
+    /// That, bias and GELU.
+    NormGelu,
+    /// That, bias, and the first half of the columns, through GELU, times the second half.
+    NormGeglu,
+    /// That, and bias and rotary positions of queries and keys.
+    NormRotary,
+    /// Bias and residual.
+    Residual,
+    /// Bias and the layer norm of the residual.
+    ResidualNorm,
+}
+
+impl Epilogue {
+    /// Its name in `dense_sm90.cu`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Norm => "NORM",
+            Self::NormGelu => "NORM_GELU",
+            Self::NormGeglu => "NORM_GEGLU",
+            Self::NormRotary => "NORM_ROTARY",
+            Self::Residual => "RESIDUAL",
+            Self::ResidualNorm => "RESIDUAL_NORM",
+        }
+    }
+}
+
+/// A dense layer's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// What stands around it.
+    pub epilogue: Epilogue,
+    /// Whether inputs and weights are of 8 bits, and what comes out of GELU.
+    pub eight: bool,
+}
+
+impl Layer {
+    /// Whether the output is of 8 bits.
+    pub(super) fn hands_on_eights(self) -> bool {
+        self.eight && self.epilogue == Epilogue::NormGelu
+    }
+}
+
+/// What a source is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Rows,
+    Attention,
+    AttentionSm90,
+    Dense(Layer),
+}
+
+/// A source to compile.
+pub(super) struct Program {
+    pub source: String,
+    pub options: Vec<String>,
+    pub part: Part,
+}
+
+/// What a model needs: rows, attention for short and for long sequences, dense layers.
+pub(super) fn programs(
+    sizes: &Sizes,
+    precision: Precision,
+    fused: bool,
+    long: bool,
+) -> Vec<Program> {
+    let define = |name: &str, value: usize| format!("-D{name}={value}");
+    let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
+    let mut options = base.clone();
+    options.extend([
+        define("HEAD", sizes.head()),
+        define("HEADS", sizes.heads),
+        define("HIDDEN", sizes.hidden),
+    ]);
+    let mut rows = Program {
+        source: NUMBERS.to_owned(),
+        options: options.clone(),
+        part: Part::Rows,
+    };
+    if let Some(base) = sizes.rotary_base {
+        let frequencies = rotary_frequencies(sizes.head(), base);
+        let _ = write!(
+            rows.source,
+            "__constant__ float rotary_frequencies[{}] = {{",
+            frequencies.len()
+        );
+        for frequency in frequencies {
+            let _ = write!(rows.source, "{frequency:e}f,");
+        }
+        rows.source.push_str("};\n");
+        rows.options.push("-DROTARY".to_owned());
+    }
+    if precision == Precision::Fp8 {
+        rows.options.extend(eights());
+    }
+    rows.source.push_str(ROWS);
+    let mut programs = vec![rows];
+    for groups in [1, 2] {
+        let mut options = options.clone();
+        options.push(define("ALIBI", usize::from(sizes.alibi)));
+        if sizes.head() <= 64 {
+            options.push(define("GROUPS", groups));
+        }
+        programs.push(Program {
+            source: [NUMBERS, ATTENTION].concat(),
+            options,
+            part: Part::Attention,
+        });
+    }
+    if long {
+        let mut options = options;
+        options.push(define("ALIBI", usize::from(sizes.alibi)));
+        programs.push(Program {
+            source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),
+            options,
+            part: Part::AttentionSm90,
+        });
+    }
+    if fused {
+        let layer = |epilogue, eight| Layer { epilogue, eight };
+        let up = if sizes.gated {
+            Epilogue::NormGeglu
+        } else {
+            Epilogue::NormGelu
+        };
+        let residual = if sizes.post_norm {
+            Epilogue::ResidualNorm
+        } else {
+            Epilogue::Residual
+        };
+        let qkv = if sizes.can_fuse_rotary() {
+            Epilogue::NormRotary
+        } else {
+            Epilogue::Norm
+        };
+        let eight = precision == Precision::Fp8;
+        let mut wanted = vec![layer(qkv, false), layer(residual, false), layer(up, eight)];
+        if eight {
+            wanted.push(layer(residual, true));
+        }
+        programs.extend(wanted.into_iter().map(|layer| {
+            let mut options = base.clone();
+            options.push(define("HIDDEN", sizes.hidden));
+            if layer.eight {
+                options.extend(eights());
+            }
+            Program {
+                source: format!(
+                    "{NUMBERS}{DENSE}\nDENSE(dense_layer, {}, {})\n",
+                    layer.epilogue.name(),
+                    units(sizes, layer)
+                ),
+                options,
+                part: Part::Dense(layer),
+            }
+        }));
+    }
+    programs
+}
+
+/// What kernels for 8 bits are compiled with.
+fn eights() -> [String; 2] {
+    [
+        "-DFP8=1".to_owned(),
+        format!("-DEIGHT_SCALE={:?}f", eight::ACTIVATION_SCALE),
+    ]
+}
+
+/// How many units of an epilogue go out in two steps: as few as the shortest product leaves room for.
+fn units(sizes: &Sizes, layer: Layer) -> usize {
+    let mut units = match sizes.hidden.min(sizes.intermediate) {
+        2048.. => 1,
+        1024..2048 => 2,
+        _ => 4,
+    };
+    if layer.epilogue == Epilogue::NormGeglu {
+        // Half as many columns come out.
+        units = (units / 2).max(1);
+    }
+    // Steps are twice as deep.
+    if layer.eight { 2 * units } else { units }
+}
+
+/// Whether the kernels are for a model like this.
+pub(super) fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelError> {
+    let fits = precision != Precision::Fp32
+        && sizes.hidden.is_multiple_of(8)
+        && sizes.intermediate.is_multiple_of(8)
+        && sizes.head().is_multiple_of(8)
+        && sizes.head() <= 128
+        && sizes.hidden <= 8192;
+    if fits {
+        Ok(())
+    } else {
+        Err(KernelError::Unsupported(format!(
+            "there are no kernels for {} heads of {} and a width of {} in {precision}",
+            sizes.heads,
+            sizes.head(),
+            sizes.hidden
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rayon::prelude::*;
+
+    use super::*;
+    use crate::engine::cuda::compile::machine_code;
+
+    /// The kernels of models of all kinds compile for all GPUs that are served. Needs NVRTC, which `make test` brings on Linux, and
+    /// no GPU.
+    #[test]
+    fn they_compile_for_every_gpu() {
+        crate::engine::provider::open_compiler_of_tests();
+        // SAFETY: only asks whether the library can be loaded.
+        if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+            eprintln!("SKIPPED: CUDA's run-time compiler is not here");
+            return;
+        }
+        let sizes = |hidden, heads, rotary: bool, gated| Sizes {
+            hidden,
+            heads,
+            intermediate: 4 * hidden,
+            rotary_base: rotary.then_some(10_000.0),
+            alibi: gated,
+            gated,
+            post_norm: gated,
+        };
+        let cache = tempfile::tempdir().expect("a folder");
+        for (arch, fused) in [
+            ("sm_80", false),
+            ("sm_89", false),
+            ("sm_90a", true),
+            ("sm_100", false),
+            ("sm_120", false),
+        ] {
+            // ESM-2 8M (heads of 16), 35M (24), 650M, 15B (128), and DNABERT-2.
+            for sizes in [
+                sizes(320, 20, true, false),
+                sizes(480, 20, true, false),
+                sizes(1_280, 20, true, false),
+                sizes(5_120, 40, true, false),
+                sizes(768, 12, false, true),
+            ] {
+                let fused = fused && sizes.can_fuse();
+                // The other formats differ in how numbers are packed: one model says enough.
+                let all = [Precision::Fp16, Precision::Bf16, Precision::Fp8];
+                let formats = match sizes.hidden {
+                    1_280 if fused => 3,
+                    1_280 => 2,
+                    _ => 1,
+                };
+                for precision in all.into_iter().take(formats) {
+                    check(&sizes, precision).expect("sizes that there are kernels for");
+                    let long = fused && sizes.head() == 64;
+                    programs(&sizes, precision, fused, long)
+                        .par_iter()
+                        .for_each(|program| {
+                            let code =
+                                machine_code(&program.source, &program.options, arch, cache.path());
+                            assert!(
+                                code.is_ok_and(|code| code.starts_with(b"\x7fELF")),
+                                "{arch} {sizes:?}"
+                            );
+                        });
+                }
+            }
+        }
+    }
+}

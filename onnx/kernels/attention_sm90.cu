@@ -285,6 +285,7 @@ extern "C" __global__ void __launch_bounds__(640, 1)
     }
     __syncthreads();
 
+    // A block begins with 96 registers a thread: what the loading warps give away, the others get. 32 + 4 * 112 = 5 * 96.
     if (threadIdx.x >= 512) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
         const int team = (threadIdx.x - 512) / 32;

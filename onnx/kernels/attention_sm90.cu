@@ -135,9 +135,7 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const u32 address = own + row * 128 + (((2 * k + (lane >> 4)) ^ (row & 7)) << 4);
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(q[k][0]), "=r"(q[k][1]), "=r"(q[k][2]), "=r"(q[k][3])
-                     : "r"(address));
+        load_matrices(address, q[k]);
         if (query_bias) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {

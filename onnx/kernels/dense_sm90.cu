@@ -38,9 +38,6 @@
 #define BAND 8
 #endif
 
-// The moments of a row of HIDDEN numbers come in so many parts, of a tile's columns each.
-#define PARTS ((HIDDEN + TILE_N - 1) / TILE_N)
-
 // The norm before: deviation and bias, alone, or with GELU, with GELU and gating, or with rotary positions. No norm before: bias and
 // residual, which may be the norm of what it is given.
 enum Epilogue { NORM, NORM_GELU, NORM_GEGLU, NORM_ROTARY, RESIDUAL, RESIDUAL_NORM };
@@ -241,15 +238,9 @@ struct Extra {
 
 // One over the deviation of a row, and the mean divided by it.
 __device__ __forceinline__ float2 norm_of(const Extra& extra, int row) {
-    float2 all = make_float2(0.0f, 0.0f);
-#pragma unroll
-    for (int part = 0; part < PARTS; part++) {
-        const float2 moments = __ldg(extra.moments + (u64)row * PARTS + part);
-        all.x += moments.x, all.y += moments.y;
-    }
-    const float mean = all.x * (1.0f / HIDDEN);
-    const float scale = rsqrtf(fmaxf(all.y * (1.0f / HIDDEN) - mean * mean, 0.0f) + extra.epsilon);
-    return make_float2(scale, mean * scale);
+    const float2 means = means_of(extra.moments, row);
+    const float scale = over_deviation(means, extra.epsilon);
+    return make_float2(scale, means.x * scale);
 }
 
 // What a warpgroup has of its own in shared memory for the way out.

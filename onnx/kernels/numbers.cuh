@@ -1,7 +1,7 @@
 // What all kernels share: the model's number format, packed pairs of it, and reductions within a warp.
 //
 // Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1, -DFP8=1 for the 8-bit format beside fp16
-// (sm_89 and newer), and what each file names at its head. No header of CUDA's is included, so that none needs to be found on the user's machine: conversions are PTX.
+// (sm_89 and newer), -DHIDDEN, and what each file names at its head. No header of CUDA's is included, so that none needs to be found on the user's machine: conversions are PTX.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -58,6 +58,25 @@ __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
     return value;
+}
+
+// The moments of a row of HIDDEN numbers, their sum and the sum of their squares, come in so many parts, of 256 columns each.
+#define PARTS ((HIDDEN + 255) / 256)
+
+// The mean of a row, and that of its squares, from its moments, [rows, PARTS, 2].
+__device__ __forceinline__ float2 means_of(const float2* moments, int row) {
+    float2 all = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+        const float2 own = __ldg(moments + (u64)row * PARTS + part);
+        all.x += own.x, all.y += own.y;
+    }
+    return make_float2(all.x * (1.0f / HIDDEN), all.y * (1.0f / HIDDEN));
+}
+
+// One over the deviation of a row of these means.
+__device__ __forceinline__ float over_deviation(float2 means, float epsilon) {
+    return rsqrtf(fmaxf(means.y - means.x * means.x, 0.0f) + epsilon);
 }
 
 // The standard normal distribution function, to 1e-5 where GELU needs it: an odd polynomial (minimax on +-4.4, weighted by |x|)

@@ -84,9 +84,8 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// The sum and the sum of squares of each row, [rows, MOMENT_PARTS, 2]: what a dense layer needs of rows that it norms. All parts but
-// the first are zero. A warp a row.
-#define MOMENT_PARTS ((HIDDEN + 255) / 256)
+// The sum and the sum of squares of each row, [rows, PARTS, 2]: what a dense layer needs of rows that it norms. All parts but the first
+// are zero. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) row_moments(const u16* x, float2* moments, int rows) {
     const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
     if (row >= rows) return;
@@ -97,8 +96,8 @@ extern "C" __global__ void __launch_bounds__(256) row_moments(const u16* x, floa
         for (int j = 0; j < 8; j++) total += v.at[j], squares = fmaf(v.at[j], v.at[j], squares);
     }
     total = warp_sum(total), squares = warp_sum(squares);
-    for (int part = lane; part < MOMENT_PARTS; part += 32)
-        moments[(u64)row * MOMENT_PARTS + part] = part ? make_float2(0.0f, 0.0f) : make_float2(total, squares);
+    for (int part = lane; part < PARTS; part += 32)
+        moments[(u64)row * PARTS + part] = part ? make_float2(0.0f, 0.0f) : make_float2(total, squares);
 }
 
 #if FP8
@@ -108,14 +107,9 @@ extern "C" __global__ void __launch_bounds__(256)
     quantize_rows(const u16* x, const float2* moments, u8* y, float* factors, float epsilon, int rows) {
     const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
     if (row >= rows) return;
-    float total = 0.0f, squares = 0.0f;
-    for (int part = 0; part < MOMENT_PARTS; part++) {
-        const float2 moment = __ldg(moments + (u64)row * MOMENT_PARTS + part);
-        total += moment.x, squares += moment.y;
-    }
-    const float mean = total * (1.0f / HIDDEN), square = squares * (1.0f / HIDDEN);
+    const float2 means = means_of(moments, row);
     // The fraction's bits cut off: a power of two.
-    const float scale = __uint_as_float(__float_as_uint(4.0f * rsqrtf(fmaxf(square, 1e-30f))) & 0x7f800000u);
+    const float scale = __uint_as_float(__float_as_uint(4.0f * rsqrtf(fmaxf(means.y, 1e-30f))) & 0x7f800000u);
     for (int column = lane * 8; column < HIDDEN; column += 256) {
         const Eight v = load_eight(x + (u64)row * HIDDEN + column);
         u32 out[2];
@@ -125,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(256)
                      pack_eights(v.at[4 * i + 2] * scale, v.at[4 * i + 3] * scale) << 16;
         *(uint2*)(y + (u64)row * HIDDEN + column) = make_uint2(out[0], out[1]);
     }
-    if (lane == 0) factors[row] = rsqrtf(fmaxf(square - mean * mean, 0.0f) + epsilon) / scale;
+    if (lane == 0) factors[row] = over_deviation(means, epsilon) / scale;
 }
 #endif
 

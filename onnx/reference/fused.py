@@ -42,11 +42,14 @@ class RowMoments(OpRun):
         return (moments_of(x.astype(np.float32)),)
 
 
+def product(x, weight):
+    rows = (x @ weight.T).astype(np.float16)
+    assert np.isfinite(rows).all(), "it must fit before it is divided by the deviation"
+    return rows.astype(np.float32)
+
+
 def norm_dense(x, moments, weight, epsilon, gain):
-    x, weight = wide(x, weight)
-    product = (x @ weight.T).astype(np.float16)
-    assert np.isfinite(product).all(), "it must fit before it is divided by the deviation"
-    return product.astype(np.float32) * deviation(moments, x.shape[1], epsilon)[0] * gain
+    return product(*wide(x, weight)) * deviation(moments, x.shape[1], epsilon)[0] * gain
 
 
 class NormDense(OpRun):
@@ -138,9 +141,7 @@ class NormDenseGeluFp8(OpRun):
     op_domain = "seqembed"
 
     def _run(self, x, factors, weight, bias, gain=None):
-        product = (eights(x) @ eights(weight).T).astype(np.float16)
-        assert np.isfinite(product).all(), "it must fit before it is multiplied by the factors"
-        return (handed_on(erf_gelu(product.astype(np.float32) * factors[:, None] * gain + bias)),)
+        return (handed_on(erf_gelu(product(eights(x), eights(weight)) * factors[:, None] * gain + bias)),)
 
 
 class DenseResidualFp8(OpRun):

@@ -96,24 +96,20 @@ impl Sizes {
         self.hidden / self.heads.max(1)
     }
 
-    /// Whether the dense layers have the sizes that fused kernels work on: tiles of 64, and products long enough for the
-    /// last tile's epilogue to run beside them.
+    /// Whether there are fused graphs in this number format, and the dense layers have the sizes that their kernels work on: tiles of
+    /// 64, twice as deep in 8 bits, and products long enough for the last tile's epilogue to run beside them. In 8 bits not where
+    /// norms come last: each of them makes the noise of what was added as large as what it was added to, and vectors end up too far
+    /// from what they should be.
     #[must_use]
-    pub fn can_fuse(&self) -> bool {
-        self.hidden >= 512
+    pub fn can_fuse(&self, precision: Precision) -> bool {
+        let eight = precision == Precision::Fp8;
+        let tile = if eight { 128 } else { 64 };
+        GraphKind::Fused.has(precision)
+            && self.hidden >= 512
             && self.intermediate >= 512
-            && self.hidden.is_multiple_of(64)
-            && self.intermediate.is_multiple_of(64)
-    }
-
-    /// Whether those of feed-forward layers can compute in 8 bits, too: tiles are twice as deep. Not where norms come last: each of
-    /// them makes the noise of what was added as large as what it was added to, and vectors end up too far from what they should be.
-    #[must_use]
-    pub fn can_fuse_eights(&self) -> bool {
-        self.can_fuse()
-            && !self.post_norm
-            && self.hidden.is_multiple_of(128)
-            && self.intermediate.is_multiple_of(128)
+            && self.hidden.is_multiple_of(tile)
+            && self.intermediate.is_multiple_of(tile)
+            && !(eight && self.post_norm)
     }
 
     /// Whether rotary positions can be applied where queries and keys leave their product.

@@ -351,11 +351,7 @@ impl Model {
         if GraphKind::Packed.has(precision) {
             all.push(precision.into());
         }
-        let can_fuse = match precision {
-            Precision::Fp8 => sizes.can_fuse_eights(),
-            _ => sizes.can_fuse(),
-        };
-        if GraphKind::Fused.has(precision) && can_fuse {
+        if sizes.can_fuse(precision) {
             all.push(Storage::of(GraphKind::Fused, precision));
         }
         if all.is_empty() {

@@ -1,6 +1,6 @@
-//! The weights file in 16 bits, and in 8 where a number format has them, made from `weights.bin`: the same tensors in the same order, each at a multiple of
-//! [`crate::weights::ALIGNMENT`], then a line with the hash of the file that it was made from. Where norms are folded
-//! ([`crate::folding`]), biases that only come about by it stand behind the others.
+//! The weights file in 16 bits, and in 8 where a number format has them, made from `weights.bin`: the same tensors in the same
+//! order, each at a multiple of [`crate::weights::ALIGNMENT`], then a line with the hash of the file that it was made from. Where norms
+//! are folded ([`crate::folding`]), biases that only come about by it stand behind the others.
 //!
 //! It appears whole or not at all. Of several processes that need it at once, one makes it and the others wait.
 
@@ -140,23 +140,21 @@ pub(crate) fn write(
             table: &model.info().tensors,
             bytes: Vec::new(),
         };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .open(temporary.path())
-            .map_err(Error::io(&target, "write"))?;
+        let mut narrow = Narrow {
+            file: OpenOptions::new()
+                .write(true)
+                .open(temporary.path())
+                .map_err(Error::io(&target, "write"))?,
+            path: &target,
+            source: &source,
+            precision: storage.precision,
+            numbers: Vec::new(),
+            bytes: Vec::new(),
+        };
         while let Some(tensor) = narrowed.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let mut narrow = Narrow {
-                file: &mut file,
-                path: &target,
-                source: &source,
-                tensor,
-                precision: storage.precision,
-                numbers: Vec::new(),
-                bytes: Vec::new(),
-            };
             // The others need not go on.
             narrow
-                .make(&mut wide, &folds)
+                .make(tensor, &mut wide, &folds)
                 .inspect_err(|_| next.store(narrowed.len(), Ordering::Relaxed))?;
         }
         Ok(())
@@ -211,10 +209,9 @@ impl<'paths> Wide<'paths> {
             [_, width] => width.max(1),
             _ => 1,
         };
-        let failed = Error::io(self.path, "read");
-        let start = SeekFrom::Start(tensor.offset + 4 * (range.start * width) as u64);
         let path = self.path;
-        self.file.seek(start).map_err(failed)?;
+        let start = SeekFrom::Start(tensor.offset + 4 * (range.start * width) as u64);
+        self.file.seek(start).map_err(Error::io(path, "read"))?;
         let mut numbers = Vec::new();
         let mut left = range.len();
         while left > 0 {
@@ -289,22 +286,22 @@ impl<'paths> Wide<'paths> {
     }
 }
 
-/// A tensor of the file that is made.
+/// The file that is made.
 struct Narrow<'paths> {
-    file: &'paths mut File,
+    file: File,
     path: &'paths Path,
     source: &'paths Path,
-    tensor: &'paths TensorInfo,
     precision: Precision,
     numbers: Vec<u16>,
     bytes: Vec<u8>,
 }
 
 impl Narrow<'_> {
-    fn make(&mut self, wide: &mut Wide, folds: &Folds) -> Result<(), Error> {
-        let name = &self.tensor.name;
+    /// Makes one of its tensors.
+    fn make(&mut self, tensor: &TensorInfo, wide: &mut Wide, folds: &Folds) -> Result<(), Error> {
+        let name = &tensor.name;
         self.file
-            .seek(SeekFrom::Start(self.tensor.offset))
+            .seek(SeekFrom::Start(tensor.offset))
             .map_err(Error::io(self.path, "write"))?;
         if let Some(bias) = folds.bias(name) {
             return self.bias(wide, bias);
@@ -321,7 +318,7 @@ impl Narrow<'_> {
                 rows.for_each(|row| fold(row, gamma));
             }
             if !eight {
-                return self.put(numbers);
+                return self.put(name, numbers);
             }
             let scale = if gamma.is_some() {
                 GAIN * eight::WEIGHT_SCALE
@@ -333,7 +330,7 @@ impl Narrow<'_> {
                 }
                 eight::WEIGHT_SCALE
             };
-            self.put_eights(numbers, scale)
+            self.put_eights(name, numbers, scale)
         })
     }
 
@@ -355,18 +352,18 @@ impl Narrow<'_> {
                 .for_each(|(sum, term)| *sum += term);
         }
         let sum: Vec<f32> = sum.into_iter().map(|sum| sum as f32).collect();
-        self.put(&sum)
+        self.put(&bias.name, &sum)
     }
 
-    /// Converts and writes numbers behind those before.
-    fn put(&mut self, numbers: &[f32]) -> Result<(), Error> {
+    /// Converts and writes numbers of a tensor behind those before.
+    fn put(&mut self, name: &str, numbers: &[f32]) -> Result<(), Error> {
         use half::slice::HalfBitsSliceExt;
         let largest = match self.precision {
             Precision::Fp32 => f32::MAX,
             Precision::Fp16 | Precision::Fp8 => f16::MAX.to_f32(),
             Precision::Bf16 => bf16::MAX.to_f32(),
         };
-        self.check(numbers, largest)?;
+        self.check(name, numbers, largest)?;
         self.numbers.resize(numbers.len(), 0);
         match self.precision {
             Precision::Bf16 => self
@@ -385,19 +382,19 @@ impl Narrow<'_> {
     }
 
     /// The same in 8 bits, `scale` times larger.
-    fn put_eights(&mut self, numbers: &[f32], scale: f32) -> Result<(), Error> {
-        self.check(numbers, eight::MOST / scale)?;
+    fn put_eights(&mut self, name: &str, numbers: &[f32], scale: f32) -> Result<(), Error> {
+        self.check(name, numbers, eight::MOST / scale)?;
         self.bytes.clear();
         let eights = numbers.iter().map(|number| eight::encode(number * scale));
         self.bytes.extend(eights);
         self.write()
     }
 
-    fn check(&self, numbers: &[f32], largest: f32) -> Result<(), Error> {
+    fn check(&self, name: &str, numbers: &[f32], largest: f32) -> Result<(), Error> {
         match numbers.iter().find(|value| value.abs() > largest) {
             Some(&value) => Err(Error::Overflow {
                 path: self.source.to_path_buf(),
-                tensor: self.tensor.name.clone(),
+                tensor: name.to_owned(),
                 value,
                 precision: self.precision,
             }),

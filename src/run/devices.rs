@@ -223,26 +223,19 @@ pub fn check_precision(
         };
     };
     match precision {
-        Precision::Fp8 if kernels == Kernels::Portable => Err(
-            "ONNX Runtime has no fp8 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
-                .to_owned(),
-        ),
+        Precision::Bf16 | Precision::Fp8 if kernels == Kernels::Portable => Err(format!(
+            "ONNX Runtime has no {precision} kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
+        )),
         Precision::Fp8 if gpu.capability != (9, 0) => Err(format!(
             "it needs compute capability 9.0 (H100, H200), and this GPU has {}.{}; choose fp16",
             gpu.capability.0, gpu.capability.1
         )),
-        Precision::Bf16 if kernels == Kernels::Portable => Err(
-            "ONNX Runtime has no bf16 kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
-                .to_owned(),
-        ),
         Precision::Bf16 if gpu.capability < (8, 0) => Err(format!(
             "it needs compute capability 8.0 or more, such as an A100, and this GPU has {}.{}; choose fp16",
             gpu.capability.0, gpu.capability.1
         )),
-        Precision::Auto
-        | Precision::Fp32
-        | Precision::Fp16
-        | Precision::Bf16
-        | Precision::Fp8 => Ok(()),
+        Precision::Auto | Precision::Fp32 | Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => {
+            Ok(())
+        }
     }
 }

@@ -180,9 +180,10 @@ impl Wanted<'_> {
     ) -> Result<(GraphKind, GpuKernels), KernelError> {
         let sizes = self.model.architecture().description().sizes();
         let number = cuda_number(number);
-        let fused = GpuKernels::can_fuse(&sizes, number)?;
+        let numbers = stored(precision);
+        let fused = GpuKernels::can_fuse(&sizes, numbers, number)?;
         let cache = models::cache().join("kernels");
-        let kernels = GpuKernels::load(sizes, stored(precision), fused, number, &cache)?;
+        let kernels = GpuKernels::load(sizes, numbers, fused, number, &cache)?;
         let kind = if fused {
             GraphKind::Fused
         } else {
@@ -196,16 +197,14 @@ impl Wanted<'_> {
 #[must_use]
 pub fn half_storage(model: &Model, device: Device, kernels: Kernels) -> Storage {
     let sizes = model.architecture().description().sizes();
-    let fused = match device {
+    let precision = seqembed_onnx::Precision::Fp16;
+    let folded = match device {
         Device::Cuda(number) if kernels == Kernels::Auto => {
-            GpuKernels::can_fuse(&sizes, cuda_number(number)).unwrap_or(false)
+            GpuKernels::can_fuse(&sizes, precision, cuda_number(number)).unwrap_or(false)
         }
         Device::Cuda(_) | Device::Cpu => false,
     };
-    Storage {
-        precision: seqembed_onnx::Precision::Fp16,
-        folded: fused,
-    }
+    Storage { precision, folded }
 }
 
 /// The numbers of the weights and between the layers.

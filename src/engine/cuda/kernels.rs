@@ -61,10 +61,10 @@ pub struct Kernels {
     quantize_rows: Option<Function>,
     pool_mean: Function,
     pool_max: Function,
-    /// For short sequences, and for long ones.
+    /// For short sequences, and for long ones: where there is no other.
     attention: [(u32, Function); 2],
     dense: Vec<(Layer, Function)>,
-    /// For long sequences, where the device and the heads are those that it is for.
+    /// Where the device and the heads are those that it is for, and queries, keys and values stand side by side.
     attention_sm90: Option<Function>,
 }
 
@@ -74,12 +74,12 @@ unsafe impl Send for Kernels {}
 unsafe impl Sync for Kernels {}
 
 impl Kernels {
-    /// Whether dense layers can be fused on this device with what stands around them.
+    /// Whether dense layers can be fused on this device, in these numbers, with what stands around them.
     ///
     /// # Errors
     /// When the device can't be asked.
-    pub fn can_fuse(sizes: &Sizes, device: u32) -> Result<bool, KernelError> {
-        Ok(sizes.can_fuse() && capability(device)? == (9, 0))
+    pub fn can_fuse(sizes: &Sizes, precision: Precision, device: u32) -> Result<bool, KernelError> {
+        Ok(sizes.can_fuse(precision) && capability(device)? == (9, 0))
     }
 
     /// Compiles the kernels, or takes them from the cache, and loads them.
@@ -101,7 +101,7 @@ impl Kernels {
             )));
         }
         let hopper = (major, minor) == (9, 0);
-        if precision == Precision::Fp8 && !(fused && hopper && sizes.can_fuse_eights()) {
+        if precision == Precision::Fp8 && !fused {
             return Err(KernelError::Unsupported(
                 "there are some for GPUs of compute capability 9.0 (H100, H200) and models of the ESM-2 kind with layers of a multiple of 128 columns alone".to_owned(),
             ));
@@ -421,7 +421,7 @@ impl Kernels {
             let memory = [query_bias, slopes, starts.0, out];
             // SAFETY: the caller's promise.
             return unsafe {
-                self.long_attention(function, stream, parts[0].0, memory, starts.1, tokens)
+                self.hopper_attention(function, stream, parts[0].0, memory, starts.1, tokens)
             };
         }
         // Where sequences are short, blocks of half as many queries leave fewer of them empty.
@@ -456,7 +456,7 @@ impl Kernels {
 
     /// # Safety
     /// See [`Kernels::skip_layer_norm`].
-    unsafe fn long_attention(
+    unsafe fn hopper_attention(
         &self,
         function: Function,
         stream: Device,

@@ -28,9 +28,10 @@ use super::programs::{Epilogue, Layer};
 /// When ONNX Runtime refuses one.
 pub fn domain(kernels: &Arc<Kernels>) -> ort::Result<OperatorDomain> {
     let mut domain = OperatorDomain::new("seqembed")?;
-    for what in What::ALL {
+    for (what, name) in What::ALL {
         domain = domain.add(Own {
             what,
+            name,
             kernels: Arc::clone(kernels),
         })?;
     }
@@ -63,55 +64,30 @@ enum What {
 }
 
 impl What {
-    const ALL: [Self; 21] = [
-        Self::RotaryAttention,
-        Self::TurnedAttention,
-        Self::AlibiAttention,
-        Self::Attention,
-        Self::SkipLayerNorm,
-        Self::BiasGelu,
-        Self::Geglu,
-        Self::Positions,
-        Self::RotaryAngles,
-        Self::PoolMean,
-        Self::PoolMax,
-        Self::RowMoments,
-        Self::NormDense,
-        Self::NormDenseGelu,
-        Self::NormDenseGeglu,
-        Self::NormDenseRotary,
-        Self::DenseResidual,
-        Self::DenseResidualNorm,
-        Self::QuantizeRows,
-        Self::NormDenseGeluFp8,
-        Self::DenseResidualFp8,
+    /// All, by name.
+    const ALL: [(Self, &'static str); 21] = [
+        (Self::RotaryAttention, "RotaryAttention"),
+        (Self::TurnedAttention, "TurnedAttention"),
+        (Self::AlibiAttention, "AlibiAttention"),
+        (Self::Attention, "Attention"),
+        (Self::SkipLayerNorm, "SkipLayerNorm"),
+        (Self::BiasGelu, "BiasGelu"),
+        (Self::Geglu, "Geglu"),
+        (Self::Positions, "Positions"),
+        (Self::RotaryAngles, "RotaryAngles"),
+        (Self::PoolMean, "PoolMean"),
+        (Self::PoolMax, "PoolMax"),
+        (Self::RowMoments, "RowMoments"),
+        (Self::NormDense, "NormDense"),
+        (Self::NormDenseGelu, "NormDenseGelu"),
+        (Self::NormDenseGeglu, "NormDenseGeglu"),
+        (Self::NormDenseRotary, "NormDenseRotary"),
+        (Self::DenseResidual, "DenseResidual"),
+        (Self::DenseResidualNorm, "DenseResidualNorm"),
+        (Self::QuantizeRows, "QuantizeRows"),
+        (Self::NormDenseGeluFp8, "NormDenseGeluFp8"),
+        (Self::DenseResidualFp8, "DenseResidualFp8"),
     ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::RotaryAttention => "RotaryAttention",
-            Self::TurnedAttention => "TurnedAttention",
-            Self::AlibiAttention => "AlibiAttention",
-            Self::Attention => "Attention",
-            Self::SkipLayerNorm => "SkipLayerNorm",
-            Self::BiasGelu => "BiasGelu",
-            Self::Geglu => "Geglu",
-            Self::Positions => "Positions",
-            Self::RotaryAngles => "RotaryAngles",
-            Self::PoolMean => "PoolMean",
-            Self::PoolMax => "PoolMax",
-            Self::RowMoments => "RowMoments",
-            Self::NormDense => "NormDense",
-            Self::NormDenseGelu => "NormDenseGelu",
-            Self::NormDenseGeglu => "NormDenseGeglu",
-            Self::NormDenseRotary => "NormDenseRotary",
-            Self::DenseResidual => "DenseResidual",
-            Self::DenseResidualNorm => "DenseResidualNorm",
-            Self::QuantizeRows => "QuantizeRows",
-            Self::NormDenseGeluFp8 => "NormDenseGeluFp8",
-            Self::DenseResidualFp8 => "DenseResidualFp8",
-        }
-    }
 
     /// Whether it has a layer norm's attribute.
     fn norms(self) -> bool {
@@ -130,6 +106,7 @@ impl What {
 
 struct Own {
     what: What,
+    name: &'static str,
     kernels: Arc<Kernels>,
 }
 
@@ -137,7 +114,7 @@ impl Operator for Own {
     type Kernel<'attr> = BoxedKernel<'attr>;
 
     fn name(&self) -> &str {
-        self.what.name()
+        self.name
     }
 
     fn execution_provider_type(&self) -> Option<&str> {
@@ -199,7 +176,7 @@ impl Operator for Own {
     ) -> ort::Result<Self::Kernel<'attr>> {
         let epsilon = attributes.get::<f32>("epsilon");
         if self.what.norms() && epsilon.is_none() {
-            return Err(fault(format!("{} needs epsilon", self.what.name())));
+            return Err(fault(format!("{} needs epsilon", self.name)));
         }
         let heads = self.kernels.sizes().heads;
         if let Some(named) = attributes.get::<i64>("num_heads")

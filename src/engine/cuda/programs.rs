@@ -78,12 +78,12 @@ pub(super) struct Program {
     pub part: Part,
 }
 
-/// What a model needs: rows, attention for short and for long sequences, dense layers.
+/// What a model needs: rows, attention for short and for long sequences, and Hopper's, dense layers.
 pub(super) fn programs(
     sizes: &Sizes,
     precision: Precision,
     fused: bool,
-    long: bool,
+    hopper_attention: bool,
 ) -> Vec<Program> {
     let define = |name: &str, value: usize| format!("-D{name}={value}");
     let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
@@ -128,7 +128,7 @@ pub(super) fn programs(
             part: Part::Attention,
         });
     }
-    if long {
+    if hopper_attention {
         let mut options = options;
         options.push(define("ALIBI", usize::from(sizes.alibi)));
         programs.push(Program {
@@ -249,7 +249,7 @@ mod tests {
             post_norm: gated,
         };
         let cache = tempfile::tempdir().expect("a folder");
-        for (arch, fused) in [
+        for (arch, hopper) in [
             ("sm_80", false),
             ("sm_89", false),
             ("sm_90a", true),
@@ -264,18 +264,18 @@ mod tests {
                 sizes(5_120, 40, true, false),
                 sizes(768, 12, false, true),
             ] {
-                let fused = fused && sizes.can_fuse();
                 // The other formats differ in how numbers are packed: one model says enough.
                 let all = [Precision::Fp16, Precision::Bf16, Precision::Fp8];
                 let formats = match sizes.hidden {
-                    1_280 if fused => 3,
+                    1_280 if hopper => 3,
                     1_280 => 2,
                     _ => 1,
                 };
                 for precision in all.into_iter().take(formats) {
                     check(&sizes, precision).expect("sizes that there are kernels for");
-                    let long = fused && sizes.head() == 64;
-                    programs(&sizes, precision, fused, long)
+                    let fused = hopper && sizes.can_fuse(precision);
+                    let attention = fused && sizes.head() == 64;
+                    programs(&sizes, precision, fused, attention)
                         .par_iter()
                         .for_each(|program| {
                             let code =

@@ -3,14 +3,21 @@
 //
 // Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DALIBI=0|1.
 //
-// A task are the rows of one head for 128 queries of one sequence. A persistent kernel of one block a processor, in which two teams work
-// through their shares of the tasks, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since
-// tasks are short: a protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive.
+// A task are the rows of one head for 128 queries of one sequence. A persistent kernel of one block a processor, in which two teams take
+// task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since tasks are short: a
+// protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive. Which team has which task
+// is decided on the way: they differ by the lengths of the sequences, with ALiBi by the heads, too.
 // Rows of the next sequence that come in with the last block of keys are masked.
+//
+// Weights are taken relative to a score that is the row's largest but for a factor of 256, so that sums are scaled anew only when a
+// larger one is found (as in FlashAttention-4). With ALiBi a task begins with the keys at its own queries: of the far ones, whole blocks
+// are so much less likely that their weights are zeros in 16 bits, and are left out.
 
 #define SM90_QUERIES 128
 #define SM90_KEYS 64
 #define SM90_RING 4
+// Streams on which launches may be under way at once: `STREAMS` in streams.rs.
+#define SM90_STREAMS 16
 // 64 rows of a head.
 #define SM90_TILE (64 * 64 * 2)
 
@@ -41,6 +48,11 @@ struct Task {
     // Its sequence, its first query, its head.
     int begin, end, first, head;
     __device__ __forceinline__ int blocks() const { return (end - begin + SM90_KEYS - 1) / SM90_KEYS; }
+    // Which block of keys comes at a step: with ALiBi from the first queries' own on, all around.
+    __device__ __forceinline__ int block(int step) const {
+        const int at = (ALIBI ? (first - begin) / SM90_KEYS : 0) + step;
+        return at < blocks() ? at : at - blocks();
+    }
     // The second warpgroup has nothing to do where the sequence ends in the first one's queries.
     __device__ __forceinline__ int groups() const { return first + 64 < end ? 2 : 1; }
 };
@@ -87,11 +99,14 @@ struct Shared {
     __device__ __forceinline__ u32 empty(u32 block) const { return full(block) + SM90_RING * 8; }
 };
 
+// Of the launch on each stream: how many tasks were handed out, and how many teams have found that there are no more.
+__device__ int handed_out[SM90_STREAMS][2];
+
 // Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * HEADS.
-__device__ __forceinline__ void load_tasks(const Shared& shared, int team, const TensorMap* qkv, const int* starts, int sequences,
-                                           int places) {
+__device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int places,
+                                           int* tasks) {
     int turn = 0, loaded = 0;
-    for (int index = 2 * blockIdx.x + team; index < places * HEADS; index += 2 * gridDim.x) {
+    for (int index; (index = atomicAdd(&tasks[0], 1)) < places * HEADS;) {
         // Places are handed out so that sequence s begins at place starts[s] / 128 + s, which leaves room for all of its own.
         const int place = index / HEADS;
         int low = 0, high = sequences - 1;
@@ -110,8 +125,8 @@ __device__ __forceinline__ void load_tasks(const Shared& shared, int team, const
         barrier_expect(ready, task.groups() * SM90_TILE);
         for (int g = 0; g < task.groups(); g++) load_tile(qkv, to + g * SM90_TILE, ready, task.head * 64, task.first + g * 64);
         turn++;
-        for (int block = 0; block < task.blocks(); block++, loaded++) {
-            const int row = task.begin + block * SM90_KEYS;
+        for (int step = 0; step < task.blocks(); step++, loaded++) {
+            const int row = task.begin + task.block(step) * SM90_KEYS;
             const u32 keys = shared.keys(loaded), full = shared.full(loaded);
             barrier_wait(shared.empty(loaded), (loaded / SM90_RING + 1) & 1);
             barrier_expect(full, 2 * SM90_TILE);
@@ -122,6 +137,18 @@ __device__ __forceinline__ void load_tasks(const Shared& shared, int team, const
     barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
     put_task(shared.task(turn), {-1, 0, 0, 0});
     arrive(shared.arrived(turn));
+    // The last team leaves zeros to the next launch.
+    if (atomicAdd(&tasks[1], 1) == 2 * gridDim.x - 1) tasks[0] = tasks[1] = 0;
+}
+
+// Whether it is so in all threads of this warpgroup.
+__device__ __forceinline__ bool all_of_group(bool it) {
+    int all;
+    asm volatile("{ .reg .pred p, q; setp.ne.b32 p, %1, 0; bar.red.and.pred q, %2, 128, p; selp.b32 %0, 1, 0, q; }"
+                 : "=r"(all)
+                 : "r"((int)it), "r"(1 + threadIdx.x / 128)
+                 : "memory");
+    return all;
 }
 
 // One warpgroup's share of a task; `loaded` are the blocks of keys that the team has had before.
@@ -147,17 +174,23 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
 
     // Scores stay as the products are; the scale, and what makes exp of exp2, come in with the exponential.
     const float scale = 1.4426950408889634f * 0.125f;
+    // How much larger, before the scale, a score must be to become the one that weights are relative to: they are at most 256 then.
+    const float leap = 8.0f / scale;
 #if ALIBI
-    const float slope = -slopes[head] * 8.0f;
+    const float slope = slopes[head] * 8.0f;
+    // A weight of so much less is less than half of the smallest one in fp16, and in bf16 adds nothing to its row's sum.
+    const float nothing = -25.0f / scale;
+    // A thread's first query, and its first key of a block.
+    const int query = first - begin + group * 64 + (thread >> 5) * 16 + lane / 4;
 #endif
     float sums[32], scores[32];
     float most[2] = {-1e30f, -1e30f}, total[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 32; i++) sums[i] = 0.0f;
 
-    for (int block = 0; block < blocks; block++) {
-        const u32 keys = shared.keys(loaded + block);
-        barrier_wait(shared.full(loaded + block), ((loaded + block) / SM90_RING) & 1);
+    for (int step = 0; step < blocks; step++, loaded++) {
+        const u32 keys = shared.keys(loaded);
+        barrier_wait(shared.full(loaded), (loaded / SM90_RING) & 1);
         const u64 key_matrix = matrix_descriptor(keys);
         multiply_begin();
 #pragma unroll
@@ -165,51 +198,87 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
         multiply_commit();
         multiply_wait<0>();
 
-        const int key = block * SM90_KEYS;
-        const bool more = block + 1 < blocks;
+        // A thread's first key of the block.
+        const int key = task.block(step) * SM90_KEYS + 2 * (lane & 3);
+        // What is to be added to all scores of a row.
+        float more[2] = {0.0f, 0.0f};
+#if ALIBI
+        // The bias is linear where all keys are before the queries, or all behind.
+        const int side = task.block(step) - (first - begin) / SM90_KEYS - group;
+        const float turned = side < 0 ? slope : -slope;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-#if ALIBI
-            // The query's position less the first key's of this thread.
-            const float apart = (float)(first - begin + group * 64 + (thread >> 5) * 16 + half * 8 + lane / 4 - key - 2 * (lane & 3));
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float& score = scores[4 * n + 2 * half + i];
-                    score = fmaf(slope, fabsf(apart - (float)(8 * n + i)), score);
-                }
-#endif
-            if (!more) {
+            const float apart = (float)(query + half * 8 - key);
+            if (side == 0) {
 #pragma unroll
                 for (int n = 0; n < 8; n++)
 #pragma unroll
-                    for (int i = 0; i < 2; i++)
-                        if (key + 8 * n + 2 * (lane & 3) + i >= end - begin) scores[4 * n + 2 * half + i] = -1e30f;
-            }
-            float block_most = most[half];
+                    for (int i = 0; i < 2; i++) {
+                        float& score = scores[4 * n + 2 * half + i];
+                        score = fmaf(-slope, fabsf(apart - (float)(8 * n + i)), score);
+                    }
+            } else {
+                more[half] = -turned * apart;
 #pragma unroll
-            for (int n = 0; n < 8; n++) block_most = fmaxf(block_most, fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
-            block_most = fmaxf(block_most, __shfl_xor_sync(0xffffffffu, block_most, 1));
-            block_most = fmaxf(block_most, __shfl_xor_sync(0xffffffffu, block_most, 2));
-            const float shrink = exp2_fast((most[half] - block_most) * scale);
-            most[half] = block_most;
-            const float offset = -block_most * scale;
-            float block_total = 0.0f;
+                for (int n = 0; n < 8; n++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        float& score = scores[4 * n + 2 * half + i];
+                        score = fmaf(turned, (float)(8 * n + i), score);
+                    }
+            }
+        }
+#endif
+        if (task.block(step) == blocks - 1) {
+            const int left = end - begin - key;
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (8 * n + i >= left) scores[4 * n + i] = scores[4 * n + 2 + i] = -1e30f;
+        }
+        float block_most[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            block_most[half] = -1e30f;
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+                block_most[half] = fmaxf(block_most[half], fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
+            block_most[half] += more[half];
+            block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 1));
+            block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 2));
+        }
+#if ALIBI
+        if (side != 0 && all_of_group(block_most[0] - most[0] < nothing && block_most[1] - most[1] < nothing)) {
+            if (thread == 0) arrive(shared.empty(loaded));
+            continue;
+        }
+#endif
+        if (__any_sync(0xffffffffu, block_most[0] - most[0] > leap || block_most[1] - most[1] > leap)) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float larger = fmaxf(most[half], block_most[half]);
+                const float shrink = exp2_fast((most[half] - larger) * scale);
+                most[half] = larger;
+                total[half] *= shrink;
+#pragma unroll
+                for (int n = 0; n < 8; n++) {
+                    sums[4 * n + 2 * half] *= shrink;
+                    sums[4 * n + 2 * half + 1] *= shrink;
+                }
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float offset = (more[half] - most[half]) * scale;
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     float& score = scores[4 * n + 2 * half + i];
                     score = exp2_fast(fmaf(score, scale, offset));
-                    block_total += score;
+                    total[half] += score;
                 }
-            total[half] = total[half] * shrink + block_total;
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                sums[4 * n + 2 * half] *= shrink;
-                sums[4 * n + 2 * half + 1] *= shrink;
-            }
         }
         u32 p[4][4];
 #pragma unroll
@@ -223,7 +292,7 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
         for (int k = 0; k < 4; k++) multiply_64<1>(sums, p[k], value_matrix + 128 * k, 1);
         multiply_commit();
         multiply_wait<0>();
-        if (thread == 0) arrive(shared.empty(loaded + block));
+        if (thread == 0) arrive(shared.empty(loaded));
     }
 
     float share[2];
@@ -262,9 +331,10 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
 
 // `qkv` is [tokens, 3 * HEADS * 64], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
 // would add the same to all scores of a query and is left out. `out` is [tokens, HEADS * 64]. `places` is tokens / 128 + sequences.
+// `stream` is a number that no other launch has that may be under way.
 extern "C" __global__ void __launch_bounds__(640, 1)
     attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,
-                   int sequences, int places, u16* out) {
+                   int sequences, int places, int stream, u16* out) {
     extern __shared__ __align__(1024) char dynamic[];
     const u32 base = shared_address(dynamic);
     if (threadIdx.x == 0) {
@@ -287,7 +357,7 @@ extern "C" __global__ void __launch_bounds__(640, 1)
     if (threadIdx.x >= 512) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
         const int team = (threadIdx.x - 512) / 32;
-        if (team < 2 && threadIdx.x % 32 == 0) load_tasks(Shared(base, team), team, &qkv, starts, sequences, places);
+        if (team < 2 && threadIdx.x % 32 == 0) load_tasks(Shared(base, team), &qkv, starts, sequences, places, handed_out[stream]);
         return;
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");

@@ -1,6 +1,7 @@
 //! seqembed's own kernels on one GPU for one model: loaded, and launched on ONNX Runtime's stream.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::result as driver;
 use rayon::prelude::*;
@@ -12,6 +13,7 @@ use super::launch::{
     processors, tensor_map,
 };
 use super::programs::{Epilogue, Layer, Part, check, programs};
+use super::streams::Streams;
 
 /// Rows and columns of a block's tile in `dense_sm90.cu`.
 const TILE: [u32; 2] = [128, 256];
@@ -51,6 +53,8 @@ pub struct Kernels {
     sizes: Sizes,
     bf16: bool,
     processors: u32,
+    /// Those that attention was launched on.
+    streams: Mutex<Streams>,
     skip_layer_norm: Function,
     bias_gelu: Function,
     geglu: Function,
@@ -172,6 +176,7 @@ impl Kernels {
             dense,
             attention_sm90,
             processors: processors(handle)?,
+            streams: Mutex::default(),
             bf16: precision == Precision::Bf16,
             sizes,
         })
@@ -468,6 +473,9 @@ impl Kernels {
         use Argument::{Matrix, Pointer};
         let shape = [tokens, 3 * self.sizes.hidden];
         let places = tokens / 128 + sequences;
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = streams.number(stream.0.addr());
+        drop(streams);
         let arguments = [
             Matrix(tensor_map(qkv, shape, 64, self.element())?),
             Pointer(query_bias),
@@ -475,6 +483,7 @@ impl Kernels {
             Pointer(starts),
             int(sequences)?,
             int(places)?,
+            int(number)?,
             Pointer(out),
         ];
         // Two tasks at a time a processor.

@@ -10,6 +10,7 @@ pub mod launch;
 pub mod layout;
 pub mod operators;
 pub mod programs;
+mod streams;
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;

@@ -1,0 +1,43 @@
+//! Streams by number: kernels that keep something between their blocks in the device's memory have a place of their own for each.
+
+/// Streams on which launches may be under way at once: `SM90_STREAMS` in `attention_sm90.cu`. One batch is on the device
+/// at a time, but its stream may be another each time.
+const STREAMS: usize = 16;
+
+/// The last streams that were used. Launches on one come one after the other, so they can share a place.
+#[derive(Default)]
+pub struct Streams {
+    known: [Option<usize>; STREAMS],
+    next: usize,
+}
+
+impl Streams {
+    /// The number of the stream with this handle. A new one gets that of the stream that was seen first, which is long idle.
+    pub fn number(&mut self, handle: usize) -> usize {
+        let known = self.known.iter().position(|&known| known == Some(handle));
+        known.unwrap_or_else(|| {
+            let number = self.next;
+            self.known[number] = Some(handle);
+            self.next = (number + 1) % STREAMS;
+            number
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_keeps_its_number_and_shares_it_with_none_of_the_last() {
+        let mut streams = Streams::default();
+        // CUDA's default stream is zero.
+        for last in 0..100 {
+            let first = (last + 1_usize).saturating_sub(STREAMS);
+            let numbers: Vec<usize> = (first..=last).map(|at| streams.number(at)).collect();
+            for (at, number) in numbers.iter().enumerate() {
+                assert!(*number < STREAMS && !numbers[..at].contains(number));
+            }
+        }
+    }
+}

@@ -84,6 +84,16 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
+// The rows of a table, of `across` times 8 columns, that tokens name: [tokens, columns]. A warp a token.
+extern "C" __global__ void __launch_bounds__(256)
+    token_rows(const uint4* table, const long long* ids, uint4* y, int across, int rows, int tokens) {
+    const int lane = threadIdx.x % 32, token = blockIdx.x * 8 + threadIdx.x / 32;
+    if (token >= tokens) return;
+    // No id reads beyond the table.
+    const u64 row = (u64)min(max(ids[token], 0ll), rows - 1ll);
+    for (int i = lane; i < across; i += 32) y[(u64)token * across + i] = __ldg(table + row * across + i);
+}
+
 // The sum and the sum of squares of each row, [rows, PARTS, 2]: what a dense layer needs of rows that it norms. All parts but the first
 // are zero. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) row_moments(const u16* x, float2* moments, int rows) {

@@ -35,6 +35,13 @@ def moments_of(rows):
     return np.stack([rows.sum(1), (rows**2).sum(1)], -1)[:, None].astype(np.float32)
 
 
+class TokenRows(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, table, ids):
+        return (table[ids],)
+
+
 class RowMoments(OpRun):
     op_domain = "seqembed"
 

@@ -235,6 +235,7 @@ impl Description for Bert {
             layers: request.layer,
             heads: self.heads,
             alibi: None,
+            of_words: false,
             gated: None,
         };
         let state = blocks.build(&mut frame, &state);

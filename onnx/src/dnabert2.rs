@@ -272,6 +272,7 @@ impl Description for Dnabert2 {
             layers: request.layer,
             heads: self.heads,
             alibi: Some(alibi),
+            of_words: true,
             gated: Some(self.intermediate),
         };
         let state = blocks.build(&mut frame, &state);

@@ -72,13 +72,19 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     /// The rows of the table `embedding` for all tokens, [tokens, hidden].
     pub fn embedding(&mut self) -> String {
         let table = self.builder.weight("embedding");
-        let ids = if self.kind == GraphKind::Padded {
-            let flat = self.builder.integers("flat", &[1], &[-1]);
-            self.builder.op("Reshape", &["input_ids", &flat], &[])
-        } else {
-            "input_ids".to_owned()
-        };
-        self.builder.op("Gather", &[&table, &ids], &[])
+        match self.kind {
+            GraphKind::Padded => {
+                let flat = self.builder.integers("flat", &[1], &[-1]);
+                let ids = self.builder.op("Reshape", &["input_ids", &flat], &[]);
+                self.builder.op("Gather", &[&table, &ids], &[])
+            }
+            GraphKind::Packed | GraphKind::Plain => {
+                self.builder.op("Gather", &[&table, "input_ids"], &[])
+            }
+            GraphKind::Fused => self
+                .builder
+                .op("seqembed:TokenRows", &[&table, "input_ids"], &[]),
+        }
     }
 
     /// Padded: 0, 1, ... up to a row's length, int64 [length].

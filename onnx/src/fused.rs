@@ -62,6 +62,17 @@ impl Stream {
         [qkv, frame.builder.weight(&format!("{layer}.qk.bias"))]
     }
 
+    /// The same of the first block, where nothing but the word makes a token's embedding: computed for each word of the table
+    /// `embedding` once, and looked up.
+    pub fn qkv_of_words(frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
+        let table = frame.builder.weight("embedding");
+        let [words, bias] = Self::begin(frame, &table).qkv(frame, layer);
+        let rows = frame
+            .builder
+            .op("seqembed:TokenRows", &[&words, "input_ids"], &[]);
+        [rows, bias]
+    }
+
     /// Adds attention's projection, `layer.attention_output`.
     pub fn add_attention(&mut self, frame: &mut Frame<'_, '_>, attended: &str, layer: &str) {
         self.add(frame, attended, layer, "attention_output");

@@ -71,6 +71,8 @@ pub struct Blocks {
     pub heads: usize,
     /// `ALiBi`, if there is: padded and plain what is added to all scores, packed the heads' slopes.
     pub alibi: Option<String>,
+    /// Whether the embeddings are those of words alone, without positions.
+    pub of_words: bool,
     /// Columns of each half of a gated feed-forward layer; `None`: it is not gated.
     pub gated: Option<usize>,
 }
@@ -116,7 +118,11 @@ impl Blocks {
         for layer in 0..self.layers {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
-            let qkv = stream.qkv(frame, &name);
+            let qkv = if layer == 0 && self.of_words {
+                Stream::qkv_of_words(frame, &name)
+            } else {
+                stream.qkv(frame, &name)
+            };
             let attended = self.attention(frame, &qkv);
             stream.add_attention(frame, &attended, &name);
             stream.due(format!("{name}.attention_norm"));

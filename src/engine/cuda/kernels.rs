@@ -61,6 +61,7 @@ pub struct Kernels {
     positions: Function,
     rotate: Option<Function>,
     rotary_angles: Option<Function>,
+    token_rows: Function,
     row_moments: Function,
     quantize_rows: Option<Function>,
     pool_mean: Function,
@@ -166,6 +167,7 @@ impl Kernels {
             positions: function(rows, "positions", 0)?,
             rotate: rotary("rotate")?,
             rotary_angles: rotary("rotary_angles")?,
+            token_rows: function(rows, "token_rows", 0)?,
             row_moments: function(rows, "row_moments", 0)?,
             quantize_rows: (precision == Precision::Fp8)
                 .then(|| function(rows, "quantize_rows", 0))
@@ -513,6 +515,34 @@ impl Kernels {
         let grid = [count, self.sizes.hidden.div_ceil(64)];
         // SAFETY: the caller's promise.
         unsafe { launch(function, stream, grid, 256, &arguments) }
+    }
+
+    /// The rows of a table, [rows, width], that tokens name: [tokens, width]. The width is a multiple of 8.
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn token_rows(
+        &self,
+        stream: Device,
+        [table, ids, out]: [Device; 3],
+        [table_rows, width]: [usize; 2],
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::Pointer;
+        let arguments = [
+            Pointer(table),
+            Pointer(ids),
+            Pointer(out),
+            int(width / 8)?,
+            int(table_rows)?,
+            int(tokens)?,
+        ];
+        let blocks = [tokens.div_ceil(8), 1];
+        // SAFETY: the caller's promise.
+        unsafe { launch(self.token_rows, stream, blocks, 256, &arguments) }
     }
 
     /// The sum and the sum of squares of each row, [rows, parts, 2] in 32 bits.

@@ -3,7 +3,7 @@
 //! The same names and shapes as on CPUs (`engine/operators.rs`), and those of fused graphs: `NormDense(x, moments, weight)`,
 //! `NormDenseGelu` and `NormDenseGeglu(x, moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`,
 //! `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments, gamma)`, which give the sum and its
-//! moments, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv, sequence_starts)`. With rows
+//! moments, `TokenRows(table, input_ids)`, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv, sequence_starts)`. With rows
 //! and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a factor of each, `NormDenseGeluFp8(rows, factors,
 //! weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the model, for which the kernels were compiled; each
 //! operator checks that what it gets has them.
@@ -51,6 +51,7 @@ enum What {
     RotaryAngles,
     PoolMean,
     PoolMax,
+    TokenRows,
     RowMoments,
     NormDense,
     NormDenseGelu,
@@ -65,7 +66,7 @@ enum What {
 
 impl What {
     /// All, by name.
-    const ALL: [(Self, &'static str); 21] = [
+    const ALL: [(Self, &'static str); 22] = [
         (Self::RotaryAttention, "RotaryAttention"),
         (Self::TurnedAttention, "TurnedAttention"),
         (Self::AlibiAttention, "AlibiAttention"),
@@ -77,6 +78,7 @@ impl What {
         (Self::RotaryAngles, "RotaryAngles"),
         (Self::PoolMean, "PoolMean"),
         (Self::PoolMax, "PoolMax"),
+        (Self::TokenRows, "TokenRows"),
         (Self::RowMoments, "RowMoments"),
         (Self::NormDense, "NormDense"),
         (Self::NormDenseGelu, "NormDenseGelu"),
@@ -134,6 +136,7 @@ impl Operator for Own {
             What::Geglu | What::RowMoments => vec![own],
             What::Positions | What::RotaryAngles => vec![I32, TensorElementType::Int64],
             What::PoolMean | What::PoolMax | What::TurnedAttention => vec![own, I32],
+            What::TokenRows => vec![own, TensorElementType::Int64],
             What::NormDense => vec![own, F32, own],
             What::NormDenseGelu | What::NormDenseGeglu => vec![own, F32, own, own],
             What::NormDenseRotary => vec![own, F32, own, own, F32],
@@ -346,6 +349,7 @@ impl Call<'_> {
             What::BiasGelu | What::Geglu => self.elementwise(what),
             What::Positions | What::RotaryAngles => self.by_position(what),
             What::PoolMean | What::PoolMax => self.pool(what),
+            What::TokenRows => self.token_rows(),
             What::RowMoments => self.row_moments(),
             What::NormDense => self.norm_dense(wide(Epilogue::Norm)),
             What::NormDenseGelu => self.norm_dense(wide(Epilogue::NormGelu)),
@@ -482,6 +486,19 @@ impl Call<'_> {
             )
         }
         .map_err(refused)
+    }
+
+    fn token_rows(&self) -> ort::Result<()> {
+        let (table, ids) = (self.input(0)?, self.input(1)?);
+        let shape = match table.shape[..] {
+            [rows, width] if rows > 0 && width.is_multiple_of(8) => [rows, width],
+            _ => return Err(fault(format!("no table of rows: {:?}", table.shape))),
+        };
+        let tokens = ids.length();
+        let out = self.output(0, &[tokens, shape[1]])?;
+        let memory = [table.memory, ids.memory, out];
+        // SAFETY: as in `attention`.
+        unsafe { self.kernels.token_rows(self.stream, memory, shape, tokens) }.map_err(refused)
     }
 
     /// The shape of the moments of so many rows.

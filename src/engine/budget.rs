@@ -4,9 +4,11 @@
 //! (2 `H`), query, key and value (3 `H`), the attention's output and its projection (2 `H`), one more of `H` for what is being
 //! rotated or copied, and the wide layer before and after its activation (2 `I`, GEGLU 3 `I`), all of them numbers of the precision
 //! computed in; and at the end a row of 32-bit floats (`H`) that is pooled. Attention itself keeps no matrix of `T` by `T`. ONNX
-//! Runtime's arena holds up to twice of what is in use, because blocks of one shape are kept for the next.
+//! Runtime's arena holds up to one batch more than are on the device at once, because blocks of one shape are kept for the next.
 
 use seqembed_onnx::Sizes;
+
+use super::cuda::places::at_once;
 
 /// No batch is planned smaller than this; what does not fit even so is split when it is tried.
 pub const LEAST: usize = 4_096;
@@ -28,7 +30,7 @@ pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
 pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
     // A tenth is left for the libraries' workspaces and for others.
     let room = free.saturating_sub(weights) / 10 * 9;
-    let each = 2 * bytes_per_token(sizes, bytes).max(1) as u64;
+    let each = ((1 + at_once(sizes)) * bytes_per_token(sizes, bytes).max(1)) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
     // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
     (fits / 1_024 * 1_024).clamp(LEAST, MOST)
@@ -43,7 +45,7 @@ mod tests {
     fn sizes(hidden: usize, intermediate: usize, gated: bool) -> Sizes {
         Sizes {
             hidden,
-            heads: 1,
+            heads: (hidden / 64).max(1),
             intermediate,
             rotary_base: None,
             alibi: gated,
@@ -64,6 +66,8 @@ mod tests {
         assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), LEAST);
         let narrow = &sizes(768, 3_072, true);
         assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MOST);
+        // (8 * 768 + 3 * 3072) * 2 + 4 * 768 = 33,792 bytes a token, three times that for two batches and the arena; 1.71 GB.
+        assert_eq!(batch_tokens(2 << 30, 250_000_000, narrow, 2), 16_384);
     }
 
     proptest! {

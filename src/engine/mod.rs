@@ -86,8 +86,8 @@ pub trait Engine: Send + Sync {
         batch.tokens()
     }
 
-    /// When the device itself computed since this was last asked, for an engine that knows better than its callers: those wait
-    /// for each other when they share a device. Empty: it computed all through the calls of [`Engine::run`].
+    /// When the device itself computed since this was last asked, for an engine that knows better than its callers: those may wait
+    /// for a place on it. Empty: it computed all through the calls of [`Engine::run`].
     fn computed(&self) -> Vec<(Instant, Instant)> {
         Vec::new()
     }

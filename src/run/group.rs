@@ -19,6 +19,7 @@ use super::repeats::Repeats;
 use super::resume::Journaled;
 use super::slot::Slot;
 use super::{Held, Observer, Options, RunError, Shared};
+use crate::engine::cuda::places;
 use crate::engine::device::Device;
 use crate::engine::facts::{Facts, Session};
 use crate::engine::faulty::Faults;
@@ -45,9 +46,6 @@ const GPU_CHUNK_BYTES: usize = 1 << 30;
 
 /// Batches of a chunk for each GPU.
 const BATCHES_AHEAD: usize = 16;
-
-/// While a GPU computes one batch, the other worker copies and prepares the next.
-const WORKERS_PER_GPU: usize = 2;
 
 /// Jobs that share a session.
 pub(crate) struct Group {
@@ -379,7 +377,7 @@ impl Group {
     ) -> Slot<'s> {
         let precision = session.facts().precision;
         let mut slot = loader.slot(&places[0], 0, precision, Arc::clone(session), load);
-        slot.workers = workers_on(places[0].device, workers, 1);
+        slot.workers = workers_on(places[0].device, workers, 1, loader.wanted.model);
         slot
     }
 
@@ -448,7 +446,7 @@ impl Group {
             let session = loader.engine_on(program)?;
             let load = program.spent + started.elapsed();
             let mut slot = loader.slot(place, index, self.precision, session, load);
-            slot.workers = workers_on(place.device, workers, places.len());
+            slot.workers = workers_on(place.device, workers, places.len(), &self.model);
             let lane = Lane {
                 group: slot.label.clone(),
                 name: "loading".to_owned(),
@@ -608,10 +606,11 @@ impl Computed {
 }
 
 /// Threads that feed one of so many devices.
-fn workers_on(device: Device, threads: usize, devices: usize) -> usize {
+fn workers_on(device: Device, threads: usize, devices: usize, model: &Model) -> usize {
     match device {
         Device::Cpu => (threads / devices).max(1),
-        Device::Cuda(_) => WORKERS_PER_GPU,
+        // While the GPU computes, one takes the rows of the last batch and prepares the next.
+        Device::Cuda(_) => 1 + places::at_once(&model.architecture().description().sizes()),
     }
 }
 

@@ -12,7 +12,7 @@ use super::devices::Place;
 use super::slot::{Load as LoadHigher, Slot};
 use crate::engine::cuda::kernels::Kernels as GpuKernels;
 use crate::engine::cuda::launch::KernelError;
-use crate::engine::cuda::{CudaEngine, CudaLoad, operators};
+use crate::engine::cuda::{CudaEngine, CudaLoad, operators, places};
 use crate::engine::device::Device;
 use crate::engine::facts::Session;
 use crate::engine::faulty::Faults;
@@ -261,6 +261,7 @@ impl Loader<'_> {
             .map(operators::domain)
             .transpose()
             .map_err(|error| refused(error.into()))?;
+        let sizes = self.wanted.model.architecture().description().sizes();
         let load = CudaLoad {
             graph: &program.graph,
             folder: &program.folder,
@@ -269,6 +270,12 @@ impl Loader<'_> {
             precision: stored(program.precision),
             outputs,
             hidden,
+            // ONNX Runtime's own kernels were not measured with two.
+            at_once: if kernels.is_some() {
+                places::at_once(&sizes)
+            } else {
+                1
+            },
             memory_limit: None,
             operators,
         };

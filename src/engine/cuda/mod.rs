@@ -1,7 +1,7 @@
 //! A model on an NVIDIA GPU: ONNX Runtime's CUDA provider.
 //!
-//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One batch is computed at
-//! a time, as it fills the device by itself. A second caller meanwhile prepares its inputs and takes its outputs.
+//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One or two
+//! batches are on it at once ([`places`]), each on a stream of its own. One that lacks memory tries again when it has the device to itself.
 
 pub mod compile;
 pub mod fault;
@@ -9,6 +9,7 @@ pub mod kernels;
 pub mod launch;
 pub mod layout;
 pub mod operators;
+pub mod places;
 pub mod programs;
 mod streams;
 
@@ -34,6 +35,7 @@ use seqembed_onnx::{GraphKind, Precision};
 
 use self::fault::fault;
 use self::layout::{Layout, filled_up};
+use self::places::Places;
 use super::device::Device;
 use super::facts::{self, Facts};
 use super::{Batch, Engine, EngineError, Reduce};
@@ -54,6 +56,8 @@ pub struct CudaLoad<'a> {
     pub outputs: Vec<Reduce>,
     /// Width of a row.
     pub hidden: usize,
+    /// Batches that may be on the device at once.
+    pub at_once: usize,
     /// Bytes that weights and all that is computed may take on the device; by default, what it has.
     pub memory_limit: Option<u64>,
     /// The operators of the domain `seqembed` for GPUs, which packed graphs need.
@@ -88,8 +92,9 @@ const INPUTS: [(&CStr, Input); 8] = [
 /// A model on a GPU.
 pub struct CudaEngine {
     facts: Facts,
-    /// Held while a batch is computed: from when to when each of the last batches was.
-    running: Mutex<Vec<(Instant, Instant)>>,
+    places: Places,
+    /// From when to when each of the last batches was computed.
+    spans: Mutex<Vec<(Instant, Instant)>>,
     session: Session,
     device: u32,
     inputs: Vec<(&'static CStr, Input)>,
@@ -169,7 +174,8 @@ impl CudaEngine {
         let device = Device::Cuda(usize::try_from(load.device).unwrap_or(usize::MAX));
         Ok(Self {
             facts: Facts::of(&session, load.graph, device)?,
-            running: Mutex::default(),
+            places: Places::new(load.at_once),
+            spans: Mutex::default(),
             device: load.device,
             inputs,
             kind: load.kind,
@@ -186,9 +192,9 @@ impl CudaEngine {
         })
     }
 
-    /// From when to when the device computed since this was last asked, callers that waited for their turn left out.
+    /// From when to when batches were on the device since this was last asked, callers that waited for their turn left out.
     pub fn take_computed(&self) -> Vec<(Instant, Instant)> {
-        std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A tensor in the host's memory, its values not yet set. Page-locked memory would save less than a thousandth of a
@@ -247,18 +253,30 @@ impl CudaEngine {
         output: &CStr,
         target: &mut DynValue,
     ) -> Result<(), EngineError> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = Instant::now();
-        let done = self.infer(inputs, output, target, None);
-        running.push((started, Instant::now()));
+        let mut infer = || {
+            let started = Instant::now();
+            let done = self.infer(inputs, output, target, None);
+            let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+            spans.push((started, Instant::now()));
+            done
+        };
+        let place = self.places.one();
+        let done = infer();
+        if !matches!(done, Err(EngineError::OutOfMemory(_))) {
+            return done;
+        }
+        drop(place);
+        // The other batch may have what is missing, or it is left over from earlier ones.
+        let _alone = self.places.all();
+        self.shrink()?;
+        let done = infer();
         if matches!(done, Err(EngineError::OutOfMemory(_))) {
-            // What is left over from larger batches may be what is missing for a smaller one.
             self.shrink()?;
         }
         done
     }
 
-    /// Runs the session, with nothing else running on it.
+    /// Runs the session.
     fn infer(
         &self,
         inputs: &[DynValue],
@@ -445,6 +463,7 @@ mod tests {
             precision: Precision::Fp32,
             outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
             hidden: model.architecture().hidden(),
+            at_once: 2,
             memory_limit: None,
             operators: None,
         }
@@ -524,8 +543,25 @@ mod tests {
                         }
                     }
                 }
-                // Nothing asked for, nothing computed.
                 assert_eq!(engine.take_computed().len(), 12);
+                // As many callers as come give each other's batches no other rows.
+                let batches = [&[3][..], &[40, 24], &[9; 30], &[70, 17, 3, 64]].map(batch);
+                let alone = batches
+                    .each_ref()
+                    .map(|batch| engine.run(batch, Reduce::Mean));
+                std::thread::scope(|scope| {
+                    for (batch, alone) in batches.iter().zip(&alone) {
+                        let engine = &engine;
+                        scope.spawn(move || {
+                            for _ in 0..20 {
+                                let rows = engine.run(batch, Reduce::Mean).expect("a result");
+                                assert_eq!(alone.as_ref().expect("a result"), &rows);
+                            }
+                        });
+                    }
+                });
+                assert_eq!(engine.take_computed().len(), 84);
+                // Nothing asked for, nothing computed.
                 assert_eq!(engine.take_computed(), []);
                 let nothing = engine.run(&Batch::default(), Reduce::Mean);
                 assert!(nothing.expect("no rows").is_empty());

@@ -1,7 +1,7 @@
 //! Streams by number: kernels that keep something between their blocks in the device's memory have a place of their own for each.
 
-/// Streams on which launches may be under way at once: `SM90_STREAMS` in `attention_sm90.cu`. One batch is on the device
-/// at a time, but its stream may be another each time.
+/// Streams on which launches may be under way at once: `SM90_STREAMS` in `attention_sm90.cu`. There are as many as batches on the
+/// device.
 const STREAMS: usize = 16;
 
 /// The last streams that were used. Launches on one come one after the other, so they can share a place.

@@ -2,8 +2,8 @@
 
     python bench/gpu.py [--models dnabert2 650M 3B] [--inputs NAME..] [--precisions fp16] [--quick] [--profile] [--seqembed PATH]
 
-Needs PyTorch with CUDA, transformers, tokenizers, and an ONNX Runtime with the CUDA provider where seqembed finds it. About 9 minutes
-on an H100, with --quick about 4.
+Needs PyTorch with CUDA, transformers, tokenizers, and an ONNX Runtime with the CUDA provider where seqembed finds it. About a quarter
+of an hour on an H100, with --quick about 4 minutes.
 
 - seqembed: the whole program, FASTA files on disk (a manifest of 200) to npz files on disk. Tokens a second are those of its
   report.json over its seconds without the load and without finding and waking the device, which the peers' processes have done before. The best of --runs runs, each a process of its own.
@@ -209,7 +209,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--target", type=float, help="seconds of a peer's pass")
     parser.add_argument("--budgets", nargs="*", type=int, help="tokens a batch to try with the peers")
     parser.add_argument("--sample", type=int, help="sequences of each input whose vectors are compared")
-    parser.add_argument("--minutes", type=float, default=9.5, help="what is not begun by then is left out")
+    parser.add_argument("--minutes", type=float, default=20.0, help="what is not begun by then is left out")
     parser.add_argument("--update", type=Path, metavar="JSON", help="take the models that are not measured now from this earlier result")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK / "gpu", help="weights, inputs and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)

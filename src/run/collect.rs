@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use super::chunk::{Chunk, Entry, Item, Replaced, Status, Task};
 use super::join::{Place, Results, places};
 use super::repeats::{Origin, Slots};
@@ -157,6 +159,9 @@ pub struct Collector<'a> {
 
 /// Values in a block of rows that goes to a sink at once.
 const BLOCK: usize = 1 << 21;
+
+/// Files that get their names at once, at most: so many more are open meanwhile.
+const FINISHED_AT_ONCE: usize = 16;
 
 impl<'a> Collector<'a> {
     /// `layouts`, `files` and `restored` have an entry for each task, as the saver has.
@@ -390,6 +395,7 @@ impl<'a> Collector<'a> {
         };
         let (mut sequences, mut tokens, mut ended) = (0, 0, 0);
         let mut current = None;
+        let mut whole = Vec::new();
         for (at, entry) in chunk.entries.iter().enumerate() {
             match entry {
                 Entry::Record(task, item) => {
@@ -432,12 +438,16 @@ impl<'a> Collector<'a> {
                     self.files[*task].warnings.extend_from_slice(warnings);
                     match (failure, input) {
                         (Some(why), _) => self.fail(*task, why, observer),
-                        (None, input) => self.finish(*task, input.as_ref())?,
+                        (None, input) => whole.push((*task, input.as_ref())),
+                    }
+                    if whole.len() == FINISHED_AT_ONCE {
+                        self.finish(&mut whole)?;
                     }
                 }
             }
         }
         self.flush(current)?;
+        self.finish(&mut whole)?;
         observer.advanced(sequences, tokens, chunk.bytes, ended);
         Ok(())
     }
@@ -579,23 +589,32 @@ impl<'a> Collector<'a> {
         Ok(sink.as_mut().expect("it was just made"))
     }
 
-    fn finish(&mut self, task: usize, input: Option<&Input>) -> Result<(), CollectError> {
-        if self.states[task].failed {
-            return Ok(());
+    /// Gives files their names that have all of their rows: several at a time, as each waits for the disk.
+    fn finish(&mut self, whole: &mut Vec<(usize, Option<&Input>)>) -> Result<(), CollectError> {
+        whole.retain(|&(task, _)| !self.states[task].failed);
+        let mut sinks = Vec::with_capacity(whole.len());
+        for &(task, _) in whole.iter() {
+            // A file without records has an output too: empty, and whole.
+            self.sink(task)
+                .map(drop)
+                .map_err(|source| self.refused(task, source))?;
+            sinks.extend(self.states[task].sink.take().map(|sink| (task, sink)));
         }
-        // A file without records has an output too: empty, and whole.
-        self.sink(task)
-            .map(drop)
-            .map_err(|source| self.refused(task, source))?;
-        if let Some(sink) = self.states[task].sink.take() {
-            sink.finish().map_err(|source| self.refused(task, source))?;
+        let finished: Vec<_> = sinks
+            .into_par_iter()
+            .map(|(task, sink)| (task, sink.finish()))
+            .collect();
+        for (task, result) in finished {
+            result.map_err(|source| self.refused(task, source))?;
         }
-        self.files[task].output = Some(self.layouts[task].path.clone());
-        // A record without numbers for the device's sake is tried again by the next run.
-        if let (Some(saver), Some(input)) = (&mut self.saver, input)
-            && self.files[task].failed_records == 0
-        {
-            saver.finish(task, input, &self.files[task])?;
+        for (task, input) in whole.drain(..) {
+            self.files[task].output = Some(self.layouts[task].path.clone());
+            // A record without numbers for the device's sake is tried again by the next run.
+            if let (Some(saver), Some(input)) = (&mut self.saver, input)
+                && self.files[task].failed_records == 0
+            {
+                saver.finish(task, input, &self.files[task])?;
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::chunk::Task;
+use super::chunk::{Chunk, Task};
 use super::chunker::{Chunker, Limits};
 use super::collect::{Collector, output_path};
 use super::devices::{self, Place};
@@ -217,7 +217,7 @@ impl Group {
         }
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
         let reading = Instant::now();
-        let Some(first) = chunker.next() else {
+        let Some(first) = first_chunk(&mut chunker, places, runtime)? else {
             return Ok(());
         };
         flow::trace_chunk(
@@ -603,6 +603,24 @@ impl Computed {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// The first chunk. Where a GPU was chosen, ONNX Runtime was found already, and starts meanwhile.
+fn first_chunk(
+    chunker: &mut Chunker,
+    places: &[Place],
+    runtime: &mut Runtime,
+) -> Result<Option<Chunk>, RunError> {
+    let on_gpu = places.iter().any(|place| place.gpu.is_some());
+    std::thread::scope(|scope| {
+        let starting = on_gpu.then(|| scope.spawn(|| runtime.environment().map(drop)));
+        let first = chunker.next();
+        if let Some(starting) = starting {
+            let started = starting.join();
+            started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(first)
+    })
 }
 
 /// Threads that feed one of so many devices.

@@ -1,8 +1,9 @@
 //! `--trace`: what happened when, as a file that Chrome's tracing page and Perfetto show.
 //!
 //! The format is Chrome's "Trace Event Format": complete events (`"ph": "X"`) with microseconds since the start, on lanes that are
-//! named by metadata events.
+//! named by metadata events. What overlaps on a lane, such as two batches on a device, is drawn on several.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
@@ -90,7 +91,8 @@ impl Trace {
         let Some((file, spans)) = self.to else {
             return Ok(());
         };
-        let spans = spans.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = spans.into_inner().unwrap_or_else(PoisonError::into_inner);
+        apart(&mut spans);
         let mut file = BufWriter::new(file);
         let (mut groups, mut lanes): (Vec<&str>, Vec<&Lane>) = (Vec::new(), Vec::new());
         let mut separator = "[\n";
@@ -132,6 +134,24 @@ impl Trace {
     }
 }
 
+/// Moves spans that begin before another one of their lane has ended to a lane beside it: `device`, `device 2`.
+fn apart(spans: &mut [Span]) {
+    spans.sort_by_key(|span| span.from);
+    let mut ends: HashMap<Lane, Vec<Instant>> = HashMap::new();
+    for span in spans {
+        let ends = ends.entry(span.lane.clone()).or_default();
+        let free = ends.iter().position(|end| *end <= span.from);
+        match free {
+            Some(row) => ends[row] = span.to,
+            None => ends.push(span.to),
+        }
+        let row = free.unwrap_or(ends.len() - 1);
+        if row > 0 {
+            span.lane.name = format!("{} {}", span.lane.name, row + 1);
+        }
+    }
+}
+
 /// The index of a thing among those that were seen, and whether it is new.
 fn place<T: PartialEq>(seen: &mut Vec<T>, thing: T) -> (usize, bool) {
     if let Some(at) = seen.iter().position(|other| *other == thing) {
@@ -139,4 +159,33 @@ fn place<T: PartialEq>(seen: &mut Vec<T>, thing: T) -> (usize, bool) {
     }
     seen.push(thing);
     (seen.len() - 1, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_overlaps_is_drawn_on_lanes_of_its_own() {
+        let start = Instant::now();
+        let span = |name: &str, from, to| Span {
+            lane: Lane::host(name),
+            name: "batch",
+            from: start + Duration::from_secs(from),
+            to: start + Duration::from_secs(to),
+            about: Value::Null,
+        };
+        let mut spans = [
+            span("device", 2, 4),
+            span("device", 0, 3),
+            span("device", 3, 5),
+            span("other", 1, 2),
+            span("device", 4, 6),
+        ];
+        apart(&mut spans);
+        let lanes: Vec<&str> = spans.iter().map(|span| span.lane.name.as_str()).collect();
+        assert_eq!(lanes, ["device", "other", "device 2", "device", "device 2"]);
+    }
 }

@@ -3,10 +3,10 @@
 //! The same names and shapes as on CPUs (`engine/operators.rs`), and those of fused graphs: `NormDense(x, moments, weight)`,
 //! `NormDenseGelu` and `NormDenseGeglu(x, moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`,
 //! `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments, gamma)`, which give the sum and its
-//! moments, `TokenRows(table, input_ids)`, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv, sequence_starts)`. With rows
-//! and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a factor of each, `NormDenseGeluFp8(rows, factors,
-//! weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the model, for which the kernels were compiled; each
-//! operator checks that what it gets has them.
+//! moments, `TokenRows(table, input_ids)`, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv,
+//! sequence_starts)`. With rows and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a factor of each,
+//! `NormDenseGeluFp8(rows, factors, weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the model, for which
+//! the kernels were compiled; each operator checks that what it gets has them.
 
 use std::ptr;
 use std::sync::Arc;

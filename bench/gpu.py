@@ -47,7 +47,8 @@ class Model:
     name: str
     """As `seqembed models` has it."""
     tokens: dict[str, int]
-    """Inputs, and how many tokens of each: on an H100 about ten seconds of work, of which the first and the last batch are little."""
+    """Inputs, and how many tokens of each. Where there are bars, seven to ten seconds of an H100's work, of which the first and the last
+    batch are little."""
     bars: dict[str, float] = field(default_factory=dict)
     """What seqembed's speed over that of the best compiled peer, and over transformers', should be."""
     load_bar: bool = False

@@ -1,7 +1,8 @@
 // Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64: as attention.cu, with the tensor cores fed from
 // shared memory by whole warpgroups (wgmma), and keys and values loaded by the tensor memory accelerator (Shah et al. 2024).
 //
-// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DALIBI=0|1.
+// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DALIBI=0|1, and
+// -DSTREAMS, on which launches may be under way at once.
 //
 // A task are the rows of one head for 128 queries of one sequence. A persistent kernel of one block a processor, in which two teams take
 // task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since tasks are short: a
@@ -16,8 +17,6 @@
 #define SM90_QUERIES 128
 #define SM90_KEYS 64
 #define SM90_RING 4
-// Streams on which launches may be under way at once: `STREAMS` in streams.rs.
-#define SM90_STREAMS 16
 // 64 rows of a head.
 #define SM90_TILE (64 * 64 * 2)
 
@@ -100,7 +99,7 @@ struct Shared {
 };
 
 // Of the launch on each stream: how many tasks were handed out, and how many teams have found that there are no more.
-__device__ int handed_out[SM90_STREAMS][2];
+__device__ int handed_out[STREAMS][2];
 
 // Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * HEADS.
 __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int places,
@@ -180,7 +179,7 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     const float slope = slopes[head] * 8.0f;
     // A weight of so much less is less than half of the smallest one in fp16, and in bf16 adds nothing to its row's sum.
     const float nothing = -25.0f / scale;
-    // A thread's first query, and its first key of a block.
+    // A thread's first query.
     const int query = first - begin + group * 64 + (thread >> 5) * 16 + lane / 4;
 #endif
     float sums[32], scores[32];
@@ -198,13 +197,14 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
         multiply_commit();
         multiply_wait<0>();
 
+        const int block = task.block(step);
         // A thread's first key of the block.
-        const int key = task.block(step) * SM90_KEYS + 2 * (lane & 3);
+        const int key = block * SM90_KEYS + 2 * (lane & 3);
         // What is to be added to all scores of a row.
         float more[2] = {0.0f, 0.0f};
 #if ALIBI
         // The bias is linear where all keys are before the queries, or all behind.
-        const int side = task.block(step) - (first - begin) / SM90_KEYS - group;
+        const int side = block - (first - begin) / SM90_KEYS - group;
         const float turned = side < 0 ? slope : -slope;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -229,7 +229,7 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
             }
         }
 #endif
-        if (task.block(step) == blocks - 1) {
+        if (block == blocks - 1) {
             const int left = end - begin - key;
 #pragma unroll
             for (int n = 0; n < 8; n++)

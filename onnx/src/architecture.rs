@@ -232,6 +232,12 @@ impl Architecture {
         self.description().hidden()
     }
 
+    /// Sizes of its layers.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.description().sizes()
+    }
+
     /// How many blocks; layers are counted from 0, the embeddings, to this.
     #[must_use]
     pub fn layers(&self) -> usize {

@@ -72,18 +72,22 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     /// The rows of the table `embedding` for all tokens, [tokens, hidden].
     pub fn embedding(&mut self) -> String {
         let table = self.builder.weight("embedding");
+        self.token_rows(&table)
+    }
+
+    /// The rows of a table for all tokens, [tokens, columns of the table].
+    pub fn token_rows(&mut self, table: &str) -> String {
+        let builder = &mut *self.builder;
         match self.kind {
             GraphKind::Padded => {
-                let flat = self.builder.integers("flat", &[1], &[-1]);
-                let ids = self.builder.op("Reshape", &["input_ids", &flat], &[]);
-                self.builder.op("Gather", &[&table, &ids], &[])
+                let flat = builder.integers("flat", &[1], &[-1]);
+                let ids = builder.op("Reshape", &["input_ids", &flat], &[]);
+                builder.op("Gather", &[table, &ids], &[])
             }
             GraphKind::Packed | GraphKind::Plain => {
-                self.builder.op("Gather", &[&table, "input_ids"], &[])
+                builder.op("Gather", &[table, "input_ids"], &[])
             }
-            GraphKind::Fused => self
-                .builder
-                .op("seqembed:TokenRows", &[&table, "input_ids"], &[]),
+            GraphKind::Fused => builder.op("seqembed:TokenRows", &[table, "input_ids"], &[]),
         }
     }
 

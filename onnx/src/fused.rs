@@ -67,10 +67,7 @@ impl Stream {
     pub fn qkv_of_words(frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
         let table = frame.builder.weight("embedding");
         let [words, bias] = Self::begin(frame, &table).qkv(frame, layer);
-        let rows = frame
-            .builder
-            .op("seqembed:TokenRows", &[&words, "input_ids"], &[]);
-        [rows, bias]
+        [frame.token_rows(&words), bias]
     }
 
     /// Adds attention's projection, `layer.attention_output`.

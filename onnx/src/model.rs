@@ -346,7 +346,7 @@ impl Model {
     /// # Errors
     /// [`Error::Precision`] when none does.
     pub fn storages(&self, precision: Precision) -> Result<Vec<Storage>, Error> {
-        let sizes = self.info.architecture.description().sizes();
+        let sizes = self.info.architecture.sizes();
         let mut all = Vec::new();
         if GraphKind::Packed.has(precision) {
             all.push(precision.into());

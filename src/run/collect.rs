@@ -383,6 +383,24 @@ impl<'a> Collector<'a> {
         pending: &Pending,
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
+        let mut whole = Vec::new();
+        let put = self.put(pending, &mut whole, observer);
+        // Also where a later file was refused.
+        let finished = self.finish(&mut whole);
+        let (sequences, tokens, ended) = put?;
+        finished?;
+        observer.advanced(sequences, tokens, pending.chunk.bytes, ended);
+        Ok(())
+    }
+
+    /// Puts a chunk's rows into the files. Those that have all of theirs are left in `whole`. Returns sequences, tokens and files that
+    /// ended.
+    fn put<'c>(
+        &mut self,
+        pending: &'c Pending,
+        whole: &mut Vec<(usize, Option<&'c Input>)>,
+        observer: &mut dyn Observer,
+    ) -> Result<(u64, u64, u64), CollectError> {
         let chunk = &pending.chunk;
         let places = places(chunk);
         let (kept, notes) = self.exchange(pending, &places);
@@ -395,7 +413,6 @@ impl<'a> Collector<'a> {
         };
         let (mut sequences, mut tokens, mut ended) = (0, 0, 0);
         let mut current = None;
-        let mut whole = Vec::new();
         for (at, entry) in chunk.entries.iter().enumerate() {
             match entry {
                 Entry::Record(task, item) => {
@@ -441,15 +458,13 @@ impl<'a> Collector<'a> {
                         (None, input) => whole.push((*task, input.as_ref())),
                     }
                     if whole.len() == FINISHED_AT_ONCE {
-                        self.finish(&mut whole)?;
+                        self.finish(whole)?;
                     }
                 }
             }
         }
         self.flush(current)?;
-        self.finish(&mut whole)?;
-        observer.advanced(sequences, tokens, chunk.bytes, ended);
-        Ok(())
+        Ok((sequences, tokens, ended))
     }
 
     fn count(
@@ -592,22 +607,18 @@ impl<'a> Collector<'a> {
     /// Gives files their names that have all of their rows: several at a time, as each waits for the disk.
     fn finish(&mut self, whole: &mut Vec<(usize, Option<&Input>)>) -> Result<(), CollectError> {
         whole.retain(|&(task, _)| !self.states[task].failed);
-        let mut sinks = Vec::with_capacity(whole.len());
-        for &(task, _) in whole.iter() {
+        let sinks = whole.iter().map(|&(task, _)| {
             // A file without records has an output too: empty, and whole.
-            self.sink(task)
-                .map(drop)
-                .map_err(|source| self.refused(task, source))?;
-            sinks.extend(self.states[task].sink.take().map(|sink| (task, sink)));
-        }
+            self.sink(task)?;
+            Ok(self.states[task].sink.take())
+        });
+        let sinks: Vec<Result<_, OutputError>> = sinks.collect();
         let finished: Vec<_> = sinks
             .into_par_iter()
-            .map(|(task, sink)| (task, sink.finish()))
+            .map(|sink| sink?.map_or(Ok(()), Sink::finish))
             .collect();
-        for (task, result) in finished {
+        for ((task, input), result) in whole.drain(..).zip(finished) {
             result.map_err(|source| self.refused(task, source))?;
-        }
-        for (task, input) in whole.drain(..) {
             self.files[task].output = Some(self.layouts[task].path.clone());
             // A record without numbers for the device's sake is tried again by the next run.
             if let (Some(saver), Some(input)) = (&mut self.saver, input)

@@ -217,7 +217,7 @@ impl Group {
         }
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
         let reading = Instant::now();
-        let Some(first) = first_chunk(&mut chunker, places, runtime)? else {
+        let Some(first) = first_chunk(&mut chunker, places, runtime, held)? else {
             return Ok(());
         };
         flow::trace_chunk(
@@ -487,7 +487,7 @@ impl Group {
             let bytes = self.precision.bytes();
             let batch_tokens = asked.unwrap_or_else(|| {
                 let weights = self.model.weights_bytes() / 4 * bytes as u64;
-                let sizes = self.model.architecture().description().sizes();
+                let sizes = self.model.architecture().sizes();
                 budget::batch_tokens(free, weights, &sizes, bytes)
             });
             // The more batches in a chunk, the fewer are cut short at its end; and none of the devices must wait for the next.
@@ -605,15 +605,16 @@ impl Computed {
     }
 }
 
-/// The first chunk. Where a GPU was chosen, ONNX Runtime was found already, and starts meanwhile.
+/// The first chunk. Where a model is to be loaded onto a GPU, ONNX Runtime was found already, and starts meanwhile.
 fn first_chunk(
     chunker: &mut Chunker,
     places: &[Place],
     runtime: &mut Runtime,
+    held: &Held,
 ) -> Result<Option<Chunk>, RunError> {
-    let on_gpu = places.iter().any(|place| place.gpu.is_some());
+    let starts = held.session.is_none() && places.iter().any(|place| place.gpu.is_some());
     std::thread::scope(|scope| {
-        let starting = on_gpu.then(|| scope.spawn(|| runtime.environment().map(drop)));
+        let starting = starts.then(|| scope.spawn(|| runtime.environment().map(drop)));
         let first = chunker.next();
         if let Some(starting) = starting {
             let started = starting.join();
@@ -628,7 +629,7 @@ fn workers_on(device: Device, threads: usize, devices: usize, model: &Model) -> 
     match device {
         Device::Cpu => (threads / devices).max(1),
         // While the GPU computes, one takes the rows of the last batch and prepares the next.
-        Device::Cuda(_) => 1 + places::at_once(&model.architecture().description().sizes()),
+        Device::Cuda(_) => 1 + places::at_once(&model.architecture().sizes()),
     }
 }
 

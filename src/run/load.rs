@@ -178,7 +178,7 @@ impl Wanted<'_> {
         number: usize,
         precision: Precision,
     ) -> Result<(GraphKind, GpuKernels), KernelError> {
-        let sizes = self.model.architecture().description().sizes();
+        let sizes = self.model.architecture().sizes();
         let number = cuda_number(number);
         let numbers = stored(precision);
         let fused = GpuKernels::can_fuse(&sizes, numbers, number)?;
@@ -196,7 +196,7 @@ impl Wanted<'_> {
 /// How the weights stand that a device reads in 16 bits, as far as can be told before kernels are loaded.
 #[must_use]
 pub fn half_storage(model: &Model, device: Device, kernels: Kernels) -> Storage {
-    let sizes = model.architecture().description().sizes();
+    let sizes = model.architecture().sizes();
     let precision = seqembed_onnx::Precision::Fp16;
     let folded = match device {
         Device::Cuda(number) if kernels == Kernels::Auto => {
@@ -261,7 +261,7 @@ impl Loader<'_> {
             .map(operators::domain)
             .transpose()
             .map_err(|error| refused(error.into()))?;
-        let sizes = self.wanted.model.architecture().description().sizes();
+        let sizes = self.wanted.model.architecture().sizes();
         let load = CudaLoad {
             graph: &program.graph,
             folder: &program.folder,

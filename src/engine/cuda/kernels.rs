@@ -53,7 +53,7 @@ pub struct Kernels {
     sizes: Sizes,
     bf16: bool,
     processors: u32,
-    /// Those that attention was launched on.
+    /// The streams that attention was launched on.
     streams: Mutex<Streams>,
     skip_layer_norm: Function,
     bias_gelu: Function,

@@ -271,6 +271,7 @@ impl CudaEngine {
         self.shrink()?;
         let done = infer();
         if matches!(done, Err(EngineError::OutOfMemory(_))) {
+            // What this attempt leaves may be what is missing for a smaller batch.
             self.shrink()?;
         }
         done

@@ -8,6 +8,7 @@ use seqembed_onnx::esm2::rotary_frequencies;
 use seqembed_onnx::{Precision, Sizes, eight};
 
 use super::launch::KernelError;
+use super::streams::STREAMS;
 
 const NUMBERS: &str = include_str!("../../../onnx/kernels/numbers.cuh");
 const ATTENTION: &str = include_str!("../../../onnx/kernels/attention.cu");
@@ -131,6 +132,7 @@ pub(super) fn programs(
     if hopper_attention {
         let mut options = options;
         options.push(define("ALIBI", usize::from(sizes.alibi)));
+        options.push(define("STREAMS", STREAMS));
         programs.push(Program {
             source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),
             options,

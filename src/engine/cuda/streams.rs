@@ -1,8 +1,7 @@
 //! Streams by number: kernels that keep something between their blocks in the device's memory have a place of their own for each.
 
-/// Streams on which launches may be under way at once: `SM90_STREAMS` in `attention_sm90.cu`. There are as many as batches on the
-/// device.
-const STREAMS: usize = 16;
+/// Streams on which launches may be under way at once. There are as many as batches on the device.
+pub const STREAMS: usize = 16;
 
 /// The last streams that were used. Launches on one come one after the other, so they can share a place.
 #[derive(Default)]

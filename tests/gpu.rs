@@ -455,3 +455,50 @@ fn wide_layers_are_those_of_the_cpu() {
         }
     }
 }
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn what_else_is_in_a_batch_changes_no_bit() {
+    let lengths: Vec<usize> = (0..1500).map(|at| 20 + at * 389 % 601).collect();
+    let mut problems = Problems::default();
+    for (name, _) in WIDE {
+        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let file = place.path("x.fa");
+        for precision in ["fp16", "bf16", "fp8"] {
+            let in_batches_of = |tokens| {
+                let options = ["--batch-tokens", tokens];
+                on_gpu(name, &file, precision, "auto", &options)
+            };
+            let what = format!("{name} {precision}");
+            let many = match in_batches_of("65536") {
+                Ok(many) => many,
+                // Which models and GPUs have no fp8 is for the test of wide layers.
+                Err(_) if precision == "fp8" => continue,
+                Err(why) => {
+                    problems.0.push(format!("{what}: {why}"));
+                    continue;
+                }
+            };
+            let few = in_batches_of("3000");
+            problems.compare(&what, precision, few.as_ref(), &many);
+            // cuBLAS has several ways to multiply, and chooses by the number of tokens; seqembed's dense layers have one.
+            if let Ok(few) = few
+                && has_dense_layers()
+            {
+                let pairs = many.values.chunks(many.hidden);
+                let pairs = pairs.zip(few.values.chunks(few.hidden));
+                let others = pairs.filter(|(many, few)| many != few).count();
+                println!("{what}: {others} vectors differ");
+                if others > 0 {
+                    problems.0.push(format!("{what}: {others} vectors differ"));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the GPU is one for which seqembed has dense layers: fp8 needs them.
+fn has_dense_layers() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| on_gpu("esm2-1280", &fixture("esm2-1280"), "fp8", "auto", &[]).is_ok())
+}

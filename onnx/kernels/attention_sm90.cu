@@ -179,11 +179,14 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     const float slope = slopes[head] * 8.0f;
     // A weight of so much less is less than half of the smallest one in fp16, and in bf16 adds nothing to its row's sum.
     const float nothing = -25.0f / scale;
+#endif
     // A thread's first query.
     const int query = first - begin + group * 64 + (thread >> 5) * 16 + lane / 4;
-#endif
     float sums[32], scores[32];
-    float most[2] = {-1e30f, -1e30f}, total[2] = {0.0f, 0.0f};
+    float most[2], total[2] = {0.0f, 0.0f};
+    // Queries of the next sequence have no part in what is decided for many rows at once: what is next to it changes no sequence's numbers.
+#pragma unroll
+    for (int half = 0; half < 2; half++) most[half] = query + half * 8 < end - begin ? -1e30f : 1e30f;
 #pragma unroll
     for (int i = 0; i < 32; i++) sums[i] = 0.0f;
 

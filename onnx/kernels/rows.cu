@@ -36,10 +36,10 @@ __device__ __forceinline__ float row_sum(float value, float (&parts)[8]) {
     return all;
 }
 
-// sum = x + skip + bias, y = its layer norm; `sum` may be null. 8 / WARPS rows a block.
-extern "C" __global__ void __launch_bounds__(256)
-    skip_layer_norm(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias, float epsilon, u16* y,
-                    u16* sum, int rows) {
+// y = the layer norm of x, or of x + skip + bias where there is a skip, which goes to `sum` unless that is null. 8 / WARPS rows a block.
+template <bool SKIPS>
+__device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias,
+                                          float epsilon, u16* y, u16* sum, int rows) {
     __shared__ float totals[8], squared[8];
     const int lane = threadIdx.x % (32 * WARPS);
     const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
@@ -51,13 +51,15 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
         if (exists && column < HIDDEN) {
-            const Eight a = load_eight(x + at + column), b = load_eight(skip + at + column), c = load_eight(bias + column);
+            values[i] = load_eight(x + at + column);
+            if (SKIPS) {
+                const Eight b = load_eight(skip + at + column), c = load_eight(bias + column);
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                values[i].at[j] = a.at[j] + b.at[j] + c.at[j];
-                total += values[i].at[j];
+                for (int j = 0; j < 8; j++) values[i].at[j] = values[i].at[j] + b.at[j] + c.at[j];
+                if (sum) store_eight(sum + at + column, values[i]);
             }
-            if (sum) store_eight(sum + at + column, values[i]);
+#pragma unroll
+            for (int j = 0; j < 8; j++) total += values[i].at[j];
         }
     }
     const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
@@ -82,6 +84,18 @@ extern "C" __global__ void __launch_bounds__(256)
             store_eight(y + at + column, out);
         }
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    skip_layer_norm(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias, float epsilon, u16* y,
+                    u16* sum, int rows) {
+    norm_rows<true>(x, skip, gamma, beta, bias, epsilon, y, sum, rows);
+}
+
+// ONNX Runtime's own gives a row other last bits where rows are few: what else is in a batch is to change nothing.
+extern "C" __global__ void __launch_bounds__(256)
+    layer_norm(const u16* x, const u16* gamma, const u16* beta, float epsilon, u16* y, int rows) {
+    norm_rows<false>(x, nullptr, gamma, beta, nullptr, epsilon, y, nullptr, rows);
 }
 
 // The rows of a table, of `across` times 8 columns, that tokens name: [tokens, columns]. A warp a token.

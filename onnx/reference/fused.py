@@ -42,6 +42,15 @@ class TokenRows(OpRun):
         return (table[ids],)
 
 
+class LayerNorm(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x, gamma, beta, epsilon=None):
+        rows, gamma, beta = wide(x, gamma, beta)
+        scale, mean = deviation(moments_of(rows), x.shape[1], epsilon)
+        return (((rows - mean) * scale * gamma + beta).astype(x.dtype),)
+
+
 class RowMoments(OpRun):
     op_domain = "seqembed"
 

@@ -136,9 +136,13 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     pub fn norm(&mut self, state: &str, name: &str) -> String {
         let gamma = self.builder.weight(&format!("{name}.weight"));
         let beta = self.builder.weight(&format!("{name}.bias"));
-        let attributes = [("axis", Attribute::Int(-1)), self.epsilon()];
-        self.builder
-            .op("LayerNormalization", &[state, &gamma, &beta], &attributes)
+        let inputs = [state, &gamma, &beta];
+        let epsilon = self.epsilon();
+        if self.kind == GraphKind::Fused {
+            return self.builder.op("seqembed:LayerNorm", &inputs, &[epsilon]);
+        }
+        let attributes = [("axis", Attribute::Int(-1)), epsilon];
+        self.builder.op("LayerNormalization", &inputs, &attributes)
     }
 
     /// `sum = state + skip + bias` and its layer norm, as (norm, sum).

@@ -56,6 +56,7 @@ pub struct Kernels {
     /// The streams that attention was launched on.
     streams: Mutex<Streams>,
     skip_layer_norm: Function,
+    layer_norm: Function,
     bias_gelu: Function,
     geglu: Function,
     positions: Function,
@@ -162,6 +163,7 @@ impl Kernels {
         };
         Ok(Self {
             skip_layer_norm: function(rows, "skip_layer_norm", 0)?,
+            layer_norm: function(rows, "layer_norm", 0)?,
             bias_gelu: function(rows, "bias_gelu", 0)?,
             geglu: function(rows, "geglu", 0)?,
             positions: function(rows, "positions", 0)?,
@@ -213,12 +215,6 @@ impl Kernels {
         rows: usize,
     ) -> Result<(), KernelError> {
         use Argument::{Float, Pointer};
-        let warps = match self.sizes.hidden / 8 {
-            ..=192 => 1,
-            193..=384 => 2,
-            385..=768 => 4,
-            _ => 8,
-        };
         let arguments = [
             Pointer(x),
             Pointer(skip),
@@ -230,9 +226,48 @@ impl Kernels {
             Pointer(sum),
             int(rows)?,
         ];
-        let blocks = (rows * warps).div_ceil(8);
+        let blocks = self.norm_blocks(rows);
         // SAFETY: the caller's promise.
-        unsafe { launch(self.skip_layer_norm, stream, [blocks, 1], 256, &arguments) }
+        unsafe { launch(self.skip_layer_norm, stream, blocks, 256, &arguments) }
+    }
+
+    /// `y = layer norm of x`, [rows, hidden].
+    ///
+    /// # Safety
+    /// See [`Kernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn layer_norm(
+        &self,
+        stream: Device,
+        [x, gamma, beta, y]: [Device; 4],
+        epsilon: f32,
+        rows: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::{Float, Pointer};
+        let arguments = [
+            Pointer(x),
+            Pointer(gamma),
+            Pointer(beta),
+            Float(epsilon),
+            Pointer(y),
+            int(rows)?,
+        ];
+        let blocks = self.norm_blocks(rows);
+        // SAFETY: the caller's promise.
+        unsafe { launch(self.layer_norm, stream, blocks, 256, &arguments) }
+    }
+
+    /// Blocks of a layer norm, with as many warps a row as `rows.cu` has them.
+    fn norm_blocks(&self, rows: usize) -> [usize; 2] {
+        let warps = match self.sizes.hidden / 8 {
+            ..=192 => 1,
+            193..=384 => 2,
+            385..=768 => 4,
+            _ => 8,
+        };
+        [(rows * warps).div_ceil(8), 1]
     }
 
     /// `y = gelu(x + bias)`, [rows, width].

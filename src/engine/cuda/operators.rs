@@ -3,10 +3,10 @@
 //! The same names and shapes as on CPUs (`engine/operators.rs`), and those of fused graphs: `NormDense(x, moments, weight)`,
 //! `NormDenseGelu` and `NormDenseGeglu(x, moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`,
 //! `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments, gamma)`, which give the sum and its
-//! moments, `TokenRows(table, input_ids)`, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and `TurnedAttention(qkv,
-//! sequence_starts)`. With rows and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a factor of each,
-//! `NormDenseGeluFp8(rows, factors, weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the model, for which
-//! the kernels were compiled; each operator checks that what it gets has them.
+//! moments, `TokenRows(table, input_ids)`, `LayerNorm(x, gamma, beta)`, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and
+//! `TurnedAttention(qkv, sequence_starts)`. With rows and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a
+//! factor of each, `NormDenseGeluFp8(rows, factors, weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the
+//! model, for which the kernels were compiled; each operator checks that what it gets has them.
 
 use std::ptr;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ enum What {
     AlibiAttention,
     Attention,
     SkipLayerNorm,
+    LayerNorm,
     BiasGelu,
     Geglu,
     Positions,
@@ -66,12 +67,13 @@ enum What {
 
 impl What {
     /// All, by name.
-    const ALL: [(Self, &'static str); 22] = [
+    const ALL: [(Self, &'static str); 23] = [
         (Self::RotaryAttention, "RotaryAttention"),
         (Self::TurnedAttention, "TurnedAttention"),
         (Self::AlibiAttention, "AlibiAttention"),
         (Self::Attention, "Attention"),
         (Self::SkipLayerNorm, "SkipLayerNorm"),
+        (Self::LayerNorm, "LayerNorm"),
         (Self::BiasGelu, "BiasGelu"),
         (Self::Geglu, "Geglu"),
         (Self::Positions, "Positions"),
@@ -96,6 +98,7 @@ impl What {
         matches!(
             self,
             Self::SkipLayerNorm
+                | Self::LayerNorm
                 | Self::NormDense
                 | Self::NormDenseGelu
                 | Self::NormDenseGeglu
@@ -132,6 +135,7 @@ impl Operator for Own {
             What::RotaryAttention | What::Attention => vec![own, own, I32],
             What::AlibiAttention => vec![own, own, F32, I32],
             What::SkipLayerNorm => vec![own; 5],
+            What::LayerNorm => vec![own; 3],
             What::BiasGelu => vec![own, own],
             What::Geglu | What::RowMoments => vec![own],
             What::Positions | What::RotaryAngles => vec![I32, TensorElementType::Int64],
@@ -346,6 +350,7 @@ impl Call<'_> {
             | What::AlibiAttention
             | What::Attention => self.attention(what),
             What::SkipLayerNorm => self.skip_layer_norm(),
+            What::LayerNorm => self.layer_norm(),
             What::BiasGelu | What::Geglu => self.elementwise(what),
             What::Positions | What::RotaryAngles => self.by_position(what),
             What::PoolMean | What::PoolMax => self.pool(what),
@@ -422,6 +427,21 @@ impl Call<'_> {
         unsafe {
             self.kernels
                 .skip_layer_norm(self.stream, inputs, self.epsilon, y, sum, rows)
+        }
+        .map_err(refused)
+    }
+
+    fn layer_norm(&self) -> ort::Result<()> {
+        let hidden = self.kernels.sizes().hidden;
+        let x = self.input(0)?;
+        let rows = x.rows(hidden)?;
+        let vector = |index| self.input(index)?.check(hidden);
+        let y = self.output(0, &[rows, hidden])?;
+        let memory = [x.memory, vector(1)?, vector(2)?, y];
+        // SAFETY: as in `attention`.
+        unsafe {
+            self.kernels
+                .layer_norm(self.stream, memory, self.epsilon, rows)
         }
         .map_err(refused)
     }

@@ -497,6 +497,34 @@ fn what_else_is_in_a_batch_changes_no_bit() {
     }
 }
 
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn very_long_sequences_end_well_in_windows_and_whole() {
+    let mut problems = Problems::default();
+    for (name, length) in [("esm2-1280", 36_000), ("dnabert2-768", 1_000_000)] {
+        let embed = |lengths: &[usize], options: &[&str]| {
+            let place = Place::new(&[("x.fa", random_fasta(name, lengths).as_bytes())]);
+            on_gpu(name, &place.path("x.fa"), "fp16", "auto", options)
+        };
+        let short = embed(&[50], &[]).unwrap();
+        let text = length.to_string();
+        for options in [&[][..], &["--max-length", &text, "--overlap", "100"]] {
+            let what = format!("{name}, {length} long, {options:?}");
+            let both = embed(&[50, length], options).map(|mut rows| {
+                println!("{what}: {}", rows.status[1]);
+                if rows.vectors != [1, 1] || rows.values.iter().any(|value| !value.is_finite()) {
+                    problems.0.push(format!("{what}: not two vectors"));
+                }
+                rows.ids.truncate(1);
+                rows.vectors.truncate(1);
+                rows.values.truncate(rows.hidden);
+                rows
+            });
+            problems.compare(&what, "fp16", both.as_ref(), &short);
+        }
+    }
+}
+
 /// Whether the GPU is one for which seqembed has dense layers: fp8 needs them.
 fn has_dense_layers() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();

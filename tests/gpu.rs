@@ -254,21 +254,23 @@ fn letters(alphabet: &[u8], length: usize, state: &mut u64) -> String {
         .collect()
 }
 
-fn random_fasta(name: &str, lengths: &[usize]) -> String {
+/// A folder with `x.fa`: sequences of these lengths.
+fn random_place(name: &str, lengths: &[usize]) -> Place {
     let alphabet: &[u8] = if is_protein(name) {
         b"ACDEFGHIKLMNPQRSTVWY"
     } else {
         b"ACGT"
     };
     let mut state = 17;
-    lengths
+    let fasta = lengths
         .iter()
         .enumerate()
         .fold(String::new(), |mut fasta, (at, &length)| {
             let sequence = letters(alphabet, length, &mut state);
             writeln!(fasta, ">s{at}\n{sequence}").unwrap();
             fasta
-        })
+        });
+    Place::new(&[("x.fa", fasta.as_bytes())])
 }
 
 /// Pooling and layer of the files of one run.
@@ -355,7 +357,7 @@ fn lengths_from_one_to_thirty_thousand_in_one_batch() {
             // A DNA model reads several bases a token, and one base is none at all for some.
             .map(|length| if is_protein(name) { length } else { length + 9 })
             .collect();
-        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let place = random_place(name, &lengths);
         let file = place.path("x.fa");
         let options = [
             "--max-length",
@@ -390,7 +392,7 @@ fn a_sequence_alone_is_the_same_as_among_others() {
         "dnabert2-6-heads",
         "dnabert-3",
     ] {
-        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let place = random_place(name, &lengths);
         let file = place.path("x.fa");
         let expected = on_cpu(name, &file, &[]);
         for precision in PRECISIONS {
@@ -423,7 +425,7 @@ fn wide_layers_are_those_of_the_cpu() {
     let lengths: Vec<usize> = (0..60).map(|at| 10 + at * 53 % 700).collect();
     let mut problems = Problems::default();
     for (name, _) in WIDE {
-        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let place = random_place(name, &lengths);
         let file = place.path("x.fa");
         // A few blocks show whatever is wrong in any, and take a CPU less time.
         let options = ["--layer", "3"];
@@ -462,7 +464,7 @@ fn what_else_is_in_a_batch_changes_no_bit() {
     let lengths: Vec<usize> = (0..1500).map(|at| 20 + at * 389 % 601).collect();
     let mut problems = Problems::default();
     for (name, _) in WIDE {
-        let place = Place::new(&[("x.fa", random_fasta(name, &lengths).as_bytes())]);
+        let place = random_place(name, &lengths);
         let file = place.path("x.fa");
         for precision in ["fp16", "bf16", "fp8"] {
             let in_batches_of = |tokens| {
@@ -488,9 +490,10 @@ fn what_else_is_in_a_batch_changes_no_bit() {
                 let pairs = many.values.chunks(many.hidden);
                 let pairs = pairs.zip(few.values.chunks(few.hidden));
                 let others = pairs.filter(|(many, few)| many != few).count();
-                println!("{what}: {others} vectors differ");
+                let said = format!("{what}: {others} vectors differ");
+                println!("{said}");
                 if others > 0 {
-                    problems.0.push(format!("{what}: {others} vectors differ"));
+                    problems.0.push(said);
                 }
             }
         }
@@ -503,12 +506,12 @@ fn very_long_sequences_end_well_in_windows_and_whole() {
     let mut problems = Problems::default();
     for (name, length) in [("esm2-1280", 36_000), ("dnabert2-768", 1_000_000)] {
         let embed = |lengths: &[usize], options: &[&str]| {
-            let place = Place::new(&[("x.fa", random_fasta(name, lengths).as_bytes())]);
+            let place = random_place(name, lengths);
             on_gpu(name, &place.path("x.fa"), "fp16", "auto", options)
         };
         let short = embed(&[50], &[]).unwrap();
-        let text = length.to_string();
-        for options in [&[][..], &["--max-length", &text, "--overlap", "100"]] {
+        let whole = length.to_string();
+        for options in [&[][..], &["--max-length", &whole, "--overlap", "100"]] {
             let what = format!("{name}, {length} long, {options:?}");
             let both = embed(&[50, length], options).map(|mut rows| {
                 println!("{what}: {}", rows.status[1]);

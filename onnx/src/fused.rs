@@ -62,8 +62,8 @@ impl Stream {
         [qkv, frame.builder.weight(&format!("{layer}.qk.bias"))]
     }
 
-    /// The same of the first block, where nothing but the word makes a token's embedding: computed for each word of the table
-    /// `embedding` once, and looked up.
+    /// The same of the first block, where nothing but the word makes a token's embedding: in each batch, they are computed once
+    /// for each word of the table `embedding`, and looked up.
     pub fn qkv_of_words(frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
         let table = frame.builder.weight("embedding");
         let [words, bias] = Self::begin(frame, &table).qkv(frame, layer);

@@ -1,7 +1,7 @@
 //! A model on an NVIDIA GPU: ONNX Runtime's CUDA provider.
 //!
-//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One or two
-//! batches are on it at once ([`places`]), each on a stream of its own. One that lacks memory tries again when it has the device to itself.
+//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One or two batches are on it at
+//! once ([`places`]), each on a stream of its own. One that lacks memory tries again when it has the device to itself.
 
 pub mod compile;
 pub mod fault;

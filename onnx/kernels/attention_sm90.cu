@@ -1,13 +1,13 @@
-// Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64: as attention.cu, with the tensor cores fed from
+// Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64 and of 32: as attention.cu, with the tensor cores fed from
 // shared memory by whole warpgroups (wgmma), and keys and values loaded by the tensor memory accelerator (Shah et al. 2024).
 //
-// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DALIBI=0|1, and
-// -DSTREAMS, on which launches may be under way at once.
+// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DHEAD=64|32, -DALIBI=0|1
+// (with heads of 64), and -DSTREAMS, on which launches may be under way at once.
 //
-// A task are the rows of one head for 128 queries of one sequence. A persistent kernel of one block a processor, in which two teams take
-// task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since tasks are short: a
-// protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive. Which team has which task
-// is decided on the way: they differ by the lengths of the sequences, with ALiBi by the heads, too.
+// A task are 64 columns, which are one head or two, for 128 queries of one sequence. A persistent kernel of one block a processor, in
+// which two teams take task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since
+// tasks are short: a protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive. Which
+// team has which task is decided on the way: they differ by the lengths of the sequences, with ALiBi by the heads, too.
 // Rows of the next sequence that come in with the last block of keys are masked.
 //
 // Weights are taken relative to a score that is the row's largest but for a factor of 256, so that sums are scaled anew only when a
@@ -17,8 +17,15 @@
 #define SM90_QUERIES 128
 #define SM90_KEYS 64
 #define SM90_RING 4
-// 64 rows of a head.
+// 64 rows of 64 columns.
 #define SM90_TILE (64 * 64 * 2)
+// Heads that stand side by side in a tile.
+#define SM90_HEADS (64 / HEAD)
+// Columns of all heads.
+#define SM90_WIDTH (HEADS * HEAD)
+#if HEAD != 64 && (HEAD != 32 || HEADS % 2 != 0 || ALIBI)
+#error "heads of 64, or an even number of heads of 32 without ALiBi"
+#endif
 
 // d = a * b^T + (keep ? d : 0): a, 64 x 16, in registers; b in shared memory, 64 x 16 (or 16 x 64, where it is transposed).
 template <int TRANSPOSED>
@@ -36,6 +43,24 @@ __device__ __forceinline__ void multiply_64(float (&d)[32], const u32 (&a)[4], u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(TRANSPOSED));
 }
 
+// d += a * b for a of 64 x 16 in registers and b of 16 x 32 in shared memory.
+__device__ __forceinline__ void multiply_32(float (&d)[16], const u32 (&a)[4], u64 b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32." WGMMA_TYPES " "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19}, %20, 1, 1, 1, 1;"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// Sums of a head += weights * its values, 16 keys.
+__device__ __forceinline__ void add_values(float (&sums)[32], const u32 (&weights)[4], u64 values) {
+    multiply_64<1>(sums, weights, values, 1);
+}
+__device__ __forceinline__ void add_values(float (&sums)[16], const u32 (&weights)[4], u64 values) {
+    multiply_32(sums, weights, values);
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -44,8 +69,8 @@ __device__ __forceinline__ float exp2_fast(float x) {
 
 // A task, as the loading warp hands it on. None, where `begin` is negative: it was the last one.
 struct Task {
-    // Its sequence, its first query, its head.
-    int begin, end, first, head;
+    // Its sequence, its first query, its first column.
+    int begin, end, first, column;
     __device__ __forceinline__ int blocks() const { return (end - begin + SM90_KEYS - 1) / SM90_KEYS; }
     // Which block of keys comes at a step: with ALiBi from the first queries' own on, all around.
     __device__ __forceinline__ int block(int step) const {
@@ -58,14 +83,14 @@ struct Task {
 
 __device__ __forceinline__ void put_task(u32 address, const Task& task) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(task.begin), "r"(task.end), "r"(task.first),
-                 "r"(task.head)
+                 "r"(task.column)
                  : "memory");
 }
 
 __device__ __forceinline__ Task get_task(u32 address) {
     Task task;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(task.begin), "=r"(task.end), "=r"(task.first), "=r"(task.head)
+                 : "=r"(task.begin), "=r"(task.end), "=r"(task.first), "=r"(task.column)
                  : "r"(address)
                  : "memory");
     return task;
@@ -101,20 +126,21 @@ struct Shared {
 // Of the launch on each stream: how many tasks were handed out, and how many teams have found that there are no more.
 __device__ int handed_out[STREAMS][2];
 
-// Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * HEADS.
+// Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * (SM90_WIDTH / 64).
 __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int places,
                                            int* tasks) {
+    constexpr int COLUMNS = SM90_WIDTH / 64;
     int turn = 0, loaded = 0;
-    for (int index; (index = atomicAdd(&tasks[0], 1)) < places * HEADS;) {
+    for (int index; (index = atomicAdd(&tasks[0], 1)) < places * COLUMNS;) {
         // Places are handed out so that sequence s begins at place starts[s] / 128 + s, which leaves room for all of its own.
-        const int place = index / HEADS;
+        const int place = index / COLUMNS;
         int low = 0, high = sequences - 1;
         while (low < high) {
             const int middle = (low + high + 1) / 2;
             if (__ldg(starts + middle) / SM90_QUERIES + middle <= place) low = middle;
             else high = middle - 1;
         }
-        Task task = {__ldg(starts + low), __ldg(starts + low + 1), 0, index % HEADS};
+        Task task = {__ldg(starts + low), __ldg(starts + low + 1), 0, index % COLUMNS * 64};
         task.first = task.begin + (place - task.begin / SM90_QUERIES - low) * SM90_QUERIES;
         if (task.first >= task.end) continue;
 
@@ -122,15 +148,15 @@ __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap
         barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
         put_task(shared.task(turn), task);
         barrier_expect(ready, task.groups() * SM90_TILE);
-        for (int g = 0; g < task.groups(); g++) load_tile(qkv, to + g * SM90_TILE, ready, task.head * 64, task.first + g * 64);
+        for (int g = 0; g < task.groups(); g++) load_tile(qkv, to + g * SM90_TILE, ready, task.column, task.first + g * 64);
         turn++;
         for (int step = 0; step < task.blocks(); step++, loaded++) {
             const int row = task.begin + task.block(step) * SM90_KEYS;
             const u32 keys = shared.keys(loaded), full = shared.full(loaded);
             barrier_wait(shared.empty(loaded), (loaded / SM90_RING + 1) & 1);
             barrier_expect(full, 2 * SM90_TILE);
-            load_tile(qkv, keys, full, (HEADS + task.head) * 64, row);
-            load_tile(qkv, keys + SM90_TILE, full, (2 * HEADS + task.head) * 64, row);
+            load_tile(qkv, keys, full, SM90_WIDTH + task.column, row);
+            load_tile(qkv, keys + SM90_TILE, full, 2 * SM90_WIDTH + task.column, row);
         }
     }
     barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
@@ -153,7 +179,7 @@ __device__ __forceinline__ bool all_of_group(bool it) {
 // One warpgroup's share of a task; `loaded` are the blocks of keys that the team has had before.
 __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u32 own, int group, int loaded, const u32* query_bias,
                                        const float* slopes, u16* out) {
-    const int begin = task.begin, end = task.end, first = task.first, head = task.head;
+    const int begin = task.begin, end = task.end, first = task.first, column = task.column;
     const int blocks = task.blocks();
     const int thread = threadIdx.x & 127, lane = thread & 31;
     const int row = (thread >> 5) * 16 + (lane & 15);
@@ -165,155 +191,168 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
         if (query_bias) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const float2 x = unpack(q[k][i]), b = unpack(__ldg(query_bias + (head * 64 + k * 16 + (i / 2) * 8) / 2 + (lane & 3)));
+                const float2 x = unpack(q[k][i]), b = unpack(__ldg(query_bias + column / 2 + k * 8 + i / 2 * 4 + (lane & 3)));
                 q[k][i] = pack(x.x + b.x, x.y + b.y);
             }
         }
     }
 
     // Scores stay as the products are; the scale, and what makes exp of exp2, come in with the exponential.
-    const float scale = 1.4426950408889634f * 0.125f;
+    const float scale = 1.4426950408889634f * (HEAD == 64 ? 0.125f : 0.17677669529663687f);
     // How much larger, before the scale, a score must be to become the one that weights are relative to: they are at most 256 then.
     const float leap = 8.0f / scale;
 #if ALIBI
-    const float slope = slopes[head] * 8.0f;
+    const float slope = slopes[column / 64] * 8.0f;
     // A weight of so much less is less than half of the smallest one in fp16, and in bf16 adds nothing to its row's sum.
     const float nothing = -25.0f / scale;
 #endif
     // A thread's first query.
     const int query = first - begin + group * 64 + (thread >> 5) * 16 + lane / 4;
-    float sums[32], scores[32];
-    float most[2], total[2] = {0.0f, 0.0f};
+    float sums[SM90_HEADS][HEAD / 2], scores[32];
+    float most[SM90_HEADS][2], total[SM90_HEADS][2];
     // Queries of the next sequence have no part in what is decided for many rows at once: what is next to it changes no sequence's numbers.
 #pragma unroll
-    for (int half = 0; half < 2; half++) most[half] = query + half * 8 < end - begin ? -1e30f : 1e30f;
+    for (int h = 0; h < SM90_HEADS; h++) {
 #pragma unroll
-    for (int i = 0; i < 32; i++) sums[i] = 0.0f;
+        for (int half = 0; half < 2; half++) {
+            most[h][half] = query + half * 8 < end - begin ? -1e30f : 1e30f;
+            total[h][half] = 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < HEAD / 2; i++) sums[h][i] = 0.0f;
+    }
 
     for (int step = 0; step < blocks; step++, loaded++) {
         const u32 keys = shared.keys(loaded);
         barrier_wait(shared.full(loaded), (loaded / SM90_RING) & 1);
         const u64 key_matrix = matrix_descriptor(keys);
-        multiply_begin();
 #pragma unroll
-        for (int k = 0; k < 4; k++) multiply_64<0>(scores, q[k], key_matrix + 2 * k, k > 0);
-        multiply_commit();
-        multiply_wait<0>();
-
-        const int block = task.block(step);
-        // A thread's first key of the block.
-        const int key = block * SM90_KEYS + 2 * (lane & 3);
-        // What is to be added to all scores of a row.
-        float more[2] = {0.0f, 0.0f};
-#if ALIBI
-        // The bias is linear where all keys are before the queries, or all behind.
-        const int side = block - (first - begin) / SM90_KEYS - group;
-        const float turned = side < 0 ? slope : -slope;
+        for (int h = 0; h < SM90_HEADS; h++) {
+            multiply_begin();
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float apart = (float)(query + half * 8 - key);
-            if (side == 0) {
-#pragma unroll
-                for (int n = 0; n < 8; n++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        float& score = scores[4 * n + 2 * half + i];
-                        score = fmaf(-slope, fabsf(apart - (float)(8 * n + i)), score);
-                    }
-            } else {
-                more[half] = -turned * apart;
-#pragma unroll
-                for (int n = 0; n < 8; n++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        float& score = scores[4 * n + 2 * half + i];
-                        score = fmaf(turned, (float)(8 * n + i), score);
-                    }
+            for (int k = 0; k < HEAD / 16; k++) {
+                const int at = h * (HEAD / 16) + k;
+                multiply_64<0>(scores, q[at], key_matrix + 2 * at, k > 0);
             }
-        }
-#endif
-        if (block == blocks - 1) {
-            const int left = end - begin - key;
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-                for (int i = 0; i < 2; i++)
-                    if (8 * n + i >= left) scores[4 * n + i] = scores[4 * n + 2 + i] = -1e30f;
-        }
-        float block_most[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            block_most[half] = -1e30f;
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-                block_most[half] = fmaxf(block_most[half], fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
-            block_most[half] += more[half];
-            block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 1));
-            block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 2));
-        }
+            multiply_commit();
+            multiply_wait<0>();
+
+            const int block = task.block(step);
+            // A thread's first key of the block.
+            const int key = block * SM90_KEYS + 2 * (lane & 3);
+            // What is to be added to all scores of a row.
+            float more[2] = {0.0f, 0.0f};
 #if ALIBI
-        if (side != 0 && all_of_group(block_most[0] - most[0] < nothing && block_most[1] - most[1] < nothing)) {
-            if (thread == 0) arrive(shared.empty(loaded));
-            continue;
-        }
-#endif
-        if (__any_sync(0xffffffffu, block_most[0] - most[0] > leap || block_most[1] - most[1] > leap)) {
+            // The bias is linear where all keys are before the queries, or all behind.
+            const int side = block - (first - begin) / SM90_KEYS - group;
+            const float turned = side < 0 ? slope : -slope;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const float larger = fmaxf(most[half], block_most[half]);
-                const float shrink = exp2_fast((most[half] - larger) * scale);
-                most[half] = larger;
-                total[half] *= shrink;
+                const float apart = (float)(query + half * 8 - key);
+                if (side == 0) {
 #pragma unroll
-                for (int n = 0; n < 8; n++) {
-                    sums[4 * n + 2 * half] *= shrink;
-                    sums[4 * n + 2 * half + 1] *= shrink;
+                    for (int n = 0; n < 8; n++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++) {
+                            float& score = scores[4 * n + 2 * half + i];
+                            score = fmaf(-slope, fabsf(apart - (float)(8 * n + i)), score);
+                        }
+                } else {
+                    more[half] = -turned * apart;
+#pragma unroll
+                    for (int n = 0; n < 8; n++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++) {
+                            float& score = scores[4 * n + 2 * half + i];
+                            score = fmaf(turned, (float)(8 * n + i), score);
+                        }
                 }
             }
-        }
+#endif
+            if (block == blocks - 1) {
+                const int left = end - begin - key;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float offset = (more[half] - most[half]) * scale;
+                for (int n = 0; n < 8; n++)
 #pragma unroll
-            for (int n = 0; n < 8; n++)
+                    for (int i = 0; i < 2; i++)
+                        if (8 * n + i >= left) scores[4 * n + i] = scores[4 * n + 2 + i] = -1e30f;
+            }
+            float block_most[2];
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float& score = scores[4 * n + 2 * half + i];
-                    score = exp2_fast(fmaf(score, scale, offset));
-                    total[half] += score;
+            for (int half = 0; half < 2; half++) {
+                block_most[half] = -1e30f;
+#pragma unroll
+                for (int n = 0; n < 8; n++)
+                    block_most[half] = fmaxf(block_most[half], fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
+                block_most[half] += more[half];
+                block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 1));
+                block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 2));
+            }
+#if ALIBI
+            if (side != 0 && all_of_group(block_most[0] - most[h][0] < nothing && block_most[1] - most[h][1] < nothing)) continue;
+#endif
+            if (__any_sync(0xffffffffu, block_most[0] - most[h][0] > leap || block_most[1] - most[h][1] > leap)) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const float larger = fmaxf(most[h][half], block_most[half]);
+                    const float shrink = exp2_fast((most[h][half] - larger) * scale);
+                    most[h][half] = larger;
+                    total[h][half] *= shrink;
+#pragma unroll
+                    for (int n = 0; n < HEAD / 8; n++) {
+                        sums[h][4 * n + 2 * half] *= shrink;
+                        sums[h][4 * n + 2 * half + 1] *= shrink;
+                    }
                 }
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float offset = (more[half] - most[h][half]) * scale;
+#pragma unroll
+                for (int n = 0; n < 8; n++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        float& score = scores[4 * n + 2 * half + i];
+                        score = exp2_fast(fmaf(score, scale, offset));
+                        total[h][half] += score;
+                    }
+            }
+            u32 p[4][4];
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) p[k][i] = pack(scores[8 * k + 2 * i], scores[8 * k + 2 * i + 1]);
+            // 8 columns are 16 bytes: 1 in a descriptor's units.
+            const u64 value_matrix = matrix_descriptor(keys + SM90_TILE) + h * (HEAD / 8);
+            multiply_begin();
+            // 16 keys are 16 rows: 2,048 bytes, 128 in a descriptor's units.
+#pragma unroll
+            for (int k = 0; k < 4; k++) add_values(sums[h], p[k], value_matrix + 128 * k);
+            multiply_commit();
+            multiply_wait<0>();
         }
-        u32 p[4][4];
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) p[k][i] = pack(scores[8 * k + 2 * i], scores[8 * k + 2 * i + 1]);
-        const u64 value_matrix = matrix_descriptor(keys + SM90_TILE);
-        multiply_begin();
-        // 16 keys are 16 rows: 2,048 bytes, 128 in a descriptor's units.
-#pragma unroll
-        for (int k = 0; k < 4; k++) multiply_64<1>(sums, p[k], value_matrix + 128 * k, 1);
-        multiply_commit();
-        multiply_wait<0>();
         if (thread == 0) arrive(shared.empty(loaded));
     }
 
-    float share[2];
+    float share[SM90_HEADS][2];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float sum = total[half];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        share[half] = 1.0f / sum;
-    }
+    for (int h = 0; h < SM90_HEADS; h++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = total[h][half];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            share[h][half] = 1.0f / sum;
+        }
     // Through shared memory, where this warpgroup's queries were, into whole rows.
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
+        const int h = n / (HEAD / 8);
         u32 o[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const int at = 4 * (n + i / 2) + 2 * (i % 2);
-            o[i] = pack(sums[at] * share[i % 2], sums[at + 1] * share[i % 2]);
+            const int at = 4 * (n % (HEAD / 8) + i / 2) + 2 * (i % 2);
+            o[i] = pack(sums[h][at] * share[h][i % 2], sums[h][at + 1] * share[h][i % 2]);
         }
         store_matrices(own + row * 128 + (((n + (lane >> 4)) ^ (row & 7)) << 4), o[0], o[1], o[2], o[3]);
     }
@@ -328,12 +367,12 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
                      : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
                      : "r"(own + r * 128 + ((chunk ^ (r & 7)) << 4))
                      : "memory");
-        if (token < end) *(uint4*)(out + (u64)token * (HEADS * 64) + head * 64 + chunk * 8) = values;
+        if (token < end) ((uint4*)out)[(u64)token * (SM90_WIDTH / 8) + column / 8 + chunk] = values;
     }
 }
 
-// `qkv` is [tokens, 3 * HEADS * 64], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
-// would add the same to all scores of a query and is left out. `out` is [tokens, HEADS * 64]. `places` is tokens / 128 + sequences.
+// `qkv` is [tokens, 3 * SM90_WIDTH], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
+// would add the same to all scores of a query and is left out. `out` is [tokens, SM90_WIDTH]. `places` is tokens / 128 + sequences.
 // `stream` is a number that no other launch has that may be under way.
 extern "C" __global__ void __launch_bounds__(640, 1)
     attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,

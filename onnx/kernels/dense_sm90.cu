@@ -13,7 +13,7 @@
 //
 // Needs K a multiple of 64 and of a least size (see DENSE below), N a multiple of 8. Rows beyond M and columns beyond N are neither
 // read nor written.
-// The rotary epilogue is for heads of 64, whose halves then stand in the same registers.
+// The rotary epilogue is for heads of 64 and of 32, whose halves then stand in the same registers.
 //
 // With -DFP8=1, A and W are of 8 bits (e4m3), and so is C behind GELU; K is a multiple of 128. Where a norm comes before, `quantize_rows`
 // (rows.cu) made A, and left one factor a row. Where C is of 8 bits, each 16 of its columns come in the order 0 1 8 9, 2 3 10 11, ...,
@@ -218,7 +218,7 @@ __device__ __forceinline__ void turn(u32& left, u32& right, float scale, float2 
 struct Extra {
     // [N], gating [2 * N], rotary [columns that turn].
     const u32* bias;
-    // Cosine and sine of each token's angles, [M, 32, 2].
+    // Cosine and sine of each token's angles, [M, HEAD / 2, 2].
     const float4* angles;
     // The first so many columns are turned, whole heads.
     int turning;
@@ -264,6 +264,8 @@ struct Outgoing {
     static constexpr bool EIGHT = FP8 && EPILOGUE == NORM_GELU;
     // Units that go out together, in rows of 128 bytes.
     static constexpr int SECTION_UNITS = EIGHT ? 8 : 4;
+    // Rotary: a half of a head, in groups of 8 columns.
+    static constexpr int HALF = HEAD >= 16 ? HEAD / 16 : 1;
     // Pairs of the sums: of each 8 columns, rows r and r + 8 of the thread.
     u32 pairs[64];
     // Where it goes.
@@ -287,7 +289,7 @@ struct Outgoing {
     __device__ __forceinline__ void fetch_angles(const Extra& extra, int m, int unit) {
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            angles[half] = __ldg(extra.angles + (u64)row_at(row, half, m) * 16 + 4 * (unit % 4) + (threadIdx.x & 3));
+            angles[half] = __ldg(extra.angles + (u64)row_at(row, half, m) * (HEAD / 4) + 4 * (unit % HALF) + (threadIdx.x & 3));
     }
 
     // Brings a quarter of the residual's tile into its staging buffer, when what went out of there last has been read.
@@ -383,8 +385,8 @@ struct Outgoing {
         }
         if (ADDS && UNIT % SECTION_UNITS == 1 && SECTION >= 1 && SECTION < 3) fetch_skip(staging, SECTION + 1, column, row);
         // The two groups of 8 columns, counted within the tile: neighbours, or at the same place of a head's halves.
-        constexpr int FIRST = EPILOGUE == NORM_ROTARY ? UNIT / 4 * 8 + UNIT % 4 : 2 * UNIT;
-        constexpr int SECOND = EPILOGUE == NORM_ROTARY ? FIRST + 4 : FIRST + 1;
+        constexpr int FIRST = EPILOGUE == NORM_ROTARY ? UNIT / HALF * (2 * HALF) + UNIT % HALF : 2 * UNIT;
+        constexpr int SECOND = EPILOGUE == NORM_ROTARY ? FIRST + HALF : FIRST + 1;
         // 16 bytes of a row.
         const int chunk = EIGHT ? UNIT % 8 : (lane >> 4 ? SECOND : FIRST) % 8;
         const u32 address = staging.buffer(SECTION) + ((thread >> 5) * 16 + (lane & 15)) * 128 + ((chunk ^ (lane & 7)) << 4);

@@ -115,7 +115,7 @@ impl Sizes {
     /// Whether rotary positions can be applied where queries and keys leave their product.
     #[must_use]
     pub fn can_fuse_rotary(&self) -> bool {
-        self.rotary_base.is_some() && self.head() == 64
+        self.rotary_base.is_some() && matches!(self.head(), 32 | 64)
     }
 }
 

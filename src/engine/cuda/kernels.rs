@@ -12,7 +12,7 @@ use super::launch::{
     Argument, Device, Element, Function, KernelError, capability, cu_device, function, int, launch,
     processors, tensor_map,
 };
-use super::programs::{Epilogue, Layer, Part, check, programs};
+use super::programs::{Epilogue, Layer, Part, check, has_hopper_attention, programs};
 use super::streams::Streams;
 
 /// Rows and columns of a block's tile in `dense_sm90.cu`.
@@ -30,7 +30,7 @@ const ATTENTION_SHARED: u32 = 2 * ((2 * 2 + 4 * 2) * 64 * 64 * 2 + (2 * 4 + 2 * 
 pub struct Around {
     /// [outputs], gated [2 * outputs], rotary [2 * hidden].
     pub bias: Device,
-    /// Cosine and sine of all angles, [rows, 32, 2] in 32 bits.
+    /// Cosine and sine of all angles, [rows, head / 2, 2] in 32 bits.
     pub angles: Device,
     /// Of the rows that are normed, the input's or the residual's, [rows, parts, 2] in 32 bits.
     pub moments: Device,
@@ -113,7 +113,12 @@ impl Kernels {
             ));
         }
         let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
-        let programs = programs(&sizes, precision, fused, hopper && sizes.head() == 64);
+        let programs = programs(
+            &sizes,
+            precision,
+            fused,
+            hopper && has_hopper_attention(&sizes),
+        );
         // Each takes a second or more.
         let codes = programs
             .par_iter()
@@ -524,7 +529,7 @@ impl Kernels {
             Pointer(out),
         ];
         // Two tasks at a time a processor.
-        let tasks = places * self.sizes.heads;
+        let tasks = places * self.sizes.hidden / 64;
         let blocks = tasks.div_ceil(2).min(self.processors as usize);
         // SAFETY: the caller's promise.
         unsafe { launch(function, stream, [blocks, 1], 640, &arguments) }

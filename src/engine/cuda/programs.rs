@@ -163,7 +163,7 @@ pub(super) fn programs(
         }
         programs.extend(wanted.into_iter().map(|layer| {
             let mut options = base.clone();
-            options.push(define("HIDDEN", sizes.hidden));
+            options.extend([define("HEAD", sizes.head()), define("HIDDEN", sizes.hidden)]);
             if layer.eight {
                 options.extend(eights());
             }
@@ -179,6 +179,16 @@ pub(super) fn programs(
         }));
     }
     programs
+}
+
+/// Whether Hopper's attention is for a model like this.
+pub(super) fn has_hopper_attention(sizes: &Sizes) -> bool {
+    match sizes.head() {
+        64 => true,
+        // Two of them at a time.
+        32 => sizes.heads.is_multiple_of(2) && !sizes.alibi,
+        _ => false,
+    }
 }
 
 /// What kernels for 8 bits are compiled with.
@@ -258,10 +268,11 @@ mod tests {
             ("sm_100", false),
             ("sm_120", false),
         ] {
-            // ESM-2 8M (heads of 16), 35M (24), 650M, 15B (128), and DNABERT-2.
+            // ESM-2 8M (heads of 16), 35M (24), 150M (32), 650M (64), 15B (128), and DNABERT-2.
             for sizes in [
                 sizes(320, 20, true, false),
                 sizes(480, 20, true, false),
+                sizes(640, 20, true, false),
                 sizes(1_280, 20, true, false),
                 sizes(5_120, 40, true, false),
                 sizes(768, 12, false, true),
@@ -276,7 +287,7 @@ mod tests {
                 for precision in all.into_iter().take(formats) {
                     check(&sizes, precision).expect("sizes that there are kernels for");
                     let fused = hopper && sizes.can_fuse(precision);
-                    let attention = fused && sizes.head() == 64;
+                    let attention = fused && has_hopper_attention(&sizes);
                     programs(&sizes, precision, fused, attention)
                         .par_iter()
                         .for_each(|program| {

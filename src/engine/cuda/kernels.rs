@@ -67,8 +67,8 @@ pub struct Kernels {
     quantize_rows: Option<Function>,
     pool_mean: Function,
     pool_max: Function,
-    /// For short sequences, and for long ones: where there is no other.
-    attention: [(u32, Function); 2],
+    /// For short sequences, and for long ones, each with its queries a block; none where Hopper's serves all.
+    attention: Vec<(u32, Function)>,
     dense: Vec<(Layer, Function)>,
     /// Where the device and the heads are those that it is for, and queries, keys and values stand side by side.
     attention_sm90: Option<Function>,
@@ -139,14 +139,17 @@ impl Kernels {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let rows = modules[0];
-        let attention = |index: usize| {
-            let queries = if sizes.head() > 64 || index == 0 {
-                64
-            } else {
-                128
-            };
-            function(modules[1 + index], "attention", 0).map(|function| (queries, function))
-        };
+        let attention = programs
+            .iter()
+            .zip(&modules)
+            .filter(|(program, _)| program.part == Part::Attention)
+            .enumerate()
+            .map(|(index, (_, &module))| {
+                let short = sizes.head() > 64 || index == 0;
+                let queries = if short { 64 } else { 128 };
+                Ok((queries, function(module, "attention", 0)?))
+            })
+            .collect::<Result<Vec<_>, KernelError>>()?;
         let dense = programs
             .iter()
             .zip(&modules)
@@ -181,7 +184,7 @@ impl Kernels {
                 .transpose()?,
             pool_mean: function(rows, "pool_mean", 0)?,
             pool_max: function(rows, "pool_max", 0)?,
-            attention: [attention(0)?, attention(1)?],
+            attention,
             dense,
             attention_sm90,
             processors: processors(handle)?,
@@ -473,7 +476,11 @@ impl Kernels {
         }
         // Where sequences are short, blocks of half as many queries leave fewer of them empty.
         let short = tokens < 192 * starts.1;
-        let (queries, function) = self.attention[usize::from(!short)];
+        let Some(&(queries, function)) = self.attention.get(usize::from(!short)) else {
+            return Err(KernelError::Unsupported(
+                "there is no attention over queries, keys and values that stand apart where layers are fused".to_owned(),
+            ));
+        };
         let [queries_at, keys, values] = parts;
         let arguments = [
             Pointer(queries_at.0),

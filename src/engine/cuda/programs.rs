@@ -79,7 +79,8 @@ pub(super) struct Program {
     pub part: Part,
 }
 
-/// What a model needs: rows, attention for short and for long sequences, and Hopper's, dense layers.
+/// What a model needs: rows, attention for short and for long sequences, or Hopper's, dense layers. Where layers are not fused, queries,
+/// keys and values may stand apart, which Hopper's attention can't read: there it comes beside the others.
 pub(super) fn programs(
     sizes: &Sizes,
     precision: Precision,
@@ -117,7 +118,12 @@ pub(super) fn programs(
     }
     rows.source.push_str(ROWS);
     let mut programs = vec![rows];
-    for groups in [1, 2] {
+    let others: &[usize] = if fused && hopper_attention {
+        &[]
+    } else {
+        &[1, 2]
+    };
+    for &groups in others {
         let mut options = options.clone();
         options.push(define("ALIBI", usize::from(sizes.alibi)));
         if sizes.head() <= 64 {

@@ -1,8 +1,8 @@
 // Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64 and of 32: as attention.cu, with the tensor cores fed from
 // shared memory by whole warpgroups (wgmma), and keys and values loaded by the tensor memory accelerator (Shah et al. 2024).
 //
-// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHEADS, -DHEAD=64|32, -DALIBI=0|1
-// (with heads of 64), and -DSTREAMS, on which launches may be under way at once.
+// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHIDDEN, -DHEADS, -DHEAD=64|32,
+// -DALIBI=0|1 (with heads of 64), and -DSTREAMS, on which launches may be under way at once.
 //
 // A task are 64 columns, which are one head or two, for 128 queries of one sequence. A persistent kernel of one block a processor, in
 // which two teams take task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since
@@ -21,8 +21,6 @@
 #define SM90_TILE (64 * 64 * 2)
 // Heads that stand side by side in a tile.
 #define SM90_HEADS (64 / HEAD)
-// Columns of all heads.
-#define SM90_WIDTH (HEADS * HEAD)
 #if HEAD != 64 && (HEAD != 32 || HEADS % 2 != 0 || ALIBI)
 #error "heads of 64, or an even number of heads of 32 without ALiBi"
 #endif
@@ -43,22 +41,18 @@ __device__ __forceinline__ void multiply_64(float (&d)[32], const u32 (&a)[4], u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(TRANSPOSED));
 }
 
-// d += a * b for a of 64 x 16 in registers and b of 16 x 32 in shared memory.
-__device__ __forceinline__ void multiply_32(float (&d)[16], const u32 (&a)[4], u64 b) {
+// Sums of a head += weights * its values, 16 keys: 64 x 16 in registers, 16 x the head's width in shared memory.
+__device__ __forceinline__ void add_values(float (&sums)[32], const u32 (&weights)[4], u64 values) {
+    multiply_64<1>(sums, weights, values, 1);
+}
+
+__device__ __forceinline__ void add_values(float (&d)[16], const u32 (&a)[4], u64 b) {
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n32k16.f32." WGMMA_TYPES " "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19}, %20, 1, 1, 1, 1;"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
           "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-// Sums of a head += weights * its values, 16 keys.
-__device__ __forceinline__ void add_values(float (&sums)[32], const u32 (&weights)[4], u64 values) {
-    multiply_64<1>(sums, weights, values, 1);
-}
-__device__ __forceinline__ void add_values(float (&sums)[16], const u32 (&weights)[4], u64 values) {
-    multiply_32(sums, weights, values);
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -126,10 +120,10 @@ struct Shared {
 // Of the launch on each stream: how many tasks were handed out, and how many teams have found that there are no more.
 __device__ int handed_out[STREAMS][2];
 
-// Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * (SM90_WIDTH / 64).
+// Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * (HIDDEN / 64).
 __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int places,
                                            int* tasks) {
-    constexpr int COLUMNS = SM90_WIDTH / 64;
+    constexpr int COLUMNS = HIDDEN / 64;
     int turn = 0, loaded = 0;
     for (int index; (index = atomicAdd(&tasks[0], 1)) < places * COLUMNS;) {
         // Places are handed out so that sequence s begins at place starts[s] / 128 + s, which leaves room for all of its own.
@@ -155,8 +149,8 @@ __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap
             const u32 keys = shared.keys(loaded), full = shared.full(loaded);
             barrier_wait(shared.empty(loaded), (loaded / SM90_RING + 1) & 1);
             barrier_expect(full, 2 * SM90_TILE);
-            load_tile(qkv, keys, full, SM90_WIDTH + task.column, row);
-            load_tile(qkv, keys + SM90_TILE, full, 2 * SM90_WIDTH + task.column, row);
+            load_tile(qkv, keys, full, HIDDEN + task.column, row);
+            load_tile(qkv, keys + SM90_TILE, full, 2 * HIDDEN + task.column, row);
         }
     }
     barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
@@ -367,12 +361,12 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
                      : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
                      : "r"(own + r * 128 + ((chunk ^ (r & 7)) << 4))
                      : "memory");
-        if (token < end) ((uint4*)out)[(u64)token * (SM90_WIDTH / 8) + column / 8 + chunk] = values;
+        if (token < end) ((uint4*)out)[(u64)token * (HIDDEN / 8) + column / 8 + chunk] = values;
     }
 }
 
-// `qkv` is [tokens, 3 * SM90_WIDTH], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
-// would add the same to all scores of a query and is left out. `out` is [tokens, SM90_WIDTH]. `places` is tokens / 128 + sequences.
+// `qkv` is [tokens, 3 * HIDDEN], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
+// would add the same to all scores of a query and is left out. `out` is [tokens, HIDDEN]. `places` is tokens / 128 + sequences.
 // `stream` is a number that no other launch has that may be under way.
 extern "C" __global__ void __launch_bounds__(640, 1)
     attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,

@@ -12,7 +12,7 @@ use super::launch::{
     Argument, Device, Element, Function, KernelError, capability, cu_device, function, int, launch,
     processors, tensor_map,
 };
-use super::programs::{Epilogue, Layer, Part, check, has_hopper_attention, programs};
+use super::programs::{Epilogue, Layer, Part, check, programs};
 use super::streams::Streams;
 
 /// Rows and columns of a block's tile in `dense_sm90.cu`.
@@ -113,12 +113,7 @@ impl Kernels {
             ));
         }
         let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
-        let programs = programs(
-            &sizes,
-            precision,
-            fused,
-            hopper && has_hopper_attention(&sizes),
-        );
+        let programs = programs(&sizes, precision, fused, hopper);
         // Each takes a second or more.
         let codes = programs
             .par_iter()
@@ -139,12 +134,14 @@ impl Kernels {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let rows = modules[0];
-        let attention = programs
-            .iter()
-            .zip(&modules)
-            .filter(|(program, _)| program.part == Part::Attention)
+        let of = |part| {
+            let all = programs.iter().zip(&modules);
+            all.filter(move |(program, _)| program.part == part)
+                .map(|(_, &module)| module)
+        };
+        let attention = of(Part::Attention)
             .enumerate()
-            .map(|(index, (_, &module))| {
+            .map(|(index, module)| {
                 let short = sizes.head() > 64 || index == 0;
                 let queries = if short { 64 } else { 128 };
                 Ok((queries, function(module, "attention", 0)?))
@@ -159,11 +156,9 @@ impl Kernels {
             })
             .map(|(layer, module)| Ok((layer, function(module, "dense_layer", DENSE_SHARED)?)))
             .collect::<Result<Vec<_>, KernelError>>()?;
-        let attention_sm90 = programs
-            .iter()
-            .zip(&modules)
-            .find(|(program, _)| program.part == Part::AttentionSm90)
-            .map(|(_, &module)| function(module, "attention_sm90", ATTENTION_SHARED))
+        let attention_sm90 = of(Part::AttentionSm90)
+            .next()
+            .map(|module| function(module, "attention_sm90", ATTENTION_SHARED))
             .transpose()?;
         let rotary = |name: &str| {
             let wanted = sizes.rotary_base.is_some();

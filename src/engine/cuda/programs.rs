@@ -80,13 +80,15 @@ pub(super) struct Program {
 }
 
 /// What a model needs: rows, attention for short and for long sequences, or Hopper's, dense layers. Where layers are not fused, queries,
-/// keys and values may stand apart, which Hopper's attention can't read: there it comes beside the others.
+/// keys and values may stand apart, which Hopper's attention can't read: there it comes beside the others. Where they are, rotary positions
+/// leave them together for all heads that it serves ([`Sizes::can_fuse_rotary`]).
 pub(super) fn programs(
     sizes: &Sizes,
     precision: Precision,
     fused: bool,
-    hopper_attention: bool,
+    hopper: bool,
 ) -> Vec<Program> {
+    let hopper_attention = hopper && has_hopper_attention(sizes);
     let define = |name: &str, value: usize| format!("-D{name}={value}");
     let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
     let mut options = base.clone();
@@ -188,7 +190,7 @@ pub(super) fn programs(
 }
 
 /// Whether Hopper's attention is for a model like this.
-pub(super) fn has_hopper_attention(sizes: &Sizes) -> bool {
+fn has_hopper_attention(sizes: &Sizes) -> bool {
     match sizes.head() {
         64 => true,
         // Two of them at a time.
@@ -293,8 +295,7 @@ mod tests {
                 for precision in all.into_iter().take(formats) {
                     check(&sizes, precision).expect("sizes that there are kernels for");
                     let fused = hopper && sizes.can_fuse(precision);
-                    let attention = fused && has_hopper_attention(&sizes);
-                    programs(&sizes, precision, fused, attention)
+                    programs(&sizes, precision, fused, hopper)
                         .par_iter()
                         .for_each(|program| {
                             let code =

@@ -5,8 +5,10 @@
 //! eight series the marks change, after six marks they become hollow, and after 96 series all begins again.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
+
+use crate::atomic_file;
 
 /// A point of a series.
 #[derive(Debug, Clone)]
@@ -97,17 +99,7 @@ impl Field {
 /// # Errors
 /// When the disk refuses.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
+    atomic_file::write(path, text)
 }
 
 impl Figure {

@@ -23,3 +23,4 @@ pub mod trace;
 pub mod virnucpro;
 
 pub use embedder::{Embedder, EmbedderOptions};
+pub use seqembed_onnx::atomic_file;

@@ -6,7 +6,6 @@
 //! their sizes and times, a later start reads neither them nor the network. Nothing is downloaded here: `seqembed fetch` does that.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -15,6 +14,7 @@ use seqembed_onnx::{ExportOptions, Model, known_models};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::atomic_file::{self, AtomicFolder};
 use crate::hub::{self, Hub, HubModel};
 
 /// Why a MODEL can't be used.
@@ -293,11 +293,10 @@ fn export_cached(
         "exporting {shown} (once; kept in {})",
         models.display()
     ));
-    let work = tempfile::Builder::new()
-        .prefix(".export-")
-        .tempdir_in(&models)
-        .map_err(at(&models))?;
-    let target = work.path().join("model");
+    // What killed exports left, before there is need for as much again.
+    let _ = atomic_file::sweep(&models, None);
+    let work = AtomicFolder::create(&models.join("export")).map_err(at(&models))?;
+    let target = work.partial().join("model");
     let name = named
         .and_then(|model| model.repository.rsplit('/').next())
         .map(str::to_owned);
@@ -330,11 +329,7 @@ fn export_cached(
             export: export.clone(),
         };
         let text = serde_json::to_vec_pretty(&entry).expect("an entry is plain data");
-        let folder = cache().join("index");
-        let mut file = tempfile::NamedTempFile::new_in(&folder).map_err(at(&folder))?;
-        file.write_all(&text).map_err(at(&place))?;
-        file.persist(&place)
-            .map_err(|error| at(&place)(error.error))?;
+        atomic_file::write(&place, &text).map_err(at(&place))?;
     }
     Ok(folder)
 }

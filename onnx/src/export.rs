@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tempfile::Builder;
-
 use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
+use crate::atomic_file::{self, AtomicFolder};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::known::known_model;
@@ -184,21 +183,15 @@ impl Plan<'_> {
             _ => Path::new("."),
         };
         fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-        // Beside the target, so that a rename is all that is left to do; gone again when something fails.
-        let mut builder = Builder::new();
-        builder.prefix(".seqembed-export-");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // As any other new folder: the umask takes away from it.
-            builder.permissions(fs::Permissions::from_mode(0o777));
+        // What a killed export left of this model.
+        if let Some(name) = target.file_name() {
+            let _ = atomic_file::sweep(parent, name.to_str());
         }
-        let folder = builder
-            .tempdir_in(parent)
-            .map_err(Error::io(parent, "write into"))?;
-        let weights_sha256 = write(&folder.path().join(WEIGHTS_FILE), &tensors, weights)?;
+        // Beside the target, so that a rename is all that is left to do; gone again when something fails.
+        let folder = AtomicFolder::create(target).map_err(Error::io(parent, "write into"))?;
+        let weights_sha256 = write(&folder.partial().join(WEIGHTS_FILE), &tensors, weights)?;
         let save = |name: &str, bytes: &[u8]| {
-            let path = folder.path().join(name);
+            let path = folder.partial().join(name);
             fs::write(&path, bytes).map_err(Error::io(&path, "write"))
         };
         save(tokenizer::file(description), &self.tokenizer)?;
@@ -218,7 +211,7 @@ impl Plan<'_> {
             tensors: place(&tensors),
         };
         let mut json = serde_json::to_vec_pretty(&info)
-            .map_err(Error::json(&folder.path().join(INFO_FILE)))?;
+            .map_err(Error::json(&folder.partial().join(INFO_FILE)))?;
         json.push(b'\n');
         save(INFO_FILE, &json)?;
         let model = Model::new(named.to_path_buf(), info);
@@ -234,30 +227,12 @@ impl Plan<'_> {
             .filter(|&precision| precision != Precision::Fp32)
         {
             for storage in model.storages(precision)? {
-                narrow::write(folder.path(), folder.path(), &model, storage)?;
+                narrow::write(folder.partial(), folder.partial(), &model, storage)?;
             }
         }
         // The old model stays until the new one is whole.
         check_target(target, options.force)?;
-        let old = if target.exists() {
-            let old = Builder::new()
-                .prefix(".seqembed-old-")
-                .tempdir_in(parent)
-                .map_err(Error::io(parent, "write into"))?;
-            fs::rename(target, old.path().join("model")).map_err(Error::io(target, "replace"))?;
-            Some(old)
-        } else {
-            None
-        };
-        let path = folder.keep();
-        if let Err(error) = fs::rename(&path, target) {
-            if let Some(old) = old {
-                // Best effort: the first error is the one to tell.
-                let _ = fs::rename(old.path().join("model"), target);
-            }
-            let _ = fs::remove_dir_all(&path);
-            return Err(Error::io(target, "write")(error));
-        }
+        folder.finish(true).map_err(Error::io(target, "write"))?;
         Ok(model)
     }
 }

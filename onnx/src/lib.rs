@@ -5,6 +5,7 @@
 //! what the graphs hold.
 
 pub mod architecture;
+pub mod atomic_file;
 pub mod bert;
 pub mod block;
 pub mod checkpoint;

@@ -14,6 +14,7 @@ use std::thread;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::atomic_file::{self, AtomicFile};
 use crate::eight;
 use crate::error::Error;
 use crate::folding::{Bias, Dense, Folds, GAIN, Term};
@@ -110,21 +111,12 @@ pub(crate) fn write(
 ) -> Result<(), Error> {
     let source = from.join(WEIGHTS_FILE);
     let target = folder.join(storage.file());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".weights-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any other new file: the umask takes away from it.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut temporary = builder
-        .tempfile_in(folder)
-        .map_err(Error::io(folder, "write into"))?;
+    let _ = atomic_file::sweep(folder, Some(storage.file()));
+    let temporary = AtomicFile::create(&target).map_err(Error::io(folder, "write into"))?;
     let narrowed = model.tensors(storage);
     let end = end(&narrowed);
     temporary
-        .as_file()
+        .file()
         .set_len(end)
         .map_err(Error::io(&target, "write"))?;
     let folds = if storage.folded {
@@ -143,7 +135,7 @@ pub(crate) fn write(
         let mut narrow = Narrow {
             file: OpenOptions::new()
                 .write(true)
-                .open(temporary.path())
+                .open(temporary.partial())
                 .map_err(Error::io(&target, "write"))?,
             path: &target,
             source: &source,
@@ -169,17 +161,13 @@ pub(crate) fn write(
             .map(|worker| worker.join().expect("no part of it panics"))
             .collect::<Result<Vec<()>, Error>>()
     })?;
-    let finish = |file: &mut File| {
+    let finish = |mut file: AtomicFile| {
         file.seek(SeekFrom::Start(end))?;
         file.write_all(mark(model).as_bytes())?;
         // After a crash, a file that has its end has all of it.
-        file.sync_all()
+        file.finish()
     };
-    finish(temporary.as_file_mut()).map_err(Error::io(&target, "write"))?;
-    temporary
-        .persist(&target)
-        .map_err(|error| Error::io(&target, "write")(error.error))?;
-    Ok(())
+    finish(temporary).map_err(Error::io(&target, "write"))
 }
 
 /// `weights.bin`.

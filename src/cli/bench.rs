@@ -17,6 +17,7 @@ use sysinfo::System;
 
 use super::USAGE;
 use super::embed::EngineOptions;
+use crate::atomic_file::{self, AtomicFolder};
 use crate::bars::{Bar, Bars};
 use crate::figure;
 use crate::manifest::{self, Job};
@@ -89,14 +90,14 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     }
     fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    let work = tempfile::Builder::new()
-        .prefix(".bench-")
-        .tempdir_in(&args.out)
+    // What a killed one left.
+    let _ = atomic_file::sweep(&args.out, Some("bench"));
+    let work = AtomicFolder::create(&args.out.join("bench"))
         .with_context(|| format!("cannot write to the folder {}", args.out.display()))?;
     let bench = Bench {
         executable: std::env::current_exe().context("cannot find this executable")?,
         engine: args.engine.arguments(),
-        work: work.path().to_owned(),
+        work: work.partial().to_owned(),
     };
     let ways = ways(&bench, &jobs)?;
 

@@ -1,7 +1,7 @@
 //! `seqembed embed` and what it shares with `seqembed run`: the options of a run, and its end.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use clap::ValueEnum as _;
 
 use super::progress::Progress;
 use super::{FAILED, LOST, PARTLY, USAGE, say, signals, told};
+use crate::atomic_file;
 use crate::engine::device::DeviceChoice;
 use crate::engine::session::Kernels;
 use crate::manifest::{self, Job};
@@ -264,22 +265,9 @@ fn size(jobs: &[Job]) -> u64 {
 /// Writes `report.json`, whole or not at all.
 fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new()
-            .prefix(".report.")
-            .suffix(".partial")
-            .permissions(permissions())
-            .tempfile_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, report)?;
-        file.write_all(b"\n")?;
-        file.persist(path)?;
-        Ok(())
+        let mut text = serde_json::to_vec_pretty(report)?;
+        text.push(b'\n');
+        Ok(atomic_file::write(path, text)?)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Those of an ordinary file, before the umask: a temporary one is its owner's alone.
-fn permissions() -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::Permissions::from_mode(0o666)
 }

@@ -11,11 +11,12 @@ mod download;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::atomic_file;
 
 /// Where models come from unless `HF_ENDPOINT` says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -435,10 +436,7 @@ fn shards(index: &Path) -> Option<BTreeSet<String>> {
 
 /// Writes a small file by rename.
 fn write_whole(path: &Path, content: &[u8]) -> Result<(), HubError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = atomic_file::folder_of(path);
     std::fs::create_dir_all(folder).map_err(at(folder))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(at(folder))?;
-    file.write_all(content).map_err(at(path))?;
-    file.persist(path).map_err(|error| at(path)(error.error))?;
-    Ok(())
+    atomic_file::write(path, content).map_err(at(path))
 }

@@ -27,6 +27,7 @@ use self::facts::{Facts, Input};
 use self::lock::Lock;
 use self::log::{Attempt, Done, Line};
 use self::rows::{Mark, Saved};
+use crate::atomic_file::{self, AtomicFile};
 use crate::records::Source;
 use crate::report::{FileReport, thousands};
 
@@ -202,9 +203,9 @@ impl Journal {
         if cache.is_some() {
             let files = folder.join(FILES);
             fs::create_dir_all(&files).map_err(cannot("make", &files))?;
-            sweep(&files)?;
+            atomic_file::sweep(&files, None).map_err(cannot("remove", &files))?;
         }
-        let swept = sweep(out)?;
+        let swept = atomic_file::sweep(out, None).map_err(cannot("remove", out))?;
         if swept > 0 {
             note(&format!(
                 "{swept} unfinished files of an interrupted run were removed from {}",
@@ -310,8 +311,8 @@ impl Journal {
     /// Writes the log anew, with what still holds.
     fn rewrite(&mut self) -> Result<(), JournalError> {
         let path = self.log_path.clone();
-        let new = path.with_extension("new");
-        self.log = File::create(&new).map_err(cannot("write", &new))?;
+        let new = AtomicFile::create(&path).map_err(cannot("write", &path))?;
+        self.log = new.file().try_clone().map_err(cannot("write", &path))?;
         self.append(&Line::Begin {
             version: log::VERSION,
         })?;
@@ -329,8 +330,7 @@ impl Journal {
                 attempt,
             }))?;
         }
-        self.log.sync_all().map_err(cannot("write", &new))?;
-        fs::rename(&new, &path).map_err(cannot("write", &path))
+        new.finish().map_err(cannot("write", &path))
     }
 
     /// Tells for each file what is there of it, and puts finished files that only the cache has in their place.
@@ -621,42 +621,12 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
     Ok(())
 }
 
-/// Removes what killed processes left of files that they were writing. The folder must be locked. Returns how many.
-fn sweep(folder: &Path) -> Result<usize, JournalError> {
-    let mut swept = 0;
-    for entry in fs::read_dir(folder).map_err(cannot("read", folder))? {
-        let entry = entry.map_err(cannot("read", folder))?;
-        let name = entry.file_name();
-        let is_left = name
-            .to_str()
-            .is_some_and(|name| name.starts_with('.') && name.ends_with(PARTIAL));
-        if is_left && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            let path = entry.path();
-            fs::remove_file(&path).map_err(cannot("remove", &path))?;
-            swept += 1;
-        }
-    }
-    Ok(swept)
-}
-
-/// Ending of files that are being written; they begin with a dot.
-const PARTIAL: &str = ".partial";
-
 /// Copies a file to a place where it appears whole or not at all.
 fn put(from: &Path, to: &Path) -> Result<(), JournalError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = to.parent().unwrap_or(Path::new("."));
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
     let write = || -> io::Result<()> {
-        let mut new = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
-            .suffix(PARTIAL)
-            .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
+        let mut new = AtomicFile::create(to)?;
         io::copy(&mut File::open(from)?, &mut new)?;
-        new.as_file().sync_all()?;
-        new.persist(to)?;
-        Ok(())
+        new.finish()
     };
     write().map_err(cannot("write", to))
 }

@@ -63,7 +63,7 @@ impl H5Sink {
         let file = Unfinished::create(&layout.path)?;
         let begin = || {
             // The file has a name that nobody else knows, and file systems of clusters may know no locks.
-            let h5 = H5File::options().no_locking().create(file.file.path())?;
+            let h5 = H5File::options().no_locking().create(file.partial())?;
             h5.set_track_times(false)?;
             for (key, value) in &layout.provenance {
                 h5.set_attr_string(key, value)?;

@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 
+use crate::atomic_file::AtomicFile;
+
 /// A block of consecutive rows of one output file, in input order.
 ///
 /// Row `i` has `vectors[i]` vectors of `hidden` values each in `values` (row after row): one for a pooled
@@ -497,42 +499,27 @@ impl OutputError {
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
-pub(crate) struct Unfinished {
-    file: tempfile::NamedTempFile,
-    path: PathBuf,
-}
+pub(crate) struct Unfinished(AtomicFile);
 
 impl Unfinished {
     pub(crate) fn create(path: &Path) -> Result<Self, OutputError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!(".{name}.");
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".partial");
-        // A temporary file is private by default; an output follows the umask like any other file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder
-            .tempfile_in(folder(path))
-            .map_err(|source| OutputError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
-        Ok(Unfinished {
-            file,
+        let file = AtomicFile::create(path).map_err(|source| OutputError::Io {
             path: path.to_owned(),
-        })
+            source,
+        })?;
+        Ok(Unfinished(file))
+    }
+
+    /// Where it stands until it has its name.
+    pub(crate) fn partial(&self) -> &Path {
+        self.0.partial()
     }
 
     /// Gives the file its name once its bytes are on the disk, so that not even a power cut leaves half of it.
     pub(crate) fn finish(self) -> Result<(), OutputError> {
-        let path = self.path;
-        let wrong = |source| OutputError::Io {
-            path: path.clone(),
-            source,
-        };
-        self.file.as_file().sync_all().map_err(wrong)?;
-        self.file.persist(&path).map_err(|e| wrong(e.error))?;
-        Ok(())
+        let path = self.0.path().to_owned();
+        let finished = self.0.finish();
+        finished.map_err(|source| OutputError::Io { path, source })
     }
 }
 
@@ -549,24 +536,16 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), OutputError> {
 
 impl Write for Unfinished {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.0.flush()
     }
 }
 
 impl Seek for Unfinished {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
-    }
-}
-
-/// The folder a file stands in.
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
+        self.0.seek(to)
     }
 }

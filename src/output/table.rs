@@ -10,7 +10,8 @@ use std::path::Path;
 
 use tempfile::SpooledTempFile;
 
-use super::{Rows, folder};
+use super::Rows;
+use crate::atomic_file::folder_of;
 
 /// What is spooled in memory before a temporary file is used: small outputs never touch the disk twice.
 const SPOOL_BYTES: usize = 1 << 20;
@@ -19,7 +20,7 @@ pub(super) const TEXTS: [&str; 3] = ["ids", "headers", "status"];
 
 /// Spools bytes of unknown length, beside the file that they go to.
 pub(super) fn spool(path: &Path) -> BufWriter<SpooledTempFile> {
-    BufWriter::new(SpooledTempFile::new_in(SPOOL_BYTES, folder(path)))
+    BufWriter::new(SpooledTempFile::new_in(SPOOL_BYTES, folder_of(path)))
 }
 
 /// What was spooled, from its begin.

@@ -5,13 +5,14 @@
 
 use std::ffi::{CString, c_char};
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cudarc::nvrtc::result as nvrtc;
 use cudarc::nvrtc::sys;
 use seqembed_onnx::weights::hex;
 use sha2::{Digest, Sha256};
+
+use crate::atomic_file;
 
 /// Why there are no kernels.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +74,9 @@ pub fn machine_code(
     Ok(code)
 }
 
-fn keep(path: &PathBuf, code: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(code)?;
-    file.persist(path)?;
-    Ok(())
+fn keep(path: &Path, code: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(atomic_file::folder_of(path))?;
+    atomic_file::write(path, code)
 }
 
 fn compile(source: &str, options: &[String], arch: &str) -> Result<Vec<u8>, CompileError> {

@@ -1,5 +1,6 @@
 //! What goes wrong on a device while a run goes on: out of memory, overflow, loss. The faults are injected into engines on the CPU
-//! (`SEQEMBED_INJECT`, see `src/engine/faulty.rs`); everything around them is what runs on GPUs too.
+//! (`SEQEMBED_INJECT`, see `src/engine/faulty.rs`); everything around them is what runs on GPUs too. And weights that are no numbers,
+//! or so large that what is computed of them is none.
 
 // A test may stop at once where its own set-up fails.
 #![allow(clippy::unwrap_used)]
@@ -7,11 +8,13 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Output};
 
 use common::{
-    DONE, PARTLY, Place, WRONG, assert_close, assert_run, exported, fasta, records, text,
+    DONE, PARTLY, Place, WRONG, assert_close, assert_run, attention_part, edited, exported, fasta,
+    fixtures, records, text,
 };
 use seqembed::output::Rows;
 use serde_json::Value;
@@ -391,5 +394,207 @@ fn a_cpu_has_no_half_precision() {
         let (_, layout) = seqembed::output::read(&place.path("out/a.parquet")).unwrap();
         assert_eq!(layout.provenance("precision"), Some("fp32"));
         assert_eq!(layout.provenance("device"), Some("cpu"));
+    }
+}
+
+/// What the status of a record says whose numbers are not finite.
+const NO_NUMBERS: &str = "skipped: the model's numbers are not finite (fp32)";
+
+/// Checkpoints of each kind of attention: rotary, with a slope, plain.
+const ATTENTIONS: [&str; 3] = [
+    "esm2/checkpoints/hub-safetensors",
+    "dna/dnabert2-6-heads",
+    "dna/dnabert-3-plain",
+];
+
+/// Embeds `x.fa` by the models in `folders` of the place, each file with this pooling, in one run; the rows of each.
+fn with_models(
+    place: &Place,
+    folders: &[String],
+    pooling: &str,
+    kernels: &str,
+    code: i32,
+) -> Vec<Rows> {
+    let files = folders.iter().fold(String::new(), |mut files, folder| {
+        let (model, fasta) = (place.path(folder), place.path("x.fa"));
+        let (model, fasta) = (text(&model), text(&fasta));
+        writeln!(
+            files,
+            "- {{sample: {folder}, fasta: {fasta}, model: {model}}}"
+        )
+        .unwrap();
+        files
+    });
+    let manifest = place.path("manifest.yaml");
+    fs::write(&manifest, format!("pooling: {pooling}\nfiles:\n{files}")).unwrap();
+    let run = Command::new(common::executable())
+        .args(["run", text(&manifest), "-o", text(&place.path("out"))])
+        .args(["--device", "cpu", "--threads", "2", "--kernels", kernels])
+        .env("SEQEMBED_CACHE", place.path("cache"))
+        .output()
+        .unwrap();
+    assert_run(&run, code, &[]);
+    let rows = folders
+        .iter()
+        .map(|folder| place.rows(&format!("{folder}.parquet")).unwrap());
+    rows.collect()
+}
+
+/// Sequences for a checkpoint; the last one is longer than a block of keys.
+fn sequences(checkpoint: &str) -> String {
+    let sequences = if checkpoint.starts_with("esm2") {
+        [
+            "MKTAYIAKQRQISFVKSHFSRQ".to_owned(),
+            long_protein(150).replace('W', "A"),
+            long_protein(299),
+        ]
+    } else {
+        [
+            "ACGTTGCAAC".to_owned(),
+            "GATTACAC".repeat(40),
+            "CCATGAAAGCAG".repeat(40),
+        ]
+    };
+    let records = sequences
+        .into_iter()
+        .enumerate()
+        .map(|(at, sequence)| (format!("s{at}"), sequence));
+    fasta(&records.collect::<Vec<_>>())
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_told_whichever_it_is() {
+    /// No embedding is made from these.
+    const UNUSED: [&str; 4] = ["lm_head.", "contact_head.", "pooler.", "inv_freq"];
+    for checkpoint in ATTENTIONS {
+        let place = Place::new(&[("x.fa", sequences(checkpoint).as_bytes())]);
+        let source = fixtures().join(checkpoint);
+        let names = std::cell::RefCell::new(Vec::new());
+        let note =
+            |name: &str, _: &[usize], _: &mut [f32]| names.borrow_mut().push(name.to_owned());
+        edited(&source, &place.path("clean"), note);
+        let mut names = names.into_inner();
+        names.sort();
+        let mut folders = vec!["clean".to_owned()];
+        for (at, name) in names.iter().enumerate() {
+            let odd = [f32::NAN, f32::INFINITY][at % 2];
+            let folder = format!("m{at}");
+            // The first number of each row of a matrix, whichever rows the sequences take.
+            edited(&source, &place.path(&folder), |other, shape, numbers| {
+                if other == name {
+                    let row = shape.last().copied().unwrap_or(1);
+                    numbers.iter_mut().step_by(row).for_each(|x| *x = odd);
+                }
+            });
+            folders.push(folder);
+        }
+        for (kernels, pooling) in [("auto", "max"), ("portable", "mean")] {
+            let all = with_models(&place, &folders, pooling, kernels, PARTLY);
+            assert_eq!(all[0].status, ["ok"; 3]);
+            for (name, rows) in names.iter().zip(&all[1..]) {
+                let what = format!("{name} of {checkpoint}, {kernels}");
+                if UNUSED.iter().any(|unused| name.contains(unused)) {
+                    assert_eq!(rows.status, ["ok"; 3], "{what}");
+                    assert_eq!(rows.values, all[0].values, "{what}");
+                } else {
+                    assert_eq!(rows.status, [NO_NUMBERS; 3], "{what}");
+                    assert!(rows.values.iter().all(|x| x.is_nan()), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_that_is_no_number_is_told_in_every_pooling() {
+    for checkpoint in ATTENTIONS {
+        let place = Place::new(&[("x.fa", sequences(checkpoint).as_bytes())]);
+        let source = fixtures().join(checkpoint);
+        let part = |name: &str, at: usize, count: usize| {
+            attention_part(name, at, count).filter(|_| name.ends_with("weight"))
+        };
+        let mut folders = Vec::new();
+        for odd in [f32::NAN, f32::INFINITY] {
+            for which in 0..3 {
+                for all in [false, true] {
+                    let folder = format!("m{}", folders.len());
+                    edited(&source, &place.path(&folder), |name, _, numbers| {
+                        let count = numbers.len();
+                        let mut own = (0..count).filter(|at| part(name, *at, count) == Some(which));
+                        let hit: Vec<usize> = if all {
+                            own.collect()
+                        } else {
+                            own.next().into_iter().collect()
+                        };
+                        hit.into_iter().for_each(|at| numbers[at] = odd);
+                    });
+                    folders.push(folder);
+                }
+            }
+        }
+        // Numbers, but the scores are too large.
+        let folder = "large".to_owned();
+        edited(&source, &place.path(&folder), |name, _, numbers| {
+            let count = numbers.len();
+            for (at, number) in numbers.iter_mut().enumerate() {
+                if part(name, at, count).is_some_and(|which| which < 2) {
+                    *number *= 1e22;
+                }
+            }
+        });
+        folders.push(folder);
+        for (kernels, pooling) in [
+            ("auto", "mean"),
+            ("auto", "max"),
+            ("auto", "cls"),
+            ("auto", "none"),
+            ("portable", "mean"),
+        ] {
+            let all = with_models(&place, &folders, pooling, kernels, PARTLY);
+            for (folder, rows) in folders.iter().zip(all) {
+                let what = format!("{folder} of {checkpoint}, {kernels} {pooling}");
+                assert_eq!(rows.status, [NO_NUMBERS; 3], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_letter_that_is_no_number_costs_the_sequences_that_have_it() {
+    // The row of a letter's embedding, and the sequences that have the letter.
+    for (checkpoint, token, hit) in [
+        (ATTENTIONS[0], "W", [false, false, true]),
+        (ATTENTIONS[2], "AAA", [false, false, true]),
+    ] {
+        let place = Place::new(&[("x.fa", sequences(checkpoint).as_bytes())]);
+        let source = fixtures().join(checkpoint);
+        let vocabulary = fs::read_to_string(source.join("vocab.txt")).unwrap();
+        let id = vocabulary.lines().position(|line| line == token).unwrap();
+        for (folder, odd) in [("clean", None), ("poisoned", Some(f32::NAN))] {
+            edited(&source, &place.path(folder), |name, shape, numbers| {
+                if name.ends_with("word_embeddings.weight")
+                    && let Some(odd) = odd
+                {
+                    numbers[id * shape[1]] = odd;
+                }
+            });
+        }
+        for kernels in ["auto", "portable"] {
+            for pooling in ["mean", "max", "cls", "none"] {
+                let folders = ["clean".to_owned(), "poisoned".to_owned()];
+                let all = with_models(&place, &folders, pooling, kernels, PARTLY);
+                for (at, hit) in hit.into_iter().enumerate() {
+                    let what = format!("s{at} of {checkpoint}, {kernels} {pooling}");
+                    let (status, values) = row(&all[1], &format!("s{at}"));
+                    if hit {
+                        assert_eq!(status, NO_NUMBERS, "{what}");
+                        assert!(values.iter().all(|x| x.is_nan()), "{what}");
+                    } else {
+                        assert_eq!((status, values), row(&all[0], &format!("s{at}")), "{what}");
+                        assert_eq!(status, "ok", "{what}");
+                    }
+                }
+            }
+        }
     }
 }

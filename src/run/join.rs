@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::chunk::{Chunk, Item, Segment, Status};
 use super::repeats::Origin;
 use crate::engine::Reduce;
+use crate::engine::kernels::rows::larger_or_nan;
 use crate::settings::Pooling;
 
 /// Where a segment's result lies.
@@ -155,7 +156,7 @@ pub fn join_windows<'v>(
             joined
                 .iter_mut()
                 .zip(part)
-                .for_each(|(best, x)| *best = best.max(*x));
+                .for_each(|(best, x)| *best = larger_or_nan(*best, *x));
         } else {
             total += weight;
             joined

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use seqembed::output::{self, Rows};
 use tempfile::TempDir;
 
@@ -69,6 +70,62 @@ pub fn export(checkpoint: &Path, folder: &Path, name: &str) {
     let (checkpoint, folder) = (text(checkpoint), text(folder));
     let run = seqembed(&["export", checkpoint, "-o", folder, "--name", name]);
     assert_run(&run, DONE, &[]);
+}
+
+/// A copy, in `folder`, of a checkpoint in safetensors: `edit` gets each tensor's name, its shape and its numbers, which are stored in
+/// single precision.
+pub fn edited(checkpoint: &Path, folder: &Path, edit: impl Fn(&str, &[usize], &mut [f32])) {
+    fs::create_dir_all(folder).unwrap();
+    for entry in fs::read_dir(checkpoint).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    let bytes = fs::read(checkpoint.join("model.safetensors")).unwrap();
+    let tensors: Vec<_> = SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .iter()
+        .map(|(name, tensor)| {
+            let data = tensor.data();
+            let mut numbers: Vec<f32> = match tensor.dtype() {
+                Dtype::F32 => data
+                    .chunks(4)
+                    .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+                    .collect(),
+                Dtype::F16 => data
+                    .chunks(2)
+                    .map(|bytes| half::f16::from_le_bytes(bytes.try_into().unwrap()).to_f32())
+                    .collect(),
+                // Positions.
+                other => {
+                    return (
+                        name.to_owned(),
+                        other,
+                        tensor.shape().to_vec(),
+                        data.to_vec(),
+                    );
+                }
+            };
+            edit(name, tensor.shape(), &mut numbers);
+            let data = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            (name.to_owned(), Dtype::F32, tensor.shape().to_vec(), data)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
+        (name, view)
+    });
+    let path = folder.join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+}
+
+/// Whether a number of the second layer's attention, at `at` of a tensor's `count`, makes queries (0), keys (1) or values (2).
+pub fn attention_part(name: &str, at: usize, count: usize) -> Option<usize> {
+    if !name.contains("layer.1.attention.self.") {
+        return None;
+    }
+    let parts = ["query", "key", "value"];
+    let own = parts.iter().position(|part| name.contains(part));
+    own.or(name.contains("Wqkv").then(|| at / (count / 3)))
 }
 
 /// The folder that holds an exported model, all made once for a test program.

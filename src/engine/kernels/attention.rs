@@ -7,6 +7,11 @@
 //! the layout they come in, and the width of a head needs no padding to the width of a vector. Keys are taken in
 //! blocks with a running maximum (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), so
 //! that memory does not grow with the square of the length.
+//!
+//! A number that is infinite or none, anywhere in a sequence's queries, keys or values of a head, makes all its rows of that head NaN,
+//! and so do queries and keys whose products might overflow. Both are seen while keys and values are gathered, which takes a
+//! length's share of the time of the products: what comes after that works on numbers alone, and takes maxima and powers of two as
+//! the processor has them.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pulp::{Arch, Simd, WithSimd};
 use seqembed_onnx::esm2::rotary_frequencies;
 
-use super::simd::{Scratch, exp2, load, store};
+use super::simd::{Largest, Scratch, exp2, load, store};
 
 /// Keys in a block: scores of a block and its keys stay in the first-level cache.
 const KEY_BLOCK: usize = 128;
@@ -29,6 +34,9 @@ const OVERFLOW: f32 = 1e30;
 /// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60 is nothing beside 1
 /// in single precision, for any number of keys.
 const FAR: f32 = 60.0;
+
+/// Scores are less than this, so that differences of two, and sums on the way to one, do not overflow.
+const MOST_SCORE: f32 = 1e38;
 
 /// What positions do to attention.
 pub trait Positions: Sync {
@@ -244,9 +252,19 @@ impl<P: Positions> Packed<'_, P> {
     /// `output` must be valid for `tokens * hidden` values, and no other thread may write to this head's columns of
     /// these rows at the same time.
     pub unsafe fn head(&self, head: usize, start: usize, end: usize, output: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.head_on(Arch::new(), head, start, end, output) }
+    }
+
+    /// As [`Self::head`], with the instructions of `arch`.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn head_on(&self, arch: Arch, head: usize, start: usize, end: usize, output: *mut f32) {
         debug_assert!(self.qkv.len() >= end * 3 * self.hidden);
         WORKSPACE.with_borrow_mut(|workspace| {
-            Arch::new().dispatch(Head {
+            arch.dispatch(Head {
                 packed: self,
                 index: head,
                 start,
@@ -283,6 +301,13 @@ impl<P: Positions> WithSimd for Head<'_, P> {
         let column = self.index * width;
         let stride = 3 * hidden;
         let rows = &qkv[self.start * stride..(self.start + self.length) * stride];
+        // This head's columns of a row of the sequence in the output.
+        let (output, start) = (self.output, self.start);
+        let row_of = |position: usize| {
+            let at = (start + position) * hidden + column;
+            // SAFETY: the row lies inside of `output` (the caller's promise), and these columns are ours.
+            unsafe { std::slice::from_raw_parts_mut(output.add(at), width) }
+        };
         // Scores in units of ln 2, for a softmax by powers of two.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
         let slope = positions.slope(self.index) * std::f32::consts::LOG2_E;
@@ -293,20 +318,39 @@ impl<P: Positions> WithSimd for Head<'_, P> {
         // 64 bytes apart that sends many of them to the same few sets of the cache.
         let keys = self.workspace.keys.take(self.length * width);
         let values = self.workspace.values.take(self.length * width);
+        let query_bias = &bias[column..column + width];
         let key_bias = &bias[hidden + column..hidden + column + width];
         let mut longest_key = 0.0_f32;
+        let [mut most_query, mut most_bias, mut most_key, mut most_value] = [Largest::new(simd); 4];
+        most_bias.see(simd, query_bias);
         for (position, ((row, key), value)) in rows
             .chunks_exact(stride)
             .zip(keys.chunks_exact_mut(width))
             .zip(values.chunks_exact_mut(width))
             .enumerate()
         {
+            most_query.see(simd, &row[column..column + width]);
             value.copy_from_slice(&row[2 * hidden + column..2 * hidden + column + width]);
+            most_value.see(simd, value);
             let row = &row[hidden + column..hidden + column + width];
             positions.key(position, row, key_bias, key);
+            most_key.see(simd, key);
             if nearby {
                 longest_key = longer(longest_key, square(simd, key));
             }
+        }
+        // Rotation makes a number larger by the square root of two at most.
+        let most_query = 2.0 * scale * (most_query.magnitude(simd) + most_bias.magnitude(simd));
+        let most_key = most_key.magnitude(simd);
+        let most_score = width as f32 * most_query * most_key + slope * self.length as f32;
+        let all_numbers = most_query < MOST_SCORE
+            && most_score < MOST_SCORE
+            && most_value.magnitude(simd) < f32::INFINITY;
+        if !all_numbers {
+            for position in 0..self.length {
+                row_of(position).fill(f32::NAN);
+            }
+            return;
         }
 
         // Two vectors of queries at a time, and one for what is left over.
@@ -315,7 +359,6 @@ impl<P: Positions> WithSimd for Head<'_, P> {
         let scores = self.workspace.scores.take(2 * lanes * KEY_BLOCK);
         let sums = self.workspace.output.take(2 * lanes * width);
         let state = self.workspace.state.take(6 * lanes);
-        let query_bias = &bias[column..column + width];
         let mut first = 0;
         while first < self.length {
             let left = self.length - first;
@@ -368,15 +411,7 @@ impl<P: Positions> WithSimd for Head<'_, P> {
                 }
             }
             for lane in 0..count {
-                // SAFETY: the row lies inside of `output` (the caller's promise), and these columns are ours.
-                let row = unsafe {
-                    std::slice::from_raw_parts_mut(
-                        self.output
-                            .add((self.start + first + lane) * hidden + column),
-                        width,
-                    )
-                };
-                for (d, value) in row.iter_mut().enumerate() {
+                for (d, value) in row_of(first + lane).iter_mut().enumerate() {
                     *value = sums[d * block + lane];
                 }
             }
@@ -737,7 +772,220 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::engine::kernels::simd::instruction_sets;
+
+    /// What positions may do.
+    #[derive(Debug, Clone, Copy)]
+    enum Kind {
+        Rotary,
+        Alibi,
+        Unplaced,
+    }
+
+    /// Sequences that lie end to end in a batch.
+    #[derive(Debug, Clone)]
+    struct Case {
+        kind: Kind,
+        width: usize,
+        lengths: [usize; 3],
+        seed: u32,
+    }
+
+    /// Heads of each case.
+    const HEADS: usize = 2;
+
+    impl Case {
+        fn hidden(&self) -> usize {
+            HEADS * self.width
+        }
+
+        fn starts(&self) -> [usize; 4] {
+            let [a, b, c] = self.lengths;
+            [0, a, a + b, a + b + c]
+        }
+
+        /// Numbers between -2 and 2: the dense product, and the bias.
+        fn numbers(&self) -> (Vec<f32>, Vec<f32>) {
+            let mut state = self.seed;
+            let mut random = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / 4_194_304.0 - 2.0
+            };
+            let tokens: usize = self.lengths.iter().sum();
+            let qkv = (0..tokens * 3 * self.hidden()).map(&mut random).collect();
+            (qkv, (0..2 * self.hidden()).map(&mut random).collect())
+        }
+
+        /// All heads of all sequences.
+        fn attend(&self, arch: Arch, qkv: &[f32], bias: &[f32]) -> Vec<f32> {
+            match self.kind {
+                Kind::Rotary => {
+                    let longest = self.lengths.into_iter().max().unwrap_or(0);
+                    self.attend_at(&*Rotary::shared(self.width, 1e4, longest), arch, qkv, bias)
+                }
+                Kind::Alibi => {
+                    // Far keys are left out by the first one.
+                    let slopes = &[1.5, 0.004];
+                    self.attend_at(&Alibi { slopes }, arch, qkv, bias)
+                }
+                Kind::Unplaced => self.attend_at(&Unplaced, arch, qkv, bias),
+            }
+        }
+
+        fn attend_at<P: Positions>(
+            &self,
+            positions: &P,
+            arch: Arch,
+            qkv: &[f32],
+            bias: &[f32],
+        ) -> Vec<f32> {
+            let packed = Packed {
+                qkv,
+                bias,
+                hidden: self.hidden(),
+                heads: HEADS,
+                positions,
+            };
+            let starts = self.starts();
+            let mut output = vec![0.0; starts[3] * self.hidden()];
+            for head in 0..HEADS {
+                for pair in starts.windows(2) {
+                    // SAFETY: `output` holds all rows, and nobody else writes to it.
+                    unsafe { packed.head_on(arch, head, pair[0], pair[1], output.as_mut_ptr()) };
+                }
+            }
+            output
+        }
+
+        /// A head's part of a row.
+        fn part<'o>(&self, output: &'o [f32], row: usize, head: usize) -> &'o [f32] {
+            let at = row * self.hidden() + head * self.width;
+            &output[at..at + self.width]
+        }
+    }
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let kinds = prop_oneof![Just(Kind::Rotary), Just(Kind::Alibi), Just(Kind::Unplaced)];
+        let widths = prop::sample::select(vec![2, 4, 10, 12, 16, 20, 32]);
+        // Around blocks of keys and of queries, and beyond what far keys are left out at.
+        let length = prop_oneof![
+            1..40_usize,
+            KEY_BLOCK - 2..KEY_BLOCK + 3,
+            2 * KEY_BLOCK - 2..2 * KEY_BLOCK + 40,
+        ];
+        (
+            kinds,
+            widths,
+            1..20_usize,
+            length,
+            1..20_usize,
+            any::<u32>(),
+        )
+            .prop_map(|(kind, width, before, length, behind, seed)| Case {
+                kind,
+                width,
+                lengths: [before, length, behind],
+                seed,
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        /// Infinity or NaN in one query, key, value or bias: no row of that head of the sequence has a number, and all the others have
+        /// the bits that they have without it.
+        #[test]
+        fn what_is_no_number_stays_none(
+            case in cases(),
+            odd in prop::sample::select(vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+            which in 0..3_usize,
+            in_bias in prop::bool::weighted(0.1),
+            head in 0..HEADS,
+            at in any::<prop::sample::Index>(),
+            dimension in any::<prop::sample::Index>(),
+        ) {
+            let (qkv, bias) = case.numbers();
+            let starts = case.starts();
+            let (mut bad_qkv, mut bad_bias) = (qkv.clone(), bias.clone());
+            let column = head * case.width + dimension.index(case.width);
+            let in_bias = in_bias && which < 2;
+            let position = starts[1] + at.index(case.lengths[1]);
+            if in_bias {
+                bad_bias[which * case.hidden() + column] = odd;
+            } else {
+                bad_qkv[(3 * position + which) * case.hidden() + column] = odd;
+            }
+            for arch in instruction_sets() {
+                let expected = case.attend(arch, &qkv, &bias);
+                let found = case.attend(arch, &bad_qkv, &bad_bias);
+                prop_assert!(expected.iter().all(|x| x.is_finite()));
+                for row in 0..starts[3] {
+                    for other in 0..HEADS {
+                        let found = case.part(&found, row, other);
+                        let is_hit = (in_bias || (starts[1]..starts[2]).contains(&row)) && other == head;
+                        if is_hit {
+                            prop_assert!(found.iter().any(|x| !x.is_finite()), "{arch:?} row {row}: {found:?}");
+                        } else {
+                            let bits = |part: &[f32]| part.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                            let expected = case.part(&expected, row, other);
+                            prop_assert_eq!(bits(found), bits(expected), "{:?} row {}", arch, row);
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Numbers of any size: a row is a mean of the values, or it has something that is no number; and that it has, where the score
+        /// of a key is larger than a float can be.
+        #[test]
+        fn scores_that_overflow_give_no_numbers(case in cases(), power in 0..38_i32, share in 0.0..1.0_f64) {
+            let (mut qkv, bias) = case.numbers();
+            let hidden = case.hidden();
+            // Queries take a share of the power, keys the rest: a score is about 10^(2 * power).
+            let query = 10_f64.powf(f64::from(2 * power) * share).min(1e37);
+            let key = 10_f64.powf(f64::from(2 * power) * (1.0 - share)).min(1e37);
+            #[expect(clippy::cast_possible_truncation, reason = "at most 1e37")]
+            for row in qkv.chunks_exact_mut(3 * hidden) {
+                row[..hidden].iter_mut().for_each(|x| *x *= query as f32);
+                row[hidden..2 * hidden].iter_mut().for_each(|x| *x *= key as f32);
+            }
+            let starts = case.starts();
+            let own = |row: usize, part: usize, head: usize| {
+                let at = (3 * row + part) * hidden + head * case.width;
+                &qkv[at..at + case.width]
+            };
+            for arch in instruction_sets() {
+                let output = case.attend(arch, &qkv, &bias);
+                for (sequence, head) in (0..3).flat_map(|sequence| [(sequence, 0), (sequence, 1)]) {
+                    let rows = starts[sequence]..starts[sequence + 1];
+                    for row in rows.clone() {
+                        let found = case.part(&output, row, head);
+                        if found.iter().any(|x| !x.is_finite()) {
+                            prop_assert!(query * key > 1e25, "{arch:?}: {found:?} of scores near {:e}", query * key);
+                            continue;
+                        }
+                        for (d, x) in found.iter().enumerate() {
+                            let values = rows.clone().map(|key| own(key, 2, head)[d]);
+                            let (low, high) = values.fold((9.0_f32, -9.0_f32), |(low, high), x| (low.min(x), high.max(x)));
+                            prop_assert!((low - 1e-4..=high + 1e-4).contains(x), "{arch:?}: {x} of {low} to {high}");
+                        }
+                        // Rotation keeps the score of a query and the key at its own place, and so does distance.
+                        let with = |part: usize| {
+                            let bias = &bias[part * hidden + head * case.width..][..case.width];
+                            let own = own(row, part, head).iter().zip(bias);
+                            own.map(|(x, b)| f64::from(*x) + f64::from(*b)).collect::<Vec<_>>()
+                        };
+                        let score: f64 = with(0).iter().zip(with(1)).map(|(q, k)| q * k).sum();
+                        let score = score / (case.width as f64).sqrt();
+                        prop_assert!(score.abs() < f64::from(f32::MAX), "{arch:?}: {found:?} of a score of {score:e}");
+                    }
+                }
+            }
+        }
+    }
 
     /// Scores far above those of the first block of keys, where weights relative to that block's maximum overflow.
     #[test]

@@ -88,7 +88,12 @@ impl WithSimd for SkipLayerNorm<'_> {
                 squares_tail += (value - mean) * (value - mean);
             }
             let variance = (simd.reduce_sum_f32s(squares) + squares_tail) / hidden as f32;
-            let inverse = 1.0 / (variance + self.epsilon).sqrt();
+            // Of a variance that overflowed the inverse is 0, and all of the row would be `beta`, as if there were nothing wrong.
+            let inverse = if variance < f32::INFINITY {
+                1.0 / (variance + self.epsilon).sqrt()
+            } else {
+                f32::NAN
+            };
             let inverse_vector = simd.splat_f32s(inverse);
             for i in 0..y.len() {
                 let normal = simd.mul_f32s(simd.sub_f32s(y[i], mean_vector), inverse_vector);
@@ -200,6 +205,7 @@ impl WithSimd for Geglu<'_> {
     }
 }
 
+/// NaN stays NaN whatever `erf` makes of it, for it is multiplied by `x`; infinity stays infinite, and minus infinity becomes NaN.
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let e = erf(
@@ -217,6 +223,15 @@ pub enum Pool {
     Mean,
     /// The largest value of each column.
     Max,
+}
+
+/// The larger of two numbers, and NaN if one of them is infinite or none: a maximum hides what is wrong with the others.
+#[inline(always)]
+#[must_use]
+pub fn larger_or_nan(best: f32, x: f32) -> f32 {
+    // NaN is not less than anything: once `best` is NaN, it stays so.
+    let larger = if best < x { x } else { best };
+    if x.is_finite() { larger } else { f32::NAN }
 }
 
 /// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range gives NaN.
@@ -253,9 +268,127 @@ pub fn pool(
         Pool::Max => {
             pooled.copy_from_slice(&rows[..hidden]);
             for row in rows.chunks_exact(hidden) {
-                pooled.iter_mut().zip(row).for_each(|(best, x)| {
-                    *best = if *x > *best || x.is_nan() { *x } else { *best }
+                pooled
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(best, x)| *best = larger_or_nan(*best, *x));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::kernels::simd::instruction_sets;
+
+    /// Wide enough for whole vectors of each instruction set and a rest of them.
+    const WIDTH: usize = 39;
+
+    const ODD: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+    fn rows() -> Vec<f32> {
+        (0..3 * WIDTH)
+            .map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0)
+            .collect()
+    }
+
+    /// Asserts that of three rows the one in the middle has a value that is no number, and the others are those expected to the bit.
+    #[track_caller]
+    fn assert_middle(found: &[f32], expected: &[f32], width: usize, what: &str) {
+        let middle = width..2 * width;
+        assert!(
+            found[middle.clone()].iter().any(|x| !x.is_finite()),
+            "{what}: {:?}",
+            &found[middle]
+        );
+        for at in [0, 2] {
+            let bits = |values: &[f32]| -> Vec<u32> {
+                let row = &values[at * width..(at + 1) * width];
+                row.iter().map(|x| x.to_bits()).collect()
+            };
+            assert_eq!(bits(found), bits(expected), "{what}: row {at}");
+        }
+    }
+
+    #[test]
+    fn no_kernel_makes_a_number_of_what_is_none() {
+        let clean = rows();
+        let ones = [1.0; WIDTH];
+        for arch in instruction_sets() {
+            let norm = |x: &[f32], skip: &[f32]| {
+                let mut y = vec![0.0; 3 * WIDTH];
+                arch.dispatch(SkipLayerNorm {
+                    x,
+                    skip,
+                    gamma: &ones,
+                    beta: &ones,
+                    bias: &ones,
+                    epsilon: 1e-5,
+                    y: &mut y,
+                    sum: None,
                 });
+                y
+            };
+            let bias_gelu = |x: &[f32]| {
+                let mut y = vec![0.0; 3 * WIDTH];
+                arch.dispatch(BiasGelu {
+                    x: x.as_ptr(),
+                    bias: &ones,
+                    y: y.as_mut_ptr(),
+                    rows: 3,
+                });
+                y
+            };
+            let geglu = |left: &[f32], right: &[f32]| {
+                let halves = left.chunks(WIDTH).zip(right.chunks(WIDTH));
+                let x: Vec<f32> = halves
+                    .flat_map(|(left, right)| [left, right].concat())
+                    .collect();
+                let mut y = vec![0.0; 3 * WIDTH];
+                arch.dispatch(Geglu {
+                    x: &x,
+                    width: WIDTH,
+                    y: &mut y,
+                });
+                y
+            };
+            for at in WIDTH..2 * WIDTH {
+                for odd in ODD {
+                    let mut x = clean.clone();
+                    x[at] = odd;
+                    let what = format!("{arch:?}, {odd} at {at}");
+                    let expected = norm(&clean, &clean);
+                    assert_middle(&norm(&x, &clean), &expected, WIDTH, &what);
+                    assert_middle(&norm(&clean, &x), &expected, WIDTH, &what);
+                    assert_middle(&bias_gelu(&x), &bias_gelu(&clean), WIDTH, &what);
+                    let expected = geglu(&clean, &clean);
+                    assert_middle(&geglu(&x, &clean), &expected, WIDTH, &what);
+                    assert_middle(&geglu(&clean, &x), &expected, WIDTH, &what);
+                }
+                // Numbers, but their squares are too large.
+                let mut x = clean.clone();
+                x[at] = -1e25;
+                let what = format!("{arch:?}, overflow at {at}");
+                assert_middle(&norm(&x, &clean), &norm(&clean, &clean), WIDTH, &what);
+            }
+        }
+    }
+
+    #[test]
+    fn no_pooling_makes_a_number_of_what_is_none() {
+        for how in [Pool::Mean, Pool::Max] {
+            for at in 0..3 * WIDTH {
+                for odd in ODD {
+                    let mut tokens = rows();
+                    tokens[at] = odd;
+                    let mut pooled = [0.0; WIDTH];
+                    pool(how, &tokens, WIDTH, 0, 3, &mut pooled);
+                    for (column, value) in pooled.iter().enumerate() {
+                        let is_hit = column == at % WIDTH;
+                        assert_eq!(!value.is_finite(), is_hit, "{how:?} {odd} at {at}");
+                    }
+                }
             }
         }
     }

@@ -1,5 +1,8 @@
-//! Vector arithmetic that the kernels share: aligned scratch, unaligned loads, and `2^x` and `erf` over a
+//! Vector arithmetic that the kernels share: aligned scratch, unaligned loads, and `2^x`, `erf` and the largest magnitude over a
 //! vector of any width.
+//!
+//! The maximum and minimum of floats treat NaN as each processor likes: x86 gives the second operand, whatever the first was, NEON
+//! gives NaN, and Rust's own gives the other number. No kernel may lean on either: what was not a number must not become one.
 
 use pulp::Simd;
 
@@ -46,7 +49,54 @@ pub unsafe fn store<S: Simd>(target: *mut f32, value: S::f32s) {
     unsafe { target.cast::<S::f32s>().write_unaligned(value) }
 }
 
-/// `2^x` of each lane for `x < 127`, to about one unit in the last place; below -126 the result is about 1e-38.
+/// The largest magnitude of the values that were seen, which is NaN if one of them was.
+///
+/// Without their sign floats stand in the order of their bits, infinity above every number and NaN above infinity: so the maximum is
+/// one of integers, which is the same on every processor.
+#[derive(Clone, Copy)]
+pub struct Largest<S: Simd> {
+    whole: S::u32s,
+    tail: u32,
+}
+
+/// All bits of a float but its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+
+impl<S: Simd> Largest<S> {
+    /// Nothing was seen.
+    #[inline(always)]
+    pub fn new(simd: S) -> Self {
+        Self {
+            whole: simd.splat_u32s(0),
+            tail: 0,
+        }
+    }
+
+    /// Looks at more values.
+    #[inline(always)]
+    pub fn see(&mut self, simd: S, values: &[f32]) {
+        let magnitude = simd.splat_u32s(MAGNITUDE);
+        let (whole, tail) = S::as_simd_f32s(values);
+        for &value in whole {
+            let bits = simd.and_u32s(simd.transmute_u32s_f32s(value), magnitude);
+            self.whole = simd.max_u32s(self.whole, bits);
+        }
+        for value in tail {
+            self.tail = self.tail.max(value.to_bits() & MAGNITUDE);
+        }
+    }
+
+    /// The largest magnitude.
+    #[inline(always)]
+    pub fn magnitude(self, simd: S) -> f32 {
+        let mut lanes = [0; 64];
+        simd.partial_store_u32s(&mut lanes[..S::F32_LANES], self.whole);
+        f32::from_bits(lanes.into_iter().fold(self.tail, u32::max))
+    }
+}
+
+/// `2^x` of each lane for `x < 127`, to about one unit in the last place; below -126 the result is about 1e-38. `x` is a number: NaN
+/// may give anything.
 ///
 /// `x = n + r` with `|r| <= 1/2`: a polynomial for `2^r` (least squares, reweighted until its error was level at 7.5e-8), and `2^n` from the
 /// exponent bits: adding 1.5 * 2^23 + 127 leaves `n + 127` in the lowest bits of the sum.
@@ -72,7 +122,8 @@ pub fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 }
 
 /// `erf(x)` of each lane, to 4e-7: `x P(x^2) / Q(x^2)` on |x| <= 3.925, beyond which it is 1 in single precision.
-/// The coefficients are a least-squares fit, reweighted towards the largest error until it was level.
+/// The coefficients are a least-squares fit, reweighted towards the largest error until it was level. NaN gives NaN or a number within
+/// +-1, as the processor likes.
 #[inline(always)]
 pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const P: [f32; 6] = [
@@ -103,4 +154,64 @@ pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     let value = simd.div_f32s(simd.mul_f32s(x, p), q);
     simd.min_f32s(simd.max_f32s(value, simd.neg_f32s(one)), one)
+}
+
+/// The instruction sets that this processor has, for the tests of the kernels: what one drops, another may keep.
+#[cfg(test)]
+pub(super) fn instruction_sets() -> Vec<pulp::Arch> {
+    use pulp::Arch;
+    let mut sets = vec![Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        sets.extend(pulp::x86::V4::try_new().map(Arch::V4));
+    }
+    #[cfg(target_arch = "aarch64")]
+    sets.extend(pulp::aarch64::Neon::try_new().map(Arch::Neon));
+    sets
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::WithSimd;
+
+    use super::*;
+
+    struct LargestOf<'a>(&'a [f32]);
+
+    impl WithSimd for LargestOf<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> f32 {
+            let mut largest = Largest::new(simd);
+            // In pieces of two lengths, as of heads of any width.
+            for piece in self.0.chunks(21) {
+                largest.see(simd, piece);
+            }
+            largest.magnitude(simd)
+        }
+    }
+
+    #[test]
+    fn the_largest_magnitude_is_that_of_any_lane_and_nan_of_nan() {
+        let plain: Vec<f32> = (0..40).map(|at| 0.5 - at as f32 / 80.0).collect();
+        for arch in instruction_sets() {
+            assert!((arch.dispatch(LargestOf(&plain)) - 0.5).abs() < 1e-9);
+            assert!(arch.dispatch(LargestOf(&[])).abs() < 1e-9);
+            for at in 0..plain.len() {
+                for odd in [7.0, -7.0, f32::MAX, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut values = plain.clone();
+                    values[at] = odd;
+                    let largest = arch.dispatch(LargestOf(&values));
+                    assert_eq!(largest.to_bits(), odd.abs().to_bits(), "{arch:?} {at}");
+                    // Neither order of the two hides NaN.
+                    for other in [at.saturating_sub(1), (at + 1).min(39)] {
+                        values[other] = -f32::NAN;
+                        assert!(arch.dispatch(LargestOf(&values)).is_nan(), "{arch:?} {at}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -40,8 +40,8 @@ test: need-cargo setup ## run all tests
 test-gpu: need-cargo ## run the tests that need a GPU (ORT_DYLIB_PATH: an ONNX Runtime with CUDA; SEQEMBED_TEST_GPU: cuda:1 ...)
 	@$(CARGO) test --locked --no-fail-fast --test gpu -- --ignored --test-threads=1
 
-test-install: need-cargo setup ## install with pip into a fresh environment, and look at it (builds once more)
-	@$(CARGO) test --locked --test install -- --ignored
+test-install: need-cargo setup ## install with pip into a fresh environment, and look at it (builds once more); resolve what is advised for GPUs
+	@$(CARGO) test --locked --test install --test devices -- --ignored
 
 lint: need-cargo ## check the format and the lints
 	@$(CARGO) fmt --all --check

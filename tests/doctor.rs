@@ -121,7 +121,8 @@ fn without_a_runtime_it_lists_what_was_tried_and_the_command() {
     for place in tried {
         failed = failed.stdout(says(place));
     }
-    failed.stdout(predicate::str::is_match("pip install onnxruntime\n$").expect("a pattern"));
+    // Also where an older one is installed, pip does something then.
+    failed.stdout(says("pip install -U 'onnxruntime>=1.24'").and(says("Python 3.11 or newer")));
 }
 
 #[test]
@@ -285,7 +286,8 @@ fn what_was_asked_for_is_not_passed_over() {
         scene.home.path().join("nowhere"),
         scene.home.path().to_path_buf(),
     ] {
-        let named = || says(&wrong.to_string_lossy()).and(says("pip install onnxruntime"));
+        let named =
+            || says(&wrong.to_string_lossy()).and(says("pip install -U 'onnxruntime>=1.24'"));
         scene
             .doctor()
             .arg("--ort-lib")
@@ -357,4 +359,51 @@ fn a_cache_that_cannot_be_written_is_told_with_what_helps() {
         .assert()
         .success()
         .stdout(says("WARNING").and(says("SEQEMBED_CACHE")));
+}
+
+#[test]
+fn the_room_is_that_of_the_folders_own_file_system() {
+    use std::process::Command;
+    let scene = Scene::new();
+    scene.install("bin/libonnxruntime.so");
+    let mount = scene.home.path().join("small");
+    std::fs::create_dir(&mount).expect("a folder");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
+        .arg(&mount)
+        .output();
+    if !mounted.is_ok_and(|run| run.status.success()) {
+        eprintln!("SKIPPED: this process may not mount a file system");
+        return;
+    }
+    let mut doctor = scene.doctor();
+    // It would be made there.
+    doctor.env("SEQEMBED_CACHE", mount.join("not/yet"));
+    let told = doctor.output().expect("doctor runs");
+    let unmounted = Command::new("umount").arg("-l").arg(&mount).status();
+    assert!(unmounted.expect("umount runs").success());
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let line = told
+        .lines()
+        .find(|line| line.starts_with("cache"))
+        .unwrap_or_default();
+    assert!(line.ends_with("(not there yet, 3.00 MiB free)"), "{told}");
+}
+
+/// As in a container whose root is read-only: a run works there, and so does the check, in memory.
+#[test]
+fn without_a_folder_for_temporary_files_nothing_is_called_missing() {
+    let scene = Scene::new();
+    scene.install("bin/libonnxruntime.so");
+    let mut doctor = scene.whole_doctor();
+    doctor.env("TMPDIR", "/proc/self/nothing");
+    let told = doctor.output().expect("doctor runs");
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.status.success() && !text.contains("MISSING"), "{text}");
+    let checked = text.contains("cpu fp32: good");
+    assert_eq!(checked, Path::new("/dev/shm").is_dir(), "{text}");
+    assert!(
+        checked || text.contains("the devices were not tried"),
+        "{text}"
+    );
 }

@@ -104,7 +104,7 @@ fn nothing_is_loaded_before_the_first_batch() {
 
     let error = embedder.embed([("a", "MKT")]).unwrap_err().to_string();
     assert!(
-        error.contains("no/such/library") && error.contains("pip install onnxruntime"),
+        error.contains("no/such/library") && error.contains("pip install -U 'onnxruntime>=1.24'"),
         "{error}"
     );
     assert!(embedder.loads().is_empty());

@@ -1,10 +1,13 @@
-//! Loading once and loading again: `--reload-per-file`, and `seqembed bench load`, which measures the difference.
+//! Loading once and loading again: `--reload-per-file`, and `seqembed bench load`, which measures the difference. And what ONNX Runtime,
+//! once loaded, must not do: its telemetry writes into the home and asks for a host on the network.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use common::{DONE, PARTLY, Place, WRONG, assert_run, exported, seqembed, text};
 
@@ -156,4 +159,192 @@ fn bench_load_leaves_out_what_cannot_be_compared() {
     assert_run(&load(), WRONG, &["standard input can be read only once"]);
     fs::write(&path, "files:\n  - {sample: a, fasta: no.faa}\n").unwrap();
     assert_run(&load(), WRONG, &["no model", "no.faa"]);
+}
+
+/// What is in a folder, all the way down.
+fn contents(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(text(path.strip_prefix(folder).unwrap()).to_owned());
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// A user whose home, working folder and folder for temporary files are empty. Nothing tells that a test is running, and no variable of
+/// the test's own is handed on but the library's.
+struct Newcomer {
+    place: Place,
+    traced: bool,
+}
+
+impl Newcomer {
+    const EMPTY: [&str; 3] = ["home", "work", "tmp"];
+
+    fn new() -> Self {
+        let place = Place::new(&FILES);
+        for folder in Self::EMPTY {
+            fs::create_dir(place.path(folder)).unwrap();
+        }
+        let traced = cfg!(target_os = "linux") && may_trace(&place.path("probe"));
+        Self { place, traced }
+    }
+
+    fn run(&self, arguments: &[&str], variables: &[(&str, &str)], code: i32) {
+        let executable = common::executable();
+        let trace = self.place.path("trace");
+        let mut command = if self.traced {
+            let mut strace = Command::new("strace");
+            strace.args([
+                "-f",
+                "-qq",
+                "-e",
+                "trace=socket,connect",
+                "-o",
+                text(&trace),
+            ]);
+            strace.arg(executable);
+            strace
+        } else {
+            Command::new(executable)
+        };
+        let of_the_library = ["PATH", "ORT_DYLIB_PATH", "LD_LIBRARY_PATH"];
+        let kept = of_the_library
+            .iter()
+            .filter_map(|name| Some((*name, std::env::var_os(name)?)));
+        let run = command
+            .args(arguments)
+            .current_dir(self.place.path("work"))
+            .env_clear()
+            .envs(kept)
+            .env("HOME", self.place.path("home"))
+            .env("TMPDIR", self.place.path("tmp"))
+            .env("SEQEMBED_CACHE", self.place.path("cache"))
+            .env("HF_HUB_CACHE", self.place.path("hub"))
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        assert_run(&run, code, &[]);
+        for folder in Self::EMPTY {
+            let found = contents(&self.place.path(folder));
+            assert_eq!(
+                found,
+                Vec::<String>::new(),
+                "{arguments:?} left in {folder}"
+            );
+        }
+    }
+
+    /// The calls of the last command that made or connected a socket.
+    fn sockets(&self) -> Vec<String> {
+        let calls = fs::read_to_string(self.place.path("trace")).unwrap_or_default();
+        calls
+            .lines()
+            .filter(|call| call.contains('('))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// Whether this process may watch another one's system calls.
+fn may_trace(out: &Path) -> bool {
+    let probe = Command::new("strace")
+        .args(["-f", "-o", text(out), "true"])
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("the test needs strace (Debian and Ubuntu: apt-get install strace): {error}")
+        });
+    let said = String::from_utf8_lossy(&probe.stderr);
+    if !probe.status.success() {
+        let forbidden = said.contains("ptrace") || said.contains("PTRACE");
+        assert!(forbidden, "{said}");
+        eprintln!("SKIPPED: nobody looks for sockets, since ptrace is not permitted here: {said}");
+    }
+    probe.status.success()
+}
+
+#[test]
+fn nothing_is_left_in_the_home_and_no_network_is_used() {
+    let user = Newcomer::new();
+    let place = |name: &str| text(&user.place.path(name)).to_owned();
+    let (file, out, other) = (place("a.faa"), place("out"), place("other"));
+    let path = user.place.path("manifest.yaml");
+    fs::write(&path, manifest("")).unwrap();
+    let model = text(exported("esm2"));
+    let commands: [&[&str]; 11] = [
+        &["doctor"],
+        &["embed", &file, "-m", model, "-o", &out],
+        &[
+            "embed",
+            &file,
+            "-m",
+            model,
+            "-o",
+            &out,
+            "--kernels",
+            "portable",
+        ],
+        &["run", text(&path), "-o", &out],
+        &["bench", "load", text(&path), "-o", &other],
+        &["convert", &out, "-o", &other, "--format", "npz"],
+        &["plot", &out, "-o", &place("plot.svg")],
+        &["report", &out, "-o", &place("report.html")],
+        &[
+            "export",
+            "--random",
+            "esm2_t6_8M_UR50D",
+            "-o",
+            &place("random"),
+        ],
+        &["models"],
+        &["completions", "bash"],
+    ];
+    for arguments in commands {
+        user.run(arguments, &[], DONE);
+        assert_eq!(user.sockets(), Vec::<String>::new(), "{arguments:?}");
+        // Not even when the user's own environment asks for telemetry.
+        if arguments[0] == "doctor" {
+            user.run(arguments, &[("ORT_DISABLE_TELEMETRY", "0")], DONE);
+        }
+    }
+}
+
+/// It shows as well that sockets would be seen.
+#[test]
+fn fetch_talks_to_the_hub_alone() {
+    let user = Newcomer::new();
+    let hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = hub.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in hub.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = std::io::Read::read(&mut connection, &mut [0; 4096]);
+            let answer =
+                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = std::io::Write::write_all(&mut connection, answer);
+        }
+    });
+    let endpoint = format!("http://127.0.0.1:{port}");
+    user.run(
+        &["fetch", "nobody/nothing"],
+        &[("HF_ENDPOINT", &endpoint)],
+        1,
+    );
+    if user.traced {
+        let sockets = user.sockets();
+        let reached: Vec<&String> = sockets
+            .iter()
+            .filter(|call| call.contains("connect("))
+            .collect();
+        assert!(!reached.is_empty(), "{sockets:?}");
+        for call in reached {
+            assert!(call.contains(&format!("sin_port=htons({port})")), "{call}");
+        }
+    }
 }

@@ -3,10 +3,11 @@
 //!
 //! The model has the shape of ESM-2 8M, and random weights.
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use seqembed_onnx::{ExportOptions, export_random};
+use tempfile::TempDir;
 
 use crate::engine::device::Device;
 use crate::engine::session::Kernels;
@@ -28,27 +29,54 @@ pub struct Check {
 /// Lengths of the sequences, in residues.
 const LENGTHS: [usize; 4] = [1, 30, 60, 150];
 
+/// The small model, in a temporary folder that goes with it.
+pub struct Model {
+    model: seqembed_onnx::Model,
+    _folder: TempDir,
+}
+
+impl Model {
+    /// Writes it where temporary files go; where nothing can be written there, as in a container whose root is read-only, into memory.
+    ///
+    /// # Errors
+    /// When it can be written in neither place.
+    pub fn new() -> anyhow::Result<Self> {
+        let usual = std::env::temp_dir();
+        Self::below(&usual).or_else(|error| {
+            Self::below(Path::new("/dev/shm")).map_err(|_| {
+                error.context(format!(
+                    "cannot write a small model below {}",
+                    usual.display()
+                ))
+            })
+        })
+    }
+
+    fn below(place: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(place)?;
+        let path = folder.path().join("model");
+        Ok(Self {
+            model: export_random("esm2_t6_8M_UR50D", 1, &path, &ExportOptions::default())?,
+            _folder: folder,
+        })
+    }
+}
+
 /// Runs the batch on the CPU and on each GPU, in each precision that it has. `say` is told what is not as it should be.
 ///
 /// # Errors
 /// When not even ONNX Runtime's own operators run on the CPU.
 pub fn run(
+    model: &Model,
     runtime: &mut Runtime,
     places: &[Place],
     say: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Check>> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let options = ExportOptions::default();
-    let model = export_random(
-        "esm2_t6_8M_UR50D",
-        1,
-        &folder.path().join("model"),
-        &options,
-    )?;
+    let model = &model.model;
     let environment = runtime.environment()?.clone();
     let engine = |device: Device, precision: Precision, kernels: Kernels| {
         let wanted = Wanted {
-            model: &model,
+            model,
             layer: model.architecture().layers(),
             outputs: &[Reduce::Mean],
             kernels,

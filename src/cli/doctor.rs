@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::BinaryBytes;
-use sysinfo::{Disks, System};
+use sysinfo::System;
 
-use super::check;
-use super::told;
+use super::disk::{room, writable};
+use super::{check, told};
 use crate::engine::gpus::{self, GpuError};
 use crate::engine::provider;
 use crate::hub::Hub;
@@ -320,8 +320,19 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
 
 /// Tries the devices.
 fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
+    // Nothing is wrong with a device for which no model could be written.
+    let model = match check::Model::new() {
+        Ok(model) => model,
+        Err(error) => {
+            report.line("check", "left out");
+            report.warn(&format!(
+                "the devices were not tried: {error:#}. Name a folder that can be written (export TMPDIR=DIR)"
+            ));
+            return;
+        }
+    };
     let said = RefCell::new(Vec::new());
-    let checks = check::run(runtime, gpus, &|text| {
+    let checks = check::run(&model, runtime, gpus, &|text| {
         said.borrow_mut().push(text.to_owned());
     });
     for text in said.into_inner() {
@@ -398,7 +409,7 @@ fn describe(folder: &Path) -> String {
         "not there yet".to_owned()
     };
     let room = room(folder)
-        .map(|room| format!(", {} free", BinaryBytes(room)))
+        .map(|room| format!(", {room}"))
         .unwrap_or_default();
     format!("{} ({size}{room})", folder.display())
 }
@@ -417,33 +428,6 @@ fn size_of(folder: &Path) -> u64 {
         }
     }
     total
-}
-
-/// The nearest folder at or above a path that exists.
-fn nearest(path: &Path) -> Option<PathBuf> {
-    let absolute = std::path::absolute(path).ok()?;
-    absolute
-        .ancestors()
-        .find(|folder| folder.is_dir())
-        .and_then(|folder| std::fs::canonicalize(folder).ok())
-}
-
-/// Bytes that are free on the file system of a path.
-pub(super) fn room(path: &Path) -> Option<u64> {
-    let folder = nearest(path)?;
-    let disks = Disks::new_with_refreshed_list();
-    let holding = disks
-        .list()
-        .iter()
-        .filter(|disk| folder.starts_with(disk.mount_point()));
-    holding
-        .max_by_key(|disk| disk.mount_point().as_os_str().len())
-        .map(sysinfo::Disk::available_space)
-}
-
-/// Whether files can be made in a folder, or where it would be made.
-fn writable(path: &Path) -> bool {
-    nearest(path).is_some_and(|folder| tempfile::tempfile_in(folder).is_ok())
 }
 
 fn models(report: &mut Report) {

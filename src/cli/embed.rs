@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 
 use super::progress::Progress;
-use super::{FAILED, LOST, PARTLY, USAGE, say, signals, told};
+use super::{FAILED, LOST, PARTLY, USAGE, disk, say, signals, told};
 use crate::atomic_file;
 use crate::engine::device::DeviceChoice;
 use crate::engine::session::Kernels;
@@ -229,10 +229,15 @@ fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
         if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
             let folders = [Some(&options.out), options.cache_dir.as_ref()];
             let room = folders.into_iter().flatten().filter_map(|folder| {
-                let free = super::doctor::room(folder)?;
+                let room = disk::room(folder)?;
+                let inodes = if room.no_files {
+                    ", but no more files can be made there: its inodes are used up"
+                } else {
+                    ""
+                };
                 Some(format!(
-                    "{} bytes are free in {}",
-                    thousands(free),
+                    "{} bytes are free in {}{inodes}",
+                    thousands(room.bytes),
                     folder.display()
                 ))
             });

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 pub mod bench;
 mod check;
 pub mod convert;
+mod disk;
 pub mod doctor;
 pub mod embed;
 pub mod export;

@@ -45,7 +45,7 @@ pub struct Located {
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
     /// `--ort-lib` or `ORT_DYLIB_PATH` names something that is no library, nor a folder with one.
-    #[error("{how} names {}, but {why}\nInstall ONNX Runtime with `pip install onnxruntime` and leave {how} out, or name a {} of version 1.{OLDEST} or newer", .path.display(), file_name())]
+    #[error("{how} names {}, but {why}\nInstall ONNX Runtime with `{}` and leave {how} out, or name a {} of version 1.{OLDEST} or newer", .path.display(), install(), file_name())]
     Explicit {
         /// What named it.
         how: String,
@@ -56,8 +56,9 @@ pub enum LocateError {
     },
     /// Nothing was found that loads.
     #[error(
-        "no ONNX Runtime ({} of version 1.{OLDEST} or newer) was found. Looked for:\n{tried}Install it with: pip install onnxruntime",
-        file_name()
+        "no ONNX Runtime ({} of version 1.{OLDEST} or newer) was found. Looked for:\n{tried}Install it with: {} (Python 3.11 or newer; for older ones see docs/install.md)",
+        file_name(),
+        install()
     )]
     Missing {
         /// Every place, one a line.
@@ -298,6 +299,11 @@ fn ask_python() -> Result<Place, String> {
             folders: vec![Path::new(package).join("capi")],
         }),
     }
+}
+
+/// The command that brings a library which works, also where pip has an older one already.
+fn install() -> String {
+    format!("pip install -U 'onnxruntime>=1.{OLDEST}'")
 }
 
 /// The library's plain name on this system.

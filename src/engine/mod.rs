@@ -11,6 +11,7 @@ pub mod locate;
 pub mod operators;
 pub mod provider;
 pub mod session;
+mod telemetry;
 
 use crate::settings::Pooling;
 use std::time::Instant;

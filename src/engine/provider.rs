@@ -35,14 +35,19 @@ pub struct Provider {
 pub enum ProviderError {
     /// The library that was found has no provider for CUDA beside it.
     #[error(
-        "the ONNX Runtime that was found, {}, is the one for CPUs: it has no {PROVIDER} beside it. Install the other with: pip install \
-         \"onnxruntime-gpu[cuda]\" (in an environment without `onnxruntime`), or name it with --ort-lib", .0.display()
+        "the ONNX Runtime that was found, {}, is the one for CPUs: it has no {PROVIDER} beside it. Install the other with: {} (in an \
+         environment without `onnxruntime`), or name it with --ort-lib", .path.display(), install(*.driver)
     )]
-    CpuBuild(PathBuf),
+    CpuBuild {
+        /// The library.
+        path: PathBuf,
+        /// The newest CUDA that the driver serves.
+        driver: i32,
+    },
     /// It needs a library that is not there.
     #[error(
-        "ONNX Runtime's CUDA provider needs {library}, which can't be loaded: {why}. Install CUDA's libraries beside it with: pip install \
-         \"onnxruntime-gpu[cuda]\"; or load your system's CUDA{} (module load cuda, or LD_LIBRARY_PATH)", of(*.cuda)
+        "ONNX Runtime's CUDA provider needs {library}, which can't be loaded: {why}. Install CUDA's libraries beside it with: {}; or load your \
+         system's CUDA{} (module load cuda, or LD_LIBRARY_PATH)", libraries(*.cuda), of(*.cuda)
     )]
     Library {
         /// The library.
@@ -62,8 +67,7 @@ pub enum ProviderError {
     },
     /// The driver is older than the provider's CUDA.
     #[error(
-        "ONNX Runtime's CUDA provider is built for CUDA {needs}, and the NVIDIA driver serves CUDA {}.{} at most. Update the driver, or \
-         install an older ONNX Runtime (the last for CUDA 12: pip install \"onnxruntime-gpu[cuda]==1.26.0\")", .has.0, .has.1
+        "ONNX Runtime's CUDA provider is built for CUDA {needs}, and the NVIDIA driver serves CUDA {}.{} at most. Update the driver{}", .has.0, .has.1, older(.has.0)
     )]
     Driver {
         /// The provider's CUDA.
@@ -75,6 +79,29 @@ pub enum ProviderError {
 
 fn of(cuda: Option<i32>) -> String {
     cuda.map(|major| format!(" {major}")).unwrap_or_default()
+}
+
+/// The last release whose provider is built for CUDA 12. It links cuDNN and cuFFT, too, and only its extra `cudnn` brings cuBLAS.
+const CUDA_12: &str = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.26.0'";
+/// The releases for CUDA 13, which link no cuDNN. None of their own extras brings cuBLAS without it.
+const CUDA_13: &str = "pip install 'onnxruntime-gpu[cuda]==1.31.*' 'nvidia-cublas~=13.0'";
+
+/// What brings a provider, and all that it needs, for a driver that serves this version of CUDA at most.
+fn install(driver: i32) -> &'static str {
+    if driver < 13 { CUDA_12 } else { CUDA_13 }
+}
+
+/// What brings the libraries of a provider that is built for this version of CUDA.
+fn libraries(cuda: Option<i32>) -> &'static str {
+    install(cuda.unwrap_or(13))
+}
+
+/// What to do where the driver can't be updated.
+fn older(driver: i32) -> String {
+    if driver < 12 {
+        return String::new();
+    }
+    format!(", or install the last ONNX Runtime for CUDA 12: {CUDA_12}")
 }
 
 /// Looks for the provider beside ONNX Runtime, and loads what it needs. `driver` is the newest CUDA that the driver serves.
@@ -91,7 +118,10 @@ fn prepare_once(runtime: &Path, driver: (i32, i32)) -> Result<Provider, Provider
     let folder = runtime.parent().unwrap_or(Path::new("/"));
     let path = folder.join(PROVIDER);
     if !path.exists() {
-        return Err(ProviderError::CpuBuild(runtime.to_owned()));
+        return Err(ProviderError::CpuBuild {
+            path: runtime.to_owned(),
+            driver: driver.0,
+        });
     }
     let needed = needed(&path).map_err(|why| ProviderError::Broken {
         path: path.clone(),

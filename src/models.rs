@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use seqembed_onnx::checkpoint::adapter_file;
 use seqembed_onnx::model::{GRAPH_VERSION, INFO_FILE};
 use seqembed_onnx::{ExportOptions, Model, known_models};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::atomic_file::{self, AtomicFolder};
 use crate::hub::{self, Hub, HubModel};
+use crate::tokenize;
 
 /// Why a MODEL can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +129,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
         if is_exported(path) {
             return Ok(path.to_path_buf());
         }
-        if !path.join("config.json").is_file() {
+        if !path.join("config.json").is_file() && adapter_file(path).is_none() {
             let why = format!(
                 "it has neither {INFO_FILE} (an exported model) nor config.json (a Hugging Face folder)"
             );
@@ -302,6 +304,7 @@ fn export_cached(
         .map(str::to_owned);
     let options = ExportOptions {
         name,
+        check_tokenizer: Some(tokenize::check),
         ..ExportOptions::default()
     };
     let model = seqembed_onnx::export(&absolute, &target, &options).map_err(|source| {

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{DONE, Place, WRONG, assert_run, seqembed, text};
+use common::{DONE, Place, WRONG, assert_run, python, seqembed, text};
 use seqembed::output::{self, Format, OutputPrecision, Rows};
 
 const PROTEINS: &[u8] = b">a first one\nMKTAYIAKQR\n>a again\nMKV\n>empty\n\n>b/c odd\nGGJW\n";
@@ -139,4 +139,43 @@ fn what_cannot_be_converted_is_told_before_anything_is_written() {
     );
     assert_run(&no, 1, &["text.npz is not a whole file of embeddings"]);
     assert!(!place.path("x.h5").exists());
+}
+
+/// An archive whose folder has a name of 21 letters, as `torch.save` calls it after the file: the entry of its pickle is then as long as the
+/// records that `PyTorch` puts behind the directory.
+#[test]
+fn what_pytorch_saved_again_is_read_whatever_its_name() {
+    const SCRIPT: &str = r#"
+import struct, sys, zipfile
+source, target, folder = sys.argv[1:]
+entries = zipfile.ZipFile(source)
+out, directory = bytearray(), bytearray()
+for entry in entries.infolist():
+    name, data = (folder + "/" + entry.filename.split("/", 1)[1]).encode(), entries.read(entry)
+    begin, padding = len(out), -(len(out) + 34 + len(name)) % 64
+    sizes = struct.pack("<III", entry.CRC, len(data), len(data))
+    out += struct.pack("<4s5HIII2H", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, 0, len(name), padding + 4) + name
+    out += b"FB" + struct.pack("<H", padding) + b"Z" * padding + data + b"PK\7\x08" + sizes
+    directory += b"PK\1\2" + struct.pack("<6H", 0, 0, 0x808, 0, 0, 0) + sizes
+    directory += struct.pack("<5HII", len(name), 0, 0, 0, 0, 0, begin) + name
+begin, count = len(out), len(entries.infolist())
+out += directory
+end = len(out)
+out += b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 0x31e, 45, 0, 0, count, count, len(directory), begin)
+out += b"PK\6\7" + struct.pack("<IQI", 0, end, 1)
+out += b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(directory), begin, 0)
+open(target, "wb").write(out)
+"#;
+    let place = Place::new(&[("x.faa", b">a first one\nMKTAYIAKQR\n")]);
+    let run = place.embed("esm2", "x.faa", &["--pooling", "mean", "--format", "pt"]);
+    assert_run(&run, DONE, &[]);
+    let first = place.path("out/x.pt");
+    for letters in [20, 21, 22] {
+        let folder = "s".repeat(letters);
+        let again = place.path(&format!("{folder}.pt"));
+        python("nothing", SCRIPT, &[text(&first), text(&again), &folder]);
+        let out = place.path("converted");
+        let run = convert(&[&again], &["-o", text(&out), "--format", "parquet"]);
+        assert_run(&run, DONE, &["(1 row"]);
+    }
 }

@@ -189,10 +189,55 @@ fn what_is_no_bpe_tokenizer_is_told() {
         }),
         "the vocabulary lacks [SEP]"
     );
-    assert!(
-        error(|file| file["model"]["merges"][3] = json!(["GATTACAT", "TACA"]))
-            .starts_with("no BPE tokenizer: Token `GATTACAT` out of vocabulary")
-    );
+    for (pair, why) in [
+        (json!(["GATTACAT", "TACA"]), "needs the token \"GATTACAT\""),
+        (json!("TA\u{1b}[2J CA"), "needs the token \"TA\\u{1b}[2J\""),
+        // Both are tokens, the longest there is, and what they make is none.
+        (
+            json!(["[MASK]", "[MASK]"]),
+            "needs the token \"[MASK][MASK]\"",
+        ),
+        (json!("TA"), "is no pair"),
+        (json!(7), "is no pair"),
+    ] {
+        let mut file = viral();
+        file["model"]["merges"][3] = pair;
+        let error = BpeTokenizer::from_json(&file.to_string()).err().unwrap();
+        let error = error.to_string();
+        assert!(
+            error.starts_with("no BPE tokenizer: merge 4 ") && error.contains(why),
+            "{error}"
+        );
+    }
+    for prefix in ["#", "########################", "\u{e9}"] {
+        let mut file = viral();
+        file["model"]["continuing_subword_prefix"] = json!(prefix);
+        let error = BpeTokenizer::from_json(&file.to_string()).err().unwrap();
+        assert!(
+            error.to_string().contains("continuing_subword_prefix"),
+            "{error}"
+        );
+    }
+    // What would make a short sequence long, or take for ever.
+    for (part, value) in [
+        (
+            "normalizer",
+            json!({"type": "Prepend", "prepend": "A".repeat(100)}),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "A"}, "content": "TT"}]}),
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "(A+)+$"}, "behavior": "Removed", "invert": false}),
+        ),
+    ] {
+        let mut file = viral();
+        file[part] = value;
+        let error = BpeTokenizer::from_json(&file.to_string()).err().unwrap();
+        assert!(error.to_string().contains(part), "{error}");
+    }
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
     let error = tokenize::open(folder.path(), TokenizerKind::Bpe)
@@ -437,8 +482,87 @@ fn merges() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Values that a file may have where others belong.
+fn crafted() -> impl Strategy<Value = Value> {
+    let text = prop_oneof![
+        Just(String::new()),
+        Just("T".to_owned()),
+        Just("[CLS]".to_owned()),
+        Just("\u{e9}\u{1b}".to_owned()),
+        Just("A".repeat(5000)),
+        "[ACGT# ]{1,4}",
+    ];
+    prop_oneof![
+        Just(Value::Null),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!(1e300)),
+        any::<bool>().prop_map(Value::from),
+        prop_oneof![
+            Just(0),
+            Just(-1),
+            Just(i64::from(u32::MAX)),
+            Just(i64::MAX),
+            any::<i64>()
+        ]
+        .prop_map(Value::from),
+        text.clone().prop_map(Value::from),
+        (text.clone(), text).prop_map(|pair| json!([pair.0, pair.1])),
+    ]
+}
+
+/// One of the values of a file, by a number: maps and lists are gone into.
+fn one_of(value: &mut Value, mut pick: usize) -> &mut Value {
+    let size = match value {
+        Value::Array(list) => list.len(),
+        Value::Object(map) => map.len(),
+        _ => 0,
+    };
+    if size == 0 || pick % 8 == 0 {
+        return value;
+    }
+    pick /= 8;
+    let inner = match value {
+        Value::Array(list) => list.iter_mut().nth(pick % size),
+        Value::Object(map) => map.values_mut().nth(pick % size),
+        _ => None,
+    };
+    one_of(inner.expect("there are so many"), pick / size)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// An error or another tokenizer: what matters is that it ends without a panic, and that both ways agree.
+    #[test]
+    fn a_crafted_tokenizer_is_refused_or_works(
+        changes in proptest::collection::vec((any::<u64>(), any::<proptest::sample::Index>(), crafted()), 1..4),
+        small in merges(),
+    ) {
+        const SETTINGS: [&str; 9] = ["continuing_subword_prefix", "end_of_word_suffix", "unk_token", "vocab", "merges", "byte_fallback",
+            "ignore_merges", "fuse_unk", "dropout"];
+        let mut file = small;
+        for (pick, setting, value) in changes {
+            let (pick, setting) = (usize::try_from(pick).unwrap_or(usize::MAX), setting.get(&SETTINGS));
+            match pick % 3 {
+                0 => file["model"][*setting] = value,
+                1 => *one_of(&mut file["model"][*setting], pick / 3) = value,
+                _ => *one_of(&mut file, pick / 3) = value,
+            }
+            if !file.is_object() || !file["model"].is_object() {
+                break;
+            }
+        }
+        if let Ok(tokenizer) = BpeTokenizer::from_json(&file.to_string()) {
+            for sequence in [b"ACGTTGCANNACGT".as_slice(), b"", b"A C\xff[CLS]"] {
+                prop_assert_eq!(tokenizer.encode(sequence), tokenizer.encode_by_library(sequence));
+            }
+        }
+        let text = file.to_string();
+        for kind in [TokenizerKind::Esm, TokenizerKind::Bert] {
+            let _ = tokenize::read(kind, text.replace(',', "\n").as_bytes());
+        }
+    }
 
     #[test]
     fn bpe_is_that_of_the_library(

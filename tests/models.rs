@@ -319,6 +319,119 @@ fn what_is_no_model_is_refused_with_a_reason() {
     assert_eq!(scene.exports(), Vec::<String>::new());
 }
 
+/// Whether a command failed on its input, and said these words; nothing was exported.
+fn refused(scene: &Scene, model: &str, words: &[&str]) {
+    for assert in [
+        scene.embed(model).assert(),
+        scene
+            .command()
+            .args(["export", model, "-o", "exported"])
+            .assert(),
+    ] {
+        let mut assert = assert.code(2);
+        for word in words {
+            assert = assert.stderr(predicate::str::contains(*word));
+        }
+    }
+    assert_eq!(scene.exports(), Vec::<String>::new());
+    assert!(!scene.path("exported").exists());
+}
+
+#[test]
+fn an_adapter_says_how_to_merge_it() {
+    let words = ["adapter_config.json", "merge_and_unload()"];
+    let scene = Scene::new();
+    let beside = scene.copy("hub-safetensors", "beside");
+    std::fs::create_dir(scene.path("bare")).expect("a folder");
+    for folder in [beside, scene.path("bare")] {
+        std::fs::write(folder.join("adapter_config.json"), "{}").expect("a file");
+    }
+    refused(&scene, "beside", &words);
+    refused(&scene, "bare", &words);
+}
+
+#[test]
+fn a_tensor_that_the_graph_has_no_place_for_is_named() {
+    let scene = Scene::new();
+    let path = scene
+        .copy("hub-safetensors", "tuned")
+        .join("model.safetensors");
+    let bytes = std::fs::read(&path).expect("weights");
+    let length =
+        usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("eight"))).expect("small");
+    let mut header: serde_json::Value =
+        serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    let end = bytes.len() - 8 - length;
+    let name = "esm.encoder.layer.0.attention.self.query.lora_A.default.weight";
+    header[name] =
+        serde_json::json!({"dtype": "F32", "shape": [1, 1], "data_offsets": [end, end + 4]});
+    let header = header.to_string();
+    let mut tuned = (header.len() as u64).to_le_bytes().to_vec();
+    tuned.extend(header.as_bytes());
+    tuned.extend(&bytes[8 + length..]);
+    tuned.extend([0; 4]);
+    std::fs::write(&path, tuned).expect("weights");
+    refused(
+        &scene,
+        "tuned",
+        &[name, "no place for 1", "merge_and_unload()"],
+    );
+}
+
+#[test]
+fn a_git_lfs_pointer_is_told() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+    for file in ["model.safetensors", "vocab.txt"] {
+        let scene = Scene::new();
+        let folder = scene.copy("hub-safetensors", "tiny");
+        std::fs::write(folder.join(file), pointer).expect("a file");
+        refused(&scene, "tiny", &[file, "git lfs pull"]);
+    }
+}
+
+/// The number of tokens is right, so that the weights alone would not show it.
+#[test]
+fn a_vocabulary_that_no_tokenizer_fits_is_told_before_the_export() {
+    let scene = Scene::new();
+    for (checkpoint, from, to, word) in [
+        (
+            "../../dna/dnabert-3-plain",
+            "AAA\n",
+            "##ing\n",
+            "word pieces are not supported",
+        ),
+        (
+            "../../dna/dnabert-3-plain",
+            "[CLS]\n",
+            "<s>\n",
+            "lacks [CLS]",
+        ),
+        ("hub-safetensors", "<cls>\n", "[CLS]\n", "lacks <cls>"),
+        (
+            "../../dna/dnabert-s",
+            "\"continuing_subword_prefix\":null",
+            "\"continuing_subword_prefix\":\"#########\"",
+            "continuing_subword_prefix",
+        ),
+    ] {
+        let folder = scene.copy(checkpoint, "other");
+        let file = if checkpoint.ends_with("-s") {
+            "tokenizer.json"
+        } else {
+            "vocab.txt"
+        };
+        let text = std::fs::read_to_string(folder.join(file)).expect("a vocabulary");
+        let text = text.replace(
+            "\"continuing_subword_prefix\": null",
+            "\"continuing_subword_prefix\":null",
+        );
+        assert!(text.contains(from), "{from}");
+        std::fs::write(folder.join(file), text.replacen(from, to, 1)).expect("a vocabulary");
+        refused(&scene, "other", &[file, word]);
+        std::fs::remove_dir_all(folder).expect("a folder");
+    }
+}
+
 #[test]
 fn a_cache_that_cannot_be_written_says_what_to_do() {
     let scene = Scene::new();

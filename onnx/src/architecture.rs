@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::bert::Bert;
 use crate::checkpoint::{Checkpoint, Settings};
+use crate::config::plain_name;
 use crate::dnabert2::Dnabert2;
 use crate::error::Error;
 use crate::esm2::Esm2;
 use crate::folding::Folds;
 use crate::graph::Builder;
+use crate::leftovers::Names;
 use crate::model::Precision;
 use crate::weights::Planned;
 
@@ -146,13 +148,12 @@ pub trait Description {
     /// # Errors
     /// What is impossible about them.
     fn validate(&self) -> Result<(), String>;
-    /// Hugging Face's spelling of a checkpoint's tensor name; `None` for a tensor that no embedding needs.
-    fn canonical(&self, name: &str) -> Option<String>;
-    /// Looks at all canonical names of a checkpoint for weights that the architecture has no place for.
-    ///
-    /// # Errors
-    /// Which weights and configuration contradict each other.
-    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String>;
+    /// How its checkpoints name their tensors.
+    fn names(&self) -> Names;
+    /// Hugging Face's spelling of a tensor's name without a prefix. A name that the architecture does not know stays as it is.
+    fn spelling(&self, name: &str) -> String {
+        plain_name(name)
+    }
     /// All tensors of the weights file in the graph's order, and what each is made from.
     fn plan(&self) -> Vec<Planned>;
     /// The layer norms that are folded into dense layers where a weights file is for fused graphs.

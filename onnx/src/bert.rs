@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
-use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
+use crate::config::{Config, check_sizes};
 use crate::error::Error;
 use crate::folding::Folds;
 use crate::frame::Frame;
 use crate::graph::Builder;
+use crate::leftovers::Names;
 use crate::post_norm::Blocks;
 use crate::weights::{Input, Plan, Planned};
 use crate::{block, plain, post_norm};
@@ -62,17 +63,8 @@ impl Bert {
     /// [`Error::Config`] when a size is missing or impossible, or it is a BERT of another kind.
     pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
         let config = Config { path, value };
-        let expect = |key: &str, wanted: &str| match config.text(key) {
-            Some(other) if other != wanted => Err(config.error(format!(
-                "{key} is {other:?}; of BERTs, those with {wanted:?} alone can be exported"
-            ))),
-            _ => Ok(()),
-        };
-        expect("position_embedding_type", "absolute")?;
-        expect("hidden_act", "gelu")?;
-        if config.flag("is_decoder") {
-            return Err(config.error("is_decoder is true: a decoder's tokens see only those before them; it cannot be exported"));
-        }
+        config.expect("position_embedding_type", &["absolute"])?;
+        config.check_plain_encoder()?;
         let model = Self {
             layers: config.size("num_hidden_layers")?,
             hidden: config.size("hidden_size")?,
@@ -81,7 +73,7 @@ impl Bert {
             vocabulary: config.size("vocab_size")?,
             positions: config.size_or("max_position_embeddings", 512)?,
             token_types: config.size_or("type_vocab_size", 2)?,
-            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12),
+            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
         };
         model.validate().map_err(|message| config.error(message))?;
         Ok(model)
@@ -164,15 +156,17 @@ impl Description for Bert {
     }
 
     fn validate(&self) -> Result<(), String> {
-        check_sizes(&[
+        check_sizes(
             ("num_hidden_layers", self.layers),
-            ("hidden_size", self.hidden),
-            ("num_attention_heads", self.heads),
-            ("intermediate_size", self.intermediate),
-            ("vocab_size", self.vocabulary),
-            ("type_vocab_size", self.token_types),
-            ("max_position_embeddings", self.positions),
-        ])?;
+            &[
+                ("hidden_size", self.hidden),
+                ("num_attention_heads", self.heads),
+                ("intermediate_size", self.intermediate),
+                ("vocab_size", self.vocabulary),
+                ("type_vocab_size", self.token_types),
+                ("max_position_embeddings", self.positions),
+            ],
+        )?;
         if self.positions < 3 {
             return Err(format!(
                 "max_position_embeddings is {}, which leaves no room beside [CLS] and [SEP]",
@@ -182,15 +176,12 @@ impl Description for Bert {
         post_norm::check(self.hidden, self.heads, self.layer_norm_eps)
     }
 
-    fn canonical(&self, name: &str) -> Option<String> {
-        let name = plain_name(name);
-        let used = in_layer(&name).is_some() || name.starts_with("embeddings.");
-        // `embeddings.position_ids` is a buffer.
-        (used && is_parameter(&name)).then_some(name)
-    }
-
-    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
-        check_layers(self.layers, names)
+    fn names(&self) -> Names {
+        Names {
+            prefixes: &["bert."],
+            encoder: &["embeddings", "encoder"],
+            unused: &["embeddings.token_type_ids", "pooler.**"],
+        }
     }
 
     fn plan(&self) -> Vec<Planned> {

@@ -40,26 +40,85 @@ impl Config<'_> {
     }
 
     /// A number, or what a model has that does not tell it.
-    #[must_use]
-    pub fn float_or(&self, key: &str, otherwise: f32) -> f32 {
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is no number.
+    pub fn float_or(&self, key: &str, otherwise: f32) -> Result<f32, Error> {
         #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
-        let read = |value: &Value| value.as_f64().map(|value| value as f32);
-        self.value.get(key).and_then(read).unwrap_or(otherwise)
+        match self.value.get(key) {
+            None | Some(Value::Null) => Ok(otherwise),
+            Some(value) => value
+                .as_f64()
+                .map(|value| value as f32)
+                .ok_or_else(|| self.error(format!("{key} is {value}, which is no number"))),
+        }
     }
 
     /// Whether something is said to be so.
-    #[must_use]
-    pub fn flag(&self, key: &str) -> bool {
-        self.value
-            .get(key)
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is neither true nor false.
+    pub fn flag(&self, key: &str) -> Result<bool, Error> {
+        match self.value.get(key) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => {
+                Err(self.error(format!("{key} is {other}, which is neither true nor false")))
+            }
+        }
     }
 
-    /// A word.
-    #[must_use]
-    pub fn text(&self, key: &str) -> Option<&str> {
-        self.value.get(key).and_then(Value::as_str)
+    /// Checks that a setting, where it is there, has one of these values: the graph computes with no other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the setting's name and value.
+    pub fn expect(&self, key: &str, wanted: &[&str]) -> Result<(), Error> {
+        match self.value.get(key) {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::String(text)) if wanted.contains(&text.as_str()) => Ok(()),
+            Some(other) => Err(self.error(format!(
+                "{key} is {other}; of such models, those with {:?} alone can be exported",
+                wanted[0]
+            ))),
+        }
+    }
+
+    /// Checks the settings of all families that would change what a model computes, and that the graphs do not have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the setting's name.
+    pub fn check_plain_encoder(&self) -> Result<(), Error> {
+        if self.flag("is_decoder")? {
+            return Err(self.error(
+                "is_decoder is true: a decoder's tokens see only those before them; it cannot be exported",
+            ));
+        }
+        if self.flag("add_cross_attention")? {
+            return Err(self.error(
+                "add_cross_attention is true: it attends to another model's output; it cannot be exported",
+            ));
+        }
+        // erf GELU, under its two names.
+        self.expect("hidden_act", &["gelu", "gelu_python"])?;
+        let pruned = self.value.get("pruned_heads").and_then(Value::as_object);
+        if pruned.is_some_and(|pruned| !pruned.is_empty()) {
+            return Err(
+                self.error("pruned_heads is not empty: layers of fewer heads cannot be exported")
+            );
+        }
+        let scaled = ["rope_scaling", "rope_parameters"]
+            .into_iter()
+            .filter_map(|key| Some((key, self.value.get(key)?)))
+            .find_map(|(key, rope)| {
+                let kind = rope.get("rope_type").or_else(|| rope.get("type"))?;
+                (kind != "default").then(|| format!("{key} is of type {kind}"))
+            });
+        match scaled {
+            Some(scaled) => Err(self.error(format!(
+                "{scaled}: scaled rotary positions cannot be exported"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// An error about this configuration.
@@ -69,10 +128,9 @@ impl Config<'_> {
     }
 }
 
-/// A BERT's tensor name without the prefix that task heads bring along, its layer norm's parts called weight and bias.
+/// A tensor's name, its layer norm's parts called weight and bias.
 #[must_use]
 pub fn plain_name(name: &str) -> String {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
     if let Some(stem) = name.strip_suffix(".gamma") {
         format!("{stem}.weight")
     } else if let Some(stem) = name.strip_suffix(".beta") {
@@ -82,12 +140,6 @@ pub fn plain_name(name: &str) -> String {
     }
 }
 
-/// Whether a tensor is a weight or a bias, and no buffer.
-#[must_use]
-pub fn is_parameter(name: &str) -> bool {
-    matches!(name.rsplit_once('.'), Some((_, "weight" | "bias")))
-}
-
 /// The block that a tensor belongs to, and its name within.
 #[must_use]
 pub fn in_layer(name: &str) -> Option<(usize, &str)> {
@@ -95,28 +147,20 @@ pub fn in_layer(name: &str) -> Option<(usize, &str)> {
     Some((layer.parse().ok()?, part))
 }
 
-/// Checks that no tensor belongs to a block that the configuration has no place for.
-///
-/// # Errors
-/// How many blocks each has.
-pub fn check_layers(layers: usize, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
-    match names.filter_map(in_layer).map(|(layer, _)| layer).max() {
-        Some(last) if last >= layers => Err(format!(
-            "the configuration says {layers} layers, the weights have {}",
-            last + 1
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Checks sizes that every model has. `sizes` are names and values.
+/// Checks sizes that every model has, and how many blocks. `sizes` are names and values.
 ///
 /// # Errors
 /// Which is impossible.
-pub fn check_sizes(sizes: &[(&str, usize)]) -> Result<(), String> {
+pub fn check_sizes(layers: (&str, usize), sizes: &[(&str, usize)]) -> Result<(), String> {
     const MOST: usize = 1 << 20;
-    match sizes.iter().find(|(_, size)| *size == 0 || *size > MOST) {
-        Some((what, size)) => Err(format!("{what} is {size}, which no model has")),
+    const MOST_LAYERS: usize = 1 << 12;
+    let mut sizes = sizes.iter().map(|&(what, size)| (what, size, MOST));
+    let layers = (layers.0, layers.1, MOST_LAYERS);
+    match std::iter::once(layers)
+        .chain(&mut sizes)
+        .find(|(_, size, most)| *size == 0 || size > most)
+    {
+        Some((what, size, _)) => Err(format!("{what} is {size}, which no model has")),
         None => Ok(()),
     }
 }

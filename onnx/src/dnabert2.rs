@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::{Description, GraphKind, GraphRequest, Sizes};
-use crate::config::{Config, check_layers, check_sizes, in_layer, is_parameter, plain_name};
+use crate::config::{Config, check_sizes};
 use crate::error::Error;
 use crate::folding::Folds;
 use crate::frame::Frame;
 use crate::graph::{Attribute, Builder};
+use crate::leftovers::Names;
 use crate::post_norm::Blocks;
 use crate::proto::ElementType;
 use crate::sample_bpe::sample_bpe;
@@ -55,9 +56,12 @@ impl Dnabert2 {
     /// Reads Hugging Face's `config.json`.
     ///
     /// # Errors
-    /// [`Error::Config`] when a size is missing or impossible.
+    /// [`Error::Config`] when a size is missing or impossible, or something else is asked for than the architecture has.
     pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
         let config = Config { path, value };
+        // The published configurations say "absolute", though there are none.
+        config.expect("position_embedding_type", &["absolute", "alibi"])?;
+        config.check_plain_encoder()?;
         let model = Self {
             layers: config.size("num_hidden_layers")?,
             hidden: config.size("hidden_size")?,
@@ -65,7 +69,7 @@ impl Dnabert2 {
             intermediate: config.size("intermediate_size")?,
             vocabulary: config.size("vocab_size")?,
             token_types: config.size_or("type_vocab_size", 2)?,
-            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12),
+            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
         };
         model.validate().map_err(|message| config.error(message))?;
         Ok(model)
@@ -161,42 +165,25 @@ impl Description for Dnabert2 {
     }
 
     fn validate(&self) -> Result<(), String> {
-        check_sizes(&[
+        check_sizes(
             ("num_hidden_layers", self.layers),
-            ("hidden_size", self.hidden),
-            ("num_attention_heads", self.heads),
-            ("intermediate_size", self.intermediate),
-            ("vocab_size", self.vocabulary),
-            ("type_vocab_size", self.token_types),
-        ])?;
+            &[
+                ("hidden_size", self.hidden),
+                ("num_attention_heads", self.heads),
+                ("intermediate_size", self.intermediate),
+                ("vocab_size", self.vocabulary),
+                ("type_vocab_size", self.token_types),
+            ],
+        )?;
         post_norm::check(self.hidden, self.heads, self.layer_norm_eps)
     }
 
-    fn canonical(&self, name: &str) -> Option<String> {
-        let name = plain_name(name);
-        let used = match in_layer(&name) {
-            Some((_, part)) => part.starts_with("attention.") || part.starts_with("mlp."),
-            None => name.starts_with("embeddings."),
-        };
-        // The buffers of some versions of the code end otherwise.
-        (used && is_parameter(&name)).then_some(name)
-    }
-
-    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
-        let mut positions = None;
-        check_layers(
-            self.layers,
-            &mut names.inspect(|name| {
-                if name.contains("position_embeddings") {
-                    positions = Some((*name).to_owned());
-                }
-            }),
-        )?;
-        match positions {
-            Some(name) => Err(format!(
-                "the weights have position embeddings ({name}), which DNABERT-2 has not: an unknown relative of it"
-            )),
-            None => Ok(()),
+    fn names(&self) -> Names {
+        Names {
+            prefixes: &["bert."],
+            encoder: &["embeddings", "encoder"],
+            // Some versions of the code keep what ALiBi adds to scores of up to 512 tokens.
+            unused: &["embeddings.token_type_ids", "encoder.alibi", "pooler.**"],
         }
     }
 

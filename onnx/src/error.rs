@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::GraphKind;
 use crate::checkpoint::pickle::PickleError;
+use crate::leftovers::Help;
 use crate::model::Precision;
+use crate::shown;
 
 /// Why a checkpoint could not be read, or a model not be written or opened.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +22,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A JSON file that is none, or that lacks something.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), shown::message(&source.to_string()))]
     Json {
         /// The file.
         path: PathBuf,
@@ -38,8 +40,46 @@ pub enum Error {
         /// What was found instead.
         why: String,
     },
+    /// A folder of an adapter, whatever else lies in it.
+    #[error(
+        "{}: it is an adapter's (there is {file}), whose weights are changes to those of another model. In Python, load it with PEFT, then \
+         model.merge_and_unload().save_pretrained(FOLDER), put the tokenizer's files there too, and name that folder", path.display()
+    )]
+    Adapter {
+        /// The folder.
+        path: PathBuf,
+        /// The file that tells.
+        file: &'static str,
+    },
+    /// A few lines of Git LFS where a file should be.
+    #[error(
+        "{}: it is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository, or download it with `seqembed fetch`",
+        path.display()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Tensors of the encoder that the graph would leave out.
+    #[error(
+        "{}: the graph has no place for {count} of the encoder's tensors ({}{}), so the vectors would not be this model's: {help}",
+        path.display(), shown::name(first),
+        second.as_ref().map_or_else(String::new, |second| format!(", {}{}", shown::name(second), if *count > 2 { ", ..." } else { "" }))
+    )]
+    Leftover {
+        /// The checkpoint.
+        path: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// The first, as the file spells it.
+        first: String,
+        /// Another one.
+        second: Option<String>,
+        /// What helps.
+        help: Help,
+    },
     /// A configuration that describes no model that can be exported.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {}", path.display(), shown::message(message))]
     Config {
         /// The file with the configuration.
         path: PathBuf,
@@ -47,7 +87,7 @@ pub enum Error {
         message: String,
     },
     /// A weight that the architecture needs is in none of the files.
-    #[error("{}: the checkpoint has no tensor {tensor}", path.display())]
+    #[error("{}: the checkpoint has no tensor {}", path.display(), shown::name(tensor))]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
@@ -56,8 +96,8 @@ pub enum Error {
     },
     /// A weight whose shape is not the one that the configuration asks for.
     #[error(
-        "{}: tensor {tensor} has shape {found:?}, but the configuration asks for {expected:?}: weights and configuration \
-         are not of the same model", path.display()
+        "{}: tensor {} has shape {found:?}, but the configuration asks for {expected:?}: weights and configuration \
+         are not of the same model", path.display(), shown::name(tensor)
     )]
     Shape {
         /// The weights file.
@@ -71,7 +111,8 @@ pub enum Error {
     },
     /// A weight in a number format that is no float.
     #[error(
-        "{}: tensor {tensor} is of type {dtype}; F64, F32, F16 and BF16 can be read", path.display()
+        "{}: tensor {} is of type {dtype}; F64, F32, F16 and BF16 can be read. Of a quantised model, name the original",
+        path.display(), shown::name(tensor)
     )]
     Dtype {
         /// The weights file.
@@ -82,7 +123,10 @@ pub enum Error {
         dtype: String,
     },
     /// One weight under two spellings.
-    #[error("{}: tensors {first} and {second} are the same weight in two spellings", path.display())]
+    #[error(
+        "{}: tensors {} and {} are the same weight in two spellings",
+        path.display(), shown::name(first), shown::name(second)
+    )]
     Ambiguous {
         /// The checkpoint.
         path: PathBuf,
@@ -92,7 +136,7 @@ pub enum Error {
         second: String,
     },
     /// A weights file whose header contradicts itself or the file.
-    #[error("{}: not a sound {format} file: {message}", path.display())]
+    #[error("{}: not a sound {format} file: {}", path.display(), shown::message(message))]
     Malformed {
         /// The weights file.
         path: PathBuf,
@@ -103,8 +147,8 @@ pub enum Error {
     },
     /// A file that ends before its weights do.
     #[error(
-        "{}: truncated: tensor {tensor} ends at byte {needed}, the file at {length}; fetch or copy it again",
-        path.display()
+        "{}: truncated: tensor {} ends at byte {needed}, the file at {length}; fetch or copy it again",
+        path.display(), shown::name(tensor)
     )]
     Truncated {
         /// The weights file.
@@ -175,7 +219,7 @@ pub enum Error {
     /// A weight that a number format can't hold.
     #[error(
         "{}: tensor {tensor} holds {value:e}, which {precision} has no number for; compute in another precision \
-         (--precision bf16 or --precision fp32)", path.display()
+         (--precision bf16 or --precision fp32)", path.display(), tensor = shown::name(tensor)
     )]
     Overflow {
         /// The weights file.

@@ -8,12 +8,14 @@ use serde_json::Value;
 use crate::architecture::{Architecture, Description, GraphKind, GraphRequest, Sizes};
 use crate::block;
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
+use crate::config::{Config, in_layer, plain_name};
 use crate::error::Error;
 use crate::folding::Folds;
 use crate::frame::Frame;
 use crate::fused;
 use crate::graph::{Attribute, Builder, long};
 use crate::known::known_models;
+use crate::leftovers::{self, Names};
 use crate::plain;
 use crate::proto::ElementType;
 use crate::weights::{Input, Plan, Planned, Recipe};
@@ -74,59 +76,39 @@ impl Esm2 {
     /// Reads Hugging Face's `config.json`. What is missing is what transformers' `EsmConfig` takes then.
     ///
     /// # Errors
-    /// [`Error::Config`] when a size is missing or impossible, or positions are not rotary.
-    pub fn from_config(path: &Path, config: &Value) -> Result<Self, Error> {
-        let size = |key: &str| {
-            config
-                .get(key)
-                .and_then(Value::as_u64)
-                .and_then(|size| usize::try_from(size).ok())
-                .ok_or_else(|| Error::config(path, format!("{key} is missing or no whole number")))
-        };
-        let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-        match config
-            .get("position_embedding_type")
-            .and_then(Value::as_str)
-        {
+    /// [`Error::Config`] when a size is missing or impossible, positions are not rotary, or it is an ESM of another kind.
+    pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
+        let config = Config { path, value };
+        match value.get("position_embedding_type").and_then(Value::as_str) {
             Some("rotary") => {}
             other => {
-                return Err(Error::config(
-                    path,
-                    format!(
-                        "position_embedding_type is {}; ESM-2 has rotary positions, and ESM-1 models cannot be exported",
-                        other.map_or_else(|| "missing".to_owned(), |other| format!("{other:?}"))
-                    ),
-                ));
+                return Err(config.error(format!(
+                    "position_embedding_type is {}; ESM-2 has rotary positions, and ESM-1 models cannot be exported",
+                    other.map_or_else(|| "missing".to_owned(), |other| format!("{other:?}"))
+                )));
             }
         }
-        if flag("is_folding_model") {
-            return Err(Error::config(
-                path,
-                "is_folding_model is true: ESMFold cannot be exported",
-            ));
+        if config.flag("is_folding_model")? {
+            return Err(config.error("is_folding_model is true: ESMFold cannot be exported"));
         }
-        let float = |value: Option<&Value>, otherwise: f64| {
-            value.and_then(Value::as_f64).unwrap_or(otherwise)
+        config.check_plain_encoder()?;
+        let rope = Config {
+            path,
+            value: value.get("rope_parameters").unwrap_or(&Value::Null),
         };
-        let rotary_base = config
-            .get("rope_theta")
-            .or_else(|| config.get("rope_parameters")?.get("rope_theta"));
-        #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
         let model = Self {
-            layers: size("num_hidden_layers")?,
-            hidden: size("hidden_size")?,
-            heads: size("num_attention_heads")?,
-            intermediate: size("intermediate_size")?,
-            vocabulary: size("vocab_size")?,
-            layer_norm_eps: float(config.get("layer_norm_eps"), 1e-12) as f32,
-            rotary_base: float(rotary_base, 10_000.0) as f32,
-            token_dropout: flag("token_dropout"),
-            norm_before: flag("emb_layer_norm_before"),
-            mask_id: size("mask_token_id").unwrap_or(32),
+            layers: config.size("num_hidden_layers")?,
+            hidden: config.size("hidden_size")?,
+            heads: config.size("num_attention_heads")?,
+            intermediate: config.size("intermediate_size")?,
+            vocabulary: config.size("vocab_size")?,
+            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
+            rotary_base: config.float_or("rope_theta", rope.float_or("rope_theta", 10_000.0)?)?,
+            token_dropout: config.flag("token_dropout")?,
+            norm_before: config.flag("emb_layer_norm_before")?,
+            mask_id: config.size_or("mask_token_id", 32)?,
         };
-        model
-            .validate()
-            .map_err(|message| Error::config(path, message))?;
+        model.validate().map_err(|message| config.error(message))?;
         Ok(model)
     }
 
@@ -146,11 +128,22 @@ impl Esm2 {
                 format!("its architecture is {arch:?}; only ESM-2 can be exported"),
             ));
         }
+        if let Some(Scalar::Text(activation)) = settings.get("activation_fn")
+            && activation != "gelu"
+        {
+            return Err(Error::config(
+                path,
+                format!(
+                    "its activation_fn is {activation:?}; of such models, those with \"gelu\" alone can be exported"
+                ),
+            ));
+        }
         let size = |key: &str| match settings.get(key) {
             Some(Scalar::Int(size)) => usize::try_from(*size).ok(),
             _ => None,
         };
         let mut probe = Self::published(1, 1, 1);
+        let part = checkpoint.is_part(&probe);
         let mut shapes = std::collections::BTreeMap::new();
         let mut frequencies = None;
         for (name, shape) in checkpoint.shapes() {
@@ -163,7 +156,7 @@ impl Esm2 {
                     "it has learned positions (embed_positions), which ESM-2 has not; ESM-1 models cannot be exported",
                 ));
             }
-            if let Some(name) = probe.canonical(name) {
+            if let Some(name) = leftovers::canonical(&probe, name, part) {
                 shapes.insert(name, shape);
             }
         }
@@ -185,18 +178,15 @@ impl Esm2 {
         probe.layers = size("encoder_layers").unwrap_or_else(|| {
             shapes
                 .keys()
-                .filter_map(|name| layer_of(name))
+                .filter_map(|name| in_layer(name))
+                .map(|(last, _)| last.saturating_add(1))
                 .max()
-                .map_or(0, |last| last + 1)
+                .unwrap_or(0)
         });
-        probe.intermediate =
-            table("encoder.layer.0.intermediate.dense.weight", 0).unwrap_or(4 * probe.hidden);
+        probe.intermediate = table("encoder.layer.0.intermediate.dense.weight", 0)
+            .unwrap_or(probe.hidden.saturating_mul(4));
         probe.heads = size("encoder_attention_heads")
-            .or_else(|| {
-                frequencies
-                    .filter(|half| *half > 0)
-                    .map(|half| probe.hidden / (2 * half))
-            })
+            .or_else(|| frequencies.and_then(|half| probe.hidden.checked_div(half.checked_mul(2)?)))
             .or_else(|| {
                 known_models().into_iter().find_map(|known| {
                     let Architecture::Esm2(known) = known.architecture else {
@@ -238,15 +228,6 @@ pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
             1.0 / power
         })
         .collect()
-}
-
-/// The block that a tensor belongs to.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("encoder.layer.")?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
 }
 
 impl Description for Esm2 {
@@ -316,45 +297,26 @@ impl Description for Esm2 {
         Ok(())
     }
 
-    fn canonical(&self, name: &str) -> Option<String> {
-        let name = if let Some(stem) = name.strip_suffix(".gamma") {
-            format!("{stem}.weight")
-        } else if let Some(stem) = name.strip_suffix(".beta") {
-            format!("{stem}.bias")
-        } else {
-            name.to_owned()
-        };
-        // fair-esm's own files, then a plain state dict of its model.
-        let fair = [
-            "encoder.sentence_encoder.",
-            "sentence_encoder.",
-            "encoder.",
-            "",
-        ]
-        .iter()
-        .filter_map(|prefix| name.strip_prefix(prefix))
-        .find_map(from_fair_esm);
-        if fair.is_some() {
-            return fair;
+    fn names(&self) -> Names {
+        Names {
+            // fair-esm's own files begin with the second; a plain state dict of its model has no prefix.
+            prefixes: &["esm.", "encoder.sentence_encoder.", "sentence_encoder."],
+            encoder: &["embed_tokens", "embeddings", "encoder", "layers"],
+            unused: &[
+                "contact_head.**",
+                // Until 2025, transformers made them for rotary ESMs too, which do not use them: most checkpoints have them.
+                "embeddings.position_embeddings.weight",
+                "encoder.contact_head.**",
+                "encoder.lm_head.**",
+                "lm_head.**",
+                "pooler.**",
+            ],
         }
-        let name = name.strip_prefix("esm.").unwrap_or(&name).to_owned();
-        let used = name == "embeddings.word_embeddings.weight"
-            || name.starts_with("embeddings.layer_norm.")
-            || name.starts_with("encoder.emb_layer_norm_after.")
-            || (layer_of(&name).is_some()
-                && matches!(name.rsplit_once('.'), Some((_, "weight" | "bias"))));
-        used.then_some(name)
     }
 
-    fn check_names(&self, names: &mut dyn Iterator<Item = &str>) -> Result<(), String> {
-        match names.filter_map(layer_of).max() {
-            Some(last) if last >= self.layers => Err(format!(
-                "the configuration says {} layers, the weights have {}",
-                self.layers,
-                last + 1
-            )),
-            _ => Ok(()),
-        }
+    fn spelling(&self, name: &str) -> String {
+        let name = plain_name(name);
+        from_fair_esm(name.strip_prefix("encoder.").unwrap_or(&name)).unwrap_or(name)
     }
 
     fn plan(&self) -> Vec<Planned> {
@@ -455,8 +417,8 @@ fn from_fair_esm(name: &str) -> Option<String> {
     }
     let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
     layer.parse::<usize>().ok()?;
-    let (part, kind) = part.rsplit_once('.')?;
-    let part = match part {
+    let (module, kind) = part.rsplit_once('.')?;
+    let part = match module {
         "self_attn.q_proj" => "attention.self.query",
         "self_attn.k_proj" => "attention.self.key",
         "self_attn.v_proj" => "attention.self.value",
@@ -465,7 +427,7 @@ fn from_fair_esm(name: &str) -> Option<String> {
         "fc1" => "intermediate.dense",
         "fc2" => "output.dense",
         "final_layer_norm" => "LayerNorm",
-        _ => return None,
+        other => other,
     };
     Some(format!("encoder.layer.{layer}.{part}.{kind}"))
 }

@@ -8,6 +8,7 @@ use crate::atomic_file::{self, AtomicFolder};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::known::known_model;
+use crate::leftovers;
 use crate::model::{
     GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer,
     WEIGHTS_FILE,
@@ -17,8 +18,11 @@ use crate::random::Random;
 use crate::tokenizer;
 use crate::weights::{Weights, place, write};
 
+/// Says of a tokenizer's kind, as in [`Tokenizer::kind`], and the text of its file why sequences cannot be read with it.
+pub type TokenizerCheck = fn(kind: &str, file: &[u8]) -> Result<(), String>;
+
 /// How to export.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
     /// The model's name; by default that of the checkpoint's folder or file.
     pub name: Option<String>,
@@ -26,6 +30,8 @@ pub struct ExportOptions {
     pub force: bool,
     /// The tokenizer's file (`vocab.txt` or `tokenizer.json`), where it does not lie beside the weights.
     pub tokenizer: Option<PathBuf>,
+    /// Asked about a tokenizer's file before any weights are written.
+    pub check_tokenizer: Option<TokenizerCheck>,
     /// The weights in 16 bits too, for GPUs; otherwise they are made when they are first needed.
     pub half: Option<Precision>,
 }
@@ -40,15 +46,13 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
     let checkpoint = Checkpoint::open(source)?;
     let architecture = Architecture::of(&checkpoint)?;
     let description = architecture.description();
-    let weights = checkpoint.canonical(|name| description.canonical(name))?;
-    description
-        .check_names(&mut weights.names())
-        .map_err(|message| Error::config(&checkpoint.path, message))?;
+    let weights = checkpoint.canonical(description)?;
+    leftovers::check(&checkpoint.path, description, &weights)?;
     let (format, folder) = match &checkpoint.settings {
         Settings::HuggingFace { path, .. } => ("hugging-face", path.parent()),
         Settings::FairEsm { .. } => ("fair-esm", None),
     };
-    let tokenizer = tokenizer::find(description, folder, options.tokenizer.as_deref())?
+    let tokenizer = tokenizer::find(description, folder, options)?
         .or_else(|| description.own_tokenizer())
         .ok_or_else(|| Error::NoTokenizer {
             path: checkpoint.path.clone(),
@@ -88,7 +92,7 @@ pub fn export_random(
         name: known.to_owned(),
     })?;
     let description = known.architecture.description();
-    let tokenizer = tokenizer::find(description, None, options.tokenizer.as_deref())?
+    let tokenizer = tokenizer::find(description, None, options)?
         .or_else(|| description.sample_tokenizer())
         .ok_or_else(|| Error::NoTokenizer {
             path: target.to_path_buf(),

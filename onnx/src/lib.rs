@@ -15,12 +15,14 @@ pub mod eight;
 pub mod error;
 pub mod esm2;
 pub mod export;
+mod files;
 pub mod folding;
 pub mod frame;
 pub mod fused;
 pub mod graph;
 pub mod inspect;
 pub mod known;
+pub mod leftovers;
 pub mod model;
 pub mod narrow;
 pub mod plain;
@@ -28,12 +30,14 @@ pub mod post_norm;
 pub mod proto;
 pub mod random;
 pub mod sample_bpe;
+pub mod shown;
 pub mod tokenizer;
 pub mod weights;
 
 pub use architecture::{Architecture, GraphKind, GraphRequest, Output, Sizes};
 pub use error::Error;
-pub use export::{ExportOptions, export, export_random};
+pub use export::{ExportOptions, TokenizerCheck, export, export_random};
+pub use files::is_lfs_pointer;
 pub use known::{KnownModel, known_model, known_models};
 pub use model::{
     GRAPH_VERSION, Model, ModelInfo, Precision, Source, Storage, TensorInfo, Tokenizer,

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
 use crate::error::Error;
+use crate::files::{read_small, refuse_lfs_pointer};
 use crate::graph::Builder;
 use crate::narrow;
 use crate::proto::ElementType;
@@ -19,6 +21,8 @@ pub const INFO_FILE: &str = "seqembed.json";
 pub const WEIGHTS_FILE: &str = "weights.bin";
 /// The padded graph of the last layer, for any ONNX Runtime.
 pub const GRAPH_FILE: &str = "model.onnx";
+/// A line for each number of each tensor's shape.
+const LONGEST_INFO: u64 = 64 << 20;
 /// Counts up whenever graphs or the weights file change in a way that an older folder can't serve.
 pub const GRAPH_VERSION: u32 = 1;
 
@@ -209,7 +213,7 @@ impl Model {
                 format!("no exported model: it has no {INFO_FILE}; `seqembed export` makes one"),
             ));
         }
-        let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let text = read_small(&path, LONGEST_INFO)?;
         // The version first: what another version wrote may differ in anything else.
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(Error::json(&path))?;
         match json
@@ -250,6 +254,11 @@ impl Model {
         };
         let expected = model.weights_bytes();
         if length != expected {
+            let mut begin = Vec::new();
+            fs::File::open(&weights)
+                .and_then(|file| file.take(64).read_to_end(&mut begin))
+                .map_err(Error::io(&weights, "read"))?;
+            refuse_lfs_pointer(&weights, &begin)?;
             return Err(fault(
                 &weights,
                 format!(

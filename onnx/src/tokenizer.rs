@@ -1,13 +1,18 @@
 //! The tokenizer's file of a checkpoint: which it is, where it lies, and whether it fits the weights. What it means is for
 //! those who read sequences with it.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::architecture::Description;
 use crate::error::Error;
+use crate::export::ExportOptions;
+use crate::files::read_small;
+use crate::shown;
+
+/// A line or two for each token; the largest vocabulary of DNA has 65,536.
+const LONGEST: u64 = 16 << 20;
 
 /// The name of the tokenizer's file.
 #[must_use]
@@ -21,19 +26,19 @@ pub fn file(description: &dyn Description) -> &'static str {
 /// Reads the file that was given, else the one in the checkpoint's folder, if there is one, and checks it.
 ///
 /// # Errors
-/// When the file can't be read, is none, or has other tokens than the model.
+/// When the file can't be read, is none, has other tokens than the model, or does not pass [`ExportOptions::check_tokenizer`].
 pub fn find(
     description: &dyn Description,
     folder: Option<&Path>,
-    given: Option<&Path>,
+    options: &ExportOptions,
 ) -> Result<Option<Vec<u8>>, Error> {
     let beside = folder.map(|folder| folder.join(file(description)));
-    let path = match (given, &beside) {
+    let path = match (options.tokenizer.as_deref(), &beside) {
         (Some(given), _) => given,
         (None, Some(beside)) if beside.is_file() => beside,
         _ => return Ok(None),
     };
-    let text = fs::read(path).map_err(Error::io(path, "read"))?;
+    let text = read_small(path, LONGEST)?;
     let rows = description.vocabulary();
     let (tokens, fits) = if file(description) == "tokenizer.json" {
         let tokens = json_tokens(path, &text)?;
@@ -52,6 +57,9 @@ pub fn find(
             ),
         ));
     }
+    if let Some(check) = options.check_tokenizer {
+        check(description.tokenizer(), &text).map_err(|why| Error::config(path, why))?;
+    }
     Ok(Some(text))
 }
 
@@ -65,7 +73,7 @@ fn json_tokens(path: &Path, text: &[u8]) -> Result<usize, Error> {
             path,
             format!(
                 "it is no BPE tokenizer (its model is {})",
-                kind.unwrap_or("missing")
+                shown::name(kind.unwrap_or("missing"))
             ),
         ));
     };

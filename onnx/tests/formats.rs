@@ -4,13 +4,15 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use seqembed_onnx::checkpoint::{Checkpoint, Scalar, Settings};
 use seqembed_onnx::{Architecture, ExportOptions, Model, export};
 use support::{
     Format, HEADS, HIDDEN, LAYERS, Tensor, Tensors, fair_esm, hub_folder, renamed, shards, weights,
-    write_bin, write_config, write_fair_esm, write_safetensors,
+    write_bin, write_config, write_fair_esm, write_safetensors, write_torch_archive,
 };
 
 fn exported(source: &Path) -> (Model, Vec<u8>) {
@@ -247,4 +249,117 @@ fn exporting_twice_writes_the_same_bytes() {
         read(&folder.path().join("one")),
         read(&folder.path().join("two"))
     );
+}
+
+/// The entries of an archive without their folder, in its order.
+fn entries(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut zip = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
+    (0..zip.len())
+        .map(|index| {
+            let mut entry = zip.by_index(index).unwrap();
+            let mut data = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
+            let name = entry.name().unwrap().into_owned();
+            (name.split_once('/').unwrap().1.to_owned(), data)
+        })
+        .collect()
+}
+
+/// fair-esm's settings, without the file that they stand in.
+fn settings(checkpoint: &Checkpoint) -> &BTreeMap<String, Scalar> {
+    match &checkpoint.settings {
+        Settings::FairEsm { settings, .. } => settings,
+        Settings::HuggingFace { .. } => panic!("no fair-esm file"),
+    }
+}
+
+/// PyTorch calls the folder in its archive as the file, without its end, and pads by the length of that name.
+#[test]
+fn a_pytorch_file_may_have_a_name_of_any_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = support::fixtures().join("esm2/checkpoints/esm2_small.pt");
+    let entries = entries(&original);
+    // What PyTorch wrote, so that what follows is what it would write.
+    let path = folder.path().join("again.pt");
+    write_torch_archive(&path, "esm2_small", &entries);
+    assert!(fs::read(&path).unwrap() == fs::read(&original).unwrap());
+    let expected = Checkpoint::open(&original).unwrap();
+    for length in 1..=100 {
+        write_torch_archive(&path, &"s".repeat(length), &entries);
+        let found = Checkpoint::open(&path).unwrap_or_else(|error| panic!("{length}: {error}"));
+        assert_eq!(settings(&found), settings(&expected), "{length}");
+        assert!(found.shapes().eq(expected.shapes()), "{length}");
+    }
+    // And of the one that was taken amiss, every weight.
+    let path = folder.path().join("sssssssssssssssssssss.pt");
+    write_torch_archive(&path, &"s".repeat(21), &entries);
+    let (read, from) = (exported(&path).1, folder.path().join("model"));
+    export(&original, &from, &ExportOptions::default()).unwrap();
+    assert!(read == fs::read(from.join("weights.bin")).unwrap());
+}
+
+/// Heads of other people's, beside a base model or within it, are no part of what is embedded.
+#[test]
+fn heads_and_buffers_of_all_kinds_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, prefix, beside) in [
+        (
+            "esm2/widths/head16-f16",
+            "",
+            [
+                "esm.pooler.dense.weight",
+                "esm.embeddings.position_embeddings.weight",
+                "classifier.out_proj.weight",
+                "mlm_head.weight",
+                "regression_of_mine.0.weight",
+            ],
+        ),
+        (
+            "dna/dnabert-3-plain",
+            "bert.",
+            [
+                "bert.embeddings.position_ids",
+                "cls.predictions.decoder.bias",
+                "cls.seq_relationship.weight",
+                "qa_outputs.weight",
+                "rnn.weight_ih_l0",
+            ],
+        ),
+        (
+            "dna/dnabert-s",
+            "bert.",
+            [
+                "bert.embeddings.position_ids",
+                "bert.pooler.dense.extra",
+                "cls.predictions.bias",
+                "score.weight",
+                "contrast_head.0.weight",
+            ],
+        ),
+    ] {
+        let from = support::fixtures().join(family);
+        let plain = folder.path().join("plain");
+        export(&from, &plain, &ExportOptions::default()).unwrap();
+        let mut tensors = renamed(&support::fixture(family), |name| format!("{prefix}{name}"));
+        for name in beside {
+            let tensor = Tensor {
+                shape: vec![3],
+                values: vec![9.0; 3],
+            };
+            tensors.insert(name.to_owned(), tensor);
+        }
+        let more = folder.path().join("more");
+        fs::create_dir(&more).unwrap();
+        for file in ["config.json", "vocab.txt", "tokenizer.json"] {
+            let _ = fs::copy(from.join(file), more.join(file));
+        }
+        write_safetensors(&more.join("model.safetensors"), &tensors, Format::F32);
+        assert!(
+            exported(&more).1 == fs::read(plain.join("weights.bin")).unwrap(),
+            "{family}"
+        );
+        for folder in [&plain, &more, &more.with_extension("exported")] {
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
 }

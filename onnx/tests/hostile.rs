@@ -7,10 +7,10 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use seqembed_onnx::{ExportOptions, export};
+use seqembed_onnx::{ExportOptions, Model, export};
 use support::{
-    Format, Pickler, Tensor, fair_esm, hub_folder, renamed, shards, weights, write_archive,
-    write_bin, write_config, write_fair_esm, write_raw_safetensors,
+    Format, Pickler, Tensor, Tensors, fair_esm, hub_folder, renamed, shards, weights,
+    write_archive, write_bin, write_config, write_fair_esm, write_raw_safetensors,
 };
 
 /// The error's text, once it is sure that nothing was left behind.
@@ -180,11 +180,7 @@ fn old_and_other_files_say_what_helps() {
         &refused(&path),
         &["model.pt", "1.6", "torch.save", "safetensors"],
     );
-    for bytes in [
-        b"".as_slice(),
-        b"<html>404</html>",
-        b"version https://git-lfs",
-    ] {
+    for bytes in [b"".as_slice(), b"<html>404</html>"] {
         fs::write(&path, bytes).unwrap();
         assert_all(&refused(&path), &["model.pt", "no PyTorch file"]);
     }
@@ -391,4 +387,446 @@ fn a_changed_byte_never_panics() {
     }
     // A changed letter of a name still reads, a changed opcode does not.
     assert!(read > 0 && read < 4 * whole.len());
+}
+
+/// What `git lfs` leaves where it was not told to bring the file.
+const LFS_POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
+    oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 31381482\n";
+
+#[test]
+fn git_lfs_pointers_are_told_from_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let assert_pointer = |text: &str, file: &str| {
+        assert_all(text, &[file, "Git LFS pointer", "git lfs pull"]);
+    };
+    fs::write(at("model.pt"), LFS_POINTER).unwrap();
+    assert_pointer(&refused(&at("model.pt")), "model.pt");
+
+    let make = |name: &str, stem: &str, extension: &str| {
+        let source = at(name);
+        match (stem, extension) {
+            ("", "safetensors") => hub_folder(&source, &weights(), Format::F32),
+            ("", _) => {
+                write_config(&source);
+                write_bin(&source.join("pytorch_model.bin"), &weights(), Format::F32);
+                source
+            }
+            _ => shards(&source, &weights(), stem, extension, |path, shard| {
+                if extension == "bin" {
+                    write_bin(path, shard, Format::F32);
+                } else {
+                    support::write_safetensors(path, shard, Format::F32);
+                }
+            }),
+        }
+    };
+    for (number, (stem, extension, file)) in [
+        ("", "safetensors", "model.safetensors"),
+        ("", "safetensors", "config.json"),
+        ("", "safetensors", "vocab.txt"),
+        ("", "bin", "pytorch_model.bin"),
+        ("model", "safetensors", "model.safetensors.index.json"),
+        ("model", "safetensors", "model-00002-of-00002.safetensors"),
+        ("pytorch_model", "bin", "pytorch_model-00001-of-00002.bin"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let source = make(&number.to_string(), stem, extension);
+        fs::write(source.join(file), LFS_POINTER).unwrap();
+        assert_pointer(&refused(&source), file);
+    }
+    // A model of DNA, whose vocabulary is another file, and what was exported before it was put under Git LFS.
+    let source = copied("dna/dnabert-s", &at("dna"));
+    fs::write(source.join("tokenizer.json"), LFS_POINTER).unwrap();
+    assert_pointer(&refused(&source), "tokenizer.json");
+    for file in ["seqembed.json", "weights.bin"] {
+        let target = at("exported");
+        let source = make("plain", "", "safetensors");
+        let options = ExportOptions {
+            force: true,
+            ..ExportOptions::default()
+        };
+        export(&source, &target, &options).unwrap();
+        fs::write(target.join(file), LFS_POINTER).unwrap();
+        assert_pointer(&Model::open(&target).unwrap_err().to_string(), file);
+        fs::remove_dir_all(&target).unwrap();
+    }
+}
+
+/// A copy of a fixture's small files, without weights.
+fn copied(fixture: &str, to: &Path) -> std::path::PathBuf {
+    fs::create_dir_all(to).unwrap();
+    for file in [
+        "config.json",
+        "vocab.txt",
+        "tokenizer.json",
+        "model.safetensors",
+    ] {
+        let _ = fs::copy(support::fixtures().join(fixture).join(file), to.join(file));
+    }
+    to.to_path_buf()
+}
+
+/// What fine-tuning and compression leave in a checkpoint: below a module of the encoder or beside it, and what is said of it. `{}` is a
+/// dense layer of the encoder.
+const LEFTOVERS: [(&str, &str); 24] = [
+    ("{}.lora_A.default.weight", "merge_and_unload()"),
+    ("{}.lora_embedding_A", "merge_and_unload()"),
+    ("{}.base_layer.weight", "merge_and_unload()"),
+    (
+        "{}.lora_magnitude_vector.default.weight",
+        "merge_and_unload()",
+    ),
+    ("{}.ia3_l", "merge_and_unload()"),
+    ("embeddings.prompt_embeddings.weight", "learned prompts"),
+    ("prompt_embeddings.weight", "learned prompts"),
+    ("prompt_encoder.default.embedding.weight", "learned prompts"),
+    ("prefix_encoder.embedding.weight", "learned prompts"),
+    ("encoder.layer.1.output.adapter.down.weight", "adapters"),
+    (
+        "encoder.layer.0.adapters.mine.adapter_up.weight",
+        "adapters",
+    ),
+    ("{}.qweight", "quantised"),
+    ("{}.weight_scale", "quantised"),
+    ("{}.SCB", "quantised"),
+    ("{}.weight.quant_state.bitsandbytes__nf4", "quantised"),
+    ("{}.weight_g", "remove_weight_norm"),
+    (
+        "{}.parametrizations.weight.original0",
+        "remove_parametrizations",
+    ),
+    ("{}.weight_mask", "prune.remove"),
+    (
+        "encoder.layer.0.crossattention.self.query.weight",
+        "decoder",
+    ),
+    (
+        "encoder.layer.0.attention.self.distance_embedding.weight",
+        "variant",
+    ),
+    ("encoder.layer.1.pre_attention_ln.weight", "variant"),
+    ("encoder.layer.x.output.dense.weight", "variant"),
+    ("embeddings.extra.weight", "variant"),
+    ("encoder.norm.weight", "variant"),
+];
+
+fn assert_leftovers(source: &Path, names: &[&str], help: &str) {
+    let text = refused(source);
+    let count = format!("no place for {} of the encoder's tensors", names.len());
+    assert_all(&text, &[&count, help]);
+    assert_all(&text, names);
+}
+
+#[test]
+fn weights_that_the_graph_has_no_place_for_are_refused_in_every_family_and_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensor = || Tensor {
+        shape: vec![2],
+        values: vec![1.0; 2],
+    };
+    for (family, prefix, dense) in [
+        (
+            "esm2/checkpoints/hub-safetensors",
+            "esm.",
+            "attention.self.query",
+        ),
+        ("dna/dnabert-3-plain", "bert.", "intermediate.dense"),
+        ("dna/dnabert-s", "bert.", "mlp.wo"),
+    ] {
+        let whole = support::fixture(family);
+        let whole = renamed(&whole, |name| {
+            name.strip_prefix(prefix).unwrap_or(name).to_owned()
+        });
+        let source = copied(family, &folder.path().join(family));
+        let (safetensors, bin) = (
+            source.join("model.safetensors"),
+            source.join("pytorch_model.bin"),
+        );
+        for (number, (name, help)) in LEFTOVERS.into_iter().enumerate() {
+            let name = name.replace("{}", &format!("encoder.layer.1.{dense}"));
+            let feeds = name.starts_with("prompt") || name.starts_with("prefix");
+            // As a model of its own, and as a part of a larger one.
+            let prefix = if number % 2 == 0 { prefix } else { "" };
+            let mut tensors = renamed(&whole, |name| format!("{prefix}{name}"));
+            let [one, two] = ["", "2"].map(|end| {
+                let prefix = if feeds { "" } else { prefix };
+                format!("{prefix}{name}{end}")
+            });
+            tensors.insert(one.clone(), tensor());
+            let _ = fs::remove_file(&safetensors);
+            let _ = fs::remove_file(&bin);
+            if number % 3 == 0 {
+                write_bin(&bin, &tensors, Format::F32);
+            } else {
+                support::write_safetensors(&safetensors, &tensors, Format::F32);
+            }
+            assert_leftovers(&source, &[&one], help);
+            if help == "variant" {
+                tensors.insert(two.clone(), tensor());
+                support::write_safetensors(&safetensors, &tensors, Format::F32);
+                assert_leftovers(&source, &[&one, &two], help);
+            }
+        }
+    }
+    // fair-esm's own spelling.
+    let path = folder.path().join("tuned.pt");
+    for (name, help) in [
+        (
+            "layers.0.self_attn.q_proj.lora_A.weight",
+            "merge_and_unload()",
+        ),
+        ("layers.0.self_attn.bias_k", "variant"),
+        ("layers.1.adapter.down.bias", "adapters"),
+        ("embed_positions.extra", "variant"),
+    ] {
+        for prefix in ["encoder.sentence_encoder.", ""] {
+            let mut tensors: Tensors = renamed(&weights(), |name| {
+                fair_esm(name).replace("encoder.sentence_encoder.", prefix)
+            });
+            let name = format!("{prefix}{name}");
+            tensors.insert(name.clone(), tensor());
+            write_fair_esm(&path, &tensors, "esm2");
+            assert_leftovers(&path, &[&name], help);
+        }
+    }
+}
+
+#[test]
+fn a_model_within_another_says_how_to_get_it_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (prefix, help)) in [
+        ("base_model.model.esm.", "merge_and_unload()"),
+        ("module.esm.", "module."),
+        ("model.", "the inner model's state dict"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let tensors = renamed(&weights(), |name| format!("{prefix}{name}"));
+        let source = hub_folder(
+            &folder.path().join(number.to_string()),
+            &tensors,
+            Format::F32,
+        );
+        assert_all(&refused(&source), &[help, prefix]);
+    }
+}
+
+#[test]
+fn an_adapters_folder_says_how_to_merge_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = folder.path().join("bare");
+    fs::create_dir(&bare).unwrap();
+    let beside = hub_folder(&folder.path().join("beside"), &weights(), Format::F32);
+    for source in [bare, beside] {
+        fs::write(
+            source.join("adapter_config.json"),
+            "{\"peft_type\": \"LORA\"}",
+        )
+        .unwrap();
+        let text = refused(&source);
+        assert_all(
+            &text,
+            &[
+                "adapter_config.json",
+                "merge_and_unload()",
+                "save_pretrained",
+            ],
+        );
+    }
+}
+
+#[test]
+fn settings_that_change_what_a_model_computes_are_refused_by_name() {
+    use serde_json::json;
+    let folder = tempfile::tempdir().unwrap();
+    let every = [
+        ("hidden_act", json!("relu")),
+        ("hidden_act", json!("gelu_new")),
+        ("is_decoder", json!(true)),
+        ("is_decoder", json!("no")),
+        ("add_cross_attention", json!(true)),
+        ("pruned_heads", json!({"0": [1]})),
+        ("layer_norm_eps", json!("1e-5")),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
+    ];
+    let own = [
+        (
+            "esm2/checkpoints/hub-safetensors",
+            vec![
+                ("position_embedding_type", json!("absolute")),
+                ("position_embedding_type", json!("relative_key")),
+                ("token_dropout", json!(1)),
+                ("emb_layer_norm_before", json!("false")),
+                ("is_folding_model", json!(true)),
+                ("rope_theta", json!("10000")),
+                ("rope_parameters", json!({"rope_type": "yarn"})),
+                ("num_hidden_layers", json!(2)),
+            ],
+        ),
+        (
+            "dna/dnabert-3-plain",
+            vec![
+                ("position_embedding_type", json!("relative_key")),
+                ("type_vocab_size", json!("2")),
+                ("num_hidden_layers", json!(1)),
+                ("num_hidden_layers", json!(1_000_000)),
+            ],
+        ),
+        (
+            "dna/dnabert-s",
+            vec![
+                ("position_embedding_type", json!("relative_key")),
+                ("num_hidden_layers", json!(1)),
+                ("num_hidden_layers", json!(1_000_000)),
+            ],
+        ),
+    ];
+    for (family, own) in own {
+        let source = copied(family, &folder.path().join(family));
+        let path = source.join("config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        for (key, value) in every.iter().cloned().chain(own) {
+            let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+            config[key] = value;
+            fs::write(&path, config.to_string()).unwrap();
+            let told = if config[key] == 1 || config[key] == 2 {
+                "layers"
+            } else {
+                key
+            };
+            let told = if key == "token_dropout" { key } else { told };
+            assert_all(&refused(&source), &[told]);
+        }
+        // What changes nothing.
+        for (key, value) in [
+            ("use_cache", json!(false)),
+            ("hidden_act", json!(null)),
+            ("attention_probs_dropout_prob", json!(0.5)),
+            ("rope_scaling", json!(null)),
+            ("pruned_heads", json!({})),
+            ("torch_dtype", json!("bfloat16")),
+        ] {
+            let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+            config[key] = value;
+            fs::write(&path, config.to_string()).unwrap();
+            let target = source.join("exported");
+            export(&source, &target, &ExportOptions::default())
+                .unwrap_or_else(|error| panic!("{key}: {error}"));
+            fs::remove_dir_all(&target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_vocabulary_that_no_tokenizer_fits_is_refused_before_weights_are_written() {
+    fn refuses(kind: &str, file: &[u8]) -> Result<(), String> {
+        assert_eq!((kind, file.first()), ("bert", Some(&b'[')));
+        Err("no tokenizer of mine".to_owned())
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let options = ExportOptions {
+        check_tokenizer: Some(refuses),
+        ..ExportOptions::default()
+    };
+    let source = support::fixtures().join("dna/dnabert-3-plain");
+    let error = export(&source, &folder.path().join("model"), &options).unwrap_err();
+    assert_all(&error.to_string(), &["vocab.txt", "no tokenizer of mine"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Names that would move a terminal's cursor, from wherever a checkpoint has them.
+#[test]
+fn names_are_shown_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let evil = "\u{1b}]0;x\u{7}\u{9b}2J\r";
+    let mut texts = Vec::new();
+    let pickle = Pickler::new()
+        .text(evil)
+        .text("f\u{1b}")
+        .raw(b"\x93)R")
+        .stop();
+    texts.push(refused_pickle(&pickle));
+    let mut number = 0;
+    let mut make = |tensors: &Tensors| {
+        number += 1;
+        hub_folder(
+            &folder.path().join(number.to_string()),
+            tensors,
+            Format::F32,
+        )
+    };
+    let with = |name: String| {
+        let mut tensors = weights();
+        let tensor = tensors["encoder.layer.0.LayerNorm.bias"].clone();
+        tensors.insert(name, tensor);
+        tensors
+    };
+    texts.push(refused(&make(&with(format!("encoder.{evil}.weight")))));
+    let source = make(&weights());
+    let path = source.join("model.safetensors");
+    for header in [
+        format!(
+            "{{\"a\":{{\"dtype\":{},\"shape\":[1],\"data_offsets\":[0,4]}}}}",
+            serde_json::json!(evil)
+        ),
+        format!(
+            "{{{}:{{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,4]}}}}",
+            serde_json::json!(evil)
+        ),
+    ] {
+        write_raw_safetensors(&path, &header, &[0; 4]);
+        texts.push(refused(&source));
+    }
+    for (key, value) in [("model_type", evil), ("position_embedding_type", evil)] {
+        let source = make(&weights());
+        let mut config = support::config();
+        config[key] = value.into();
+        fs::write(source.join("config.json"), config.to_string()).unwrap();
+        texts.push(refused(&source));
+    }
+    let source = shards(
+        &folder.path().join("shards"),
+        &weights(),
+        "model",
+        "safetensors",
+        |path, shard| {
+            support::write_safetensors(path, shard, Format::F32);
+        },
+    );
+    let index = serde_json::json!({"weight_map": {evil: "model-00001-of-00002.safetensors"}});
+    fs::write(
+        source.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+    texts.push(refused(&source));
+    assert_eq!(texts.len(), 7);
+    for text in texts {
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+}
+
+#[test]
+fn numbers_that_overflow_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    let empty = |shape: &[usize]| Tensor {
+        shape: shape.to_vec(),
+        values: Vec::new(),
+    };
+    let last = format!("layers.{}.fc1.weight", usize::MAX);
+    for (name, shape) in [
+        (last.as_str(), vec![0]),
+        ("layers.0.self_attn.rot_emb.inv_freq", vec![1 << 62, 0]),
+        ("embed_tokens.weight", vec![0, 1 << 62]),
+        ("embed_tokens.weight", vec![1 << 40, 0]),
+    ] {
+        let tensors = Tensors::from([(name.to_owned(), empty(&shape))]);
+        write_bin(&path, &tensors, Format::F32);
+        refused(&path);
+    }
 }

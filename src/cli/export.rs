@@ -7,6 +7,8 @@ use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use seqembed_onnx::{Error, ExportOptions, Model, Precision, export, export_random};
 
+use crate::tokenize;
+
 /// Make a model folder (ONNX) from a checkpoint
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
@@ -53,6 +55,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         name: args.name.clone(),
         force: args.force,
         tokenizer: args.tokenizer.clone(),
+        check_tokenizer: Some(tokenize::check),
         half: Some(args.precision),
     };
     let outcome = match (&args.random, &args.checkpoint) {

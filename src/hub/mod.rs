@@ -21,6 +21,9 @@ use crate::atomic_file;
 /// Where models come from unless `HF_ENDPOINT` says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
 
+/// Tells that a repository is of an adapter, whatever else it holds.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// The files of a tokenizer, as far as a repository has them.
 const TOKENIZER_FILES: [&str; 6] = [
     "vocab.txt",
@@ -203,6 +206,15 @@ pub enum HubError {
         /// What there is.
         has: String,
     },
+    /// An adapter's repository.
+    #[error(
+        "{model} is an adapter (it has {ADAPTER_CONFIG}), whose weights are changes to those of another model. In Python, load it with PEFT, \
+         then model.merge_and_unload().save_pretrained(FOLDER), put the tokenizer's files there too, and name that folder"
+    )]
+    Adapter {
+        /// The repository.
+        model: String,
+    },
     /// A variable with a value that can't be used.
     #[error("{variable} is {value}: {why}")]
     Variable {
@@ -336,6 +348,11 @@ impl Hub {
             has: files.join(", "),
         };
         let has = |name: &str| files.iter().any(|file| file == name);
+        if has(ADAPTER_CONFIG) {
+            return Err(HubError::Adapter {
+                model: model.to_string(),
+            });
+        }
         if !has("config.json") {
             return Err(unusable("config.json"));
         }

@@ -20,6 +20,7 @@ use std::path::Path;
 
 use seqembed_onnx::checkpoint::Dtype;
 use seqembed_onnx::checkpoint::pickle::{self, Described, Pickle, Value};
+use zip::read::{ArchiveOffset, Config};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
@@ -166,11 +167,18 @@ pub(super) fn writing(path: &Path, source: io::Error) -> OutputError {
     }
 }
 
+/// A zip archive with nothing before it. Left to find out what there is, the reader can take the second entry of what `PyTorch` wrote
+/// for the first.
+fn archive(file: File) -> zip::result::ZipResult<ZipArchive<BufReader<File>>> {
+    let archive_offset = ArchiveOffset::Known(0);
+    ZipArchive::with_config(Config { archive_offset }, BufReader::new(file))
+}
+
 /// Whether a zip archive is one of `PyTorch`.
 pub(super) fn is_one(path: &Path) -> bool {
     File::open(path)
         .ok()
-        .and_then(|file| ZipArchive::new(BufReader::new(file)).ok())
+        .and_then(|file| archive(file).ok())
         .is_some_and(|zip| {
             zip.file_names()
                 .any(|name| name.is_ok_and(|name| is_pickle(&name)))
@@ -198,7 +206,7 @@ impl<'path> Opened<'path> {
         };
         let malformed = |what: &dyn std::fmt::Display| OutputError::malformed(path, what);
         let file = File::open(path).map_err(reading)?;
-        let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| malformed(&e))?;
+        let mut zip = archive(file).map_err(|e| malformed(&e))?;
         let mut bytes = Vec::new();
         let mut entries = HashMap::new();
         for index in 0..zip.len() {

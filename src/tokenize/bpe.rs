@@ -41,6 +41,8 @@ impl BpeTokenizer {
         if kind != "BPE" {
             return Err(fault(format!("the model's type is {kind:?}")));
         }
+        check_merges(&file["model"])?;
+        check_rewriting(&file)?;
         let ids = ids(&file);
         let special = special(&file, &ids)?;
         let size = ids.values().max().map_or(0, |&id| id as usize + 1);
@@ -140,6 +142,73 @@ impl Tokenizer for BpeTokenizer {
     fn vocabulary(&self) -> usize {
         self.size
     }
+}
+
+/// Checks what the library takes for granted of merges, and panics without: that both parts and what they make are tokens, and that
+/// the right part begins with the prefix of tokens that continue a word.
+fn check_merges(model: &Value) -> Result<(), VocabularyError> {
+    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or("");
+    let known = |token: &str| model["vocab"].get(token).is_some();
+    let fault = |number: usize, what: String| {
+        Err(VocabularyError::Bpe {
+            reason: format!("merge {number} {what}"),
+        })
+    };
+    let mut made = String::new();
+    for (number, merge) in (1..).zip(model["merges"].as_array().into_iter().flatten()) {
+        let pair = match merge {
+            // The first line of a merges.txt.
+            Value::String(text) if text.starts_with("#version") => continue,
+            Value::String(text) => text.split_once(' '),
+            pair => pair[0].as_str().zip(pair[1].as_str()),
+        };
+        let Some((left, right)) = pair else {
+            return fault(number, "is no pair of tokens".to_owned());
+        };
+        let Some(rest) = right.strip_prefix(prefix) else {
+            return fault(
+                number,
+                format!(
+                    "has {right:?} on its right, which does not begin with continuing_subword_prefix {prefix:?}"
+                ),
+            );
+        };
+        made.clear();
+        made.extend([left, rest]);
+        for token in [left, right, &made] {
+            if !known(token) {
+                return fault(
+                    number,
+                    format!("needs the token {token:?}, which is not in the vocabulary"),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what could make a short sequence as long as it likes, or take as long: sequences are letters, and need no search and
+/// replace.
+fn check_rewriting(file: &Value) -> Result<(), VocabularyError> {
+    let mut parts = vec![
+        ("normalizer", &file["normalizer"]),
+        ("pre_tokenizer", &file["pre_tokenizer"]),
+    ];
+    while let Some((what, part)) = parts.pop() {
+        let inner = ["normalizers", "pretokenizers"]
+            .into_iter()
+            .filter_map(|key| part[key].as_array())
+            .flatten();
+        parts.extend(inner.map(|inner| (what, inner)));
+        let kind = part["type"].as_str().unwrap_or("none");
+        let by_pattern = kind == "Split" && !part["pattern"]["Regex"].is_null();
+        if by_pattern || matches!(kind, "Replace" | "Prepend" | "Precompiled") {
+            return Err(VocabularyError::Bpe {
+                reason: format!("its {what} is of type {kind:?}, which is not supported"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Positions are 32-bit; a sequence of 4 GB would not fit any model.
@@ -309,6 +378,9 @@ impl Tokens {
     }
 }
 
+/// A larger tree is left to the library. That of 65,536 tokens of DNA, each 16 bases long, would take half of it.
+const MOST_SLOTS: usize = 1 << 23;
+
 /// No token.
 const NONE: u32 = u32::MAX;
 
@@ -413,6 +485,9 @@ impl Merges {
         for byte in token.bytes() {
             let slot = node + self.letters.binary_search(&byte).ok()?;
             if self.children[slot] == 0 {
+                if self.children.len() > MOST_SLOTS {
+                    return None;
+                }
                 self.children[slot] = u32::try_from(self.children.len()).ok()?;
                 self.children.resize(self.children.len() + width, 0);
                 self.token.push(NONE);

@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use seqembed_onnx::shown;
+
 use crate::batch::{self, Window};
 
 /// A model's vocabulary at work.
@@ -200,19 +202,43 @@ pub fn open(folder: &Path, kind: TokenizerKind) -> Result<Box<dyn Tokenizer>, Vo
         TokenizerKind::Esm | TokenizerKind::Bert => "vocab.txt",
         TokenizerKind::Bpe => "tokenizer.json",
     });
-    let text = std::fs::read_to_string(&path).map_err(|source| VocabularyError::Io {
+    let text = std::fs::read(&path).map_err(|source| VocabularyError::Io {
         path: path.clone(),
         source,
     })?;
-    let tokenizer: Result<Box<dyn Tokenizer>, VocabularyError> = match kind {
-        TokenizerKind::Esm => letters::LetterTokenizer::esm(&text).map(|it| Box::new(it) as _),
-        TokenizerKind::Bpe => bpe::BpeTokenizer::from_json(&text).map(|it| Box::new(it) as _),
-        TokenizerKind::Bert => bert(&text),
-    };
-    tokenizer.map_err(|source| VocabularyError::File {
+    read(kind, &text).map_err(|source| VocabularyError::File {
         path,
         source: Box::new(source),
     })
+}
+
+/// The tokenizer of a file's text.
+///
+/// # Errors
+/// When it is no vocabulary of this kind.
+pub fn read(kind: TokenizerKind, text: &[u8]) -> Result<Box<dyn Tokenizer>, VocabularyError> {
+    if seqembed_onnx::is_lfs_pointer(text) {
+        return Err(VocabularyError::LfsPointer);
+    }
+    let text = std::str::from_utf8(text).map_err(|error| VocabularyError::NoText {
+        at: error.valid_up_to(),
+    })?;
+    match kind {
+        TokenizerKind::Esm => letters::LetterTokenizer::esm(text).map(|it| Box::new(it) as _),
+        TokenizerKind::Bpe => bpe::BpeTokenizer::from_json(text).map(|it| Box::new(it) as _),
+        TokenizerKind::Bert => bert(text),
+    }
+}
+
+/// Says why sequences cannot be read with a file, for an export: it then writes nothing.
+///
+/// # Errors
+/// The reason.
+pub fn check(kind: &str, text: &[u8]) -> Result<(), String> {
+    kind.parse()
+        .and_then(|kind| read(kind, text))
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// The tokenizer of a BERT's `vocab.txt`: k-mers if all of its words are of A, C, G and T, else single letters.
@@ -251,14 +277,26 @@ pub enum VocabularyError {
         /// Its name.
         kind: String,
     },
+    /// A few lines of Git LFS where the file should be.
+    #[error("it is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")]
+    LfsPointer,
+    /// Bytes that are no text.
+    #[error("it is no text: byte {at} is not UTF-8")]
+    NoText {
+        /// Where.
+        at: usize,
+    },
     /// Tokens that every sequence needs are not in it.
-    #[error("the vocabulary lacks {}", tokens.join(", "))]
+    #[error("the vocabulary lacks {}", shown::message(&tokens.join(", ")))]
     Missing {
         /// The tokens.
         tokens: Vec<String>,
     },
     /// One token stands there twice.
-    #[error("the vocabulary has `{token}` twice (ids {first} and {second})")]
+    #[error(
+        "the vocabulary has `{}` twice (ids {first} and {second})",
+        shown::name(token)
+    )]
     Twice {
         /// The token.
         token: String,
@@ -269,7 +307,8 @@ pub enum VocabularyError {
     },
     /// A word that fits no kind of vocabulary.
     #[error(
-        "`{token}` (id {id}) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported"
+        "`{}` (id {id}) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported",
+        shown::name(token)
     )]
     Word {
         /// The word.
@@ -279,7 +318,8 @@ pub enum VocabularyError {
     },
     /// k-mers of more than one length.
     #[error(
-        "the vocabulary has k-mers of {first} and of {second} bases (`{token}`); a model has one k"
+        "the vocabulary has k-mers of {first} and of {second} bases (`{}`); a model has one k",
+        shown::name(token)
     )]
     SeveralK {
         /// The first length.
@@ -298,7 +338,7 @@ pub enum VocabularyError {
         found: usize,
     },
     /// A `tokenizer.json` that is none, or of another kind.
-    #[error("no BPE tokenizer: {reason}")]
+    #[error("no BPE tokenizer: {}", shown::message(reason))]
     Bpe {
         /// What is wrong.
         reason: String,

@@ -13,8 +13,12 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::architecture::Description;
 use crate::error::Error;
+use crate::files::read_small;
+use crate::leftovers;
 use crate::model::INFO_FILE;
+use crate::shown;
 use crate::weights::{Input, Weights};
 
 /// How a tensor's numbers are stored.
@@ -103,6 +107,17 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
 }
 
+/// What a folder of an adapter holds instead of a model's weights, or beside them: PEFT's and AdapterHub's names.
+const ADAPTER_FILES: [&str; 3] = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+];
+/// The longest is a few thousand bytes.
+const LONGEST_CONFIG: u64 = 16 << 20;
+/// One line a tensor.
+const LONGEST_INDEX: u64 = 64 << 20;
+
 /// `*.index.json` of a sharded checkpoint.
 #[derive(Deserialize)]
 struct ShardIndex {
@@ -150,6 +165,13 @@ impl Checkpoint {
             path: folder.to_path_buf(),
             why,
         };
+        // transformers would load the model that the adapter names, and the adapter onto it: never what else lies here.
+        if let Some(file) = adapter_file(folder) {
+            return Err(Error::Adapter {
+                path: folder.to_path_buf(),
+                file,
+            });
+        }
         let path = folder.join("config.json");
         if !path.is_file() {
             let why = if folder.join(INFO_FILE).is_file() {
@@ -159,7 +181,7 @@ impl Checkpoint {
             };
             return Err(not(why.to_owned()));
         }
-        let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let text = read_small(&path, LONGEST_CONFIG)?;
         let config = serde_json::from_slice(&text).map_err(Error::json(&path))?;
         let (files, index) = match file {
             Some(file) => (vec![file.to_path_buf()], None),
@@ -189,7 +211,11 @@ impl Checkpoint {
             return Err(Error::malformed(
                 &index,
                 "shard index",
-                format!("it says that tensor {tensor} is in {file}, where it is not"),
+                format!(
+                    "it says that tensor {} is in {}, where it is not",
+                    shown::name(tensor),
+                    shown::name(file)
+                ),
             ));
         }
         Ok(Self {
@@ -207,17 +233,21 @@ impl Checkpoint {
             .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
     }
 
-    /// The same tensors under names that do not depend on who wrote the file.
+    /// Whether the base model is a part of a larger one, by the names.
+    #[must_use]
+    pub fn is_part(&self, description: &dyn Description) -> bool {
+        leftovers::is_part(description, self.tensors.keys().map(String::as_str))
+    }
+
+    /// The encoder's tensors under names that do not depend on who wrote the file, as an architecture spells them.
     ///
     /// # Errors
     /// [`Error::Ambiguous`] when two tensors have one name then.
-    pub fn canonical(
-        &self,
-        rename: impl Fn(&str) -> Option<String>,
-    ) -> Result<Canonical<'_>, Error> {
+    pub fn canonical(&self, description: &dyn Description) -> Result<Canonical<'_>, Error> {
         let mut names: BTreeMap<String, &str> = BTreeMap::new();
+        let part = self.is_part(description);
         for name in self.tensors.keys() {
-            if let Some(canonical) = rename(name)
+            if let Some(canonical) = leftovers::canonical(description, name, part)
                 && let Some(first) = names.insert(canonical, name)
             {
                 return Err(Error::Ambiguous {
@@ -234,6 +264,13 @@ impl Checkpoint {
     }
 }
 
+/// The file that tells that a folder is of an adapter, if there is one.
+#[must_use]
+pub fn adapter_file(folder: &Path) -> Option<&'static str> {
+    let mut files = ADAPTER_FILES.into_iter();
+    files.find(|file| folder.join(file).is_file())
+}
+
 /// The weights files of a folder, the better format first, with the index that names them if there is one.
 #[expect(clippy::type_complexity, reason = "one caller takes it apart at once")]
 fn weights_files(
@@ -248,7 +285,7 @@ fn weights_files(
         if !index.is_file() {
             continue;
         }
-        let text = fs::read(&index).map_err(Error::io(&index, "read"))?;
+        let text = read_small(&index, LONGEST_INDEX)?;
         let map = serde_json::from_slice::<ShardIndex>(&text)
             .map_err(Error::json(&index))?
             .weight_map;
@@ -257,7 +294,7 @@ fn weights_files(
             return Err(Error::malformed(
                 &index,
                 "shard index",
-                format!("{outside} is not a file of this folder"),
+                format!("{} is not a file of this folder", shown::name(outside)),
             ));
         }
         let files = shards.into_iter().map(|shard| folder.join(shard)).collect();
@@ -274,9 +311,11 @@ pub struct Canonical<'checkpoint> {
 }
 
 impl Canonical<'_> {
-    /// All canonical names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.keys().map(String::as_str)
+    /// All canonical names, and what the files say instead.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.names
+            .iter()
+            .map(|(canonical, name)| (canonical.as_str(), *name))
     }
 
     fn find(&self, input: &Input) -> Result<(&str, &Tensor), Error> {
@@ -379,7 +418,8 @@ fn check_end(path: &Path, name: &str, tensor: &Tensor, length: u64) -> Result<()
                 path,
                 "weights",
                 format!(
-                    "tensor {name} of shape {:?} is larger than any file",
+                    "tensor {} of shape {:?} is larger than any file",
+                    shown::name(name),
                     tensor.shape
                 ),
             )

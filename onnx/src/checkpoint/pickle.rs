@@ -8,14 +8,17 @@
 use std::collections::HashMap;
 
 use super::Dtype;
+use crate::shown;
 
 /// What a pickle asked for that is not given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
     /// A global outside of the list.
     #[error(
-        "its pickle asks for the global {module}.{name}, which no checkpoint needs; nothing was executed. Save the weights \
-         alone (the state dict), or as safetensors"
+        "its pickle asks for the global {}.{}, which no checkpoint needs; nothing was executed. Save the weights \
+         alone (the state dict), or as safetensors",
+        shown::name(module),
+        shown::name(name)
     )]
     Global {
         /// The Python module.

@@ -6,11 +6,14 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Described, Pickle, Value};
 use super::{Scalar, Tensor, check_end};
 use crate::error::Error;
+use crate::files::refuse_lfs_pointer;
+use crate::shown;
 
 const FORMAT: &str = "PyTorch";
 /// The largest model's takes a thirtieth of this.
@@ -38,7 +41,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
     let length = file.metadata().map_err(Error::io(path, "read"))?.len();
     let mut begin = Vec::new();
     (&mut file)
-        .take(16)
+        .take(64)
         .read_to_end(&mut begin)
         .map_err(Error::io(path, "read"))?;
     if begin.starts_with(&BEFORE_1_6) {
@@ -46,6 +49,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
             path: path.to_path_buf(),
         });
     }
+    refuse_lfs_pointer(path, &begin)?;
     if !begin.starts_with(b"PK") {
         return Err(Error::NotACheckpoint {
             path: path.to_path_buf(),
@@ -53,7 +57,13 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         });
     }
     file.rewind().map_err(Error::io(path, "read"))?;
-    let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+    // Nothing stands before the archive. Left to find that out, the reader takes the directory to end where its zip32 record begins,
+    // but PyTorch writes zip64 records between the two, 76 bytes long: an entry of that length, one whose name has 30 letters, is
+    // then taken for the first.
+    let config = Config {
+        archive_offset: ArchiveOffset::Known(0),
+    };
+    let mut zip = ZipArchive::with_config(config, BufReader::new(file)).map_err(|error| {
         Error::malformed(
             path,
             FORMAT,
@@ -232,11 +242,14 @@ fn place(
     entries: &BTreeMap<String, Entry>,
     length: u64,
 ) -> Result<Tensor, Error> {
-    let bad = |what: String| Error::malformed(path, FORMAT, format!("tensor {name} {what}"));
+    let bad = |what: String| {
+        Error::malformed(path, FORMAT, format!("tensor {} {what}", shown::name(name)))
+    };
     let key = format!("{folder}data/{}", described.key);
     let entry = entries.get(&key).ok_or_else(|| {
         bad(format!(
-            "should be in {key}, which the archive does not have"
+            "should be in {}, which the archive does not have",
+            shown::name(&key)
         ))
     })?;
     if !entry.stored {
@@ -267,8 +280,10 @@ fn place(
             Ok(tensor)
         }
         _ => Err(bad(format!(
-            "of shape {:?} does not fit its {} bytes in {key}",
-            described.shape, entry.size
+            "of shape {:?} does not fit its {} bytes in {}",
+            described.shape,
+            entry.size,
+            shown::name(&key)
         ))),
     }
 }

@@ -10,6 +10,7 @@ use safetensors::tensor::Metadata;
 
 use super::{Dtype, Tensor, check_end};
 use crate::error::Error;
+use crate::files::refuse_lfs_pointer;
 
 const FORMAT: &str = "safetensors";
 /// As the format's own library has it.
@@ -32,6 +33,14 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
     }
     file.read_exact(&mut size)
         .map_err(Error::io(path, "read"))?;
+    if size == *b"version " {
+        let mut begin = size.to_vec();
+        (&mut file)
+            .take(64)
+            .read_to_end(&mut begin)
+            .map_err(Error::io(path, "read"))?;
+        refuse_lfs_pointer(path, &begin)?;
+    }
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER || size + 8 > length {
         return Err(Error::malformed(

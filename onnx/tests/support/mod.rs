@@ -355,3 +355,97 @@ pub fn write_fair_esm(path: &Path, tensors: &Tensors, arch: &str) {
     let pickle = pickler.raw(b"u").stop();
     write_archive(path, &pickle, &values(tensors, Format::F32));
 }
+
+/// An archive byte for byte as `PyTorch`'s writer makes it: entries stored at multiples of 64 bytes, for which a field of padding
+/// (`FB`) stands in their local headers, sizes and checksums behind their data, and zip64 records behind the directory always.
+pub fn write_torch_archive(path: &Path, folder: &str, entries: &[(String, Vec<u8>)]) {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    let put = |to: &mut Vec<u8>, halves: &[u16]| {
+        to.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+    };
+    let words = |to: &mut Vec<u8>, words: &[u32]| {
+        to.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    };
+    let longs = |to: &mut Vec<u8>, longs: &[u64]| {
+        to.extend(longs.iter().flat_map(|long| long.to_le_bytes()));
+    };
+    for (name, data) in entries {
+        let name = format!("{folder}/{name}");
+        let (begin, length) = (file.len() as u32, data.len() as u32);
+        let start = file.len() + 30 + name.len() + 4;
+        let padding = start.next_multiple_of(64) - start;
+        let checksum = crc32fast::hash(data);
+        file.extend(b"PK\x03\x04");
+        put(&mut file, &[0, 0x808, 0, 0, 0]);
+        words(&mut file, &[0, 0, 0]);
+        put(&mut file, &[name.len() as u16, padding as u16 + 4]);
+        file.extend(name.as_bytes());
+        file.extend(b"FB");
+        put(&mut file, &[padding as u16]);
+        file.resize(file.len() + padding, b'Z');
+        file.extend(data);
+        file.extend(b"PK\x07\x08");
+        words(&mut file, &[checksum, length, length]);
+
+        directory.extend(b"PK\x01\x02");
+        put(&mut directory, &[0, 0, 0x808, 0, 0, 0]);
+        words(&mut directory, &[checksum, length, length]);
+        put(&mut directory, &[name.len() as u16, 0, 0, 0, 0]);
+        words(&mut directory, &[0, begin]);
+        directory.extend(name.as_bytes());
+    }
+    let (begin, length) = (file.len() as u64, directory.len() as u64);
+    let count = entries.len() as u64;
+    file.extend(directory);
+    let end = file.len() as u64;
+    file.extend(b"PK\x06\x06");
+    longs(&mut file, &[44]);
+    put(&mut file, &[0x31e, 45]);
+    words(&mut file, &[0, 0]);
+    longs(&mut file, &[count, count, length, begin]);
+    file.extend(b"PK\x06\x07");
+    words(&mut file, &[0]);
+    longs(&mut file, &[end]);
+    words(&mut file, &[1]);
+    file.extend(b"PK\x05\x06");
+    put(&mut file, &[0, 0, count as u16, count as u16]);
+    words(&mut file, &[length as u32, begin as u32]);
+    put(&mut file, &[0]);
+    fs::write(path, file).unwrap();
+}
+
+/// The repository's fixtures, whose files `PyTorch` and transformers wrote.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// The tensors of a fixture's `model.safetensors` that are floats, of 16 bits or 32.
+pub fn fixture(folder: &str) -> Tensors {
+    let file = fs::read(fixtures().join(folder).join("model.safetensors")).unwrap();
+    let (length, rest) = file.split_first_chunk().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).unwrap();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap() as usize;
+    let tensors = header.into_iter().filter_map(|(name, info)| {
+        let offsets = info.get("data_offsets")?;
+        let bytes = &data[number(&offsets[0])..number(&offsets[1])];
+        let values = match info["dtype"].as_str()? {
+            "F16" => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|half| f16::from_le_bytes(*half).to_f32())
+                .collect(),
+            "F32" => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|word| f32::from_le_bytes(*word))
+                .collect(),
+            _ => return None,
+        };
+        let shape = info["shape"].as_array()?.iter().map(number).collect();
+        Some((name, Tensor { shape, values }))
+    });
+    tensors.collect()
+}

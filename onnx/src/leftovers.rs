@@ -1,0 +1,395 @@
+//! Which tensors of a checkpoint are the encoder's, and that the graph has a place for all of them.
+//!
+//! Beside the encoder a checkpoint may hold anything: heads, a decoder, an optimiser's memory. A tensor of the encoder that the graph does
+//! not use would be left out of the vectors without a word, so it is an error.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use crate::architecture::Description;
+use crate::checkpoint::Canonical;
+use crate::config::in_layer;
+use crate::error::Error;
+
+/// How the checkpoints of a family name their tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    /// What the names of the base model begin with where it is part of a larger one.
+    pub prefixes: &'static [&'static str],
+    /// The modules of the base model that make up the encoder.
+    pub encoder: &'static [&'static str],
+    /// Tensors of the base model that no vector depends on, in the family's own spelling. `*` is any part of a name between two dots, and a
+    /// last `**` any rest.
+    pub unused: &'static [&'static str],
+}
+
+/// Buffers that any module may have, by the last part of their name: positions, which are counted, rotary frequencies, which are
+/// computed, and what PyTorch keeps for training.
+const BUFFERS: [&str; 4] = [
+    "position_ids",
+    "inv_freq",
+    "num_batches_tracked",
+    "_extra_state",
+];
+
+/// Heads that are known to stand beside an encoder whose names have no prefix.
+const HEADS: [&str; 26] = [
+    "classification_head",
+    "classification_heads",
+    "classifier",
+    "cls",
+    "contact_head",
+    "contrast_head",
+    "decoder",
+    "dropout",
+    "head",
+    "heads",
+    "lm_head",
+    "logit_scale",
+    "mlm_head",
+    "out_proj",
+    "pooler",
+    "predictions",
+    "projection",
+    "projection_head",
+    "qa_outputs",
+    "regression",
+    "regression_head",
+    "regressor",
+    "score",
+    "scores",
+    "seq_relationship",
+    "version",
+];
+
+/// Modules that stand beside an encoder, and change what goes through it.
+const FEEDING: [&str; 8] = [
+    "adapter",
+    "adapters",
+    "prefix_encoder",
+    "prompt_embedding",
+    "prompt_embeddings",
+    "prompt_encoder",
+    "prompt_tokens",
+    "soft_prompt",
+];
+
+/// PEFT's model around another one.
+const PEFT: &str = "base_model.";
+
+/// Whether a checkpoint with these names has the base model as a part of a larger one.
+pub fn is_part<'name>(
+    description: &dyn Description,
+    mut names: impl Iterator<Item = &'name str>,
+) -> bool {
+    let prefixes = description.names().prefixes;
+    names.any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+/// Hugging Face's spelling of a tensor of the encoder; `None` for what stands beside it, and for what no vector depends on. `part`: whether
+/// other tensors show that the base model is a part of a larger one.
+#[must_use]
+pub fn canonical(description: &dyn Description, name: &str, part: bool) -> Option<String> {
+    let names = description.names();
+    let within = names
+        .prefixes
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
+    let spelled = description.spelling(within.unwrap_or(name));
+    let module = spelled.split('.').next().unwrap_or_default();
+    let last = spelled.rsplit('.').next().unwrap_or_default();
+    if BUFFERS.contains(&last) || names.unused.iter().any(|pattern| fits(pattern, &spelled)) {
+        return None;
+    }
+    let inside = within.is_some()
+        || names.encoder.contains(&module)
+        || FEEDING.contains(&module)
+        || name.starts_with(PEFT);
+    let beside = part || HEADS.contains(&module);
+    (inside || !beside).then_some(spelled)
+}
+
+/// Whether a name is of a pattern, see [`Names::unused`].
+fn fits(pattern: &str, name: &str) -> bool {
+    let mut parts = name.split('.');
+    for wanted in pattern.split('.') {
+        match (wanted, parts.next()) {
+            ("**", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (wanted, Some(part)) if wanted == part => {}
+            _ => return false,
+        }
+    }
+    parts.next().is_none()
+}
+
+/// Checks that the graph has a place for all tensors of the encoder.
+///
+/// # Errors
+/// [`Error::Config`] when there are more blocks than the configuration says, [`Error::Leftover`] for anything else.
+pub fn check(
+    path: &Path,
+    description: &dyn Description,
+    weights: &Canonical<'_>,
+) -> Result<(), Error> {
+    let plan = description.plan();
+    let used: BTreeSet<&str> = plan
+        .iter()
+        .flat_map(|planned| planned.recipe.inputs())
+        .map(|input| input.name.as_str())
+        .collect();
+    let all = weights.names().collect::<Vec<_>>();
+    let left: Vec<(&str, &str)> = all
+        .iter()
+        .copied()
+        .filter(|(canonical, _)| !used.contains(canonical))
+        .collect();
+    let Some((_, first)) = left.first() else {
+        return Ok(());
+    };
+    let layers = description.layers();
+    let blocks = left
+        .iter()
+        .filter_map(|(canonical, _)| in_layer(canonical))
+        .map(|(layer, _)| layer.saturating_add(1))
+        .max();
+    if let Some(blocks) = blocks.filter(|&blocks| blocks > layers) {
+        return Err(Error::config(
+            path,
+            format!("the configuration says {layers} layers, the weights have {blocks}"),
+        ));
+    }
+    let help = if left.len() == all.len() {
+        Help::of(&left).unwrap_or(Help::Foreign)
+    } else {
+        Help::of(&left).unwrap_or(Help::Variant)
+    };
+    Err(Error::Leftover {
+        path: path.to_path_buf(),
+        count: left.len(),
+        first: (*first).to_owned(),
+        second: left.get(1).map(|(_, second)| (*second).to_owned()),
+        help,
+    })
+}
+
+/// What helps with tensors that the graph has no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Help {
+    /// LoRA and its like, beside the weights that they change.
+    Peft,
+    /// Learned prompts or prefixes.
+    Prompt,
+    /// Small layers between those of the model.
+    Adapter,
+    /// Integers and their scales.
+    Quantised,
+    /// Weights as lengths and directions, or otherwise parametrised.
+    Parametrised,
+    /// Weights and masks.
+    Pruned,
+    /// A decoder's attention.
+    Decoder,
+    /// No tensor has a name that the model's have.
+    Foreign,
+    /// Anything else.
+    Variant,
+}
+
+impl Help {
+    /// Told by the names.
+    fn of(left: &[(&str, &str)]) -> Option<Self> {
+        let any = |is: &dyn Fn(&str) -> bool| left.iter().any(|(_, name)| name.split('.').any(&is));
+        let last = |ends: &[&str]| {
+            left.iter().any(|(_, name)| {
+                name.rsplit('.')
+                    .next()
+                    .is_some_and(|end| ends.contains(&end))
+            })
+        };
+        let begins = |part: &str, with: &[&str]| with.iter().any(|start| part.starts_with(start));
+        let kinds = [
+            (
+                any(&|part| begins(part, &["prompt_", "prefix_encoder", "soft_prompt"])),
+                Self::Prompt,
+            ),
+            (
+                left.iter().any(|(_, name)| name.starts_with(PEFT))
+                    || any(&|part| {
+                        let parts = [
+                            "lora_",
+                            "base_layer",
+                            "modules_to_save",
+                            "original_module",
+                            "ia3_",
+                            "vera_",
+                            "hada_",
+                            "lokr_",
+                            "oft_",
+                            "boft_",
+                            "randlora_",
+                            "ln_tuning",
+                        ];
+                        begins(part, &parts)
+                    }),
+                Self::Peft,
+            ),
+            (any(&|part| begins(part, &["adapter"])), Self::Adapter),
+            (
+                last(&[
+                    "SCB",
+                    "absmax",
+                    "g_idx",
+                    "input_scale",
+                    "nested_absmax",
+                    "nested_quant_map",
+                    "qweight",
+                    "qzeros",
+                    "quant_map",
+                    "scales",
+                    "weight_format",
+                    "weight_packed",
+                    "weight_scale",
+                    "weight_scale_inv",
+                    "weight_zero_point",
+                ]) || any(&|part| begins(part, &["quant_state"])),
+                Self::Quantised,
+            ),
+            (
+                last(&["weight_g", "weight_v"]) || any(&|part| part == "parametrizations"),
+                Self::Parametrised,
+            ),
+            (
+                last(&["weight_orig", "weight_mask", "bias_orig", "bias_mask"]),
+                Self::Pruned,
+            ),
+            (any(&|part| part == "crossattention"), Self::Decoder),
+        ];
+        kinds.iter().find(|(is, _)| *is).map(|(_, help)| *help)
+    }
+}
+
+impl fmt::Display for Help {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Peft => {
+                "it is a PEFT adapter (LoRA or its like) that is not merged into the weights. In Python, load it with PEFT, then \
+                 model.merge_and_unload().save_pretrained(FOLDER), put the tokenizer's files there too, and name that folder"
+            }
+            Self::Prompt => {
+                "it has learned prompts, which stand before each sequence and cannot be merged into the weights: it cannot be exported"
+            }
+            Self::Adapter => {
+                "it has adapters, layers between those of the model, which cannot be merged into the weights: it cannot be exported"
+            }
+            Self::Quantised => {
+                "its weights are quantised. Name the original, or save it again in 32 or 16 bits (in Python, model.dequantize(), \
+                 then save_pretrained)"
+            }
+            Self::Parametrised => {
+                "its weights are parametrised (weight norm or its like). In Python, make them plain with \
+                 torch.nn.utils.remove_weight_norm or torch.nn.utils.parametrize.remove_parametrizations, and save it again"
+            }
+            Self::Pruned => {
+                "its weights are pruned by masks. In Python, make that permanent with torch.nn.utils.prune.remove, and save it again"
+            }
+            Self::Decoder => "it is a decoder, with attention to another model's output: it cannot be exported",
+            Self::Foreign => {
+                "no tensor is called as the model's are. Where a wrapper put a prefix before all names (module., model.), save the inner \
+                 model's state dict"
+            }
+            Self::Variant => {
+                "it is a variant of the model that computes something else, or was damaged when it was changed: it cannot be exported"
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bert::Bert;
+    use crate::dnabert2::Dnabert2;
+    use crate::esm2::Esm2;
+
+    #[test]
+    fn patterns_are_of_whole_parts() {
+        assert!(fits("pooler.**", "pooler.dense.weight"));
+        assert!(fits("a.*.c", "a.*.c") && fits("a.*.c", "a.7.c"));
+        for (pattern, name) in [
+            ("pooler.**", "pooler"),
+            ("pooler.**", "poolers.dense.weight"),
+            ("a.*.c", "a.b.c.d"),
+            ("a.*.c", "a.c"),
+            ("a", "a.b"),
+        ] {
+            assert!(!fits(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    /// Tensors as published checkpoints name them, from the lists that transformers and fair-esm print on loading, and heads of their
+    /// own classes: none of them is the encoder's.
+    #[test]
+    fn what_published_checkpoints_hold_beside_the_encoder_is_passed_over() {
+        let esm2 = Esm2::published(6, 320, 20);
+        let bert = Bert::dnabert(6);
+        let dnabert2 = Dnabert2::published();
+        let cases: [(&dyn Description, &[&str], &[&str]); 3] = [
+            (
+                &esm2,
+                &[
+                    "esm.embeddings.position_ids",
+                    "esm.embeddings.position_embeddings.weight",
+                    "esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq",
+                    "esm.contact_head.regression.weight",
+                    "esm.pooler.dense.weight",
+                    "encoder.sentence_encoder.layers.5.self_attn.rot_emb.inv_freq",
+                    "encoder.lm_head.dense.weight",
+                    "encoder.lm_head.bias",
+                    "contact_head.regression.bias",
+                    "lm_head.decoder.weight",
+                    "pooler.dense.bias",
+                ],
+                &[
+                    "classifier.dense.weight",
+                    "classifier.out_proj.bias",
+                    "my_regression_head.0.weight",
+                    "mlm_head.weight",
+                ],
+            ),
+            (
+                &bert,
+                &[
+                    "bert.embeddings.position_ids",
+                    "bert.pooler.dense.weight",
+                    "cls.predictions.transform.LayerNorm.gamma",
+                    "cls.predictions.decoder.weight",
+                    "cls.seq_relationship.weight",
+                    "pooler.dense.weight",
+                    "qa_outputs.weight",
+                ],
+                &["rnn.weight_ih_l0", "score.weight"],
+            ),
+            (
+                &dnabert2,
+                &[
+                    "bert.embeddings.position_ids",
+                    "bert.pooler.dense.weight",
+                    "cls.predictions.bias",
+                    "pooler.dense.bias",
+                ],
+                &["contrast_head.0.weight", "anything.weight"],
+            ),
+        ];
+        for (family, always, as_a_part) in cases {
+            for name in always {
+                assert_eq!(canonical(family, name, false), None, "{name}");
+                assert_eq!(canonical(family, name, true), None, "{name}");
+            }
+            for name in as_a_part {
+                assert_eq!(canonical(family, name, true), None, "{name}");
+            }
+        }
+    }
+}

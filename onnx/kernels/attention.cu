@@ -210,6 +210,8 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
                             float& score = scores[g][n][2 * half + i];
+                            // Nothing, but for an infinite score, whose weight may be 0 as if all were well: that of NaN is NaN.
+                            block_total = fmaf(0.0f, score, block_total);
                             score = power_of_two(fmaf(score, scale, offset));
                             block_total += score;
                         }

@@ -8,7 +8,8 @@
 // which two teams take task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since
 // tasks are short: a protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive. Which
 // team has which task is decided on the way: they differ by the lengths of the sequences, with ALiBi by the heads, too.
-// Rows of the next sequence that come in with the last block of keys are masked.
+// Rows of the next sequence that come in with the last block of keys are masked, and their values cleared: were one of them infinite or
+// none, its weight of zero would not keep it out.
 //
 // Weights are taken relative to a score that is the row's largest but for a factor of 256, so that sums are scaled anew only when a
 // larger one is found (as in FlashAttention-4). With ALiBi a task begins with the keys at its own queries: of the far ones, whole blocks
@@ -170,6 +171,15 @@ __device__ __forceinline__ bool all_of_group(bool it) {
     return all;
 }
 
+// Makes zeros of a tile's rows from `first` on. Each warpgroup does it for itself, and may do it again while the other one multiplies.
+__device__ __forceinline__ void clear_values(u32 tile, int first) {
+    if (first >= SM90_KEYS) return;
+    for (int at = first * 8 + (threadIdx.x & 127); at < SM90_KEYS * 8; at += 128)
+        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(tile + at * 16), "r"(0) : "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    warpgroup_sync(threadIdx.x / 128);
+}
+
 // One warpgroup's share of a task; `loaded` are the blocks of keys that the team has had before.
 __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u32 own, int group, int loaded, const u32* query_bias,
                                        const float* slopes, u16* out) {
@@ -204,7 +214,8 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     const int query = first - begin + group * 64 + (thread >> 5) * 16 + lane / 4;
     float sums[SM90_HEADS][HEAD / 2], scores[32];
     float most[SM90_HEADS][2], total[SM90_HEADS][2];
-    // Queries of the next sequence have no part in what is decided for many rows at once: what is next to it changes no sequence's numbers.
+    // Queries of the next sequence have no part in what is decided for many rows at once, here and below: what is next to it changes no
+    // sequence's numbers.
 #pragma unroll
     for (int h = 0; h < SM90_HEADS; h++) {
 #pragma unroll
@@ -219,6 +230,8 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     for (int step = 0; step < blocks; step++, loaded++) {
         const u32 keys = shared.keys(loaded);
         barrier_wait(shared.full(loaded), (loaded / SM90_RING) & 1);
+        // Here, where no scores take up registers.
+        if (task.block(step) == blocks - 1) clear_values(keys + SM90_TILE, end - begin - (blocks - 1) * SM90_KEYS);
         const u64 key_matrix = matrix_descriptor(keys);
 #pragma unroll
         for (int h = 0; h < SM90_HEADS; h++) {
@@ -271,16 +284,20 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
                     for (int i = 0; i < 2; i++)
                         if (8 * n + i >= left) scores[4 * n + i] = scores[4 * n + 2 + i] = -1e30f;
             }
+            // NaN stays NaN, so that it is never less than nothing, and its block not left out.
             float block_most[2];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 block_most[half] = -1e30f;
 #pragma unroll
                 for (int n = 0; n < 8; n++)
-                    block_most[half] = fmaxf(block_most[half], fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
+                    block_most[half] = larger_or_nan(block_most[half], larger_or_nan(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
                 block_most[half] += more[half];
-                block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 1));
-                block_most[half] = fmaxf(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], 2));
+#pragma unroll
+                for (int apart = 1; apart <= 2; apart *= 2)
+                    block_most[half] = larger_or_nan(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], apart));
+                // Whatever the queries of the next sequence are, they have no part in what is decided for many rows.
+                if (most[h][half] == 1e30f) block_most[half] = -1e30f;
             }
 #if ALIBI
             if (side != 0 && all_of_group(block_most[0] - most[h][0] < nothing && block_most[1] - most[h][1] < nothing)) continue;

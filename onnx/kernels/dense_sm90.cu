@@ -210,8 +210,8 @@ __device__ __forceinline__ float2 scaled(u32 pair, float scale, float2 bias) {
 // Turns two numbers of a head's left half against those of its right half; `angles` are their cosines and sines.
 __device__ __forceinline__ void turn(u32& left, u32& right, float scale, float2 left_bias, float2 right_bias, float4 angles) {
     const float2 a = scaled(left, scale, left_bias), b = scaled(right, scale, right_bias);
-    left = pack(a.x * angles.x - b.x * angles.y, a.y * angles.z - b.y * angles.w);
-    right = pack(b.x * angles.x + a.x * angles.y, b.y * angles.z + a.y * angles.w);
+    left = pack_or_nan(a.x * angles.x - b.x * angles.y, a.y * angles.z - b.y * angles.w);
+    right = pack_or_nan(b.x * angles.x + a.x * angles.y, b.y * angles.z + a.y * angles.w);
 }
 
 // What epilogues read.
@@ -412,7 +412,7 @@ struct Outgoing {
                 const float2 own = biases[i / 2];
                 if (EPILOGUE == NORM) {
                     const float2 x = scaled(out[i], norm[i % 2].x, own);
-                    out[i] = pack(x.x, x.y);
+                    out[i] = pack_or_nan(x.x, x.y);
                 }
                 if (EPILOGUE == NORM_GELU || EPILOGUE == NORM_GEGLU) {
                     float2 x = scaled(out[i], norm[i % 2].x, own);

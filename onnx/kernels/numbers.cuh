@@ -8,6 +8,19 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// No kernel makes a number of what is infinite or none, or nobody would know that a model overflowed: fmaxf and fminf give the other
+// number where one is NaN, and saturation gives 0, so that each stands only where NaN comes through on another way.
+
+// The larger of two numbers, and NaN if one of them is.
+__device__ __forceinline__ float larger_or_nan(float a, float b) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+}
+
+// One over the square root, and NaN instead of 0 where x overflowed.
+__device__ __forceinline__ float over_root(float x) { return fmaf(0.0f, x, rsqrtf(x)); }
+
 // Two numbers in one register, the first in the low half.
 __device__ __forceinline__ u32 pack(float low, float high) {
     u32 pair;
@@ -17,6 +30,19 @@ __device__ __forceinline__ u32 pack(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
 #endif
     return pair;
+}
+
+// As `pack`, with NaN for infinity: times zero it is NaN, and what is finite stays what it is. For keys, of which an infinite one would
+// otherwise weigh nothing with every query for which its score is minus infinity.
+__device__ __forceinline__ u32 pack_or_nan(float low, float high) {
+    const u32 pair = pack(low, high);
+    u32 same;
+#if BF16
+    asm("fma.rn.bf16x2 %0, %1, %2, %1;" : "=r"(same) : "r"(pair), "r"(0u));
+#else
+    asm("fma.rn.f16x2 %0, %1, %2, %1;" : "=r"(same) : "r"(pair), "r"(0u));
+#endif
+    return same;
 }
 
 __device__ __forceinline__ float2 unpack(u32 pair) {
@@ -76,7 +102,7 @@ __device__ __forceinline__ float2 means_of(const float2* moments, int row) {
 
 // One over the deviation of a row of these means.
 __device__ __forceinline__ float over_deviation(float2 means, float epsilon) {
-    return rsqrtf(fmaxf(means.y - means.x * means.x, 0.0f) + epsilon);
+    return over_root(larger_or_nan(means.y - means.x * means.x, 0.0f) + epsilon);
 }
 
 // The standard normal distribution function, to 1e-5 where GELU needs it: an odd polynomial (minimax on +-4.4, weighted by |x|)
@@ -95,5 +121,5 @@ __device__ __forceinline__ float normal_cdf(float x) {
     return __saturatef(fmaf(p, x, 0.5f));
 }
 
-// GELU by the error function's definition, not the tanh approximation.
+// GELU by the error function's definition, not the tanh approximation. Saturation makes a zero of NaN, which times NaN is NaN.
 __device__ __forceinline__ float gelu(float x) { return x * normal_cdf(x); }

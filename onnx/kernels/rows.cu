@@ -72,7 +72,7 @@ __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u
                 const float apart = values[i].at[j] - mean;
                 squares += apart * apart;
             }
-    const float scale = rsqrtf(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
+    const float scale = over_root(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
@@ -247,8 +247,8 @@ extern "C" __global__ void __launch_bounds__(256)
             a.x += c.x, a.y += c.y, b.x += d.x, b.y += d.y;
             const float* cs = &cosine[which][at + 2 * j];
             const float* sn = &sine[which][at + 2 * j];
-            left[j] = pack(a.x * cs[0] - b.x * sn[0], a.y * cs[1] - b.y * sn[1]);
-            right[j] = pack(b.x * cs[0] + a.x * sn[0], b.y * cs[1] + a.y * sn[1]);
+            left[j] = pack_or_nan(a.x * cs[0] - b.x * sn[0], a.y * cs[1] - b.y * sn[1]);
+            right[j] = pack_or_nan(b.x * cs[0] + a.x * sn[0], b.y * cs[1] + a.y * sn[1]);
         }
 #pragma unroll
         for (int j = 0; j < STEP / 2; j += 2) {
@@ -260,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(256)
 #endif
 
 // The mean or the maximum over each range of tokens, [ranges, HIDDEN] in 32 bits. A block does 64 columns of a range, 32 tokens
-// at a time.
+// at a time. The maximum with minus infinity is NaN, too: none but those that stand for no token are left out.
 template <bool MEAN>
 __device__ __forceinline__ void pool(const u16* tokens, const int2* ranges, float* out) {
     __shared__ float parts[32][65];
@@ -273,7 +273,7 @@ __device__ __forceinline__ void pool(const u16* tokens, const int2* ranges, floa
         for (int token = range.x + first; token < range.y; token += 32) {
             const Eight v = load_eight(tokens + (u64)token * HIDDEN + column);
 #pragma unroll
-            for (int j = 0; j < 8; j++) sum.at[j] = MEAN || v.at[j] != v.at[j] ? sum.at[j] + v.at[j] : fmaxf(sum.at[j], v.at[j]);
+            for (int j = 0; j < 8; j++) sum.at[j] = MEAN ? sum.at[j] + v.at[j] : larger_or_nan(sum.at[j], fmaf(0.0f, v.at[j], v.at[j]));
         }
 #pragma unroll
     for (int j = 0; j < 8; j++) parts[first][(threadIdx.x % 8) * 8 + j] = sum.at[j];
@@ -283,7 +283,7 @@ __device__ __forceinline__ void pool(const u16* tokens, const int2* ranges, floa
         float all = parts[0][threadIdx.x];
         for (int i = 1; i < 32; i++) {
             const float part = parts[i][threadIdx.x];
-            all = MEAN || part != part ? all + part : fmaxf(all, part);
+            all = MEAN ? all + part : larger_or_nan(all, part);
         }
         out[(u64)blockIdx.x * HIDDEN + own] = MEAN ? all / (float)(range.y - range.x) : all;
     }

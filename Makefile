@@ -43,7 +43,8 @@ test-gpu: need-cargo ## run the tests that need a GPU (ORT_DYLIB_PATH: an ONNX R
 test-install: need-cargo setup ## install with pip into a fresh environment, and look at it (builds once more); resolve what is advised for GPUs
 	@$(CARGO) test --locked --test install --test devices -- --ignored
 
-lint: need-cargo ## check the format and the lints
+lint: need-cargo ## check the format and the lints, and that nothing a tool left behind is committed
+	@git ls-files | sh scripts/leftovers.sh
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 

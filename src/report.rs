@@ -319,8 +319,8 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{} and {} in {:.1} s ({} tokens/s)",
-            count(totals.files, "file", "files"),
-            count(totals.records, "sequence", "sequences"),
+            counted(totals.files, "file"),
+            counted(totals.records, "sequence"),
             totals.seconds,
             totals.rate(),
         )?;
@@ -358,7 +358,7 @@ impl fmt::Display for Report {
             f,
             "  device   {}, {}",
             self.device,
-            count(self.threads as u64, "thread", "threads")
+            counted(self.threads as u64, "thread")
         )?;
         for device in &self.devices {
             write!(f, "{device}")?;
@@ -367,12 +367,13 @@ impl fmt::Display for Report {
             let mut parts = Vec::new();
             if totals.kept_files > 0 {
                 parts.push(format!(
-                    "{} were finished before",
-                    count(totals.kept_files, "file", "files")
+                    "{} {} finished before",
+                    counted(totals.kept_files, "file"),
+                    was(totals.kept_files)
                 ));
             }
             if totals.restored > 0 {
-                let rows = count(totals.restored, "row", "rows");
+                let rows = counted(totals.restored, "row");
                 parts.push(format!("{rows} of others had been saved"));
             }
             writeln!(f, "  resumed  {}", parts.join(", "))?;
@@ -380,8 +381,13 @@ impl fmt::Display for Report {
         if totals.repeated > 0 {
             writeln!(
                 f,
-                "  repeated {} did not run again: their sequences had been embedded",
-                count(totals.repeated, "record", "records"),
+                "  repeated {} did not run again: {} had been embedded",
+                counted(totals.repeated, "record"),
+                if totals.repeated == 1 {
+                    "its sequence"
+                } else {
+                    "their sequences"
+                },
             )?;
         }
         let marks = [
@@ -401,15 +407,15 @@ impl fmt::Display for Report {
         if totals.failed_records > 0 {
             writeln!(
                 f,
-                "  failed   {}, named above; their status says why",
-                count(totals.failed_records, "sequence", "sequences")
+                "  failed   {}, named above; the status says why",
+                counted(totals.failed_records, "sequence")
             )?;
         }
         if totals.failed_files > 0 {
             writeln!(
                 f,
                 "  failed   {}, named above and in the report",
-                count(totals.failed_files, "file", "files")
+                counted(totals.failed_files, "file")
             )?;
         }
         Ok(())
@@ -423,21 +429,21 @@ impl fmt::Display for DeviceReport {
         if self.device != "cpu" {
             words.push(format!(
                 "{}, busy {:.1} %",
-                count(self.batches, "batch", "batches"),
+                counted(self.batches, "batch"),
                 100.0 * self.busy
             ));
         }
         if self.out_of_memory_splits > 0 {
             words.push(format!(
                 "{} split for want of memory",
-                count(self.out_of_memory_splits, "batch", "batches")
+                counted(self.out_of_memory_splits, "batch")
             ));
         }
         if self.recomputed_batches > 0 {
             words.push(format!(
                 "{} of {} computed again in higher precision",
-                count(self.recomputed_sequences, "sequence", "sequences"),
-                count(self.recomputed_batches, "batch", "batches")
+                counted(self.recomputed_sequences, "sequence"),
+                counted(self.recomputed_batches, "batch")
             ));
         }
         if let Some(why) = &self.lost {
@@ -462,9 +468,30 @@ fn random(load: &LoadReport) -> String {
         .unwrap_or_default()
 }
 
-fn count(number: u64, one: &str, many: &str) -> String {
-    let noun = if number == 1 { one } else { many };
-    format!("{} {noun}", thousands(number))
+/// `1 file`, `2,000 files`: a number with its noun, which is given in the singular.
+#[must_use]
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = match noun.char_indices().next_back() {
+        _ if number == 1 => noun.to_owned(),
+        Some((at, 'y')) if !noun[..at].ends_with(['a', 'e', 'o', 'u']) => {
+            format!("{}ies", &noun[..at])
+        }
+        _ if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{noun}es"),
+        _ => format!("{noun}s"),
+    };
+    format!("{} {plural}", thousands(number))
+}
+
+/// What goes with so many: `1 file is`, `2 files are`.
+#[must_use]
+pub fn are(number: u64) -> &'static str {
+    if number == 1 { "is" } else { "are" }
+}
+
+/// What goes with so many: `1 file was`, `2 files were`.
+#[must_use]
+pub fn was(number: u64) -> &'static str {
+    if number == 1 { "was" } else { "were" }
 }
 
 /// A number with a comma between thousands.
@@ -479,4 +506,27 @@ pub fn thousands(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{are, counted, was};
+
+    #[test]
+    fn counts_agree_with_their_nouns() {
+        for (number, noun, expected) in [
+            (0, "file", "0 files"),
+            (1, "file", "1 file"),
+            (2, "batch", "2 batches"),
+            (1, "batch", "1 batch"),
+            (1_234, "entry", "1,234 entries"),
+            (3, "index", "3 indexes"),
+            (2, "reading frame", "2 reading frames"),
+            (2, "key", "2 keys"),
+        ] {
+            assert_eq!(counted(number, noun), expected);
+        }
+        assert_eq!([was(0), was(1), was(2)], ["were", "was", "were"]);
+        assert_eq!([are(0), are(1), are(2)], ["are", "is", "are"]);
+    }
 }

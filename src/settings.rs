@@ -2,9 +2,13 @@
 //! beats the manifest's top, which beats the defaults.
 
 use std::fmt;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+use crate::engine::device::DeviceChoice;
+use crate::engine::session::Kernels;
 
 pub use crate::output::{Format, OutputPrecision};
 
@@ -158,7 +162,7 @@ pub struct Overrides {
     pub revcomp: Option<Revcomp>,
 
     /// Embed a file even if its letters look like those of DNA and the model is one of proteins, or the other way
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub force_alphabet: Option<bool>,
 
     /// The numbers that the model computes with [default: auto]
@@ -220,16 +224,86 @@ impl Overrides {
             }
             "unknown" => self.unknown = Some(one_of(key, text)?),
             "revcomp" => self.revcomp = Some(one_of(key, text)?),
-            "force_alphabet" => {
-                let value = text.parse();
-                self.force_alphabet = Some(value.map_err(|_| bad(key, text, "true, false"))?);
-            }
+            "force_alphabet" => self.force_alphabet = Some(truth(key, text)?),
             "precision" => self.precision = Some(one_of(key, text)?),
             "batch_tokens" => self.batch_tokens = Some(count(key, text)?),
             _ => return Err(OptionError::NoSuchOption(key.to_owned())),
         }
         Ok(())
     }
+}
+
+/// What a manifest's top says about the run as a whole: nothing, unless it is there. The options of the command line go before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunOverrides {
+    /// Threads to compute with.
+    pub threads: Option<u16>,
+    /// Where the models run.
+    pub device: Option<DeviceChoice>,
+    /// Whose kernels the models run with.
+    pub kernels: Option<Kernels>,
+    /// How often the rows of unfinished files are saved.
+    pub save_every: Option<Duration>,
+    /// Whether a sequence is computed each time that it comes.
+    pub no_dedup: Option<bool>,
+    /// Whether the run stops at the first file that fails.
+    pub strict: Option<bool>,
+}
+
+impl RunOverrides {
+    /// The options' names, as a manifest spells them.
+    pub const KEYS: [&str; 6] = [
+        "threads",
+        "device",
+        "kernels",
+        "save_every",
+        "no_dedup",
+        "strict",
+    ];
+
+    /// Sets the option `key` (one of [`Self::KEYS`]) from its text.
+    ///
+    /// # Errors
+    /// When there is no such option, or it can't have this value.
+    pub fn set(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
+        match key {
+            "threads" => {
+                let threads = text.parse().ok().filter(|&threads: &u16| threads > 0);
+                let wanted = "a whole number from 1 to 65535";
+                self.threads = Some(threads.ok_or_else(|| bad(key, text, wanted))?);
+            }
+            "device" => {
+                let device = text.parse::<DeviceChoice>();
+                let wanted = "auto, cpu, cuda, cuda:N, cuda:N,M, cuda:all";
+                self.device = Some(device.map_err(|_| bad(key, text, wanted))?);
+            }
+            "kernels" => self.kernels = Some(one_of(key, text)?),
+            "save_every" => {
+                let wanted = "a number of seconds, 0 or more";
+                self.save_every = Some(seconds(text).map_err(|_| bad(key, text, wanted))?);
+            }
+            "no_dedup" => self.no_dedup = Some(truth(key, text)?),
+            "strict" => self.strict = Some(truth(key, text)?),
+            _ => return Err(OptionError::NoSuchOption(key.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+/// A time in seconds.
+///
+/// # Errors
+/// With what is needed instead.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a number of seconds is needed, 0 or more".to_owned())
+}
+
+fn truth(key: &str, text: &str) -> Result<bool, OptionError> {
+    let lower = text.to_ascii_lowercase();
+    lower.parse().map_err(|_| bad(key, text, "true, false"))
 }
 
 fn bad(option: &str, value: &str, wanted: impl Into<String>) -> OptionError {
@@ -259,7 +333,7 @@ fn one_of<T: ValueEnum>(key: &str, text: &str) -> Result<T, OptionError> {
 /// An option that does not exist, or a value that it can't have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// The name is not one of [`Overrides::KEYS`].
+    /// The name is not one of [`Overrides::KEYS`] or [`RunOverrides::KEYS`].
     #[error("there is no option `{0}`")]
     NoSuchOption(String),
     /// The value does not fit.

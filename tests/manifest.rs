@@ -3,9 +3,14 @@
 // A test may stop at once where its own set-up fails.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use common::{exported, seqembed};
 
 use seqembed::manifest::{self, Job, ManifestErrors};
 use seqembed::records::Source;
@@ -172,6 +177,45 @@ fn tables_are_read() {
     ));
 }
 
+/// What spreadsheets write around a table: rows and columns of empty cells, quoted or not, on top, between and at the end.
+#[test]
+fn empty_rows_and_columns_of_a_spreadsheet_are_passed_over() {
+    let csv = ",,,,\n\n\"sample\",\"fasta\",\"model\",,\na,a.faa,M,,\n,,,,\n\"\",\"\",,\"\",\n  , ,,,\n\nb,sub/c.fq,M,,\n               c,b.faa.gz,M\nd,a.faa,M,,,,\n,,\n,,,,,,\n";
+    let whole = |name: &str, text: String| {
+        let jobs = Place::new(name, &text).read().unwrap_or_else(|error| {
+            panic!("{name} {text:?}: {error}");
+        });
+        let lines: Vec<_> = jobs.iter().map(|job| job.line.unwrap()).collect();
+        assert_eq!(names(&jobs), ["a", "b", "c", "d"], "{name} {text:?}");
+        assert_eq!(lines, [4, 9, 10, 11], "{name} {text:?}");
+    };
+    for bom in ["", "\u{feff}"] {
+        for end in ["\n", "\r\n"] {
+            let text = format!("{bom}{}", csv.replace('\n', end));
+            whole("m.csv", text.clone());
+            whole("m.csv", text.replace(',', ";"));
+            whole("m.tsv", text.replace(',', "\t"));
+        }
+    }
+    assert_mistakes(
+        "m.csv",
+        ",,,\nsample,fasta,,model\na,a.faa,,M\nb,a.faa,max,M\nc,a.faa,,M,x\n",
+        &[
+            "4: `max` stands in column 3, which has no name in the first row",
+            "5: 5 cells, but there are 4 columns",
+        ],
+    );
+    assert_mistakes(
+        "m.csv",
+        ",,\n\nsample,fasta,poling,,\na,a.faa,cls,,\n",
+        &[
+            "3: there is no column `poling`: did you mean `pooling`?",
+            "4: no model",
+        ],
+    );
+    assert_mistakes("m.csv", ",,,\n,,,\n", &["-: the manifest is empty"]);
+}
+
 #[test]
 fn a_name_that_says_nothing_is_told_by_content() {
     for text in [
@@ -311,7 +355,7 @@ files:
 fn mistakes_in_tables_have_lines() {
     assert_mistakes(
         "m.csv",
-        "sample,fasta,model,pooling\na,a.faa,M,avg\nb,nothing.faa,M,\na,a.faa\n,a.faa,M,\nd,,M,mean\n.e,a.faa,M,,\n",
+        "sample,fasta,model,pooling\na,a.faa,M,avg\nb,nothing.faa,M,\na,a.faa\n,a.faa,M,\nd,,M,mean\n.e,a.faa,M,,x\n",
         &[
             "2: `pooling` can't be `avg`: it is one of mean, mean-all, cls, max, none",
             "3: nothing.faa: no such file",
@@ -637,6 +681,117 @@ fn options_have_the_same_values_everywhere() {
         "`format` can't be `csv`: it is one of parquet, npz, npy, h5, safetensors, pt"
     );
     assert!(<Cli as clap::Parser>::try_parse_from(["seqembed", "--max-length", "0"]).is_err());
+}
+
+/// The option's name as a manifest spells it -> whether the manifest's top takes it, whether a file's entry does; what the executable
+/// says of each option that its help lists.
+fn what_a_manifest_takes() -> BTreeMap<String, (bool, bool)> {
+    let help = seqembed(&["run", "--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    let options = help.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let (_, name) = line.starts_with('-').then(|| line.split_once("--"))??;
+        let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '-');
+        Some(name[..end.unwrap_or(name.len())].replace('-', "_"))
+    });
+    let told = |text: &str, key: &str| {
+        let place = Place::new("m.yaml", text);
+        let out = place.folder.path().join("out");
+        let run = seqembed(&[
+            "run",
+            place.manifest.to_str().unwrap(),
+            "-o",
+            out.to_str().unwrap(),
+        ]);
+        // A text that no option but a model's name can be.
+        let text = String::from_utf8(run.stderr).unwrap();
+        assert!(key == "model" || !out.exists(), "{key}: {text}");
+        let taken = text.contains(&format!("`{key}` can't be `\u{1F41F}`"))
+            || key == "model" && text.contains("there is no model `\u{1F41F}`");
+        let place = text.contains("belongs on the command line")
+            || text.contains("put it on the command line");
+        assert!(taken != place, "{key}: {text}");
+        assert!(place <= text.contains(&format!("`--{}`", key.replace('_', "-"))));
+        taken
+    };
+    options
+        .filter(|key| !["help", "version"].contains(&key.as_str()))
+        .map(|key| {
+            let model = if key == "model" { "" } else { "model: M\n" };
+            let file = "files:\n- {sample: a, fasta: a.faa";
+            let top = told(&format!("{model}{key}: \u{1F41F}\n{file}}}\n"), &key);
+            let beside = told(&format!("{model}{file}, {key}: \u{1F41F}}}\n"), &key);
+            (key, (top, beside))
+        })
+        .collect()
+}
+
+#[test]
+fn the_docs_say_which_options_a_manifest_takes() {
+    let taken = what_a_manifest_takes();
+    assert!(taken.len() > 20, "{taken:?}");
+    let docs =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manifest.md")).unwrap();
+    // Tables by their first column's head: the names of their rows.
+    let table = |head: &str| -> BTreeSet<String> {
+        let start = format!("| {head} |");
+        let rows = docs.lines().skip_while(|line| !line.starts_with(&start));
+        let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('`').nth(1).unwrap().to_owned())
+            .collect()
+    };
+    let of = |wanted: (bool, bool)| -> BTreeSet<String> {
+        let fits = taken.iter().filter(|&(_, &takes)| takes == wanted);
+        fits.map(|(key, _)| key.clone()).collect()
+    };
+    assert_eq!(table("option"), of((true, true)), "beside a file");
+    assert_eq!(table("option of the run"), of((true, false)), "on top");
+    let line = docs
+        .split("On the command line alone stand")
+        .nth(1)
+        .unwrap();
+    let line = line.split(".\n").next().unwrap();
+    let named = line.split('`').skip(1).step_by(2);
+    let named: BTreeSet<String> = named
+        .map(|name| name.trim_start_matches('-').replace('-', "_"))
+        .collect();
+    assert_eq!(named, of((false, false)), "on the command line");
+}
+
+#[test]
+fn options_of_the_run_on_top_hold_and_the_command_line_goes_before() {
+    let place = Place::new(
+        "m.yaml",
+        format!(
+            "model: {}\nthreads: 1\ndevice: cpu\nkernels: portable\nno_dedup: True\nsave-every: 0.5\nstrict: true\n\
+             files:\n- {{sample: bad, fasta: bad.faa}}\n- {{sample: dna, fasta: dna.fna, model: {}}}\n",
+            exported("esm2").display(),
+            exported("dnabert2").display()
+        ),
+    );
+    let dna = ">x\nACGTTGCAACGGATTACAGATTACA\n";
+    fs::write(place.folder.path().join("dna.fna"), dna).unwrap();
+    fs::write(place.folder.path().join("bad.faa"), "MK\n").unwrap();
+    let run = |more: &[&str]| {
+        let out = tempfile::tempdir().unwrap();
+        let folder = out.path().to_str().unwrap();
+        let manifest = place.manifest.to_str().unwrap();
+        let run = seqembed(&[&["run", manifest, "-o", folder], more].concat());
+        let report = fs::read(out.path().join("report.json")).ok();
+        let report = report.map(|text| serde_json::from_slice::<serde_json::Value>(&text).unwrap());
+        (run, report)
+    };
+    // The first bad file ends a strict run, before the second model.
+    let (strict, report) = run(&[]);
+    assert_eq!(strict.status.code(), Some(3), "{strict:?}");
+    let report = report.unwrap();
+    assert_eq!(report["threads"], 1);
+    assert!(report["files"][1]["output"].is_null(), "{report}");
+    let (lax, report) = run(&["--strict=false", "--threads", "2"]);
+    assert_eq!(lax.status.code(), Some(3), "{lax:?}");
+    let report = report.unwrap();
+    assert_eq!(report["threads"], 2);
+    assert!(report["files"][1]["output"].is_string(), "{report}");
 }
 
 #[test]

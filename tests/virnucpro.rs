@@ -55,8 +55,8 @@ fn files_are_those_of_virnucpro_and_vectors_those_of_embed() {
     let place = Place::new(&[("x.fna", &contigs)]);
     let run = virnucpro(&place, &["--records-per-file", "7"]);
     let said = [
-        "1 contigs have the name of an earlier one",
-        "1 contigs are empty",
+        "1 contig has the name of an earlier one",
+        "1 contig has no sequence",
         "loaded once",
         "x_merged",
     ];

@@ -22,7 +22,7 @@ use crate::bars::{Bar, Bars};
 use crate::figure;
 use crate::manifest::{self, Job};
 use crate::records::{self, Source};
-use crate::report::{Report, thousands};
+use crate::report::{Report, counted, thousands};
 use crate::settings::{Overrides, Settings};
 
 /// Measure what seqembed does on this machine
@@ -74,8 +74,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
-    let jobs = match manifest::read(&args.manifest, &args.overrides) {
-        Ok(manifest) => manifest.jobs,
+    let (jobs, top) = match manifest::read(&args.manifest, &args.overrides) {
+        Ok(manifest) => (manifest.jobs, manifest.run),
         Err(errors) => {
             eprintln!("error: {errors}");
             return Ok(USAGE.into());
@@ -96,7 +96,7 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot write to the folder {}", args.out.display()))?;
     let bench = Bench {
         executable: std::env::current_exe().context("cannot find this executable")?,
-        engine: args.engine.arguments(),
+        engine: args.engine.or(&top).arguments(),
         work: work.partial().to_owned(),
     };
     let ways = ways(&bench, &jobs)?;
@@ -427,12 +427,12 @@ impl Results {
     fn what(&self) -> String {
         let about = &self.about;
         format!(
-            "{}: {} sequences ({} tokens) in {} files, {} threads",
+            "{}: {} ({}) in {}, {}",
             about.models.join(", "),
-            thousands(about.sequences),
-            thousands(about.tokens),
-            thousands(about.files),
-            about.threads
+            counted(about.sequences, "sequence"),
+            counted(about.tokens, "token"),
+            counted(about.files, "file"),
+            counted(about.threads as u64, "thread")
         )
     }
 
@@ -461,8 +461,8 @@ impl Results {
         if let Some(whole) = find(WHOLE) {
             let cpu = one.cpu_seconds.zip(whole.cpu_seconds);
             lines.push(format!(
-                "one process on {} files takes {:.3} times as long as on {WHOLE}{}",
-                thousands(self.about.files),
+                "one process on {} takes {:.3} times as long as on {WHOLE}{}",
+                counted(self.about.files, "file"),
                 one.seconds / whole.seconds,
                 cpu.filter(|(_, whole)| *whole > 0.0)
                     .map(|(one, whole)| format!(" (CPU time: {:.3} times)", one / whole))

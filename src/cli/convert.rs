@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 
 use super::{USAGE, inputs};
 use crate::output::{self, Format, Layout, OutputPrecision};
+use crate::report::counted;
 
 /// Convert files of embeddings from one format to another
 ///
@@ -51,7 +52,12 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     for Step { from, to, format } in plan {
         let rows = convert(&from, &to, format, args.output_precision)?;
         if !args.quiet {
-            eprintln!("{} -> {} ({rows} rows)", from.display(), to.display());
+            eprintln!(
+                "{} -> {} ({})",
+                from.display(),
+                to.display(),
+                counted(rows as u64, "row")
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use crate::engine::gpus::{self, GpuError};
 use crate::engine::provider;
 use crate::hub::Hub;
 use crate::models;
+use crate::report::counted;
 use crate::run::devices::{self, Place};
 use crate::run::load::Runtime;
 
@@ -152,7 +153,10 @@ fn processor(report: &mut Report) {
         System::physical_core_count().map_or_else(|| "?".to_owned(), |cores| cores.to_string());
     report.line(
         "  cores",
-        format!("{cores} ({} threads in the machine)", system.cpus().len()),
+        format!(
+            "{cores} ({} in the machine)",
+            counted(system.cpus().len() as u64, "thread")
+        ),
     );
     report.line("  vectors", simd());
     report.line(

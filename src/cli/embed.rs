@@ -16,9 +16,12 @@ use crate::engine::device::DeviceChoice;
 use crate::engine::session::Kernels;
 use crate::manifest::{self, Job};
 use crate::records::Source;
-use crate::report::{Report, thousands};
+use crate::report::{Report, are, counted};
 use crate::run::{self, Options, RunError};
-use crate::settings::Overrides;
+use crate::settings::{Overrides, RunOverrides, seconds};
+
+/// How often the rows of unfinished files are saved.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// Embed sequence files without a manifest
 ///
@@ -58,17 +61,17 @@ pub struct RunOptions {
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
 
-    /// How often the rows of unfinished files are saved, in seconds: a killed run loses no more than that
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
-    save_every: Duration,
+    /// How often the rows of unfinished files are saved, in seconds: a killed run loses no more than that [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    save_every: Option<Duration>,
 
     /// Compute a sequence each time that it comes, not once a run; results are the same
-    #[arg(long)]
-    no_dedup: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    no_dedup: Option<bool>,
 
     /// Stop at the first file that fails, instead of doing the others first
-    #[arg(long)]
-    strict: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    strict: Option<bool>,
 
     /// Load the model again for each file: slower, and there to compare with (`seqembed bench load` does)
     #[arg(long)]
@@ -85,7 +88,7 @@ pub struct RunOptions {
 }
 
 /// What the models are run with.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct EngineOptions {
     /// Threads to compute with [default: as many as this process may use]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -95,16 +98,16 @@ pub struct EngineOptions {
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
 
-    /// Where the models run: auto, cpu, cuda (the first GPU), cuda:N, cuda:N,M or cuda:all
+    /// Where the models run: auto, cpu, cuda (the first GPU), cuda:N, cuda:N,M or cuda:all [default: auto]
     ///
     /// auto is one GPU, the one with the most free memory, if there is one that works, and else the CPU; it says what it chose and
     /// why. A GPU that is named and can't be had is an error. Numbers count the GPUs that `CUDA_VISIBLE_DEVICES` shows.
-    #[arg(long, default_value_t, value_name = "DEVICE")]
-    device: DeviceChoice,
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
 
-    /// Whose operators the models run with
-    #[arg(long, value_enum, default_value_t, value_name = "KERNELS")]
-    kernels: Kernels,
+    /// Whose operators the models run with [default: auto]
+    #[arg(long, value_enum, value_name = "KERNELS")]
+    kernels: Option<Kernels>,
 }
 
 impl EngineOptions {
@@ -114,23 +117,28 @@ impl EngineOptions {
         if let Some(threads) = self.threads {
             arguments.extend(["--threads".to_owned(), threads.to_string()]);
         }
-        arguments.extend(["--device".to_owned(), self.device.to_string()]);
+        if let Some(device) = &self.device {
+            arguments.extend(["--device".to_owned(), device.to_string()]);
+        }
         if let Some(path) = &self.ort_lib {
             arguments.extend(["--ort-lib".to_owned(), path.display().to_string()]);
         }
-        if let Some(kernels) = self.kernels.to_possible_value() {
+        if let Some(kernels) = self.kernels.and_then(|kernels| kernels.to_possible_value()) {
             arguments.extend(["--kernels".to_owned(), kernels.get_name().to_owned()]);
         }
         arguments
     }
-}
 
-/// A time in seconds.
-fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "a number of seconds is needed, 0 or more".to_owned())
+    /// The same options, where there is none the manifest's.
+    #[must_use]
+    pub(super) fn or(&self, manifest: &RunOverrides) -> Self {
+        Self {
+            threads: self.threads.or(manifest.threads),
+            ort_lib: self.ort_lib.clone(),
+            device: self.device.clone().or_else(|| manifest.device.clone()),
+            kernels: self.kernels.or(manifest.kernels),
+        }
+    }
 }
 
 /// Runs the subcommand.
@@ -139,7 +147,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// When the run could not be begun, or broke off.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     match manifest::jobs_from_files(&args.files, &args.overrides) {
-        Ok(jobs) => embed(jobs, &args.common),
+        Ok(jobs) => embed(jobs, &args.common, &RunOverrides::default()),
         Err(errors) => {
             say(&format!("error: {errors}"));
             Ok(USAGE.into())
@@ -147,12 +155,17 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs jobs, says how it went, and writes the report.
+/// Runs jobs, with the manifest's options where the command line has none; says how it went, and writes the report.
 ///
 /// # Errors
 /// When the run could not be begun, or broke off.
-pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let threads = options.engine.threads.map_or_else(
+pub fn embed(
+    jobs: Vec<Job>,
+    options: &RunOptions,
+    manifest: &RunOverrides,
+) -> anyhow::Result<ExitCode> {
+    let engine = options.engine.or(manifest);
+    let threads = engine.threads.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from),
         usize::from,
     );
@@ -169,16 +182,19 @@ pub fn embed(jobs: Vec<Job>, options: &RunOptions) -> anyhow::Result<ExitCode> {
         &Options {
             out: options.out.clone(),
             threads,
-            ort_lib: options.engine.ort_lib.clone(),
-            kernels: options.engine.kernels,
-            strict: options.strict,
-            device: options.engine.device.clone(),
+            ort_lib: engine.ort_lib,
+            kernels: engine.kernels.unwrap_or_default(),
+            strict: options.strict.or(manifest.strict).unwrap_or(false),
+            device: engine.device.unwrap_or_default(),
             trace: options.trace.clone(),
             reload_per_file: options.reload_per_file,
             resume: options.resume,
             cache_dir: options.cache_dir.clone(),
-            save_every: options.save_every,
-            no_dedup: options.no_dedup,
+            save_every: options
+                .save_every
+                .or(manifest.save_every)
+                .unwrap_or(SAVE_EVERY),
+            no_dedup: options.no_dedup.or(manifest.no_dedup).unwrap_or(false),
             interrupt,
         },
         &mut progress,
@@ -236,8 +252,9 @@ fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
                     ""
                 };
                 Some(format!(
-                    "{} bytes are free in {}{inodes}",
-                    thousands(room.bytes),
+                    "{} {} free in {}{inodes}",
+                    counted(room.bytes, "byte"),
+                    are(room.bytes),
                     folder.display()
                 ))
             });

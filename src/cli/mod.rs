@@ -4,6 +4,8 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 
+use crate::report::counted;
+
 pub mod bench;
 mod check;
 pub mod convert;
@@ -44,7 +46,12 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
-        .with_context(|| format!("cannot write {} bytes to the standard output", text.len()))
+        .with_context(|| {
+            format!(
+                "cannot write {} to the standard output",
+                counted(text.len() as u64, "byte")
+            )
+        })
 }
 
 /// An error with its causes, those left out that the text before has in it already.

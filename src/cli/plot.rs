@@ -12,6 +12,7 @@ use super::inputs;
 use crate::figure::{Figure, Kind, Point, Series};
 use crate::output::{self, Layout, Reader, Rows};
 use crate::projection::Moments;
+use crate::report::{counted, thousands};
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.
 const POINTS: u64 = 10_000;
@@ -70,8 +71,8 @@ pub(super) fn figure(
         title: first.provenance("model").unwrap_or("Embeddings").to_owned(),
         subtitle: format!(
             "{} from {} · {} embeddings in {} dimensions, first two principal components",
-            count(shown, "sequence"),
-            count(files.len() as u64, "file"),
+            counted(shown, "sequence"),
+            counted(files.len() as u64, "file"),
             match first.provenance("pooling") {
                 Some(pooling) => format!("{pooling}-pooled"),
                 None => "pooled".to_owned(),
@@ -295,7 +296,7 @@ fn notes(summaries: &[Summary], shown: u64, most: u64) -> Vec<String> {
     }
     let without: u64 = summaries.iter().map(|summary| summary.without).sum();
     if without > 0 {
-        notes.push(format!("{} skipped, not drawn", count(without, "record")));
+        notes.push(format!("{} skipped, not drawn", counted(without, "record")));
     }
     notes
 }
@@ -359,24 +360,6 @@ fn table(files: &[Input], summaries: &[Summary], hidden: usize) -> String {
             written.expect("writing to a String can't fail");
         }
         text.push('\n');
-    }
-    text
-}
-
-fn count(number: u64, what: &str) -> String {
-    let s = if number == 1 { "" } else { "s" };
-    format!("{} {what}{s}", thousands(number))
-}
-
-/// 1234567 as 1,234,567.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
     }
     text
 }

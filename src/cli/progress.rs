@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::say;
-use crate::report::thousands;
+use crate::report::{counted, thousands};
 use crate::run::Observer;
 
 /// How often a log gets a line.
@@ -85,10 +85,10 @@ impl Progress {
     fn state(&self) -> String {
         let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         format!(
-            "{}/{} files  {} sequences  {} tokens/s",
+            "{}/{}  {}  {} tokens/s",
             thousands(self.files.0),
-            thousands(self.files.1),
-            thousands(self.sequences),
+            counted(self.files.1, "file"),
+            counted(self.sequences, "sequence"),
             thousands(1000 * self.tokens / milliseconds.max(1)),
         )
     }

@@ -195,10 +195,7 @@ fn gather(series: &mut Vec<Series>) {
         });
     *series = own;
     series.push(Series {
-        label: format!(
-            "{} other files",
-            crate::report::thousands(others.len() as u64)
-        ),
+        label: crate::report::counted(others.len() as u64, "other file"),
         rows: others.iter().map(|series| series.rows).sum(),
         points: others
             .into_iter()

@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use super::USAGE;
 use super::embed::{RunOptions, embed};
 use crate::manifest;
-use crate::report::thousands;
-use crate::settings::{Overrides, Precision};
+use crate::report::counted;
+use crate::settings::{Overrides, Precision, RunOverrides};
 use crate::virnucpro::features::{self, Models, Truncation};
 use crate::virnucpro::{self, Found, Places, Side};
 
@@ -115,11 +115,11 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         }
         if !args.common.quiet {
             eprintln!(
-                "{}: {} contigs, {} chunks, {} reading frames without a stop",
+                "{}: {}, {}, {} without a stop",
                 places.sample,
-                thousands(found.contigs),
-                thousands(found.chunks),
-                thousands(found.frames)
+                counted(found.contigs, "contig"),
+                counted(found.chunks, "chunk"),
+                counted(found.frames, "reading frame")
             );
         }
         for part in 1..=found.parts {
@@ -133,7 +133,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
     if args.frames_only || jobs.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = embed(jobs, &args.common)?;
+    let code = embed(jobs, &args.common, &RunOverrides::default())?;
     if code != ExitCode::SUCCESS {
         return Ok(code);
     }
@@ -147,8 +147,8 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         }
         if !args.common.quiet {
             eprintln!(
-                "  merged   {} rows in {}",
-                thousands(found.frames),
+                "  merged   {} in {}",
+                counted(found.frames, "row"),
                 places.merged(1).parent().unwrap_or(out).display()
             );
         }

@@ -29,7 +29,7 @@ use self::log::{Attempt, Done, Line};
 use self::rows::{Mark, Saved};
 use crate::atomic_file::{self, AtomicFile};
 use crate::records::Source;
-use crate::report::{FileReport, thousands};
+use crate::report::{FileReport, counted, was};
 
 /// The work folder's name in an output folder.
 pub const FOLDER: &str = ".seqembed";
@@ -208,7 +208,9 @@ impl Journal {
         let swept = atomic_file::sweep(out, None).map_err(cannot("remove", out))?;
         if swept > 0 {
             note(&format!(
-                "{swept} unfinished files of an interrupted run were removed from {}",
+                "{} of an interrupted run {} removed from {}",
+                counted(swept as u64, "unfinished file"),
+                was(swept as u64),
                 out.display()
             ));
         }
@@ -254,8 +256,9 @@ impl Journal {
         let (lines, damaged) = log::parse(&text);
         if damaged > 0 {
             note(&format!(
-                "{}: {damaged} damaged lines: what they told of is computed again",
-                self.log_path.display()
+                "{}: {}: what was noted there is computed again",
+                self.log_path.display(),
+                counted(damaged as u64, "damaged line")
             ));
         }
         let past = Past::of(lines);
@@ -288,8 +291,9 @@ impl Journal {
             .map_err(cannot("read", &path))?;
             if damaged > 0 {
                 note(&format!(
-                    "{}: {damaged} damaged places: the sequences that were saved there are computed again",
-                    path.display()
+                    "{}: {}: the sequences that were saved there are computed again",
+                    path.display(),
+                    counted(damaged as u64, "damaged place")
                 ));
             }
             if live.is_empty() {
@@ -613,9 +617,9 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
     }
     if let Some((_, first)) = shards.first() {
         note(&format!(
-            "what an interrupted run saved in {} was removed ({} bytes): with --resume the run would have gone on with it",
+            "what an interrupted run saved in {} was removed ({}): with --resume the run would have gone on with it",
             first.parent().unwrap_or(Path::new("")).display(),
-            thousands(bytes)
+            counted(bytes, "byte")
         ));
     }
     Ok(())

@@ -13,10 +13,22 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::records::Source;
-use crate::settings::{Overrides, Settings};
+use crate::report::counted;
+use crate::settings::{OptionError, Overrides, RunOverrides, Settings};
 
 /// Names that may be given for the input file.
 const INPUT_KEYS: [&str; 2] = ["fasta", "fastq"];
+
+/// Options of `seqembed run` that belong to one start of it: where its files lie on this machine, and what it says.
+pub const COMMAND_LINE_ONLY: [&str; 7] = [
+    "out",
+    "resume",
+    "cache_dir",
+    "ort_lib",
+    "reload_per_file",
+    "trace",
+    "quiet",
+];
 
 /// File names end at 255 bytes; this leaves room for the suffix and for a temporary name.
 const LONGEST_SAMPLE: usize = 200;
@@ -34,6 +46,8 @@ const SEQUENCE_SUFFIXES: [&str; 13] = [
 pub struct Manifest {
     /// The jobs in the manifest's order, at least one.
     pub jobs: Vec<Job>,
+    /// What its top says about the run as a whole.
+    pub run: RunOverrides,
 }
 
 /// One input file and what becomes of it.
@@ -81,7 +95,11 @@ impl fmt::Display for ManifestErrors {
             f.write_str(&mistake.text)?;
         }
         if self.mistakes.len() > 1 {
-            write!(f, "\n{} mistakes: nothing was done", self.mistakes.len())?;
+            write!(
+                f,
+                "\n{}: nothing was done",
+                counted(self.mistakes.len() as u64, "mistake")
+            )?;
         }
         Ok(())
     }
@@ -145,6 +163,7 @@ impl Mistakes {
 pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestErrors> {
     let mut mistakes = Mistakes::default();
     let mut jobs = Vec::new();
+    let mut run = RunOverrides::default();
     if let Some(text) = text_of(path, &mut mistakes) {
         let draft = match kind_of(path, &text) {
             Kind::Yaml => yaml::parse(&text, &mut mistakes),
@@ -159,11 +178,11 @@ pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestE
         };
         if let Some(draft) = draft {
             let folder = path.parent().unwrap_or(Path::new(""));
-            jobs = check(&draft, folder, command_line, &mut mistakes);
+            (jobs, run) = check(&draft, folder, command_line, &mut mistakes);
         }
     }
     mistakes.into_errors(Some(path))?;
-    Ok(Manifest { jobs })
+    Ok(Manifest { jobs, run })
 }
 
 /// The jobs for files named on the command line: each sample is named after its file, without the suffixes of
@@ -289,16 +308,22 @@ fn kind_of(path: &Path, text: &str) -> Kind {
     }
 }
 
-/// Turns a draft into jobs, and finds its mistakes.
+/// Turns a draft into jobs and options of the run, and finds its mistakes.
 fn check(
     draft: &Draft,
     folder: &Path,
     command_line: &Overrides,
     mistakes: &mut Mistakes,
-) -> Vec<Job> {
+) -> (Vec<Job>, RunOverrides) {
     let mut top = Overrides::default();
+    let mut run = RunOverrides::default();
     for field in &draft.top {
-        set(&mut top, field, mistakes);
+        let result = if RunOverrides::KEYS.contains(&field.key.as_str()) {
+            run.set(&field.key, &field.text)
+        } else {
+            top.set(&field.key, &field.text)
+        };
+        note(result, field, mistakes);
     }
     let mut jobs = Vec::new();
     let mut samples: HashMap<&str, usize> = HashMap::new();
@@ -320,7 +345,7 @@ fn check(
                     mistakes.add(field.line, text);
                 }
             } else {
-                set(&mut own, field, mistakes);
+                note(own.set(&field.key, &field.text), field, mistakes);
             }
         }
 
@@ -393,11 +418,11 @@ fn check(
             _ => {}
         }
     }
-    jobs
+    (jobs, run)
 }
 
-fn set(overrides: &mut Overrides, field: &Field, mistakes: &mut Mistakes) {
-    if let Err(error) = overrides.set(&field.key, &field.text) {
+fn note(result: Result<(), OptionError>, field: &Field, mistakes: &mut Mistakes) {
+    if let Err(error) = result {
         mistakes.add(field.line, error.to_string());
     }
 }
@@ -476,11 +501,35 @@ fn without_suffix<'a>(name: &'a str, suffixes: &[&str]) -> &'a str {
     }
 }
 
+/// Where a key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Top,
+    File,
+    Column,
+}
+
 /// The key as we spell it (`max-length` is `max_length`), if it is one of `known`; else what to tell.
-fn key_among(key: &str, known: &[&'static str]) -> Result<&'static str, String> {
+fn key_among(key: &str, known: &[&'static str], place: Place) -> Result<&'static str, String> {
     let spelt = key.replace('-', "_");
     if let Some(&known) = known.iter().find(|&&known| known == spelt) {
         return Ok(known);
+    }
+    let option = spelt.replace('_', "-");
+    if COMMAND_LINE_ONLY.contains(&spelt.as_str()) {
+        return Err(format!(
+            "`{spelt}` can't be set in a manifest: it belongs on the command line (`--{option}`)"
+        ));
+    }
+    if RunOverrides::KEYS.contains(&spelt.as_str()) {
+        let top = if place == Place::Column {
+            "top of a YAML manifest"
+        } else {
+            "the manifest's top"
+        };
+        return Err(format!(
+            "`{spelt}` holds for the whole run: put it on the command line (`--{option}`) or on {top}"
+        ));
     }
     let lower = spelt.to_lowercase();
     let nearest = known
@@ -488,11 +537,16 @@ fn key_among(key: &str, known: &[&'static str]) -> Result<&'static str, String> 
         .map(|&known| (strsim::damerau_levenshtein(&lower, known), known))
         .min();
     let key = key.escape_debug();
+    let word = if place == Place::Column {
+        "column"
+    } else {
+        "key"
+    };
     Err(match nearest {
         Some((distance, known)) if distance <= known.len().div_ceil(3) => {
-            format!("there is no key `{key}`: did you mean `{known}`?")
+            format!("there is no {word} `{key}`: did you mean `{known}`?")
         }
-        _ => format!("there is no key `{key}`: there are {}", known.join(", ")),
+        _ => format!("there is no {word} `{key}`: there are {}", known.join(", ")),
     })
 }
 

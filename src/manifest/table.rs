@@ -1,6 +1,18 @@
-//! A manifest in CSV or TSV -> a draft of it. The first row names the columns; an empty cell says nothing.
+//! A manifest in CSV or TSV -> a draft of it. The first row with text names the columns; an empty cell says nothing, and neither do
+//! rows and columns of empty cells, which spreadsheets write as `,,,`.
 
-use super::{Draft, Entry, Field, INPUT_KEYS, Mistakes, entry_keys, key_among};
+use super::{Draft, Entry, Field, INPUT_KEYS, Mistakes, Place, entry_keys, key_among};
+use crate::report::{are, counted};
+
+/// What the first row says about a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Known(&'static str),
+    /// Reported already.
+    Unknown,
+    /// Its cells must be empty, too.
+    Unnamed,
+}
 
 /// The draft, unless the columns are of no use.
 pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Option<Draft> {
@@ -12,7 +24,9 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
         .from_reader(text.as_bytes());
     let mut rows = reader.records();
 
-    let header = match rows.next() {
+    let is_blank = |row: &csv::StringRecord| row.iter().all(str::is_empty);
+    let header = rows.find(|row| !row.as_ref().is_ok_and(is_blank));
+    let header = match header {
         None => {
             mistakes.add(
                 None,
@@ -26,7 +40,7 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
         }
         Some(Ok(header)) => header,
     };
-    let columns = columns(&header, mistakes)?;
+    let columns = columns(&header, first_line(text, header.position()), mistakes)?;
 
     let mut draft = Draft::default();
     for row in rows {
@@ -38,33 +52,45 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
             }
         };
         let line = first_line(text, row.position());
-        if row.iter().all(str::is_empty) {
+        if is_blank(&row) {
             continue;
         }
-        let is_damaged = row.len() != columns.len();
+        let blank = row.iter().rev().take_while(|text| text.is_empty()).count();
+        let filled = row.len() - blank;
+        let named = named(&columns);
+        let is_damaged = row.len() < named || filled > columns.len();
         if is_damaged {
+            let cells = row.len().min(filled.max(named));
             let text = format!(
-                "{} cells, but there are {} columns",
-                row.len(),
-                columns.len()
+                "{}, but there {} {}",
+                counted(cells as u64, "cell"),
+                are(named as u64),
+                counted(named as u64, "column")
             );
             mistakes.add(line, text);
         }
-        let fields = columns
-            .iter()
-            .zip(&row)
-            .filter(|(_, text)| !text.is_empty());
+        let mut fields = Vec::new();
+        for (number, (column, text)) in columns.iter().zip(&row).enumerate() {
+            match column {
+                Column::Known(key) if !text.is_empty() => fields.push(Field {
+                    key: (*key).to_owned(),
+                    text: text.to_owned(),
+                    line,
+                }),
+                Column::Unnamed if !text.is_empty() => mistakes.add(
+                    line,
+                    format!(
+                        "`{}` stands in column {}, which has no name in the first row",
+                        text.escape_debug(),
+                        number + 1
+                    ),
+                ),
+                _ => {}
+            }
+        }
         draft.entries.push(Entry {
             line,
-            fields: fields
-                .filter_map(|(column, text)| {
-                    Some(Field {
-                        key: (*column)?.to_owned(),
-                        text: text.to_owned(),
-                        line,
-                    })
-                })
-                .collect(),
+            fields,
             is_damaged,
         });
     }
@@ -77,36 +103,49 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
     Some(draft)
 }
 
-/// The columns' keys: none for one that is unknown, and reported. `None` if what every row needs is not there.
+/// The columns, or none if those that every row needs are not there.
 fn columns(
     header: &csv::StringRecord,
+    line: usize,
     mistakes: &mut Mistakes,
-) -> Option<Vec<Option<&'static str>>> {
+) -> Option<Vec<Column>> {
     let known = entry_keys();
     let mut columns = Vec::new();
     for name in header {
-        let column = match key_among(name, &known) {
-            Ok(key) if columns.contains(&Some(key)) => {
-                mistakes.add(1, format!("the column `{key}` is there twice"));
-                None
+        let column = match key_among(name, &known, Place::Column) {
+            _ if name.is_empty() => Column::Unnamed,
+            Ok(key) if columns.contains(&Column::Known(key)) => {
+                mistakes.add(line, format!("the column `{key}` is there twice"));
+                Column::Unknown
             }
-            Ok(key) => Some(key),
+            Ok(key) => Column::Known(key),
             Err(text) => {
-                mistakes.add(1, text.replace("no key", "no column"));
-                None
+                mistakes.add(line, text);
+                Column::Unknown
             }
         };
         columns.push(column);
     }
-    let has = |keys: &[&str]| columns.iter().flatten().any(|column| keys.contains(column));
+    let has = |keys: &[&'static str]| {
+        keys.iter()
+            .any(|&key| columns.contains(&Column::Known(key)))
+    };
     if !has(&["sample"]) || !has(&INPUT_KEYS) {
         mistakes.add(
-            1,
+            line,
             "the first row must name the columns, `sample` and `fasta` among them",
         );
         return None;
     }
     Some(columns)
+}
+
+/// How many columns there are up to the last one with a name.
+fn named(columns: &[Column]) -> usize {
+    columns
+        .iter()
+        .rposition(|&column| column != Column::Unnamed)
+        .map_or(0, |last| last + 1)
 }
 
 /// The line on which a row's text starts: the reader's position stands before the blank lines that it skips.

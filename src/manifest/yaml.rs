@@ -3,8 +3,8 @@
 use saphyr::{MarkedYaml, ScalarStyle, ScanError, YamlData, YamlLoader};
 use saphyr_parser::{Event, Parser, SpannedEventReceiver};
 
-use super::{Draft, Entry, Field, Mistakes, entry_keys, key_among};
-use crate::settings::Overrides;
+use super::{Draft, Entry, Field, Mistakes, Place, entry_keys, key_among};
+use crate::settings::{Overrides, RunOverrides};
 
 /// A manifest needs three levels. The limit keeps hostile nesting from using up the stack.
 const DEEPEST: usize = 32;
@@ -44,10 +44,11 @@ pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
 
     let mut known = vec!["files"];
     known.extend(Overrides::KEYS);
+    known.extend(RunOverrides::KEYS);
     let mut draft = Draft::default();
     let mut has_files = false;
     for (key, value) in pairs {
-        match key_of(key, &known, mistakes) {
+        match key_of(key, &known, Place::Top, mistakes) {
             Some("files") => {
                 has_files = true;
                 draft.entries = entries(value, key.span.start.line(), mistakes);
@@ -125,8 +126,8 @@ fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
     let mut fields = Vec::new();
     let mut is_damaged = false;
     for (key, value) in pairs {
-        let found =
-            key_of(key, &known, mistakes).and_then(|name| field(name, key, value, mistakes));
+        let found = key_of(key, &known, Place::File, mistakes)
+            .and_then(|name| field(name, key, value, mistakes));
         is_damaged |= found.is_none();
         fields.extend(found);
     }
@@ -141,6 +142,7 @@ fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
 fn key_of(
     key: &MarkedYaml,
     known: &[&'static str],
+    place: Place,
     mistakes: &mut Mistakes,
 ) -> Option<&'static str> {
     let line = key.span.start.line();
@@ -148,7 +150,7 @@ fn key_of(
         mistakes.add(line, "a key must be a word");
         return None;
     };
-    key_among(text, known)
+    key_among(text, known, place)
         .map_err(|text| mistakes.add(line, text))
         .ok()
 }

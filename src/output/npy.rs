@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use super::blocks::{Blocks, Record, invalid, provenance, provenance_json};
 use super::table::Table;
 use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+use crate::report::counted;
 
 /// Bytes of the head: room for the largest shape.
 const HEAD: usize = 128;
@@ -254,7 +255,11 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     if !per_token && rows != vectors {
         return Err(OutputError::malformed(
             path,
-            format!("it has {vectors} rows, and {} has {rows}", tsv.display()),
+            format!(
+                "it has {}, and {} has {rows}",
+                counted(vectors as u64, "row"),
+                tsv.display()
+            ),
         ));
     }
     let beside = provenance_path(path);

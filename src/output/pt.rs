@@ -28,6 +28,7 @@ use super::blocks::{Blocks, Record, counts, invalid};
 use super::pickle::{Kind, Pickler};
 use super::table::{Columns, TEXTS, Table};
 use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, virnucpro};
+use crate::report::counted;
 
 /// The folder in the archive.
 const FOLDER: &str = "archive";
@@ -377,7 +378,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     }
     if offsets.is_none() && rows != vectors {
         return Err(file.malformed(format!(
-            "it has {rows} ids for {vectors} rows, so nobody can tell which row is whose"
+            "it has {} for {}, so nobody can tell which row is whose",
+            counted(rows as u64, "id"),
+            counted(vectors as u64, "row")
         )));
     }
     let layout = Layout {

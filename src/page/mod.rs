@@ -10,7 +10,7 @@ use std::fmt::{self, Write as _};
 use self::histogram::{Bin, Histogram};
 use self::lengths::Lengths;
 use crate::figure::{Figure, escaped};
-use crate::report::{FileReport, Loaded, Report, thousands};
+use crate::report::{FileReport, Loaded, Report, are, counted, thousands};
 
 /// Rows of the table of files at most: more would make the page slow, and report.json has them all.
 const FILES: usize = 2000;
@@ -81,7 +81,7 @@ impl Page {
              <title>{title}: embeddings of {files}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n\
              <header><h1>{title}</h1>\n<p>{files} embedded in {time} on {device}</p></header>",
             title = escaped(&models),
-            files = count(report.totals.files, "file", "files"),
+            files = counted(report.totals.files, "file"),
             style = include_str!("style.css"),
             time = duration(report.totals.seconds),
             device = escaped(&report.device),
@@ -124,7 +124,7 @@ impl Page {
             writeln!(
                 html,
                 "<div class=\"note bad\" role=\"note\">{} failed, without an output<ul>",
-                count(failed.len() as u64, "file", "files")
+                counted(failed.len() as u64, "file")
             )?;
             for file in failed {
                 writeln!(
@@ -141,8 +141,8 @@ impl Page {
                 html,
                 "<div class=\"note\" role=\"note\">{} could not be read, and {} not in what this page shows of lengths, records and \
                  embeddings<ul>",
-                count(self.unread.len() as u64, "output", "outputs"),
-                if self.unread.len() == 1 { "is" } else { "are" }
+                counted(self.unread.len() as u64, "output"),
+                are(self.unread.len() as u64)
             )?;
             for why in &self.unread {
                 writeln!(html, "<li>{}</li>", escaped(why))?;
@@ -216,7 +216,7 @@ impl Page {
         writeln!(
             html,
             "<p>{}: {} to {} long, half of them up to {}.</p>",
-            count(self.lengths.count(), "sequence", "sequences"),
+            counted(self.lengths.count(), "sequence"),
             thousands(shortest),
             thousands(longest),
             thousands(median)
@@ -237,7 +237,7 @@ impl Page {
         writeln!(
             html,
             "<p>{} of up to {} tokens, {} in each on average; {:.1} % of what the device worked on was padding.</p>",
-            count(totals.batches, "batch", "batches"),
+            counted(totals.batches, "batch"),
             thousands(budget),
             rounded(totals.tokens as f64 / totals.batches.max(1) as f64),
             100.0 * totals.padding
@@ -278,8 +278,8 @@ impl Page {
              to that.{}{}</p>\n<table class=\"bars\"><thead><tr><th class=\"text\" scope=\"col\">Stage</th><th scope=\"col\">Seconds</th>\
              <th class=\"text\" scope=\"col\">Compared</th></tr></thead><tbody>",
             duration(totals.seconds),
-            count(report.threads as u64, "thread", "threads"),
-            count(report.workers as u64, "batch", "batches"),
+            counted(report.threads as u64, "thread"),
+            counted(report.workers as u64, "batch"),
             totals
                 .first_embedding_seconds
                 .map(|seconds| format!(" The first batch was done after {}.", duration(seconds)))
@@ -306,15 +306,15 @@ impl Page {
         let totals = &self.report.totals;
         let mut parts = Vec::new();
         if totals.kept_files > 0 {
-            let files = count(totals.kept_files, "file", "files");
+            let files = counted(totals.kept_files, "file");
             parts.push(format!(" An earlier run had finished {files}."));
         }
         if totals.restored > 0 {
-            let rows = count(totals.restored, "row", "rows");
+            let rows = counted(totals.restored, "row");
             parts.push(format!(" {rows} had been saved by an interrupted run."));
         }
         if totals.repeated > 0 {
-            let records = count(totals.repeated, "record", "records");
+            let records = counted(totals.repeated, "record");
             parts.push(format!(
                 " {records} did not run again: the same sequence had been embedded."
             ));
@@ -553,11 +553,6 @@ impl Page {
 
 fn failed(report: &Report) -> impl Iterator<Item = &FileReport> {
     report.files.iter().filter(|file| file.error.is_some())
-}
-
-fn count(number: u64, one: &str, many: &str) -> String {
-    let noun = if number == 1 { one } else { many };
-    format!("{} {noun}", thousands(number))
 }
 
 /// A number of at least 0, without its fraction.

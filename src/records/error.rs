@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::report::counted;
+
 /// A file that can't be read, or can't be read on.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]
@@ -35,7 +37,7 @@ pub enum Problem {
     #[error("cannot be opened: {0}")]
     Open(io::Error),
     /// The system failed while reading.
-    #[error("reading failed after {delivered} whole records: {source}")]
+    #[error("reading failed after {}: {source}", counted(*delivered, "whole record"))]
     Read {
         /// Records delivered before.
         delivered: u64,
@@ -112,7 +114,8 @@ pub enum Problem {
         found: String,
     },
     /// FASTQ: as many qualities as residues must stand there.
-    #[error("line {line}: FASTQ record `{id}` has {sequence} residues but {quality} qualities")]
+    #[error("line {line}: FASTQ record `{id}` has {} but {}",
+        counted(*sequence, "residue"), counted(*quality, "quality"))]
     FastqQuality {
         /// The line on which the qualities start.
         line: u64,

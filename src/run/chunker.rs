@@ -15,6 +15,7 @@ use crate::engine::Reduce;
 use crate::journal::facts::{Input, InputHash, record_hash};
 use crate::journal::rows::Saved;
 use crate::records::{self, Reader, Record, Source};
+use crate::report::{counted, was};
 use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
 use crate::tokenize::dna::{DnaCheck, reverse_complement};
 use crate::tokenize::{Alphabet, Encoded, Tokenizer};
@@ -272,8 +273,10 @@ impl<'a> Chunker<'a> {
                     let changed = std::mem::take(&mut self.changed);
                     if changed > 0 {
                         warnings.push(format!(
-                            "{} has changed: {changed} rows that were saved are of other sequences, and are computed again",
-                            self.tasks[task].job.source
+                            "{} has changed: {} of other sequences {} saved; what changed is computed again",
+                            self.tasks[task].job.source,
+                            counted(changed, "row"),
+                            was(changed)
                         ));
                     }
                     chunk.entries.push(Entry::End {

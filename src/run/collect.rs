@@ -20,7 +20,7 @@ use crate::journal::JournalError;
 use crate::journal::facts::Input;
 use crate::journal::rows::{RowReader, Saved};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
-use crate::report::{FileReport, thousands};
+use crate::report::{FileReport, counted};
 
 /// What a worker returns for a batch.
 pub struct Done {
@@ -46,7 +46,7 @@ pub enum Message {
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// An output could not be written.
-    #[error("{source} (after {} bytes of its vectors)", thousands(*bytes))]
+    #[error("{source} (after {} of its vectors)", counted(*bytes, "byte"))]
     Output {
         /// Bytes of vectors that it was given.
         bytes: u64,
@@ -57,7 +57,8 @@ pub enum CollectError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// A batch failed.
-    #[error("{files}: the model could not be run on a batch of {sequences} sequences: {source}")]
+    #[error("{files}: the model could not be run on a batch of {}: {source}",
+        counted(*sequences as u64, "sequence"))]
     Engine {
         /// The files whose sequences were in the batch.
         files: String,

@@ -42,7 +42,7 @@ use crate::interrupt::Interrupt;
 use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
 use crate::models::ModelError;
-use crate::report::{FileReport, Report};
+use crate::report::{FileReport, Report, are, counted};
 use crate::settings::SettingsError;
 use crate::tokenize::VocabularyError;
 use crate::trace::Trace;
@@ -159,8 +159,9 @@ pub enum RunError {
     Journal(#[from] JournalError),
     /// The run was asked to stop.
     #[error(
-        "stopped by {}: finished files are in place, and {rows} rows of others are saved; the same command with --resume goes on",
-        match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") }
+        "stopped by {}: finished files are in place, and {} of others {} saved; the same command with --resume goes on",
+        match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") },
+        counted(*rows, "row"), are(*rows)
     )]
     Interrupted {
         /// The signal's number.

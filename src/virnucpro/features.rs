@@ -10,6 +10,7 @@ use crate::manifest::Job;
 use crate::output::virnucpro::{Vectors, write_merged, write_nucleotides, write_proteins};
 use crate::output::{self, Format, Layout, OutputError, Rows};
 use crate::records::Source;
+use crate::report::counted;
 use crate::settings::{Long, Overrides, Pooling, Precision, Settings, SettingsError};
 
 /// What becomes of long proteins, which `VirNucPro`'s versions treat differently.
@@ -136,8 +137,8 @@ pub fn merge(
     };
     if nucleotides.len() != proteins.len() {
         return Err(mismatch(format!(
-            "{} records and {}",
-            nucleotides.len(),
+            "{} and {}",
+            counted(nucleotides.len() as u64, "record"),
             proteins.len()
         )));
     }

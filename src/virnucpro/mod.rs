@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use crate::output::{OutputError, Unfinished};
 use crate::records::{self, RecordError, Source};
+use crate::report::counted;
 
 /// Why the features could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -212,12 +213,18 @@ pub fn prepare(
     found.warnings.extend(reader.warning());
     if repeated > 0 {
         found.warnings.push(format!(
-            "{contigs}: {repeated} contigs have the name of an earlier one; each keeps its own rows, but their ids are the same"
+            "{contigs}: {} the name of an earlier one; each keeps its own rows, but their ids are the same",
+            if repeated == 1 { "1 contig has".to_owned() } else { counted(repeated, "contig") + " have" }
         ));
     }
     if empty > 0 {
         found.warnings.push(format!(
-            "{contigs}: {empty} contigs are empty and have no chunk"
+            "{contigs}: {} no sequence and so no chunk",
+            if empty == 1 {
+                "1 contig has".to_owned()
+            } else {
+                counted(empty, "contig") + " have"
+            }
         ));
     }
     if found.contigs > 0 && found.frames == 0 {

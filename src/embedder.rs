@@ -12,7 +12,7 @@ use crate::engine::facts::Session;
 use crate::engine::session::Kernels;
 use crate::interrupt::Interrupt;
 use crate::manifest::{self, Job, ManifestErrors};
-use crate::output::{OutputError, Rows, Sink};
+use crate::output::{OutputError, Rows, Sink, Written};
 use crate::records::{Record, Source};
 use crate::report::{LoadReport, Report};
 use crate::run::devices::{self, Place};
@@ -458,8 +458,8 @@ impl Sink for Gathered {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<(), OutputError> {
-        Ok(())
+    fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        Ok(Vec::new())
     }
 }
 

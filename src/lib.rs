@@ -3,6 +3,7 @@
 pub mod bars;
 pub mod batch;
 pub mod cli;
+pub mod digest;
 pub mod embedder;
 pub mod engine;
 pub mod figure;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
-    bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell, told,
-    virnucpro,
+    bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell, signals,
+    told, virnucpro,
 };
 
 /// Embeddings of many protein and DNA files with one load of the model
@@ -34,6 +34,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    signals::outlive_file_limits();
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Embed(args) => embed::run(&args),

@@ -157,6 +157,46 @@ assert (rows[3] == want(range(4, 9), 8)).all()"
     }
 }
 
+/// Whatever a new output breaks off at, no old matrix stands beside its table.
+#[test]
+fn a_matrix_is_never_beside_another_ones_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(
+        Format::Npy,
+        layout(&file(&folder, Format::Npy), 4, false),
+        &[pooled(4, 0, 3)],
+    );
+    let mut sink = output::create(Format::Npy, layout(&path, 4, false)).unwrap();
+    sink.write(&pooled(4, 3, 6)).unwrap();
+    // The second of the three files can't have its name.
+    let provenance = path.with_extension("provenance.json");
+    std::fs::remove_file(&provenance).unwrap();
+    std::fs::create_dir(&provenance).unwrap();
+    let error = sink.finish().unwrap_err();
+    assert!(matches!(error, OutputError::Folder { .. }), "{error}");
+    let table = std::fs::read_to_string(path.with_extension("tsv")).unwrap();
+    assert!(table.contains("p3") && !path.exists(), "{table}");
+}
+
+#[test]
+fn what_was_written_is_told_with_its_hash() {
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        // More than a block of the hash, and heads that are filled in at the end.
+        let path = file(&folder, format);
+        let mut sink = output::create(format, layout(&path, 1000, false)).unwrap();
+        sink.write(&pooled(1000, 0, 700)).unwrap();
+        let written = sink.finish().unwrap();
+        assert_eq!(written.len(), if format == Format::Npy { 3 } else { 1 });
+        assert_eq!(written.last().unwrap().name, format!("out.{format}"));
+        for file in written {
+            let bytes = std::fs::read(folder.path().join(&file.name)).unwrap();
+            assert_eq!(file.bytes, bytes.len() as u64);
+            assert_eq!(file.hash, blake3::hash(&bytes).to_hex().to_string());
+        }
+    }
+}
+
 #[test]
 fn no_rows_are_a_valid_file() {
     for format in Format::ALL {

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -16,7 +17,7 @@ use common::soak::{
     wait_for,
 };
 use common::{DONE, PARTLY, Place, assert_run, exported, seqembed, text};
-use seqembed::output;
+use seqembed::output::{self, Format};
 
 /// A folder with a long file, a copy of the model, and a run of both that was killed once it had saved rows.
 struct Killed {
@@ -251,6 +252,355 @@ fn finished_files_stay_unless_they_must_be_made_again() {
     let run = embed(&["--resume", "--format", "npz"]);
     assert_run(&run, DONE, &["format was parquet and is npz"]);
     assert!(out.join("a.npz").exists());
+}
+
+/// The bytes of every output in a folder.
+fn outputs(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(out).unwrap().map(Result::unwrap);
+    let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+    let names = files.map(|entry| entry.file_name().into_string().unwrap());
+    let outputs = names.filter(|name| name != "report.json");
+    outputs
+        .map(|name| (name.clone(), fs::read(out.join(name)).unwrap()))
+        .collect()
+}
+
+/// Overwrites four bytes and puts the time back: neither length nor time tells.
+fn damage(path: &Path, at: impl Fn(usize) -> usize) {
+    let when = modified(path);
+    let mut bytes = fs::read(path).unwrap();
+    let at = at(bytes.len());
+    bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x11);
+    fs::write(path, bytes).unwrap();
+    let file = fs::File::options().append(true).open(path).unwrap();
+    file.set_modified(when).unwrap();
+}
+
+/// A sample in each format, run into one folder with other options and other caches, and damaged on the way.
+#[test]
+fn the_bytes_of_a_finished_file_decide() {
+    let place = Place::new(&[("x.faa", proteins(5, 9).as_bytes())]);
+    let mut manifest = format!("model: {}\nfiles:\n", text(exported("esm2")));
+    for format in Format::ALL {
+        writeln!(
+            manifest,
+            "- {{sample: {format}, fasta: x.faa, format: {format}}}"
+        )
+        .unwrap();
+    }
+    fs::write(place.path("manifest.yaml"), manifest).unwrap();
+    let (manifest, out) = (place.path("manifest.yaml"), place.path("out"));
+    let cache = place.path("cache");
+    let files = cache.join("files");
+    let run = |options: &[&str]| {
+        let mut arguments = vec!["run", text(&manifest), "-o", text(&out)];
+        arguments.extend(options);
+        let run = seqembed(&arguments);
+        assert_run(&run, DONE, &[]);
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let kept = || report(&out)["totals"]["kept_files"].as_u64().unwrap();
+    let cached = ["--pooling", "mean", "--cache-dir", text(&cache)];
+    let alone = ["--pooling", "max", "--resume"];
+    run(&cached);
+    let mean = outputs(&out);
+    assert_eq!(mean.len(), 8, "npy has three files");
+    run(&alone);
+    let max = outputs(&out);
+    for format in Format::ALL {
+        let name = format!("{format}.{format}");
+        assert_ne!(mean[&name], max[&name]);
+        // The length tells nothing.
+        if format == Format::Npy {
+            assert_eq!(mean[&name].len(), max[&name].len());
+        }
+    }
+    // The folder holds the other run's files: the cache has ours.
+    let said = run(&cached);
+    assert_eq!((kept(), outputs(&out) == mean), (6, true), "{said}");
+    let told = "npz.npz is not the file that was written: the cache's copy was put in its place";
+    assert_says(&said, &[told]);
+    // And without a cache they are computed again.
+    let said = run(&alone);
+    assert_eq!((kept(), outputs(&out) == max), (0, true), "{said}");
+    assert_says(
+        &said,
+        &[
+            "npz: computed again: ",
+            "npz.npz is not the file that was written",
+        ],
+    );
+    assert!(!run(&alone).contains("warning"));
+    assert_eq!(kept(), 6);
+    // Four bytes anywhere.
+    for (name, bytes) in &max {
+        let at = bytes.len() as u64 * 7 / 11;
+        damage(&out.join(name), |_| usize::try_from(at).unwrap());
+        let said = run(&alone);
+        assert_eq!((kept(), outputs(&out) == max), (5, true), "{name}: {said}");
+        let told = format!("{name} is not the file that was written");
+        assert_says(&said, &["computed again: ", &told]);
+    }
+    // A file of a set that is gone, or something else in its place.
+    for name in ["npy.tsv", "npy.provenance.json", "npy.npy", "h5.h5"] {
+        fs::remove_file(out.join(name)).unwrap();
+        let said = run(&alone);
+        assert_eq!((kept(), outputs(&out) == max), (5, true), "{name}: {said}");
+        assert_says(&said, &["computed again: ", &format!("{name} is gone")]);
+    }
+    fs::remove_file(out.join("pt.pt")).unwrap();
+    pipe(&out.join("pt.pt"));
+    let said = run(&alone);
+    assert_eq!((kept(), outputs(&out) == max), (5, true), "{said}");
+    assert_says(&said, &["pt.pt: it is a named pipe"]);
+    // The cache gives whole outputs back, and none that was damaged there.
+    fs::remove_dir_all(&out).unwrap();
+    let said = run(&cached);
+    assert_eq!((kept(), outputs(&out) == mean), (6, true), "{said}");
+    assert!(!said.contains("warning"), "{said}");
+    damage(&files.join("npz.npz"), |length| length / 2);
+    damage(&files.join("npy.tsv"), |length| length / 2);
+    fs::remove_file(files.join("h5.h5")).unwrap();
+    // The copy that is gone is made again from what is there.
+    assert!(!run(&cached).contains("warning"));
+    fs::remove_dir_all(&out).unwrap();
+    let said = run(&cached);
+    assert_eq!((kept(), outputs(&out) == mean), (4, true), "{said}");
+    for name in ["npz.npz", "npy.tsv"] {
+        let told = format!(
+            "and in the cache {} is not the file",
+            files.join(name).display()
+        );
+        assert_says(&said, &["computed again: ", &told]);
+    }
+    assert!(outputs(&files) == mean);
+}
+
+/// Makes a named pipe.
+fn pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+#[test]
+fn what_is_no_file_is_not_written_through_nor_waited_for() {
+    let place = Place::new(&[("a.faa", b">a\nMKV\n"), ("precious", b"precious")]);
+    let work = place.path("out/.seqembed");
+    let (lock, journal) = (work.join("lock"), work.join("journal"));
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    let link = |path: &Path| std::os::unix::fs::symlink(place.path("precious"), path).unwrap();
+    let make_folder = |path: &Path| fs::create_dir(path).unwrap();
+    type Make<'m> = &'m dyn Fn(&Path);
+    for (path, make, told) in [
+        (&lock, &pipe as Make, "named pipe"),
+        (&lock, &make_folder, "directory"),
+        (&lock, &link, "symbolic link"),
+        (&journal, &pipe, "named pipe"),
+        (&journal, &make_folder, "folder"),
+        (&work.join("rows-000007"), &pipe, "named pipe"),
+    ] {
+        let aside = place.path("aside");
+        let was_there = fs::rename(path, &aside).is_ok();
+        make(path);
+        let run = place.embed("esm2", "a.faa", &["--resume"]);
+        assert_run(&run, 1, &[text(path), told]);
+        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
+        if was_there {
+            fs::rename(&aside, path).unwrap();
+        }
+    }
+    // Links in the place of what is written anew are replaced.
+    fs::remove_file(&journal).unwrap();
+    for name in ["journal", "journal.new", "rows-000000"] {
+        link(&work.join(name));
+    }
+    link(&place.path("out/report.tmp"));
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    assert_eq!(fs::read(place.path("precious")).unwrap(), b"precious");
+    assert!(!journal.is_symlink());
+}
+
+#[test]
+fn a_folder_in_an_outputs_place_costs_that_file_alone() {
+    let place = Place::new(&[("a.faa", b">a\nMKV\n"), ("b.faa", b">b\nMKVW\n")]);
+    let (a, b, out) = (place.path("a.faa"), place.path("b.faa"), place.path("out"));
+    for (format, name) in [("parquet", "a.parquet"), ("npy", "a.tsv")] {
+        fs::create_dir_all(out.join(name)).unwrap();
+        let run = seqembed(&[
+            "embed",
+            text(&a),
+            text(&b),
+            "-m",
+            text(exported("esm2")),
+            "-o",
+            text(&out),
+            "--format",
+            format,
+        ]);
+        assert_run(&run, PARTLY, &[name, "a folder has this name"]);
+        assert_eq!(place.rows(&format!("b.{format}")).unwrap().ids, ["b"]);
+        let told = report(&out);
+        assert_eq!(told["totals"]["failed_files"], 1);
+        assert_eq!(told["files"][0]["sample"], "a");
+        assert!(told["files"][0]["error"].as_str().unwrap().contains(name));
+    }
+    assert!(!out.join("a.npy").exists());
+}
+
+#[test]
+fn a_cache_may_be_the_output_folders_own() {
+    let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
+    let own = place.path("out/.seqembed");
+    assert_run(
+        &place.embed("esm2", "a.faa", &["--cache-dir", text(&own)]),
+        DONE,
+        &[],
+    );
+    let link = place.path("link");
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    for cache in [&own, &link] {
+        let run = place.embed("esm2", "a.faa", &["--cache-dir", text(cache)]);
+        assert_run(&run, DONE, &["not loaded"]);
+    }
+}
+
+/// Writes a journal anew, each line after a change of its JSON.
+fn rewrite(journal: &Path, change: impl Fn(&mut serde_json::Value)) {
+    let lines = fs::read_to_string(journal).unwrap();
+    let lines = lines.lines().map(|line| {
+        let mut value: serde_json::Value = serde_json::from_str(&line[17..]).unwrap();
+        change(&mut value);
+        let json = value.to_string();
+        format!("{} {json}\n", &blake3::hash(json.as_bytes()).to_hex()[..16])
+    });
+    fs::write(journal, lines.collect::<String>()).unwrap();
+}
+
+#[test]
+fn a_journal_of_another_version_is_told() {
+    let killed = Killed::new();
+    // Nothing finished yet may be there: then there is now.
+    let (_, all) = killed.resume("same", &[]);
+    for version in [1, 99] {
+        let name = format!("version-{version}");
+        copy(&killed.path("killed"), &killed.path(&name));
+        let log = killed.path(&name).join(".seqembed/journal");
+        let done = fs::read_to_string(&log)
+            .unwrap()
+            .matches("{\"done\":")
+            .count();
+        rewrite(&log, |line| {
+            if let Some(begin) = line.get_mut("begin") {
+                begin["version"] = version.into();
+            }
+            if let Some(done) = line.get_mut("done") {
+                done.as_object_mut().unwrap().remove("files");
+                done["output"] = "short.parquet".into();
+                done["bytes"] = 1.into();
+            }
+        });
+        let (said, rows) = killed.resume(&name, &[]);
+        if version == 1 {
+            // Rows are as good as ours.
+            assert_eq!(rows, all, "{said}");
+            assert_eq!(
+                said.contains("an older seqembed wrote it"),
+                done > 0,
+                "{said}"
+            );
+        } else {
+            assert_eq!(rows, 0);
+            assert_says(
+                &said,
+                &["journal: another release of seqembed", "version 99"],
+            );
+        }
+    }
+    // Finished files of the version before are told, and made again.
+    let log = killed.path("same/.seqembed/journal");
+    rewrite(&log, |line| {
+        if let Some(begin) = line.get_mut("begin") {
+            begin["version"] = 1.into();
+        }
+        if let Some(done) = line.get_mut("done") {
+            done.as_object_mut().unwrap().remove("files");
+        }
+    });
+    let run = killed.command("same", &["--resume"]).output().unwrap();
+    assert_run(
+        &run,
+        DONE,
+        &[
+            "an older seqembed",
+            "2 finished files will be computed again",
+        ],
+    );
+    assert_eq!(report(&killed.path("same"))["totals"]["kept_files"], 0);
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error() {
+    let place = Place::new(&[("a.faa", proteins(1, 200).as_bytes())]);
+    let command = |limit: &str| {
+        let limited = format!("ulimit -f {limit} && exec \"$0\" \"$@\"");
+        Command::new("sh")
+            .args(["-c", &limited, env!("CARGO_BIN_EXE_seqembed"), "embed"])
+            .args([text(&place.path("a.faa")), "-m", text(exported("esm2"))])
+            .args([
+                "-o",
+                text(&place.path("out")),
+                "--pooling",
+                "none",
+                "--resume",
+            ])
+            .output()
+            .unwrap()
+    };
+    // 16 or 32 kB, as the shell counts.
+    assert_run(
+        &command("32"),
+        1,
+        &["File too large", "ulimit -f", "--resume"],
+    );
+    assert_eq!(
+        leftovers(&place.path("out"))
+            .iter()
+            .find(|name| name.ends_with(".partial")),
+        None
+    );
+    assert_run(&command("unlimited"), DONE, &[]);
+}
+
+#[test]
+fn what_another_process_is_writing_is_not_swept() {
+    let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
+    let out = place.path("out");
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    for convert in [false, true] {
+        let (left, held, other) = (
+            out.join(".x.npz.AbC123.partial"),
+            out.join(".y.npz.AbC123.partial"),
+            out.join(".z.partial"),
+        );
+        fs::write(&left, "left").unwrap();
+        fs::write(&other, "of another program").unwrap();
+        let file = fs::File::create(&held).unwrap();
+        file.lock().unwrap();
+        let run = if convert {
+            let from = out.join("a.parquet");
+            seqembed(&["convert", text(&from), "-o", text(&out), "--format", "h5"])
+        } else {
+            let run = place.embed("esm2", "a.faa", &["--resume"]);
+            assert_run(
+                &run,
+                DONE,
+                &["1 unfinished file of an interrupted run was removed from"],
+            );
+            run
+        };
+        assert_run(&run, DONE, &[]);
+        assert!(!left.exists() && held.exists() && other.exists());
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::soak::{Chance, Mount, Soak, end, leftovers, signal};
-use common::{DONE, assert_run};
+use common::soak::{Chance, Damaged, Mount, Soak, end, leftovers, signal};
+use common::{DONE, assert_run, text};
 
 /// Moments at which a run is killed and stopped.
 fn moments() -> (u32, u32) {
@@ -41,35 +41,76 @@ fn soak() -> Soak {
     }
 }
 
+/// Runs are killed until they are done, and finished files are damaged between a kill and the next run.
 #[test]
 fn killed_at_random_moments() {
+    kill(
+        seed(),
+        &|_| vec!["--resume".to_owned()],
+        &|soak, out, damaged, chance| {
+            if chance.below(3) == 0 {
+                damaged.hit(&soak.path(out), chance);
+            }
+        },
+    );
+}
+
+/// The same as workflow engines do it: a cache, and an output folder that is empty now and then. Files are damaged in both.
+#[test]
+fn killed_with_a_cache_at_random_moments() {
+    let options = |soak: &Soak| {
+        let cache = soak.path("cache");
+        vec!["--cache-dir".to_owned(), text(&cache).to_owned()]
+    };
+    kill(seed() + 2, &options, &|soak, out, damaged, chance| {
+        let files = soak.path("cache/files");
+        match chance.below(4) {
+            0 => damaged.hit(&files, chance),
+            1 => damaged.hit(&soak.path(out), chance),
+            2 => {
+                let _ = fs::remove_dir_all(soak.path(out));
+            }
+            _ => {}
+        }
+    });
+}
+
+type Meddle<'m> = &'m dyn Fn(&Soak, &str, &mut Damaged, &mut Chance);
+
+fn kill(seed: u64, options: &dyn Fn(&Soak) -> Vec<String>, meddle: Meddle) {
     let soak = soak();
-    let mut chance = Chance::new(seed());
+    let mut chance = Chance::new(seed);
     let (kills, _) = moments();
+    let options = options(&soak);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let mut round = 0;
     let mut done = 0;
     let mut restored = 0;
+    let mut damaged = Damaged::default();
     while done < kills {
         let out = format!("killed-{round}");
         // All of a run's moments, and those when it goes on with little left to do.
         let longest = u64::try_from(soak.seconds.as_millis()).unwrap() * 9 / 10 + 1;
-        let mut child = soak.command(&out, &["--resume"]).spawn().unwrap();
+        let mut child = soak.command(&out, &options).spawn().unwrap();
         let moment = Duration::from_millis(chance.below(longest));
         std::thread::sleep(moment);
         if child.try_wait().unwrap().is_none() {
             child.kill().unwrap();
             done += 1;
             end(child);
-            soak.check(&out);
+            soak.check_but(&out, &damaged);
+            meddle(&soak, &out, &mut damaged, &mut chance);
         } else {
             assert_run(&end(child), DONE, &[]);
             soak.check_all(&out);
             restored += report(&soak, &out);
+            // With a cache there would be nothing left to kill.
+            let _ = fs::remove_dir_all(soak.path("cache"));
             round += 1;
         }
     }
     let out = format!("killed-{round}");
-    let run = soak.command(&out, &["--resume"]).output().unwrap();
+    let run = soak.command(&out, &options).output().unwrap();
     assert_run(&run, DONE, &[]);
     soak.check_all(&out);
     restored += report(&soak, &out);

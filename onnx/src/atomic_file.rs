@@ -17,7 +17,8 @@ pub const PARTIAL: &str = ".partial";
 /// A folder's lock stands in it; it is gone before the folder gets its name.
 const LOCK: &str = ".lock";
 
-/// A folder without a lock is being begun or finished by another process, unless that was so long ago.
+/// A folder without a lock is being begun or finished by another process, unless that was so long ago; and so is anything where
+/// the file system has no locks.
 const ABANDONED: Duration = Duration::from_hours(24);
 
 /// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
@@ -36,7 +37,7 @@ impl AtomicFile {
         loop {
             let file = builder(path, 0o666, |builder| builder.tempfile_in(folder_of(path)))?;
             // Whoever swept between the two calls has removed it.
-            if hold(file.as_file()) && file.path().exists() {
+            if hold(file.as_file()) != Held::ByAnother && file.path().exists() {
                 return Ok(Self {
                     file,
                     path: path.to_path_buf(),
@@ -69,6 +70,14 @@ impl AtomicFile {
     /// When the disk refuses.
     pub fn finish(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
+        self.publish()
+    }
+
+    /// Gives the file its name, for one whose bytes are on the disk already.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn publish(self) -> io::Result<()> {
         self.file.persist(&self.path).map_err(|error| error.error)?;
         Ok(())
     }
@@ -192,19 +201,23 @@ pub fn sweep(folder: &Path, name: Option<&str>) -> io::Result<usize> {
         } else {
             continue;
         };
-        let removed = match held {
-            Ok(lock) if hold(&lock) && kind.is_file() => fs::remove_file(&path),
-            Ok(lock) if hold(&lock) => fs::remove_dir_all(&path),
+        let is_left = match held.as_ref().map(hold) {
+            Ok(Held::ByUs) => true,
+            Ok(Held::ByAnother) => false,
+            Ok(Held::NotAtAll) => is_old(&entry),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let age = entry.metadata().and_then(|about| about.modified());
-                let old = age.is_ok_and(|age| age.elapsed().is_ok_and(|age| age > ABANDONED));
-                if !(kind.is_dir() && old) {
-                    continue;
-                }
-                fs::remove_dir_all(&path)
+                kind.is_dir() && is_old(&entry)
             }
-            // Somebody is writing it, or it is another user's.
-            Ok(_) | Err(_) => continue,
+            // It is another user's.
+            Err(_) => false,
+        };
+        if !is_left {
+            continue;
+        }
+        let removed = if kind.is_file() {
+            fs::remove_file(&path)
+        } else {
+            fs::remove_dir_all(&path)
         };
         match removed {
             Ok(()) => swept += 1,
@@ -220,15 +233,37 @@ fn is_partial(found: &str, name: Option<&str>) -> bool {
     let inner = found
         .strip_prefix('.')
         .and_then(|rest| rest.strip_suffix(PARTIAL));
-    inner.is_some_and(|inner| {
-        let whose = inner.rsplit_once('.').map(|(whose, _)| whose);
-        name.is_none_or(|name| whose == Some(name))
-    })
+    inner
+        .and_then(|inner| inner.rsplit_once('.'))
+        .is_some_and(|(whose, random)| {
+            // Other programs hide their unfinished files, too.
+            let is_ours = random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric());
+            is_ours && name.is_none_or(|name| whose == name)
+        })
 }
 
-/// Takes the lock of an open file; false when another process has it. A file system without locks goes without.
-fn hold(file: &File) -> bool {
-    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+/// Whether nobody can be at work on something any more.
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let written = entry.metadata().and_then(|about| about.modified());
+    written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > ABANDONED))
+}
+
+/// Whose the lock of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    ByUs,
+    ByAnother,
+    /// The file system has no locks.
+    NotAtAll,
+}
+
+/// Takes the lock of an open file.
+fn hold(file: &File) -> Held {
+    match file.try_lock() {
+        Ok(()) => Held::ByUs,
+        Err(TryLockError::WouldBlock) => Held::ByAnother,
+        Err(TryLockError::Error(_)) => Held::NotAtAll,
+    }
 }
 
 /// Makes something beside `path` with a hidden name. A temporary file is private by default; ours follow the umask.

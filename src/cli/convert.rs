@@ -1,12 +1,13 @@
 //! `seqembed convert`: files of embeddings from one format to another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
 use super::{USAGE, inputs};
+use crate::atomic_file;
 use crate::output::{self, Format, Layout, OutputPrecision};
 use crate::report::counted;
 
@@ -49,6 +50,14 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
             return Ok(USAGE.into());
         }
     };
+    let folders: HashSet<&Path> = plan
+        .iter()
+        .map(|step| atomic_file::folder_of(&step.to))
+        .collect();
+    for folder in folders {
+        // What a killed process left takes room, and nothing else: where it can't be removed, the work goes on.
+        let _ = atomic_file::sweep(folder, None);
+    }
     for Step { from, to, format } in plan {
         let rows = convert(&from, &to, format, args.output_precision)?;
         if !args.quiet {

@@ -237,11 +237,18 @@ pub fn embed(
     )
 }
 
-/// What to do about a disk that is full.
+/// What to do about a disk that is full, and about a limit of a file's size.
 fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::FileTooLarge) {
+            return Some(
+                "files may not be larger here: look at `ulimit -f`, and at what the file system takes. Then run the same command \
+                 with --resume: finished files stay"
+                    .to_owned(),
+            );
+        }
         if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
             let folders = [Some(&options.out), options.cache_dir.as_ref()];
             let room = folders.into_iter().flatten().filter_map(|folder| {

@@ -1,11 +1,12 @@
 //! SIGTERM and SIGINT: the run saves what is computed and ends, within ten seconds whatever happens.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use signal_hook::low_level;
+use signal_hook::{flag, low_level};
 
 use super::say;
 use crate::interrupt::Interrupt;
@@ -20,6 +21,13 @@ const IDLE: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn exit_code(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// A file that would grow beyond the limit of this process (`ulimit -f`) is an error of whoever writes it: left alone, the signal
+/// ends the process without a word.
+pub fn outlive_file_limits() {
+    // That there is a handler is enough; nobody asks for the flag. Where there can be none, all is as it was.
+    let _ = flag::register(SIGXFSZ, Arc::default());
 }
 
 /// Watches for both signals from here on. The first one asks the run to stop; a second one ends the process at once.

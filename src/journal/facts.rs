@@ -1,6 +1,6 @@
 //! What results depend on: the model, the graph and the options as facts, and the input's bytes as a hash.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -59,11 +59,12 @@ impl Input {
     /// # Errors
     /// When it can't be read.
     pub fn is_still(&self, path: &Path) -> io::Result<bool> {
-        let file = File::open(path)?;
-        let about = file.metadata()?;
+        // Looked at before it is opened: whoever writes to a pipe would find its reader gone again.
+        let about = fs::metadata(path)?;
         if !about.is_file() || self.length != Some(about.len()) {
             return Ok(false);
         }
+        let file = File::open(path)?;
         let mut hash = InputHash::default();
         io::copy(&mut file.take(self.read), &mut hash)?;
         Ok(hash.finish(self.length) == *self)

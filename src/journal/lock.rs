@@ -1,10 +1,10 @@
 //! One process at a time in a folder: an advisory lock that the system takes back when its process dies, however it dies.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::Path;
 
-use super::JournalError;
+use super::{JournalError, ordinary};
 
 /// The lock's file.
 const NAME: &str = "lock";
@@ -30,13 +30,7 @@ impl Lock {
             doing: "write",
             source,
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io)?;
+        let mut file = ordinary::write(&path).map_err(io)?;
         let is_kept = match file.try_lock() {
             Ok(()) => true,
             Err(TryLockError::WouldBlock) => {

@@ -7,10 +7,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, Input};
+use crate::output::Written;
 use crate::report::FileReport;
 
-/// Counts up when an older log can't be gone on with.
-pub const VERSION: u32 = 1;
+/// Counts up when an older log can't be gone on with as it is.
+pub const VERSION: u32 = 2;
+
+/// The version before, which kept no hashes of finished files; its saved rows are as good as ours.
+pub const WITHOUT_HASHES: u32 = 1;
 
 /// A line of the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,10 +62,10 @@ pub struct Done {
     pub source: String,
     /// The input that it was made from.
     pub input: Input,
-    /// The output's name in its folder.
-    pub output: String,
-    /// The output's length.
-    pub bytes: u64,
+    /// The output's files, with what tells whether they are still the ones that were written: the one that others stand
+    /// beside comes last. None in logs of [`WITHOUT_HASHES`].
+    #[serde(default)]
+    pub files: Vec<Written>,
     /// What was told of it.
     pub report: FileReport,
 }

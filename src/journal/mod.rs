@@ -6,18 +6,21 @@
 //! - `rows-*`: rows of files that are not finished ([`rows`]); a shard goes when all its files are finished;
 //! - `files/` (only with `--cache-dir`): a copy of every finished file.
 //!
-//! Nothing is taken from here that is not proven to belong: a finished file must have its length, and its input the bytes
-//! that were read for it; a saved row must fit its check, and its record's header and sequence must be those it was
-//! computed from; and model, graph and options must be the same for both.
+//! Nothing is taken from here that is not proven to belong: a finished file must hold the bytes that were written, all of
+//! its files must, and its input the bytes that were read for it; a saved row must fit its check, and its record's header
+//! and sequence must be those it was computed from; and model, graph and options must be the same for both. Lengths and
+//! times prove nothing: another run may write a file of the same length into the folder, and a copy may keep the times.
 
 pub mod facts;
 pub mod lock;
 pub mod log;
+mod ordinary;
 pub mod rows;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +31,8 @@ use self::lock::Lock;
 use self::log::{Attempt, Done, Line};
 use self::rows::{Mark, Saved};
 use crate::atomic_file::{self, AtomicFile};
+use crate::digest;
+use crate::output::{self, OutputError, Unfinished, Written};
 use crate::records::Source;
 use crate::report::{FileReport, counted, was};
 
@@ -55,6 +60,9 @@ pub enum JournalError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A finished file can't be put into its place, or into the cache.
+    #[error(transparent)]
+    Copy(#[from] OutputError),
     /// Another process works in the folder.
     #[error(
         "{} is in use by another seqembed, {holder}: wait for its end, or take another folder", .folder.display()
@@ -94,7 +102,12 @@ pub struct Request<'a> {
 /// What an earlier run left of a file.
 pub enum Plan {
     /// All: it is finished.
-    Finished(Box<FileReport>),
+    Finished {
+        /// What was told of it.
+        report: Box<FileReport>,
+        /// What stood in its place and is no more, if something did.
+        note: Option<String>,
+    },
     /// Some rows, or none.
     Compute {
         /// What the journal knows it by.
@@ -148,11 +161,26 @@ struct Past {
 }
 
 impl Past {
-    fn of(lines: Vec<Line>) -> Self {
+    /// What the lines of a log tell, and what of it can't be used.
+    fn of(lines: Vec<Line>) -> (Self, Option<String>) {
         let mut past = Past::default();
         let mut lines = lines.into_iter();
-        if !matches!(lines.next(), Some(Line::Begin { version }) if version == log::VERSION) {
-            return past;
+        let version = match lines.next() {
+            Some(Line::Begin { version }) => version,
+            _ => {
+                return (
+                    past,
+                    Some(format!("its first line is damaged. {ALL_AGAIN}")),
+                );
+            }
+        };
+        if ![log::VERSION, log::WITHOUT_HASHES].contains(&version) {
+            let why = format!(
+                "another release of seqembed wrote it (version {version} of its format; this one reads {} and {}). {ALL_AGAIN}",
+                log::WITHOUT_HASHES,
+                log::VERSION
+            );
+            return (past, Some(why));
         }
         for line in lines {
             match line {
@@ -170,9 +198,21 @@ impl Past {
                 }
             }
         }
-        past
+        let before = past.done.len();
+        past.done.retain(|_, done| !done.files.is_empty());
+        let dropped = before - past.done.len();
+        let why = (dropped > 0).then(|| {
+            format!(
+                "an older seqembed wrote it, without the hashes that finished files are known by: {} will be computed again; \
+                 saved rows of other files are taken",
+                counted(dropped as u64, "finished file")
+            )
+        });
+        (past, why)
     }
 }
+
+const ALL_AGAIN: &str = "Finished files and saved rows that only it knows of are computed again";
 
 impl Journal {
     /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, what an earlier run left is
@@ -188,12 +228,22 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let own = out.join(FOLDER);
         let mut locks = Vec::new();
-        for folder in [Some(own.as_path()), cache].into_iter().flatten() {
+        let mut taken = HashSet::new();
+        for (folder, of) in [
+            Some((own.as_path(), out)),
+            cache.map(|cache| (cache, cache)),
+        ]
+        .into_iter()
+        .flatten()
+        {
             fs::create_dir_all(folder).map_err(cannot("make", folder))?;
-            locks.push(Lock::take(folder)?);
+            // The cache may be the output folder's own, by whatever name.
+            let about = fs::metadata(folder).map_err(cannot("read", folder))?;
+            if taken.insert((about.dev(), about.ino())) {
+                locks.push((Lock::take(folder)?, of));
+            }
         }
-        if let Some(at) = locks.iter().position(|lock| !lock.is_kept) {
-            let folder = if at == 0 { out } else { cache.unwrap_or(out) };
+        if let Some((_, folder)) = locks.iter().find(|(lock, _)| !lock.is_kept) {
             note(&format!(
                 "the file system of {} keeps no locks: see to it that no other seqembed works there",
                 folder.display()
@@ -219,7 +269,7 @@ impl Journal {
         let mut journal = Self {
             out: out.to_owned(),
             cache: cache.map(Path::to_owned),
-            _locks: locks,
+            _locks: locks.into_iter().map(|(lock, _)| lock).collect(),
             log: tempfile::tempfile_in(&folder).map_err(cannot("write", &folder))?,
             unsynced: false,
             torn: false,
@@ -249,19 +299,28 @@ impl Journal {
         shards: Vec<(u64, PathBuf)>,
         note: &mut dyn FnMut(&str),
     ) -> Result<(), JournalError> {
-        let text = match fs::read(&self.log_path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(cannot("read", &self.log_path))?,
+        let mut text = Vec::new();
+        let past = match ordinary::read(&self.log_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Past::default(),
+            other => {
+                other
+                    .and_then(|mut log| log.read_to_end(&mut text))
+                    .map_err(cannot("read", &self.log_path))?;
+                let (lines, damaged) = log::parse(&text);
+                if damaged > 0 {
+                    note(&format!(
+                        "{}: {}: what was noted there is computed again",
+                        self.log_path.display(),
+                        counted(damaged as u64, "damaged line")
+                    ));
+                }
+                let (past, why) = Past::of(lines);
+                if let Some(why) = why {
+                    note(&format!("{}: {why}", self.log_path.display()));
+                }
+                past
+            }
         };
-        let (lines, damaged) = log::parse(&text);
-        if damaged > 0 {
-            note(&format!(
-                "{}: {}: what was noted there is computed again",
-                self.log_path.display(),
-                counted(damaged as u64, "damaged line")
-            ));
-        }
-        let past = Past::of(lines);
         for (sample, done) in past.done {
             if let Some(facts) = past.facts.get(&done.facts) {
                 self.done.insert(sample, (facts.clone(), done));
@@ -278,7 +337,7 @@ impl Journal {
         let mut kept = Vec::new();
         for (_, path) in shards {
             let mut live = HashSet::new();
-            let mut shard = File::open(&path).map_err(cannot("read", &path))?;
+            let mut shard = ordinary::read(&path).map_err(cannot("read", &path))?;
             let number = u32::try_from(kept.len()).unwrap_or(u32::MAX);
             let damaged = rows::scan(&mut shard, |frame| {
                 self.next_attempt = self.next_attempt.max(frame.attempt.saturating_add(1));
@@ -342,21 +401,21 @@ impl Journal {
     /// # Errors
     /// When a finished file can't be put in its place.
     pub fn plan(&mut self, requests: Vec<Request>) -> Result<Vec<Plan>, JournalError> {
-        // Hashing all inputs is worth all cores.
+        // Hashing all inputs and outputs is worth all cores.
         let verdicts: Vec<Verdict> = requests
             .par_iter()
             .map(|request| self.verdict(request))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let mut plans = Vec::with_capacity(requests.len());
         for (request, verdict) in requests.into_iter().zip(verdicts) {
             let mut why_again = None;
             match verdict {
-                Verdict::Finished { is_elsewhere } => {
+                Verdict::Finished { note } => {
                     let (_, done) = &self.done[request.sample];
-                    if is_elsewhere {
-                        put(&self.cached(&done.output), &request.output)?;
-                    }
-                    plans.push(Plan::Finished(Box::new(done.report.clone())));
+                    plans.push(Plan::Finished {
+                        report: Box::new(done.report.clone()),
+                        note,
+                    });
                     continue;
                 }
                 Verdict::Again(why) => {
@@ -395,16 +454,18 @@ impl Journal {
         Ok(plans)
     }
 
-    fn cached(&self, name: &str) -> PathBuf {
-        self.folder.join(FILES).join(name)
+    /// Where a cache keeps finished files; none where there is no cache.
+    fn cached(&self) -> Option<PathBuf> {
+        let cache = self.cache.as_ref()?;
+        Some(cache.join(FILES))
     }
 
-    /// Whether a file is finished.
-    fn verdict(&self, request: &Request) -> Verdict {
+    /// Whether a file is finished. One that only the cache has is put into its place.
+    fn verdict(&self, request: &Request) -> Result<Verdict, JournalError> {
         let Some((facts, done)) = self.done.get(request.sample) else {
-            return Verdict::New;
+            return Ok(Verdict::New);
         };
-        let again = |why: String| Verdict::Again(why);
+        let again = |why: String| Ok(Verdict::Again(why));
         if let Some(changes) = request.facts.changes(facts) {
             return again(changes);
         }
@@ -420,28 +481,38 @@ impl Journal {
                 done.source, request.name
             ));
         }
-        let has_length = |path: &Path| fs::metadata(path).is_ok_and(|at| at.len() == done.bytes);
-        let is_here = has_length(&request.output);
-        let is_elsewhere = self.cache.is_some() && has_length(&self.cached(&done.output));
-        if !(is_here || is_elsewhere) {
-            let output = request.output.display();
-            return again(if request.output.exists() {
-                format!("{output} is not the file that was written")
-            } else {
-                format!("{output} is gone")
-            });
-        }
         match request.source {
-            Source::Stdin => again("the standard input can't be compared".to_owned()),
+            Source::Stdin => return again("the standard input can't be compared".to_owned()),
             Source::Path(path) => match done.input.is_still(path) {
-                Ok(true) => Verdict::Finished {
-                    is_elsewhere: !is_here,
-                },
-                Ok(false) => again(format!("{} has changed", path.display())),
+                Ok(true) => {}
+                Ok(false) => return again(format!("{} has changed", path.display())),
                 // Opening it again will tell.
-                Err(_) => Verdict::New,
+                Err(_) => return Ok(Verdict::New),
             },
         }
+        let here = request.output.parent().unwrap_or(Path::new(""));
+        let Err(why) = are_as_written(here, &done.files) else {
+            if let Some(cache) = self.cached()
+                && !done.files.iter().all(|file| has_length(&cache, file))
+            {
+                // Whatever happened to the copy there.
+                copy(here, &cache, &done.files)?;
+            }
+            return Ok(Verdict::Finished { note: None });
+        };
+        let Some(cache) = self.cached() else {
+            return again(why);
+        };
+        let is_there = done.files.iter().any(|file| here.join(&file.name).exists());
+        if copy(&cache, here, &done.files)? {
+            // An empty output folder is what a cache is for: nothing to tell.
+            let note = is_there.then(|| format!("{why}: the cache's copy was put in its place"));
+            return Ok(Verdict::Finished { note });
+        }
+        again(match are_as_written(&cache, &done.files) {
+            Err(copy) => format!("{why}, and in the cache {copy}"),
+            Ok(()) => why,
+        })
     }
 
     /// Saves rows of a file that is not finished. They are durable after [`Self::sync`].
@@ -510,7 +581,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes that a file stands whole under its name. Its saved rows go.
+    /// Notes that a file stands whole under its name, as the `files` that belong to it. Its saved rows go.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -518,13 +589,12 @@ impl Journal {
         &mut self,
         ticket: &Ticket,
         input: &Input,
+        files: Vec<Written>,
         report: &FileReport,
     ) -> Result<(), JournalError> {
-        let output = &ticket.output;
-        let bytes = fs::metadata(output).map_err(cannot("read", output))?.len();
-        let name = output.file_name().unwrap_or_default().to_string_lossy();
-        if self.cache.is_some() {
-            put(output, &self.cached(&name))?;
+        if let Some(cache) = self.cached() {
+            let here = ticket.output.parent().unwrap_or(Path::new(""));
+            copy(here, &cache, &files)?;
         }
         let facts = self.facts_id(&ticket.facts)?;
         self.append(&Line::Done(Box::new(Done {
@@ -533,8 +603,7 @@ impl Journal {
             format: ticket.format.clone(),
             source: ticket.name.clone(),
             input: input.clone(),
-            output: name.into_owned(),
-            bytes,
+            files,
             report: report.clone(),
         })))?;
         match ticket.attempt {
@@ -589,8 +658,64 @@ impl Journal {
 
 enum Verdict {
     New,
-    Finished { is_elsewhere: bool },
+    Finished { note: Option<String> },
     Again(String),
+}
+
+fn has_length(folder: &Path, file: &Written) -> bool {
+    fs::metadata(folder.join(&file.name)).is_ok_and(|at| at.is_file() && at.len() == file.bytes)
+}
+
+/// Whether files still hold the bytes that were written; if not, which does not.
+fn are_as_written(folder: &Path, files: &[Written]) -> Result<(), String> {
+    files.iter().try_for_each(|written| {
+        let path = folder.join(&written.name);
+        let file = match ordinary::read(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(format!("{} is gone", path.display()));
+            }
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+        let is_same = has_length(folder, written)
+            && digest::of_file(&file, written.bytes).is_ok_and(|hash| hash == written.hash);
+        let why = || format!("{} is not the file that was written", path.display());
+        is_same.then_some(()).ok_or_else(why)
+    })
+}
+
+/// Copies files that belong together to a folder, where they appear whole and as they were written, or not at all. False: in the
+/// folder that they come from they are not as they were written.
+fn copy(from: &Path, to: &Path, files: &[Written]) -> Result<bool, JournalError> {
+    let mut copies = Vec::with_capacity(files.len());
+    for written in files {
+        let source = ordinary::read(&from.join(&written.name));
+        let Ok(mut source) = source else {
+            return Ok(false);
+        };
+        if !has_length(from, written) {
+            return Ok(false);
+        }
+        let target = to.join(&written.name);
+        let mut copy = Unfinished::create(&target)?;
+        let mut block = vec![0; 1 << 18];
+        loop {
+            match source.read(&mut block) {
+                Ok(0) => break,
+                Ok(read) => copy
+                    .write_all(&block[..read])
+                    .map_err(cannot("write", &target))?,
+                Err(_) => return Ok(false),
+            }
+        }
+        let copy = copy.complete()?;
+        if copy.written() != written {
+            return Ok(false);
+        }
+        copies.push(copy);
+    }
+    output::publish(copies)?;
+    Ok(true)
 }
 
 /// The shards in a work folder with their numbers, in order.
@@ -623,14 +748,4 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
         ));
     }
     Ok(())
-}
-
-/// Copies a file to a place where it appears whole or not at all.
-fn put(from: &Path, to: &Path) -> Result<(), JournalError> {
-    let write = || -> io::Result<()> {
-        let mut new = AtomicFile::create(to)?;
-        io::copy(&mut File::open(from)?, &mut new)?;
-        new.finish()
-    };
-    write().map_err(cannot("write", to))
 }

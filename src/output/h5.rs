@@ -27,7 +27,9 @@ use half::f16;
 use rust_hdf5::format::messages::datatype::DatatypeMessage;
 use rust_hdf5::{H5Dataset, H5File, Hdf5Error, VarLenUnicode};
 
-use super::{BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+use super::{
+    BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
+};
 
 /// Bytes of a chunk of a pooled matrix.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -212,7 +214,7 @@ impl Sink for H5Sink {
         self.append(rows).map_err(|e| writing(&self.layout.path, e))
     }
 
-    fn finish(mut self: Box<Self>) -> Result<(), OutputError> {
+    fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.flush().map_err(|e| writing(&self.layout.path, e))?;
         let H5Sink {
             layout,
@@ -224,7 +226,7 @@ impl Sink for H5Sink {
         drop(pooled);
         // The bytes are brought to the disk below, as those of every format.
         h5.close_no_sync().map_err(|e| writing(&layout.path, e))?;
-        file.finish()
+        Ok(vec![file.finish()?])
     }
 }
 

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use half::f16;
 
 use crate::atomic_file::AtomicFile;
+use crate::digest::Digest;
 
 /// A block of consecutive rows of one output file, in input order.
 ///
@@ -313,6 +314,21 @@ impl Format {
         }
     }
 
+    /// Makes sure that no folder has the name of an output, or of a file that stands beside it.
+    ///
+    /// # Errors
+    /// When one has: it names it.
+    pub fn has_room(self, path: &Path) -> Result<(), OutputError> {
+        let files = match self {
+            Format::Npy => npy::files(path).to_vec(),
+            _ => vec![path.to_owned()],
+        };
+        match files.into_iter().find(|path| path.is_dir()) {
+            Some(path) => Err(OutputError::Folder { path }),
+            None => Ok(()),
+        }
+    }
+
     /// The format that a file's name ends in.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
@@ -338,11 +354,22 @@ pub trait Sink: Send {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError>;
 
     /// Completes the file and gives it its final name, replacing a file that was there. Dropping a sink
-    /// without this leaves no file behind.
+    /// without this leaves no file behind. Returns what was written: the file, after those that stand beside it.
     ///
     /// # Errors
     /// When the disk refuses: the error names the path.
-    fn finish(self: Box<Self>) -> Result<(), OutputError>;
+    fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError>;
+}
+
+/// A file that stands under its name, and what tells whether it still is the one that was written.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Written {
+    /// Its name in its folder.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes, in hexadecimal.
+    pub hash: String,
 }
 
 /// Begins a file. The folder of `layout.path` must exist; an unwritable one is told here, before any row.
@@ -350,6 +377,7 @@ pub trait Sink: Send {
 /// # Errors
 /// When the folder can't be written to: the error names the path.
 pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputError> {
+    format.has_room(&layout.path)?;
     Ok(match format {
         Format::Parquet => Box::new(parquet::ParquetSink::create(layout)?),
         Format::Npz => Box::new(npz::NpzSink::create(layout)?),
@@ -442,6 +470,12 @@ pub enum OutputError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A folder stands in the file's place.
+    #[error("cannot write {path}: a folder has this name; move it elsewhere, or write to another folder", path = .path.display())]
+    Folder {
+        /// The file.
+        path: PathBuf,
+    },
     /// The operating system refused to read.
     #[error("cannot read {path}: {source}", path = .path.display())]
     Read {
@@ -499,7 +533,11 @@ impl OutputError {
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
-pub(crate) struct Unfinished(AtomicFile);
+pub(crate) struct Unfinished {
+    file: AtomicFile,
+    at: u64,
+    digest: Digest,
+}
 
 impl Unfinished {
     pub(crate) fn create(path: &Path) -> Result<Self, OutputError> {
@@ -507,20 +545,85 @@ impl Unfinished {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Unfinished(file))
+        Ok(Unfinished {
+            file,
+            at: 0,
+            digest: Digest::default(),
+        })
     }
 
     /// Where it stands until it has its name.
     pub(crate) fn partial(&self) -> &Path {
-        self.0.partial()
+        self.file.partial()
     }
 
-    /// Gives the file its name once its bytes are on the disk, so that not even a power cut leaves half of it.
-    pub(crate) fn finish(self) -> Result<(), OutputError> {
-        let path = self.0.path().to_owned();
-        let finished = self.0.finish();
-        finished.map_err(|source| OutputError::Io { path, source })
+    /// Brings its bytes to the disk, so that not even a power cut leaves half of it.
+    pub(crate) fn complete(self) -> Result<Complete, OutputError> {
+        let Unfinished { file, digest, .. } = self;
+        let path = file.path().to_owned();
+        let told = file
+            .file()
+            .sync_all()
+            .and_then(|()| digest.finish(file.file()));
+        let (bytes, hash) = told.map_err(|source| OutputError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let name = path.file_name().unwrap_or_default();
+        let written = Written {
+            name: name.to_string_lossy().into_owned(),
+            bytes,
+            hash,
+        };
+        Ok(Complete { file, written })
     }
+
+    /// Completes the file, and gives it its name.
+    pub(crate) fn finish(self) -> Result<Written, OutputError> {
+        self.complete()?.publish()
+    }
+}
+
+/// A file that lacks nothing but its name.
+pub(crate) struct Complete {
+    file: AtomicFile,
+    written: Written,
+}
+
+impl Complete {
+    pub(crate) fn written(&self) -> &Written {
+        &self.written
+    }
+
+    fn publish(self) -> Result<Written, OutputError> {
+        let path = self.file.path().to_owned();
+        let named = self.file.publish().map_err(|error| match error.kind() {
+            io::ErrorKind::IsADirectory => OutputError::Folder { path },
+            _ => OutputError::Io {
+                path,
+                source: error,
+            },
+        });
+        named.map(|()| self.written)
+    }
+}
+
+/// Gives files that belong together their names. At no time, whenever the process is killed, does the last one, by which a reader
+/// knows the others, stand beside those of another set.
+pub(crate) fn publish(files: Vec<Complete>) -> Result<Vec<Written>, OutputError> {
+    if let [_, .., last] = files.as_slice() {
+        let path = last.file.path();
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(OutputError::Io {
+                    path: path.to_owned(),
+                    source: error,
+                });
+            }
+            _ => {}
+        }
+    }
+    files.into_iter().map(Complete::publish).collect()
 }
 
 /// Writes a small file, whole or not at all.
@@ -531,21 +634,25 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), OutputError> {
             path: path.to_owned(),
             source,
         })?;
-    file.finish()
+    file.finish().map(drop)
 }
 
 impl Write for Unfinished {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        let written = self.file.write(bytes)?;
+        self.digest.wrote(self.at, &bytes[..written]);
+        self.at += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.file.flush()
     }
 }
 
 impl Seek for Unfinished {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        self.0.seek(to)
+        self.at = self.file.seek(to)?;
+        Ok(self.at)
     }
 }

@@ -6,8 +6,8 @@
 //! | `x.tsv` | a line for each record: `ids`, `lengths`, `status`, `headers`; per token also `start` and `end`, so that a record is `matrix[start:end]` |
 //! | `x.provenance.json` | where the numbers come from: a JSON object of texts |
 //!
-//! The matrix goes to the disk as it comes; its shape, which stands at the begin, is filled in at the end. The
-//! matrix gets its name last: where it is, the other two are.
+//! The matrix goes to the disk as it comes; its shape, which stands at the begin, is filled in at the end. Where a matrix is,
+//! the other two are its own: one that was there before goes first, and the new one gets its name last.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use super::blocks::{Blocks, Record, invalid, provenance, provenance_json};
 use super::table::Table;
-use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+use super::{
+    Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, publish,
+};
 use crate::report::counted;
 
 /// Bytes of the head: room for the largest shape.
@@ -50,7 +52,7 @@ impl Sink for NpySink {
             .map_err(|e| writing(&self.layout.path, e))
     }
 
-    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+    fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         let NpySink {
             layout,
             mut file,
@@ -71,10 +73,13 @@ impl Sink for NpySink {
         let file = file
             .into_inner()
             .map_err(|e| writing(&layout.path, e.into_error()))?;
-        table.finish()?;
-        facts.finish()?;
-        file.finish()
+        publish(vec![table.complete()?, facts.complete()?, file.complete()?])
     }
+}
+
+/// The files of an output: the matrix is the last one.
+pub(super) fn files(path: &Path) -> [PathBuf; 3] {
+    [table_path(path), provenance_path(path), path.to_owned()]
 }
 
 fn writing(path: &Path, source: io::Error) -> OutputError {

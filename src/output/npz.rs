@@ -31,7 +31,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 use super::blocks::{Blocks, Record, counts, invalid, provenance, provenance_json};
 use super::npy::{self, Array};
 use super::table::{Columns, TEXTS, Table, read_u64, rewound, spool};
-use super::{Layout, OutputError, Reader, Rows, Sink, Unfinished};
+use super::{Layout, OutputError, Reader, Rows, Sink, Unfinished, Written};
 
 /// Characters of a text array's element at most.
 const TEXT_WIDTH: usize = 1000;
@@ -133,12 +133,12 @@ impl Sink for NpzSink {
         })
     }
 
-    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+    fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         let path = self.layout.path.clone();
         let file = self
             .assemble()
             .map_err(|source| OutputError::Io { path, source })?;
-        file.finish()
+        Ok(vec![file.finish()?])
     }
 }
 

@@ -27,7 +27,9 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::{BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+use super::{
+    BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
+};
 
 /// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this large still
 /// reads at full speed.
@@ -117,13 +119,13 @@ impl Sink for ParquetSink {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<(), OutputError> {
+    fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         if !self.pending.is_empty() {
             self.write_pending()?;
         }
         let path = self.layout.path;
         let file = self.writer.into_inner().map_err(|e| writing(&path, e))?;
-        file.finish()
+        Ok(vec![file.finish()?])
     }
 }
 

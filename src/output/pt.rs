@@ -27,7 +27,9 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 use super::blocks::{Blocks, Record, counts, invalid};
 use super::pickle::{Kind, Pickler};
 use super::table::{Columns, TEXTS, Table};
-use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, virnucpro};
+use super::{
+    Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, virnucpro,
+};
 use crate::report::counted;
 
 /// The folder in the archive.
@@ -60,7 +62,7 @@ impl Archive {
     }
 
     /// Writes what every archive has, and gives the file its name.
-    pub fn finish(mut self, path: &Path) -> Result<(), OutputError> {
+    pub fn finish(mut self, path: &Path) -> Result<Written, OutputError> {
         let mut end = || {
             self.begin("byteorder", false)?.write_all(b"little")?;
             self.begin("version", false)?.write_all(b"3\n")
@@ -149,7 +151,7 @@ impl Sink for PtSink {
             .map_err(|e| writing(&self.layout.path, e))
     }
 
-    fn finish(mut self: Box<Self>) -> Result<(), OutputError> {
+    fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         let path = self.layout.path.clone();
         let table = std::mem::replace(&mut self.table, Table::new(&path));
         let (rows, vectors) = (table.rows, table.vectors);
@@ -157,7 +159,7 @@ impl Sink for PtSink {
             .into_columns()
             .and_then(|mut columns| self.complete(&mut columns, rows, vectors))
             .map_err(|e| writing(&path, e))?;
-        self.archive.finish(&path)
+        Ok(vec![self.archive.finish(&path)?])
     }
 }
 

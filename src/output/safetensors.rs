@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::blocks::{Blocks, Record, counts, invalid};
 use super::table::{TEXTS, Table, read_u64};
-use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished};
+use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written};
 
 /// The largest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -106,10 +106,10 @@ impl Sink for SafetensorsSink {
             .map_err(|e| writing(&self.layout.path, e))
     }
 
-    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+    fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         let path = self.layout.path.clone();
         let file = self.complete().map_err(|e| writing(&path, e))?;
-        file.finish()
+        Ok(vec![file.finish()?])
     }
 }
 

@@ -138,7 +138,7 @@ fn write<'a>(
         entry.flush()
     };
     fill(&mut archive).map_err(|e| writing(path, e))?;
-    archive.finish(path)
+    archive.finish(path).map(drop)
 }
 
 fn ids(pickler: &mut Pickler<&mut dyn Write>, ids: &[String]) -> io::Result<()> {

@@ -387,7 +387,7 @@ impl<'a> Collector<'a> {
         let mut whole = Vec::new();
         let put = self.put(pending, &mut whole, observer);
         // Also where a later file was refused.
-        let finished = self.finish(&mut whole);
+        let finished = self.finish(&mut whole, observer);
         let (sequences, tokens, ended) = put?;
         finished?;
         observer.advanced(sequences, tokens, pending.chunk.bytes, ended);
@@ -418,7 +418,7 @@ impl<'a> Collector<'a> {
             match entry {
                 Entry::Record(task, item) => {
                     if current != Some(*task) {
-                        self.flush(current)?;
+                        self.flush(current, observer)?;
                         current = Some(*task);
                     }
                     let segments = item.segments.clone().chain(item.reverse.clone());
@@ -432,12 +432,12 @@ impl<'a> Collector<'a> {
                         let is_saved = pending.saved.get(at).is_some_and(|is_saved| *is_saved);
                         self.push(*task, item, &status, &results, is_saved)?;
                         if self.rows.values.len() >= BLOCK {
-                            self.flush(current)?;
+                            self.flush(current, observer)?;
                         }
                     }
                 }
                 Entry::Forbidden(task, why) => {
-                    self.flush(current)?;
+                    self.flush(current, observer)?;
                     current = None;
                     self.fail(*task, why, observer);
                 }
@@ -447,7 +447,7 @@ impl<'a> Collector<'a> {
                     failure,
                     input,
                 } => {
-                    self.flush(current)?;
+                    self.flush(current, observer)?;
                     current = None;
                     ended += 1;
                     for warning in warnings {
@@ -459,12 +459,12 @@ impl<'a> Collector<'a> {
                         (None, input) => whole.push((*task, input.as_ref())),
                     }
                     if whole.len() == FINISHED_AT_ONCE {
-                        self.finish(whole)?;
+                        self.finish(whole, observer)?;
                     }
                 }
             }
         }
-        self.flush(current)?;
+        self.flush(current, observer)?;
         Ok((sequences, tokens, ended))
     }
 
@@ -569,7 +569,11 @@ impl<'a> Collector<'a> {
     }
 
     /// Hands the rows that were gathered to their file.
-    fn flush(&mut self, task: Option<usize>) -> Result<(), CollectError> {
+    fn flush(
+        &mut self,
+        task: Option<usize>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
         if self.rows.is_empty() {
             return Ok(());
         }
@@ -584,16 +588,28 @@ impl<'a> Collector<'a> {
             if let Some(saver) = &mut self.saver {
                 saver.hold(block);
             }
-            result.map_err(|source| self.refused(task, source))?;
+            if let Err(source) = result {
+                self.refused(task, source, observer)?;
+            }
         }
         Ok(())
     }
 
-    fn refused(&self, task: usize, source: OutputError) -> CollectError {
-        CollectError::Output {
+    /// An output can't be written. Where it is its own fault, others can be.
+    fn refused(
+        &mut self,
+        task: usize,
+        source: OutputError,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        if let OutputError::Folder { .. } = source {
+            self.fail(task, &source.to_string(), observer);
+            return Ok(());
+        }
+        Err(CollectError::Output {
             bytes: self.states[task].bytes,
             source,
-        }
+        })
     }
 
     fn sink(&mut self, task: usize) -> Result<&mut Box<dyn Sink>, OutputError> {
@@ -606,7 +622,11 @@ impl<'a> Collector<'a> {
     }
 
     /// Gives files their names that have all of their rows: several at a time, as each waits for the disk.
-    fn finish(&mut self, whole: &mut Vec<(usize, Option<&Input>)>) -> Result<(), CollectError> {
+    fn finish(
+        &mut self,
+        whole: &mut Vec<(usize, Option<&Input>)>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
         whole.retain(|&(task, _)| !self.states[task].failed);
         let sinks = whole.iter().map(|&(task, _)| {
             // A file without records has an output too: empty, and whole.
@@ -616,16 +636,22 @@ impl<'a> Collector<'a> {
         let sinks: Vec<Result<_, OutputError>> = sinks.collect();
         let finished: Vec<_> = sinks
             .into_par_iter()
-            .map(|sink| sink?.map_or(Ok(()), Sink::finish))
+            .map(|sink| sink?.map_or(Ok(Vec::new()), Sink::finish))
             .collect();
         for ((task, input), result) in whole.drain(..).zip(finished) {
-            result.map_err(|source| self.refused(task, source))?;
+            let files = match result {
+                Ok(files) => files,
+                Err(source) => {
+                    self.refused(task, source, observer)?;
+                    continue;
+                }
+            };
             self.files[task].output = Some(self.layouts[task].path.clone());
             // A record without numbers for the device's sake is tried again by the next run.
             if let (Some(saver), Some(input)) = (&mut self.saver, input)
                 && self.files[task].failed_records == 0
             {
-                saver.finish(task, input, &self.files[task])?;
+                saver.finish(task, input, files, &self.files[task])?;
             }
         }
         Ok(())

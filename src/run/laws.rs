@@ -195,7 +195,8 @@ impl Case<'_> {
         let (mut tickets, mut saved, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for ((task, layout), plan) in tasks.drain(..).zip(layouts).zip(plans) {
             match plan {
-                Plan::Finished(report) => {
+                Plan::Finished { report, note } => {
+                    assert_eq!(note, None);
                     assert_eq!(report.sample, task.job.sample);
                     assert!(layout.path.exists());
                 }

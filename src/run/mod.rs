@@ -32,6 +32,7 @@ pub(crate) use self::group::{Group, Opened};
 use self::devices::DeviceError;
 use self::group::group;
 use self::load::Runtime;
+use self::resume::Ended;
 use crate::engine::EngineError;
 use crate::engine::device::{Device, DeviceChoice};
 use crate::engine::facts::Session;
@@ -303,14 +304,20 @@ fn run_groups(
     let mut groups = groups.into_iter();
     while let Some(mut group) = groups.next() {
         stop_if_asked(options)?;
-        let (journaled, finished) = group.prepare(run, &places, journal)?;
-        observer.advanced(0, 0, 0, finished.len() as u64);
-        for (position, file) in finished {
+        let (journaled, ended) = group.prepare(run, &places, journal)?;
+        observer.advanced(0, 0, 0, ended.len() as u64);
+        for text in resume::told(&journaled.files, &ended) {
+            observer.warning(&text);
+        }
+        for Ended { position, file, .. } in ended {
+            if let Some(error) = &file.error {
+                observer.failure(error);
+            }
             order.push(position);
             report.files.push(file);
         }
-        for text in resume::told(&journaled.files) {
-            observer.warning(&text);
+        if options.strict && report.files.iter().any(|file| file.error.is_some()) {
+            break;
         }
         order.extend(&group.positions);
         let journaled = Some(journaled);

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::chunk::Task;
+use super::collect::output_path;
 use super::devices::Place;
 use super::group::{Computed, Group};
 use super::load::Program;
@@ -41,6 +43,15 @@ impl Journaled<'_> {
     }
 }
 
+/// A file that is not to be computed, and its position in the manifest.
+pub(crate) struct Ended {
+    pub position: usize,
+    /// What is told of it: that an earlier run finished it, or why it can't be.
+    pub file: FileReport,
+    /// What the user should know of a finished one.
+    pub note: Option<String>,
+}
+
 /// Options that decide nothing in the numbers, or stand among the facts under their final value.
 const NO_FACTS: [&str; 7] = [
     "model",
@@ -59,7 +70,8 @@ const SOURCE: &str = "source";
 const NAMED: usize = 3;
 
 impl Group {
-    /// Looks each file up in the journal. Those that are finished leave the group for the report.
+    /// Looks each file up in the journal. Those that are finished, or that a folder stands in the place of, leave the group for
+    /// the report.
     ///
     /// # Errors
     /// When the graph can't be made, or a finished file can't be put in its place.
@@ -68,8 +80,9 @@ impl Group {
         run: &Shared,
         places: &[Place],
         journal: &'j mut Journal,
-    ) -> Result<(Journaled<'j>, Vec<(usize, FileReport)>), RunError> {
+    ) -> Result<(Journaled<'j>, Vec<Ended>), RunError> {
         let options = run.options;
+        let mut ended = self.without_room(&options.out);
         let outputs = self.outputs();
         let wanted = self.wanted(options, &outputs);
         // The other devices' wait until there is something to compute.
@@ -94,7 +107,6 @@ impl Group {
 
         let mut files = Vec::new();
         let mut tickets = Vec::new();
-        let mut finished = Vec::new();
         let mut saved = Vec::new();
         let tasks = std::mem::take(&mut self.tasks);
         let positions = std::mem::take(&mut self.positions);
@@ -102,11 +114,15 @@ impl Group {
             tasks.into_iter().zip(positions).zip(layouts).zip(plans)
         {
             match plan {
-                Plan::Finished(mut report) => {
+                Plan::Finished { mut report, note } => {
                     report.kept = true;
                     report.source = task.job.source.to_string();
                     report.output = Some(layout.path);
-                    finished.push((position, *report));
+                    ended.push(Ended {
+                        position,
+                        file: *report,
+                        note,
+                    });
                 }
                 Plan::Compute {
                     ticket,
@@ -114,11 +130,8 @@ impl Group {
                     why_again,
                 } => {
                     files.push(FileReport {
-                        sample: task.job.sample.clone(),
-                        source: task.job.source.to_string(),
-                        model: self.model.info().name.clone(),
                         warnings: why_again.as_deref().map(again).into_iter().collect(),
-                        ..FileReport::default()
+                        ..self.file_report(&task)
                     });
                     tickets.push(ticket);
                     saved.push(rows);
@@ -134,7 +147,42 @@ impl Group {
             saved: Arc::new(saved),
             files,
         };
-        Ok((journaled, finished))
+        Ok((journaled, ended))
+    }
+
+    /// Takes the files out whose place a folder has, before anything is computed for them.
+    fn without_room(&mut self, out: &Path) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        let tasks = std::mem::take(&mut self.tasks);
+        let positions = std::mem::take(&mut self.positions);
+        for (task, position) in tasks.into_iter().zip(positions) {
+            let format = task.job.settings.format;
+            let path = output_path(out, &task.job.sample, format.extension());
+            if let Err(error) = format.has_room(&path) {
+                let file = FileReport {
+                    error: Some(error.to_string()),
+                    ..self.file_report(&task)
+                };
+                ended.push(Ended {
+                    position,
+                    file,
+                    note: None,
+                });
+            } else {
+                self.tasks.push(task);
+                self.positions.push(position);
+            }
+        }
+        ended
+    }
+
+    fn file_report(&self, task: &Task) -> FileReport {
+        FileReport {
+            sample: task.job.sample.clone(),
+            source: task.job.source.to_string(),
+            model: self.model.info().name.clone(),
+            ..FileReport::default()
+        }
     }
 
     /// The hash of the tokenizer's files.
@@ -174,12 +222,17 @@ fn facts(options: &Options, task: &Task, layout: &Layout, vocabulary: &str) -> F
     Facts(facts)
 }
 
-/// What is computed again, and why: a line for each reason.
-pub fn told(files: &[FileReport]) -> Vec<String> {
+/// What is computed again or was put in its place, and why: a line for each reason.
+pub fn told(files: &[FileReport], ended: &[Ended]) -> Vec<String> {
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for file in files {
         for why in &file.warnings {
             reasons.entry(why).or_default().push(&file.sample);
+        }
+    }
+    for Ended { file, note, .. } in ended {
+        if let Some(note) = note {
+            reasons.entry(note).or_default().push(&file.sample);
         }
     }
     let line = |(why, samples): (&str, Vec<&str>)| {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::journal::facts::Input;
 use crate::journal::rows::Mark;
 use crate::journal::{Journal, JournalError, Ticket};
+use crate::output::Written;
 use crate::report::FileReport;
 
 /// Rows wait in memory up to this many bytes.
@@ -147,9 +148,11 @@ impl<'a> Saver<'a> {
         &mut self,
         task: usize,
         input: &Input,
+        files: Vec<Written>,
         report: &FileReport,
     ) -> Result<(), JournalError> {
         self.drop_task(task);
-        self.journal.finish(&self.tickets[task], input, report)
+        let ticket = &self.tickets[task];
+        self.journal.finish(ticket, input, files, report)
     }
 }

@@ -1,5 +1,6 @@
 //! Which jobs give the vectors, and how their rows become `VirNucPro`'s files.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -146,6 +147,17 @@ pub fn merge(
     if let Some((row, (a, b))) = sides.enumerate().find(|(_, (a, b))| a != b) {
         return Err(mismatch(format!("record {} is {a:?} and {b:?}", row + 1)));
     }
+    // The prediction reads the merged file: at no time does it stand beside vectors of another run.
+    let merged = places.merged(part);
+    for path in [&merged, &places.provenance()] {
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                let path = path.clone();
+                return Err(OutputError::Io { path, source }.into());
+            }
+            _ => {}
+        }
+    }
     write_nucleotides(
         &places.vectors(Side::Nucleotide, part),
         vectors(&nucleotides),
@@ -162,7 +174,6 @@ pub fn merge(
         values.extend_from_slice(left);
         values.extend_from_slice(right);
     }
-    let merged = places.merged(part);
     make(merged.parent().unwrap_or(Path::new(".")))?;
     write_merged(
         &merged,

@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file;
 use crate::output::{OutputError, Unfinished};
 use crate::records::{self, RecordError, Source};
 use crate::report::counted;
@@ -235,11 +236,15 @@ pub fn prepare(
     Ok(found)
 }
 
+/// Makes a folder, and removes what a killed process left in it.
 fn make(folder: &Path) -> Result<(), VirnucproError> {
     std::fs::create_dir_all(folder).map_err(|source| VirnucproError::Folder {
         path: folder.to_owned(),
         source,
-    })
+    })?;
+    // It takes room, and nothing else.
+    let _ = atomic_file::sweep(folder, None);
+    Ok(())
 }
 
 fn finish(files: Option<[Fasta; 2]>) -> Result<(), OutputError> {
@@ -299,5 +304,6 @@ impl Fasta {
                 source: e.into_error(),
             })?
             .finish()
+            .map(drop)
     }
 }

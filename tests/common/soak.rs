@@ -1,12 +1,13 @@
 //! What the tests of interrupted runs share: inputs long enough to be interrupted in, and rows compared one by one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use seqembed::output::{self, Rows};
+use seqembed::output::{self, Format, Layout, Rows};
 use tempfile::TempDir;
 
 use super::{exported, text};
@@ -64,7 +65,7 @@ pub fn proteins(seed: u64, count: u64) -> String {
 pub struct Soak {
     folder: TempDir,
     outputs: Vec<String>,
-    expected: Vec<Rows>,
+    expected: Vec<(Rows, Layout)>,
     /// How long the undisturbed run took.
     pub seconds: Duration,
 }
@@ -82,7 +83,7 @@ impl Soak {
             let fasta = proteins(at as u64 + 1, size);
             fs::write(folder.path().join(format!("f{at}.faa")), fasta).unwrap();
             let pooling = ["mean", "none", "max", "cls"][at % 4];
-            let format = ["parquet", "npz"][at % 2];
+            let format = Format::ALL[at % Format::ALL.len()];
             writeln!(
                 manifest,
                 "- {{sample: f{at}, fasta: f{at}.faa, pooling: {pooling}, format: {format}}}"
@@ -101,11 +102,7 @@ impl Soak {
         let run = soak.command("undisturbed", &[]).output().unwrap();
         super::assert_run(&run, super::DONE, &[]);
         soak.seconds = started.elapsed();
-        let read = |name: &String| {
-            output::read(&soak.path("undisturbed").join(name))
-                .unwrap()
-                .0
-        };
+        let read = |name: &String| output::read(&soak.path("undisturbed").join(name)).unwrap();
         soak.expected = soak.outputs.iter().map(read).collect();
         soak
     }
@@ -128,15 +125,22 @@ impl Soak {
         command
     }
 
-    /// Every file that stands under a final name is whole and the right one. Returns how many there are.
+    /// Every file that stands under a final name is whole and the right one, with what stands beside it. Returns how many there are.
     #[track_caller]
     pub fn check(&self, out: &str) -> usize {
+        self.check_but(out, &Damaged::default())
+    }
+
+    /// The same, those left out that were damaged and have not been made again.
+    #[track_caller]
+    pub fn check_but(&self, out: &str, damaged: &Damaged) -> usize {
         let mut there = 0;
-        for (name, expected) in self.outputs.iter().zip(&self.expected) {
+        for (name, (expected, layout)) in self.outputs.iter().zip(&self.expected) {
             let path = self.path(out).join(name);
-            if path.exists() {
-                let rows = output::read(&path).unwrap().0;
+            if path.exists() && !damaged.is_still(&path) {
+                let (rows, told) = output::read(&path).unwrap();
                 assert_same(&rows, expected, name);
+                assert_eq!(told.provenance, layout.provenance, "{name}");
                 there += 1;
             }
         }
@@ -148,6 +152,62 @@ impl Soak {
     pub fn check_all(&self, out: &str) {
         assert_eq!(self.check(out), self.outputs.len());
         assert_eq!(leftovers(&self.path(out)), Vec::<String>::new());
+    }
+}
+
+/// Finished files that were damaged, with the bytes that they were left with; none for one that was removed.
+#[derive(Default)]
+pub struct Damaged(BTreeMap<PathBuf, Option<Vec<u8>>>);
+
+impl Damaged {
+    /// Damages one of a folder's finished files, or what stands beside one: four bytes change, or it is cut, or gone.
+    pub fn hit(&mut self, folder: &Path, chance: &mut Chance) {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.retain(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            path.is_file() && !name.starts_with('.') && name != "report.json"
+        });
+        files.sort();
+        if files.is_empty() {
+            return;
+        }
+        let below =
+            |chance: &mut Chance, end: usize| usize::try_from(chance.below(end as u64)).unwrap();
+        let path = files.swap_remove(below(chance, files.len()));
+        let mut bytes = fs::read(&path).unwrap();
+        let at = below(chance, bytes.len().saturating_sub(4).max(1));
+        let left = match chance.below(4) {
+            0 => None,
+            1 => {
+                bytes.truncate(at);
+                Some(bytes)
+            }
+            _ => {
+                let end = bytes.len().min(at + 4);
+                bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0x5a);
+                Some(bytes)
+            }
+        };
+        match &left {
+            None => fs::remove_file(&path).unwrap(),
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+        }
+        self.0.insert(path, left);
+    }
+
+    /// Whether an output, or a file beside it, is as the damage left it.
+    fn is_still(&self, output: &Path) -> bool {
+        let stem = |path: &Path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.split('.').next().unwrap().to_owned()
+        };
+        let beside = self
+            .0
+            .iter()
+            .filter(|(path, _)| path.parent() == output.parent() && stem(path) == stem(output));
+        let mut left = beside.map(|(path, left)| fs::read(path).ok() == *left);
+        left.any(|is_left| is_left)
     }
 }
 

@@ -1,0 +1,191 @@
+//! BLAKE3 of files: of what is written, while it is, and of what is there, on all cores. It is the hash that `b3sum` tells.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use blake3::Hasher;
+use blake3::hazmat::{
+    ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
+use rayon::prelude::*;
+
+/// Bytes that are hashed by themselves: a whole subtree of BLAKE3's tree, but for the last one.
+const BLOCK: u64 = 1 << 20;
+
+/// The hash of a file's first `length` bytes, in hexadecimal.
+///
+/// # Errors
+/// When they can't be read.
+pub fn of_file(file: &File, length: u64) -> io::Result<String> {
+    of_blocks(file, length, &[])
+}
+
+/// The same; what is known of its blocks is not read again.
+fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::Result<String> {
+    let read = |block: u64| -> io::Result<Vec<u8>> {
+        let at = block * BLOCK;
+        let bytes = usize::try_from((length - at).min(BLOCK)).map_err(io::Error::other)?;
+        let mut buffer = vec![0; bytes];
+        file.read_exact_at(&mut buffer, at)?;
+        Ok(buffer)
+    };
+    // The root of the tree is hashed otherwise than what is below it.
+    if length <= BLOCK {
+        return Ok(blake3::hash(&read(0)?).to_hex().to_string());
+    }
+    let value = |block: u64| {
+        let known = usize::try_from(block).ok().and_then(|at| *known.get(at)?);
+        if let Some(value) = known {
+            return Ok(value);
+        }
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(block * BLOCK);
+        Ok(hasher.update(&read(block)?).finalize_non_root())
+    };
+    let blocks = (0..length.div_ceil(BLOCK)).into_par_iter();
+    let values: Vec<ChainingValue> = blocks.map(value).collect::<io::Result<_>>()?;
+    let (left, right) = halves(&values);
+    let root = merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash);
+    Ok(root.to_hex().to_string())
+}
+
+/// The two sides of a tree: the left one has as many leaves as is a power of two and leaves some to the right.
+fn halves(values: &[ChainingValue]) -> (&[ChainingValue], &[ChainingValue]) {
+    values.split_at(1 << (values.len() - 1).ilog2())
+}
+
+fn subtree(values: &[ChainingValue]) -> ChainingValue {
+    if let [value] = values {
+        return *value;
+    }
+    let (left, right) = halves(values);
+    merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash)
+}
+
+/// The hash of a file while it is written. What a format fills in later, such as a head, is read again at the end.
+#[derive(Debug, Default)]
+pub struct Digest {
+    /// The blocks that are full; none for one that was changed since.
+    blocks: Vec<Option<ChainingValue>>,
+    /// The block under way.
+    hasher: Hasher,
+    /// Whether that one was changed since.
+    is_stale: bool,
+    /// Bytes that were written one after the other.
+    length: u64,
+    /// Whether some were not: then all is read again.
+    is_lost: bool,
+}
+
+impl Digest {
+    /// Bytes that were written at a place.
+    pub fn wrote(&mut self, at: u64, mut bytes: &[u8]) {
+        let end = at + bytes.len() as u64;
+        if at != self.length {
+            self.is_lost |= end > self.length;
+            if at < end && end <= self.length {
+                let first = usize::try_from(at / BLOCK).unwrap_or(usize::MAX);
+                let last = usize::try_from((end - 1) / BLOCK).unwrap_or(usize::MAX);
+                self.is_stale |= last >= self.blocks.len();
+                let changed = self.blocks.iter_mut().take(last + 1).skip(first);
+                changed.for_each(|block| *block = None);
+            }
+            return;
+        }
+        while !bytes.is_empty() && !self.is_lost {
+            let room = BLOCK - self.length % BLOCK;
+            let room = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+            let (now, later) = bytes.split_at(room);
+            self.hasher.update(now);
+            self.length += now.len() as u64;
+            bytes = later;
+            if self.length.is_multiple_of(BLOCK) {
+                self.end_block();
+                self.hasher.set_input_offset(self.length);
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        let value = std::mem::take(&mut self.hasher).finalize_non_root();
+        self.blocks.push((!self.is_stale).then_some(value));
+        self.is_stale = false;
+    }
+
+    /// Length and hash of the file, of which all bytes must have been handed to the system.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn finish(mut self, file: &File) -> io::Result<(u64, String)> {
+        let length = file.metadata()?.len();
+        if self.is_lost || self.length != length {
+            // It was written by other ways, too.
+            self.blocks.clear();
+        } else if !length.is_multiple_of(BLOCK) {
+            self.end_block();
+        }
+        Ok((length, of_blocks(file, length, &self.blocks)?))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{Seek as _, SeekFrom, Write as _};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes that differ from place to place.
+    fn bytes(from: u64, length: u64) -> Vec<u8> {
+        let byte = |at: u64| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+        (from..from + length).map(byte).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn it_is_blake3_of_the_bytes_that_the_file_holds(
+            // What is appended, and what is overwritten after it: an offset from the end, and a length.
+            steps in prop::collection::vec(
+                (prop_oneof![0..9_u64, 0..BLOCK * 2, Just(BLOCK), Just(BLOCK * 4)],
+                 prop::option::weighted(0.3, (0..BLOCK * 5, 0..BLOCK * 2))),
+                0..5,
+            ),
+            by_another in prop::bool::weighted(0.1),
+        ) {
+            let mut file = tempfile::tempfile().unwrap();
+            let mut digest = Digest::default();
+            let mut expected = Vec::new();
+            for (append, over) in steps {
+                let new = bytes(expected.len() as u64, append);
+                let end = file.seek(SeekFrom::End(0)).unwrap();
+                file.write_all(&new).unwrap();
+                digest.wrote(end, &new);
+                expected.extend(new);
+                if let Some((back, length)) = over {
+                    let at = (expected.len() as u64).saturating_sub(back);
+                    let new = bytes(at + 77, length);
+                    file.seek(SeekFrom::Start(at)).unwrap();
+                    file.write_all(&new).unwrap();
+                    digest.wrote(at, &new);
+                    let at = usize::try_from(at).unwrap();
+                    let end = (at + new.len()).max(expected.len());
+                    expected.resize(end, 0);
+                    expected[at..at + new.len()].copy_from_slice(&new);
+                }
+            }
+            if by_another {
+                file.seek(SeekFrom::End(0)).unwrap();
+                file.write_all(b"more").unwrap();
+                expected.extend(b"more");
+            }
+            let hash = blake3::hash(&expected).to_hex().to_string();
+            let length = expected.len() as u64;
+            prop_assert_eq!(of_file(&file, length).unwrap(), hash.clone());
+            prop_assert_eq!(digest.finish(&file).unwrap(), (length, hash));
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Files of the work folder are ordinary ones. Whoever put something else under their names meets an error: writing through a
+//! link would overwrite a file that is none of ours, and a pipe would be waited for without end.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Opens a file to read and write it, and makes it if it is not there; never through a link.
+///
+/// # Errors
+/// When the system refuses, or something else than a file has the name.
+pub fn write(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let is_link = path.is_symlink();
+    checked(file.map_err(|error| {
+        if is_link {
+            io::Error::other(
+                "it is a symbolic link, which seqembed does not write through: remove it",
+            )
+        } else {
+            error
+        }
+    })?)
+}
+
+/// Opens a file to read it, through a link too.
+///
+/// # Errors
+/// When the system refuses, or something else than a file has the name.
+pub fn read(path: &Path) -> io::Result<File> {
+    // A pipe that nobody writes to is opened all the same, and then seen for what it is.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    checked(file)
+}
+
+fn checked(file: File) -> io::Result<File> {
+    let kind = file.metadata()?.file_type();
+    let what = match kind {
+        kind if kind.is_file() => return Ok(file),
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a named pipe",
+        _ => "a device",
+    };
+    Err(io::Error::other(format!(
+        "it is {what}, not a file: remove it"
+    )))
+}

@@ -331,6 +331,35 @@ fn a_model_lands_in_the_layout_of_huggingface_hub() {
     );
 }
 
+/// With a base model beside it or without: nothing of it is downloaded.
+#[test]
+fn an_adapters_repository_says_how_to_merge_it() {
+    for files in [
+        &["adapter_config.json", "adapter_model.safetensors"][..],
+        &[
+            "adapter_config.json",
+            "config.json",
+            "model.safetensors",
+            "vocab.txt",
+        ],
+    ] {
+        let scene = Scene::with_hub(move |request| {
+            if request.path.starts_with("/api/") {
+                Answer::new(200, listing(files))
+            } else {
+                hub(request, "http://127.0.0.1:1")
+            }
+        });
+        scene
+            .fetch(REPOSITORY)
+            .assert()
+            .failure()
+            .stderr(says("adapter_config.json").and(says("merge_and_unload()")));
+        assert_eq!(scene.hub.requests().len(), 1);
+        assert!(!scene.snapshot().exists());
+    }
+}
+
 #[test]
 fn what_is_there_needs_no_network() {
     let scene = Scene::good();

@@ -18,11 +18,12 @@ const TIME: Duration = Duration::from_secs(1);
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     ("records", fuzz::records),
     ("manifest", fuzz::manifest),
     ("safetensors", fuzz::safetensors),
     ("pickle", fuzz::pickle),
+    ("tokenizer", fuzz::tokenizer),
     ("journal", fuzz::journal),
     ("rows", fuzz::rows),
 ];
@@ -80,6 +81,18 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             let mut bytes = Vec::new();
             std::io::copy(&mut archive.by_name(&name).unwrap(), &mut bytes).unwrap();
             seeds.push(bytes);
+        }
+        "tokenizer" => {
+            let fixtures = root().join("tests/fixtures");
+            for (kind, file) in [
+                (b'0', "esm2/checkpoints/hub-bin/vocab.txt"),
+                (b'1', "dna/dnabert-3/vocab.txt"),
+                (b'2', "dna/dnabert2/tokenizer.json"),
+            ] {
+                let mut seed = vec![kind];
+                seed.extend(fs::read(fixtures.join(file)).unwrap());
+                seeds.push(seed);
+            }
         }
         _ => {}
     }

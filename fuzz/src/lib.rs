@@ -8,6 +8,7 @@ use seqembed::journal::{log, rows};
 use seqembed::manifest;
 use seqembed::records::Reader;
 use seqembed::settings::Overrides;
+use seqembed::tokenize::{self, TokenizerKind};
 use seqembed_onnx::checkpoint::{pickle as pickles, safetensors as tensors};
 
 /// A small file may unpack to a large one: what comes after so many bytes is let be.
@@ -71,6 +72,28 @@ pub fn safetensors(data: &[u8]) {
 pub fn pickle(data: &[u8]) {
     if let Ok(pickle) = pickles::read(data) {
         let _ = pickle.entry(pickle.root(), "model");
+    }
+}
+
+/// A tokenizer's file, its kind by the first byte: a file that is taken gives ids that it has, for any letters.
+pub fn tokenizer(data: &[u8]) {
+    let Some((kind, text)) = data.split_first() else {
+        return;
+    };
+    let kind = [TokenizerKind::Esm, TokenizerKind::Bert, TokenizerKind::Bpe][usize::from(kind % 3)];
+    match tokenize::read(kind, text) {
+        Ok(tokenizer) => {
+            for sequence in [b"ACGTTGCANNACGTMKV".as_slice(), b"", b"A C\xff[CLS]*"] {
+                let encoded = tokenizer.encode(sequence);
+                assert!(
+                    encoded
+                        .ids
+                        .iter()
+                        .all(|&id| (id as usize) < tokenizer.vocabulary())
+                );
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains('\u{1b}')),
     }
 }
 

@@ -804,7 +804,14 @@ fn names_are_shown_escaped() {
     )
     .unwrap();
     texts.push(refused(&source));
-    assert_eq!(texts.len(), 7);
+    let index = serde_json::json!({"weight_map": {"a": evil}});
+    fs::write(
+        source.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+    texts.push(refused(&source));
+    assert_eq!(texts.len(), 8);
     for text in texts {
         assert!(!text.contains(char::is_control), "{text:?}");
     }
@@ -829,4 +836,58 @@ fn numbers_that_overflow_are_errors() {
         write_bin(&path, &tensors, Format::F32);
         refused(&path);
     }
+}
+
+/// A dict within the state dict is not passed over, and one that stands there under many names does not fill the memory.
+#[test]
+fn dicts_within_a_state_dict_count_and_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    let tensors = renamed(&weights(), fair_esm);
+    let values = support::values(&tensors, Format::F32);
+    let pickle = |inner: bool| {
+        let mut pickler = Pickler::new();
+        pickler.raw(b"}(").text("args").raw(b"}");
+        pickler
+            .text("encoder_attention_heads")
+            .int(support::HEADS)
+            .raw(b"s");
+        pickler.text("model").state_dict(&tensors, Format::F32);
+        if inner {
+            pickler
+                .text("layers.0.lora_A")
+                .raw(b"}")
+                .text("default.weight");
+            pickler
+                .tensor("0", "FloatStorage", 0, &[1], &[1])
+                .raw(b"ss");
+        }
+        pickler.raw(b"u").stop()
+    };
+    write_archive(&path, &pickle(false), &values);
+    let target = folder.path().join("model");
+    export(&path, &target, &ExportOptions::default()).unwrap();
+    write_archive(&path, &pickle(true), &values);
+    assert_all(
+        &refused(&path),
+        &["layers.0.lora_A.default.weight", "merge_and_unload()"],
+    );
+
+    let mut many = Pickler::new();
+    many.raw(b"}q\x01(");
+    for number in 0..20_000 {
+        many.text(&number.to_string());
+        if number == 0 {
+            many.tensor("0", "FloatStorage", 0, &[1], &[1])
+                .raw(b"q\x02");
+        } else {
+            many.raw(b"h\x02");
+        }
+    }
+    many.raw(b"u0}(");
+    for number in 0..20_000 {
+        many.text(&number.to_string()).raw(b"h\x01");
+    }
+    write_archive(&path, &many.raw(b"u").stop(), &values);
+    assert_all(&refused(&path), &["more than a hundred thousand tensors"]);
 }

@@ -271,6 +271,14 @@ pub fn adapter_file(folder: &Path) -> Option<&'static str> {
     files.find(|file| folder.join(file).is_file())
 }
 
+/// Whether a name is that of a file in a folder, and can be shown.
+fn is_plain(name: &str) -> bool {
+    const LONGEST: usize = 255;
+    !matches!(name, "" | "." | "..")
+        && name.len() <= LONGEST
+        && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control())
+}
+
 /// The weights files of a folder, the better format first, with the index that names them if there is one.
 #[expect(clippy::type_complexity, reason = "one caller takes it apart at once")]
 fn weights_files(
@@ -290,7 +298,7 @@ fn weights_files(
             .map_err(Error::json(&index))?
             .weight_map;
         let shards: BTreeSet<&String> = map.values().collect();
-        if let Some(outside) = shards.iter().find(|shard| shard.contains(['/', '\\'])) {
+        if let Some(outside) = shards.iter().find(|shard| !is_plain(shard)) {
             return Err(Error::malformed(
                 &index,
                 "shard index",

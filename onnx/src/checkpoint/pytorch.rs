@@ -1,6 +1,7 @@
 //! `PyTorch`'s files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and `NAME/data/N` with the values,
 //! stored without compression.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
@@ -9,13 +10,15 @@ use std::path::Path;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle::{self, Described, Pickle, Value};
+use super::pickle::{self, Described, Id, Pickle, Value};
 use super::{Scalar, Tensor, check_end};
 use crate::error::Error;
 use crate::files::refuse_lfs_pointer;
 use crate::shown;
 
 const FORMAT: &str = "PyTorch";
+/// The largest model's are a hundredth of these. One dict may stand in a pickle under many names, each with all of its tensors.
+const MOST_TENSORS: usize = 1 << 17;
 /// The largest model's takes a thirtieth of this.
 const LONGEST_PICKLE: u64 = 8 << 20;
 /// How the pickle of the older format begins: protocol 2, then a magic number of ten bytes.
@@ -108,9 +111,17 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         source,
     })?;
     let mut tensors = BTreeMap::new();
-    for (name, described) in state_dict(&pickle) {
-        let tensor = place(path, name, described, folder, &entries, length)?;
-        tensors.insert(name.to_owned(), tensor);
+    let state_dict = state_dict(&pickle);
+    if state_dict.len() >= MOST_TENSORS {
+        return Err(Error::malformed(
+            path,
+            FORMAT,
+            "it names more than a hundred thousand tensors, which no checkpoint has",
+        ));
+    }
+    for (name, described) in state_dict {
+        let tensor = place(path, &name, described, folder, &entries, length)?;
+        tensors.insert(name.into_owned(), tensor);
     }
     if tensors.is_empty() {
         return Err(Error::NotACheckpoint {
@@ -174,8 +185,9 @@ fn small(path: &Path, zip: &mut Zip, entry: &Entry) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The named tensors: of the outermost dict, or of the one that it has under `model` or `state_dict`.
-fn state_dict(pickle: &Pickle) -> Vec<(&str, &Described)> {
+/// The named tensors: of the outermost dict, or of the one that it has under `model` or `state_dict`. A dict in there counts with its
+/// tensors, as `KEY.NAME`: what is done with the others would else be done without them.
+fn state_dict(pickle: &Pickle) -> Vec<(Cow<'_, str>, &Described)> {
     let root = pickle.root();
     let dict = ["model", "state_dict", "model_state_dict"]
         .iter()
@@ -188,17 +200,39 @@ fn state_dict(pickle: &Pickle) -> Vec<(&str, &Described)> {
     let Value::Dict(entries) = dict else {
         return Vec::new();
     };
+    let mut tensors = Vec::new();
+    for (name, value) in named(pickle, entries) {
+        if tensors.len() >= MOST_TENSORS {
+            break;
+        }
+        match value {
+            Value::Tensor(tensor) => tensors.push((Cow::Borrowed(name), tensor.as_ref())),
+            Value::Dict(inner) => {
+                let inner = named(pickle, inner).filter_map(|(inner, value)| match value {
+                    Value::Tensor(tensor) => {
+                        Some((Cow::Owned(format!("{name}.{inner}")), tensor.as_ref()))
+                    }
+                    _ => None,
+                });
+                tensors.extend(inner.take(MOST_TENSORS - tensors.len()));
+            }
+            _ => {}
+        }
+    }
+    tensors
+}
+
+/// The entries of a dict whose keys are text.
+fn named<'pickle>(
+    pickle: &'pickle Pickle,
+    entries: &'pickle [(Id, Id)],
+) -> impl Iterator<Item = (&'pickle str, &'pickle Value)> {
     entries
         .iter()
-        .filter_map(
-            |(name, value)| match (pickle.get(*name), pickle.get(*value)) {
-                (Value::Text(name), Value::Tensor(tensor)) => {
-                    Some((name.as_str(), tensor.as_ref()))
-                }
-                _ => None,
-            },
-        )
-        .collect()
+        .filter_map(|(key, value)| match pickle.get(*key) {
+            Value::Text(key) => Some((key.as_str(), pickle.get(*value))),
+            _ => None,
+        })
 }
 
 /// fair-esm's settings: the Namespace under `cfg`, `model`, or under `args`.

@@ -242,10 +242,7 @@ impl Embedder {
     {
         let records = sequences
             .into_iter()
-            .map(|(header, letters)| Record {
-                header: header.into(),
-                sequence: letters.into(),
-            })
+            .map(|(header, letters)| Record::new(header.into(), letters.into()))
             .collect();
         let rows = Arc::new(Mutex::new(Rows::new(
             self.opened.model.architecture().hidden(),

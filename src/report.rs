@@ -115,6 +115,9 @@ pub struct Totals {
     pub truncated: u64,
     /// Records with letters outside of the vocabulary.
     pub replaced: u64,
+    /// Records with gaps of an alignment, `-` or `.`.
+    #[serde(default)]
+    pub gaps: u64,
     /// Records without an embedding.
     pub skipped: u64,
     /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
@@ -184,6 +187,9 @@ pub struct FileReport {
     pub truncated: u64,
     /// Records with letters outside of the vocabulary.
     pub replaced: u64,
+    /// Records with gaps of an alignment, `-` or `.`.
+    #[serde(default)]
+    pub gaps: u64,
     /// Records without an embedding.
     pub skipped: u64,
     /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
@@ -234,6 +240,7 @@ impl Report {
         totals.windowed = sum(|f| f.windowed);
         totals.truncated = sum(|f| f.truncated);
         totals.replaced = sum(|f| f.replaced);
+        totals.gaps = sum(|f| f.gaps);
         totals.skipped = sum(|f| f.skipped);
         totals.failed_records = sum(|f| f.failed_records);
         totals.repeated = sum(|f| if f.kept { 0 } else { f.repeated });
@@ -394,6 +401,7 @@ impl fmt::Display for Report {
             (totals.windowed, "in windows"),
             (totals.truncated, "truncated"),
             (totals.replaced, "with replaced letters"),
+            (totals.gaps, "with gaps"),
             (totals.skipped, "skipped"),
         ];
         let marks: Vec<String> = marks

@@ -149,6 +149,11 @@ pub struct Overrides {
     #[arg(long, value_name = "LENGTH", value_parser = positive)]
     pub max_length: Option<usize>,
 
+    /// The most residues (of DNA: bases) of a record; a longer one fails its file. It bounds the memory that a record can take
+    /// [default: 10,000,000, of DNA 300,000,000; with --long truncate, which keeps only what is embedded, none]
+    #[arg(long, value_name = "LENGTH", value_parser = positive)]
+    pub max_record: Option<usize>,
+
     /// How many residues or bases two neighbouring windows share; less than --max-length [default: a quarter of it]
     #[arg(long, value_name = "LENGTH")]
     pub overlap: Option<usize>,
@@ -184,7 +189,7 @@ fn positive(text: &str) -> Result<usize, String> {
 
 impl Overrides {
     /// The options' names, as a manifest spells them.
-    pub const KEYS: [&str; 13] = [
+    pub const KEYS: [&str; 14] = [
         "model",
         "pooling",
         "layer",
@@ -192,6 +197,7 @@ impl Overrides {
         "output_precision",
         "long",
         "max_length",
+        "max_record",
         "overlap",
         "unknown",
         "revcomp",
@@ -217,6 +223,7 @@ impl Overrides {
             "output_precision" => self.output_precision = Some(one_of(key, text)?),
             "long" => self.long = Some(one_of(key, text)?),
             "max_length" => self.max_length = Some(count(key, text)?),
+            "max_record" => self.max_record = Some(count(key, text)?),
             "overlap" => {
                 let overlap = text.parse();
                 self.overlap =
@@ -428,6 +435,8 @@ pub struct Settings {
     pub pool_first: Option<usize>,
     /// The most residues at once; none: the model's. See [`Settings::window_of`].
     pub max_length: Option<usize>,
+    /// The most residues of a record; none: as many as is usual, see [`Alphabet::longest_record`](crate::tokenize::Alphabet::longest_record).
+    pub max_record: Option<usize>,
     /// Residues that neighbouring windows share; none: a quarter of `max_length`. See [`Settings::window_of`].
     pub overlap: Option<usize>,
     /// What is done with letters outside of the vocabulary.
@@ -472,6 +481,7 @@ impl Settings {
             long: first(layers, |layer| &layer.long).unwrap_or_default(),
             pool_first: None,
             max_length: first(layers, |layer| &layer.max_length),
+            max_record: first(layers, |layer| &layer.max_record),
             overlap: first(layers, |layer| &layer.overlap),
             unknown: first(layers, |layer| &layer.unknown).unwrap_or_default(),
             revcomp: first(layers, |layer| &layer.revcomp).unwrap_or_default(),

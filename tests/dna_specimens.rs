@@ -12,9 +12,10 @@ use std::fs;
 use std::path::Path;
 
 use common::{
-    DNA_MODELS, DONE, PARTLY, Place, WRONG, assert_close, assert_run, fasta, fixtures, records,
-    rows_of, seqembed, text,
+    DNA_MODELS, DONE, PARTLY, Place, WRONG, assert_close, assert_run, fasta, fixtures, python,
+    records, rows_of, seqembed, text,
 };
+use seqembed::output::Rows;
 use tempfile::TempDir;
 
 const PROTEIN: &[u8] =
@@ -113,6 +114,126 @@ fn rna_lower_case_and_reads_give_the_vectors_of_the_dna() {
             assert_eq!(rows.status, expected.status, "{what}");
             assert_close(&rows.values, &expected.values, SAME, &what);
         }
+    }
+}
+
+/// Writes records of random characters, of one to four bytes each, and of bytes that are not UTF-8; beside it the same with `J` for
+/// each that is not ASCII; and tells how long Python finds them.
+const UNICODE: &str = r"
+import json, random, sys
+
+random.seed(7)
+letters = sys.argv[3]
+
+def character():
+    kind = random.random()
+    if kind < 0.7:
+        return random.choice(letters)
+    if kind < 0.8:
+        return random.choice('–—\u00a0\u200b\u00ad\ufeff\u202eé😀')
+    if kind < 0.9:
+        return chr(random.choice([random.randint(0xa1, 0xd7ff), random.randint(0xe000, 0x10ffff)]))
+    return chr(random.randint(0xdc80, 0xdcff))
+
+with open(sys.argv[1], 'wb') as file:
+    for number in range(60):
+        lines = [''.join(character() for _ in range(random.randint(1, 30))) for _ in range(random.randint(1, 5))]
+        file.write(f'>r{number}\n'.encode())
+        for line in lines:
+            file.write(line.encode('utf-8', 'surrogateescape') + b'\n')
+
+# Bytes that were put side by side may be a character: what is read counts.
+with open(sys.argv[1], encoding='utf-8', errors='surrogateescape', newline='\n') as file:
+    records = [record.split('\n') for record in file.read().split('>')[1:]]
+sequences = [''.join(lines) for _, *lines in records]
+with open(sys.argv[2], 'w') as file:
+    for number, sequence in enumerate(sequences):
+        file.write(f'>r{number}\n' + ''.join(c if c.isascii() else 'J' for c in sequence) + '\n')
+print(json.dumps([len(sequence) for sequence in sequences]))
+";
+
+/// With a vector for each residue, the vector at `i` is that of Python's `sequence[i]`.
+#[test]
+fn letters_are_counted_as_python_counts_them() {
+    for (model, letters) in [
+        ("esm2", "MKTVRQELSAGYW"),
+        ("dnabert2", "ACGT"),
+        ("dnabert-3", "ACGT"),
+    ] {
+        let place = Place::new(&[]);
+        let (unicode, ascii) = (place.path("unicode.fna"), place.path("ascii.fna"));
+        let lengths = python(
+            "the standard library",
+            UNICODE,
+            &[text(&unicode), text(&ascii), letters],
+        );
+        let lengths: Vec<u64> = serde_json::from_str(&lengths).unwrap();
+        for options in [
+            &["--pooling", "none"][..],
+            &["--max-length", "20"],
+            &["--max-length", "20", "--long", "truncate"],
+        ] {
+            let [given, plain] = ["unicode", "ascii"].map(|name| {
+                let mut all = vec!["--force-alphabet", "--no-dedup"];
+                all.extend(options);
+                assert_run(&place.embed(model, &format!("{name}.fna"), &all), DONE, &[]);
+                place.rows(&format!("{name}.parquet")).unwrap()
+            });
+            let what = format!("{model} {options:?}");
+            assert_eq!(given.lengths, lengths, "{what}");
+            assert_eq!(given.status, plain.status, "{what}");
+            assert_eq!(given.vectors, plain.vectors, "{what}");
+            if model == "esm2" && options.contains(&"none") {
+                let vectors: Vec<u64> = given.vectors.iter().map(|&count| count as u64).collect();
+                assert_eq!(vectors, lengths, "{what}");
+            }
+            let bits = |rows: &Rows| {
+                rows.values
+                    .iter()
+                    .map(|value| value.to_bits())
+                    .collect::<Vec<_>>()
+            };
+            assert!(bits(&given) == bits(&plain), "{what}");
+        }
+        if model != "esm2" {
+            let run = place.embed(
+                model,
+                "unicode.fna",
+                &["--force-alphabet", "--revcomp", "mean"],
+            );
+            assert_run(&run, DONE, &[]);
+            assert_eq!(
+                place.rows("unicode.parquet").unwrap().lengths,
+                lengths,
+                "{model}"
+            );
+        }
+    }
+}
+
+#[test]
+fn letters_that_are_not_ascii_are_told_with_their_place() {
+    for (sequence, told) in [
+        ("ACGTAC–GTTACG", "'–' (U+2013, en dash) at position 7"),
+        (
+            "ACGTA\u{a0}CGTTACG",
+            "U+00A0 (no-break space) at position 6",
+        ),
+        ("ACGT<mask>ACGTTACG", "`<mask>` at position 5"),
+        ("ACG-TACGTTACG", "'-' at position 4"),
+    ] {
+        for model in DNA_MODELS {
+            let rows = rows_of(model, &format!(">a\n{sequence}\n"), &["--unknown", "skip"]);
+            assert_eq!(
+                rows.status,
+                [format!("skipped: {told} is not in the vocabulary")],
+                "{model}"
+            );
+        }
+    }
+    for model in DNA_MODELS {
+        let rows = rows_of(model, ">a\nACG-TACGTTACG\n>b\nACGTACGT\n", &[]);
+        assert_eq!(rows.status, ["replaced,gaps", "ok"], "{model}");
     }
 }
 

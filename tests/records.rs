@@ -260,12 +260,54 @@ fn damage_in_the_middle_is_an_error() {
     }
 }
 
+/// `gzip -t` and `xz -t` say nothing of zero bytes behind the data, with which tapes and object stores fill their blocks.
 #[test]
-fn bytes_that_follow_the_gzip_data_are_an_error() {
-    let mut bytes = gzip(b">a\nMK\n");
-    bytes.extend(b"garbage");
-    let (_, error) = read(&bytes);
-    assert!(matches!(*error.unwrap().problem, Problem::Damaged { .. }));
+fn zero_bytes_behind_the_data_are_passed_over() {
+    let text = proteome(50);
+    let plain = good(&text);
+    let (first, second) = text.split_at(5_000);
+    for (name, encode) in ENCODERS {
+        for zeros in [1, 3, 4, 512, 300_000] {
+            let padding = vec![0; zeros];
+            let bytes = [&encode(&text)[..], &padding].concat();
+            assert_eq!(good(&bytes), plain, "{name}, {zeros}");
+            // As when padded files are joined.
+            let bytes = [&encode(first)[..], &padding, &encode(second), &padding].concat();
+            assert_eq!(good(&bytes), plain, "{name}, {zeros}");
+        }
+    }
+}
+
+#[test]
+fn what_else_stands_behind_the_data_is_told_after_all_records() {
+    let text = proteome(50);
+    let plain = good(&text);
+    for (name, encode) in ENCODERS {
+        for junk in [
+            &b"garbage"[..],
+            b"\0\0\0\0garbage",
+            b">late\nMK\n",
+            b"PK\x03\x04",
+        ] {
+            let (before, error) = read(&[&encode(&text)[..], junk].concat());
+            assert_eq!(before, plain, "{name}: all stand before it");
+            let message = error
+                .unwrap_or_else(|| panic!("{name}: no error"))
+                .to_string();
+            for part in [
+                &format!(
+                    "the {name} data end whole after all of 50 records (the last is `protein_49`)"
+                ),
+                "something else stands behind them",
+                &junk[junk.len() - 3..].escape_ascii().to_string(),
+            ] {
+                assert!(
+                    message.contains(part),
+                    "{name}: `{part}` is not in {message}"
+                );
+            }
+        }
+    }
 }
 
 #[test]
@@ -276,16 +318,18 @@ fn a_bgzip_file_without_its_end_block_is_warned_about() {
         let reader = Reader::new("a.faa.gz", Box::new(Cursor::new(bytes.to_vec()))).unwrap();
         let ((all, error), reader) = collect(reader);
         assert_eq!((all.len(), error.is_none()), (10, true));
-        reader.warning()
+        reader.warnings()
     };
-    let warning = warning_of(&bytes).expect("a warning");
+    let warnings = warning_of(&bytes);
     assert!(
-        warning.contains("a.faa.gz: the end-of-file block of bgzip is missing"),
-        "{warning}"
+        warnings[0].contains("a.faa.gz: the end-of-file block of bgzip is missing"),
+        "{warnings:?}"
     );
     bytes.extend(BGZF_END);
-    assert_eq!(warning_of(&bytes), None);
-    assert_eq!(warning_of(&gzip(&text)), None, "gzip has no such block");
+    assert_eq!(warning_of(&bytes), [""; 0]);
+    bytes.extend([0; 512]);
+    assert_eq!(warning_of(&bytes), [""; 0], "filled up with zero bytes");
+    assert_eq!(warning_of(&gzip(&text)), [""; 0], "gzip has no such block");
 }
 
 #[test]
@@ -306,7 +350,7 @@ fn an_empty_file_has_no_records_and_a_warning() {
         let ((all, error), reader) = collect(reader);
         assert!(all.is_empty() && error.is_none(), "{error:?}");
         assert!(reader.is_empty());
-        assert_eq!(reader.warning().unwrap(), "input: the file has no records");
+        assert_eq!(reader.warnings(), ["input: the file has no records"]);
     }
 }
 
@@ -338,28 +382,262 @@ fn odd_but_clear_fasta_is_read() {
         (b">a\nM\n>a\nK\n", vec![("a", "M"), ("a", "K")]),
         (b">a>b\nMK\n", vec![("a>b", "MK")]),
         (b">a\x01gi|2\nMK\n", vec![("a\u{1}gi|2", "MK")]),
+        // Files joined, each with a mark of its own.
+        (
+            b"\xef\xbb\xbf>a\nMK\n\xef\xbb\xbf>b\nLV\n\xef\xbb\xbf>c\n",
+            vec![("a", "MK"), ("b", "LV"), ("c", "")],
+        ),
+        (b"# made by\n#\n\n>a\nMK\n", vec![("a", "MK")]),
     ] {
         let all = good(text);
         assert_eq!(pairs(&all), expected, "{}", text.escape_ascii());
     }
 }
 
+/// All records of a text that must be whole, and what is told of it.
+fn told(text: &[u8]) -> (Vec<Record>, Vec<String>) {
+    let ((all, error), reader) =
+        collect(Reader::new("input", Box::new(Cursor::new(text.to_vec()))).unwrap());
+    assert!(error.is_none(), "{error:?}");
+    (all, reader.warnings())
+}
+
 #[test]
-fn headers_that_are_not_utf8_are_kept() {
-    let all = good(b">caf\xe9 \xff x\nMK\n");
-    assert_eq!(all[0].header, "caf\u{fffd} \u{fffd} x");
-    assert_eq!(all[0].id(), "caf\u{fffd}");
-    let all = good(">señal α\nMK\n".as_bytes());
+fn headers_that_are_not_utf8_are_kept_apart() {
+    let (all, warnings) = told(b">caf\xe9 \xff x\nMK\n>caf\xe8\nMK\n>caf\xc3\xa9\nMK\n");
+    // What Python makes of them: `bytes.decode("utf-8", "backslashreplace")`.
+    assert_eq!(all[0].header, "caf\\xe9 \\xff x");
+    let ids: Vec<_> = all.iter().map(Record::id).collect();
+    assert_eq!(ids, ["caf\\xe9", "caf\\xe8", "café"]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("input: line 1: the header is not UTF-8 (1 more header is not)"),
+        "{warnings:?}"
+    );
+    let (all, warnings) = told(">señal α\nMK\n".as_bytes());
     assert_eq!(all[0].header, "señal α");
+    assert_eq!(warnings, [""; 0]);
+}
+
+/// Python's `len` of each text, a byte that is not UTF-8 being one by itself.
+#[test]
+fn a_character_of_several_bytes_is_one_letter() {
+    let other = char::from(records::OTHER);
+    for (text, expected, letter) in [
+        ("MK–AY".as_bytes(), "MK.AY", "'–' (U+2013, en dash)"),
+        ("MK\u{a0}AY".as_bytes(), "MK.AY", "U+00A0 (no-break space)"),
+        ("MK😀AY".as_bytes(), "MK.AY", "'😀' (U+1F600)"),
+        (
+            "M\u{200b}\u{ad}K".as_bytes(),
+            "M..K",
+            "U+200B (zero width space)",
+        ),
+        ("M\u{feff}K".as_bytes(), "M.K", "U+FEFF (byte order mark"),
+        (
+            "M\u{202e}K".as_bytes(),
+            "M.K",
+            "U+202E (a mark of the writing direction)",
+        ),
+        ("MKé".as_bytes(), "MK.", "'é' (U+00E9)"),
+        (b"M\xe9K", "M.K", "the byte 0xE9, which is not UTF-8,"),
+        (b"M\xe2\x80K", "M..K", "the byte 0xE2, which is not UTF-8,"),
+        (b"M\xe2\x80", "M..", "the byte 0xE2, which is not UTF-8,"),
+        (
+            b"M\xf0\x9f\xe2\x80\x93K",
+            "M...K",
+            "the byte 0xF0, which is not UTF-8,",
+        ),
+        // Cut by a line's end.
+        (
+            b"M\xe2\n\x80\x93K",
+            "M...K",
+            "the byte 0xE2, which is not UTF-8,",
+        ),
+    ] {
+        let fasta = [b">a\nMK\n>b x\n", text, b"\nLV\n"].concat();
+        let (all, warnings) = told(&fasta);
+        let sequence: String = all[1].sequence.iter().copied().map(char::from).collect();
+        assert_eq!(sequence, expected.replace('.', &other.to_string()) + "LV");
+        let at = expected.find('.').unwrap();
+        assert!(
+            all[1].letter(at).to_string().contains(letter),
+            "{}",
+            all[1].letter(at)
+        );
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for part in ["input: line 4: ", letter, "record `b`"] {
+            assert!(
+                warnings[0].contains(part),
+                "`{part}` is not in {warnings:?}"
+            );
+        }
+        assert_eq!(
+            warnings[0].contains("invisible"),
+            letter.starts_with("U+"),
+            "{warnings:?}"
+        );
+        // The same from memory.
+        let record = Record::new("b x".to_owned(), [text, b"LV"].concat());
+        if !text.contains(&b'\n') {
+            assert_eq!(record, all[1]);
+        }
+        // And as a FASTQ record, whose qualities are a letter's each.
+        let qualities = "I".repeat(expected.len());
+        let fastq = [b"@b x\n", text, b"\n+\n", qualities.as_bytes(), b"\n"].concat();
+        assert_eq!(told(&fastq).0[0].sequence.len(), expected.len());
+    }
+}
+
+#[test]
+fn a_mask_is_one_letter_and_is_told() {
+    let other = char::from(records::OTHER);
+    for text in ["M<mask>K", "M<MASK>K", "M<ma\nsk>K", "M< mask>K"] {
+        let (all, warnings) = told(format!(">a\n{text}\n").as_bytes());
+        let sequence: String = all[0].sequence.iter().copied().map(char::from).collect();
+        assert_eq!(sequence, format!("M{other}K"), "{text}");
+        assert_eq!(all[0].letter(1).to_string(), "`<mask>`");
+        assert!(warnings[0].contains("`<mask>` stands in the sequence of record `a`"));
+        assert!(warnings[0].contains("not as a mask"), "{warnings:?}");
+    }
+    assert_eq!(
+        Record::new(String::new(), b"M<mask>K".to_vec()).sequence,
+        b"M\xffK"
+    );
+    let (_, message) = bad(b">a\nM<pad>K\n");
+    assert!(
+        message.contains("line 2: `>` inside the sequence"),
+        "{message}"
+    );
+}
+
+#[test]
+fn lines_that_grep_puts_between_matches_are_told() {
+    let (all, warnings) = told(b">a\nMK\n--\n>b\nM--K\n--\r\n>c\n--MK\n--");
+    let expected = [("a", "MK--"), ("b", "M--K--"), ("c", "--MK--")];
+    assert_eq!(pairs(&all), expected);
+    assert_eq!(warnings.len(), 1);
+    for part in [
+        "line 3: `--` alone on its line",
+        "record `a`",
+        "2 more lines are",
+    ] {
+        assert!(warnings[0].contains(part), "{warnings:?}");
+    }
+}
+
+/// A record that is longer than the limit is told by its name, and no more of it is held than that.
+#[test]
+fn a_record_beyond_the_limit_is_an_error() {
+    let text = [
+        b">a\nMK\n>long one\n",
+        &b"MKLV\n".repeat(100_000)[..],
+        b">c\nMK\n",
+    ]
+    .concat();
+    let read = |limits| {
+        let mut reader = Reader::new("input", Box::new(Cursor::new(text.clone()))).unwrap();
+        reader.limit(limits);
+        collect(reader).0
+    };
+    let longest = |letters| records::Limits {
+        longest: Some(letters),
+        keep: None,
+    };
+    let (all, error) = read(longest(400_000));
+    assert!(error.is_none() && all.len() == 3, "{error:?}");
+    let (before, error) = read(longest(399_999));
+    assert_eq!(before.len(), 1);
+    let message = error.unwrap().to_string();
+    for part in [
+        "line 3: record `long` is longer than 399,999",
+        "--max-record",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    // Where only the beginning is wanted, the rest is counted.
+    let (all, error) = read(records::Limits {
+        longest: None,
+        keep: Some(10),
+    });
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(all[1].sequence, b"MKLVMKLVMK");
+    let rest = all[1].rest.unwrap();
+    assert_eq!((rest.letters, rest.last), (399_990, b'V'));
+    assert_eq!(
+        (all[2].sequence.as_slice(), all[2].rest),
+        (&b"MK"[..], None)
+    );
+}
+
+type Change<'a> = &'a dyn Fn(&Path);
+
+#[test]
+fn a_file_that_is_written_to_while_it_is_read_is_an_error() {
+    use std::fs::OpenOptions;
+    use std::time::{Duration, SystemTime};
+
+    let text = proteome(3_000);
+    let half = text.len() as u64 / 2;
+    let later = SystemTime::now() + Duration::from_secs(60);
+    let path_of = |folder: &Path| folder.join("input");
+    let write = |folder: &Path| {
+        OpenOptions::new()
+            .write(true)
+            .open(path_of(folder))
+            .unwrap()
+    };
+    let cut: Change = &|folder| write(folder).set_len(half).unwrap();
+    let appended: Change = &|folder| {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(path_of(folder))
+            .unwrap();
+        file.write_all(b">late\nMK\n").unwrap();
+    };
+    let overwritten: Change = &|folder| {
+        let mut file = write(folder);
+        file.write_all(b">other").unwrap();
+        // As if that had taken its time.
+        file.set_modified(later).unwrap();
+    };
+    let replaced: Change = &|folder| {
+        fs::write(folder.join("new"), b">new\nMK\n").unwrap();
+        fs::rename(folder.join("new"), path_of(folder)).unwrap();
+    };
+    let removed: Change = &|folder| fs::remove_file(path_of(folder)).unwrap();
+    for (change, is_told) in [
+        (cut, true),
+        (appended, true),
+        (overwritten, true),
+        // The file that was opened is whole.
+        (replaced, false),
+        (removed, false),
+    ] {
+        for encode in [<[u8]>::to_vec as Encode, gzip] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = file(folder.path(), &encode(&text));
+            let mut reader = records::open(&Source::Path(path)).unwrap();
+            reader.next().unwrap().unwrap();
+            change(folder.path());
+            let ((rest, error), _) = collect(reader);
+            if is_told {
+                let message = error.expect("an error").to_string();
+                assert!(
+                    message.contains("input: changed while it was read"),
+                    "{message}"
+                );
+            } else {
+                assert!(error.is_none(), "{error:?}");
+                assert_eq!(rest.len(), 2_999);
+            }
+        }
+    }
 }
 
 #[test]
 fn ids_are_first_words() {
     let id = |header: &str| {
-        let record = Record {
-            header: header.to_owned(),
-            sequence: Vec::new(),
-        };
+        let record = Record::new(header.to_owned(), Vec::new());
         record.id().to_owned()
     };
     assert_eq!(id("sp|P1|X_Y a protein"), "sp|P1|X_Y");
@@ -381,6 +659,17 @@ fn fastq_is_read() {
             b"@r1\nACGT\nAC\n+\n@III\n+I\n@r2\nG\n+\nI\n",
             vec![("r1", "ACGTAC"), ("r2", "G")],
         ),
+        // Qualities wrapped otherwise than the sequence.
+        (
+            b"@r1\nACGTAC\n+\n@II\n@II\n@r2\nAC\nGT\n+\n@+@+\n@r3\nA\nC\n+\n\nII\n",
+            vec![("r1", "ACGTAC"), ("r2", "ACGT"), ("r3", "AC")],
+        ),
+        (
+            b"\xef\xbb\xbf@r1\nA\n+\nI\n\xef\xbb\xbf@r2\nC\n+\nI\n",
+            vec![("r1", "A"), ("r2", "C")],
+        ),
+        // A name as of a SAM header's line, without its tag.
+        (b"@PG\tx\nA\n+\nI\n", vec![("PG\tx", "A")]),
         (b"@r1\n\n+\n\n@r2\nG\n+\nI\n", vec![("r1", ""), ("r2", "G")]),
         (b"@r1\n+\n@r2\nG\n+\nI\n", vec![("r1", ""), ("r2", "G")]),
         (
@@ -413,6 +702,17 @@ fn mistakes_are_told_with_line_and_record() {
         (b"\xff\xfe>\0a\0\n\0", 0, "UTF-16 text? Save it as UTF-8"),
         (b"LOCUS       AB000001\n", 0, "a GenBank file?"),
         (b"@HD\tVN:1.6\n@SQ\tSN:x\n", 0, "a SAM file?"),
+        (b"@PG\tID:bwa\tPN:bwa\n", 0, "a SAM file?"),
+        (b"@RG\tID:1\n@PG\tID:bwa\n", 0, "a SAM file?"),
+        (b"@CO\tmade by hand\n", 0, "a SAM file?"),
+        (b"# STOCKHOLM 1.0\n", 0, "a Stockholm alignment?"),
+        (b"##fileformat=VCFv4.2\n#CHROM\tPOS\n", 0, "a VCF file?"),
+        (b"# name\tx\na\t1\n", 0, "line 2: expected `>`"),
+        (
+            b"\x5d\0\0\x80\0\xff\xff\xff",
+            0,
+            "LZMA data? Unpack them first",
+        ),
         (b"<!DOCTYPE html>\n", 0, "a web page or XML?"),
         (b">a\nMK\n>b\nM\0K\n", 1, "line 4: a NUL byte"),
         (b">a\0b\nMK\n", 0, "line 1: a NUL byte"),
@@ -424,6 +724,11 @@ fn mistakes_are_told_with_line_and_record() {
         ),
         (
             b">a x\rMKLV\r>b\rGG\r",
+            0,
+            "line 1: lines end as on old Macs",
+        ),
+        (
+            b"@r1 x\rACGT\r+\rIIII\r@r2\rA\r+\rI\r",
             0,
             "line 1: lines end as on old Macs",
         ),
@@ -467,6 +772,17 @@ fn mistakes_are_told_with_line_and_record() {
         );
         assert_eq!(before, whole, "{}", text.escape_ascii());
         assert!(message.contains("input: "), "the file is named: {message}");
+    }
+    let mut tar = b"proteins.faa".to_vec();
+    tar.resize(257, 0);
+    tar.extend(b"ustar  \0");
+    tar.resize(1024, 0);
+    for bytes in [tar.clone(), gzip(&tar)] {
+        let (_, message) = bad(&bytes);
+        assert!(
+            message.contains("a tar archive? Unpack it first"),
+            "{message}"
+        );
     }
     let (_, message) = bad(&gzip(&gzip(b">a\nMK\n")));
     assert!(message.contains("gzip within a compression?"), "{message}");
@@ -620,7 +936,10 @@ proptest! {
     /// Whatever the bytes, and whatever the size of the reads: no panic, and one outcome.
     #[test]
     fn any_bytes_are_taken(bytes in proptest::collection::vec(
-        prop_oneof![Just(b'>'), Just(b'\n'), Just(b'@'), Just(b'+'), Just(b'A'), Just(b'\r'), any::<u8>()], 0..200,
+        prop_oneof![
+            Just(b'>'), Just(b'\n'), Just(b'@'), Just(b'+'), Just(b'A'), Just(b'\r'), Just(0xef), Just(0xbb), Just(0xbf), any::<u8>(),
+        ],
+        0..200,
     )) {
         let outcome = |raw: Box<dyn Read + Send>| {
             let ((all, error), _) = collect(Reader::new("x", raw).unwrap());
@@ -636,20 +955,21 @@ proptest! {
     fn records_come_back(
         written in proptest::collection::vec(("[a-zA-Z0-9_|. ]{0,30}", "[A-Za-z*.-]{0,200}"), 1..20),
         width in 1_usize..80,
+        quality_width in 1_usize..80,
         crlf in any::<bool>(),
         is_fastq in any::<bool>(),
     ) {
         let end = if crlf { "\r\n" } else { "\n" };
-        let wrapped = |sequence: &str| {
+        let wrapped = |sequence: &str, width: usize| {
             let lines = sequence.as_bytes().chunks(width);
             lines.map(|line| String::from_utf8_lossy(line).into_owned() + end).collect::<String>()
         };
         let mut text = String::new();
         for (header, sequence) in &written {
             let mark = if is_fastq { "@" } else { ">" };
-            text.extend([mark, header, end, &wrapped(sequence)]);
+            text.extend([mark, header, end, &wrapped(sequence, width)]);
             if is_fastq {
-                text.extend(["+", end, &wrapped(&"@".repeat(sequence.len()))]);
+                text.extend(["+", end, &wrapped(&"@".repeat(sequence.len()), quality_width)]);
             }
         }
         let all = good(text.as_bytes());

@@ -211,8 +211,57 @@ fn specimens() -> Vec<Specimen> {
         "header not UTF-8",
         b">caf\xe9 x\nMKLV\n",
         DONE,
+        "line 1: the header is not UTF-8: such bytes are written as `\\xe9`",
+        Some(&["ok"]),
+    );
+    add(
+        "gaps of an alignment",
+        b">a\nMK-LV\n>b\nMKLV\n>c\nM.KJ\n",
+        DONE,
+        "2 with gaps",
+        Some(&["gaps", "ok", "replaced,gaps"]),
+    );
+    add(
+        "lines of grep -A",
+        b">a\nMKLV\n--\n>b\nMKLV\n",
+        DONE,
+        "specimen.faa: line 3: `--` alone on its line, which `grep -A` puts between matches",
+        Some(&["gaps", "ok"]),
+    );
+    add(
+        "an en dash",
+        ">a\nMK–AY\n".as_bytes(),
+        DONE,
+        "specimen.faa: line 2: '–' (U+2013, en dash) stands in the sequence of record `a`",
+        Some(&["replaced"]),
+    );
+    add(
+        "a no-break space",
+        ">a\nMK\u{a0}AY\n".as_bytes(),
+        DONE,
+        "specimen.faa: line 2: U+00A0 (no-break space) stands in the sequence of record `a`: it is invisible",
+        Some(&["replaced"]),
+    );
+    add(
+        "a mask",
+        b">a\nMK<mask>LV\n",
+        DONE,
+        "`<mask>` stands in the sequence of record `a`: it counts as one letter, and is embedded as an unknown one, not as a mask",
+        Some(&["replaced"]),
+    );
+    add(
+        "zero bytes behind gzip data",
+        &[&gzip(b">a\nMKLV\n")[..], &[0; 1000]].concat(),
+        DONE,
         "",
         Some(&["ok"]),
+    );
+    add(
+        "something else behind gzip data",
+        &[&gzip(b">a\nMKLV\n")[..], b"junk"].concat(),
+        PARTLY,
+        "the gzip data end whole after 1 record (`a`) (their checksums fit), but something else stands behind them (`junk`)",
+        None,
     );
     add("spaces", b">a\nMK LV\t \n G\n", DONE, "", Some(&["ok"]));
     add("digits", b">a\n1 MKLV 4\n", DONE, "", Some(&["replaced"]));
@@ -340,8 +389,8 @@ fn headers_and_ids_are_kept() {
     )]);
     assert_run(&place.embed(&["x.faa"], &[]), DONE, &[]);
     let rows = place.rows("x").unwrap();
-    assert_eq!(rows.ids, ["a", "a", "caf\u{fffd}", ""]);
-    assert_eq!(rows.headers, ["a first", "a second", "caf\u{fffd} x", ""]);
+    assert_eq!(rows.ids, ["a", "a", "caf\\xe9", ""]);
+    assert_eq!(rows.headers, ["a first", "a second", "caf\\xe9 x", ""]);
     assert_eq!(rows.lengths, [2, 3, 2, 2]);
 }
 
@@ -390,20 +439,120 @@ fn letters_outside_of_the_vocabulary_follow_the_policy() {
 }
 
 #[test]
-fn a_hundred_megabytes_on_one_line_are_read() {
-    let mut bytes = b">long\n".to_vec();
-    bytes.resize(100_000_000, b'K');
-    bytes.extend(b"\n>next\nMKLV\n");
-    let place = Place::new(&[("long.faa", &bytes)]);
+fn a_hundred_megabytes_on_one_line_take_no_memory() {
+    let peak = |place: &Place| {
+        let report = fs::read_to_string(place.path("out/report.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        report["totals"]["peak_memory_bytes"].as_u64().unwrap()
+    };
+    let short = Place::new(&[("short.faa", GOOD)]);
+    assert_run(&short.embed(&["short.faa"], &[]), DONE, &[]);
+    let mut bytes = b">long one\n".to_vec();
+    bytes.resize(100_000_010, b'K');
+    bytes.extend(b"*\n>next\nMKLV\n");
+    let place = Place::new(&[("long.faa", &bytes), ("other.faa", GOOD)]);
     drop(bytes);
-    assert_run(
-        &place.embed(&["long.faa"], &["--long", "truncate"]),
-        DONE,
-        &[],
-    );
+    let truncate = ["--long", "truncate"];
+    assert_run(&place.embed(&["long.faa"], &truncate), DONE, &[]);
     let rows = place.rows("long").unwrap();
     assert_eq!(rows.status, ["truncated", "ok"]);
-    assert_eq!(rows.lengths, [100_000_000 - 6, 4]);
+    // The terminal stop does not count, as it does not in a short record.
+    assert_eq!(rows.lengths, [100_000_000, 4]);
+    let more = peak(&place).saturating_sub(peak(&short));
+    assert!(more < 30 << 20, "{more} bytes more than for a short record");
+
+    // Whole, it is far more than any protein has: most likely line ends were lost.
+    let both = ["long.faa", "other.faa"];
+    let run = place.embed(&both, &[]);
+    assert_run(
+        &run,
+        PARTLY,
+        &[
+            "long.faa: line 1: record `long` is longer than 10,000,000",
+            "--max-record",
+        ],
+    );
+    assert!(place.rows("other").is_some());
+    let more = peak(&place).saturating_sub(peak(&short));
+    assert!(more < 90 << 20, "{more} bytes more than for a short record");
+
+    // The limit is the user's, in a manifest too; one that is given holds for what is cut as well.
+    let run = place.run(&format!(
+        "model: {}\nfiles:\n- {{sample: a, fasta: other.faa, max_record: 64}}\n- {{sample: b, fasta: other.faa, max_record: 65}}\n\
+         - {{sample: c, fasta: other.faa, max_record: 64, max_length: 10, long: truncate}}\n",
+        text(model())
+    ));
+    assert_run(&run, PARTLY, &["record `good` is longer than 64"]);
+    let is_there = ["a", "b", "c"].map(|sample| place.rows(sample).is_some());
+    assert_eq!(is_there, [false, true, false]);
+}
+
+/// The end of a file is read when most of it was embedded: it was changed before.
+#[test]
+fn an_input_that_grows_while_it_is_read_fails_by_name() {
+    let many = GOOD.repeat(4_000);
+    let place = Place::new(&[("a.faa", &many), ("b.faa", GOOD)]);
+    let out = place.path("out");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args([
+            "embed",
+            text(&place.path("a.faa")),
+            text(&place.path("b.faa")),
+        ])
+        .args(["-m", text(model()), "-o", text(&out), "--no-dedup"])
+        .args(["--threads", "1"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // An output that is begun shows that its input is.
+    let begun = || fs::read_dir(&out).is_ok_and(|entries| entries.count() > 1);
+    while !begun() && run.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(place.path("a.faa"))
+        .unwrap();
+    file.write_all(b">late\nMK\n").unwrap();
+    drop(file);
+    let run = run.wait_with_output().unwrap();
+    let length = many.len();
+    let lengths = [length, length + 9].map(|length| seqembed::report::thousands(length as u64));
+    assert_run(
+        &run,
+        PARTLY,
+        &[&format!(
+            "a.faa: changed while it was read (it had {} bytes, and has {} now)",
+            lengths[0], lengths[1]
+        )],
+    );
+    assert!(place.rows("a").is_none() && place.rows("b").is_some());
+}
+
+/// Two files whose names differ in bytes that are not UTF-8 have an output each.
+#[cfg(target_os = "linux")]
+#[test]
+fn file_names_that_are_not_utf8_stay_apart() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let place = Place::new(&[]);
+    let names = [b"caf\xe9.faa", b"caf\xe8.faa"]
+        .map(|name| place.folder.path().join(OsStr::from_bytes(name)));
+    for name in &names {
+        fs::write(name, GOOD).unwrap();
+    }
+    let run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .arg("embed")
+        .args(&names)
+        .args(["-m", text(model()), "-o", text(&place.path("out"))])
+        .output()
+        .unwrap();
+    assert_run(&run, DONE, &[]);
+    assert_eq!(
+        place.written(),
+        ["caf%e8.parquet", "caf%e9.parquet", "report.json"]
+    );
 }
 
 #[test]

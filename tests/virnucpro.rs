@@ -47,6 +47,37 @@ fn embedded(place: &Place, file: &str, model: &str, options: &[&str]) -> Rows {
 }
 
 #[test]
+fn proteins_are_no_contigs() {
+    let proteins = std::fs::read(fixtures().join("esm2/inputs/mixed.faa")).unwrap();
+    let place = Place::new(&[("x.fna", &proteins)]);
+    let run = virnucpro(&place, &["--frames-only"]);
+    let said = [
+        "x.fna looks like protein",
+        "give the contigs, not their proteins",
+    ];
+    assert_run(&run, 1, &said);
+    assert!(!place.path("out/x_chunked500.fa").exists());
+
+    let place = Place::new(&[("x.fna", b">a long one\nATGGCATTGACATTG\n")]);
+    let run = virnucpro(&place, &["--frames-only", "--max-record", "14"]);
+    assert_run(
+        &run,
+        1,
+        &[
+            "x.fna: line 1: record `a` is longer than 14",
+            "--max-record",
+        ],
+    );
+
+    // A character of several bytes is one letter that is no base.
+    let place = Place::new(&[("x.fna", ">a\nATGGCA–TTGACATTG\n".as_bytes())]);
+    let run = virnucpro(&place, &["--frames-only"]);
+    assert_run(&run, DONE, &["line 2: '–' (U+2013, en dash)"]);
+    let chunks = std::fs::read_to_string(place.path("out/x_chunked500.fa")).unwrap();
+    assert_eq!(chunks, ">a_chunk_1\nATGGCANTTGACATTG\n");
+}
+
+#[test]
 fn files_are_those_of_virnucpro_and_vectors_those_of_embed() {
     let contigs = std::fs::read(fixtures().join("dna/inputs/mixed.fna")).unwrap();
     // Two contigs of one name, lower case, a codon that is none, one without a frame, and one without a base.

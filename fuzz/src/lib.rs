@@ -39,7 +39,7 @@ pub fn records(data: &[u8]) {
         }
     }
     assert_eq!(reader.delivered(), count);
-    let _ = reader.warning();
+    let _ = reader.warnings();
 }
 
 /// The manifest, its kind by the first byte.

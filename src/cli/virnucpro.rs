@@ -45,6 +45,10 @@ pub struct VirnucproArgs {
     #[arg(long, value_name = "MODEL", default_value = "esm2_t36_3B_UR50D")]
     protein_model: String,
 
+    /// The most bases of a contig; a longer one is an error [default: 300,000,000]
+    #[arg(long, value_name = "BASES", value_parser = clap::value_parser!(u32).range(1..))]
+    max_record: Option<u32>,
+
     /// Reading frames in a file
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     records_per_file: u32,
@@ -109,7 +113,13 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
             sample: input.sample,
         };
         let per_file = args.records_per_file as usize;
-        let found = virnucpro::prepare(&places, &input.source, args.chunk, per_file)?;
+        let found = virnucpro::prepare(
+            &places,
+            &input.source,
+            args.chunk,
+            per_file,
+            args.max_record.map(|most| most as usize),
+        )?;
         for warning in &found.warnings {
             eprintln!("warning: {warning}");
         }

@@ -10,9 +10,10 @@ mod yaml;
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::records::Source;
+use crate::records::{self, Source};
 use crate::report::counted;
 use crate::settings::{OptionError, Overrides, RunOverrides, Settings};
 
@@ -485,7 +486,9 @@ fn trouble_with_name(sample: &str) -> Option<&'static str> {
 
 /// A file's name without its suffixes.
 fn sample_of(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Bytes that are not UTF-8 as in a URL, so that names that differ stay different.
+    let name = path.file_name().unwrap_or_default();
+    let name = records::escaped(name.as_bytes(), "%");
     let bare = without_suffix(&name, &COMPRESSION_SUFFIXES);
     without_suffix(bare, &SEQUENCE_SUFFIXES).to_owned()
 }

@@ -41,7 +41,7 @@ pub struct Rows {
     pub headers: Vec<String>,
     /// Residues in each record, as they were embedded (after a terminal `*` was dropped, before truncation).
     pub lengths: Vec<u64>,
-    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced` (`all-unknown` when no letter is known) joined by
+    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced` (`all-unknown` when no letter is known), `gaps` joined by
     /// a comma, or `skipped: why`.
     pub status: Vec<String>,
     /// How many vectors each row has.

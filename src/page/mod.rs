@@ -420,6 +420,10 @@ impl Page {
                 "with letters that the model does not know, replaced",
                 totals.replaced,
             ),
+            (
+                "with gaps of an alignment (`-` or `.`), embedded as they stand",
+                totals.gaps,
+            ),
             ("longer than the limit, cut", totals.truncated),
             (
                 "longer than the limit, embedded in windows",
@@ -498,7 +502,7 @@ impl Page {
             }
         )?;
         for file in files.iter().take(FILES) {
-            let marked = file.skipped + file.replaced + file.truncated + file.windowed;
+            let marked = file.skipped + file.replaced + file.gaps + file.truncated + file.windowed;
             write!(
                 html,
                 "<tr{}><th class=\"text\" scope=\"row\">{}</th><td class=\"text\">{}</td><td>{}</td><td>{}</td><td>{}</td>\

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::report::counted;
+use crate::report::{counted, thousands};
 
 /// A file that can't be read, or can't be read on.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,27 @@ pub enum Problem {
         /// The decoder's reason.
         source: io::Error,
     },
+    /// Something stands behind the compressed data.
+    #[error("the {compression} data end whole after {} (their checksums fit), but something else stands behind them (`{found}`): {}",
+        records(*delivered, last), junk(compression))]
+    Behind {
+        /// The compression.
+        compression: &'static str,
+        /// Records delivered before.
+        delivered: u64,
+        /// The id of the last of them.
+        last: String,
+        /// How it starts, unprintable bytes escaped.
+        found: String,
+    },
+    /// The file was written to by somebody else.
+    #[error(
+        "changed while it was read ({what}): nothing of it is kept; run again when it is complete"
+    )]
+    Changed {
+        /// What is different.
+        what: String,
+    },
     /// Not a sequence file.
     #[error("line {line}: expected `>` (FASTA) or `@` (FASTQ), found `{found}`{hint}")]
     NotSequences {
@@ -96,6 +117,24 @@ pub enum Problem {
         line: u64,
         /// The record.
         id: String,
+    },
+    /// More letters than are read.
+    #[error(
+        "line {line}: record `{id}` is longer than {}, the most that one record may have (--max-record): is a header or a line end missing? If it is one sequence, give --max-record a larger number, or --long truncate", thousands(*longest)
+    )]
+    TooLong {
+        /// The line of its header.
+        line: u64,
+        /// The record.
+        id: String,
+        /// The most letters.
+        longest: u64,
+    },
+    /// A header that is none.
+    #[error("line {line}: a header of more than 16 MB: is this text, with line ends?")]
+    LongHeader {
+        /// The line.
+        line: u64,
     },
     /// Lines end with a lone carriage return.
     #[error(
@@ -143,4 +182,17 @@ fn after(delivered: u64, last: &str) -> String {
     } else {
         format!(" after record {delivered} (`{last}`)")
     }
+}
+
+/// `all of its 17 records (the last is `id`)`
+fn records(delivered: u64, last: &str) -> String {
+    match delivered {
+        0 => "no record".to_owned(),
+        1 => format!("1 record (`{last}`)"),
+        all => format!("all of {all} records (the last is `{last}`)"),
+    }
+}
+
+fn junk(compression: &str) -> String {
+    format!("get the file again, or unpack it with `{compression} -dc` and give what comes out")
 }

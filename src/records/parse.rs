@@ -7,7 +7,8 @@ use std::io::{self, Read};
 
 use memchr::memchr;
 
-use super::{Problem, Record};
+use super::letters::{Letters, Refused};
+use super::{Letter, Limits, Problem, Record, Rest, escaped, is_white};
 
 /// Text is read in pieces of this size.
 const BUFFER: usize = 256 * 1024;
@@ -18,18 +19,64 @@ const COPIED: usize = 1 << 20;
 /// How much of an unexpected line a message shows.
 const SHOWN: usize = 24;
 
+/// Longer headers are refused: those of NCBI's nr, which join the headers of all equal sequences, are a tenth of it.
+const LONGEST_HEADER: usize = 16 << 20;
+
+/// The head of a tar archive, with the letters that tell it.
+const TAR: usize = 257 + 5;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Fasta,
     Fastq,
 }
 
+/// Something odd in a file that does not end it: where it is first, and how often.
+#[derive(Debug)]
+pub(super) struct Odd<T> {
+    /// The line, the record's id, and what it is.
+    pub(super) first: Option<(u64, String, T)>,
+    pub(super) count: u64,
+}
+
+impl<T> Default for Odd<T> {
+    fn default() -> Self {
+        Self {
+            first: None,
+            count: 0,
+        }
+    }
+}
+
+impl<T> Odd<T> {
+    fn add(&mut self, count: u64, first: impl FnOnce() -> (u64, String, T)) {
+        if count > 0 {
+            self.first.get_or_insert_with(first);
+            self.count += count;
+        }
+    }
+}
+
+/// What the user should be told of a file.
+#[derive(Debug, Default)]
+pub(super) struct Oddities {
+    /// Letters that are not ASCII: the visible ones, and the invisible ones.
+    pub(super) letters: [Odd<Letter>; 2],
+    /// Headers that are not UTF-8, with the first such byte.
+    pub(super) headers: Odd<u8>,
+    /// Lines of `--` alone.
+    pub(super) separators: Odd<()>,
+}
+
 /// Cuts text into records.
 pub(super) struct Parser {
     text: Text,
     format: Option<Format>,
-    sequence: Vec<u8>,
+    letters: Letters,
     line: Vec<u8>,
+    /// The longest sequence that is read.
+    longest: u64,
+    pub(super) odd: Oddities,
 }
 
 impl Parser {
@@ -37,9 +84,16 @@ impl Parser {
         Self {
             text: Text::new(input),
             format: None,
-            sequence: Vec::new(),
+            letters: Letters::default(),
             line: Vec::new(),
+            longest: u64::MAX,
+            odd: Oddities::default(),
         }
+    }
+
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.longest = limits.longest.unwrap_or(u64::MAX);
+        self.letters.keep(limits.keep.unwrap_or(usize::MAX));
     }
 
     /// The next record, or `None` at the end. Not to be called again after an error.
@@ -59,15 +113,28 @@ impl Parser {
 
     /// Passes over a byte order mark, blank lines and comments, up to the first header.
     fn start(&mut self) -> Result<Option<Format>, Problem> {
-        self.text.skip_byte_order_mark()?;
+        // The first line with `#`, in case that nothing but such lines follows.
+        let mut comment = None;
         loop {
             match self.text.peek()? {
-                None => return Ok(None),
+                None => {
+                    return match comment {
+                        Some(problem) => Err(problem),
+                        None => Ok(None),
+                    };
+                }
                 Some(b'>') => return Ok(Some(Format::Fasta)),
-                Some(b'@') if is_sam(self.text.head()) => return Err(self.not_sequences()),
+                Some(b'@') if is_sam(self.text.head(SHOWN)) => return Err(self.not_sequences()),
                 Some(b'@') => return Ok(Some(Format::Fastq)),
                 Some(b';') => self.text.skip_line()?,
+                Some(b'#') if hint(self.text.head(SHOWN)).is_empty() => {
+                    if comment.is_none() {
+                        comment = Some(self.not_sequences());
+                    }
+                    self.text.skip_line()?;
+                }
                 Some(byte) if is_white(byte) => self.text.advance(),
+                Some(BOM_START) if self.text.skip_byte_order_mark(b"")? => {}
                 Some(_) => return Err(self.not_sequences()),
             }
         }
@@ -76,8 +143,14 @@ impl Parser {
     /// What the first line is, which is no header.
     fn not_sequences(&mut self) -> Problem {
         let line = self.text.line;
-        let head = self.text.head();
-        let hint = hint(head);
+        let head = self.text.head(TAR);
+        let is_tar = head.len() >= TAR && head[TAR - 5..TAR] == *b"ustar";
+        let head = &head[..head.len().min(SHOWN + 2)];
+        let hint = if is_tar {
+            ": a tar archive? Unpack it first (`tar -xf`), and give the files in it"
+        } else {
+            hint(head)
+        };
         let first = &head[..memchr(b'\n', head).unwrap_or(head.len())];
         let found = shown(first);
         let residues = first
@@ -97,14 +170,20 @@ impl Parser {
         }
         let header_line = self.text.line;
         let (header, has_inner_return) = self.header()?;
-        self.sequence.clear();
+        self.letters.clear();
         let mut lines = 0_u64;
         loop {
             match self.text.peek()? {
                 None | Some(b'>') => break,
                 Some(b';') => self.text.skip_line()?,
-                Some(_) => {
-                    self.sequence_line(&header, true)?;
+                // A file with a mark of its own was appended to another.
+                Some(BOM_START) if self.text.skip_byte_order_mark(b">;")? => {}
+                byte => {
+                    if byte == Some(b'-') && self.text.is_line(b"--") {
+                        let line = self.text.line;
+                        self.odd.separators.add(1, || (line, id_of(&header), ()));
+                    }
+                    self.sequence_line(&header, header_line, true)?;
                     lines += 1;
                 }
             }
@@ -122,35 +201,44 @@ impl Parser {
                 None => return Ok(None),
                 Some(b'@') => break,
                 Some(byte) if is_white(byte) => self.text.advance(),
+                Some(BOM_START) if self.text.skip_byte_order_mark(b"@")? => {}
                 Some(_) => {
                     let line = self.text.line;
-                    let head = self.text.head();
+                    let head = self.text.head(SHOWN);
                     let found = shown(&head[..memchr(b'\n', head).unwrap_or(head.len())]);
                     return Err(Problem::FastqHeader { line, found });
                 }
             }
         }
-        let (header, _) = self.header()?;
-        self.sequence.clear();
-        let mut lines = 0_u64;
+        let header_line = self.text.line;
+        let (header, has_inner_return) = self.header()?;
+        self.letters.clear();
         loop {
             match self.text.peek()? {
+                None if has_inner_return => {
+                    return Err(Problem::CarriageReturns { line: header_line });
+                }
                 None => return Err(self.cut(&header)),
                 Some(b'+') => break,
-                Some(_) => {
-                    self.sequence_line(&header, false)?;
-                    lines += 1;
-                }
+                Some(_) => self.sequence_line(&header, header_line, false)?,
             }
         }
         self.text.skip_line()?;
-        // The qualities are counted by lines: a line of them may itself start with `@` or `+`.
-        let quality_line = self.text.line;
+        self.qualities(&header)?;
+        Ok(Some(self.record(header)))
+    }
+
+    /// Passes over a FASTQ record's qualities: lines until there are as many as letters, however the sequence was wrapped. A line
+    /// of them may itself start with `@` or `+`.
+    fn qualities(&mut self, header: &str) -> Result<(), Problem> {
+        let first_line = self.text.line;
+        let sequence = self.letters.count();
         let mut quality = 0_u64;
-        for _ in 0..lines {
-            if self.text.peek()?.is_none() {
-                break;
-            }
+        while quality < sequence {
+            let Some(start) = self.text.peek()? else {
+                return Err(self.cut(header));
+            };
+            let before = quality;
             self.text.each_piece(|piece, line| {
                 if memchr(0, piece).is_some() {
                     return Err(Problem::Nul { line });
@@ -158,20 +246,18 @@ impl Parser {
                 quality += piece.iter().filter(|&&byte| !is_white(byte)).count() as u64;
                 Ok(())
             })?;
+            if quality > sequence {
+                // A line too much that looks like the next header most likely is it.
+                let is_header = before > 0 && start == b'@';
+                return Err(Problem::FastqQuality {
+                    line: first_line,
+                    id: id_of(header),
+                    sequence,
+                    quality: if is_header { before } else { quality },
+                });
+            }
         }
-        let sequence = self.sequence.len() as u64;
-        if quality < sequence && self.text.peek()?.is_none() {
-            return Err(self.cut(&header));
-        }
-        if quality != sequence {
-            return Err(Problem::FastqQuality {
-                line: quality_line,
-                id: id_of(&header),
-                sequence,
-                quality,
-            });
-        }
-        Ok(Some(self.record(header)))
+        Ok(())
     }
 
     fn cut(&self, header: &str) -> Problem {
@@ -184,61 +270,105 @@ impl Parser {
     /// The header line without its mark, and whether a carriage return stands inside it.
     fn header(&mut self) -> Result<(String, bool), Problem> {
         self.line.clear();
+        let line = self.text.line;
         self.text.each_piece(|piece, line| {
             if memchr(0, piece).is_some() {
                 return Err(Problem::Nul { line });
             }
             self.line.extend_from_slice(piece);
-            Ok(())
+            match self.line.len() > LONGEST_HEADER {
+                true if memchr(b'\r', &self.line).is_some() => {
+                    Err(Problem::CarriageReturns { line })
+                }
+                true => Err(Problem::LongHeader { line }),
+                false => Ok(()),
+            }
         })?;
-        let header = String::from_utf8_lossy(&self.line[1..])
-            .trim_end()
-            .to_owned();
+        let bytes = &self.line[1..];
+        let header = if let Ok(text) = str::from_utf8(bytes) {
+            text.trim_end().to_owned()
+        } else {
+            // As Python's `backslashreplace` has it.
+            let header = escaped(bytes, "\\x").trim_end().to_owned();
+            let mut chunks = bytes.utf8_chunks();
+            let first = chunks.find_map(|chunk| chunk.invalid().first().copied());
+            let id = id_of(&header);
+            self.odd
+                .headers
+                .add(1, || (line, id, first.unwrap_or_default()));
+            header
+        };
         let has_inner_return = header.contains('\r');
         Ok((header, has_inner_return))
     }
 
     /// Appends a line to the sequence, without white space.
-    fn sequence_line(&mut self, header: &str, is_fasta: bool) -> Result<(), Problem> {
-        let sequence = &mut self.sequence;
-        self.text.each_piece(|piece, line| {
-            let piece = piece.strip_suffix(b"\r").unwrap_or(piece);
-            // Without a branch, so that it is vectorised: nearly every line passes.
-            let odd = piece.iter().fold(0, |odd, &byte| {
-                odd | u8::from(byte <= b' ') | u8::from(byte == b'>')
-            });
-            if odd == 0 {
-                sequence.extend_from_slice(piece);
-                return Ok(());
-            }
-            for &byte in piece {
-                match byte {
-                    0 => return Err(Problem::Nul { line }),
-                    b'>' if is_fasta => {
-                        return Err(Problem::HeaderInSequence {
-                            line,
-                            id: id_of(header),
-                        });
-                    }
-                    byte if is_white(byte) => {}
-                    byte => sequence.push(byte),
-                }
+    fn sequence_line(
+        &mut self,
+        header: &str,
+        header_line: u64,
+        is_fasta: bool,
+    ) -> Result<(), Problem> {
+        let Self {
+            text,
+            letters,
+            longest,
+            ..
+        } = self;
+        let begun = text.line;
+        text.each_piece(|piece, line| {
+            letters
+                .line(piece, line, is_fasta)
+                .map_err(|refused| match refused {
+                    Refused::Nul => Problem::Nul { line },
+                    Refused::Header => Problem::HeaderInSequence {
+                        line,
+                        id: id_of(header),
+                    },
+                })?;
+            if letters.count() > *longest {
+                return Err(Problem::TooLong {
+                    line: header_line,
+                    id: id_of(header),
+                    longest: *longest,
+                });
             }
             Ok(())
-        })
+        })?;
+        letters.end_line(begun);
+        Ok(())
     }
 
     fn record(&mut self, header: String) -> Record {
-        let sequence = if self.sequence.len() <= COPIED {
-            self.sequence.as_slice().to_vec()
+        for (odd, seen) in self.odd.letters.iter_mut().zip(self.letters.seen) {
+            if let Some((line, letter)) = seen.first {
+                odd.add(seen.count, || (line, id_of(&header), letter));
+            }
+        }
+        let rest = self
+            .letters
+            .rest()
+            .map(|(letters, last)| Rest { letters, last });
+        let other = self.letters.other();
+        let kept = self.letters.kept();
+        let sequence = if kept.len() <= COPIED {
+            kept.as_slice().to_vec()
         } else {
-            let mut sequence = std::mem::take(&mut self.sequence);
+            let mut sequence = std::mem::take(kept);
             sequence.shrink_to_fit();
             sequence
         };
-        Record { header, sequence }
+        Record {
+            header,
+            sequence,
+            rest,
+            other,
+        }
     }
 }
+
+/// The first byte of a byte order mark.
+const BOM_START: u8 = 0xef;
 
 /// A stream of text with a buffer, and the number of the line it stands on.
 struct Text {
@@ -304,38 +434,54 @@ impl Text {
         self.start += 1;
     }
 
-    /// The next bytes, a few more than a message shows, however they come in. They stay to be read.
-    fn head(&mut self) -> &[u8] {
-        if let Err(Problem::Read { source, .. }) = self.top_up(SHOWN + 2) {
-            self.pending = Some(source);
-        }
-        &self.buffer[self.start..self.end.min(self.start + SHOWN + 2)]
+    /// The next bytes, so many and a few more, however they come in. They stay to be read.
+    fn head(&mut self, wanted: usize) -> &[u8] {
+        self.top_up(wanted + 2);
+        &self.buffer[self.start..self.end.min(self.start + wanted + 2)]
     }
 
     /// Makes at least `wanted` bytes stand in the buffer, if there are as many.
-    fn top_up(&mut self, wanted: usize) -> Result<(), Problem> {
+    fn top_up(&mut self, wanted: usize) {
+        if self.end - self.start >= wanted {
+            return;
+        }
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         while self.end < wanted {
-            let read = self.read(self.end)?;
-            if read == 0 {
-                break;
+            match self.read(self.end) {
+                Ok(0) => break,
+                Ok(read) => self.end += read,
+                Err(Problem::Read { source, .. }) => {
+                    self.pending = Some(source);
+                    break;
+                }
+                Err(_) => break,
             }
-            self.end += read;
         }
-        Ok(())
     }
 
-    fn skip_byte_order_mark(&mut self) -> Result<(), Problem> {
+    /// Passes over a byte order mark, if one comes next, with one of these bytes (where any are named) behind it.
+    fn skip_byte_order_mark(&mut self, before: &[u8]) -> Result<bool, Problem> {
         const MARK: &[u8] = b"\xef\xbb\xbf";
-        if self.peek()? == Some(MARK[0]) {
-            self.top_up(MARK.len())?;
-            if self.buffer[..self.end].starts_with(MARK) {
-                self.start = MARK.len();
-            }
+        self.top_up(MARK.len() + 1);
+        let next = &self.buffer[self.start..self.end];
+        let is_mark = match next.strip_prefix(MARK) {
+            Some(_) if before.is_empty() => true,
+            Some([byte, ..]) => before.contains(byte),
+            _ => false,
+        };
+        if is_mark {
+            self.start += MARK.len();
         }
-        Ok(())
+        Ok(is_mark)
+    }
+
+    /// Whether the line that comes next is this, and nothing else.
+    fn is_line(&mut self, line: &[u8]) -> bool {
+        self.top_up(line.len() + 2);
+        let next = self.buffer[self.start..self.end].strip_prefix(line);
+        matches!(next, Some([] | [b'\n', ..] | [b'\r', b'\n', ..]))
     }
 
     fn skip_line(&mut self) -> Result<(), Problem> {
@@ -366,10 +512,6 @@ impl Text {
     }
 }
 
-fn is_white(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
-}
-
 fn id_of(header: &str) -> String {
     header.split_whitespace().next().unwrap_or("").to_owned()
 }
@@ -384,17 +526,22 @@ fn shown(line: &[u8]) -> String {
     text
 }
 
-/// Whether text starts with a header line of SAM, such as `@HD`.
+/// Whether text starts with a header line of SAM, such as `@HD` with a tab, and a tag but for comments.
 fn is_sam(head: &[u8]) -> bool {
-    matches!(
-        head,
-        [b'@', b'H', b'D', b'\t', ..] | [b'@', b'S', b'Q', b'\t', ..]
-    )
+    match head {
+        [b'@', b'C', b'O', b'\t', ..] => true,
+        [b'@', a, b, b'\t', c, d, b':', ..] => {
+            [*b"HD", *b"SQ", *b"RG", *b"PG"].contains(&[*a, *b])
+                && c.is_ascii_alphabetic()
+                && d.is_ascii_alphanumeric()
+        }
+        _ => false,
+    }
 }
 
 /// What a file may be whose first bytes are these.
 fn hint(head: &[u8]) -> &'static str {
-    const KNOWN: [(&[u8], &str); 13] = [
+    const KNOWN: [(&[u8], &str); 19] = [
         (b"@", ": a SAM file? Convert it with `samtools fasta`"),
         (b"PK\x03\x04", ": a zip archive? Unpack it first"),
         (b"\x1f\x8b", ": gzip within a compression? Unpack it once"),
@@ -409,6 +556,18 @@ fn hint(head: &[u8]) -> &'static str {
         ),
         (b"##gff", ": a GFF file? FASTA is needed"),
         (b"CLUSTAL", ": a Clustal alignment? Convert it to FASTA"),
+        (
+            b"# STOCKHOLM",
+            ": a Stockholm alignment? Convert it to FASTA (`esl-reformat fasta`)",
+        ),
+        (b"#NEXUS", ": a NEXUS file? Convert it to FASTA"),
+        (b"##fileformat=VCF", ": a VCF file? FASTA is needed"),
+        (
+            b"\x5d\0\0",
+            ": LZMA data? Unpack them first (`xz --format=lzma -d`)",
+        ),
+        (b"LZIP", ": lzip data? Unpack them first (`lzip -d`)"),
+        (b"7z\xbc\xaf", ": a 7-zip archive? Unpack it first"),
         (b"<", ": a web page or XML? Was the download refused?"),
         (b"{", ": JSON? FASTA is needed"),
     ];

@@ -73,6 +73,8 @@ pub struct Status {
     pub windowed: bool,
     /// Whether letters outside of the vocabulary became the unknown token.
     pub replaced: Replaced,
+    /// Has gaps of an alignment, `-` or `.`, which are letters like any others.
+    pub gaps: bool,
     /// Not embedded, and why.
     pub skipped: Option<String>,
 }
@@ -99,6 +101,7 @@ impl std::fmt::Display for Status {
             (self.windowed, "windowed"),
             (self.replaced == Replaced::Some, "replaced"),
             (self.replaced == Replaced::All, "all-unknown"),
+            (self.gaps, "gaps"),
         ];
         let mut words = marks.iter().filter(|(is, _)| *is).map(|(_, word)| *word);
         f.write_str(words.next().unwrap_or("ok"))?;

@@ -14,7 +14,7 @@ use crate::batch;
 use crate::engine::Reduce;
 use crate::journal::facts::{Input, InputHash, record_hash};
 use crate::journal::rows::Saved;
-use crate::records::{self, Reader, Record, Source};
+use crate::records::{self, Reader, Record};
 use crate::report::{counted, was};
 use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
 use crate::tokenize::dna::{DnaCheck, reverse_complement};
@@ -163,23 +163,33 @@ impl<'a> Chunker<'a> {
     fn start(&self, task: usize) -> Result<Open, records::RecordError> {
         let bytes = Arc::clone(&self.bytes);
         let input = Arc::new(Mutex::new(InputHash::default()));
-        let source = &self.tasks[task].job.source;
-        let length = match source {
-            Source::Path(path) => std::fs::metadata(path).ok(),
-            Source::Stdin => None,
-        };
-        let reader = records::open_with(source, |raw| {
+        let mut reader = records::open_with(&self.tasks[task].job.source, |raw| {
             let input = Arc::clone(&input);
             Box::new(Counted { raw, bytes, input })
         })?;
+        reader.limit(self.limits_of(&self.tasks[task]));
         Ok(Open {
+            length: reader.length(),
             records: Records::File(reader),
             check: DnaCheck::default(),
             input,
-            length: length
-                .filter(std::fs::Metadata::is_file)
-                .map(|about| about.len()),
         })
+    }
+
+    /// How much is read of a long record: where only its beginning can be embedded, no more than that is kept.
+    fn limits_of(&self, task: &Task) -> records::Limits {
+        let settings = &task.job.settings;
+        let is_cut = matches!(settings.long, Long::Truncate | Long::Error);
+        let longest = match settings.max_record {
+            None if is_cut => None,
+            None => Some(self.tokenizer.alphabet().longest_record()),
+            Some(longest) => Some(longest as u64),
+        };
+        records::Limits {
+            longest,
+            // One more, so that it is seen to be too long, even if that is a terminal `*`.
+            keep: is_cut.then(|| task.window.max_length.saturating_add(1)),
+        }
     }
 
     /// Why the file that is read seems to be no input for this model, unless the user said that it is.
@@ -210,7 +220,7 @@ impl<'a> Chunker<'a> {
             && failure.is_none()
         {
             if let Records::File(reader) = &open.records {
-                warnings.extend(reader.warning());
+                warnings.extend(reader.warnings());
             }
             let hash = open.input.lock().unwrap_or_else(PoisonError::into_inner);
             input = Some(hash.finish(open.length));
@@ -336,7 +346,14 @@ impl Chunker<'_> {
             ..
         } = task.job.settings;
         let limit = task.window.max_length;
-        let length = encoded.letters;
+        let length = match record.rest {
+            None => encoded.letters,
+            Some(rest) => {
+                let stop = rest.last == b'*' && tokenizer.alphabet() == Alphabet::Protein;
+                let rest = usize::try_from(rest.letters).unwrap_or(usize::MAX);
+                (record.sequence.len().saturating_add(rest)) - usize::from(stop)
+            }
+        };
         let id = record.id().to_owned();
         let fail = |what: String| {
             let source = &task.job.source;
@@ -363,7 +380,7 @@ impl Chunker<'_> {
             status.skipped = Some(tokenizer.why_no_tokens(encoded.letters));
         }
         if let Some(at) = encoded.first_unknown {
-            let letter = char::from(sequence[at]);
+            let letter = record.letter(at);
             let position = at + 1;
             match unknown {
                 Unknown::Replace => {
@@ -374,16 +391,17 @@ impl Chunker<'_> {
                     };
                 }
                 Unknown::Skip => {
-                    let why = format!("{letter:?} at position {position} is not in the vocabulary");
+                    let why = format!("{letter} at position {position} is not in the vocabulary");
                     status.skipped.get_or_insert(why);
                 }
                 Unknown::Error => {
                     return fail(format!(
-                        "{letter:?} at position {position} is not in the model's vocabulary (--unknown replace embeds what is not as the unknown token, --unknown skip leaves the record out)"
+                        "{letter} at position {position} is not in the model's vocabulary (--unknown replace embeds what is not as the unknown token, --unknown skip leaves the record out)"
                     ));
                 }
             }
         }
+        status.gaps = memchr::memchr2(b'-', b'.', sequence).is_some();
         let mut item = Item {
             id,
             length,

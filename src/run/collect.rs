@@ -492,6 +492,7 @@ impl<'a> Collector<'a> {
         file.windowed += u64::from(status.windowed);
         file.truncated += u64::from(status.truncated);
         file.replaced += u64::from(status.replaced != Replaced::None);
+        file.gaps += u64::from(status.gaps);
         file.skipped += u64::from(status.skipped.is_some());
     }
 

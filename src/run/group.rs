@@ -636,10 +636,9 @@ fn workers_on(device: Device, threads: usize, devices: usize, model: &Model) -> 
 /// The input's file name: where it lay does not matter to what was computed.
 fn source_name(task: &Task) -> String {
     match &task.job.source {
-        crate::records::Source::Path(path) => path.file_name().map_or_else(
-            || path.display().to_string(),
-            |name| name.to_string_lossy().into_owned(),
-        ),
+        crate::records::Source::Path(path) => {
+            crate::records::shown(path.file_name().unwrap_or(path.as_os_str()))
+        }
         source @ crate::records::Source::Stdin => source.to_string(),
     }
 }

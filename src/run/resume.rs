@@ -53,11 +53,12 @@ pub(crate) struct Ended {
 }
 
 /// Options that decide nothing in the numbers, or stand among the facts under their final value.
-const NO_FACTS: [&str; 7] = [
+const NO_FACTS: [&str; 8] = [
     "model",
     "layer",
     "format",
     "max_length",
+    "max_record",
     "overlap",
     "force_alphabet",
     "batch_tokens",

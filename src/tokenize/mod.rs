@@ -16,7 +16,8 @@ use crate::batch::{self, Window};
 
 /// A model's vocabulary at work.
 pub trait Tokenizer: Send + Sync {
-    /// The tokens of a sequence, without special ones. Any bytes are taken.
+    /// The tokens of a sequence, without special ones. Any bytes are taken, each as a letter: [`Record`](crate::records::Record)
+    /// says how a character of several bytes comes to be one.
     fn encode(&self, sequence: &[u8]) -> Encoded;
 
     /// The ids of the special tokens.
@@ -61,6 +62,16 @@ impl Alphabet {
         match self {
             Self::Protein => "residues",
             Self::Dna => "bases",
+        }
+    }
+
+    /// The longest record that is read unless the user says otherwise: the longest protein known has some 45,000 residues, the
+    /// longest human chromosome 249 million bases. What is longer most likely is many records whose headers were lost.
+    #[must_use]
+    pub fn longest_record(self) -> u64 {
+        match self {
+            Self::Protein => 10_000_000,
+            Self::Dna => 300_000_000,
         }
     }
 }

@@ -25,8 +25,10 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic_file;
 use crate::output::{OutputError, Unfinished};
-use crate::records::{self, RecordError, Source};
+use crate::records::{self, Limits, RecordError, Source};
 use crate::report::counted;
+use crate::tokenize::Alphabet;
+use crate::tokenize::dna::DnaCheck;
 
 /// Why the features could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,16 @@ pub enum VirnucproError {
     /// The contigs can't be read.
     #[error(transparent)]
     Contigs(#[from] RecordError),
+    /// Contigs have bases.
+    #[error(
+        "{contigs} {why}; VirNucPro reads the frames of DNA: give the contigs, not their proteins"
+    )]
+    Proteins {
+        /// The file.
+        contigs: String,
+        /// How that is seen.
+        why: String,
+    },
     /// A file can't be written, or read back.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -153,7 +165,7 @@ pub struct Found {
 
 /// Cuts contigs into chunks, reads their frames, and writes both as FASTA.
 ///
-/// `per_file` reading frames go into a part.
+/// `per_file` reading frames go into a part. A contig of more than `longest` bases (none: as many as is usual) is refused.
 ///
 /// # Errors
 /// When the contigs can't be read or the files can't be written.
@@ -162,6 +174,7 @@ pub fn prepare(
     contigs: &Source,
     chunk: usize,
     per_file: usize,
+    longest: Option<usize>,
 ) -> Result<Found, VirnucproError> {
     for side in [Side::Nucleotide, Side::Protein] {
         make(&places.folder(side))?;
@@ -177,8 +190,30 @@ pub fn prepare(
     let mut repeated = 0_u64;
     let mut empty = 0_u64;
     let mut reader = records::open(contigs)?;
+    reader.limit(Limits {
+        longest: Some(longest.map_or(Alphabet::Dna.longest_record(), |most| most as u64)),
+        keep: None,
+    });
+    let mut check = DnaCheck::default();
+    let proteins = |check: &DnaCheck| match check.why_not(Alphabet::Dna) {
+        Some(why) => Err(VirnucproError::Proteins {
+            contigs: contigs.to_string(),
+            why,
+        }),
+        None => Ok(()),
+    };
     for record in reader.by_ref() {
-        let record = record?;
+        let mut record = record?;
+        if !check.is_done() {
+            check.add(&record.sequence);
+            if check.is_done() {
+                proteins(&check)?;
+            }
+        }
+        // What is not ASCII is no base, whatever it is, and has to be one letter in what is written.
+        for letter in record.sequence.iter_mut().filter(|byte| !byte.is_ascii()) {
+            *letter = b'N';
+        }
         let id = record.id();
         found.contigs += 1;
         repeated += u64::from(!seen.insert(id.to_owned()));
@@ -208,10 +243,11 @@ pub fn prepare(
             }
         }
     }
+    proteins(&check)?;
     finish(part)?;
     chunked.finish()?;
     finish(Some(whole))?;
-    found.warnings.extend(reader.warning());
+    found.warnings.extend(reader.warnings());
     if repeated > 0 {
         found.warnings.push(format!(
             "{contigs}: {} the name of an earlier one; each keeps its own rows, but their ids are the same",

@@ -16,7 +16,7 @@ process MERGE_REPORTS {
     exec:
     def whole = mergeReports(reports, sources)
     task.workDir.resolve('report.json').text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(whole)) + '\n'
-    def columns = ['sample', 'group', 'model', 'records', 'tokens', 'windowed', 'truncated', 'replaced', 'skipped', 'source', 'output', 'error']
+    def columns = ['sample', 'group', 'model', 'records', 'tokens', 'windowed', 'truncated', 'replaced', 'gaps', 'skipped', 'source', 'output', 'error']
     task.workDir.resolve('samples.tsv').text = table(whole.files, columns)
     task.workDir.resolve('failed.tsv').text = table(whole.files.findAll { entry -> entry.error }, ['sample', 'source', 'error'])
 }

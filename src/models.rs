@@ -3,20 +3,21 @@
 //! A MODEL is an exported folder, a Hugging Face folder, a fair-esm `.pt` file, a known name or a repository of the hub
 //! (`ORG/NAME`, `@REVISION` after either). What is not exported yet is exported once into the cache, under a lock, as
 //! `models/NAME-HASH` by the hash of its weights. `index/` remembers which export a checkpoint gave: as long as its files keep
-//! their sizes and times, a later start reads neither them nor the network. Nothing is downloaded here: `seqembed fetch` does that.
+//! their sizes and times, wherever they lie, a later start reads neither them nor the network; copies are told by their hashes. What is there
+//! is used without a lock and without writing anything. Nothing is downloaded here: `seqembed fetch` does that.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use seqembed_onnx::checkpoint::adapter_file;
-use seqembed_onnx::model::{GRAPH_VERSION, INFO_FILE};
-use seqembed_onnx::{ExportOptions, Model, known_models};
+use seqembed_onnx::model::{GRAPH_VERSION, INFO_FILE, WEIGHTS_FILE};
+use seqembed_onnx::{ExportOptions, Model, known_models, verify};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::atomic_file::{self, AtomicFolder};
-use crate::hub::{self, Hub, HubModel};
+use crate::hub::{self, CONFIG, Hub, HubModel};
 use crate::tokenize;
 
 /// Why a MODEL can't be used.
@@ -38,6 +39,20 @@ pub enum ModelError {
         model: String,
         /// The cache of exported models.
         cache: PathBuf,
+        /// The hub's cache.
+        hub_cache: PathBuf,
+    },
+    /// A model that is on this machine, but not which commit the name stands for.
+    #[error("{repository} is in the hub's cache ({}), but not which commit {revision:?} is (there is no refs/{revision}). There is {commits}: name it as {repository}@{commit}", .hub_cache.display())]
+    NoReference {
+        /// The repository.
+        repository: String,
+        /// What was asked for.
+        revision: String,
+        /// The commits that are there.
+        commits: String,
+        /// The first of them.
+        commit: String,
         /// The hub's cache.
         hub_cache: PathBuf,
     },
@@ -129,13 +144,10 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
         if is_exported(path) {
             return Ok(path.to_path_buf());
         }
-        if !path.join("config.json").is_file() && adapter_file(path).is_none() {
-            let why = format!(
-                "it has neither {INFO_FILE} (an exported model) nor config.json (a Hugging Face folder)"
-            );
+        if !path.join(CONFIG).is_file() && adapter_file(path).is_none() {
             return Err(ModelError::NoModel {
                 path: path.to_path_buf(),
-                why,
+                why: why_none(path),
             });
         }
         return export_cached(path, None, say);
@@ -153,13 +165,60 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
     }
     // The download may have been deleted since it was exported.
     let remembered = Entry::read(&entry_path(&key_of_name(&model)));
-    remembered
-        .and_then(|entry| entry.folder())
-        .ok_or_else(|| ModelError::NotFetched {
-            model: spec.to_owned(),
-            cache: cache(),
+    match remembered.and_then(|entry| entry.open()) {
+        Some(Export::Whole(folder)) => return Ok(folder),
+        Some(Export::Broken(why)) => say(&format!("damaged in the cache: {why}")),
+        None => {}
+    }
+    let commits = hub.commits(&model);
+    if let Some(commit) = commits.first() {
+        return Err(ModelError::NoReference {
+            repository: model.repository.clone(),
+            revision: model.revision.clone(),
+            commits: commits.join(", "),
+            commit: commit.clone(),
             hub_cache: hub.cache().to_path_buf(),
-        })
+        });
+    }
+    Err(ModelError::NotFetched {
+        model: spec.to_owned(),
+        cache: cache(),
+        hub_cache: hub.cache().to_path_buf(),
+    })
+}
+
+/// What a folder without a model has instead.
+fn why_none(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let below = if folder.join("snapshots").is_dir() {
+        folder.join("snapshots")
+    } else {
+        folder.to_path_buf()
+    };
+    let entries = std::fs::read_dir(&below).into_iter().flatten().flatten();
+    let mut models: Vec<String> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join(CONFIG).is_file() || is_exported(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    models.sort();
+    let there = match models.as_slice() {
+        [] => String::new(),
+        [one] => format!(": name {one}"),
+        [first, ..] => format!(": name one of its {} models, such as {first}", models.len()),
+    };
+    match name
+        .strip_prefix("models--")
+        .map(|name| name.replacen("--", "/", 1))
+    {
+        Some(repository) if below != folder => {
+            format!("it is the folder of a repository in the hub's cache{there}, or {repository}")
+        }
+        _ if !models.is_empty() => format!("it is a folder of models{there}"),
+        _ => format!(
+            "it has neither {INFO_FILE} (an exported model) nor {CONFIG} (a Hugging Face folder)"
+        ),
+    }
 }
 
 /// Exports a model that was downloaded, into the cache.
@@ -181,18 +240,57 @@ struct Entry {
     checkpoint: String,
     /// The version of the exporter.
     exporter: String,
-    /// The files of the checkpoint.
+    /// The files of the checkpoint that its export was made from.
     files: Vec<Fingerprint>,
     /// The export's folder below `models/`.
     export: String,
 }
 
-/// What tells that a file is still the same, without reading it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What tells that a file is still the same, without reading it; and what tells it of a copy, when it is read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Fingerprint {
     name: String,
     bytes: u64,
     modified_ns: u64,
+    /// When it was last written to, renamed or given away, which nobody can set back.
+    #[serde(default)]
+    changed_ns: Option<u64>,
+    #[serde(default)]
+    blake3: Option<String>,
+}
+
+impl Fingerprint {
+    /// Whether the system tells the same of both.
+    fn is_same(&self, other: &Self) -> bool {
+        self.is_as_long(other)
+            && self.modified_ns == other.modified_ns
+            && self.changed_ns == other.changed_ns
+    }
+
+    fn is_as_long(&self, other: &Self) -> bool {
+        self.name == other.name && self.bytes == other.bytes
+    }
+}
+
+/// Whether all files of one checkpoint are those of another.
+fn all(
+    files: &[Fingerprint],
+    others: &[Fingerprint],
+    same: impl Fn(&Fingerprint, &Fingerprint) -> bool,
+) -> bool {
+    files.len() == others.len()
+        && files
+            .iter()
+            .zip(others)
+            .all(|(file, other)| same(file, other))
+}
+
+/// An export in the cache.
+enum Export {
+    /// It can be used.
+    Whole(PathBuf),
+    /// It can't, and why.
+    Broken(String),
 }
 
 impl Entry {
@@ -200,11 +298,38 @@ impl Entry {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
+    /// All that the cache remembers.
+    fn all() -> impl Iterator<Item = Self> {
+        let entries = std::fs::read_dir(cache().join("index"));
+        entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+            .filter_map(|path| Self::read(&path))
+    }
+
     /// The export, if it is still there and of this version.
-    fn folder(&self) -> Option<PathBuf> {
+    fn open(&self) -> Option<Export> {
         let plain = !self.export.contains(['/', '\\']) && !self.export.starts_with('.');
         let folder = cache().join("models").join(&self.export);
-        (plain && self.exporter == exporter() && is_exported(&folder)).then_some(folder)
+        if !plain || self.exporter != exporter() || !folder.is_dir() {
+            return None;
+        }
+        Some(match Model::open(&folder) {
+            Ok(_) => Export::Whole(folder),
+            Err(error) => Export::Broken(error.to_string()),
+        })
+    }
+
+    /// Whether what it was exported from is there.
+    fn has_checkpoint(&self) -> bool {
+        let named = self.checkpoint.strip_prefix("hub:");
+        match named.and_then(HubModel::parse) {
+            Some(model) => Hub::from_env().snapshot(&model).is_some(),
+            None => Path::new(&self.checkpoint).exists(),
+        }
     }
 }
 
@@ -225,37 +350,105 @@ fn entry_path(key: &str) -> PathBuf {
     cache().join("index").join(format!("{hash}.json"))
 }
 
-/// The checkpoint's files as they are now, sorted by name.
+/// The checkpoint's files as they are now, sorted by name: those that are read when it is exported.
 fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
-    let mut paths = vec![checkpoint.to_path_buf()];
-    if checkpoint.is_dir() {
-        let entries = std::fs::read_dir(checkpoint)?.collect::<Result<Vec<_>, _>>()?;
-        paths = entries
-            .into_iter()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_file())
-            .collect();
-    }
+    let beside = checkpoint.with_file_name(CONFIG);
+    let paths = if checkpoint.is_dir() {
+        let names = hub::files_of(checkpoint).into_iter();
+        names.map(|name| checkpoint.join(name)).collect()
+    } else if beside.is_file() {
+        let names = hub::tokenizer_files_of(checkpoint.parent().unwrap_or(Path::new(".")));
+        let mut paths = vec![checkpoint.to_path_buf(), beside];
+        paths.extend(names.map(|name| checkpoint.with_file_name(name)));
+        paths
+    } else {
+        vec![checkpoint.to_path_buf()]
+    };
     let mut files = Vec::new();
     for path in paths {
-        let metadata = std::fs::metadata(&path)?;
-        let modified = metadata
-            .modified()?
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos();
+        let about = std::fs::metadata(&path)?;
+        let nanoseconds = |seconds: i64, rest: i64| {
+            let seconds = u64::try_from(seconds).unwrap_or_default();
+            seconds
+                .saturating_mul(1_000_000_000)
+                .saturating_add(u64::try_from(rest).unwrap_or_default())
+        };
         files.push(Fingerprint {
             name: path
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            bytes: metadata.len(),
-            modified_ns: u64::try_from(modified).unwrap_or(u64::MAX),
+            bytes: about.len(),
+            modified_ns: nanoseconds(about.mtime(), about.mtime_nsec()),
+            changed_ns: Some(nanoseconds(about.ctime(), about.ctime_nsec())),
+            blake3: None,
         });
     }
-    files.sort();
+    files.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(files)
+}
+
+/// Reads the files and adds their hashes.
+fn hash(checkpoint: &Path, files: &mut [Fingerprint]) -> std::io::Result<()> {
+    for file in files {
+        let path = if checkpoint.is_dir() {
+            checkpoint.join(&file.name)
+        } else {
+            checkpoint.with_file_name(&file.name)
+        };
+        file.blake3 = Some(verify::blake3_of(&File::open(path)?, file.bytes)?);
+    }
+    Ok(())
+}
+
+/// The export of a checkpoint that the cache has: by the checkpoint's path, else by its files, wherever they lie now. `None`: there is
+/// none.
+fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
+    let known = Entry::read(&entry_path(key))
+        .filter(|entry| all(&entry.files, files, Fingerprint::is_same))
+        .and_then(|entry| entry.open());
+    if known.is_some() {
+        return known;
+    }
+    // The same files by another way: mounted elsewhere, as in a container, say.
+    let others: Vec<Entry> = Entry::all()
+        .filter(|entry| all(&entry.files, files, Fingerprint::is_as_long))
+        .collect();
+    let same = |entry: &&Entry| all(&entry.files, files, Fingerprint::is_same);
+    let found = others.iter().filter(same).find_map(Entry::open);
+    if found.is_some() || others.is_empty() {
+        return found;
+    }
+    // Copied, or touched: the files themselves must tell, which is quicker than to export them.
+    let mut hashed = files.to_vec();
+    hash(checkpoint, &mut hashed).ok()?;
+    others
+        .iter()
+        .filter(|entry| {
+            all(&entry.files, &hashed, |one, other| {
+                one.blake3.is_some() && one.blake3 == other.blake3
+            })
+        })
+        .find_map(|entry| {
+            let found = entry.open()?;
+            // The next start need not read them. A cache that can't be written to is as good.
+            let _ = remember(key, &hashed, &entry.export);
+            Some(found)
+        })
+}
+
+/// Notes which export a checkpoint gave.
+fn remember(key: &str, files: &[Fingerprint], export: &str) -> Result<(), ModelError> {
+    let place = entry_path(key);
+    let entry = Entry {
+        checkpoint: key.to_owned(),
+        exporter: exporter(),
+        files: files.to_vec(),
+        export: export.to_owned(),
+    };
+    let text = serde_json::to_vec_pretty(&entry).expect("an entry is plain data");
+    atomic_file::write(&place, &text).map_err(at(&place))
 }
 
 /// The export of a checkpoint in the cache, made now if need be.
@@ -269,15 +462,9 @@ fn export_cached(
         why: source.to_string(),
     };
     let absolute = std::fs::canonicalize(checkpoint).map_err(no_model)?;
-    let files = fingerprints(&absolute).map_err(no_model)?;
+    let mut files = fingerprints(&absolute).map_err(no_model)?;
     let key = absolute.to_string_lossy().into_owned();
-    let place = entry_path(&key);
-    let known = || {
-        Entry::read(&place)
-            .filter(|entry| entry.files == files)
-            .and_then(|entry| entry.folder())
-    };
-    if let Some(folder) = known() {
+    if let Some(Export::Whole(folder)) = find(&absolute, &key, &files) {
         return Ok(folder);
     }
 
@@ -285,9 +472,11 @@ fn export_cached(
     for folder in [&models, &cache().join("index")] {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
     }
-    let _lock = lock(&place.with_extension("lock"), say)?;
-    if let Some(folder) = known() {
-        return Ok(folder);
+    let _lock = lock(&entry_path(&key).with_extension("lock"), say)?;
+    match find(&absolute, &key, &files) {
+        Some(Export::Whole(folder)) => return Ok(folder),
+        Some(Export::Broken(why)) => say(&format!("damaged in the cache, made again: {why}")),
+        None => {}
     }
 
     let shown = named.map_or_else(|| checkpoint.display().to_string(), ToString::to_string);
@@ -313,6 +502,15 @@ fn export_cached(
             source,
         }
     })?;
+    hash(&absolute, &mut files).map_err(no_model)?;
+    let now = fingerprints(&absolute).map_err(no_model)?;
+    if !all(&now, &files, Fingerprint::is_same) {
+        return Err(ModelError::NoModel {
+            path: checkpoint.to_path_buf(),
+            why: "its files were changed while they were read; run the same command again"
+                .to_owned(),
+        });
+    }
     let export = folder_name(&model);
     let folder = models.join(&export);
     // The same weights from elsewhere, exported before or just now: theirs is as good.
@@ -320,21 +518,44 @@ fn export_cached(
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::rename(&target, &folder).map_err(at(&folder))?;
     }
-
-    let mut keys = vec![key];
-    keys.extend(named.map(key_of_name));
-    for key in keys {
-        let place = entry_path(&key);
-        let entry = Entry {
-            checkpoint: key,
-            exporter: exporter(),
-            files: files.clone(),
-            export: export.clone(),
-        };
-        let text = serde_json::to_vec_pretty(&entry).expect("an entry is plain data");
-        atomic_file::write(&place, &text).map_err(at(&place))?;
+    remember(&key, &files, &export)?;
+    if let Some(model) = named {
+        remember(&key_of_name(model), &files, &export)?;
     }
     Ok(folder)
+}
+
+/// Removes a damaged file of a model, if it can be made again: what was made from `weights.bin`, or an export in the cache whose
+/// checkpoint is still there. Whether it did.
+pub fn remove_damaged(error: &seqembed_onnx::Error, say: &dyn Fn(&str)) -> bool {
+    let seqembed_onnx::Error::Damaged { path, .. } = error else {
+        return false;
+    };
+    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else {
+        return false;
+    };
+    let name = name.to_string_lossy();
+    let again = || say(&format!("damaged, made again: {error}"));
+    if name != WEIGHTS_FILE && name.starts_with("weights.") {
+        let removed = std::fs::remove_file(path).is_ok();
+        if removed {
+            again();
+        }
+        return removed;
+    }
+    let models = cache().join("models");
+    let export = folder.file_name().unwrap_or_default().to_string_lossy();
+    let can = folder.parent() == Some(&models)
+        && Entry::all().any(|entry| entry.export == export && entry.has_checkpoint());
+    // Out of the way first: whoever has it open keeps what it has.
+    let removed = can
+        && AtomicFolder::create(&models.join("damaged"))
+            .and_then(|aside| std::fs::rename(folder, aside.partial().join("model")))
+            .is_ok();
+    if removed {
+        again();
+    }
+    removed
 }
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError {
@@ -382,6 +603,8 @@ fn folder_name(model: &Model) -> String {
 fn same(folder: &Path, model: &Model) -> bool {
     Model::open(folder).is_ok_and(|there| {
         let (there, wanted) = (there.info(), model.info());
-        there.weights_sha256 == wanted.weights_sha256 && there.graph_version == wanted.graph_version
+        there.weights_sha256 == wanted.weights_sha256
+            && there.weights_blake3 == wanted.weights_blake3
+            && there.graph_version == wanted.graph_version
     })
 }

@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use predicates::prelude::*;
@@ -37,6 +38,8 @@ struct Answer {
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
     cut: Option<usize>,
+    /// Sends byte after byte, with such a pause.
+    drip: Option<Duration>,
 }
 
 impl Answer {
@@ -130,6 +133,15 @@ fn serve(mut stream: TcpStream, noted: &Mutex<Vec<Request>>, answer: &dyn Fn(&Re
     let _ = stream.write_all(format!("{head}\r\n").as_bytes());
     if request.method != "HEAD" {
         let end = answer.cut.unwrap_or(answer.body.len());
+        if let Some(pause) = answer.drip {
+            for byte in answer.body {
+                if stream.write_all(&[byte]).is_err() {
+                    return;
+                }
+                std::thread::sleep(pause);
+            }
+            return;
+        }
         let _ = stream.write_all(&answer.body[..end]);
     }
 }
@@ -704,7 +716,7 @@ fn an_index_that_points_out_of_its_folder_is_refused() {
 #[test]
 fn processes_at_the_same_time_download_once() {
     let scene = Scene::new(|request| {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         ranged(request, &weights())
     });
     std::thread::scope(|scope| {
@@ -714,4 +726,110 @@ fn processes_at_the_same_time_download_once() {
     });
     scene.assert_complete();
     assert_eq!(scene.storage.downloads("model.safetensors"), 1);
+}
+
+/// Nothing is slow here, so that each is where another is: some took away what others had just looked at.
+#[test]
+fn six_processes_at_once_are_in_nobodys_way() {
+    for _ in 0..4 {
+        let scene = Scene::good();
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| scene.fetch(REPOSITORY).assert().success());
+            }
+        });
+        scene.assert_complete();
+    }
+}
+
+#[test]
+fn a_link_to_nothing_is_replaced() {
+    let scene = Scene::good();
+    scene.fetch(REPOSITORY).assert().success();
+    std::fs::remove_file(scene.folder().join("blobs").join(CONFIG.1)).expect("a blob");
+    scene.fetch(REPOSITORY).assert().success();
+    scene.assert_complete();
+}
+
+/// Bytes that come again are no progress, however many: it ends, says how many were announced and came, and leaves nothing.
+#[test]
+fn a_file_of_another_size_than_announced_ends() {
+    let good = weights();
+    let size = good.len();
+    let long = [&good[..], &[0; 10]].concat();
+    // What storage has, what the hub says of its size, and what is told.
+    for (stored, announced, told) in [
+        (good[..size - 10].to_vec(), size, (size - 10).to_string()),
+        (long, size, format!("more than {size}")),
+        (good.clone(), 2 * size, size.to_string()),
+        (good.clone(), size / 2, format!("more than {}", size / 2)),
+    ] {
+        let storage = Server::start(move |request| {
+            let from = request.headers.get("range").map(|range| {
+                let digits = range.chars().filter(char::is_ascii_digit);
+                digits
+                    .collect::<String>()
+                    .parse::<usize>()
+                    .expect("a number")
+            });
+            if from.is_some_and(|from| from >= stored.len()) {
+                return Answer::new(416, "");
+            }
+            ranged(request, &stored)
+        });
+        let url = storage.url.clone();
+        let scene = Scene::with_hub(move |request| {
+            let mut answer = hub(request, &url);
+            for (name, value) in &mut answer.headers {
+                if *name == "X-Linked-Size" {
+                    *value = announced.to_string();
+                }
+            }
+            answer
+        });
+        let wanted = says("model.safetensors")
+            .and(says(&format!("announces {announced} bytes")))
+            .and(says(&format!("{told} came")));
+        scene.fetch(REPOSITORY).assert().code(1).stderr(wanted);
+        assert!(storage.requests().len() <= 3, "{told}");
+        assert_eq!(files(&scene.folder().join("blobs")).len(), 2, "{told}");
+    }
+}
+
+#[test]
+fn a_connection_that_brings_next_to_nothing_is_given_up() {
+    let asked = AtomicUsize::new(0);
+    let scene = Scene::new(move |request| {
+        let mut answer = ranged(request, &weights());
+        if asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            answer.drip = Some(Duration::from_millis(200));
+        }
+        answer
+    });
+    scene
+        .fetch(REPOSITORY)
+        .args(["--speed-time", "1"])
+        .assert()
+        .success()
+        .stderr(says("--speed-limit").and(says("trying again")));
+    scene.assert_complete();
+}
+
+#[test]
+fn a_download_ends_when_its_time_is_over() {
+    let started = Instant::now();
+    let scene = Scene::new(|request| {
+        let mut answer = ranged(request, &weights());
+        answer.drip = Some(Duration::from_millis(200));
+        answer
+    });
+    scene
+        .fetch(REPOSITORY)
+        .args(["--timeout", "2"])
+        .assert()
+        .code(1)
+        .stderr(says("--timeout").and(says("goes on where it stopped")));
+    assert!(started.elapsed() < Duration::from_secs(20));
+    // What came is kept.
+    assert!(std::fs::metadata(scene.part()).expect("a part").len() > 0);
 }

@@ -443,3 +443,396 @@ fn a_cache_that_cannot_be_written_says_what_to_do() {
         .failure()
         .stderr(predicate::str::contains("SEQEMBED_CACHE"));
 }
+
+/// Every regular file below a folder, with its permissions.
+#[cfg(unix)]
+fn modes(folder: &Path, found: &mut Vec<(PathBuf, u32)>) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let about = std::fs::symlink_metadata(entry.path()).expect("an entry");
+        if about.is_dir() {
+            modes(&entry.path(), found);
+        }
+        if !about.is_symlink() {
+            found.push((entry.path(), about.permissions().mode() & 0o777));
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_umask_decides_who_may_read_what_is_made() {
+    for (umask, file, folder) in [("022", 0o644, 0o755), ("002", 0o664, 0o775)] {
+        let scene = Scene::new();
+        scene.copy("hub-safetensors", "tiny");
+        let run = |arguments: &[&str]| {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
+                .arg(env!("CARGO_BIN_EXE_seqembed"))
+                .env("SEQEMBED_CACHE", scene.path("cache"))
+                .current_dir(scene.home.path())
+                .args(arguments)
+                .assert()
+                .success();
+        };
+        for format in ["parquet", "npz", "npy", "h5", "safetensors", "pt"] {
+            let out = format!("made/{format}");
+            let embed = ["embed", "a.faa", "-m", "tiny", "-o", out.as_str()];
+            let options = ["--format", format, "--cache-dir", "made/results"];
+            run(&[&embed[..], &options].concat());
+        }
+        run(&["report", "made/parquet", "-o", "made/report.html"]);
+        run(&["convert", "made/parquet/a.parquet", "-o", "made/b.npy"]);
+        run(&["export", "tiny", "-o", "made/model", "--precision", "fp16"]);
+        let mut found = Vec::new();
+        modes(&scene.path("made"), &mut found);
+        modes(&scene.path("cache"), &mut found);
+        assert!(found.len() > 30, "{found:?}");
+        found.retain(|(path, mode)| *mode != if path.is_dir() { folder } else { file });
+        assert!(found.is_empty(), "umask {umask}: {found:?}");
+    }
+}
+
+/// The rows of a run, and what it said.
+fn rows(command: &mut Command) -> (Vec<f32>, String) {
+    let done = command.assert().success();
+    let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let at = arguments.iter().position(|argument| argument == "-o");
+    let out = Path::new(&arguments[at.expect("an output") + 1]);
+    let (rows, _) = seqembed::output::read(&out.join("a.parquet")).expect("an output");
+    let said = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+    (rows.values, said)
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    bytes[at] ^= 0x40;
+    std::fs::write(path, bytes).expect("a file");
+}
+
+#[test]
+fn damaged_weights_of_the_users_are_an_error() {
+    let scene = Scene::new();
+    let checkpoint = scene.copy("hub-safetensors", "tiny");
+    let export = |to: &str| {
+        let mut command = scene.command();
+        command.arg("export").arg(&checkpoint).args(["-o", to]);
+        command.assert().success();
+    };
+    export("model");
+    let (good, _) = rows(&mut scene.embed("model"));
+    let weights = scene.path("model/weights.bin");
+    let expected = blake3::hash(&std::fs::read(&weights).expect("weights")).to_hex();
+    // Some byte of an embedding, where only some sequences would tell.
+    flip(&weights, 4099);
+    let found = blake3::hash(&std::fs::read(&weights).expect("weights")).to_hex();
+    let wanted = predicate::str::contains("model/weights.bin")
+        .and(predicate::str::contains(expected.as_str()))
+        .and(predicate::str::contains(found.as_str()))
+        .and(predicate::str::contains("export the model again"));
+    scene.embed("model").assert().code(2).stderr(wanted);
+    flip(&weights, 4099);
+    assert_eq!(rows(&mut scene.embed("model")).0, good);
+    // Another model's file of the same size.
+    let other = std::fs::read(&weights).expect("weights").into_iter().rev();
+    std::fs::write(&weights, other.collect::<Vec<u8>>()).expect("weights");
+    let wanted = predicate::str::contains("another model's");
+    scene.embed("model").assert().code(2).stderr(wanted);
+}
+
+#[test]
+fn a_damaged_export_in_the_cache_is_made_again() {
+    let scene = Scene::new();
+    let folder = scene.copy("hub-safetensors", "tiny");
+    let (good, _) = rows(&mut scene.embed(&folder));
+    let export = scene.path("cache/models").join(&scene.exports()[0]);
+    let weights = export.join("weights.bin");
+    let length = std::fs::metadata(&weights).expect("weights").len();
+    let cut = |to| {
+        let file = std::fs::File::options().write(true).open(&weights);
+        file.and_then(|file| file.set_len(to)).expect("a cut");
+    };
+    let damages: [(&str, &dyn Fn()); 4] = [
+        ("weights.bin", &|| flip(&weights, 5000)),
+        ("weights.bin", &|| cut(length / 2)),
+        ("vocab.txt", &|| flip(&export.join("vocab.txt"), 40)),
+        ("seqembed.json", &|| flip(&export.join("seqembed.json"), 40)),
+    ];
+    for (name, damage) in damages {
+        damage();
+        let (again, said) = rows(&mut scene.embed(&folder));
+        assert!(said.contains(name) && said.contains("exporting"), "{said}");
+        assert_eq!(again, good, "{name}");
+        assert_eq!(scene.exports().len(), 1);
+    }
+    // Without the checkpoint there is nothing to make it from: nothing is removed.
+    std::fs::remove_dir_all(&folder).expect("a checkpoint");
+    flip(&weights, 5000);
+    let wanted = predicate::str::contains("weights.bin");
+    scene.embed(&export).assert().code(2).stderr(wanted);
+    assert!(weights.is_file());
+}
+
+/// Starts a run that takes some seconds, and does something to the weights once its first file is there.
+#[cfg(unix)]
+fn changed_on_the_way(change: impl Fn(&Path)) {
+    let scene = Scene::new();
+    let checkpoint = scene.copy("hub-safetensors", "tiny");
+    let export = ["export", "tiny", "-o", "model"];
+    scene.command().args(export).assert().success();
+    assert!(checkpoint.is_dir());
+    // More than two chunks, of which the first has all of the first file.
+    let letters = b"ACDEFGHIKLMNPQRSTVWY";
+    let mut state = 7_u32;
+    let mut text = String::new();
+    for record in 0..300 {
+        text.push_str(&format!(">r{record}\n"));
+        for _ in 0..300 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            text.push(char::from(letters[(state >> 16) as usize % letters.len()]));
+        }
+        text.push('\n');
+    }
+    std::fs::write(scene.path("b.faa"), text).expect("a file");
+    let arguments = [
+        "embed",
+        "a.faa",
+        "b.faa",
+        "-m",
+        "model",
+        "--threads",
+        "1",
+        "-o",
+    ];
+    let weights = scene.path("model/weights.bin");
+    let whole = std::fs::read(&weights).expect("weights");
+    scene
+        .command()
+        .args(arguments)
+        .arg("clean")
+        .assert()
+        .success();
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args(arguments)
+        .args(["out", "--save-every", "0.05"])
+        .env("SEQEMBED_INJECT", "slow=20")
+        .current_dir(scene.home.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("a run");
+    while !scene.path("out/a.parquet").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    change(&weights);
+    let run = run.wait_with_output().expect("a run");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.contains("model/weights.bin"), "{said}");
+    assert!(
+        said.contains("--resume") && !said.contains("panicked"),
+        "{said}"
+    );
+    assert!(!scene.path("out/b.parquet").exists());
+    std::fs::write(&weights, whole).expect("weights");
+    let again = ["out", "--resume"];
+    scene
+        .command()
+        .args(arguments)
+        .args(again)
+        .assert()
+        .success();
+    for name in ["a.parquet", "b.parquet"] {
+        let read = |out: &str| std::fs::read(scene.path(out).join(name)).expect("an output");
+        assert!(read("out") == read("clean"), "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn weights_that_change_during_a_run_are_noticed() {
+    changed_on_the_way(|weights| {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options().write(true).open(weights);
+        let file = file.expect("weights");
+        let length = file.metadata().expect("weights").len();
+        file.write_all_at(&[7; 4096], length / 2).expect("a change");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn weights_that_are_cut_during_a_run_end_it_with_a_message() {
+    changed_on_the_way(|weights| {
+        let file = std::fs::File::options().write(true).open(weights);
+        file.and_then(|file| file.set_len(0)).expect("a cut");
+    });
+}
+
+/// As git-annex, DVC, Nix and the hub's cache lay files out.
+#[cfg(unix)]
+#[test]
+fn an_export_of_links_is_a_model() {
+    let scene = Scene::new();
+    scene.copy("hub-safetensors", "tiny");
+    let export = ["export", "tiny", "-o", "model"];
+    scene.command().args(export).assert().success();
+    let read = |out: &Path| std::fs::read(out.join("a.parquet")).expect("an output");
+    let embed = |out: &str, kernels: &str| {
+        let command = [
+            "embed",
+            "a.faa",
+            "-m",
+            "model",
+            "-o",
+            out,
+            "--kernels",
+            kernels,
+        ];
+        scene.command().args(command).assert().success();
+        read(&scene.path(out))
+    };
+    let plain = ["auto", "portable"].map(|kernels| embed(kernels, kernels));
+    std::fs::create_dir(scene.path("blobs")).expect("a folder");
+    for entry in std::fs::read_dir(scene.path("model"))
+        .expect("a model")
+        .flatten()
+    {
+        let blob = format!("SHA256E-s1--{}", entry.file_name().to_string_lossy().len());
+        let target = scene.path("blobs").join(blob);
+        std::fs::rename(entry.path(), &target).expect("a move");
+        std::os::unix::fs::symlink(target, entry.path()).expect("a link");
+    }
+    let linked = ["auto", "portable"].map(|kernels| embed(&format!("{kernels}-linked"), kernels));
+    assert!(linked == plain, "the bytes differ");
+}
+
+/// All below a folder, with what was written when.
+fn listing(folder: &Path) -> Vec<(PathBuf, std::time::SystemTime)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let about = entry.metadata().expect("an entry");
+        all.push((entry.path(), about.modified().expect("a time")));
+        if about.is_dir() {
+            all.append(&mut listing(&entry.path()));
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Filled on one machine, and read on another where it is mounted elsewhere: found, and nothing is written.
+#[test]
+fn a_cache_that_moved_is_used_as_it_is() {
+    let scene = Scene::new();
+    scene.snapshot();
+    let local = scene.copy("hub-safetensors", "tiny");
+    scene.embed("esm2_t6_8M_UR50D").assert().success();
+    scene.embed(&local).assert().success();
+    let moved = scene.path("mnt");
+    std::fs::create_dir(&moved).expect("a folder");
+    for name in ["hf", "cache", "tiny"] {
+        std::fs::rename(scene.path(name), moved.join(name)).expect("a move");
+    }
+    let before = listing(&moved);
+    let embed = |model: &std::ffi::OsStr| {
+        let mut command = scene.embed(model);
+        command
+            .env("HF_HOME", moved.join("hf"))
+            .env("SEQEMBED_CACHE", moved.join("cache"));
+        command.assert().success().stderr(exports().not());
+    };
+    embed("esm2_t6_8M_UR50D".as_ref());
+    embed(moved.join("tiny").as_os_str());
+    assert_eq!(listing(&moved), before);
+    // Copied, its files have other times: their hashes tell.
+    let copy = scene.copy("hub-safetensors", "copy");
+    std::fs::write(copy.join("README.md"), "not read").expect("a file");
+    embed(copy.as_os_str());
+    let weights = copy.join("model.safetensors");
+    let length = std::fs::metadata(&weights).expect("weights").len();
+    flip(&weights, usize::try_from(length).expect("small") - 3);
+    let mut other = scene.embed(&copy);
+    other.env("SEQEMBED_CACHE", moved.join("cache"));
+    other.assert().success().stderr(exports());
+}
+
+#[test]
+fn what_a_killed_export_left_is_swept() {
+    let scene = Scene::new();
+    scene.copy("hub-safetensors", "tiny");
+    let arguments = ["export", "--random", "esm2_t6_8M_UR50D", "-o", "models/big"];
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args(arguments)
+        .current_dir(scene.home.path())
+        .spawn()
+        .expect("a run");
+    let hidden = || -> Vec<String> {
+        let entries = std::fs::read_dir(scene.path("models"))
+            .into_iter()
+            .flatten();
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    };
+    let size = |name: &str| {
+        let weights = scene.path("models").join(name).join("weights.bin");
+        std::fs::metadata(weights).map_or(0, |about| about.len())
+    };
+    while !hidden().iter().any(|name| size(name) > 1 << 20) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // Another model's, beside it, does not touch what is being written.
+    let beside = ["export", "tiny", "-o", "models/small"];
+    scene.command().args(beside).assert().success();
+    assert_eq!(hidden().len(), 2, "{:?}", hidden());
+    run.kill().expect("it runs");
+    run.wait().expect("it ran");
+    assert_eq!(hidden().len(), 2, "{:?}", hidden());
+    let again = ["export", "tiny", "-o", "models/big"];
+    scene.command().args(again).assert().success();
+    let mut left = hidden();
+    left.sort();
+    assert_eq!(left, ["big", "small"]);
+    // In the cache too, whatever it was.
+    let left = scene.path("cache/models/.export.AbC123.partial");
+    std::fs::create_dir_all(&left).expect("a folder");
+    std::fs::write(left.join(".lock"), "").expect("a file");
+    scene.embed("tiny").assert().success();
+    assert!(!left.exists());
+}
+
+#[test]
+fn folders_around_models_are_told() {
+    let scene = Scene::new();
+    let snapshot = scene.snapshot();
+    let says = |text: &str| predicate::str::contains(text.to_owned());
+    let repository = scene.path("hf/hub/models--facebook--esm2_t6_8M_UR50D");
+    scene
+        .embed(&repository)
+        .assert()
+        .code(2)
+        .stderr(says(&snapshot.display().to_string()).and(says("facebook/esm2_t6_8M_UR50D")));
+    scene
+        .embed(repository.join("snapshots"))
+        .assert()
+        .code(2)
+        .stderr(says(&snapshot.display().to_string()));
+    // Copied without what says which commit `main` is.
+    std::fs::remove_dir_all(repository.join("refs")).expect("references");
+    let named = format!("facebook/esm2_t6_8M_UR50D@{COMMIT}");
+    scene
+        .embed("esm2_t6_8M_UR50D")
+        .assert()
+        .code(2)
+        .stderr(says(&named).and(says("refs/main")));
+    let mut fetch = scene.command();
+    fetch.env("HF_HUB_OFFLINE", "1");
+    fetch
+        .args(["fetch", "esm2_t6_8M_UR50D"])
+        .assert()
+        .code(1)
+        .stderr(says(&named));
+    scene.embed(named).assert().success();
+}

@@ -14,6 +14,9 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 /// Ending of what is being written; it begins with a dot.
 pub const PARTIAL: &str = ".partial";
 
+/// Random letters of the name.
+const RANDOM: usize = 6;
+
 /// A folder's lock stands in it; it is gone before the folder gets its name.
 const LOCK: &str = ".lock";
 
@@ -237,8 +240,9 @@ fn is_partial(found: &str, name: Option<&str>) -> bool {
         .and_then(|inner| inner.rsplit_once('.'))
         .is_some_and(|(whose, random)| {
             // Other programs hide their unfinished files, too.
-            let is_ours = random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric());
-            is_ours && name.is_none_or(|name| whose == name)
+            random.len() == RANDOM
+                && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && name.is_none_or(|name| whose == name)
         })
 }
 
@@ -275,7 +279,7 @@ fn builder<T>(
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!(".{name}.");
     let mut builder = Builder::new();
-    builder.prefix(&prefix).suffix(PARTIAL);
+    builder.prefix(&prefix).suffix(PARTIAL).rand_bytes(RANDOM);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     make(&mut builder)

@@ -216,6 +216,30 @@ pub enum Error {
         /// What is wrong, and what to do.
         message: String,
     },
+    /// A file of a model whose bytes are not those that were exported.
+    #[error(
+        "{}: damaged, or another model's: its {algorithm} is {found}, and {expected} was written down when the model was \
+         exported; copy the folder again, or export the model again", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Which hash.
+        algorithm: &'static str,
+        /// What it was, in hexadecimal.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A weights file that somebody wrote to, or took away, while it was used.
+    #[error(
+        "{}: the model's weights were changed while they were used; what was computed with them since is not kept. Put \
+         the model back (or name the new one), and run the same command again with --resume", path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A weight that a number format can't hold.
     #[error(
         "{}: tensor {tensor} holds {value:e}, which {precision} has no number for; compute in another precision \

@@ -1,5 +1,6 @@
 //! Writing a model folder, whole or not at all.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -193,32 +194,32 @@ impl Plan<'_> {
         }
         // Beside the target, so that a rename is all that is left to do; gone again when something fails.
         let folder = AtomicFolder::create(target).map_err(Error::io(parent, "write into"))?;
-        let weights_sha256 = write(&folder.partial().join(WEIGHTS_FILE), &tensors, weights)?;
+        let hashes = write(&folder.partial().join(WEIGHTS_FILE), &tensors, weights)?;
         let save = |name: &str, bytes: &[u8]| {
             let path = folder.partial().join(name);
             fs::write(&path, bytes).map_err(Error::io(&path, "write"))
         };
         save(tokenizer::file(description), &self.tokenizer)?;
+        let vocabulary = tokenizer::file(description).to_owned();
         let info = ModelInfo {
             name: self.name,
             architecture: self.architecture.clone(),
-            weights_sha256,
+            weights_sha256: hashes.sha256,
             graph_version: GRAPH_VERSION,
             precision: Precision::Fp32,
             source: self.source,
             random_seed: self.random_seed,
             tokenizer: Tokenizer {
                 kind: description.tokenizer().to_owned(),
-                files: vec![tokenizer::file(description).to_owned()],
+                files: vec![vocabulary.clone()],
             },
             max_residues: description.max_residues(),
+            weights_blake3: Some(hashes.blake3),
+            files: BTreeMap::new(),
             tensors: place(&tensors),
+            check: None,
         };
-        let mut json = serde_json::to_vec_pretty(&info)
-            .map_err(Error::json(&folder.partial().join(INFO_FILE)))?;
-        json.push(b'\n');
-        save(INFO_FILE, &json)?;
-        let model = Model::new(named.to_path_buf(), info);
+        let model = Model::new(named.to_path_buf(), info.clone());
         let graph = model.graph(&GraphRequest {
             kind: GraphKind::Padded,
             precision: Precision::Fp32,
@@ -226,6 +227,17 @@ impl Plan<'_> {
             outputs: vec![Output::Mean, Output::Max, Output::Tokens],
         })?;
         save(GRAPH_FILE, &graph)?;
+        let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+        let mut info = info;
+        info.files = BTreeMap::from([
+            (vocabulary, hash(&self.tokenizer)),
+            (GRAPH_FILE.to_owned(), hash(&graph)),
+        ]);
+        let json = info
+            .text()
+            .map_err(Error::json(&folder.partial().join(INFO_FILE)))?;
+        save(INFO_FILE, &json)?;
+        let model = Model::new(named.to_path_buf(), info);
         if let Some(precision) = options
             .half
             .filter(|&precision| precision != Precision::Fp32)

@@ -28,6 +28,7 @@ pub enum Attribute {
 pub struct Builder<'table> {
     tensors: &'table [TensorInfo],
     storage: Storage,
+    location: String,
     graph: GraphProto,
     known: HashSet<String>,
     domains: Vec<&'static str>,
@@ -41,6 +42,7 @@ impl<'table> Builder<'table> {
         Self {
             tensors,
             storage,
+            location: storage.file().to_owned(),
             graph: GraphProto {
                 name: Some("seqembed".to_owned()),
                 ..GraphProto::default()
@@ -49,6 +51,11 @@ impl<'table> Builder<'table> {
             domains: Vec::new(),
             scope: String::new(),
         }
+    }
+
+    /// The name of the weights' file, where it is not [`Storage::file`].
+    pub fn at(&mut self, location: &str) {
+        location.clone_into(&mut self.location);
     }
 
     /// The type of the weights.
@@ -152,7 +159,7 @@ impl<'table> Builder<'table> {
                 data_type: Some(element as i32),
                 name: Some(name.to_owned()),
                 external_data: vec![
-                    entry("location", self.storage.file().to_owned()),
+                    entry("location", self.location.clone()),
                     entry("offset", offset.to_string()),
                     entry("length", bytes.to_string()),
                 ],

@@ -32,6 +32,7 @@ pub mod random;
 pub mod sample_bpe;
 pub mod shown;
 pub mod tokenizer;
+pub mod verify;
 pub mod weights;
 
 pub use architecture::{Architecture, GraphKind, GraphRequest, Output, Sizes};
@@ -42,3 +43,4 @@ pub use known::{KnownModel, known_model, known_models};
 pub use model::{
     GRAPH_VERSION, Model, ModelInfo, Precision, Source, Storage, TensorInfo, Tokenizer,
 };
+pub use verify::WeightsFile;

@@ -1,5 +1,6 @@
 //! A model folder: `seqembed.json`, `weights.bin`, `model.onnx` and the tokenizer's files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::Read;
@@ -13,6 +14,7 @@ use crate::files::{read_small, refuse_lfs_pointer};
 use crate::graph::Builder;
 use crate::narrow;
 use crate::proto::ElementType;
+use crate::verify::{self, Expected, WeightsFile};
 use crate::weights::{Planned, Recipe, place, place_as};
 
 /// What a model folder is known by.
@@ -185,8 +187,41 @@ pub struct ModelInfo {
     /// The longest input that the model is meant for, without special tokens: residues (`esm2`), bases (`bpe`), or k-mers or
     /// letters (`bert`).
     pub max_residues: Option<usize>,
+    /// BLAKE3 of `weights.bin`, which is compared whenever it is loaded. Older exports have none: their SHA-256 is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_blake3: Option<String>,
+    /// BLAKE3 of the folder's other files, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     /// All tensors of the weights file, in its order.
     pub tensors: Vec<TensorInfo>,
+    /// BLAKE3 of all of this but itself, without spaces and in the order of its keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+}
+
+/// What [`ModelInfo::check`] is to be.
+fn check_of(json: &serde_json::Value) -> String {
+    let mut json = json.clone();
+    if let Some(map) = json.as_object_mut() {
+        map.remove("check");
+        map.sort_keys();
+    }
+    blake3::hash(json.to_string().as_bytes())
+        .to_hex()
+        .to_string()
+}
+
+impl ModelInfo {
+    /// The text of `seqembed.json`, which checks itself.
+    pub(crate) fn text(&mut self) -> Result<Vec<u8>, serde_json::Error> {
+        self.check = None;
+        let json = serde_json::from_slice(&serde_json::to_vec(self)?)?;
+        self.check = Some(check_of(&json));
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(text)
+    }
 }
 
 /// An exported model.
@@ -232,6 +267,7 @@ impl Model {
                 ));
             }
         }
+        let check = check_of(&json);
         let info: ModelInfo = serde_json::from_value(json).map_err(Error::json(&path))?;
         let description = info.architecture.description();
         description
@@ -282,6 +318,21 @@ impl Model {
                 folder,
                 format!("the tokenizer's file {file:?} is missing; export the model again"),
             ));
+        }
+        if let Some(expected) = model.info.check.as_ref().filter(|known| **known != check) {
+            return Err(Error::Damaged {
+                path,
+                algorithm: "BLAKE3",
+                expected: expected.clone(),
+                found: check,
+            });
+        }
+        for (name, expected) in &model.info.files {
+            let path = folder.join(name);
+            // Only other programs need the graph.
+            if name != GRAPH_FILE || path.exists() {
+                verify::small(&path, expected)?;
+            }
         }
         Ok(model)
     }
@@ -385,12 +436,45 @@ impl Model {
         }
     }
 
+    /// Opens a weights file for use; one that is not there is made, as [`Model::weights_in`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn weights(&self, storage: impl Into<Storage>, cache: &Path) -> Result<WeightsFile, Error> {
+        let storage = storage.into();
+        if storage.precision == Precision::Fp32 {
+            return self.wide(&self.folder);
+        }
+        let path = narrow::ensure(self, storage, cache)?.join(storage.file());
+        let (length, hash) = narrow::whole(&path, self, storage)
+            .ok_or_else(|| Error::Changed { path: path.clone() })?;
+        WeightsFile::open(path, length, Expected::Blake3(hash))
+    }
+
+    /// `weights.bin` of a folder.
+    pub(crate) fn wide(&self, folder: &Path) -> Result<WeightsFile, Error> {
+        let expected = match &self.info.weights_blake3 {
+            Some(hash) => Expected::Blake3(hash.clone()),
+            None => Expected::Sha256(self.info.weights_sha256.clone()),
+        };
+        WeightsFile::open(folder.join(WEIGHTS_FILE), self.weights_bytes(), expected)
+    }
+
     /// Builds a graph: the bytes of an ONNX file whose external data is [`Storage::file`].
     ///
     /// # Errors
     /// [`Error::Layer`] when the model has no such layer, [`Error::Precision`] when there is no such graph in this number
     /// format.
     pub fn graph(&self, request: &GraphRequest) -> Result<Vec<u8>, Error> {
+        let storage = Storage::of(request.kind, request.precision);
+        self.graph_at(request, storage.file())
+    }
+
+    /// The same, with external data in a file of another name.
+    ///
+    /// # Errors
+    /// As [`Model::graph`].
+    pub fn graph_at(&self, request: &GraphRequest, location: &str) -> Result<Vec<u8>, Error> {
         let description = self.info.architecture.description();
         let layers = description.layers();
         if request.layer > layers {
@@ -415,6 +499,7 @@ impl Model {
         let storage = Storage::of(request.kind, request.precision);
         let tensors = self.tensors(storage);
         let mut builder = Builder::new(&tensors, storage);
+        builder.at(location);
         description.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

@@ -19,15 +19,16 @@ use crate::eight;
 use crate::error::Error;
 use crate::folding::{Bias, Dense, Folds, GAIN, Term};
 use crate::model::{Model, Precision, Storage, TensorInfo, WEIGHTS_FILE};
+use crate::verify;
 
 /// Numbers that are converted at a time.
 const PIECE: usize = 1 << 18;
 /// More threads than this do not read a file faster.
 const MOST_THREADS: usize = 8;
 
-/// What the file ends with.
-fn mark(model: &Model) -> String {
-    format!("\nfrom {}\n", model.info().weights_sha256)
+/// What the file ends with: which weights it was made from, and BLAKE3 of all that stands before.
+fn mark(model: &Model, hash: &str) -> String {
+    format!("\nfrom {}\nblake3 {hash}\n", model.info().weights_sha256)
 }
 
 fn end(tensors: &[TensorInfo]) -> u64 {
@@ -36,21 +37,23 @@ fn end(tensors: &[TensorInfo]) -> u64 {
         .map_or(0, |tensor| tensor.offset + tensor.bytes)
 }
 
-/// Whether a file is there, whole, and made from the model's weights.
-fn is_whole(path: &Path, model: &Model, storage: Storage) -> bool {
-    let mark = mark(model);
+/// The length and the hash of a file that is there, as long as it should be, and made from the model's weights.
+pub(crate) fn whole(path: &Path, model: &Model, storage: Storage) -> Option<(u64, String)> {
+    let blank = mark(model, &"0".repeat(64));
     let end = end(&model.tensors(storage));
     let read = || {
         let mut file = File::open(path).ok()?;
         file.seek(SeekFrom::Start(end)).ok()?;
         let mut found = Vec::new();
         // Files of other models may be longer by any amount.
-        file.take(mark.len() as u64 + 1)
+        file.take(blank.len() as u64 + 1)
             .read_to_end(&mut found)
             .ok()?;
         Some(found)
     };
-    read().is_some_and(|found| found == mark.as_bytes())
+    let found = String::from_utf8(read()?).ok()?;
+    let hash = found.strip_suffix('\n')?.rsplit(' ').next()?;
+    (found.len() == blank.len() && found == mark(model, hash)).then(|| (end, hash.to_owned()))
 }
 
 /// Makes the file unless it is there, and returns its folder: the model's, or one below `cache`.
@@ -61,7 +64,7 @@ pub(crate) fn ensure(model: &Model, storage: Storage, cache: &Path) -> Result<Pa
     let own = model.folder().to_path_buf();
     let other = cache.join("weights").join(&model.info().weights_sha256);
     for folder in [&own, &other] {
-        if is_whole(&folder.join(storage.file()), model, storage) {
+        if whole(&folder.join(storage.file()), model, storage).is_some() {
             return Ok(folder.clone());
         }
     }
@@ -96,19 +99,51 @@ fn make(folder: &Path, model: &Model, storage: Storage) -> Result<(), Error> {
         .map_err(Error::io(&lock, "create"))?;
     // A file system without locks goes without: then both make it, and the last rename loses nothing.
     let _ = lock.lock();
-    if is_whole(&folder.join(storage.file()), model, storage) {
+    if whole(&folder.join(storage.file()), model, storage).is_some() {
         return Ok(());
     }
-    write(model.folder(), folder, model, storage)
+    // What is made from damaged weights would look whole ever after.
+    let weights = model.wide(model.folder())?;
+    thread::scope(|scope| {
+        let verified = scope.spawn(|| weights.verify());
+        let made = fill(model.folder(), folder, model, storage);
+        verified.join().expect("no part of it panics")?;
+        complete(made?, folder, model, storage)
+    })
 }
 
-/// Converts `weights.bin` of one folder into another.
+/// Converts `weights.bin` of one folder, which has just been written, into another.
 pub(crate) fn write(
     from: &Path,
     folder: &Path,
     model: &Model,
     storage: Storage,
 ) -> Result<(), Error> {
+    let file = fill(from, folder, model, storage)?;
+    complete(file, folder, model, storage)
+}
+
+/// Gives the file its end, and its name.
+fn complete(
+    mut file: AtomicFile,
+    folder: &Path,
+    model: &Model,
+    storage: Storage,
+) -> Result<(), Error> {
+    let target = folder.join(storage.file());
+    let end = end(&model.tensors(storage));
+    let finish = || {
+        let hash = verify::blake3_of(file.file(), end)?;
+        file.seek(SeekFrom::Start(end))?;
+        file.write_all(mark(model, &hash).as_bytes())?;
+        // After a crash, a file that has its end has all of it.
+        file.finish()
+    };
+    finish().map_err(Error::io(&target, "write"))
+}
+
+/// Converts the numbers.
+fn fill(from: &Path, folder: &Path, model: &Model, storage: Storage) -> Result<AtomicFile, Error> {
     let source = from.join(WEIGHTS_FILE);
     let target = folder.join(storage.file());
     let _ = atomic_file::sweep(folder, Some(storage.file()));
@@ -161,13 +196,7 @@ pub(crate) fn write(
             .map(|worker| worker.join().expect("no part of it panics"))
             .collect::<Result<Vec<()>, Error>>()
     })?;
-    let finish = |mut file: AtomicFile| {
-        file.seek(SeekFrom::Start(end))?;
-        file.write_all(mark(model).as_bytes())?;
-        // After a crash, a file that has its end has all of it.
-        file.finish()
-    };
-    finish(temporary).map_err(Error::io(&target, "write"))
+    Ok(temporary)
 }
 
 /// `weights.bin`.

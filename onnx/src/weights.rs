@@ -181,11 +181,20 @@ pub fn place_as(plan: &[Planned], bytes: impl Fn(&str) -> u64) -> Vec<TensorInfo
         .collect()
 }
 
-/// Writes the weights file, and returns its SHA-256 in hexadecimal.
+/// Hashes of a weights file, in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hashes {
+    /// What the weights are known by.
+    pub sha256: String,
+    /// What they are checked with, whenever they are loaded.
+    pub blake3: String,
+}
+
+/// Writes the weights file, and returns its hashes.
 ///
 /// # Errors
 /// When a tensor is missing or has another shape (told before anything is written), or a file can't be read or written.
-pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<String, Error> {
+pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Hashes, Error> {
     for input in plan.iter().flat_map(|planned| planned.recipe.inputs()) {
         source.check(input)?;
     }
@@ -194,6 +203,7 @@ pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Stri
         path,
         file: BufWriter::with_capacity(1 << 20, file),
         hash: Sha256::new(),
+        check: blake3::Hasher::new(),
         bytes: Vec::new(),
         length: 0,
     };
@@ -203,7 +213,13 @@ pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Stri
         debug_assert_eq!(writer.length, placed.offset + placed.bytes);
     }
     writer.file.flush().map_err(Error::io(path, "write"))?;
-    Ok(hex(&writer.hash.finalize()))
+    // After a crash, a folder that has its name has all of its weights.
+    let file = writer.file.get_ref();
+    file.sync_all().map_err(Error::io(path, "write"))?;
+    Ok(Hashes {
+        sha256: hex(&writer.hash.finalize()),
+        blake3: writer.check.finalize().to_hex().to_string(),
+    })
 }
 
 /// Bytes in hexadecimal.
@@ -220,6 +236,7 @@ struct Writer<'path> {
     path: &'path Path,
     file: BufWriter<File>,
     hash: Sha256,
+    check: blake3::Hasher,
     bytes: Vec<u8>,
     length: u64,
 }
@@ -227,6 +244,7 @@ struct Writer<'path> {
 impl Writer<'_> {
     fn raw(&mut self) -> Result<(), Error> {
         self.hash.update(&self.bytes);
+        self.check.update(&self.bytes);
         self.length += self.bytes.len() as u64;
         self.file
             .write_all(&self.bytes)

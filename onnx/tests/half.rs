@@ -10,9 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use seqembed_onnx::weights::hex;
 use seqembed_onnx::{
     Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, Storage, export,
 };
+use sha2::{Digest, Sha256};
 
 /// Runs Python; a failed assertion in the script fails the test.
 fn python(arguments: &[&str]) {
@@ -87,11 +89,21 @@ fn weights_too_large_are_named_and_nothing_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("model");
     let model = exported(ESM2, &target, None);
-    let tensor = &model.info().tensors[7];
+    let tensor = model.info().tensors[7].clone();
     let mut weights = fs::read(target.join("weights.bin")).unwrap();
     let at = usize::try_from(tensor.offset).unwrap() + 8;
     weights[at..at + 4].copy_from_slice(&(-65_600_f32).to_le_bytes());
-    fs::write(target.join("weights.bin"), weights).unwrap();
+    fs::write(target.join("weights.bin"), &weights).unwrap();
+    // As an older export, which has no more than the one hash.
+    let path = target.join("seqembed.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    for newer in ["check", "files", "weights_blake3"] {
+        assert!(fields.remove(newer).is_some(), "{newer}");
+    }
+    fields["weights_sha256"] = hex(&Sha256::digest(&weights)).into();
+    fs::write(&path, json.to_string()).unwrap();
+    let model = Model::open(&target).unwrap();
     let files = || fs::read_dir(&target).unwrap().count();
     let before = files();
     let error = model
@@ -120,7 +132,13 @@ fn a_file_of_other_weights_or_a_part_of_one_is_made_again() {
         &whole[..whole.len() / 2],
         b"",
         &[&whole[..], b"more"].concat(),
-        &[&whole[..whole.len() - 9], b"00000000\n"].concat(),
+        // The end of the hash of the weights that it was made from, which stands before its own.
+        &[
+            &whole[..whole.len() - 81],
+            b"00000000",
+            &whole[whole.len() - 73..],
+        ]
+        .concat(),
     ] {
         fs::write(&path, damaged).unwrap();
         model.weights_in(Precision::Fp16, folder.path()).unwrap();
@@ -164,7 +182,7 @@ fn several_processes_make_it_once() {
     let left: Vec<_> = fs::read_dir(&target)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(".weights-"))
+        .filter(|name| name.ends_with(".partial"))
         .collect();
     assert_eq!(left, Vec::<String>::new());
 }

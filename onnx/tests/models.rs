@@ -357,3 +357,122 @@ fn check(graph: &ModelProto, model: &Model, request: &GraphRequest) {
         .count();
     assert_eq!(norms, if layer == LAYERS { 2 } else { 0 });
 }
+
+/// One byte of each file in turn: whatever it is, it is noticed, and named.
+#[test]
+fn one_other_byte_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model");
+    let model = small(folder.path(), &target);
+    let info = model.info();
+    let weights = fs::read(target.join("weights.bin")).unwrap();
+    // What b3sum would print.
+    let hash = blake3::hash(&weights).to_hex().to_string();
+    assert_eq!(info.weights_blake3.as_deref(), Some(hash.as_str()));
+    let verify =
+        || Model::open(&target).and_then(|model| model.weights(Precision::Fp32, &target)?.verify());
+    verify().unwrap();
+    for name in ["weights.bin", "vocab.txt", "model.onnx", "seqembed.json"] {
+        let path = target.join(name);
+        let whole = fs::read(&path).unwrap();
+        for at in [0, whole.len() / 2, whole.len() - 2] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            let error = verify().unwrap_err().to_string();
+            assert!(error.contains(name), "{name} {at}: {error}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    verify().unwrap();
+    // Nothing in a newer export but what an older one has.
+    let path = target.join("seqembed.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    fields.retain(|key, _| !["check", "files", "weights_blake3"].contains(&key.as_str()));
+    fs::write(&path, json.to_string()).unwrap();
+    verify().unwrap();
+    let mut damaged = weights.clone();
+    damaged[7] ^= 128;
+    fs::write(target.join("weights.bin"), damaged).unwrap();
+    let error = verify().unwrap_err().to_string();
+    assert!(
+        error.contains("SHA-256") && error.contains(&info.weights_sha256),
+        "{error}"
+    );
+}
+
+/// What is made from `weights.bin` is checked as well, and not made from damaged weights.
+#[test]
+fn weights_in_16_bits_are_checked_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model");
+    let model = small(folder.path(), &target);
+    let half = || model.weights(Precision::Fp16, folder.path());
+    half().unwrap().verify().unwrap();
+    let path = target.join("weights.fp16.bin");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[5] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = half().unwrap().verify().unwrap_err();
+    assert!(
+        matches!(&error, Error::Damaged { path: found, .. } if *found == path),
+        "{error}"
+    );
+    fs::remove_file(&path).unwrap();
+    let wide = target.join("weights.bin");
+    let mut bytes = fs::read(&wide).unwrap();
+    bytes[5] ^= 1;
+    fs::write(&wide, &bytes).unwrap();
+    let error = half().unwrap_err();
+    assert!(
+        matches!(&error, Error::Damaged { path: found, .. } if *found == wide),
+        "{error}"
+    );
+    assert!(!path.exists());
+}
+
+/// Written to after it was opened: noticed. Another file under its name: the open one is as good as before.
+#[test]
+fn a_change_after_opening_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model");
+    let model = small(folder.path(), &target);
+    let path = target.join("weights.bin");
+    let open = || {
+        let weights = model.weights(Precision::Fp32, &target).unwrap();
+        weights.verify().unwrap();
+        weights
+    };
+    let bytes = fs::read(&path).unwrap();
+    let weights = open();
+    // Its permissions, or a second name, are no change.
+    fs::hard_link(&path, target.join("second")).unwrap();
+    weights.unchanged().unwrap();
+    weights.is_in_place().unwrap();
+    fs::remove_file(target.join("second")).unwrap();
+    let aside = target.join("aside");
+    fs::copy(&path, &aside).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    weights.unchanged().unwrap();
+    assert!(matches!(weights.is_in_place(), Err(Error::Changed { .. })));
+    let weights = open();
+    let mut other = bytes.clone();
+    other[0] ^= 1;
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&path, &other).unwrap();
+    assert!(matches!(weights.unchanged(), Err(Error::Changed { .. })));
+    // Even if the time is set back.
+    fs::write(&path, &bytes).unwrap();
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    let weights = open();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&path, &other).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    assert!(matches!(weights.unchanged(), Err(Error::Changed { .. })));
+}

@@ -14,7 +14,7 @@ use seqembed_onnx::{Model, Precision};
 
 use super::USAGE;
 use super::export::precision_parser;
-use crate::hub::{Event, Hub, HubModel};
+use crate::hub::{Event, Hub, HubModel, Pace};
 use crate::models;
 
 /// How often a log hears of a long download.
@@ -39,6 +39,18 @@ pub struct FetchArgs {
     #[arg(long)]
     update: bool,
 
+    /// Give up when the download has not ended after so many seconds; the next one goes on where it stopped [default: never]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+
+    /// Try another connection when one brings fewer bytes a second than this, for --speed-time seconds; 0: any speed will do
+    #[arg(long, value_name = "BYTES", default_value_t = 1000)]
+    speed_limit: u64,
+
+    /// For how long a connection may be slower than --speed-limit
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    speed_time: u64,
+
     /// Download only; the first use will export it
     #[arg(long)]
     no_export: bool,
@@ -56,7 +68,11 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     let Some(model) = named(args) else {
         return Ok(USAGE.into());
     };
-    let hub = Hub::from_env();
+    let pace = Pace {
+        bytes: args.speed_limit,
+        time: Duration::from_secs(args.speed_time),
+    };
+    let hub = Hub::from_env().within(pace, args.timeout.map(Duration::from_secs));
     let mut progress = Progress::default();
     let folder = hub
         .fetch(&model, args.update, &mut |event| progress.show(event))

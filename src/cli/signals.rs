@@ -1,14 +1,16 @@
 //! SIGTERM and SIGINT: the run saves what is computed and ends, within ten seconds whatever happens.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
-use super::say;
+use super::{FAILED, say};
+use crate::engine::mapped;
 use crate::interrupt::Interrupt;
 
 /// When the process ends even if the run is not ready.
@@ -35,6 +37,7 @@ pub fn outlive_file_limits() {
 /// # Errors
 /// When the system refuses.
 pub fn watch() -> io::Result<Interrupt> {
+    watch_mapped()?;
     let interrupt = Interrupt::default();
     let asked = interrupt.clone();
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -69,6 +72,23 @@ pub fn watch() -> io::Result<Interrupt> {
             }
         })?;
     Ok(interrupt)
+}
+
+/// A file that is mapped into memory and was cut ends the process: with a message, and the exit code of a failure.
+fn watch_mapped() -> io::Result<()> {
+    let die = || {
+        // Neither `eprintln` nor its lock: this thread may have been anywhere. A file from a copied descriptor writes at once.
+        if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
+            let mut stderr = std::fs::File::from(stderr);
+            for piece in mapped::told() {
+                let _ = stderr.write_all(piece.as_bytes());
+            }
+        }
+        low_level::exit(FAILED.into());
+    };
+    // SAFETY: it only makes system calls (fcntl, write, _exit) and reads what was set before: nothing allocates or locks.
+    unsafe { low_level::register(SIGBUS, die) }?;
+    Ok(())
 }
 
 /// How often it is looked whether the process may end.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::ValueEnum as _;
 use ort::value::ValueType;
+use seqembed_onnx::WeightsFile;
 use seqembed_onnx::weights::hex;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +17,21 @@ use crate::settings::Precision;
 pub trait Session: Engine {
     /// What was loaded, and where.
     fn facts(&self) -> &Facts;
+
+    /// The file with the weights, where they are read from it while batches are run.
+    fn weights(&self) -> Option<&WeightsFile> {
+        None
+    }
+}
+
+impl Session for Arc<dyn Session> {
+    fn facts(&self) -> &Facts {
+        (**self).facts()
+    }
+
+    fn weights(&self) -> Option<&WeightsFile> {
+        (**self).weights()
+    }
 }
 
 impl Engine for Arc<dyn Session> {
@@ -29,6 +45,40 @@ impl Engine for Arc<dyn Session> {
 
     fn computed(&self) -> Vec<(Instant, Instant)> {
         (**self).computed()
+    }
+}
+
+/// A session whose weights were verified.
+pub struct Verified<S> {
+    /// The session.
+    pub session: S,
+    /// What is known of it.
+    pub facts: Facts,
+    /// Its weights, where they are read from the file while batches are run.
+    pub weights: Option<Arc<WeightsFile>>,
+}
+
+impl<S: Session> Engine for Verified<S> {
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        self.session.run(batch, reduce)
+    }
+
+    fn cost(&self, batch: &Batch) -> usize {
+        self.session.cost(batch)
+    }
+
+    fn computed(&self) -> Vec<(Instant, Instant)> {
+        self.session.computed()
+    }
+}
+
+impl<S: Session> Session for Verified<S> {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn weights(&self) -> Option<&WeightsFile> {
+        self.weights.as_deref()
     }
 }
 

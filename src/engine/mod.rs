@@ -8,6 +8,7 @@ pub mod faulty;
 pub mod gpus;
 pub mod kernels;
 pub mod locate;
+pub mod mapped;
 pub mod operators;
 pub mod provider;
 pub mod session;

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seqembed_onnx::weights::hex;
 use serde::Deserialize;
@@ -14,7 +14,8 @@ use ureq::http::{Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::{Event, Hub, HubError, HubModel, at, is_commit, variable};
+use super::{Event, Hub, HubError, HubModel, Pace, at, is_commit, variable};
+use crate::atomic_file;
 
 /// How often a request is repeated without progress.
 const ATTEMPTS: u32 = 5;
@@ -26,6 +27,10 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 const MAX_REDIRECTS: u32 = 8;
+/// The longest list of a repository's files.
+const LONGEST_LIST: usize = 10 << 20;
+/// How often it is looked whether another process is ready.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A failure, and whether it may pass.
 enum Failure {
@@ -43,7 +48,7 @@ impl From<HubError> for Failure {
 }
 
 /// The HTTP client: proxies from the environment, and the certificates of `SSL_CERT_FILE` and its kin where a proxy needs them.
-fn agent(endpoint: &str) -> Result<Agent, HubError> {
+fn agent(endpoint: &str, pace: Pace) -> Result<Agent, HubError> {
     let parsed: Option<Uri> = endpoint.parse().ok();
     if parsed.as_ref().and_then(origin).is_none() {
         return Err(HubError::Variable {
@@ -86,7 +91,11 @@ fn agent(endpoint: &str) -> Result<Agent, HubError> {
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(READ_TIMEOUT))
-        .timeout_per_read(Some(READ_TIMEOUT))
+        .timeout_per_read(Some(if pace.bytes == 0 {
+            READ_TIMEOUT
+        } else {
+            READ_TIMEOUT.min(pace.time)
+        }))
         .build()
         .new_agent())
 }
@@ -154,7 +163,7 @@ pub(super) struct Download<'a> {
     agent: Agent,
     model: &'a HubModel,
     commit: String,
-    /// Bytes received in all: an attempt that brings some is worth another.
+    /// Bytes received in all that had not come before: an attempt that brings some is worth another.
     received: u64,
     events: &'a mut dyn FnMut(&Event<'_>),
 }
@@ -165,7 +174,7 @@ impl<'a> Download<'a> {
         model: &'a HubModel,
         events: &'a mut dyn FnMut(&Event<'_>),
     ) -> Result<Self, HubError> {
-        let agent = agent(&hub.endpoint)?;
+        let agent = agent(&hub.endpoint, hub.pace)?;
         Ok(Self {
             hub,
             agent,
@@ -204,13 +213,17 @@ impl<'a> Download<'a> {
         let uri: Uri = url.parse().map_err(|_| answer("it is no URL".to_owned()))?;
         let what = format!("model {}", self.model);
         let text = self.repeat(|this| {
-            let (mut response, _) = this.request(&uri, Ask::Get, &what)?;
-            response
-                .body_mut()
-                .read_to_string()
-                .map_err(|error| this.network(&uri, &error))
+            let (response, url) = this.request(&uri, Ask::Get, &what)?;
+            let mut text = Vec::new();
+            this.body(&url, response, &mut |_, piece| {
+                text.extend_from_slice(piece);
+                // No list of files is as long as this.
+                Ok(text.len() < LONGEST_LIST)
+            })?;
+            Ok(text)
         })?;
-        let info: Info = serde_json::from_str(&text).map_err(|error| answer(error.to_string()))?;
+        let info: Info =
+            serde_json::from_slice(&text).map_err(|error| answer(error.to_string()))?;
         if !is_commit(&info.sha) {
             return Err(answer(format!("its commit is `{}`", info.sha)));
         }
@@ -235,6 +248,10 @@ impl<'a> Download<'a> {
             std::fs::create_dir_all(folder).map_err(at(folder))?;
         }
         let _lock = self.lock(name, &announced.etag)?;
+        // Another process may have made it meanwhile.
+        if pointer.is_file() {
+            return Ok(());
+        }
         let there = std::fs::metadata(&blob).ok().map(|blob| blob.len());
         if there.is_none() || announced.size.is_some_and(|size| there != Some(size)) {
             self.blob(name, &announced, &blob)?;
@@ -259,7 +276,10 @@ impl<'a> Download<'a> {
             .map_err(at(&path))?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             (self.events)(&Event::Waiting { file: name });
-            let _ = file.lock();
+            while let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+                self.in_time("another process downloads the same file")?;
+                std::thread::sleep(TICK);
+            }
         }
         Ok(file)
     }
@@ -347,7 +367,10 @@ impl<'a> Download<'a> {
     /// Brings the bytes that are missing, with as many attempts as make progress.
     fn transfer(&mut self, name: &str, announced: &Announced, part: &Path) -> Result<(), HubError> {
         let what = format!("file {name} of model {}", self.model);
+        // Bytes that come again are no progress.
+        let mut highest = std::fs::metadata(part).map_or(0, |part| part.len());
         self.repeat(|this| {
+            let before = highest;
             let mut file = OpenOptions::new()
                 .create(true)
                 .append(true)
@@ -377,31 +400,95 @@ impl<'a> Download<'a> {
                     return Err(this.broken(&url, why));
                 }
             }
-            let mut body = response
-                .into_body()
-                .into_with_config()
-                .limit(u64::MAX)
-                .reader();
-            let mut buffer = vec![0; 1 << 18];
-            loop {
-                let count = body
-                    .read(&mut buffer)
-                    .map_err(|error| this.broken(&url, error.to_string()))?;
-                if count == 0 {
-                    break;
-                }
-                file.write_all(&buffer[..count]).map_err(at(part))?;
-                done += count as u64;
-                this.received += count as u64;
+            let goes_on = |done: u64| announced.size.is_none_or(|size| done <= size);
+            this.body(&url, response, &mut |this, piece| {
+                file.write_all(piece).map_err(at(part))?;
+                done += piece.len() as u64;
+                this.received += done.saturating_sub(highest);
+                highest = highest.max(done);
                 (this.events)(&Event::Bytes(done));
+                Ok(goes_on(done))
+            })?;
+            let Some(size) = announced.size.filter(|&size| size != done) else {
+                return Ok(());
+            };
+            let came = if done > size {
+                // None of it can be trusted.
+                file.set_len(0).map_err(at(part))?;
+                format!("more than {size}")
+            } else {
+                done.to_string()
+            };
+            if highest > before {
+                return Err(this.broken(&url, format!("{came} of {size} bytes came")));
             }
-            match announced.size {
-                Some(size) if size != done => {
-                    Err(this.broken(&url, format!("{done} of {size} bytes came")))
-                }
-                _ => Ok(()),
-            }
+            std::fs::remove_file(part).map_err(at(part))?;
+            Err(Failure::Final(HubError::Size {
+                file: name.to_owned(),
+                model: this.model.to_string(),
+                announced: size,
+                came,
+            }))
         })
+    }
+
+    /// Hands out the bytes of an answer as they come, until `take` has enough of them.
+    fn body(
+        &mut self,
+        url: &Uri,
+        response: Response<Body>,
+        take: &mut dyn FnMut(&mut Self, &[u8]) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let mut body = response
+            .into_body()
+            .into_with_config()
+            .limit(u64::MAX)
+            .reader();
+        let mut buffer = vec![0; 1 << 18];
+        let Pace { bytes, time } = self.hub.pace;
+        let (mut since, mut came) = (Instant::now(), 0);
+        loop {
+            let count = body
+                .read(&mut buffer)
+                .map_err(|error| self.broken(url, error.to_string()))?;
+            if count == 0 || !take(self, &buffer[..count])? {
+                return Ok(());
+            }
+            self.in_time("")?;
+            came += count as u64;
+            let seconds = since.elapsed();
+            if seconds >= time {
+                if (came as f64) < bytes as f64 * seconds.as_secs_f64() {
+                    let why = format!(
+                        "it sent {came} bytes in {:.0} s, and the least speed is {bytes} a second (--speed-limit)",
+                        seconds.as_secs_f64()
+                    );
+                    return Err(self.broken(url, why));
+                }
+                (since, came) = (Instant::now(), 0);
+            }
+        }
+    }
+
+    /// How much time there is left.
+    fn left(&self) -> Option<Duration> {
+        let (deadline, _) = self.hub.deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether there is time left; `why` is what it was spent on.
+    fn in_time(&self, why: &str) -> Result<(), HubError> {
+        match (self.left(), self.hub.deadline) {
+            (Some(Duration::ZERO), Some((_, timeout))) => Err(HubError::Timeout {
+                seconds: timeout.as_secs(),
+                why: if why.is_empty() {
+                    String::new()
+                } else {
+                    format!(", {why}")
+                },
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// One request, through its redirects. The token goes to the endpoint only.
@@ -423,6 +510,11 @@ impl<'a> Download<'a> {
             }
             if let Some(token) = self.hub.token.as_ref().filter(|_| origin(&url) == home) {
                 request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            }
+            // A wait for the first byte ends in time, too.
+            if let Some(left) = self.left() {
+                let left = left.max(Duration::from_millis(1));
+                request = request.config().timeout_global(Some(left)).build();
             }
             let response = request.call().map_err(|error| self.network(&url, &error))?;
             self.hub.answered.set(true);
@@ -581,12 +673,14 @@ impl<'a> Download<'a> {
                 Err(Failure::Passing { error, .. }) if attempt == ATTEMPTS => return Err(error),
                 Err(Failure::Passing { error, wait }) => (error, wait),
             };
-            let wait = wait.unwrap_or(Duration::from_secs(1 << (attempt - 1)));
+            let mut wait = wait.unwrap_or(Duration::from_secs(1 << (attempt - 1)));
             let why = match &error {
                 HubError::Network { why, .. } | HubError::Broken { why, .. } => why.clone(),
                 HubError::Status { status, .. } => format!("the hub answers with {status}"),
                 other => other.to_string(),
             };
+            self.in_time(&why)?;
+            wait = wait.min(self.left().unwrap_or(wait));
             (self.events)(&Event::Retry { why: &why, wait });
             std::thread::sleep(wait);
             attempt += 1;
@@ -618,15 +712,26 @@ fn digest(mut file: File, mut hash: impl Digest) -> std::io::Result<String> {
 
 /// Makes a snapshot's file: a relative link to the blob, as `huggingface_hub` makes it, or a copy where there are no links.
 fn link(blob: &Path, etag: &str, pointer: &Path) -> Result<(), HubError> {
-    // A link to a blob that is gone would be in the way.
-    let _ = std::fs::remove_file(pointer);
-    #[cfg(unix)]
-    let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), pointer);
-    #[cfg(not(unix))]
-    let linked: std::io::Result<()> = Err(std::io::Error::other(etag));
+    let name = pointer.file_name().unwrap_or_default().to_string_lossy();
+    let folder = atomic_file::folder_of(pointer);
+    let linked = tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .suffix(atomic_file::PARTIAL)
+        .make_in(folder, |path| {
+            std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), path)
+        });
+    // By rename: a link to a blob that is gone is in nobody's way, and a good one never away.
+    let linked = linked.and_then(|link| link.persist(pointer).map_err(|error| error.error));
     match linked {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(_) if pointer.is_file() => Ok(()),
-        Err(_) => std::fs::copy(blob, pointer).map(drop).map_err(at(pointer)),
+        Err(_) => {
+            let copy = || {
+                let mut file = atomic_file::AtomicFile::create(pointer)?;
+                std::io::copy(&mut File::open(blob)?, &mut file)?;
+                file.finish()
+            };
+            copy().map_err(at(pointer))
+        }
     }
 }

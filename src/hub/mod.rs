@@ -12,7 +12,7 @@ mod download;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -33,6 +33,9 @@ const TOKENIZER_FILES: [&str; 6] = [
     "added_tokens.json",
     "merges.txt",
 ];
+
+/// What a Hugging Face folder is known by.
+pub const CONFIG: &str = "config.json";
 
 /// The weights, the best form first: one file, or an index that names its shards.
 const WEIGHTS: [&str; 4] = [
@@ -117,12 +120,14 @@ pub enum Event<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// `HF_HUB_OFFLINE` is set, and the cache has no complete copy.
-    #[error("{model} is not in the cache ({}), and HF_HUB_OFFLINE forbids downloading it: unset HF_HUB_OFFLINE, or copy the model's folder from another machine and name that folder as the model", .cache.display())]
+    #[error("{model} is not in the cache ({}){commits}, and HF_HUB_OFFLINE forbids downloading it: unset HF_HUB_OFFLINE, or copy the model's folder from another machine and name that folder as the model", .cache.display())]
     Offline {
         /// The model.
         model: String,
         /// The hub's cache.
         cache: PathBuf,
+        /// Which commits of it are there after all.
+        commits: String,
     },
     /// No answer at all.
     #[error("the hub at {endpoint} can't be reached ({why}). Behind a firewall, set HTTPS_PROXY, or HF_ENDPOINT to a mirror; without any network, download the model elsewhere and copy its folder here (HF_HUB_CACHE is {}), then set HF_HUB_OFFLINE=1 or name that folder as the model", .cache.display())]
@@ -196,6 +201,30 @@ pub enum HubError {
         /// The file's.
         found: String,
     },
+    /// As many bytes as the hub never announced.
+    #[error(
+        "{file} of {model}: the hub announces {announced} bytes, and {came} came, again and again: the hub, or a mirror or proxy in between, is at fault. What came was discarded; try again later, or set HF_ENDPOINT to a mirror"
+    )]
+    Size {
+        /// The file.
+        file: String,
+        /// The model.
+        model: String,
+        /// Bytes that were announced.
+        announced: u64,
+        /// Bytes that came.
+        came: String,
+    },
+    /// It took longer than was allowed.
+    #[error(
+        "it did not end within {seconds} s (--timeout){why}: run the same command again, it goes on where it stopped"
+    )]
+    Timeout {
+        /// How long was allowed.
+        seconds: u64,
+        /// What went wrong on the way.
+        why: String,
+    },
     /// A repository that is no model for this program.
     #[error("{model} has no {missing} (it has: {has}): it is no model that can be used here")]
     Unusable {
@@ -241,6 +270,24 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
     move |source| HubError::Io { path, source }
 }
 
+/// The least speed of a download: a slower connection is given up, and another one tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Bytes a second; 0: any speed will do.
+    pub bytes: u64,
+    /// For how long it must have been slower.
+    pub time: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            bytes: 1000,
+            time: Duration::from_secs(30),
+        }
+    }
+}
+
 /// The hub and its cache, as the environment sets them.
 pub struct Hub {
     endpoint: String,
@@ -248,6 +295,9 @@ pub struct Hub {
     token: Option<String>,
     token_from: String,
     offline: bool,
+    pace: Pace,
+    /// When downloads must have ended, and how long they had.
+    deadline: Option<(Instant, Duration)>,
     /// Whether the hub ever answered: from then on a broken connection is worth repeating.
     answered: Cell<bool>,
 }
@@ -286,7 +336,21 @@ impl Hub {
             offline: ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
                 .iter()
                 .any(|name| variable(name).is_some_and(truth)),
+            pace: Pace::default(),
+            deadline: None,
             answered: Cell::new(false),
+        }
+    }
+
+    /// The same, for downloads of a least speed, which end within a time.
+    #[must_use]
+    pub fn within(self, pace: Pace, timeout: Option<Duration>) -> Self {
+        let deadline =
+            timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
+        Self {
+            pace,
+            deadline,
+            ..self
         }
     }
 
@@ -320,6 +384,23 @@ impl Hub {
         is_complete(&folder).then_some(folder)
     }
 
+    /// The commits whose complete snapshots are in the cache, where the model's revision is not known to be one of them.
+    #[must_use]
+    pub fn commits(&self, model: &HubModel) -> Vec<String> {
+        if is_commit(&model.revision) {
+            return Vec::new();
+        }
+        let snapshots = self.storage(model).join("snapshots");
+        let entries = std::fs::read_dir(snapshots).into_iter().flatten().flatten();
+        let mut commits: Vec<String> = entries
+            .filter(|entry| is_complete(&entry.path()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| is_commit(name))
+            .collect();
+        commits.sort();
+        commits
+    }
+
     /// The model's folder in the cache, downloaded as far as it is not there. With `update` the hub is asked for a newer
     /// revision even if a complete one is there.
     ///
@@ -338,6 +419,15 @@ impl Hub {
             return Err(HubError::Offline {
                 model: model.to_string(),
                 cache: self.cache.clone(),
+                commits: match self.commits(model).as_slice() {
+                    [] => String::new(),
+                    there => format!(
+                        " (its commit {} is there: name it as {}@{})",
+                        there.join(", "),
+                        model.repository,
+                        there[0]
+                    ),
+                },
             });
         }
         let mut download = download::Download::new(self, model, events)?;
@@ -416,6 +506,29 @@ pub fn user_cache() -> PathBuf {
 
 fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The files of a Hugging Face folder that an export reads, as far as they are there.
+#[must_use]
+pub fn files_of(folder: &Path) -> Vec<String> {
+    let has = |name: &str| folder.join(name).is_file();
+    let mut files: Vec<String> = tokenizer_files_of(folder).map(str::to_owned).collect();
+    files.extend(has(CONFIG).then(|| CONFIG.to_owned()));
+    if let Some(weights) = WEIGHTS.iter().find(|name| has(name)) {
+        files.push((*weights).to_owned());
+        if weights.ends_with(".index.json") {
+            let shards = shards(&folder.join(weights)).unwrap_or_default();
+            files.extend(shards.into_iter().filter(|shard| has(shard)));
+        }
+    }
+    files
+}
+
+/// A folder's files of a tokenizer.
+pub fn tokenizer_files_of(folder: &Path) -> impl Iterator<Item = &'static str> {
+    TOKENIZER_FILES
+        .into_iter()
+        .filter(move |name| folder.join(name).is_file())
 }
 
 /// Whether a folder holds all that a model needs: its config, all of its weights, its vocabulary.

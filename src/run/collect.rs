@@ -16,6 +16,7 @@ use super::repeats::{Origin, Slots};
 use super::retry::{Note, Outcome};
 use super::save::{Block, FRAME_VALUES, Saver};
 use crate::engine::EngineError;
+use crate::engine::facts::Session;
 use crate::journal::JournalError;
 use crate::journal::facts::Input;
 use crate::journal::rows::{RowReader, Saved};
@@ -56,6 +57,9 @@ pub enum CollectError {
     /// What is needed to go on later could not be kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The model's weights were changed while it ran.
+    #[error(transparent)]
+    Weights(#[from] seqembed_onnx::Error),
     /// A batch failed.
     #[error("{files}: the model could not be run on a batch of {}: {source}",
         counted(*sequences as u64, "sequence"))]
@@ -136,6 +140,8 @@ pub struct Collector<'a> {
     block: Block,
     /// None where nothing is to be gone on with.
     saver: Option<Saver<'a>>,
+    /// What computes.
+    pub sessions: Vec<Arc<dyn Session>>,
     /// For each task, the rows of an earlier run.
     restored: Arc<Vec<Saved>>,
     reader: RowReader,
@@ -184,6 +190,7 @@ impl<'a> Collector<'a> {
             rows: Rows::new(hidden),
             block: Block::default(),
             saver,
+            sessions: Vec::new(),
             restored,
             reader: RowReader::default(),
             slots: Slots::default(),
@@ -261,7 +268,10 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn save(&mut self) -> Result<(), JournalError> {
+    pub fn save(&mut self) -> Result<(), CollectError> {
+        if self.saver.is_some() {
+            self.check_weights()?;
+        }
         let Some(saver) = &mut self.saver else {
             return Ok(());
         };
@@ -309,7 +319,16 @@ impl<'a> Collector<'a> {
             pending.saved = flags;
             saver.write(&block)?;
         }
-        saver.sync()
+        Ok(saver.sync()?)
+    }
+
+    /// Whether all that was computed so far was computed with the weights that were loaded.
+    fn check_weights(&self) -> Result<(), CollectError> {
+        let weights = self.sessions.iter().filter_map(|session| session.weights());
+        for weights in weights {
+            weights.unchanged()?;
+        }
+        Ok(())
     }
 
     /// Ends a run that can't go on: files that are not finished leave nothing under their names, and what was computed
@@ -317,7 +336,7 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn abandon(&mut self) -> Result<u64, JournalError> {
+    pub fn abandon(&mut self) -> Result<u64, CollectError> {
         for state in &mut self.states {
             state.sink = None;
         }
@@ -629,6 +648,9 @@ impl<'a> Collector<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
         whole.retain(|&(task, _)| !self.states[task].failed);
+        if !whole.is_empty() {
+            self.check_weights()?;
+        }
         let sinks = whole.iter().map(|&(task, _)| {
             // A file without records has an output too: empty, and whole.
             self.sink(task)?;

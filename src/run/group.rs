@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seqembed_onnx::weights::hex;
 use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::chunk::{Chunk, Task};
 use super::chunker::{Chunker, Limits};
@@ -277,6 +275,7 @@ impl Group {
             journaled.saved,
         );
         collector.budget = limits.batch_tokens;
+        collector.sessions = slots.iter().map(|slot| Arc::clone(&slot.session)).collect();
         if let Some(sink) = sink {
             collector.give(sink);
         }
@@ -599,7 +598,7 @@ impl Computed {
             device,
             precision,
             graph_sha256: program
-                .map(|program| hex(&Sha256::digest(&program.graph)))
+                .map(|program| program.graph_sha256.clone())
                 .unwrap_or_default(),
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ort::environment::{Environment, EnvironmentBuilder};
-use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage};
+use seqembed_onnx::weights::hex;
+use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage, WeightsFile};
+use sha2::{Digest, Sha256};
 
 use super::RunError;
 use super::devices::Place;
@@ -14,9 +16,10 @@ use crate::engine::cuda::kernels::Kernels as GpuKernels;
 use crate::engine::cuda::launch::KernelError;
 use crate::engine::cuda::{CudaEngine, CudaLoad, operators, places};
 use crate::engine::device::Device;
-use crate::engine::facts::Session;
+use crate::engine::facts::{Facts, Session, Verified};
 use crate::engine::faulty::Faults;
 use crate::engine::locate::{self, LocateError, Located};
+use crate::engine::mapped;
 use crate::engine::session::{CpuEngine, Kernels, Load};
 use crate::engine::{Engine, EngineError, Reduce};
 use crate::models;
@@ -98,8 +101,10 @@ pub struct Program {
     pub graph: Vec<u8>,
     /// The graph's kind.
     pub kind: GraphKind,
-    /// The folder of the file with its weights.
-    pub folder: PathBuf,
+    /// SHA-256 of the graph, in hexadecimal, whatever its weights' file is called.
+    pub graph_sha256: String,
+    /// The file with its weights.
+    pub weights: Arc<WeightsFile>,
     /// seqembed's kernels, where a graph for a GPU needs them.
     kernels: Option<Arc<GpuKernels>>,
     /// What it took so far: waking the device up, and loading kernels onto it.
@@ -159,13 +164,15 @@ impl Wanted<'_> {
             layer: self.layer,
             outputs: outputs.collect(),
         };
+        let weights = self
+            .model
+            .weights(Storage::of(kind, numbers), &models::cache())?;
         Ok(Program {
             device,
             precision,
-            folder: self
-                .model
-                .weights_in(Storage::of(kind, numbers), &models::cache())?,
-            graph: self.model.graph(&request)?,
+            graph: self.model.graph_at(&request, weights.name())?,
+            graph_sha256: hex(&Sha256::digest(self.model.graph(&request)?)),
+            weights: Arc::new(weights),
             kind,
             kernels,
             spent: started.elapsed(),
@@ -232,11 +239,37 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The model on a device, ready to run.
+    /// The model on a device, ready to run. Meanwhile its weights are verified.
     ///
     /// # Errors
-    /// When the device or ONNX Runtime refuses.
+    /// When the device or ONNX Runtime refuses, or the weights are not those that were exported.
     pub fn engine_on(&self, program: &Program) -> Result<Arc<dyn Session>, RunError> {
+        let weights = &program.weights;
+        std::thread::scope(|scope| {
+            mapped::note(weights.path());
+            let verifying = scope.spawn(|| weights.verify());
+            let loaded = self.loaded_on(program);
+            let verified = verifying.join();
+            verified.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let session = loaded?;
+            // What ONNX Runtime opened by its name is what was hashed.
+            weights.is_in_place()?;
+            let facts = Facts {
+                graph_sha256: program.graph_sha256.clone(),
+                ..session.facts().clone()
+            };
+            // A GPU has its own copy; on a CPU some of the weights are read where the file is mapped.
+            let weights = (program.device == Device::Cpu).then(|| Arc::clone(weights));
+            let session = Verified {
+                session,
+                facts,
+                weights,
+            };
+            Ok(Arc::new(session) as Arc<dyn Session>)
+        })
+    }
+
+    fn loaded_on(&self, program: &Program) -> Result<Arc<dyn Session>, RunError> {
         let refused = |source| RunError::Load {
             folder: self.wanted.model.folder().to_owned(),
             source,
@@ -246,7 +279,7 @@ impl Loader<'_> {
         let Device::Cuda(number) = program.device else {
             let load = Load {
                 graph: &program.graph,
-                folder: &program.folder,
+                folder: program.weights.folder(),
                 kernels: self.wanted.kernels,
                 outputs,
                 hidden,
@@ -264,7 +297,7 @@ impl Loader<'_> {
         let sizes = self.wanted.model.architecture().sizes();
         let load = CudaLoad {
             graph: &program.graph,
-            folder: &program.folder,
+            folder: program.weights.folder(),
             device: cuda_number(number),
             kind: program.kind,
             precision: stored(program.precision),

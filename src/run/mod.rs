@@ -42,7 +42,7 @@ use crate::engine::session::Kernels;
 use crate::interrupt::Interrupt;
 use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
-use crate::models::ModelError;
+use crate::models::{self, ModelError};
 use crate::report::{FileReport, Report, are, counted};
 use crate::settings::SettingsError;
 use crate::tokenize::VocabularyError;
@@ -207,13 +207,34 @@ impl RunError {
     }
 }
 
-/// Runs all jobs.
+/// Runs all jobs. Where a model turns out to be damaged when it is loaded, and can be made again, it is, and the run goes on.
 ///
 /// The outputs stand in `options.out`. A file that can't be read to its end has none, and its report names the reason.
 ///
 /// # Errors
 /// When nothing could be run, or the run broke off; outputs that were finished stay.
 pub fn run(
+    jobs: Vec<Job>,
+    options: &Options,
+    observer: &mut dyn Observer,
+    say: &dyn Fn(&str),
+) -> Result<Report, RunError> {
+    let result = run_once(jobs.clone(), options, observer, say);
+    let Err(RunError::Graph(error)) = &result else {
+        return result;
+    };
+    if !models::remove_damaged(error, say) {
+        return result;
+    }
+    // Nothing was computed with it; what other models' files are finished is kept.
+    let options = Options {
+        resume: true,
+        ..options.clone()
+    };
+    run_once(jobs, &options, observer, say)
+}
+
+fn run_once(
     jobs: Vec<Job>,
     options: &Options,
     observer: &mut dyn Observer,

@@ -518,12 +518,12 @@ fn one_of(value: &mut Value, mut pick: usize) -> &mut Value {
         Value::Object(map) => map.len(),
         _ => 0,
     };
-    if size == 0 || pick % 8 == 0 {
+    if size == 0 || pick.is_multiple_of(8) {
         return value;
     }
     pick /= 8;
     let inner = match value {
-        Value::Array(list) => list.iter_mut().nth(pick % size),
+        Value::Array(list) => list.get_mut(pick % size),
         Value::Object(map) => map.values_mut().nth(pick % size),
         _ => None,
     };

@@ -177,7 +177,7 @@ pub fn check(
 /// What helps with tensors that the graph has no place for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Help {
-    /// LoRA and its like, beside the weights that they change.
+    /// `LoRA` and its like, beside the weights that they change.
     Peft,
     /// Learned prompts or prefixes.
     Prompt,

@@ -107,7 +107,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// What a folder of an adapter holds instead of a model's weights, or beside them: PEFT's and AdapterHub's names.
+/// What a folder of an adapter holds instead of a model's weights, or beside them: PEFT's and `AdapterHub`'s names.
 const ADAPTER_FILES: [&str; 3] = [
     "adapter_config.json",
     "adapter_model.safetensors",

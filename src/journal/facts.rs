@@ -1,10 +1,12 @@
 //! What results depend on: the model, the graph and the options as facts, and the input's bytes as a hash.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::digest;
 
 /// Names and values of all that decides the numbers of a file, beside its sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,9 +67,7 @@ impl Input {
             return Ok(false);
         }
         let file = File::open(path)?;
-        let mut hash = InputHash::default();
-        io::copy(&mut file.take(self.read), &mut hash)?;
-        Ok(hash.finish(self.length) == *self)
+        Ok(digest::of_file(&file, self.read)? == self.hash)
     }
 }
 
@@ -93,17 +93,6 @@ impl InputHash {
             hash: self.hasher.finalize().to_hex().to_string(),
             length,
         }
-    }
-}
-
-impl io::Write for InputHash {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -382,6 +382,9 @@ fn pipe(path: &Path) {
     assert!(made.success());
 }
 
+/// Puts something in a file's place.
+type Make<'m> = &'m dyn Fn(&Path);
+
 #[test]
 fn what_is_no_file_is_not_written_through_nor_waited_for() {
     let place = Place::new(&[("a.faa", b">a\nMKV\n"), ("precious", b"precious")]);
@@ -390,7 +393,6 @@ fn what_is_no_file_is_not_written_through_nor_waited_for() {
     assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
     let link = |path: &Path| std::os::unix::fs::symlink(place.path("precious"), path).unwrap();
     let make_folder = |path: &Path| fs::create_dir(path).unwrap();
-    type Make<'m> = &'m dyn Fn(&Path);
     for (path, make, told) in [
         (&lock, &pipe as Make, "named pipe"),
         (&lock, &make_folder, "directory"),
@@ -516,6 +518,15 @@ fn a_journal_of_another_version_is_told() {
             );
         }
     }
+    // Nobody knows which version wrote a log without its first line.
+    copy(&killed.path("killed"), &killed.path("headless"));
+    flip(&killed.path("headless/.seqembed/journal"), |_| 20);
+    let (said, rows) = killed.resume("headless", &[]);
+    assert_says(
+        &said,
+        &["journal: its first line is damaged", "computed again"],
+    );
+    assert_eq!(rows, 0);
     // Finished files of the version before are told, and made again.
     let log = killed.path("same/.seqembed/journal");
     rewrite(&log, |line| {

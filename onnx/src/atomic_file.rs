@@ -206,13 +206,12 @@ pub fn sweep(folder: &Path, name: Option<&str>) -> io::Result<usize> {
         };
         let is_left = match held.as_ref().map(hold) {
             Ok(Held::ByUs) => true,
-            Ok(Held::ByAnother) => false,
             Ok(Held::NotAtAll) => is_old(&entry),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 kind.is_dir() && is_old(&entry)
             }
-            // It is another user's.
-            Err(_) => false,
+            // Somebody is writing it, or it is another user's.
+            Ok(Held::ByAnother) | Err(_) => false,
         };
         if !is_left {
             continue;

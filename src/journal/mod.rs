@@ -165,14 +165,11 @@ impl Past {
     fn of(lines: Vec<Line>) -> (Self, Option<String>) {
         let mut past = Past::default();
         let mut lines = lines.into_iter();
-        let version = match lines.next() {
-            Some(Line::Begin { version }) => version,
-            _ => {
-                return (
-                    past,
-                    Some(format!("its first line is damaged. {ALL_AGAIN}")),
-                );
-            }
+        let Some(Line::Begin { version }) = lines.next() else {
+            return (
+                past,
+                Some(format!("its first line is damaged. {ALL_AGAIN}")),
+            );
         };
         if ![log::VERSION, log::WITHOUT_HASHES].contains(&version) {
             let why = format!(

@@ -19,6 +19,7 @@ use crate::run::devices::{self, Place};
 use crate::run::load::Runtime;
 use crate::run::{self, Group, Held, Observer, Opened, RunError, Shared, Task};
 use crate::settings::{Overrides, Precision, Settings, SettingsError};
+use crate::threads;
 use crate::trace::Trace;
 
 /// How an [`Embedder`] works. The defaults are those of `seqembed embed`.
@@ -140,9 +141,8 @@ impl Embedder {
         let settings = Settings::resolve(&[&overrides])?;
         opened.window(&settings)?;
         let layer = settings.layer_of(opened.model.architecture().layers())?;
-        let threads = options.threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let threads = threads::helpful(options.threads);
+        threads::pool(threads).map_err(RunError::from)?;
         Ok(Self {
             name: model.to_owned(),
             opened,
@@ -152,7 +152,7 @@ impl Embedder {
             runtime: Runtime::new(options.ort_lib.as_deref()),
             options: run::Options {
                 out: PathBuf::new(),
-                threads: threads.max(1),
+                threads,
                 ort_lib: options.ort_lib,
                 kernels: options.kernels,
                 strict: false,

@@ -19,6 +19,7 @@ pub mod records;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod threads;
 pub mod tokenize;
 pub mod trace;
 pub mod virnucpro;

@@ -488,18 +488,17 @@ fn a_weight_that_is_no_number_is_told_whichever_it_is() {
             });
             folders.push(folder);
         }
-        for (kernels, pooling) in [("auto", "max"), ("portable", "mean")] {
-            let all = with_models(&place, &folders, pooling, kernels, PARTLY);
-            assert_eq!(all[0].status, ["ok"; 3]);
-            for (name, rows) in names.iter().zip(&all[1..]) {
-                let what = format!("{name} of {checkpoint}, {kernels}");
-                if UNUSED.iter().any(|unused| name.contains(unused)) {
-                    assert_eq!(rows.status, ["ok"; 3], "{what}");
-                    assert_eq!(rows.values, all[0].values, "{what}");
-                } else {
-                    assert_eq!(rows.status, [NO_NUMBERS; 3], "{what}");
-                    assert!(rows.values.iter().all(|x| x.is_nan()), "{what}");
-                }
+        // The maximum hides most.
+        let all = with_models(&place, &folders, "max", "auto", PARTLY);
+        assert_eq!(all[0].status, ["ok"; 3]);
+        for (name, rows) in names.iter().zip(&all[1..]) {
+            let what = format!("{name} of {checkpoint}");
+            if UNUSED.iter().any(|unused| name.contains(unused)) {
+                assert_eq!(rows.status, ["ok"; 3], "{what}");
+                assert_eq!(rows.values, all[0].values, "{what}");
+            } else {
+                assert_eq!(rows.status, [NO_NUMBERS; 3], "{what}");
+                assert!(rows.values.iter().all(|x| x.is_nan()), "{what}");
             }
         }
     }
@@ -597,4 +596,117 @@ fn a_letter_that_is_no_number_costs_the_sequences_that_have_it() {
             }
         }
     }
+}
+
+/// `seqembed embed` of `a.faa` by the exported model, as some program starts it.
+fn started_by(mut command: Command, place: &Place, options: &[&str]) -> Output {
+    command
+        .args(["embed", text(&place.path("a.faa"))])
+        .args(["-m", text(exported("esm2"))])
+        .args(["-o", text(&place.path("out")), "--device", "cpu"])
+        .args(options)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn no_more_threads_are_started_than_help() {
+    let place = Place::new(&[("a.faa", proteins(60).as_bytes())]);
+    let run = embed(&place, "", "esm2", &["a.faa"], &["--threads", "5000"]);
+    assert_run(&run, DONE, &["of 5000 threads are used"]);
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(place.report()["threads"], processors);
+    // No word where there is nothing to say.
+    let run = embed(&place, "", "esm2", &["a.faa"], &["--threads", "1"]);
+    assert_run(&run, DONE, &[]);
+    assert!(!String::from_utf8_lossy(&run.stderr).contains("threads are used"));
+}
+
+#[test]
+fn where_the_system_gives_no_threads_there_is_an_error() {
+    let place = Place::new(&[("a.faa", proteins(60).as_bytes())]);
+    assert_run(&embed(&place, "", "esm2", &["a.faa"], &[]), DONE, &[]);
+    let output = place.path("out/a.parquet");
+    fs::copy(&output, place.path("a.parquet")).unwrap();
+    let (model, input) = (exported("esm2"), place.path("a.faa"));
+    let (out, drawn) = (place.path("out"), place.path("a.parquet"));
+    let picture = place.path("a.svg");
+    for arguments in [
+        &["embed", text(&input), "-m", text(model), "-o", text(&out)][..],
+        &["plot", text(&drawn), "-o", text(&picture)],
+    ] {
+        let run = Command::new(common::executable())
+            .args(arguments)
+            // No address space has room for such a stack: each thread that Rust starts is refused.
+            .env("RUST_MIN_STACK", (1_u64 << 50).to_string())
+            .output()
+            .unwrap();
+        assert_run(&run, FAILED, &["cannot start a thread", "ulimit -u"]);
+    }
+}
+
+/// Each number of processes that a user may have, from none to enough: whichever thread is the first that is refused, in whosever
+/// library, there is an error, and an end. Root has no such limit, so that another user must be at hand for it.
+#[cfg(target_os = "linux")]
+#[test]
+fn whichever_thread_is_refused_there_is_an_error_and_an_end() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    /// A user who has no processes.
+    const USER: &str = "52817";
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let place = Place::new(&[("a.faa", proteins(60).as_bytes())]);
+    let library = std::env::var("ORT_DYLIB_PATH").unwrap_or_default();
+    let (model, out) = (exported("esm2"), place.path("out"));
+    // What was made for the tests is theirs alone.
+    for folder in [out.parent().unwrap(), model, model.parent().unwrap()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let as_user = |limit: Option<usize>| {
+        let mut command = Command::new("timeout");
+        command.arg("60");
+        if let Some(limit) = limit {
+            command.args(["prlimit", &format!("--nproc={limit}")]);
+        }
+        if is_root {
+            command.args([
+                "setpriv",
+                "--reuid",
+                USER,
+                "--regid",
+                USER,
+                "--clear-groups",
+            ]);
+        }
+        command.env("HOME", &out).env("ORT_DYLIB_PATH", &library);
+        command.arg(common::executable());
+        command
+    };
+    let free = started_by(as_user(None), &place, &[]);
+    if free.status.code() != Some(DONE) {
+        // Another user may not be let in where the executable lies.
+        let said = String::from_utf8_lossy(&free.stderr);
+        eprintln!(
+            "SKIPPED: as another user it ends with {}: {said}",
+            free.status
+        );
+        return;
+    }
+    let mut refused = 0;
+    // Many batches, each with a thread of its own; and one, with threads of ONNX Runtime's.
+    for (limit, budget) in (1..=12).flat_map(|limit| [(limit, "500"), (limit, "1000000")]) {
+        let run = started_by(as_user(Some(limit)), &place, &["--batch-tokens", budget]);
+        let said = String::from_utf8_lossy(&run.stderr);
+        let what = format!("{limit}, {budget}: {}: {said}", run.status);
+        match run.status.code() {
+            Some(DONE) => {}
+            Some(FAILED) => {
+                refused += 1;
+                assert!(said.contains("cannot start a thread"), "{what}");
+                assert!(said.contains("ulimit -u"), "{what}");
+            }
+            _ => panic!("{what}"),
+        }
+        assert!(!said.contains("panicked"), "{what}");
+    }
+    assert!(refused > 1, "{refused} runs had too few threads");
 }

@@ -225,6 +225,12 @@ fn nothing_depends_on_batches_threads_or_the_order_of_files() {
             let reference = embed(&whole, model(), &common).values;
             let check = |values: Vec<f32>, what: &str| {
                 assert_close(&values, &reference, SAME, &format!("{common:?} {what}"));
+                // ONNX Runtime's own operators may round otherwise where a sequence is padded otherwise.
+                if kernels == "auto" {
+                    let mut pairs = values.iter().zip(&reference);
+                    let is_same = pairs.all(|(found, other)| found.to_bits() == other.to_bits());
+                    assert!(is_same, "{common:?} {what}: other bits");
+                }
             };
             for threads in ["1", "2"] {
                 let options = [&common[..], &["--threads", threads]].concat();
@@ -239,6 +245,15 @@ fn nothing_depends_on_batches_threads_or_the_order_of_files() {
                 join(embed_all(&forward, model(), &common)),
                 "a file a record",
             );
+            // Each sequence twice: the second one is not computed, or is, in other batches.
+            let twice = scratch.path().join("twice.faa");
+            std::fs::write(&twice, fasta.repeat(2)).unwrap();
+            for options in [&common[..], &[&common[..], &["--no-dedup"]].concat()] {
+                let both = embed(&twice, model(), options).values;
+                let (first, second) = both.split_at(reference.len());
+                check(first.to_vec(), "each twice, the first");
+                check(second.to_vec(), "each twice, the second");
+            }
             let mut reversed = embed_all(&backward, model(), &common);
             reversed.reverse();
             check(join(reversed), "files in reverse");

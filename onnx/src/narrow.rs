@@ -188,13 +188,16 @@ fn fill(from: &Path, folder: &Path, model: &Model, storage: Storage) -> Result<A
     };
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(MOST_THREADS))
-            .map(|_| scope.spawn(work))
+        // Where the system gives no more threads, there are fewer: this one works, too.
+        let workers: Vec<_> = (1..threads.min(MOST_THREADS))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
+        let own = work();
         workers
             .into_iter()
             .map(|worker| worker.join().expect("no part of it panics"))
-            .collect::<Result<Vec<()>, Error>>()
+            .collect::<Result<Vec<()>, Error>>()?;
+        own
     })?;
     Ok(temporary)
 }

@@ -17,6 +17,7 @@ use crate::models;
 use crate::report::counted;
 use crate::run::devices::{self, Place};
 use crate::run::load::Runtime;
+use crate::threads;
 
 /// Show what seqembed finds on this machine, and what is missing
 ///
@@ -159,13 +160,7 @@ fn processor(report: &mut Report) {
         ),
     );
     report.line("  vectors", simd());
-    report.line(
-        "  threads",
-        format!(
-            "{} may be used",
-            std::thread::available_parallelism().map_or(1, usize::from)
-        ),
-    );
+    report.line("  threads", format!("{} may be used", threads::available()));
 }
 
 /// The widest vector instructions that the CPU has.

@@ -19,6 +19,7 @@ use crate::records::Source;
 use crate::report::{Report, are, counted};
 use crate::run::{self, Options, RunError};
 use crate::settings::{Overrides, RunOverrides, seconds};
+use crate::threads;
 
 /// How often the rows of unfinished files are saved.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -90,7 +91,7 @@ pub struct RunOptions {
 /// What the models are run with.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EngineOptions {
-    /// Threads to compute with [default: as many as this process may use]
+    /// Threads to compute with, no more than this process has processors [default: as many]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
@@ -165,14 +166,16 @@ pub fn embed(
     manifest: &RunOverrides,
 ) -> anyhow::Result<ExitCode> {
     let engine = options.engine.or(manifest);
-    let threads = engine.threads.map_or_else(
-        || std::thread::available_parallelism().map_or(1, usize::from),
-        usize::from,
-    );
+    let asked = engine.threads.map(usize::from);
+    let threads = threads::helpful(asked);
+    if let Some(asked) = asked.filter(|&asked| asked > threads && !options.quiet) {
+        say(&format!(
+            "{threads} of {asked} threads are used: this process has {}, and more threads would not help",
+            counted(threads as u64, "processor")
+        ));
+    }
     // Reading and tokenising share the cores with the model; the pool can only be set once.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global();
+    threads::pool(threads)?;
     let files = jobs.len() as u64;
     let mut progress = Progress::new(size(&jobs), files, options.quiet);
     let quiet = options.quiet;

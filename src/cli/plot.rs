@@ -13,6 +13,7 @@ use crate::figure::{Figure, Kind, Point, Series};
 use crate::output::{self, Layout, Reader, Rows};
 use crate::projection::Moments;
 use crate::report::{counted, thousands};
+use crate::threads;
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.
 const POINTS: u64 = 10_000;
@@ -200,6 +201,7 @@ pub(super) fn survey(
     hidden: usize,
     look: &mut dyn FnMut(&Input, &Rows),
 ) -> anyhow::Result<(Vec<Summary>, Moments)> {
+    threads::pool(threads::helpful(None))?;
     let mut moments = Moments::new(hidden);
     let mut summaries = Vec::new();
     for file in files {

@@ -8,6 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::say;
 use crate::report::{counted, thousands};
 use crate::run::Observer;
+use crate::threads;
 
 /// How often a log gets a line.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -44,7 +45,10 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
-            bar.enable_steady_tick(Duration::from_millis(250));
+            // It takes a thread, and panics without one.
+            if threads::is_there_one() {
+                bar.enable_steady_tick(Duration::from_millis(250));
+            }
             bar
         });
         let now = Instant::now();

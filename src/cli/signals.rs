@@ -12,6 +12,7 @@ use signal_hook::{flag, low_level};
 use super::{FAILED, say};
 use crate::engine::mapped;
 use crate::interrupt::Interrupt;
+use crate::threads::StartError;
 
 /// When the process ends even if the run is not ready.
 const LIMIT: Duration = Duration::from_millis(9500);
@@ -70,7 +71,8 @@ pub fn watch() -> io::Result<Interrupt> {
                     }
                 }
             }
-        })?;
+        })
+        .map_err(|error| io::Error::new(error.kind(), StartError::from(error)))?;
     Ok(interrupt)
 }
 

@@ -14,8 +14,10 @@ pub mod provider;
 pub mod session;
 mod telemetry;
 
-use crate::settings::Pooling;
 use std::time::Instant;
+
+use crate::settings::Pooling;
+use crate::threads::MORE_THREADS;
 
 /// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,6 +103,9 @@ pub enum EngineError {
     /// ONNX Runtime refused.
     #[error("ONNX Runtime: {0}")]
     Runtime(String),
+    /// The system gave ONNX Runtime no thread.
+    #[error("cannot start a thread: ONNX Runtime: {0}. {advice}", advice = MORE_THREADS)]
+    Threads(String),
     /// The device has not enough memory for this batch: a smaller one may do.
     #[error("out of memory on the device: {0}")]
     OutOfMemory(String),
@@ -114,6 +119,11 @@ pub enum EngineError {
 
 impl<T> From<ort::Error<T>> for EngineError {
     fn from(error: ort::Error<T>) -> Self {
-        Self::Runtime(error.to_string())
+        let why = error.to_string();
+        // So it says where its own pool could not be started.
+        if why.contains("pthread_create") {
+            return Self::Threads(why);
+        }
+        Self::Runtime(why)
     }
 }

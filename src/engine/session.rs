@@ -23,7 +23,8 @@ pub enum Kernels {
     /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
     #[default]
     Auto,
-    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch.
+    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch, which
+    /// may change a vector's last bits.
     Portable,
 }
 

@@ -21,6 +21,7 @@ use super::slot::Slot;
 use crate::engine::EngineError;
 use crate::interrupt::Interrupt;
 use crate::report::Stages;
+use crate::threads;
 use crate::tokenize::Tokenizer;
 use crate::trace::{Lane, Trace};
 
@@ -86,9 +87,15 @@ impl Flow<'_> {
         let (sender, events) = unbounded::<Event>();
         let (permit_sender, permits) = bounded::<()>(CHUNKS);
         let result = std::thread::scope(|scope| {
+            let end = || {
+                stop.store(true, Ordering::Relaxed);
+                queue.stop();
+            };
             let reader = {
                 let (sender, queue, stop) = (sender.clone(), &queue, &stop);
-                scope.spawn(move || self.read(chunker, first, queue, &sender, &permit_sender, stop))
+                threads::start(scope, move || {
+                    self.read(chunker, first, queue, &sender, &permit_sender, stop)
+                })?
             };
             for slot in self.slots {
                 for number in 1..=slot.workers {
@@ -97,15 +104,17 @@ impl Flow<'_> {
                         group: slot.label.clone(),
                         name: format!("worker {number}"),
                     };
-                    scope.spawn(move || self.work(slot, lane, queue, &sender));
+                    let work = move || self.work(slot, lane, queue, &sender);
+                    if let Err(error) = threads::start(scope, work) {
+                        // Those that were started go home, or the scope would wait for them.
+                        end();
+                        drop((permits, events));
+                        return Err(error.into());
+                    }
                 }
             }
             drop(sender);
             self.interrupt.set_busy(true);
-            let end = || {
-                stop.store(true, Ordering::Relaxed);
-                queue.stop();
-            };
             let result = self.gather(collector, &events, permits, observer, &end);
             self.interrupt.set_busy(false);
             end();

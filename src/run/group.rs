@@ -29,6 +29,7 @@ use crate::output::{Layout, Sink};
 use crate::records::Record;
 use crate::report::{DeviceReport, FileReport, LoadReport, Report};
 use crate::settings::{Pooling, Precision, Revcomp, Settings, SettingsError, Window};
+use crate::threads;
 use crate::tokenize::{self, Alphabet, Tokenizer};
 use crate::trace::{Lane, Trace};
 
@@ -613,7 +614,11 @@ fn first_chunk(
 ) -> Result<Option<Chunk>, RunError> {
     let starts = held.session.is_none() && places.iter().any(|place| place.gpu.is_some());
     std::thread::scope(|scope| {
-        let starting = starts.then(|| scope.spawn(|| runtime.environment().map(drop)));
+        let starting = if starts {
+            Some(threads::start(scope, || runtime.environment().map(drop))?)
+        } else {
+            None
+        };
         let first = chunker.next();
         if let Some(starting) = starting {
             let started = starting.join();

@@ -45,6 +45,7 @@ use crate::manifest::Job;
 use crate::models::{self, ModelError};
 use crate::report::{FileReport, Report, are, counted};
 use crate::settings::SettingsError;
+use crate::threads::{self, StartError};
 use crate::tokenize::VocabularyError;
 use crate::trace::Trace;
 
@@ -111,6 +112,9 @@ pub enum RunError {
         /// What does not fit.
         source: SettingsError,
     },
+    /// The system gives no more threads.
+    #[error(transparent)]
+    Threads(#[from] StartError),
     /// ONNX Runtime can't be had.
     #[error(transparent)]
     Locate(#[from] LocateError),
@@ -241,6 +245,7 @@ fn run_once(
     say: &dyn Fn(&str),
 ) -> Result<Report, RunError> {
     let started = Instant::now();
+    threads::pool(options.threads)?;
     check_folder(&options.out)?;
     let trace = Trace::new(options.trace.as_deref()).map_err(|source| RunError::Trace {
         path: options.trace.clone().unwrap_or_default(),

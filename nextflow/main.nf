@@ -7,7 +7,7 @@
 include { SEQEMBED                                  } from './modules/seqembed/main'
 include { SEQEMBED_MODEL                            } from './modules/model/main'
 include { MERGE_REPORTS ; FAILED_FILES              } from './modules/reports/main'
-include { checkParameters ; usage                   } from './functions/parameters'
+include { checkParameters ; counted ; usage         } from './functions/parameters'
 include { groupFiles ; isExported ; readSamplesheet } from './functions/samplesheet'
 
 workflow {
@@ -20,7 +20,7 @@ workflow {
 
     def rows = readSamplesheet(file(params.input, checkIfExists: true), params.model)
     def groups = groupFiles(rows, params.group_tokens, params.group_files)
-    log.info("${rows.size()} files in ${groups.size()} tasks, a load of the model each")
+    log.info("${counted(rows.size(), 'file')} in ${counted(groups.size(), 'task')}, each with one load of the model")
 
     // A model that is not exported yet is exported once, not in each task.
     def names = rows.collect { row -> row.model }.unique()

@@ -20,6 +20,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
@@ -156,7 +157,7 @@ impl Sandbox {
         }
         sandbox.script(
             "parse/python3",
-            "mkdir -p \"$3/bin\" && : > \"$3/bin/activate\"",
+            "if [ \"$2\" = venv ]; then mkdir -p \"$3/bin\" && : > \"$3/bin/activate\"; fi",
         );
         // Targets must be there.
         sandbox.script(
@@ -363,6 +364,57 @@ fn every_page_of_docs() {
             scope.spawn(move || follow(&format!("docs/{page}")));
         }
     });
+}
+
+/// The SLURM script that puts itself back into the queue, with commands that stand in for SLURM's and for a run.
+#[test]
+fn a_job_near_its_time_limit_saves_and_queues_again() {
+    let text = fs::read_to_string(repository().join("docs/offline.md")).unwrap();
+    let mut scripts = blocks(&text);
+    scripts.retain(|block| block.text.contains("scontrol requeue"));
+    let [script] = &scripts[..] else {
+        panic!("one script requeues, not {}", scripts.len())
+    };
+    for asked in ["--signal=B:USR1@30", "--requeue", "--open-mode=append"] {
+        assert!(
+            script.text.contains(&format!("#SBATCH {asked}\n")),
+            "{asked}"
+        );
+    }
+    let sandbox = Sandbox::new();
+    fs::remove_file(sandbox.path("bin/seqembed")).unwrap();
+    sandbox.script(
+        "bin/seqembed",
+        "[ -e saved ] && exit 0\ntrap 'sleep 0.2; echo saved > saved; exit 143' TERM\n: > started\nwhile :; do sleep 0.05; done",
+    );
+    sandbox.script(
+        "bin/scontrol",
+        "[ -e saved ] && echo \"$@\" >> scontrol.txt",
+    );
+    let start = || {
+        let mut command = sandbox.command("bash", "bin");
+        command
+            .args(["-c", &script.text])
+            .env("SLURM_JOB_ID", "4242");
+        command.spawn().unwrap()
+    };
+    let mut job = start();
+    let begun = Instant::now();
+    while !sandbox.path("work/started").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let id = job.id().to_string();
+    let sent = Command::new("kill").args(["-USR1", &id]).status().unwrap();
+    assert!(sent.success());
+    job.wait().unwrap();
+    let told = fs::read_to_string(sandbox.path("work/scontrol.txt"))
+        .expect("requeued, after the run has saved");
+    assert_eq!(told, "requeue 4242\n");
+    // The next attempt ends well, and queues nothing.
+    assert!(start().wait().unwrap().success());
+    let told = fs::read_to_string(sandbox.path("work/scontrol.txt")).unwrap();
+    assert_eq!(told, "requeue 4242\n");
 }
 
 /// Links within the repository lead somewhere.

@@ -761,6 +761,90 @@ fn the_docs_say_which_options_a_manifest_takes() {
     assert_eq!(named, of((false, false)), "on the command line");
 }
 
+/// The sheets of Nextflow and Snakemake take what a manifest takes beside a file, and the same values.
+#[test]
+fn sheets_of_engines_take_the_same_options() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let help = String::from_utf8(seqembed(&["run", "-h"]).stdout).unwrap();
+    // The values of each option that has a list of them.
+    let mut told: Vec<String> = Vec::new();
+    for line in help.lines() {
+        // An option, or more of what is said about it.
+        match told.last_mut() {
+            Some(last) if line.starts_with(&" ".repeat(7)) => {
+                last.extend([" ", line.trim()]);
+            }
+            _ => told.push(line.trim().to_owned()),
+        }
+    }
+    let listed: BTreeMap<String, Vec<String>> = told
+        .iter()
+        .filter_map(|told| {
+            let name = told.split_once("--")?.1.split([' ', '[']).next()?;
+            let (_, values) = told.split_once("[possible values: ")?;
+            let values = values.split(']').next()?.split(", ");
+            Some((name.replace('-', "_"), values.map(str::to_owned).collect()))
+        })
+        // These are of the type of their own in schemas.
+        .filter(|(_, values): &(_, Vec<String>)| values[0] != "true")
+        .collect();
+    assert!(listed.len() > 6, "{listed:?}");
+    let beside: BTreeSet<String> = what_a_manifest_takes()
+        .into_iter()
+        .filter_map(|(key, (_, beside))| beside.then_some(key))
+        .collect();
+
+    let mut sheets: Vec<(&str, BTreeMap<String, Vec<String>>)> = Vec::new();
+    let text = fs::read_to_string(root.join("nextflow/assets/schema_input.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let properties = schema["items"]["properties"].as_object().unwrap();
+    let values = |about: &serde_json::Value| {
+        let values = about["enum"].as_array().into_iter().flatten();
+        values
+            .map(|value| value.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let columns = properties.iter();
+    sheets.push((
+        "Nextflow",
+        columns
+            .map(|(key, about)| (key.clone(), values(about)))
+            .collect(),
+    ));
+    let path = root.join("snakemake/workflow/schemas/samples.schema.yaml");
+    let text = fs::read_to_string(path).unwrap();
+    let mut columns = BTreeMap::new();
+    let mut column = String::new();
+    for line in text
+        .lines()
+        .skip_while(|line| *line != "properties:")
+        .skip(1)
+    {
+        if let Some(values) = line.strip_prefix("    enum: [") {
+            let values = values.trim_end_matches(']').split(", ");
+            columns.insert(column.clone(), values.map(str::to_owned).collect());
+        } else if line.starts_with("  ") && !line.starts_with("    ") {
+            column = line.trim().trim_end_matches(':').to_owned();
+            columns.insert(column.clone(), Vec::new());
+        }
+    }
+    // All files of the workflow have one format.
+    columns.insert("format".to_owned(), listed["format"].clone());
+    sheets.push(("Snakemake", columns));
+
+    for (engine, mut columns) in sheets {
+        for own in ["sample", "fasta", "fastq", "group"] {
+            columns.remove(own);
+        }
+        let names: BTreeSet<String> = columns.keys().cloned().collect();
+        assert_eq!(names, beside, "{engine}");
+        for (name, values) in columns {
+            let expected = listed.get(&name).cloned().unwrap_or_default();
+            assert_eq!(values, expected, "{engine}: {name}");
+        }
+    }
+}
+
 #[test]
 fn options_of_the_run_on_top_hold_and_the_command_line_goes_before() {
     let place = Place::new(

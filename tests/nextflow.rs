@@ -266,6 +266,7 @@ fn a_killed_task_is_tried_again() {
         ),
     );
     let mut arguments = vec!["-profile", "local", "--model", text(model)];
+    arguments.extend(["--format", "npy"]);
     let help = seqembed(&["run", "--help"]);
     let resumes = String::from_utf8_lossy(&help.stdout).contains("--cache-dir");
     let cache = place.path("cache");
@@ -275,7 +276,7 @@ fn a_killed_task_is_tried_again() {
     let run = place.run("v1", &arguments);
     assert_said(&run, DONE, &["Execution is retried (1)"]);
     let outputs = place.read("killed/outputs");
-    assert!(!outputs.contains("SARS.parquet"), "{outputs}");
+    assert!(!outputs.contains("SARS.npy"), "{outputs}");
     assert_eq!(
         place.attempts("SEQEMBED"),
         [
@@ -284,8 +285,10 @@ fn a_killed_task_is_tried_again() {
         ]
     );
     for (sample, records) in [("HCoV", 8), ("SARS", 12)] {
-        let path = place.path(&format!("results/embeddings/{sample}.parquet"));
+        let path = place.path(&format!("results/embeddings/{sample}.npy"));
         assert_eq!(output::read(&path).unwrap().0.ids.len(), records);
+        let beside = path.with_extension("provenance.json");
+        assert!(beside.exists(), "{}", beside.display());
     }
     if resumes {
         assert!(
@@ -341,7 +344,11 @@ fn mistakes_are_told_before_any_task() {
     if !is_there() {
         return;
     }
-    let place = Pipeline::new("sample,fasta\na,nowhere.faa\na,samples.csv\n../b,samples.csv\n");
+    // As a spreadsheet saves it: a byte order mark, empty rows and columns, CRLF, quotes.
+    let place = Pipeline::new(
+        "\u{feff},,\r\n\"sample\",fasta,pooling,,\r\n,,,,\r\na,nowhere.faa,,,\r\n\"\",,\r\na,samples.csv,meen,\r\n\
+         ../b,samples.csv\r\n\"c\nd\",samples.csv\r\n\r\ne,a$b.faa\r\nf,a`b.faa,,x\r\ng,a*b.faa\r\n",
+    );
     let run = place.run("v2", &["--group-files", "3", "--model", "m"]);
     assert_said(
         &run,
@@ -353,11 +360,28 @@ fn mistakes_are_told_before_any_task() {
         &run,
         1,
         &[
-            "samples.csv:2: nowhere.faa: no such file",
-            "samples.csv:3: the sample `a` is in line 2 already",
-            "samples.csv:4: the sample name `../b` can't name a file",
-            "3 mistakes",
+            "samples.csv:4: nowhere.faa: no such file",
+            "samples.csv:6: `pooling` can't be `meen`: it is one of mean, mean-all, cls, max, none",
+            "samples.csv:6: the sample `a` is in line 4 already",
+            "samples.csv:7: `sample` can't be `../b`: it names the output file",
+            "samples.csv:8: `sample` can't be `c d`: it names the output file",
+            "samples.csv:11: a$b.faa: Nextflow can't stage a path with a `$`",
+            "samples.csv:12: a`b.faa: Nextflow can't stage a path with a backtick",
+            "samples.csv:12: `x` stands in column 4, which has no name",
+            "samples.csv:13: a*b.faa: Nextflow can't stage a path with a `*` or `?`",
+            "9 mistakes",
         ],
+    );
+    fs::write(
+        place.path("samples.csv"),
+        "sample,fasta,poling\na,samples.csv,cls\n",
+    )
+    .unwrap();
+    let run = place.run("v1", &["--model", "m"]);
+    assert_said(
+        &run,
+        1,
+        &["samples.csv:1: there is no column `poling`: did you mean `pooling`?"],
     );
 }
 

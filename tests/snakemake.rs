@@ -124,6 +124,21 @@ impl Scene {
         command
     }
 
+    /// Asserts that a log names something, and no path that is gone; gives the log.
+    #[track_caller]
+    fn assert_log(&self, name: &str, named: &str) -> String {
+        let log = fs::read_to_string(self.path(name)).unwrap();
+        assert!(log.contains(named), "{named}: {log}");
+        for word in log.split_whitespace() {
+            let path = word.trim_end_matches([':', ',']);
+            if path.starts_with(text(self.folder.path())) {
+                assert!(Path::new(path).exists(), "{path} is gone:\n{log}");
+            }
+        }
+        assert!(!log.contains(".seqembed-"), "{log}");
+        log
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) -> Output {
         self.command(program, arguments).output().unwrap()
     }
@@ -207,7 +222,14 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
     let job = fs::read_to_string(scene.path("hanging")).unwrap();
     let _ = Command::new("kill").args(["-9", job.trim()]).output();
     assert_eq!(scene.calls(), 2);
-    let written = |sample: &str| fs::metadata(output(sample)).and_then(|about| about.modified());
+    let job = |sample: &str| usize::from(sample == files[2].0);
+    // The report is a job's last output: where it is, the job was done.
+    let written = |sample: &str| {
+        let job = job(sample);
+        fs::metadata(scene.path(&format!("results/reports/esm2_000{job}.json")))?;
+        let made = format!("results/jobs/esm2_000{job}/{sample}.parquet");
+        fs::metadata(scene.path(&made))?.modified()
+    };
     let before: Vec<_> = files
         .iter()
         .filter_map(|(sample, _)| Some((sample, written(sample).ok()?)))
@@ -227,6 +249,8 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
     let mut names: Vec<_> = fs::read_dir(scene.path("results/embeddings"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // Snakemake's own, in each folder that is an output.
+        .filter(|name| name != ".snakemake_timestamp")
         .collect();
     names.sort();
     assert_eq!(
@@ -243,7 +267,7 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_bad_file_fails_its_job_and_no_other_and_a_file_may_have_options() {
+fn a_bad_file_is_told_at_the_end_and_all_others_arrive() {
     let Some(engine) = engine() else { return };
     let scene = Scene::new(engine);
     let (bad, dna) = (scene.path("bad.faa"), scene.path("dna.fna"));
@@ -253,13 +277,19 @@ fn a_bad_file_fails_its_job_and_no_other_and_a_file_may_have_options() {
     for row in [
         ["bad", text(&bad), "", ""],
         ["good", text(&example("hepatitis_b.faa")), "max", ""],
+        ["too", text(&example("phix174.faa")), "", ""],
         ["dna", text(&dna), "", text(exported("dnabert2"))],
     ] {
         sheet.extend([&row.join("\t"), "\n"]);
     }
     fs::write(scene.path("config/samples.tsv"), sheet).unwrap();
-    let run = scene.flow(1, &[]).output().unwrap();
+    // With the other two of its job, and the retries of the cluster's profile.
+    let run = scene.flow(3, &["--retries", "2"]).output().unwrap();
     assert_eq!(run.status.code(), Some(1), "{}", said(&run));
+    for told in ["1 file failed", "bad: ", "line 1", "allow_failed"] {
+        assert!(said(&run).contains(told), "{told}: {}", said(&run));
+    }
+    assert_eq!(scene.calls(), 2, "a job with a bad file is not tried again");
     let made = |sample: &str| scene.path(&format!("results/embeddings/{sample}.parquet"));
     assert_vectors(
         &made("good"),
@@ -268,9 +298,118 @@ fn a_bad_file_fails_its_job_and_no_other_and_a_file_may_have_options() {
     );
     let (rows, _) = output::read(&made("dna")).unwrap();
     assert_eq!(rows.ids, ["contig"]);
+    assert_vectors(&made("too"), &example("phix174.faa"), &[]);
     assert!(!made("bad").exists());
-    let log = fs::read_to_string(scene.path("logs/embed/esm2_0000.log")).unwrap();
-    assert!(log.contains("bad.faa"), "{log}");
+    let failed = fs::read_to_string(scene.path("results/failed.tsv")).unwrap();
+    assert!(
+        failed.lines().nth(1).unwrap().starts_with("bad\t"),
+        "{failed}"
+    );
+    assert_eq!(failed.lines().count(), 2, "{failed}");
+    let log = scene.assert_log("logs/embed/esm2_0000.log", "bad.faa");
+    assert!(log.contains("results/jobs/esm2_0000"), "{log}");
+
+    // Accepted: nothing is computed again.
+    let run = scene
+        .flow(3, &[])
+        .arg("allow_failed=True")
+        .output()
+        .unwrap();
+    assert_success(&run);
+    assert!(said(&run).contains("1 file failed"), "{}", said(&run));
+    assert_eq!(scene.calls(), 2);
+
+    // Corrected: its job runs again, and takes the others from its cache.
+    fs::write(&bad, ">r\nMKV\n").unwrap();
+    assert_success(&scene.flow(3, &[]).output().unwrap());
+    assert_eq!(scene.calls(), 3);
+    assert_vectors(&made("bad"), &bad, &[]);
+    let report = fs::read_to_string(scene.path("results/reports/esm2_0000.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["totals"]["kept_files"], 2, "{report}");
+    let samples = fs::read_to_string(scene.path("results/samples.tsv")).unwrap();
+    assert_eq!(samples.lines().count(), 5, "{samples}");
+    let cache = fs::read_dir(scene.path(".seqembed")).unwrap().count();
+    assert_eq!(cache, 0, "what is done leaves nothing in the cache");
+}
+
+/// As a spreadsheet saves it, and with mistakes that only a job would find otherwise.
+#[test]
+fn mistakes_of_the_sheet_are_told_before_any_job() {
+    let Some(engine) = engine() else { return };
+    let scene = Scene::new(engine);
+    let good = text(&example("phix174.faa")).to_owned();
+    let plan = |sheet: &str| {
+        fs::write(scene.path("config/samples.tsv"), sheet).unwrap();
+        scene.flow(3, &["--dry-run"]).output().unwrap()
+    };
+    let sheet = format!(
+        "\u{feff}\t\t\t\r\n\"sample\"\tfasta\tpooling\tmax-length\t\r\n\t\t\t\t\r\na\t{good}\tMAX\t10\t\r\n\r\nb\t{good}\r\n"
+    );
+    let run = plan(&sheet);
+    assert_success(&run);
+    assert!(said(&run).contains("Embedding 2 files"), "{}", said(&run));
+
+    let run = plan(&sheet.replace("pooling", "poling"));
+    assert_eq!(run.status.code(), Some(1));
+    let told = "config/samples.tsv:2: there is no column `poling`: did you mean `pooling`?";
+    assert!(said(&run).contains(told), "{}", said(&run));
+
+    let run = plan(&format!(
+        "{sheet}a\t{good}\tmeen\t0\r\n../c\t{{x}}.faa\t\t\r\nd\t\t\t\tx\r\n"
+    ));
+    assert_eq!(run.status.code(), Some(1));
+    for told in [
+        "samples.tsv:7: `pooling` can't be `meen`: it is one of mean, mean-all, cls, max, none",
+        "samples.tsv:7: `max_length` can't be '0': a whole number of at least 1",
+        "samples.tsv:7: the sample `a` is in line 4 already",
+        "samples.tsv:8: `sample` can't be '../c': it names the output file",
+        "samples.tsv:8: `fasta` can't be '{x}.faa': Snakemake takes braces",
+        "samples.tsv:9: `x` stands in column 5, which has no name",
+        "samples.tsv:9: 'fasta' is a required property",
+        "7 mistakes: nothing was done",
+    ] {
+        assert!(said(&run).contains(told), "{told}: {}", said(&run));
+    }
+}
+
+/// What `make lint` refuses to see committed, told by `scripts/leftovers.sh`.
+#[test]
+fn what_engines_leave_behind_is_refused() {
+    let told = |names: &str| {
+        let mut child = Command::new("sh")
+            .arg(repository().join("scripts/leftovers.sh"))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(names.as_bytes()).unwrap();
+        drop(input);
+        child.wait_with_output().unwrap()
+    };
+    let ours = "Makefile\n.gitignore\n.ci/run\nsnakemake/.snakemake-workflow-catalog.yml\nsnakemake/wrapper/wrapper.py\n\
+                nextflow/nextflow.config\nbench/results/a.json\nsrc/cli/core.rs\nsrc/run/work.rs\ntests/python/logs.py\n";
+    assert_success(&told(ours));
+    for left in [
+        "snakemake/.snakemake/log/x.log",
+        ".nextflow/history",
+        "nextflow/.nextflow.log",
+        ".nextflow.log.1",
+        "work/ab/cdef/.command.run",
+        "nextflow/results/a.parquet",
+        "bench/__pycache__/common.cpython-312.pyc",
+        "a.pyc",
+        "docs/.DS_Store",
+        "src/main.rs.orig",
+        "README.md~",
+        "snakemake/.seqembed/0/x",
+        ".venv-snakemake/bin/python",
+    ] {
+        let run = told(&format!("{ours}{left}\n"));
+        assert_eq!(run.status.code(), Some(1), "{left}");
+        assert!(said(&run).contains(left), "{}", said(&run));
+    }
 }
 
 #[test]
@@ -289,6 +428,8 @@ fn the_wrapper_runs_as_its_repository_runs_it() {
     arguments.extend(["--workflow-profile", "none"]);
     arguments.extend(["embeddings/hepatitis_b.parquet", "embeddings/phix174.npz"]);
     assert_success(&scene.run("snakemake", &arguments));
+    let log = scene.assert_log("wrapper/test/logs/seqembed.log", "embeddings/report.json");
+    assert!(log.contains("output   embeddings"), "{log}");
     let proteins = |name: &str| test.join("proteins").join(name);
     let made = |name: &str| test.join("embeddings").join(name);
     assert!(made("report.json").exists());
@@ -337,7 +478,7 @@ fn lint_format_and_profiles() {
     assert_success(&plan);
     for told in [
         "embed_esm2_t6_8M_UR50D_0000",
-        "1 GPUs)",
+        "GPUs: 1)",
         "mem_mb=16000",
         "runtime=240",
     ] {

@@ -34,12 +34,22 @@ def checkParameters() {
     if (params.cache_dir && !params.cache_dir.toString().startsWith('/')) {
         mistakes << "--cache_dir ${params.cache_dir}: an absolute path is needed, of a folder that all tasks see"
     }
+    ['cache_dir', 'model', 'pooling', 'precision'].each { name ->
+        if (params[name].toString() ==~ /(?s).*[\$`'"\x00-\x1f\x7f].*/) {
+            mistakes << "--${name} ${params[name]}: it has a `\$`, a backtick, a quote or a control character, which shells would not take as it is"
+        }
+    }
     if (!params.input) {
         mistakes << '--input is needed: a samplesheet with the columns sample,fasta'
     }
     if (mistakes) {
         error(mistakes.join('\n'))
     }
+}
+
+// `1 file`, `2 files`.
+def counted(number, noun) {
+    return "${number} ${noun}${number == 1 ? '' : 's'}".toString()
 }
 
 // The help.

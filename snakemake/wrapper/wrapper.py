@@ -21,23 +21,48 @@ def paths(value):
     return [str(value)] if isinstance(value, str) else [str(path) for path in value]
 
 
+FORMATS = ("parquet", "npz", "npy", "h5", "safetensors", "pt")
+COMPRESSIONS = ("gz", "bgz", "bgzf", "bz2", "xz", "zst", "zstd", "gzip")
+
+
+def sample_of(fasta):
+    """A file's name without its suffixes."""
+    path = Path(fasta)
+    return (path.with_suffix("") if path.suffix[1:] in COMPRESSIONS else path).stem
+
+
 fastas = paths(snakemake.input.get("fasta", snakemake.input[:1]))
 embeddings = paths(snakemake.output.get("embeddings", snakemake.output[:1]))
 options = snakemake.params.get("options") or [{} for _ in fastas]
-for name, values in [("output `embeddings`", embeddings), ("param `options`", options)]:
+# A folder, which holds a file for each input; or the files themselves.
+folder = len(embeddings) == 1 and Path(embeddings[0]).suffix[1:] not in FORMATS
+counted = [("param `options`", options)]
+if not folder:
+    counted.append(("output `embeddings`", embeddings))
+for name, values in counted:
     if len(values) != len(fastas):
         raise ValueError(
             f"{len(fastas)} input files need as many in the {name}, which has {len(values)}"
         )
 
-formats = {Path(path).suffix.lstrip(".") for path in embeddings}
+allow_failed = snakemake.params.get("allow_failed", False)
+if allow_failed and not folder:
+    raise ValueError(
+        "`allow_failed` needs a folder as the output: Snakemake deletes all outputs of a job where one is missing"
+    )
+
+formats = (
+    {snakemake.params.get("format", "parquet")}
+    if folder
+    else {Path(path).suffix.lstrip(".") for path in embeddings}
+)
 if len(formats) != 1:
     raise ValueError(
         f"the embeddings of one job have one format, not {sorted(formats)}"
     )
 output_format = formats.pop()
-if output_format == "npy":
-    raise ValueError("npy is three files a sample: take npz")
+if output_format == "npy" and not folder:
+    raise ValueError("npy is three files a sample: take npz, or a folder as the output")
 
 # In the manifest's head, and not on the command line: there it would go before a file's own.
 head = {"format": output_format}
@@ -57,6 +82,7 @@ unique = hashlib.sha256("\n".join(embeddings).encode()).hexdigest()[:16]
 work = Path(embeddings[0]).absolute().parent / f".seqembed-{unique}"
 shutil.rmtree(work, ignore_errors=True)
 work.mkdir(parents=True)
+out = Path(embeddings[0]).absolute() if folder else work
 kept = snakemake.params.get("cache_dir", "")
 cache_dir = ""
 if kept:
@@ -64,8 +90,10 @@ if kept:
     cache_dir = f"--cache-dir {shlex.quote(str(kept))}"
 
 # The stems where each is another one; names in the output's provenance are then those of the files.
-stems = [Path(path).stem for path in embeddings]
-if len(set(stems)) != len(stems):
+stems = [sample_of(path) for path in fastas]
+if not folder:
+    stems = [Path(path).stem for path in embeddings]
+if not folder and len(set(stems)) != len(stems):
     stems = [f"{number:06}_{stem}" for number, stem in enumerate(stems)]
 files = [
     {"sample": stem, "fasta": str(Path(fasta).absolute()), **own}
@@ -75,20 +103,41 @@ manifest = work / "manifest.yaml"
 # JSON is YAML.
 manifest.write_text(json.dumps({**head, "files": files}, indent=1))
 
+# 3: done, but for files that the report names.
+allow = "|| [ $? -eq 3 ]" if allow_failed else ""
 shell(
     "seqembed run {manifest:q}"
-    " --out {work:q}"
+    " --out {out:q}"
     " --threads {snakemake.threads}"
     " {device}"
     " {cache_dir}"
     " {extra}"
     " {log}"
+    " {allow}"
 )
 
-for stem, path in zip(stems, embeddings):
-    shutil.move(work / f"{stem}.{output_format}", path)
+report = out / "report.json"
+totals = json.loads(report.read_text())["totals"]
+moved = {}
 if snakemake.output.get("report"):
-    shutil.move(work / "report.json", snakemake.output.report)
+    moved[report] = snakemake.output.report
+if not folder:
+    for stem, path in zip(stems, embeddings):
+        moved[work / f"{stem}.{output_format}"] = path
+for made, path in moved.items():
+    shutil.move(made, path)
 shutil.rmtree(work)
-if kept:
+shutil.rmtree(out / ".seqembed", ignore_errors=True)
+# What failed is computed by the next run, which takes the rest from here.
+if kept and not totals["failed_files"] + totals["failed_records"]:
     shutil.rmtree(kept, ignore_errors=True)
+
+# The log tells of files where they were made: what moved is told where it is, and the rest is gone with its folder.
+for path in map(Path, snakemake.log[:1]):
+    text = path.read_text(errors="surrogateescape")
+    for made, now in moved.items():
+        text = text.replace(str(made), str(now))
+    if not folder:
+        text = text.replace(str(report), "(not kept)")
+        text = text.replace(str(work), str(Path(embeddings[0]).parent))
+    path.write_text(text, errors="surrogateescape")

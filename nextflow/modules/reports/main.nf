@@ -18,7 +18,7 @@ process MERGE_REPORTS {
     task.workDir.resolve('report.json').text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(whole)) + '\n'
     def columns = ['sample', 'group', 'model', 'records', 'tokens', 'windowed', 'truncated', 'replaced', 'gaps', 'skipped', 'source', 'output', 'error']
     task.workDir.resolve('samples.tsv').text = table(whole.files, columns)
-    task.workDir.resolve('failed.tsv').text = table(whole.files.findAll { entry -> entry.error }, ['sample', 'source', 'error'])
+    task.workDir.resolve('failed.tsv').text = table(failures(whole.files), ['sample', 'source', 'error'])
 }
 
 // All is published by now: this tells the user, and makes the run's exit code speak.
@@ -51,6 +51,14 @@ def mergeReports(reports, sources) {
         }
     }
     return whole
+}
+
+// The files that failed, and those of which sequences did.
+def failures(entries) {
+    return entries.findAll { entry -> entry.error || entry.failed_records }.collect { entry ->
+        def number = entry.failed_records == 1 ? '1 sequence' : "${entry.failed_records} sequences"
+        entry + [error: entry.error ?: "${number} could not be computed: see the column `status` of ${entry.output}".toString()]
+    }
 }
 
 // Sums; but rates, shares and peaks are derived.

@@ -11,7 +11,7 @@ process SEQEMBED {
     tuple val(meta2), path(model, stageAs: 'model/*')
 
     output:
-    tuple val(meta), path("${prefix}/*.{parquet,npz,npy,tsv,h5,safetensors,pt}"), emit: embeddings, optional: true
+    tuple val(meta), path("${prefix}/*.{parquet,npz,npy,tsv,provenance.json,h5,safetensors,pt}"), emit: embeddings, optional: true
     tuple val(meta), path("${prefix}.report.json"), emit: report
     tuple val("${task.process}"), val('seqembed'), eval("seqembed --version | sed 's/seqembed //'"), emit: versions_seqembed, topic: versions
 
@@ -51,6 +51,7 @@ process SEQEMBED {
     def rows = manifestRows(samples, sequences)
     def format = (args =~ /--format[ =](\w+)/).collect { match -> match[1] }
     def suffix = format ? format.last() : 'parquet'
+    def suffixes = suffix == 'npy' ? ['npy', 'tsv', 'provenance.json'] : [suffix]
     def names = sampleNames(samples, sequences)
     def files = names.collect { name -> groovy.json.JsonOutput.toJson([sample: name, output: "${prefix}/${name}.${suffix}".toString()]) }
     """
@@ -59,7 +60,7 @@ process SEQEMBED {
     END_OF_MANIFEST
 
     mkdir -p ${prefix}
-    while IFS= read -r name; do touch "${prefix}/\$name.${suffix}"; done <<'END_OF_NAMES'
+    while IFS= read -r name; do touch ${suffixes.collect { end -> "\"${prefix}/\$name.${end}\"" }.join(' ')}; done <<'END_OF_NAMES'
     ${names.join('\n    ')}
     END_OF_NAMES
 

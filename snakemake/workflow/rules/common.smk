@@ -1,25 +1,130 @@
 # Reads the configuration and the sample sheet, and puts the files into groups, each of which is one job.
 import csv
+import difflib
+import io
+import json
+import os
+import re
+import sys
 from pathlib import Path
 
+import yaml
+from jsonschema import Draft202012Validator
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 
-def read_samples(path):
-    """The rows of the sample sheet, each without its empty cells."""
-    with open(path, newline="") as sheet:
-        rows = list(csv.DictReader(sheet, delimiter="\t"))
-    rows = [{key: cell for key, cell in row.items() if cell} for row in rows]
-    seen = set()
-    for row in rows:
-        validate(row, schema="../schemas/samples.schema.yaml")
-        if row["sample"] in seen:
-            raise WorkflowError(
-                f"{path}: the sample {row['sample']} stands there twice"
+def read_schema():
+    """What the sheet's columns may hold."""
+    path = Path(workflow.basedir) / "schemas/samples.schema.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def sheet_rows(path):
+    """(line, cells) of each row with text. Spreadsheets write byte order marks, and empty rows and columns."""
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise WorkflowError(
+            f"{path}:{line}: the text is not UTF-8: save the sheet as UTF-8"
+        )
+    delimiter = "," if str(path).lower().endswith(".csv") else "\t"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    line = 1
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise WorkflowError(f"{path}:{line}: {error}")
+
+
+def read_columns(where, header, known):
+    """The columns' names, and what is wrong with them."""
+    columns = [name.replace("-", "_") for name in header]
+    mistakes = []
+    for name in filter(None, columns):
+        if name not in known:
+            meant = difflib.get_close_matches(name.lower(), known, 1)
+            hint = (
+                f"did you mean `{meant[0]}`?"
+                if meant
+                else f"there are {', '.join(known)}"
             )
-        seen.add(row["sample"])
-    return rows
+            mistakes.append(f"{where}: there is no column `{name}`: {hint}")
+        elif columns.count(name) > 1:
+            mistakes.append(f"{where}: the column `{name}` is there twice")
+    for name in ("sample", "fasta"):
+        if name not in columns:
+            mistakes.append(
+                f"{where}: there is no column `{name}` (columns are separated by tabs; in a .csv, by commas)"
+            )
+    return columns, list(dict.fromkeys(mistakes))
+
+
+def as_type(text, about):
+    """A cell as what the schema says that it is, where it can be."""
+    if about.get("type") == "integer" and re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if about.get("type") == "boolean" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return text.lower() if "enum" in about else text
+
+
+def row_mistakes(row, schema):
+    """What the schema says against a row."""
+    properties = schema["properties"]
+    typed = {key: as_type(text, properties[key]) for key, text in row.items()}
+    for error in Draft202012Validator(schema).iter_errors(typed):
+        key = error.path[0] if error.path else None
+        about = properties.get(key, {})
+        if key is None:
+            yield error.message
+        elif "enum" in about:
+            yield f"`{key}` can't be `{row[key]}`: it is one of {', '.join(about['enum'])}"
+        else:
+            yield f"`{key}` can't be {row[key]!r}: {about.get('errorMessage', error.message)}"
+
+
+def read_samples(path):
+    """The rows of the sample sheet, each without its empty cells. All mistakes are told together."""
+    schema = read_schema()
+    rows = sheet_rows(path)
+    line, header = next(rows, (1, []))
+    columns, mistakes = read_columns(f"{path}:{line}", header, [*schema["properties"]])
+    if mistakes:
+        raise WorkflowError("\n".join(mistakes))
+    samples = []
+    lines = {}
+    for line, cells in rows:
+        where = f"{path}:{line}"
+        cells += [""] * (len(columns) - len(cells))
+        for number, cell in enumerate(cells):
+            if cell and (number >= len(columns) or not columns[number]):
+                mistakes.append(
+                    f"{where}: `{cell}` stands in column {number + 1}, which has no name in the first row"
+                )
+        row = {name: cell for name, cell in zip(columns, cells) if name and cell}
+        mistakes += [f"{where}: {mistake}" for mistake in row_mistakes(row, schema)]
+        sample = row.get("sample")
+        if sample in lines:
+            mistakes.append(
+                f"{where}: the sample `{sample}` is in line {lines[sample]} already"
+            )
+        elif sample is not None:
+            lines[sample] = line
+        samples.append(row)
+    if not samples:
+        mistakes.append(f"{path}: there are columns but no rows")
+    if len(mistakes) > 1:
+        mistakes.append(f"{len(mistakes)} mistakes: nothing was done")
+    if mistakes:
+        raise WorkflowError("\n".join(mistakes))
+    return samples
 
 
 def group_samples(samples, files_per_job):
@@ -32,24 +137,81 @@ def group_samples(samples, files_per_job):
             model = row.get("model", config["model"])
             number = counts.get(model, 0)
             counts[model] = number + 1
-            name = f"{Path(model).name}_{number // files_per_job:04}"
+            # It names a rule and files.
+            stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(model).name)
+            name = f"{stem}_{number // files_per_job:04}"
         groups.setdefault(name, []).append(row)
     return groups
 
 
 def own_options(row):
-    """What the sheet says about a file beside where it is: options of seqembed, in the columns' names."""
-    return {
-        key: value
-        for key, value in row.items()
-        if key not in ("sample", "fasta", "group")
-    }
+    """What the sheet says about a file beside where it is: its sample, and options of seqembed, in the columns' names."""
+    return {key: value for key, value in row.items() if key not in ("fasta", "group")}
+
+
+def write_table(path, columns, rows):
+    """A TSV; what would end a cell becomes a space."""
+    lines = ["\t".join(columns)]
+    for row in rows:
+        cells = ["" if row.get(name) is None else str(row[name]) for name in columns]
+        lines.append("\t".join(" ".join(cell.split()) for cell in cells))
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def collect_jobs(jobs, reports, output):
+    """All embeddings in one folder, as links; a table of the samples, and one of those that failed."""
+    embeddings = Path(output.embeddings)
+    embeddings.mkdir(parents=True)
+    for job in jobs:
+        for path in Path(job).iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                try:
+                    os.link(path, embeddings / path.name)
+                except OSError:
+                    target = os.path.relpath(path, embeddings)
+                    (embeddings / path.name).symlink_to(target)
+    entries = []
+    for path in map(Path, reports):
+        for entry in json.loads(path.read_text(encoding="utf-8"))["files"]:
+            made = entry["output"] and str(embeddings / Path(entry["output"]).name)
+            entries.append({**entry, "group": path.stem, "output": made})
+    counts = "records tokens windowed truncated replaced gaps skipped".split()
+    columns = ["sample", "group", "model", *counts, "source", "output", "error"]
+    write_table(output.samples, columns, entries)
+    failed = [entry for entry in entries if entry["error"] or entry["failed_records"]]
+    for entry in failed:
+        number = entry["failed_records"]
+        noun = "1 sequence" if number == 1 else f"{number} sequences"
+        entry["error"] = (
+            entry["error"]
+            or f"{noun} could not be computed: see the column `status` of {entry['output']}"
+        )
+    write_table(output.failed, ["sample", "source", "error"], failed)
+
+
+def check_failed(table, allow_failed):
+    """Ends the workflow with an error if files failed, unless that is allowed."""
+    with open(table, newline="", encoding="utf-8") as file:
+        failed = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if not failed:
+        return
+    number = "1 file" if len(failed) == 1 else f"{len(failed)} files"
+    lines = [
+        f"{number} failed; the results of all others are in results/embeddings, and {table} lists what failed:"
+    ]
+    lines += [f"  {row['sample']}: {row['error']}" for row in failed[:10]]
+    if len(failed) > 10:
+        lines.append(f"  and {len(failed) - 10} more")
+    if not allow_failed:
+        lines.append(
+            "Correct or remove what failed and start again, or accept it with `allow_failed: true` in the configuration"
+        )
+        raise WorkflowError("\n".join(lines))
+    # A rule's own process: what its logger is told is not shown.
+    print("\n".join(lines), file=sys.stderr)
 
 
 validate(config, schema="../schemas/config.schema.yaml")
 GROUPS = group_samples(read_samples(config["samples"]), config["files_per_job"])
-OUTPUTS = [
-    f"{row['sample']}.{config['format']}" for rows in GROUPS.values() for row in rows
-]
 # Of this repository. In a copy of the workflow alone: "vX.Y.Z/bio/seqembed", of the Snakemake wrapper repository.
 WRAPPER = config.get("wrapper") or f"file:{Path(workflow.basedir).parent / 'wrapper'}"

@@ -1,4 +1,5 @@
-# A rule for each group of files: so each file is an output of its own, and all have one job.
+# A rule for each group of files: one job, and one load of the model. Files that fail are missing in its folder, and the report
+# says why: a job of which some files failed is done, and is not tried again.
 for group, rows in GROUPS.items():
 
     rule:
@@ -7,10 +8,7 @@ for group, rows in GROUPS.items():
         input:
             fasta=[row["fasta"] for row in rows],
         output:
-            embeddings=[
-                f"results/embeddings/{row['sample']}.{config['format']}"
-                for row in rows
-            ],
+            embeddings=directory(f"results/jobs/{group}"),
             report=f"results/reports/{group}.json",
         log:
             f"logs/embed/{group}.log",
@@ -19,10 +17,43 @@ for group, rows in GROUPS.items():
             gpu=config["gpus"],
         params:
             model=config["model"],
+            format=config["format"],
             options=[own_options(row) for row in rows],
+            allow_failed=True,
             cache_dir=config["cache_dir"],
             extra=config["extra"],
         message:
-            f"Embedding {len(rows)} files of {group} ({{threads}} threads, {{resources.gpu}} GPUs)"
+            f"Embedding {len(rows)} {'file' if len(rows) == 1 else 'files'} of {group} (threads: {{threads}}, GPUs: {{resources.gpu}})"
         wrapper:
             WRAPPER
+
+
+rule results:
+    input:
+        embeddings=collect("results/jobs/{group}", group=GROUPS),
+        reports=collect("results/reports/{group}.json", group=GROUPS),
+    output:
+        embeddings=directory("results/embeddings"),
+        samples="results/samples.tsv",
+        failed="results/failed.tsv",
+    log:
+        "logs/results.log",
+    retries: 0
+    localrule: True
+    run:
+        collect_jobs(input.embeddings, input.reports, output)
+
+
+rule check:
+    input:
+        "results/failed.tsv",
+    output:
+        touch("results/.checked"),
+    log:
+        "logs/check.log",
+    retries: 0
+    localrule: True
+    params:
+        allow_failed=config["allow_failed"],
+    run:
+        check_failed(input[0], params.allow_failed)

@@ -1,5 +1,8 @@
 //! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
+// All that the user is told goes through `cli::terminal`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod bars;
 pub mod batch;
 pub mod cli;
@@ -7,6 +10,7 @@ pub mod digest;
 pub mod embedder;
 pub mod engine;
 pub mod figure;
+pub mod folders;
 pub mod hub;
 pub mod interrupt;
 pub mod journal;

@@ -1,11 +1,14 @@
 //! The executable: reads the command line, runs the subcommand, says what went wrong.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
-    bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell, signals,
-    told, virnucpro,
+    USAGE, bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell,
+    shown, signals, told, virnucpro,
 };
 
 /// Embeddings of many protein and DNA files with one load of the model
@@ -35,7 +38,11 @@ enum Command {
 
 fn main() -> ExitCode {
     signals::outlive_file_limits();
-    let result = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return refused(&error),
+    };
+    let result = match command {
         Command::Run(args) => run::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Fetch(args) => fetch::run(&args),
@@ -54,4 +61,17 @@ fn main() -> ExitCode {
         say(&format!("error: {}", told(error.as_ref())));
         ExitCode::FAILURE
     })
+}
+
+/// Prints help, or what is wrong with the command line, as clap does.
+fn refused(error: &clap::Error) -> ExitCode {
+    // The shell puts names of files there, which strangers may have given; clap's own colours could not be told from theirs.
+    let mut arguments = std::env::args_os();
+    if error.use_stderr()
+        && arguments.any(|argument| matches!(shown(&argument.to_string_lossy()), Cow::Owned(_)))
+    {
+        say(error.render().to_string().trim_end());
+        return ExitCode::from(USAGE);
+    }
+    error.exit()
 }

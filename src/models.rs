@@ -470,7 +470,7 @@ fn export_cached(
 
     let models = cache().join("models");
     for folder in [&models, &cache().join("index")] {
-        std::fs::create_dir_all(folder).map_err(at(folder))?;
+        crate::folders::make(folder).map_err(at(folder))?;
     }
     let _lock = lock(&entry_path(&key).with_extension("lock"), say)?;
     match find(&absolute, &key, &files) {

@@ -78,7 +78,7 @@ fn halves_and_a_folder_of_files() {
     assert_run(
         &convert(&[&from], &options),
         DONE,
-        &["x.npz (4 rows)", "y.npz (1 rows)"],
+        &["x.npz (4 rows)", "y.npz (1 row)"],
     );
     let half = output::open(&from.join("x.h5")).unwrap().layout().clone();
     assert_eq!(half.precision, OutputPrecision::Fp16);
@@ -177,5 +177,137 @@ open(target, "wb").write(out)
         let out = place.path("converted");
         let run = convert(&[&again], &["-o", text(&out), "--format", "parquet"]);
         assert_run(&run, DONE, &["(1 row"]);
+    }
+}
+
+/// Files of every format whose shapes say what can't be: no width, more than any memory holds, offsets out of order.
+const CRAFTED: &str = r#"
+import io, json, os, struct, sys, zipfile
+import h5py, numpy as np, pyarrow as pa, pyarrow.parquet as pq
+folder = sys.argv[1]
+at = lambda name: os.path.join(folder, name)
+WIDTHS = [0, 10**7, 10**12, 2**62, 2**64 - 1]
+
+def head(shape, kind="<f4"):
+    text = "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }" % (kind, shape)
+    text += " " * (63 - (10 + len(text)) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+def npz(name, rows, matrix, offsets=None):
+    with zipfile.ZipFile(at(name), "w") as z:
+        for key in "ids", "headers", "status":
+            z.writestr(key + ".npy", head(f"{rows},", "<U2") + b"a\0\0\0\0\0\0\0" * min(rows, 2))
+        z.writestr("lengths.npy", head(f"{rows},", "<i8") + struct.pack("<q", 3) * min(rows, 2))
+        if offsets:
+            z.writestr("offsets.npy", head(f"{len(offsets)},", "<i8") + struct.pack(f"<{len(offsets)}Q", *offsets))
+        z.writestr("embeddings.npy", head(matrix) + bytes(16))
+
+def safetensors(name, rows, width, data):
+    texts = {key: {"dtype": "U8", "shape": [2 * rows], "data_offsets": [0, 2 * rows]} for key in ("ids", "headers", "status")}
+    header = {"embeddings": {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 0]}, **texts}
+    header["lengths"] = {"dtype": "I64", "shape": [rows], "data_offsets": [2 * rows, 10 * rows]}
+    header = json.dumps(header).encode()
+    open(at(name), "wb").write(struct.pack("<Q", len(header)) + header + data)
+
+def pt(name, shape, strides, ids):
+    out = io.BytesIO(b"\x80\x02}(")
+    out.seek(0, 2)
+    text = lambda t: out.write(b"X" + struct.pack("<I", len(t)) + t.encode())
+    number = lambda n: out.write(b"\x8a\x09" + n.to_bytes(9, "little"))
+    text("ids"); out.write(b"](")
+    for i in ids: text(i)
+    out.write(b"e"); text("data"); out.write(b"ctorch._utils\n_rebuild_tensor_v2\n((")
+    text("storage"); out.write(b"ctorch\nFloatStorage\n"); text("0"); text("cpu"); number(4); out.write(b"tQK\0(")
+    for n in shape: number(n)
+    out.write(b"t(")
+    for n in strides: number(n)
+    out.write(b"t\x89ccollections\nOrderedDict\n)RtRu.")
+    with zipfile.ZipFile(at(name), "w") as z:
+        z.writestr("x/data.pkl", out.getvalue()); z.writestr("x/data/0", bytes(16)); z.writestr("x/version", "3\n")
+
+for width in WIDTHS:
+    for rows in 0, 1:
+        open(at(f"a{rows}x{width}.npy"), "wb").write(head(f"{rows}, {width}") + bytes(16))
+        open(at(f"a{rows}x{width}.tsv"), "w").write("ids\tlengths\tstatus\theaders\n" + "a\t3\tok\ta\n" * rows)
+        npz(f"b{rows}x{width}.npz", rows, f"{rows}, {width}")
+    safetensors(f"c0x{width}.safetensors", 0, width, b"")
+    pt(f"d0x{width}.pt", (0, width), (width, 1), [])
+npz("b-rows.npz", 10**15, f"{10**15}, 4")
+for end in 10**12, 2**63 - 1, 2**64 - 1:
+    npz(f"b-end{end}.npz", 1, f"{end}, 4", [0, end])
+npz("b-back.npz", 1, "2, 2", [5, 2])
+safetensors("c1x0.safetensors", 1, 0, b"a\n" + struct.pack("<q", 3))
+pt("d1x0.pt", (1, 0), (0, 1), ["a"])
+pt("d-broadcast.pt", (1, 10**12), (0, 0), ["a"])
+
+def h5(name, rows, width, per_token):
+    shape = dict(shape=(rows, width), maxshape=(None, max(width, 1)), chunks=(1, min(max(width, 1), 1024)), dtype="<f4")
+    with h5py.File(at(name), "w") as f:
+        if per_token:
+            f.attrs["hidden"] = str(width)
+            d = f.create_dataset("a", **shape)
+            d.attrs.update({"id": "a", "header": "a", "status": "ok", "length": np.int64(3), "row": np.int64(0)})
+            return
+        f.create_dataset("embeddings", **shape)
+        for key in "ids", "headers", "status":
+            f.create_dataset(key, shape=(rows,), dtype=h5py.string_dtype(), maxshape=(None,), chunks=(4,))
+        f.create_dataset("lengths", shape=(rows,), dtype="<i8", maxshape=(None,), chunks=(4,))
+
+for rows, width in (0, 10**12), (1, 0), (1, 10**9), (1, 10**12), (10**12, 4), (2**40, 2**20):
+    h5(f"e{rows}x{width}.h5", rows, width, False)
+    h5(f"f{rows}x{width}.h5", rows, width, True)
+
+def parquet(name, rows, embeddings):
+    n = len(embeddings)
+    text = pa.array(["a"] * n, pa.string())
+    table = {"ids": text, "headers": text, "lengths": pa.array([3] * n, pa.int64()), "status": text, "embeddings": embeddings}
+    pq.write_table(pa.table(table), at(name))
+
+for width in 0, 10**7, 2**31 - 1:
+    parquet(f"g0x{width}.parquet", 0, pa.array([], pa.list_(pa.float32(), width)))
+parquet("g-null.parquet", 1, pa.array([None], pa.list_(pa.float32(), 4)))
+parquet("g-some.parquet", 1, pa.array([[None, 1, 2, 3]], pa.list_(pa.float32(), 4)))
+parquet("g-list.parquet", 2, pa.array([None, [[1.0, 2.0]]], pa.list_(pa.list_(pa.float32(), 2))))
+"#;
+
+#[test]
+fn shapes_that_cannot_be_are_errors() {
+    let place = Place::new(&[]);
+    let folder = place.path("crafted");
+    std::fs::create_dir(&folder).unwrap();
+    python("h5py, numpy and pyarrow", CRAFTED, &[text(&folder)]);
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending != "tsv"))
+        .collect();
+    files.sort();
+    assert!(files.len() > 50, "{files:?}");
+    let (picture, matrix) = (place.path("p.svg"), place.path("m.h5"));
+    for file in &files {
+        for command in [
+            ["plot", text(file), "-o", text(&picture)],
+            ["convert", text(file), "-o", text(&matrix)],
+        ] {
+            // What would be taken for vectors that are not there does not fit into that.
+            let run = std::process::Command::new("sh")
+                .args(["-c", "ulimit -v 4000000; exec \"$0\" \"$@\""])
+                .arg(common::executable())
+                .args(command)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&run.stderr);
+            let code = run.status.code();
+            assert!(matches!(code, Some(0..=2)), "{command:?}: {code:?}: {said}");
+            assert!(!said.contains("panicked"), "{command:?}: {said}");
+            let name = file.file_name().unwrap().to_str().unwrap();
+            if code != Some(0) && !name.contains("-some") {
+                let told = said.contains(name)
+                    || said.contains("m.h5")
+                    || said.contains("can't be drawn")
+                    || said.contains("no row");
+                assert!(told, "{command:?}: {said}");
+            }
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! Completions and manual pages: as a shell and `man` use them.
+//! Completions and manual pages, as a shell and `man` use them; and seqembed among pipes, terminals and folders.
 
 mod common;
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use common::{DONE, assert_run, seqembed, text};
+use common::soak::closed_pipe;
+use common::{DONE, Place, WRONG, assert_run, exported, seqembed, text};
 
 fn printed(arguments: &[&str]) -> String {
     let run = seqembed(arguments);
@@ -81,4 +82,222 @@ fn every_subcommand_has_a_manual_page() {
     );
     let wrong = seqembed(&["man", "nothing"]);
     assert_run(&wrong, 1, &["`nothing`", "seqembed help"]);
+}
+
+/// The standard output, the standard error, or both are pipes whose reader is gone.
+#[test]
+fn a_closed_pipe_is_no_panic_and_the_work_is_done() {
+    let place = Place::new(&[("a.faa", b">a\nMKVLA\n>b\nMKV\n")]);
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    let path = |name: &str| text(&place.path(name)).to_owned();
+    let (out, file) = (path("out"), path("a.faa"));
+    fs::write(
+        place.path("m.yaml"),
+        format!(
+            "model: {}\nfiles:\n  - {{sample: a, fasta: a.faa}}\n",
+            text(exported("esm2"))
+        ),
+    )
+    .expect("a manifest");
+    let (svg, page, npz, model) = (path("p.svg"), path("p.html"), path("n.npz"), path("model"));
+    let (manifest, bench, frames) = (path("m.yaml"), path("bench"), path("frames"));
+    // What it makes, and whether it prints something that is then lost.
+    let commands: [(&[&str], &str, bool); 12] = [
+        (&["plot", &out, "-o", &svg], "p.svg", true),
+        (&["report", &out, "-o", &page], "p.html", true),
+        (&["report", "--schema"], "", true),
+        (&["convert", &out, "-o", &npz], "n.npz", false),
+        (
+            &["export", "--random", "esm2_t6_8M_UR50D", "-o", &model],
+            "model/seqembed.json",
+            false,
+        ),
+        (
+            &["bench", "load", &manifest, "-o", &bench],
+            "bench/load.json",
+            true,
+        ),
+        (
+            &["virnucpro", "--frames-only", &file, "-o", &frames],
+            "frames",
+            false,
+        ),
+        (&["models"], "", true),
+        (&["doctor", "--quick"], "", true),
+        (&["completions", "bash"], "", true),
+        (&["man"], "", true),
+        (&["--help"], "", false),
+    ];
+    for (arguments, made, prints) in commands {
+        for (stdout, stderr) in [(true, false), (false, true), (true, true)] {
+            if !made.is_empty() {
+                let _ = fs::remove_file(place.path(made));
+                let _ = fs::remove_dir_all(place.path(made.split('/').next().unwrap_or(made)));
+            }
+            let pipe = |closed| {
+                if closed {
+                    closed_pipe()
+                } else {
+                    Stdio::piped()
+                }
+            };
+            let run = Command::new(common::executable())
+                .args(arguments)
+                .stdout(pipe(stdout))
+                .stderr(pipe(stderr))
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&run.stderr);
+            let code = i32::from(prints && stdout);
+            assert_eq!(run.status.code(), Some(code), "{arguments:?}: {said}");
+            assert!(place.path(made).exists(), "{arguments:?}");
+            if code != 0 && !stderr {
+                assert!(
+                    said.contains("to the standard output"),
+                    "{arguments:?}: {said}"
+                );
+            }
+        }
+    }
+    // What fetch says goes to the standard error alone.
+    let fetch = Command::new(common::executable())
+        .args(["fetch", "nobody/nothing"])
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HUB_CACHE", place.path("hub"))
+        .stderr(closed_pipe())
+        .status();
+    assert_eq!(fetch.expect("it runs").code(), Some(1));
+}
+
+/// Ids, names of files, types and the globals of a pickle are written by strangers.
+#[test]
+fn nothing_that_a_terminal_obeys_is_printed() {
+    // Red, a bell, a title; C1's CSI; the direction of writing turned.
+    let evil = "a\u{1b}[31m\u{7}\u{1b}]0;owned\u{7}\u{9b}1m\u{202e}z";
+    let fasta = format!(">{evil} {evil}\nMKV!LA\n>{evil}\nMKV\n");
+    let place = Place::new(&[("a.faa", fasta.as_bytes())]);
+    let name = |ending: &str| place.path(&format!("{evil}.{ending}"));
+    let write = |ending: &str, bytes: &[u8]| {
+        let path = name(ending);
+        fs::write(&path, bytes).expect("a file");
+        text(&path).to_owned()
+    };
+    let proteins = write("faa", fasta.as_bytes());
+    let header = format!(
+        "{{\"embeddings\": {{\"dtype\": \"{evil}\", \"shape\": [0, 4], \"data_offsets\": [0, 0]}}}}"
+    );
+    let header = header
+        .replace('\u{1b}', "\\u001b")
+        .replace('\u{7}', "\\u0007");
+    let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
+    tensors.extend(header.as_bytes());
+    let tensors = write("safetensors", &tensors);
+    let global = format!("c{evil}\n{evil}\n)R.");
+    let pickle = common::python(
+        "no package",
+        "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[1], 'w') as z: z.writestr('x/data.pkl', sys.argv[2])",
+        &[text(&name("pt")), &global],
+    );
+    assert_eq!(pickle, "");
+    let pickle = text(&name("pt")).to_owned();
+    let manifest = write(
+        "yaml",
+        format!("model: \"{evil}\"\nfiles: [{{sample: a, fast: b}}]\n")
+            .replace('\u{1b}', "\\e")
+            .replace('\u{7}', "\\a")
+            .as_bytes(),
+    );
+    let (out, model) = (text(&place.path("out")).to_owned(), text(exported("esm2")));
+    let (svg, html) = (name("svg"), name("html"));
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    let strange = text(&place.path("a.faa")).to_owned();
+    let model_folder = text(&place.path("exported")).to_owned();
+    let commands: [(&[&str], bool); 12] = [
+        (&["embed", &proteins, "-m", model, "-o", &out], true),
+        (
+            &[
+                "embed",
+                &strange,
+                "-m",
+                model,
+                "-o",
+                &out,
+                "--unknown",
+                "error",
+            ],
+            true,
+        ),
+        (&["embed", &proteins, "-m", evil, "-o", &out], true),
+        (&["embed", &proteins, "-m", &pickle, "-o", &out], true),
+        (&["run", &manifest, "-o", &out], true),
+        (&["plot", &out, "-o", text(&svg)], true),
+        (&["report", &out, "-o", text(&html)], true),
+        (&["convert", &tensors, "-o", &out, "--format", "npz"], true),
+        (&["convert", &pickle, "-o", &out, "--format", "npz"], true),
+        (&["export", &pickle, "-o", &model_folder], true),
+        (&["fetch", evil], true),
+        (&["embed", &format!("--{evil}")], true),
+    ];
+    for (arguments, shows) in commands {
+        let run = Command::new(common::executable())
+            .args(arguments)
+            .env("HF_HUB_OFFLINE", "1")
+            .output()
+            .expect("it runs");
+        let said = [run.stdout, run.stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
+        let said = said.concat();
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        for letter in said.chars() {
+            let plain = !letter.is_control() || matches!(letter, '\n' | '\t');
+            assert!(plain && letter != '\u{202e}', "{arguments:?}: {said:?}");
+        }
+        assert_eq!(said.contains(r"\u{202e}"), shows, "{arguments:?}: {said}");
+    }
+    // A path for a script is the path: nothing is escaped in a pipe. The file is really there, under its name.
+    assert!(svg.exists() && html.exists());
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_folder_is_named() {
+    let place = Place::new(&[("a.faa", b">a\nMKVLA\n"), ("file", b"precious")]);
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    std::os::unix::fs::symlink("no/where", place.path("dangling")).expect("a link");
+    let path = |name: &str| text(&place.path(name)).to_owned();
+    let (fasta, out, model) = (path("a.faa"), path("out"), text(exported("esm2")));
+    let embed = ["embed", &fasta, "-m", model];
+    let commands: [&[&str]; 5] = [
+        &embed,
+        &["convert", &out, "--format", "npz"],
+        &["virnucpro", "--frames-only", &fasta],
+        &["man"],
+        &["export", "--random", "esm2_t6_8M_UR50D"],
+    ];
+    for (name, why) in [
+        ("file", "is a file"),
+        ("file/below", "is a file"),
+        ("dangling", "is a link to no/where, which is not there"),
+        (
+            "dangling/below",
+            "is a link to no/where, which is not there",
+        ),
+    ] {
+        for command in commands {
+            if command[0] == "export" {
+                continue;
+            }
+            let run = seqembed(&[command, &["-o", &path(name)]].concat());
+            let code = run.status.code().expect("it ends");
+            assert!(matches!(code, 1 | 2), "{command:?}: {code}");
+            let place = path(name.split('/').next().unwrap_or(name));
+            assert_run(&run, code, &[&place, why]);
+        }
+        let cache = path(name);
+        let run = seqembed(&[&embed[..], &["-o", &out, "--cache-dir", &cache]].concat());
+        assert_run(&run, 1, &[why]);
+    }
+    for name in ["file", "dangling"] {
+        let run = seqembed(&[commands[4], &["-o", &path(name)]].concat());
+        assert_run(&run, WRONG, &[name, "in the way"]);
+    }
+    assert_eq!(fs::read(place.path("file")).expect("a file"), b"precious");
 }

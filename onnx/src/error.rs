@@ -197,7 +197,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The target is something else that must not be lost.
-    #[error("{}: is no model, and not empty; name a new folder", path.display())]
+    #[error("{} is in the way: no model, but a file, a link to nothing, or a folder with other things; name a new folder", path.display())]
     Occupied {
         /// The target folder.
         path: PathBuf,

@@ -138,7 +138,13 @@ fn name_of(source: &Path) -> String {
 /// A folder may be made here, or replaced.
 fn check_target(target: &Path, force: bool) -> Result<(), Error> {
     let Ok(kind) = fs::metadata(target) else {
-        return Ok(());
+        // A link whose target is gone would be in the way of the folder.
+        return match fs::symlink_metadata(target) {
+            Ok(_) => Err(Error::Occupied {
+                path: target.to_path_buf(),
+            }),
+            Err(_) => Ok(()),
+        };
     };
     let occupied = || Error::Occupied {
         path: target.to_path_buf(),

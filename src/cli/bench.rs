@@ -15,11 +15,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sysinfo::System;
 
-use super::USAGE;
 use super::embed::EngineOptions;
+use super::{USAGE, print, say};
 use crate::atomic_file::{self, AtomicFolder};
 use crate::bars::{Bar, Bars};
 use crate::figure;
+use crate::folders;
 use crate::manifest::{self, Job};
 use crate::records::{self, Source};
 use crate::report::{Report, counted, thousands};
@@ -77,18 +78,18 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     let (jobs, top) = match manifest::read(&args.manifest, &args.overrides) {
         Ok(manifest) => (manifest.jobs, manifest.run),
         Err(errors) => {
-            eprintln!("error: {errors}");
+            say(&format!("error: {errors}"));
             return Ok(USAGE.into());
         }
     };
     if let Some(job) = jobs.iter().find(|job| job.source == Source::Stdin) {
-        eprintln!(
+        say(&format!(
             "error: {}: {} can be read only once: measure with files",
             job.sample, job.source
-        );
+        ));
         return Ok(USAGE.into());
     }
-    fs::create_dir_all(&args.out)
+    folders::make(&args.out)
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     // What a killed one left.
     let _ = atomic_file::sweep(&args.out, Some("bench"));
@@ -111,12 +112,12 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         for at in 0..ways.len() {
             // Each round begins with another way, so that none is always the first.
             let at = (at + round) % ways.len();
-            eprintln!(
+            say(&format!(
                 "round {} of {}: {} ...",
                 round + 1,
                 args.rounds,
                 ways[at].name
-            );
+            ));
             measured[at].push(bench.run(&ways[at].manifests)?);
         }
     }
@@ -128,7 +129,6 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
             .map(|(way, rounds)| Timing::of(way.name, way.manifests.len(), rounds))
             .collect(),
     };
-    print!("{}", results.table());
     let picture = args.out.join("load.svg");
     figure::write(&picture, &results.bars().svg())
         .with_context(|| format!("cannot write {}", picture.display()))?;
@@ -136,8 +136,12 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     let text = serde_json::to_string_pretty(&results).context("cannot write the results")?;
     figure::write(&path, &(text + "\n"))
         .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("picture: {}", picture.display());
-    println!("numbers: {}", path.display());
+    print(&format!(
+        "{}picture: {}\nnumbers: {}\n",
+        results.table(),
+        picture.display(),
+        path.display()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -199,7 +203,9 @@ fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Plan>> {
             manifests: vec![child(&whole, false)],
         });
     } else {
-        eprintln!("the files have different options: `{WHOLE}` is left out");
+        say(&format!(
+            "the files have different options: `{WHOLE}` is left out"
+        ));
     }
     Ok(ways)
 }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
-use super::{USAGE, inputs};
+use super::{USAGE, inputs, say};
 use crate::atomic_file;
+use crate::folders;
 use crate::output::{self, Format, Layout, OutputPrecision};
 use crate::report::counted;
 
@@ -46,7 +47,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     let plan = match plan(args) {
         Ok(plan) => plan,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(&format!("error: {error:#}"));
             return Ok(USAGE.into());
         }
     };
@@ -61,12 +62,12 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     for Step { from, to, format } in plan {
         let rows = convert(&from, &to, format, args.output_precision)?;
         if !args.quiet {
-            eprintln!(
+            say(&format!(
                 "{} -> {} ({})",
                 from.display(),
                 to.display(),
                 counted(rows as u64, "row")
-            );
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -103,7 +104,7 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
             format,
         }]
     } else {
-        std::fs::create_dir_all(&args.out)
+        folders::make(&args.out)
             .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
         files
             .into_iter()

@@ -7,6 +7,8 @@ use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use seqembed_onnx::{Error, ExportOptions, Model, Precision, export, export_random};
 
+use super::say;
+
 use crate::tokenize;
 
 /// Make a model folder (ONNX) from a checkpoint
@@ -70,7 +72,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         }
         // What the user gave is wrong: 2, as for any other usage error.
         Err(error) if error.is_input() => {
-            eprintln!("error: {error}");
+            say(&format!("error: {error}"));
             Ok(ExitCode::from(2))
         }
         Err(error) => Err::<_, Error>(error).context("the export failed"),
@@ -79,15 +81,17 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 
 fn report(model: &Model) {
     let info = model.info();
-    eprintln!(
+    say(&format!(
         "{}: {}, {} layers of {}, weights {}...",
         model.folder().display(),
         info.name,
         info.architecture.layers(),
         info.architecture.hidden(),
         &info.weights_sha256[..12]
-    );
+    ));
     if let Some(seed) = info.random_seed {
-        eprintln!("The weights are random numbers (seed {seed}): its embeddings mean nothing.");
+        say(&format!(
+            "The weights are random numbers (seed {seed}): its embeddings mean nothing."
+        ));
     }
 }

@@ -4,7 +4,7 @@
     reason = "the flags' comments are printed as help"
 )]
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use seqembed_onnx::{Model, Precision};
 
-use super::USAGE;
 use super::export::precision_parser;
+use super::{USAGE, pass_on, say, shown};
 use crate::hub::{Event, Hub, HubModel, Pace};
 use crate::models;
 
@@ -77,32 +77,35 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     let folder = hub
         .fetch(&model, args.update, &mut |event| progress.show(event))
         .with_context(|| format!("cannot fetch {model}"))?;
-    eprintln!("{model}: {}", folder.display());
+    say(&format!("{model}: {}", folder.display()));
     let folder = if args.no_export {
         folder
     } else {
-        let folder = models::export_hub(&model, &folder, &|line| eprintln!("{line}"))?;
+        let folder = models::export_hub(&model, &folder, &|line| say(line))?;
         let model = Model::open(&folder)?;
         for storage in model.storages(args.precision)? {
             model.weights_in(storage, &models::cache())?;
         }
         folder
     };
-    writeln!(std::io::stdout().lock(), "{}", folder.display())?;
+    // For a script: `$(seqembed fetch NAME)`.
+    pass_on(&format!("{}\n", folder.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The model that the arguments mean; says what is wrong with them.
 fn named(args: &FetchArgs) -> Option<HubModel> {
     let model = models::hub_model(&args.model)
-        .inspect_err(|error| eprintln!("error: {error}"))
+        .inspect_err(|error| say(&format!("error: {error}")))
         .ok()?;
     let Some(revision) = &args.revision else {
         return Some(model);
     };
     let model = HubModel::parse(&format!("{}@{revision}", model.repository));
     if model.is_none() {
-        eprintln!("error: --revision {revision} is no branch, tag or commit");
+        say(&format!(
+            "error: --revision {revision} is no branch, tag or commit"
+        ));
     }
     model
 }
@@ -127,7 +130,7 @@ impl Progress {
                     let bar = size
                         .map_or_else(ProgressBar::no_length, ProgressBar::new)
                         .with_style(style());
-                    bar.set_message(self.file.clone());
+                    bar.set_message(shown(&self.file).into_owned());
                     bar.set_position(done);
                     bar.reset_eta();
                     self.bar = Some(bar);
@@ -140,7 +143,7 @@ impl Progress {
                     } else {
                         String::new()
                     };
-                    eprintln!("{file}{size}{from}");
+                    say(&format!("{file}{size}{from}"));
                 }
             }
             Event::Bytes(done) => {
@@ -152,7 +155,7 @@ impl Progress {
                         .size
                         .map(|size| format!(" of {}", DecimalBytes(size)))
                         .unwrap_or_default();
-                    eprintln!("{}: {}{of}", self.file, DecimalBytes(done));
+                    say(&format!("{}: {}{of}", self.file, DecimalBytes(done)));
                 }
             }
             Event::End => {
@@ -171,8 +174,8 @@ impl Progress {
 
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.println(shown(line)),
+            None => say(line),
         }
     }
 }

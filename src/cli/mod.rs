@@ -1,11 +1,5 @@
 //! The command line: one file a subcommand.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
-
-use crate::report::counted;
-
 pub mod bench;
 mod check;
 pub mod convert;
@@ -22,7 +16,10 @@ pub mod report;
 pub mod run;
 pub mod shell;
 pub mod signals;
+mod terminal;
 pub mod virnucpro;
+
+pub use terminal::{pass_on, print, say, shown};
 
 /// Exit code: the machine refused something.
 pub const FAILED: u8 = 1;
@@ -32,27 +29,6 @@ pub const USAGE: u8 = 2;
 pub const PARTLY: u8 = 3;
 /// Exit code: all devices were lost, and another machine, or the same one later, may well do (`EX_TEMPFAIL` of `sysexits.h`).
 pub const LOST: u8 = 75;
-
-/// Tells the user something. Where nobody listens any more, as behind a closed pipe, the work goes on.
-pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// Writes to the standard output.
-///
-/// # Errors
-/// When it is closed or full: the message says how much was to be written.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .with_context(|| {
-            format!(
-                "cannot write {} to the standard output",
-                counted(text.len() as u64, "byte")
-            )
-        })
-}
 
 /// An error with its causes, those left out that the text before has in it already.
 #[must_use]

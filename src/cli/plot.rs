@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use ndarray::ArrayView2;
 
-use super::inputs;
+use super::{inputs, print};
 use crate::figure::{Figure, Kind, Point, Series};
 use crate::output::{self, Layout, Reader, Rows};
 use crate::projection::Moments;
@@ -17,6 +17,8 @@ use crate::threads;
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.
 const POINTS: u64 = 10_000;
+/// Values of a vector at most: a covariance of 2 GiB.
+const WIDEST: usize = 1 << 14;
 /// What two files must share for their vectors to lie in one space.
 pub(super) const SPACE: [&str; 4] = ["model", "layer", "pooling", "random_seed"];
 
@@ -43,15 +45,16 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let files = files(&args.inputs)?;
     let first = first_layout(&files)?;
     let (summaries, moments) = survey(&files, first.hidden, &mut |_, _| {})?;
-    print!("{}", table(&files, &summaries, first.hidden));
+    let table = table(&files, &summaries, first.hidden);
     if moments.rows() == 0 {
+        print(&table)?;
         bail!("there is no row with an embedding to draw");
     }
     let figure = figure(&files, &first, &summaries, moments, POINTS)?;
     figure
         .write(&args.output.path, args.output.kind)
         .with_context(|| format!("cannot write {}", args.output.path.display()))?;
-    super::print(&format!("picture: {}\n", args.output.path.display()))?;
+    print(&format!("{table}picture: {}\n", args.output.path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -201,6 +204,9 @@ pub(super) fn survey(
     hidden: usize,
     look: &mut dyn FnMut(&Input, &Rows),
 ) -> anyhow::Result<(Vec<Summary>, Moments)> {
+    if !(1..=WIDEST).contains(&hidden) {
+        bail!("vectors {hidden} wide can't be drawn: 1 to {WIDEST} values are possible");
+    }
     threads::pool(threads::helpful(None))?;
     let mut moments = Moments::new(hidden);
     let mut summaries = Vec::new();

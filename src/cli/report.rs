@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 
 use super::plot::{self, Input, SPACE};
+use super::{pass_on, print};
 use crate::figure::{self, Series};
 use crate::output::{self, Layout, Rows};
 use crate::page::lengths::Lengths;
@@ -46,14 +47,14 @@ const MARKED: usize = 500;
 pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let Some(folder) = args.folder.as_ref().filter(|_| !args.schema) else {
         let schema = Report::schema();
-        println!("{}", serde_json::to_string_pretty(&schema)?);
+        pass_on(&format!("{}\n", serde_json::to_string_pretty(&schema)?))?;
         return Ok(ExitCode::SUCCESS);
     };
     let report = read(folder)?;
     let page = page(report, folder);
     figure::write(&args.output, &page.html())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
-    println!("page: {}", args.output.display());
+    print(&format!("page: {}\n", args.output.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

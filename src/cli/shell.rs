@@ -1,12 +1,14 @@
 //! `seqembed completions` and `seqembed man`: what shells and manuals need, made from the command line's own definition.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap_complete::Shell;
 use clap_mangen::Man;
+
+use super::pass_on;
+use crate::folders;
 
 /// Print the completions for a shell
 ///
@@ -42,7 +44,7 @@ pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow
     // clap_complete panics when it can't write: a closed pipe must not.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
-    io::stdout().write_all(&script)?;
+    pass_on(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,7 +55,7 @@ pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow
 pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.output {
         let cannot = || format!("cannot write manual pages into {}", folder.display());
-        std::fs::create_dir_all(folder).with_context(cannot)?;
+        folders::make(folder).with_context(cannot)?;
         clap_mangen::generate_to(command, folder).with_context(cannot)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -68,6 +70,6 @@ pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<ExitCod
     };
     let mut text = Vec::new();
     Man::new(page).render(&mut text)?;
-    io::stdout().write_all(&text)?;
+    pass_on(&String::from_utf8_lossy(&text))?;
     Ok(ExitCode::SUCCESS)
 }

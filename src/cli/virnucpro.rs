@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::USAGE;
 use super::embed::{RunOptions, embed};
+use super::{USAGE, say};
+use crate::folders;
 use crate::manifest;
 use crate::report::counted;
 use crate::settings::{Overrides, Precision, RunOverrides};
@@ -94,7 +95,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
     let inputs = match manifest::jobs_from_files(&args.contigs, &named) {
         Ok(inputs) => inputs,
         Err(errors) => {
-            eprintln!("error: {errors}");
+            say(&format!("error: {errors}"));
             return Ok(USAGE.into());
         }
     };
@@ -103,8 +104,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         models.settings(Side::Protein)?,
     ];
     let out = &args.common.out;
-    std::fs::create_dir_all(out)
-        .with_context(|| format!("cannot make the folder {}", out.display()))?;
+    folders::make(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let mut all: Vec<(Places, Found)> = Vec::new();
     let mut jobs = Vec::new();
     for input in inputs {
@@ -121,16 +121,16 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
             args.max_record.map(|most| most as usize),
         )?;
         for warning in &found.warnings {
-            eprintln!("warning: {warning}");
+            say(&format!("warning: {warning}"));
         }
         if !args.common.quiet {
-            eprintln!(
+            say(&format!(
                 "{}: {}, {}, {} without a stop",
                 places.sample,
                 counted(found.contigs, "contig"),
                 counted(found.chunks, "chunk"),
                 counted(found.frames, "reading frame")
-            );
+            ));
         }
         for part in 1..=found.parts {
             let sides = [Side::Nucleotide, Side::Protein].into_iter().zip(&settings);
@@ -156,11 +156,11 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
             features::write_provenance(&places, args.chunk, args.truncation, &layouts)?;
         }
         if !args.common.quiet {
-            eprintln!(
+            say(&format!(
                 "  merged   {} in {}",
                 counted(found.frames, "row"),
                 places.merged(1).parent().unwrap_or(out).display()
-            );
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -567,6 +567,6 @@ fn shards(index: &Path) -> Option<BTreeSet<String>> {
 /// Writes a small file by rename.
 fn write_whole(path: &Path, content: &[u8]) -> Result<(), HubError> {
     let folder = atomic_file::folder_of(path);
-    std::fs::create_dir_all(folder).map_err(at(folder))?;
+    crate::folders::make(folder).map_err(at(folder))?;
     atomic_file::write(path, content).map_err(at(path))
 }

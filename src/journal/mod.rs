@@ -32,6 +32,7 @@ use self::log::{Attempt, Done, Line};
 use self::rows::{Mark, Saved};
 use crate::atomic_file::{self, AtomicFile};
 use crate::digest;
+use crate::folders;
 use crate::output::{self, OutputError, Unfinished, Written};
 use crate::records::Source;
 use crate::report::{FileReport, counted, was};
@@ -233,7 +234,7 @@ impl Journal {
         .into_iter()
         .flatten()
         {
-            fs::create_dir_all(folder).map_err(cannot("make", folder))?;
+            folders::make(folder).map_err(cannot("make", folder))?;
             // The cache may be the output folder's own, by whatever name.
             let about = fs::metadata(folder).map_err(cannot("read", folder))?;
             if taken.insert((about.dev(), about.ino())) {
@@ -249,7 +250,7 @@ impl Journal {
         let folder = cache.map_or(own, Path::to_owned);
         if cache.is_some() {
             let files = folder.join(FILES);
-            fs::create_dir_all(&files).map_err(cannot("make", &files))?;
+            folders::make(&files).map_err(cannot("make", &files))?;
             atomic_file::sweep(&files, None).map_err(cannot("remove", &files))?;
         }
         let swept = atomic_file::sweep(out, None).map_err(cannot("remove", out))?;

@@ -28,7 +28,8 @@ use rust_hdf5::format::messages::datatype::DatatypeMessage;
 use rust_hdf5::{H5Dataset, H5File, Hdf5Error, VarLenUnicode};
 
 use super::{
-    BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
+    BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, WIDEST,
+    Written,
 };
 
 /// Bytes of a chunk of a pooled matrix.
@@ -315,6 +316,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         provenance.push((key, value));
     }
     let names = h5.dataset_names();
+    let size = std::fs::metadata(path).map_err(|e| malformed(&e))?.len();
     let layout = Layout {
         path: path.to_owned(),
         hidden: hidden.unwrap_or(0),
@@ -323,9 +325,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         provenance,
     };
     if layout.per_token {
-        open_per_token(h5, &names, layout)
+        open_per_token(h5, &names, layout, size)
     } else {
-        open_pooled(h5, layout)
+        open_pooled(h5, layout, size)
     }
     .map_err(|e| malformed(&e))
 }
@@ -365,32 +367,37 @@ fn rows_of(
     })
 }
 
-fn open_pooled(h5: H5File, mut layout: Layout) -> Result<Reader, Hdf5Error> {
+fn open_pooled(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5Error> {
     let embeddings = h5.dataset("embeddings")?;
     layout.precision = precision(&embeddings)?;
     let &[rows, hidden] = embeddings.shape().as_slice() else {
         return Err(Hdf5Error::TypeMismatch("no matrix".into()));
     };
     layout.hidden = hidden;
+    check_shape(rows, hidden, layout.precision, size)?;
     let texts = |name: &str| -> Result<Vec<String>, Hdf5Error> {
         let dataset = h5.dataset(name)?;
-        if dataset.shape() == [0] {
+        if dataset.shape() != [rows] {
+            return Err(unequal());
+        }
+        if rows == 0 {
             return Ok(Vec::new());
         }
         dataset.read_vlen_strings()
     };
     let (ids, headers, status) = (texts("ids")?, texts("headers")?, texts("status")?);
     let lengths = h5.dataset("lengths")?;
-    let lengths = if lengths.shape() == [0] {
+    if lengths.shape() != [rows] {
+        return Err(unequal());
+    }
+    let lengths = if rows == 0 {
         Vec::new()
     } else {
         lengths.read_raw::<i64>()?
     };
     let columns = [ids.len(), headers.len(), status.len(), lengths.len()];
     if columns.iter().any(|&column| column != rows) {
-        return Err(Hdf5Error::InvalidState(
-            "its columns are not equally long".into(),
-        ));
+        return Err(unequal());
     }
     let step = (BLOCK_BYTES / (4 * hidden).max(1)).clamp(1, 1 << 16);
     let (path, kind) = (layout.path.clone(), layout.precision);
@@ -433,13 +440,46 @@ fn length(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-fn open_per_token(h5: H5File, names: &[String], mut layout: Layout) -> Result<Reader, Hdf5Error> {
+fn unequal() -> Hdf5Error {
+    Hdf5Error::InvalidState("its columns are not equally long".into())
+}
+
+/// Refuses a matrix that the file can't hold: what is not there is zeros to HDF5, as many as the shape says.
+fn check_shape(
+    rows: usize,
+    hidden: usize,
+    precision: OutputPrecision,
+    size: u64,
+) -> Result<(), Hdf5Error> {
+    /// Deflate makes data smaller by this factor at most.
+    const DENSEST: u64 = 1032;
+    let bytes = rows
+        .checked_mul(hidden)
+        .and_then(|values| values.checked_mul(precision.bytes()));
+    if bytes.is_some_and(|bytes| bytes as u64 <= size.saturating_mul(DENSEST))
+        && hidden <= WIDEST
+        && (hidden > 0 || rows == 0)
+    {
+        return Ok(());
+    }
+    Err(Hdf5Error::InvalidState(format!(
+        "a matrix of {rows} x {hidden} values can't be in a file of {size} bytes"
+    )))
+}
+
+fn open_per_token(
+    h5: H5File,
+    names: &[String],
+    mut layout: Layout,
+    size: u64,
+) -> Result<Reader, Hdf5Error> {
     let mut records = Vec::with_capacity(names.len());
     for name in names {
         let dataset = h5.dataset(name)?;
         let row = dataset.attr("row")?.read_numeric::<i64>()?;
         let kind = precision(&dataset)?;
-        let hidden = dataset.shape()[1];
+        let [rows, hidden] = [dataset.shape()[0], dataset.shape()[1]];
+        check_shape(rows, hidden, kind, size)?;
         if records.is_empty() {
             (layout.precision, layout.hidden) = (kind, hidden);
         }

@@ -430,7 +430,7 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
             path: path.to_owned(),
             source,
         })?;
-    match magic.as_slice() {
+    let reader = match magic.as_slice() {
         [b'P', b'A', b'R', b'1', ..] => parquet::open(path),
         [b'P', b'K', ..] if pt::is_one(path) => pt::open(path),
         [b'P', b'K', ..] => npz::open(path),
@@ -442,7 +442,16 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
             path,
             "none of parquet, npz, npy, h5, safetensors and pt",
         )),
+    }?;
+    let hidden = reader.layout.hidden;
+    // Where there is no row, nothing tells how wide VirNucPro's would be.
+    if hidden > WIDEST || (hidden == 0 && reader.rows > 0) {
+        return Err(OutputError::malformed(
+            path,
+            format!("its vectors are {hidden} wide, where 1 to {WIDEST} values are possible"),
+        ));
     }
+    Ok(reader)
 }
 
 /// Reads a whole file of embeddings.
@@ -528,6 +537,9 @@ impl OutputError {
         }
     }
 }
+
+/// Values of a vector at most: whatever is wider is damaged, or made to exhaust the memory. Known models have up to 5,120.
+const WIDEST: usize = 1 << 20;
 
 /// Bytes of vectors that are handled at a time, on the way in and on the way out.
 const BLOCK_BYTES: usize = 4 << 20;

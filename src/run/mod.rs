@@ -39,6 +39,7 @@ use crate::engine::facts::Session;
 use crate::engine::faulty::Faults;
 use crate::engine::locate::LocateError;
 use crate::engine::session::Kernels;
+use crate::folders;
 use crate::interrupt::Interrupt;
 use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
@@ -409,7 +410,7 @@ fn stop_if_asked(options: &Options) -> Result<(), RunError> {
 
 /// Makes the output folder, and tries whether files can be made in it.
 pub(crate) fn check_folder(folder: &Path) -> Result<(), RunError> {
-    fs::create_dir_all(folder)
+    folders::make(folder)
         .and_then(|()| tempfile::tempfile_in(folder))
         .map(drop)
         .map_err(|source| RunError::Folder {

@@ -274,7 +274,7 @@ pub fn prepare(
 
 /// Makes a folder, and removes what a killed process left in it.
 fn make(folder: &Path) -> Result<(), VirnucproError> {
-    std::fs::create_dir_all(folder).map_err(|source| VirnucproError::Folder {
+    crate::folders::make(folder).map_err(|source| VirnucproError::Folder {
         path: folder.to_owned(),
         source,
     })?;

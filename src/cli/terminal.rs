@@ -1,0 +1,100 @@
+//! The one way to the user: all messages, tables and texts for the standard output go through here.
+//!
+//! Ids, headers, file names and names from the hub are written by strangers. What a terminal would obey instead of showing (colours,
+//! titles, the clipboard, the direction of writing) is escaped as Rust's and Python's literals have it.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+
+use crate::report::counted;
+
+/// Text without anything that a terminal would obey, but for line ends and tabs.
+#[must_use]
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if is_control(letter) {
+            write!(shown, "{}", letter.escape_default()).expect("writing to a String can't fail");
+        } else {
+            shown.push(letter);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Control characters (C0, DEL and C1), and what turns the direction of writing, breaks lines or can't be seen at all.
+fn is_control(letter: char) -> bool {
+    let unseen = matches!(
+        letter,
+        '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    unseen || (letter.is_control() && !matches!(letter, '\n' | '\t'))
+}
+
+/// Tells the user something. Where nobody listens any more, as behind a closed pipe, the work goes on.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", shown(text));
+}
+
+/// Writes text for a reader to the standard output.
+///
+/// # Errors
+/// When it is closed or full: the message says how much was to be written.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    write(shown(text).as_bytes())
+}
+
+/// Writes what another program reads (a path, a script) to the standard output: as it is, unless that is a terminal.
+///
+/// # Errors
+/// As [`print`].
+pub fn pass_on(text: &str) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() {
+        print(text)
+    } else {
+        write(text.as_bytes())
+    }
+}
+
+fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .with_context(|| {
+            format!(
+                "cannot write {} to the standard output",
+                counted(bytes.len() as u64, "byte")
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        for (text, expected) in [
+            ("\u{1b}[31mred\u{1b}[0m", r"\u{1b}[31mred\u{1b}[0m"),
+            ("\u{1b}]0;title\u{7}", r"\u{1b}]0;title\u{7}"),
+            ("\u{9b}31m", r"\u{9b}31m"),
+            ("a\rb\u{8}\u{7f}\0", r"a\rb\u{8}\u{7f}\u{0}"),
+            ("\u{202e}gnp.exe\u{2066}", r"\u{202e}gnp.exe\u{2066}"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+    }
+
+    #[test]
+    fn text_stays_as_it_is() {
+        let text = "lines\n\tand tabs, Grüße, 蛋白質, 🧬";
+        assert!(matches!(shown(text), Cow::Borrowed(same) if same == text));
+    }
+}

@@ -634,6 +634,7 @@ fn where_the_system_gives_no_threads_there_is_an_error() {
     for arguments in [
         &["embed", text(&input), "-m", text(model), "-o", text(&out)][..],
         &["plot", text(&drawn), "-o", text(&picture)],
+        &["convert", text(&drawn), "-o", text(&out), "--format", "npz"],
     ] {
         let run = Command::new(common::executable())
             .args(arguments)

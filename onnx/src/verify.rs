@@ -59,12 +59,18 @@ pub fn blake3_of(file: &File, length: u64) -> io::Result<String> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = threads.min(MOST_THREADS).min(parts);
     let mut hashed: Vec<(usize, ChainingValue)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let done = workers.into_iter().map(|worker| {
+        // Where the system gives no more threads, there are fewer: this one works, too.
+        let workers: Vec<_> = (1..threads)
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let own: io::Result<Vec<_>> = work();
+        let others = workers.into_iter().map(|worker| {
             let done: io::Result<Vec<_>> = worker.join().expect("no part of it panics");
             done
         });
-        done.collect::<io::Result<Vec<_>>>()
+        std::iter::once(own)
+            .chain(others)
+            .collect::<io::Result<Vec<_>>>()
     })?
     .into_iter()
     .flatten()

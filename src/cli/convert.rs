@@ -11,6 +11,7 @@ use crate::atomic_file;
 use crate::folders;
 use crate::output::{self, Format, Layout, OutputPrecision};
 use crate::report::counted;
+use crate::threads;
 
 /// Convert files of embeddings from one format to another
 ///
@@ -44,6 +45,8 @@ pub struct ConvertArgs {
 /// # Errors
 /// When a file can't be read or written.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
+    // Large files are hashed on all cores.
+    threads::pool(threads::helpful(None))?;
     let plan = match plan(args) {
         Ok(plan) => plan,
         Err(error) => {

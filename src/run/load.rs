@@ -24,6 +24,7 @@ use crate::engine::session::{CpuEngine, Kernels, Load};
 use crate::engine::{Engine, EngineError, Reduce};
 use crate::models;
 use crate::settings::Precision;
+use crate::threads;
 
 /// ONNX Runtime, found and loaded when it is first needed.
 pub struct Runtime {
@@ -247,7 +248,7 @@ impl Loader<'_> {
         let weights = &program.weights;
         std::thread::scope(|scope| {
             mapped::note(weights.path());
-            let verifying = scope.spawn(|| weights.verify());
+            let verifying = threads::start(scope, || weights.verify())?;
             let loaded = self.loaded_on(program);
             let verified = verifying.join();
             verified.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

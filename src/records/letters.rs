@@ -193,9 +193,9 @@ impl Letters {
     /// Adds a piece of a line of a file. White space is dropped.
     pub(super) fn line(&mut self, piece: &[u8], line: u64, is_fasta: bool) -> Result<(), Refused> {
         let plain = piece.strip_suffix(b"\r").unwrap_or(piece);
-        // Without a branch, so that it is vectorised: nearly every line passes.
+        // Without a branch, so that it is vectorised: nearly every line passes. With a sign, what is not ASCII is below zero.
         let odd = plain.iter().fold(0, |odd, &byte| {
-            odd | u8::from(byte <= b' ') | u8::from(byte == b'>') | (byte & 0x80)
+            odd | u8::from(byte.cast_signed() <= 0x20) | u8::from(byte == b'>')
         });
         if odd == 0 && self.begun.is_empty() {
             self.append(plain);
@@ -218,8 +218,10 @@ impl Letters {
 
     /// Ends a line: no letter goes on in the next.
     pub(super) fn end_line(&mut self, line: u64) {
-        for byte in std::mem::take(&mut self.begun) {
-            self.push_other(Letter::Byte(byte), line);
+        if !self.begun.is_empty() {
+            for byte in std::mem::take(&mut self.begun) {
+                self.push_other(Letter::Byte(byte), line);
+            }
         }
     }
 

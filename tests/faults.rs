@@ -525,7 +525,9 @@ fn attention_that_is_no_number_is_told_in_every_pooling() {
                         } else {
                             own.next().into_iter().collect()
                         };
-                        hit.into_iter().for_each(|at| numbers[at] = odd);
+                        for at in hit {
+                            numbers[at] = odd;
+                        }
                     });
                     folders.push(folder);
                 }

@@ -717,7 +717,9 @@ impl Edit {
                     "layer.1.mlp.gated_layers.weight",
                 ];
                 if first.iter().any(|first| name.ends_with(first)) {
-                    numbers.iter_mut().for_each(|number| *number *= LARGE);
+                    for number in numbers {
+                        *number *= LARGE;
+                    }
                 }
             }
             Self::Token if name.ends_with("word_embeddings.weight") => {

@@ -289,6 +289,10 @@ impl<P: Positions> WithSimd for Head<'_, P> {
     type Output = ();
 
     #[inline(always)]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "keys and values are gathered and used at one place"
+    )]
     fn with_simd<S: Simd>(self, simd: S) {
         let Packed {
             qkv,

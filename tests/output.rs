@@ -276,6 +276,108 @@ fn bytes_do_not_depend_on_the_blocks() {
     }
 }
 
+/// Rows in blocks of at most so many vectors, a row in several where it has more.
+fn cut(rows: &Rows, most: usize) -> Vec<Rows> {
+    let hidden = rows.hidden;
+    let (mut blocks, mut at) = (Vec::new(), 0);
+    for (row, &vectors) in rows.vectors.iter().enumerate() {
+        let mut left = vectors;
+        loop {
+            let here = left.min(most);
+            left -= here;
+            let mut block = Rows::new(hidden);
+            if left + here == vectors {
+                block.ids.push(rows.ids[row].clone());
+                block.headers.push(rows.headers[row].clone());
+                block.lengths.push(rows.lengths[row]);
+                block.status.push(rows.status[row].clone());
+                block.vectors.push(vectors);
+            } else {
+                block.before = here;
+            }
+            block.after = left;
+            block.values = rows.values[at..at + here * hidden].to_vec();
+            at += here * hidden;
+            blocks.push(block);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    blocks
+}
+
+#[test]
+fn a_row_of_many_vectors_goes_in_and_comes_back_in_parts() {
+    let hidden = 512;
+    let mut rows = specimens(hidden);
+    // The second is larger than a row group of parquet.
+    rows.vectors = vec![3, 16_401, 0, 100];
+    let all: usize = rows.vectors.iter().sum();
+    rows.values = (0..all * hidden)
+        .map(|i| value(i / hidden, i % hidden))
+        .collect();
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |name: &str, blocks: &[Rows]| {
+            let path = folder.path().join(name).with_extension(format.extension());
+            std::fs::read(write(format, layout(&path, hidden, true), blocks)).unwrap()
+        };
+        let whole = bytes("whole", std::slice::from_ref(&rows));
+        assert!(whole == bytes("parts", &cut(&rows, 3000)), "{format}");
+        let path = folder
+            .path()
+            .join("parts")
+            .with_extension(format.extension());
+        python(
+            &format!(
+                "{LOAD}
+assert [len(r) for r in rows] == [3, 16401, 0, 100], [len(r) for r in rows]
+assert lengths.tolist() == [1, 2, 3, 4] and ids[1] == 'dup' and status[1] == 'windowed,replaced'
+assert (np.asarray(embeddings) == want(range(16504), {hidden})).all()"
+            ),
+            &path,
+        );
+        let mut back = Rows::new(hidden);
+        for block in output::open(&path).unwrap() {
+            let block = block.unwrap();
+            assert!(
+                block.values.len() * 4 <= 5 << 20,
+                "{format}: {}",
+                block.values.len()
+            );
+            back.append(block);
+        }
+        assert!(back == rows, "{format}");
+    }
+}
+
+#[test]
+fn parts_of_a_row_that_do_not_follow_each_other_are_refused() {
+    let mut rows = pooled(4, 0, 3);
+    rows.vectors = vec![2, 9, 1];
+    rows.values = vec![1.0; 12 * 4];
+    for format in Format::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(&file(&folder, format), 4, true);
+        let blocks = cut(&rows, 4);
+        write(format, layout.clone(), &blocks);
+        std::fs::remove_file(&layout.path).unwrap();
+        // Without one, with one twice, and without the end.
+        let orders: [&[usize]; 4] = [&[0, 1, 3, 4], &[0, 1, 2, 2, 3, 4], &[0, 2, 3], &[0, 1, 2]];
+        for order in orders {
+            let mut sink = output::create(format, layout.clone()).unwrap();
+            let written = order.iter().try_for_each(|&at| sink.write(&blocks[at]));
+            let refused = written.and_then(|()| sink.finish());
+            assert!(
+                matches!(refused, Err(OutputError::Inconsistent { .. })),
+                "{format} {order:?}"
+            );
+            assert!(!layout.path.exists());
+        }
+    }
+}
+
 #[test]
 fn one_long_header_does_not_widen_every_row_and_is_kept_whole() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use common::soak::{
     assert_same, closed_pipe, copy, end, flip, kill_once_saved, leftovers, modified, proteins,
-    wait_for,
+    signal, wait_for,
 };
 use common::{DONE, PARTLY, Place, assert_run, exported, seqembed, text};
 use seqembed::output::{self, Format};
@@ -790,4 +790,110 @@ fn nobody_listens() {
         .unwrap();
     assert_eq!(run.code(), Some(DONE));
     assert!(place.rows("a.parquet").is_some());
+}
+
+/// A file with a protein of so many leucines between two others: its windows are alike, so that it takes no time.
+fn leucines(length: usize) -> String {
+    let long = "L".repeat(length);
+    format!(">first one\nMKVLAAGIVG\n>long the long one\n{long}\n>last\nMKVLAAGIVGLL\n")
+}
+
+/// A manifest of one file in every format, with a vector for each residue.
+fn in_every_format(place: &Place, file: &str) -> String {
+    let mut manifest = format!("model: {}\npooling: none\nfiles:\n", text(exported("esm2")));
+    for format in output::Format::ALL {
+        let fasta = place.path(file);
+        writeln!(
+            manifest,
+            "  - {{sample: {format}, fasta: {}, format: {format}}}",
+            text(&fasta)
+        )
+        .unwrap();
+    }
+    manifest
+}
+
+#[test]
+fn a_long_record_takes_no_more_memory_than_a_short_one() {
+    const LENGTH: usize = 420_000;
+    let place = Place::new(&[
+        ("short.faa", leucines(5000).as_bytes()),
+        ("long.faa", leucines(LENGTH).as_bytes()),
+    ]);
+    let mut peaks = Vec::new();
+    for name in ["short", "long"] {
+        let manifest = place.path(&format!("{name}.yaml"));
+        fs::write(&manifest, in_every_format(&place, &format!("{name}.faa"))).unwrap();
+        let run = seqembed(&["run", text(&manifest), "-o", text(&place.path(name))]);
+        assert_run(&run, DONE, &[]);
+        let peak = &report(&place.path(name))["totals"]["peak_memory_bytes"];
+        peaks.push(peak.as_u64().unwrap());
+    }
+    // Its vectors alone are 80 MB.
+    let more = peaks[1].saturating_sub(peaks[0]);
+    assert!(more < 40 << 20, "{more} bytes more");
+    // A window's vectors are those of its tokens: begin and end are those of a shorter protein, in the middle is one of many
+    // that are alike.
+    for format in output::Format::ALL {
+        let path = |name: &str| place.path(name).join(format!("{format}.{format}"));
+        let (short, _) = output::read(&path("short")).unwrap();
+        let (long, _) = output::read(&path("long")).unwrap();
+        assert_eq!(long.ids, ["first", "long", "last"], "{format}");
+        assert_eq!(long.headers[1], "long the long one");
+        assert_eq!(long.status, ["ok", "windowed", "ok"]);
+        assert_eq!(long.vectors, [10, LENGTH, 12]);
+        let hidden = short.hidden;
+        let (front, back) = (1010 * hidden, 500 * hidden);
+        assert!(short.values[..front] == long.values[..front], "{format}");
+        let end = |values: &[f32]| values[values.len() - back..].to_vec();
+        assert!(end(&short.values) == end(&long.values), "{format}");
+        // The windows of the middle begin every 767 residues.
+        let at = |residue: usize| &long.values[(10 + residue) * hidden..][..767 * hidden];
+        for window in [1, 300, 500] {
+            assert!(at(2000) == at(2000 + 767 * window), "{format}: {window}");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_within_a_long_record_goes_on_within_it() {
+    let place = Place::new(&[("long.faa", leucines(400_000).as_bytes())]);
+    let command = |out: &str, options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seqembed"));
+        command
+            .args(["embed", text(&place.path("long.faa"))])
+            .args(["-m", text(exported("esm2")), "-o", text(&place.path(out))])
+            .args(["--pooling", "none", "--format", "npy", "--threads", "1"])
+            .args(options);
+        command
+    };
+    let run = command("fresh", &[]).output().unwrap();
+    assert_run(&run, DONE, &[]);
+    let expected = fs::read(place.path("fresh/long.npy")).unwrap();
+    for (name, stop) in [("stopped", Some("TERM")), ("killed", None)] {
+        let child = command(name, &[]).stderr(Stdio::piped()).spawn().unwrap();
+        let shards = place.path(name).join(".seqembed");
+        wait_for("a part that is saved", || {
+            let entries = fs::read_dir(&shards).into_iter().flatten().flatten();
+            let mut shards =
+                entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("rows-"));
+            shards.any(|entry| entry.metadata().is_ok_and(|about| about.len() > 9 << 20))
+        });
+        let asked = std::time::Instant::now();
+        signal(&child, stop.unwrap_or("KILL"));
+        let run = end(child);
+        if stop.is_some() {
+            assert_run(&run, 143, &["parts of long records"]);
+            assert!(asked.elapsed().as_secs() < 10, "{:?}", asked.elapsed());
+        }
+        assert!(!place.path(name).join("long.npy").exists());
+        let run = command(name, &["--resume"]).output().unwrap();
+        assert_run(&run, DONE, &[]);
+        let totals = report(&place.path(name))["totals"].clone();
+        assert!(totals["restored"].as_u64() >= Some(1), "{totals}");
+        let tokens = report(&place.path("fresh"))["totals"]["tokens"].as_u64();
+        assert!(totals["tokens"].as_u64() < tokens, "{totals}");
+        assert!(fs::read(place.path(name).join("long.npy")).unwrap() == expected);
+        assert_eq!(leftovers(&place.path(name)), Vec::<String>::new());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,20 @@ pub fn record_hash(header: &str, sequence: &[u8]) -> u64 {
     hasher.update(&(header.len() as u64).to_le_bytes());
     hasher.update(header.as_bytes());
     hasher.update(sequence);
+    let bytes = *hasher.finalize().as_bytes();
+    let [a, b, c, d, e, f, g, h, ..] = bytes;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Tells a part of a record from the others and from the record: its strand, and which of the strand's tokens it is of.
+#[must_use]
+pub fn part_hash(record: u64, is_reverse: bool, tokens: &Range<usize>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"part");
+    hasher.update(&[u8::from(is_reverse)]);
+    for number in [record, tokens.start as u64, tokens.end as u64] {
+        hasher.update(&number.to_le_bytes());
+    }
     let bytes = *hasher.finalize().as_bytes();
     let [a, b, c, d, e, f, g, h, ..] = bytes;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])

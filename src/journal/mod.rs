@@ -29,7 +29,7 @@ use rayon::prelude::*;
 use self::facts::{Facts, Input};
 use self::lock::Lock;
 use self::log::{Attempt, Done, Line};
-use self::rows::{Mark, Saved};
+use self::rows::{Mark, Place, Saved};
 use crate::atomic_file::{self, AtomicFile};
 use crate::digest;
 use crate::folders;
@@ -513,7 +513,7 @@ impl Journal {
         })
     }
 
-    /// Saves rows of a file that is not finished. They are durable after [`Self::sync`].
+    /// Saves rows of a file that is not finished. They are durable after [`Self::sync`]. Returns where their values stand.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -523,7 +523,7 @@ impl Journal {
         hidden: usize,
         marks: &[Mark],
         values: impl Iterator<Item = &'v [f32]>,
-    ) -> Result<(), JournalError> {
+    ) -> Result<Place, JournalError> {
         let attempt = if let Some(attempt) = ticket.attempt {
             attempt
         } else {
@@ -553,12 +553,12 @@ impl Journal {
             (path, writer)
         };
         // A shard that ends within a frame is not written to again.
-        writer
+        let offset = writer
             .frame(attempt, hidden, marks, values)
             .map_err(cannot("write", &path))?;
         self.live.entry(path.clone()).or_default().insert(attempt);
-        self.shard = Some((path, writer));
-        Ok(())
+        self.shard = Some((path.clone(), writer));
+        Ok(Place { path, offset })
     }
 
     /// Waits until all that was told is on the disk.

@@ -31,6 +31,44 @@ pub struct Mark {
     pub vectors: u32,
 }
 
+/// Where the values of a frame that was written begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The shard.
+    pub path: PathBuf,
+    /// Bytes before them.
+    pub offset: u64,
+}
+
+impl Place {
+    /// Appends so many values from there.
+    ///
+    /// # Errors
+    /// When the shard can't be read, with its path.
+    pub fn read(&self, count: usize, values: &mut Vec<f32>) -> Result<(), (PathBuf, io::Error)> {
+        File::open(&self.path)
+            .and_then(|file| read_values(&file, self.offset, count, values))
+            .map_err(|error| (self.path.clone(), error))
+    }
+}
+
+/// Appends so many values of a file.
+///
+/// # Errors
+/// When it can't be read.
+pub fn read_values(
+    file: &File,
+    offset: u64,
+    count: usize,
+    values: &mut Vec<f32>,
+) -> io::Result<()> {
+    let mut bytes = vec![0; 4 * count];
+    file.read_exact_at(&mut bytes, offset)?;
+    let (words, _) = bytes.as_chunks();
+    values.extend(words.iter().map(|&word| f32::from_le_bytes(word)));
+    Ok(())
+}
+
 /// What a frame's head and table tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -65,7 +103,8 @@ impl Writer {
         })
     }
 
-    /// Appends a frame of the marks' rows, whose values are handed on by `values` in the marks' order.
+    /// Appends a frame of the marks' rows, whose values are handed on by `values` in the marks' order. Returns where in
+    /// the shard these begin; they can be read from there at once.
     ///
     /// # Errors
     /// When the disk refuses, or the values are not as many as the marks say.
@@ -75,7 +114,7 @@ impl Writer {
         hidden: usize,
         marks: &[Mark],
         values: impl Iterator<Item = &'v [f32]>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let wrong = || io::Error::other("rows and values of a frame do not fit together");
         let vectors: u64 = marks.iter().map(|mark| u64::from(mark.vectors)).sum();
         let mut left = vectors * hidden as u64;
@@ -98,6 +137,7 @@ impl Writer {
         }
         hasher.update(&head);
         self.put(&head)?;
+        let start = self.bytes;
         let mut block = Vec::with_capacity(1 << 16);
         for values in values {
             for part in values.chunks(1 << 14) {
@@ -113,7 +153,9 @@ impl Writer {
         if left > 0 {
             return Err(wrong());
         }
-        self.put(&check(&hasher.finalize()))
+        self.put(&check(&hasher.finalize()))?;
+        self.file.flush()?;
+        Ok(start)
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -36,10 +36,10 @@ impl Blocks {
     pub fn into_reader(self) -> Reader {
         let layout = self.layout.clone();
         let rows = self.rows;
-        let mut state = Some((self, 0));
+        let mut state = Some((self, Place::default()));
         let blocks = std::iter::from_fn(move || {
-            let (blocks, row) = state.as_mut()?;
-            match blocks.block(row) {
+            let (blocks, place) = state.as_mut()?;
+            match blocks.block(place) {
                 Ok(Some(rows)) => Some(Ok(rows)),
                 Ok(None) => None,
                 Err(error) => {
@@ -57,8 +57,8 @@ impl Blocks {
         }
     }
 
-    fn block(&mut self, row: &mut u64) -> io::Result<Option<Rows>> {
-        if *row == self.rows {
+    fn block(&mut self, place: &mut Place) -> io::Result<Option<Rows>> {
+        if place.row == self.rows && place.left == 0 {
             if self.vectors > 0 {
                 return Err(invalid("it has vectors that belong to no record"));
             }
@@ -70,12 +70,12 @@ impl Blocks {
             per_token,
             ..
         } = self.layout;
+        let most = (BLOCK_BYTES / hidden.saturating_mul(4).max(1)).max(1);
         let mut rows = Rows::new(hidden);
-        let mut vectors = 0_usize;
-        while *row < self.rows
-            && hidden.saturating_mul(4 * vectors) < BLOCK_BYTES
-            && rows.len() < BLOCK_ROWS
-        {
+        rows.before = place.left.min(most);
+        place.left -= rows.before;
+        let mut vectors = rows.before;
+        while place.row < self.rows && vectors < most && rows.len() < BLOCK_ROWS {
             let record = (self.next)()?;
             if !per_token && record.vectors != 1 {
                 return Err(invalid("a pooled record must have one vector"));
@@ -90,9 +90,13 @@ impl Blocks {
             rows.lengths.push(record.length);
             rows.status.push(record.status);
             rows.vectors.push(count);
-            vectors = vectors.saturating_add(count).min(usize::MAX / 4);
-            *row += 1;
+            place.row += 1;
+            // The rest of a long row comes in the next blocks.
+            let here = count.min(most - vectors);
+            vectors += here;
+            place.left = count - here;
         }
+        rows.after = place.left;
         let want = vectors
             .checked_mul(hidden * precision.bytes())
             .ok_or_else(|| invalid("too many vectors"))?;
@@ -106,6 +110,15 @@ impl Blocks {
         rows.values = precision.values(&bytes);
         Ok(Some(rows))
     }
+}
+
+/// How far a file was read.
+#[derive(Default)]
+struct Place {
+    /// Records that were read.
+    row: u64,
+    /// Vectors of the last one that were not.
+    left: usize,
 }
 
 /// How many vectors each record has, from where each ends.

@@ -28,8 +28,8 @@ use rust_hdf5::format::messages::datatype::DatatypeMessage;
 use rust_hdf5::{H5Dataset, H5File, Hdf5Error, VarLenUnicode};
 
 use super::{
-    BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, WIDEST,
-    Written,
+    BLOCK_BYTES, Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished,
+    WIDEST, Written,
 };
 
 /// Bytes of a chunk of a pooled matrix.
@@ -53,6 +53,9 @@ pub(super) struct H5Sink {
     pending: Rows,
     names: Names,
     row: i64,
+    open: OpenRow,
+    /// The dataset of the row whose vectors are not all there, and how many are.
+    part: Option<(H5Dataset, usize)>,
 }
 
 /// The datasets of a pooled file.
@@ -87,6 +90,8 @@ impl H5Sink {
             pending: Rows::new(layout.hidden),
             names: Names::default(),
             row: 0,
+            open: OpenRow::default(),
+            part: None,
             layout,
         })
     }
@@ -121,33 +126,31 @@ impl H5Sink {
             }
             return Ok(());
         }
+        let hidden = rows.hidden;
+        if let Some((dataset, there)) = &mut self.part {
+            let values = &rows.values[..rows.before * hidden];
+            self.layout.write_vectors(dataset, *there, values)?;
+            *there += rows.before;
+        }
         let lengths = signed(&rows.lengths);
-        let mut at = 0;
+        let mut at = rows.before * hidden;
         for (row, &length) in lengths.iter().enumerate() {
-            let count = rows.vectors[row] * rows.hidden;
-            let values = &rows.values[at..at + count];
-            at += count;
+            let is_last = row + 1 == lengths.len();
+            let here = rows.vectors[row] - if is_last { rows.after } else { 0 };
+            let values = &rows.values[at..at + here * hidden];
+            at += values.len();
             let name = self.names.name(&rows.ids[row]);
-            let shape = [rows.vectors[row], rows.hidden];
+            let shape = [rows.vectors[row], hidden];
             let dataset = match self.layout.precision {
-                OutputPrecision::Fp32 => {
-                    let dataset = self.h5.new_dataset::<f32>().shape(shape).create(&name)?;
-                    if count > 0 {
-                        dataset.write_raw(values)?;
-                    }
-                    dataset
-                }
+                OutputPrecision::Fp32 => self.h5.new_dataset::<f32>().shape(shape).create(&name)?,
                 OutputPrecision::Fp16 => {
                     let builder = self.h5.new_dataset::<u16>().shape(shape);
-                    let dataset = builder
+                    builder
                         .datatype(DatatypeMessage::f16_type())
-                        .create(&name)?;
-                    if count > 0 {
-                        dataset.write_raw(&bits(values))?;
-                    }
-                    dataset
+                        .create(&name)?
                 }
             };
+            self.layout.write_vectors(&dataset, 0, values)?;
             for (name, text) in [
                 ("id", &rows.ids[row]),
                 ("header", &rows.headers[row]),
@@ -167,8 +170,26 @@ impl H5Sink {
                     .write_numeric(&number)?;
             }
             self.row += 1;
+            self.part = Some((dataset, here));
+        }
+        if rows.after == 0 {
+            self.part = None;
         }
         Ok(())
+    }
+}
+
+impl Layout {
+    /// Writes vectors of a record's dataset, from that number on.
+    fn write_vectors(&self, to: &H5Dataset, from: usize, values: &[f32]) -> Result<(), Hdf5Error> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let (starts, counts) = ([from, 0], [values.len() / self.hidden, self.hidden]);
+        match self.precision {
+            OutputPrecision::Fp32 => to.write_slice(&starts, &counts, values),
+            OutputPrecision::Fp16 => to.write_slice(&starts, &counts, &bits(values)),
+        }
     }
 }
 
@@ -211,20 +232,22 @@ impl Pooled {
 
 impl Sink for H5Sink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout)?;
+        rows.check(&self.layout, &mut self.open)?;
         self.append(rows).map_err(|e| writing(&self.layout.path, e))
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
         self.flush().map_err(|e| writing(&self.layout.path, e))?;
         let H5Sink {
             layout,
             h5,
             file,
             pooled,
+            part,
             ..
         } = *self;
-        drop(pooled);
+        drop((pooled, part));
         // The bytes are brought to the disk below, as those of every format.
         h5.close_no_sync().map_err(|e| writing(&layout.path, e))?;
         Ok(vec![file.finish()?])
@@ -423,6 +446,7 @@ fn open_pooled(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5
             lengths: columns.3.by_ref().take(count).map(length).collect(),
             vectors: vec![1; count],
             values,
+            ..Rows::default()
         });
         // The file stays open as long as its datasets are read.
         let _ = &h5;
@@ -494,32 +518,46 @@ fn open_per_token(
     let count = records.len() as u64;
     let (path, kind, hidden) = (layout.path.clone(), layout.precision, layout.hidden);
     let mut records = records.into_iter();
-    let read = move |rows: &mut Rows, name: &str| -> Result<(), Hdf5Error> {
+    let most = (BLOCK_BYTES / (4 * hidden).max(1)).max(1);
+    // The dataset that was read in part, and up to where.
+    let mut part: Option<(String, usize)> = None;
+    let read = move |rows: &mut Rows, name: &str, from: usize| -> Result<usize, Hdf5Error> {
         let dataset = h5.dataset(name)?;
-        let text = |key: &str| dataset.attr(key)?.read_string();
         let vectors = dataset.shape()[0];
-        let values = rows_of(&dataset, kind, 0, vectors, hidden)?;
-        rows.ids.push(text("id")?);
-        rows.headers.push(text("header")?);
-        rows.status.push(text("status")?);
-        let number = dataset.attr("length")?.read_numeric::<i64>()?;
-        rows.lengths.push(length(number));
-        rows.vectors.push(vectors);
+        let count = (vectors - from).min(most - rows.values.len() / hidden.max(1));
+        if from == 0 {
+            let text = |key: &str| dataset.attr(key)?.read_string();
+            rows.ids.push(text("id")?);
+            rows.headers.push(text("header")?);
+            rows.status.push(text("status")?);
+            let number = dataset.attr("length")?.read_numeric::<i64>()?;
+            rows.lengths.push(length(number));
+            rows.vectors.push(vectors);
+        } else {
+            rows.before = count;
+        }
+        let values = rows_of(&dataset, kind, from, count, hidden)?;
         rows.values.extend(values);
-        Ok(())
+        rows.after = vectors - from - count;
+        Ok(from + count)
     };
     let blocks = std::iter::from_fn(move || {
         let mut rows = Rows::new(hidden);
-        while 4 * rows.values.len() < BLOCK_BYTES
-            && let Some((_, name)) = records.next()
+        while rows.values.len() < most * hidden
+            && let Some((name, from)) = part.take().or_else(|| Some((records.next()?.1, 0)))
         {
-            if let Err(error) = read(&mut rows, &name) {
-                records = Vec::new().into_iter();
-                let what = format!("dataset {name:?}: {error}");
-                return Some(Err(OutputError::malformed(&path, what)));
+            match read(&mut rows, &name, from) {
+                Ok(end) if rows.after > 0 => part = Some((name, end)),
+                Ok(_) => {}
+                Err(error) => {
+                    records = Vec::new().into_iter();
+                    let what = format!("dataset {name:?}: {error}");
+                    return Some(Err(OutputError::malformed(&path, what)));
+                }
             }
         }
-        (!rows.is_empty()).then_some(Ok(rows))
+        let is_nothing = rows.is_empty() && rows.before == 0;
+        (!is_nothing).then_some(Ok(rows))
     });
     Ok(Reader {
         layout,

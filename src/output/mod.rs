@@ -31,6 +31,9 @@ use crate::digest::Digest;
 /// Row `i` has `vectors[i]` vectors of `hidden` values each in `values` (row after row): one for a pooled
 /// embedding, one for each residue for per-token output, and one vector of NaN (pooled) or none at all
 /// (per-token) for a record that was skipped.
+///
+/// A row of many vectors may come in parts: its block has the first of them and says with `after` how many follow, and
+/// the next blocks begin with these.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
     /// Width of a vector.
@@ -46,8 +49,12 @@ pub struct Rows {
     pub status: Vec<String>,
     /// How many vectors each row has.
     pub vectors: Vec<usize>,
-    /// The vectors, `sum(vectors) * hidden` values.
+    /// The vectors: `(before + sum(vectors) - after) * hidden` values, or `before * hidden` where there is no row.
     pub values: Vec<f32>,
+    /// How many vectors at the begin are of a row that an earlier block began.
+    pub before: usize,
+    /// How many vectors of the last row, or of that earlier one where this block has no row, later blocks begin with.
+    pub after: usize,
 }
 
 impl Rows {
@@ -80,6 +87,7 @@ impl Rows {
         self.status.append(&mut other.status);
         self.vectors.append(&mut other.vectors);
         self.values.append(&mut other.values);
+        self.after = other.after;
     }
 
     /// Appends one row of another block of the same width, whose vectors are `values`.
@@ -93,8 +101,8 @@ impl Rows {
     }
 
     /// Checks that the columns agree with each other and with the file they go to, so that a mistake
-    /// upstream becomes an error and never a shifted matrix.
-    fn check(&self, layout: &Layout) -> Result<(), OutputError> {
+    /// upstream becomes an error and never a shifted matrix. `open` is what earlier blocks left to come.
+    fn check(&self, layout: &Layout, open: &mut OpenRow) -> Result<(), OutputError> {
         let wrong = |what: String| OutputError::Inconsistent {
             path: layout.path.clone(),
             what,
@@ -124,38 +132,80 @@ impl Rows {
                 self.ids[row], self.vectors[row]
             )));
         }
-        let vectors: usize = self.vectors.iter().sum();
-        if vectors * self.hidden != self.values.len() {
+        let own = self.vectors.iter().sum::<usize>();
+        let vectors = if rows == 0 {
+            Some(self.before)
+        } else {
+            (self.before + own).checked_sub(self.after)
+        };
+        if vectors.map(|vectors| vectors * self.hidden) != Some(self.values.len()) {
             return Err(wrong(format!(
-                "{vectors} vectors of {} values, but {} values",
+                "{} vectors of {} values, but {} values",
+                self.before + own,
                 self.hidden,
                 self.values.len()
             )));
         }
+        let (left, is_last_whole) = match self.vectors.last() {
+            Some(&last) => (open.left, self.after <= last),
+            None => (open.left.wrapping_sub(self.after), true),
+        };
+        if self.before != left || !is_last_whole {
+            return Err(wrong(format!(
+                "{} vectors of {:?} follow, {} were left",
+                self.before, open.id, open.left
+            )));
+        }
         if layout.precision == OutputPrecision::Fp16 {
-            self.check_halves(layout)?;
+            self.check_halves(layout, &open.id)?;
+        }
+        open.left = self.after;
+        if let Some(id) = self.ids.last() {
+            open.id.clone_from(id);
         }
         Ok(())
     }
 
     /// Refuses what a 16-bit float can't hold: it would become infinite without a word.
-    fn check_halves(&self, layout: &Layout) -> Result<(), OutputError> {
+    fn check_halves(&self, layout: &Layout, open: &str) -> Result<(), OutputError> {
         /// The least that rounds to infinity; the largest 16-bit float is 65504.
         const TOO_LARGE: f32 = 65520.0;
         let wide = |value: &f32| value.is_finite() && value.abs() >= TOO_LARGE;
         let Some(at) = self.values.iter().position(wide) else {
             return Ok(());
         };
-        let mut vector = at / self.hidden.max(1);
+        let vector = at / self.hidden.max(1);
+        let mut end = self.before;
         let row = self.vectors.iter().position(|&vectors| {
-            let is_here = vector < vectors;
-            vector = vector.saturating_sub(vectors);
-            is_here
+            end += vectors;
+            vector < end
         });
+        let row = row.filter(|_| vector >= self.before);
         Err(OutputError::TooLarge {
             path: layout.path.clone(),
-            id: row.map(|row| self.ids[row].clone()).unwrap_or_default(),
+            id: row.map_or(open, |row| &self.ids[row]).to_owned(),
             value: self.values[at],
+        })
+    }
+}
+
+/// The row of a file that is written whose vectors are not all there.
+#[derive(Debug, Default)]
+struct OpenRow {
+    id: String,
+    /// How many are to come.
+    left: usize,
+}
+
+impl OpenRow {
+    /// Checks that none is to come.
+    fn check(&self, layout: &Layout) -> Result<(), OutputError> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        Err(OutputError::Inconsistent {
+            path: layout.path.clone(),
+            what: format!("{} vectors of {:?} did not come", self.left, self.id),
         })
     }
 }
@@ -347,7 +397,7 @@ impl fmt::Display for Format {
 
 /// A file being written.
 pub trait Sink: Send {
-    /// Appends rows. Memory stays bounded however many follow.
+    /// Appends rows. Memory stays bounded however many follow, and however many vectors a row has that comes in parts.
     ///
     /// # Errors
     /// When the disk refuses, or when the rows don't fit the file's layout: the error names the path.

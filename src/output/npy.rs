@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::blocks::{Blocks, Record, invalid, provenance, provenance_json};
 use super::table::Table;
 use super::{
-    Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, publish,
+    Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, publish,
 };
 use crate::report::counted;
 
@@ -26,6 +26,7 @@ const HEAD: usize = 128;
 /// Writes one npy file and what stands beside it.
 pub(super) struct NpySink {
     layout: Layout,
+    open: OpenRow,
     file: BufWriter<Unfinished>,
     table: Table,
 }
@@ -36,6 +37,7 @@ impl NpySink {
         file.write_all(&[0; HEAD])
             .map_err(|e| writing(&layout.path, e))?;
         Ok(NpySink {
+            open: OpenRow::default(),
             file,
             table: Table::new(&layout.path),
             layout,
@@ -45,7 +47,7 @@ impl NpySink {
 
 impl Sink for NpySink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout)?;
+        rows.check(&self.layout, &mut self.open)?;
         self.table
             .push(rows)
             .and_then(|()| self.layout.precision.write(&rows.values, &mut self.file))
@@ -53,10 +55,12 @@ impl Sink for NpySink {
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
         let NpySink {
             layout,
             mut file,
             table,
+            ..
         } = *self;
         let vectors = table.vectors;
         let tsv = table_path(&layout.path);

@@ -31,7 +31,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 use super::blocks::{Blocks, Record, counts, invalid, provenance, provenance_json};
 use super::npy::{self, Array};
 use super::table::{Columns, TEXTS, Table, read_u64, rewound, spool};
-use super::{Layout, OutputError, Reader, Rows, Sink, Unfinished, Written};
+use super::{Layout, OpenRow, OutputError, Reader, Rows, Sink, Unfinished, Written};
 
 /// Characters of a text array's element at most.
 const TEXT_WIDTH: usize = 1000;
@@ -39,6 +39,7 @@ const TEXT_WIDTH: usize = 1000;
 /// Writes one npz file.
 pub(super) struct NpzSink {
     layout: Layout,
+    open: OpenRow,
     file: Unfinished,
     /// The vectors, as in the file.
     values: BufWriter<SpooledTempFile>,
@@ -48,6 +49,7 @@ pub(super) struct NpzSink {
 impl NpzSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
         Ok(NpzSink {
+            open: OpenRow::default(),
             file: Unfinished::create(&layout.path)?,
             values: spool(&layout.path),
             table: Table::new(&layout.path),
@@ -66,6 +68,7 @@ impl NpzSink {
             file,
             values,
             table,
+            ..
         } = self;
         let mut values = rewound(values)?;
         let (rows, vectors, widths) = (table.rows, table.vectors, table.widths);
@@ -126,7 +129,7 @@ impl NpzSink {
 
 impl Sink for NpzSink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout)?;
+        rows.check(&self.layout, &mut self.open)?;
         self.spool(rows).map_err(|source| OutputError::Io {
             path: self.layout.path.clone(),
             source,
@@ -134,6 +137,7 @@ impl Sink for NpzSink {
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
         let path = self.layout.path.clone();
         let file = self
             .assemble()

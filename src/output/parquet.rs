@@ -4,8 +4,13 @@
 //! (`to_numpy()` gives the N x H matrix) and pandas as a column of arrays (`numpy.stack`). Per-token rows are
 //! a list of such fixed-size lists: one L x H array a record, an empty list for a skipped record. Provenance
 //! stands in the file's key-value metadata, each key after `seqembed.`, and so in pyarrow's schema metadata.
+//!
+//! The crate's writer holds all values of a row, and their levels, in memory, and lays them into one page. A row of
+//! [`GROUP_BYTES`] or more is therefore a row group of its own, whose vectors go page by page to an unnamed temporary
+//! file, and from there into the file.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,16 +24,26 @@ use arrow_array::{
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use half::f16;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::column::page::{CompressedPage, Page, PageReader as _, PageWriter as _};
+use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, RowGroupMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::{ColumnDescPtr, ColumnPath};
+
+use crate::atomic_file::folder_of;
 
 use super::{
-    BLOCK_BYTES, Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
+    BLOCK_BYTES, Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished,
+    Written,
 };
 
 /// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this large still
@@ -36,6 +51,10 @@ use super::{
 const GROUP_BYTES: usize = 32 << 20;
 /// Rows in a row group at most, for short vectors with long headers.
 const GROUP_ROWS: usize = 1 << 16;
+/// Bytes of vectors in a page of a long row.
+const PAGE_BYTES: usize = 1 << 20;
+/// Where the vectors stand among the columns.
+const EMBEDDINGS: usize = 4;
 /// What provenance keys begin with, beside the keys of other tools.
 const PREFIX: &str = "seqembed.";
 
@@ -43,7 +62,13 @@ const PREFIX: &str = "seqembed.";
 pub(super) struct ParquetSink {
     layout: Layout,
     schema: SchemaRef,
-    writer: ArrowWriter<Unfinished>,
+    writer: SerializedFileWriter<Unfinished>,
+    factory: ArrowRowGroupWriterFactory,
+    /// The row group that is being made.
+    group: Option<Vec<ArrowColumnWriter>>,
+    open: OpenRow,
+    /// The vectors of a row of a group of its own that are there.
+    long: Option<Long>,
     /// Rows that are not yet a record batch. Batches and row groups end where the rows say, not where the
     /// caller's blocks do, so that the file doesn't depend on those.
     pending: Rows,
@@ -74,59 +99,300 @@ impl ParquetSink {
                 .set_column_statistics_enabled(column, EnabledStatistics::Chunk);
         }
         let file = Unfinished::create(&layout.path)?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()))
-            .map_err(|e| writing(&layout.path, e))?;
+        let (writer, factory) =
+            ArrowWriter::try_new(file, schema.clone(), Some(properties.build()))
+                .and_then(ArrowWriter::into_serialized_writer)
+                .map_err(|e| writing(&layout.path, e))?;
         Ok(ParquetSink {
             pending: Rows::new(layout.hidden),
             layout,
             schema,
             writer,
+            factory,
+            group: None,
+            open: OpenRow::default(),
+            long: None,
             group_bytes: 0,
             group_rows: 0,
         })
     }
 
     fn write_pending(&mut self) -> Result<(), OutputError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         let rows = std::mem::replace(&mut self.pending, Rows::new(self.layout.hidden));
         let batch = batch(&self.layout, &self.schema, rows)?;
-        self.writer
-            .write(&batch)
+        self.encode(&batch)
             .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    /// Appends rows to the row group that is being made.
+    fn encode(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        let columns = match &mut self.group {
+            Some(columns) => columns,
+            none => {
+                let index = self.writer.flushed_row_groups().len();
+                none.insert(self.factory.create_column_writers(index)?)
+            }
+        };
+        let mut columns = columns.iter_mut();
+        for (field, array) in self.schema.fields().iter().zip(batch.columns()) {
+            for leaf in compute_leaves(field, array)? {
+                columns
+                    .next()
+                    .expect("a column for each leaf")
+                    .write(&leaf)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the row group that is being made.
+    fn end_group(&mut self) -> Result<(), OutputError> {
+        self.write_pending()?;
+        (self.group_bytes, self.group_rows) = (0, 0);
+        let Some(columns) = self.group.take() else {
+            return Ok(());
+        };
+        let end = || {
+            let mut group = self.writer.next_row_group()?;
+            for column in columns {
+                column.close()?.append_to_row_group(&mut group)?;
+            }
+            group.close().map(drop)
+        };
+        end().map_err(|e| writing(&self.layout.path, e))
+    }
+
+    /// Appends vectors of the row that is a group of its own, and ends the group with its last one.
+    fn append_long(&mut self, values: &[f32], is_last: bool) -> Result<(), OutputError> {
+        let path = self.layout.path.clone();
+        let mut append = || {
+            let long = self.long.as_mut().expect("it was begun");
+            long.append(values)?;
+            if !is_last {
+                return Ok(());
+            }
+            let long = self.long.take().expect("it was there");
+            let mut head = long.head.clone();
+            // Of a row without vectors: those of this one stand elsewhere.
+            head.vectors = vec![0];
+            let batch = batch(&self.layout, &self.schema, head)
+                .map_err(|e| ParquetError::External(Box::new(io::Error::other(e))))?;
+            self.encode(&batch)?;
+            let mut columns = self.group.take().into_iter().flatten();
+            let mut group = self.writer.next_row_group()?;
+            for column in columns.by_ref().take(EMBEDDINGS) {
+                let mut column = column.close()?;
+                // Where the pages of this group stand is told of all columns or of none.
+                let about = column.close_mut();
+                (about.offset_index, about.column_index) = (None, None);
+                column.append_to_row_group(&mut group)?;
+            }
+            let (file, about) = long.end()?;
+            group.append_column(&file, about)?;
+            group.close().map(drop)
+        };
+        append().map_err(|e| writing(&path, e))
     }
 }
 
 impl Sink for ParquetSink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout)?;
-        let mut at = 0;
-        for row in 0..rows.len() {
-            let values = rows.vectors[row] * rows.hidden;
-            self.pending.push(rows, row, &rows.values[at..at + values]);
-            at += values;
-            self.group_bytes += values * self.layout.precision.bytes() + rows.headers[row].len();
-            self.group_rows += 1;
-            let group = self.group_bytes >= GROUP_BYTES || self.group_rows >= GROUP_ROWS;
-            if group || self.pending.values.len() * size_of::<f32>() >= BLOCK_BYTES {
-                self.write_pending()?;
+        rows.check(&self.layout, &mut self.open)?;
+        let hidden = rows.hidden;
+        let mut at = rows.before * hidden;
+        let is_open = rows.is_empty() && rows.after > 0;
+        if self.long.is_some() {
+            self.append_long(&rows.values[..at], !is_open)?;
+        } else if rows.before > 0 {
+            self.pending.values.extend_from_slice(&rows.values[..at]);
+            if !is_open {
+                self.end_row()?;
             }
-            if group {
-                self.writer
-                    .flush()
-                    .map_err(|e| writing(&self.layout.path, e))?;
-                (self.group_bytes, self.group_rows) = (0, 0);
+        }
+        for row in 0..rows.len() {
+            let is_open = row + 1 == rows.len() && rows.after > 0;
+            let here = rows.vectors[row] - if is_open { rows.after } else { 0 };
+            let values = &rows.values[at..at + here * hidden];
+            at += values.len();
+            if rows.vectors[row] * hidden * self.layout.precision.bytes() >= GROUP_BYTES
+                && self.layout.per_token
+            {
+                self.end_group()?;
+                let mut head = Rows::new(hidden);
+                head.push(rows, row, &[]);
+                self.long = Some(Long::new(&self.layout, &self.writer, head)?);
+                self.append_long(values, !is_open)?;
+                continue;
+            }
+            self.pending.push(rows, row, values);
+            if !is_open {
+                self.end_row()?;
             }
         }
         Ok(())
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
-        if !self.pending.is_empty() {
-            self.write_pending()?;
-        }
+        self.open.check(&self.layout)?;
+        self.end_group()?;
         let path = self.layout.path;
         let file = self.writer.into_inner().map_err(|e| writing(&path, e))?;
         Ok(vec![file.finish()?])
     }
+}
+
+impl ParquetSink {
+    /// Ends batch and row group where they are large enough, once a row is whole.
+    fn end_row(&mut self) -> Result<(), OutputError> {
+        let last = self.pending.len() - 1;
+        let values = self.pending.vectors[last] * self.layout.hidden;
+        self.group_bytes +=
+            values * self.layout.precision.bytes() + self.pending.headers[last].len();
+        self.group_rows += 1;
+        if self.group_bytes >= GROUP_BYTES || self.group_rows >= GROUP_ROWS {
+            return self.end_group();
+        }
+        if self.pending.values.len() * size_of::<f32>() >= BLOCK_BYTES {
+            return self.write_pending();
+        }
+        Ok(())
+    }
+}
+
+/// The vectors of a row that is a row group of its own, as the pages of their column.
+struct Long {
+    /// The row, without its vectors.
+    head: Rows,
+    hidden: usize,
+    precision: OutputPrecision,
+    column: ColumnDescPtr,
+    file: TrackedWrite<File>,
+    /// Vectors of the page that is being made.
+    page: Vec<f32>,
+    /// Values so far, and bytes of their pages.
+    values: usize,
+    bytes: u64,
+}
+
+impl Long {
+    fn new(
+        layout: &Layout,
+        writer: &SerializedFileWriter<Unfinished>,
+        head: Rows,
+    ) -> Result<Self, OutputError> {
+        let file =
+            tempfile::tempfile_in(folder_of(&layout.path)).map_err(|source| OutputError::Io {
+                path: layout.path.clone(),
+                source,
+            })?;
+        Ok(Self {
+            head,
+            hidden: layout.hidden,
+            precision: layout.precision,
+            column: writer.schema_descr().column(EMBEDDINGS),
+            file: TrackedWrite::new(file),
+            page: Vec::new(),
+            values: 0,
+            bytes: 0,
+        })
+    }
+
+    fn append(&mut self, mut values: &[f32]) -> Result<(), ParquetError> {
+        let vectors = (PAGE_BYTES / (self.hidden * self.precision.bytes())).max(1);
+        while !values.is_empty() {
+            let room = vectors * self.hidden - self.page.len();
+            let (now, later) = values.split_at(room.min(values.len()));
+            self.page.extend_from_slice(now);
+            values = later;
+            if self.page.len() == vectors * self.hidden {
+                self.write_page()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A page: levels as runs, then the values as they are. The first value of a row has repetition level 0, that of
+    /// another vector 1, every other 2; none is missing, which is definition level 2.
+    fn write_page(&mut self) -> Result<(), ParquetError> {
+        let page = std::mem::take(&mut self.page);
+        let mut bytes = Vec::with_capacity(page.len() * self.precision.bytes() + (64 << 10));
+        levels(&mut bytes, |bytes| {
+            for vector in 0..page.len() / self.hidden {
+                run(bytes, u8::from(vector > 0 || self.values > 0), 1);
+                run(bytes, 2, self.hidden - 1);
+            }
+        });
+        levels(&mut bytes, |bytes| run(bytes, 2, page.len()));
+        self.precision.write(&page, &mut bytes)?;
+        let size = bytes.len();
+        let page_of = Page::DataPage {
+            buf: bytes.into(),
+            num_values: u32::try_from(page.len()).expect("a page is small"),
+            encoding: Encoding::PLAIN,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        let mut writer = SerializedPageWriter::new(&mut self.file);
+        let written = writer.write_page(CompressedPage::new(page_of, size))?;
+        self.bytes += written.bytes_written;
+        self.values += page.len();
+        self.page = page;
+        self.page.clear();
+        Ok(())
+    }
+
+    /// The file of all pages, and what the row group says of them.
+    fn end(mut self) -> Result<(File, ColumnCloseResult), ParquetError> {
+        if !self.page.is_empty() {
+            self.write_page()?;
+        }
+        let signed =
+            |number: u64| i64::try_from(number).map_err(|e| ParquetError::External(Box::new(e)));
+        let bytes = signed(self.bytes)?;
+        let metadata = ColumnChunkMetaData::builder(self.column)
+            .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
+            .set_compression(Compression::UNCOMPRESSED)
+            .set_num_values(signed(self.values as u64)?)
+            .set_total_compressed_size(bytes)
+            .set_total_uncompressed_size(bytes)
+            .set_data_page_offset(0)
+            .build()?;
+        let about = ColumnCloseResult {
+            bytes_written: self.bytes,
+            rows_written: 1,
+            metadata,
+            bloom_filter: None,
+            column_index: None,
+            offset_index: None,
+        };
+        Ok((self.file.into_inner()?, about))
+    }
+}
+
+/// Levels, after their count of bytes.
+fn levels(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend([0; 4]);
+    write(bytes);
+    let count = u32::try_from(bytes.len() - start - 4).expect("a page is small");
+    bytes[start..start + 4].copy_from_slice(&count.to_le_bytes());
+}
+
+/// So many times the same level, as parquet's run-length encoding has it: twice the count in 7 bits a byte, and the level.
+fn run(bytes: &mut Vec<u8>, level: u8, count: usize) {
+    if count == 0 {
+        return;
+    }
+    let mut left = 2 * count;
+    while left >= 0x80 {
+        bytes.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.extend([left as u8, level]);
 }
 
 fn prefixed(layout: &Layout) -> impl Iterator<Item = (String, String)> {
@@ -241,8 +507,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         source,
     })?;
     let malformed = |what: &dyn std::fmt::Display| OutputError::malformed(path, what);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| malformed(&e))?;
-    let schema = builder.schema().clone();
+    let about = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+        .map_err(|e| malformed(&e))?;
+    let schema = about.schema().clone();
     let column = |name: &str| {
         schema
             .field_with_name(name)
@@ -281,7 +548,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             "column \"embeddings\" is {embeddings}, not fixed-size lists of float32 or float16"
         )));
     };
-    let metadata = builder.metadata().file_metadata();
+    let metadata = about.metadata().file_metadata();
     let provenance = metadata
         .key_value_metadata()
         .into_iter()
@@ -299,17 +566,15 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         provenance,
     };
     let rows = u64::try_from(metadata.num_rows()).unwrap_or_default();
-    // A per-token row is taken to have some 256 residues: the block is a matter of memory, not of truth.
-    let row_bytes = hidden * size_of::<f32>() * if per_token { 256 } else { 1 };
-    let batches = builder
-        .with_batch_size((BLOCK_BYTES / row_bytes.max(1)).clamp(1, 8192))
-        .build()
-        .map_err(|e| malformed(&e))?;
-    let path = path.to_owned();
-    let blocks = batches.map(move |batch| {
-        batch
-            .map_err(|e| OutputError::malformed(&path, e))
-            .map(|batch| block(&batch, hidden, per_token))
+    let source = Groups {
+        file: Arc::new(file),
+        about,
+        layout: layout.clone(),
+    };
+    let blocks = source.steps().into_iter().flat_map(move |step| {
+        source
+            .blocks(step)
+            .unwrap_or_else(|e| Box::new(std::iter::once(Err(malformed_at(&source.layout, &e)))))
     });
     Ok(Reader {
         layout,
@@ -318,8 +583,210 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     })
 }
 
-/// A record batch, whose column types [`open`] has checked, as rows.
-fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
+fn malformed_at(layout: &Layout, what: &dyn std::fmt::Display) -> OutputError {
+    OutputError::malformed(&layout.path, what)
+}
+
+/// Row groups that are read.
+struct Groups {
+    file: Arc<File>,
+    about: ArrowReaderMetadata,
+    layout: Layout,
+}
+
+/// Row groups that are read at once.
+enum Step {
+    /// By batches of rows.
+    Rows(Vec<usize>),
+    /// One long row, by its pages.
+    Pages(usize),
+}
+
+type RowBlocks = Box<dyn Iterator<Item = Result<Rows, OutputError>> + Send>;
+
+impl Groups {
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (index, group) in self.about.metadata().row_groups().iter().enumerate() {
+            if self.layout.per_token && self.is_long(group) {
+                steps.push(Step::Pages(index));
+            } else if let Some(Step::Rows(indices)) = steps.last_mut() {
+                indices.push(index);
+            } else {
+                steps.push(Step::Rows(vec![index]));
+            }
+        }
+        steps
+    }
+
+    /// Whether a row group is one long row whose pages hold the values as they are, as seqembed writes it.
+    fn is_long(&self, group: &RowGroupMetaData) -> bool {
+        let Some(column) = embeddings(group) else {
+            return false;
+        };
+        let is_plain = column
+            .encodings()
+            .all(|encoding| matches!(encoding, Encoding::PLAIN | Encoding::RLE))
+            && column.compression() == Compression::UNCOMPRESSED
+            && column.dictionary_page_offset().is_none();
+        let values = u64::try_from(column.num_values()).unwrap_or_default();
+        is_plain
+            && group.num_rows() == 1
+            && values.saturating_mul(self.layout.precision.bytes() as u64) >= GROUP_BYTES as u64
+            && values.is_multiple_of(self.layout.hidden.max(1) as u64)
+    }
+
+    fn blocks(&self, step: Step) -> Result<RowBlocks, ParquetError> {
+        let Layout {
+            hidden, per_token, ..
+        } = self.layout;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.file.try_clone()?,
+            self.about.clone(),
+        );
+        let layout = self.layout.clone();
+        match step {
+            Step::Rows(groups) => {
+                // A per-token row is taken to have some 256 residues: the block is a matter of memory, not of truth.
+                let row_bytes = hidden * size_of::<f32>() * if per_token { 256 } else { 1 };
+                let batches = builder
+                    .with_row_groups(groups)
+                    .with_batch_size((BLOCK_BYTES / row_bytes.max(1)).clamp(1, 8192))
+                    .build()?;
+                Ok(Box::new(batches.map(move |batch| {
+                    batch
+                        .map_err(|e| malformed_at(&layout, &e))
+                        .map(|batch| block(&batch, hidden, per_token))
+                })))
+            }
+            Step::Pages(index) => {
+                let texts = ["ids", "headers", "lengths", "status"];
+                let mask = ProjectionMask::columns(builder.parquet_schema(), texts);
+                let mut batches = builder
+                    .with_row_groups(vec![index])
+                    .with_projection(mask)
+                    .build()?;
+                let batch = batches
+                    .next()
+                    .ok_or_else(|| ParquetError::General("a row group without its row".into()))??;
+                let group = self.about.metadata().row_group(index);
+                let column = embeddings(group)
+                    .ok_or_else(|| ParquetError::General("no embeddings".into()))?;
+                let values = usize::try_from(column.num_values())
+                    .map_err(|e| ParquetError::External(Box::new(e)))?;
+                let pages = SerializedPageReader::new(Arc::clone(&self.file), column, 1, None)?;
+                let mut long = LongRow {
+                    head: Some(head(&batch, hidden)),
+                    left: values / hidden,
+                    rest: Vec::new(),
+                    pages,
+                    precision: layout.precision,
+                };
+                Ok(Box::new(std::iter::from_fn(move || {
+                    let next = long.next(hidden).transpose()?;
+                    if next.is_err() {
+                        // Nothing follows an error.
+                        (long.left, long.head) = (0, None);
+                    }
+                    Some(next.map_err(|e| malformed_at(&layout, &e)))
+                })))
+            }
+        }
+    }
+}
+
+/// The column of the vectors.
+fn embeddings(group: &RowGroupMetaData) -> Option<&ColumnChunkMetaData> {
+    group.columns().iter().find(|column| {
+        column
+            .column_path()
+            .parts()
+            .first()
+            .is_some_and(|name| name == "embeddings")
+    })
+}
+
+/// A long row that is read page by page.
+struct LongRow {
+    /// The row without its vectors, until the first of them.
+    head: Option<Rows>,
+    /// Vectors to come.
+    left: usize,
+    /// Values of a vector that a page cuts.
+    rest: Vec<f32>,
+    pages: SerializedPageReader<File>,
+    precision: OutputPrecision,
+}
+
+impl LongRow {
+    fn next(&mut self, hidden: usize) -> Result<Option<Rows>, ParquetError> {
+        let wrong = |what: &str| ParquetError::General(what.to_owned());
+        while self.left > 0 {
+            let page = self
+                .pages
+                .get_next_page()?
+                .ok_or_else(|| wrong("a row ends before its last vector"))?;
+            let mut values = std::mem::take(&mut self.rest);
+            let bytes = page.buffer();
+            values.extend(
+                self.precision
+                    .values(bytes.get(levels_end(&page)..).unwrap_or_default()),
+            );
+            self.rest = values.split_off(values.len() / hidden * hidden);
+            let count = values.len() / hidden;
+            if count == 0 {
+                continue;
+            }
+            let left = self
+                .left
+                .checked_sub(count)
+                .ok_or_else(|| wrong("a row has more vectors than were told"))?;
+            let rows = match self.head.take() {
+                Some(mut rows) => {
+                    rows.vectors = vec![self.left];
+                    rows
+                }
+                None => Rows {
+                    before: count,
+                    ..Rows::new(hidden)
+                },
+            };
+            self.left = left;
+            return Ok(Some(Rows {
+                values,
+                after: left,
+                ..rows
+            }));
+        }
+        Ok(None)
+    }
+}
+
+/// Where in a page the values begin, behind both kinds of levels.
+fn levels_end(page: &Page) -> usize {
+    match page {
+        Page::DataPage { buf, .. } => {
+            let behind = |start: usize| {
+                let count = buf
+                    .get(start..start + 4)
+                    .and_then(|bytes| bytes.first_chunk());
+                count.map_or(buf.len(), |count| {
+                    start.saturating_add(4 + u32::from_le_bytes(*count) as usize)
+                })
+            };
+            behind(behind(0))
+        }
+        Page::DataPageV2 {
+            def_levels_byte_len,
+            rep_levels_byte_len,
+            ..
+        } => *def_levels_byte_len as usize + *rep_levels_byte_len as usize,
+        Page::DictionaryPage { buf, .. } => buf.len(),
+    }
+}
+
+/// The columns beside the vectors, whose types [`open`] has checked, as rows without vectors.
+fn head(batch: &RecordBatch, hidden: usize) -> Rows {
     let column = |name: &str| batch.column_by_name(name).expect("open() looked for it");
     let text = |name: &str| -> Vec<String> {
         let strings = column(name).as_string::<i32>();
@@ -329,7 +796,25 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
             .collect()
     };
     let lengths = column("lengths").as_primitive::<Int64Type>();
-    let embeddings = column("embeddings");
+    Rows {
+        hidden,
+        ids: text("ids"),
+        headers: text("headers"),
+        lengths: lengths
+            .values()
+            .iter()
+            .map(|&n| u64::try_from(n).unwrap_or_default())
+            .collect(),
+        status: text("status"),
+        ..Rows::default()
+    }
+}
+
+/// A record batch, whose column types [`open`] has checked, as rows.
+fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
+    let embeddings = batch
+        .column_by_name("embeddings")
+        .expect("open() looked for it");
     let (vectors, fixed) = if per_token {
         let list = embeddings.as_list::<i32>();
         let offsets = list.offsets();
@@ -349,16 +834,8 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
         halves.iter().map(|&half| half.into()).collect()
     };
     Rows {
-        hidden,
-        ids: text("ids"),
-        headers: text("headers"),
-        lengths: lengths
-            .values()
-            .iter()
-            .map(|&n| u64::try_from(n).unwrap_or_default())
-            .collect(),
-        status: text("status"),
         vectors,
         values,
+        ..head(batch, hidden)
     }
 }

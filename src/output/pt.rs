@@ -28,7 +28,8 @@ use super::blocks::{Blocks, Record, counts, invalid};
 use super::pickle::{Kind, Pickler};
 use super::table::{Columns, TEXTS, Table};
 use super::{
-    Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, virnucpro,
+    Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
+    virnucpro,
 };
 use crate::report::counted;
 
@@ -78,6 +79,7 @@ impl Archive {
 /// Writes one pt file.
 pub(super) struct PtSink {
     layout: Layout,
+    open: OpenRow,
     archive: Archive,
     table: Table,
 }
@@ -89,6 +91,7 @@ impl PtSink {
             .begin("data/0", true)
             .map_err(|e| writing(&layout.path, e))?;
         Ok(PtSink {
+            open: OpenRow::default(),
             archive,
             table: Table::new(&layout.path),
             layout,
@@ -143,7 +146,7 @@ impl PtSink {
 
 impl Sink for PtSink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout)?;
+        rows.check(&self.layout, &mut self.open)?;
         let precision = self.layout.precision;
         self.table
             .push(rows)
@@ -152,6 +155,7 @@ impl Sink for PtSink {
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
         let path = self.layout.path.clone();
         let table = std::mem::replace(&mut self.table, Table::new(&path));
         let (rows, vectors) = (table.rows, table.vectors);

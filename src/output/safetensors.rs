@@ -19,7 +19,9 @@ use serde_json::{Map, Value, json};
 
 use super::blocks::{Blocks, Record, counts, invalid};
 use super::table::{TEXTS, Table, read_u64};
-use super::{Layout, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written};
+use super::{
+    Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
+};
 
 /// The largest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -27,6 +29,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Writes one safetensors file.
 pub(super) struct SafetensorsSink {
     layout: Layout,
+    open: OpenRow,
     file: BufWriter<Unfinished>,
     /// Bytes of the header.
     header: usize,
@@ -46,6 +49,7 @@ impl SafetensorsSink {
         file.write_all(&vec![b' '; 8 + header])
             .map_err(|e| writing(&layout.path, e))?;
         Ok(SafetensorsSink {
+            open: OpenRow::default(),
             file,
             header,
             table: Table::new(&layout.path),
@@ -59,6 +63,7 @@ impl SafetensorsSink {
             mut file,
             header: room,
             table,
+            ..
         } = self;
         let width = layout.hidden as u64 * layout.precision.bytes() as u64;
         let matrix = table.vectors.saturating_mul(width);
@@ -99,7 +104,7 @@ impl SafetensorsSink {
 
 impl Sink for SafetensorsSink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout)?;
+        rows.check(&self.layout, &mut self.open)?;
         self.table
             .push(rows)
             .and_then(|()| self.layout.precision.write(&rows.values, &mut self.file))
@@ -107,6 +112,7 @@ impl Sink for SafetensorsSink {
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
         let path = self.layout.path.clone();
         let file = self.complete().map_err(|e| writing(&path, e))?;
         Ok(vec![file.finish()?])

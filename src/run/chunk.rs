@@ -2,6 +2,7 @@
 //! grouped into batches. Sequences of different files share batches; rows leave in input order.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::repeats::Origin;
 use crate::batch::Window;
@@ -42,10 +43,28 @@ pub struct Item {
     pub reverse: Range<usize>,
     /// Its index in its file.
     pub index: u64,
-    /// Tells it from other records.
+    /// Tells it from other records, or a part from other parts.
     pub hash: u64,
     /// Its row, when an earlier run saved it; then it has no windows.
     pub saved: Option<Spot>,
+    /// Which part of a long record it is; none when it is a whole one.
+    pub part: Option<Part>,
+}
+
+/// Consecutive windows of a record that has too many to be in memory at once. Its parts follow each other, in this chunk
+/// and the next ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Whether it is the record's first that is still to be done.
+    pub is_first: bool,
+    /// Whether it is the record's last. It alone has the header.
+    pub is_last: bool,
+    /// Whether it is of the reverse complement.
+    pub is_reverse: bool,
+    /// Tokens that its strand's windows stand for, up to its end.
+    pub weight: usize,
+    /// Vectors of the whole record, where each token has one.
+    pub vectors: usize,
 }
 
 impl Item {
@@ -163,7 +182,7 @@ pub struct Chunk {
     /// Windows of all records.
     pub segments: Vec<Segment>,
     /// Tokens of all records, without special ones.
-    pub encoded: Vec<Encoded>,
+    pub encoded: Vec<Arc<Encoded>>,
     /// Segments of each batch.
     pub batches: Vec<Vec<usize>>,
     /// Compressed bytes of input that were read up to here.

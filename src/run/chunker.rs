@@ -1,5 +1,6 @@
 //! Input files -> chunks: records read in order, tokenised on all cores, cut into windows and grouped into batches.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::chunk::{Chunk, Entry, Item, Replaced, Segment, Status, Task};
+use super::chunk::{Chunk, Entry, Item, Part, Replaced, Segment, Status, Task};
 use super::repeats::{Origin, Repeats};
-use crate::batch;
+use crate::batch::{self, Window};
 use crate::engine::Reduce;
-use crate::journal::facts::{Input, InputHash, record_hash};
-use crate::journal::rows::Saved;
+use crate::journal::facts::{Input, InputHash, part_hash, record_hash};
+use crate::journal::rows::{Saved, Spot};
 use crate::records::{self, Reader, Record};
 use crate::report::{counted, was};
 use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
@@ -29,7 +30,31 @@ pub struct Limits {
     pub batch_tokens: usize,
     /// Whether the engine pads the sequences of a batch to one length.
     pub padded: bool,
+    /// How long records are cut into parts.
+    pub part_tokens: PartTokens,
 }
+
+/// Tokens of a part of a long record, about. Nothing else decides where a record is cut, so a part that was saved is found
+/// again whatever the devices and batches are.
+#[derive(Debug, Clone, Copy)]
+pub struct PartTokens {
+    /// Where the record is pooled.
+    pub pooled: usize,
+    /// Where each token has a vector.
+    pub each: usize,
+}
+
+impl PartTokens {
+    fn of(self, pooling: Pooling) -> usize {
+        match pooling {
+            Pooling::None => self.each,
+            _ => self.pooled,
+        }
+    }
+}
+
+/// A record of more than so many parts is a long one: fewer are no burden as a whole.
+const LONG_PARTS: usize = 8;
 
 /// Records of a chunk, even if all of them are empty.
 const CHUNK_RECORDS: usize = 65_536;
@@ -48,6 +73,8 @@ pub struct Chunker<'a> {
     /// The index of the next record in its file.
     index: u64,
     open: Option<Open>,
+    /// What of a long record is in no chunk yet. Nothing is read before it is.
+    rest: Option<Rest>,
     forbidden: bool,
     number: u64,
     bytes: Arc<AtomicU64>,
@@ -70,6 +97,7 @@ impl<'a> Chunker<'a> {
             task: 0,
             index: 0,
             open: None,
+            rest: None,
             forbidden: false,
             number: 0,
             bytes: Arc::default(),
@@ -100,7 +128,7 @@ impl<'a> Chunker<'a> {
 
     /// Whether every file was read to its end.
     pub fn is_done(&self) -> bool {
-        self.task == self.tasks.len()
+        self.task == self.tasks.len() && self.rest.is_none()
     }
 
     /// The next chunk, or `None` after the last.
@@ -109,24 +137,60 @@ impl<'a> Chunker<'a> {
             return None;
         }
         let started = Instant::now();
+        let mut chunk = Chunk {
+            number: self.number,
+            entries: Vec::new(),
+            segments: Vec::new(),
+            encoded: Vec::new(),
+            batches: Vec::new(),
+            bytes: 0,
+        };
+        if let Some(repeats) = &mut self.repeats {
+            repeats.begin_chunk();
+        }
+        self.go_on(&mut chunk);
+        self.tokenizing += started.elapsed();
+
+        let started = Instant::now();
         let mut raw = Vec::new();
-        let mut letters = 0;
-        let mut records = 0;
-        while !self.is_done() && letters < self.limits.chunk_tokens && records < CHUNK_RECORDS {
+        let mut letters = tokens(&chunk);
+        let mut records = chunk.entries.len();
+        while !self.is_done()
+            && self.rest.is_none()
+            && letters < self.limits.chunk_tokens
+            && records < CHUNK_RECORDS
+        {
             let entry = self.read();
-            if let Raw::Record(_, _, record) = &entry {
+            let mut may_be_long = false;
+            if let Raw::Record(task, _, record) = &entry {
                 letters += record.sequence.len() + 2;
                 records += 1;
+                // There are not more tokens than letters and the two special ones. What follows a long record comes after
+                // its parts.
+                may_be_long = self.is_long(*task, record.sequence.len() + 2);
             }
             raw.push(entry);
+            if may_be_long {
+                break;
+            }
         }
         self.reading += started.elapsed();
 
         let started = Instant::now();
-        let chunk = self.assemble(raw);
+        self.assemble(raw, &mut chunk);
+        chunk.bytes = self.bytes.load(Ordering::Relaxed);
         self.tokenizing += started.elapsed();
         self.number += 1;
         Some(chunk)
+    }
+
+    /// Whether a record of so many tokens is cut into parts.
+    fn is_long(&self, task: usize, tokens: usize) -> bool {
+        let part = self
+            .limits
+            .part_tokens
+            .of(self.tasks[task].job.settings.pooling);
+        tokens > part.saturating_mul(LONG_PARTS)
     }
 
     fn read(&mut self) -> Raw {
@@ -233,7 +297,7 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    fn assemble(&mut self, raw: Vec<Raw>) -> Chunk {
+    fn assemble(&mut self, raw: Vec<Raw>, chunk: &mut Chunk) {
         let encoded: Vec<Option<(Encoded, u64)>> = raw
             .par_iter()
             .with_min_len(16)
@@ -245,25 +309,17 @@ impl<'a> Chunker<'a> {
                 Raw::End { .. } => None,
             })
             .collect();
-        let mut chunk = Chunk {
-            number: self.number,
-            entries: Vec::with_capacity(raw.len()),
-            segments: Vec::new(),
-            encoded: Vec::new(),
-            batches: Vec::new(),
-            bytes: self.bytes.load(Ordering::Relaxed),
-        };
-        if let Some(repeats) = &mut self.repeats {
-            repeats.begin_chunk();
-        }
         let mut forbidden = None;
         for (entry, encoded) in raw.into_iter().zip(encoded) {
             match (entry, encoded) {
                 (Raw::Record(task, index, record), Some((encoded, hash)))
                     if forbidden != Some(task) =>
                 {
-                    match self.item(task, (index, hash), record, encoded, &mut chunk) {
-                        Ok(item) => chunk.entries.push(Entry::Record(task, item)),
+                    match self.item(task, (index, hash), record, encoded, chunk) {
+                        Ok(item) => {
+                            let item = item.map(|item| Entry::Record(task, item));
+                            chunk.entries.extend(item);
+                        }
                         Err(why) => {
                             chunk.entries.push(Entry::Forbidden(task, why));
                             forbidden = Some(task);
@@ -299,6 +355,7 @@ impl<'a> Chunker<'a> {
             }
         }
         self.forbidden = forbidden == Some(self.task);
+        self.go_on(chunk);
         for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
             let segments: Vec<usize> = (0..chunk.segments.len())
                 .filter(|&s| chunk.segments[s].reduce == reduce && chunk.segments[s].is_run())
@@ -314,12 +371,17 @@ impl<'a> Chunker<'a> {
                     .map(|batch| batch.into_iter().map(|at| segments[at]).collect()),
             );
         }
-        chunk
     }
 }
 
+/// Tokens of a chunk's segments.
+fn tokens(chunk: &Chunk) -> usize {
+    chunk.segments.iter().map(Segment::tokens).sum()
+}
+
 impl Chunker<'_> {
-    /// Applies the task's policies to a record, and appends its windows to the chunk.
+    /// Applies the task's policies to a record, and appends its windows to the chunk. `None`: it is a long one, and in
+    /// `self.rest`.
     ///
     /// # Errors
     /// What a policy forbids, in words.
@@ -330,13 +392,12 @@ impl Chunker<'_> {
         record: Record,
         mut encoded: Encoded,
         chunk: &mut Chunk,
-    ) -> Result<Item, String> {
+    ) -> Result<Option<Item>, String> {
         let known = self.saved.get(task);
         let saved = known.and_then(|known| known.find(index, hash));
-        if saved.is_none() && known.is_some_and(|known| known.has(index)) {
-            self.changed += 1;
-        }
-        let (tasks, tokenizer) = (self.tasks, self.tokenizer);
+        let has_other = saved.is_none() && known.is_some_and(|known| known.has(index));
+        self.changed += u64::from(has_other);
+        let (tasks, tokenizer, number) = (self.tasks, self.tokenizer, task);
         let task = &tasks[task];
         let units = tokenizer.alphabet().units();
         let Settings {
@@ -412,30 +473,157 @@ impl Chunker<'_> {
             index,
             hash,
             saved: None,
+            part: None,
         };
         if item.status.skipped.is_some() {
-            return Ok(item);
+            return Ok(Some(item));
         }
         item.saved = saved;
         if saved.is_none() {
             let other =
                 (revcomp == Revcomp::Mean).then(|| tokenizer.encode(&reverse_complement(sequence)));
-            item.segments = self.segments(task, encoded, chunk);
+            // The letters are not needed any more, and may be many.
+            drop(record.sequence);
+            let cuts = self.cut(task, &encoded);
+            let all = cuts.iter().map(|cut| cut.range.len()).sum();
+            if cuts.len() > 1 && self.is_long(number, all) {
+                let mut strands = vec![(encoded, cuts)];
+                strands.extend(other.map(|other| {
+                    let cuts = self.cut(task, &other);
+                    (other, cuts)
+                }));
+                let rest = self.rest(number, item, all, strands);
+                let is_known = rest.parts.iter().any(|part| part.saved.is_some());
+                self.changed -= u64::from(has_other && is_known);
+                self.rest = Some(rest);
+                return Ok(None);
+            }
+            item.segments = self.segments(task, &Arc::new(encoded), cuts, chunk);
             if let Some(other) = other {
-                item.reverse = self.segments(task, other, chunk);
+                let cuts = self.cut(task, &other);
+                item.reverse = self.segments(task, &Arc::new(other), cuts, chunk);
             }
         }
-        Ok(item)
+        Ok(Some(item))
     }
 
-    /// Appends a sequence's tokens and windows to the chunk.
-    fn segments(&mut self, task: &Task, encoded: Encoded, chunk: &mut Chunk) -> Range<usize> {
+    /// A long record as its parts, which are not in a chunk yet. `vectors`: how many it has.
+    fn rest(
+        &self,
+        task: usize,
+        item: Item,
+        vectors: usize,
+        strands: Vec<(Encoded, Vec<Cut>)>,
+    ) -> Rest {
+        let pooling = self.tasks[task].job.settings.pooling;
+        let limit = self.limits.part_tokens.of(pooling);
+        let saved = self.saved.get(task);
+        let mut parts = VecDeque::new();
+        for (strand, (encoded, cuts)) in strands.into_iter().enumerate() {
+            let encoded = Arc::new(encoded);
+            let is_reverse = strand > 0;
+            let mut weight = 0;
+            let mut cuts = cuts.into_iter().peekable();
+            while let Some(first) = cuts.peek() {
+                let before = weight;
+                let mut tokens = first.window.kept.clone();
+                let mut own = Vec::new();
+                while weight - before < limit
+                    && let Some(cut) = cuts.next()
+                {
+                    weight += cut.range.len();
+                    tokens.end = cut.window.kept.end;
+                    own.push(cut);
+                }
+                let hash = part_hash(item.hash, is_reverse, &tokens);
+                parts.push_back(RestPart {
+                    encoded: Arc::clone(&encoded),
+                    cuts: own,
+                    is_reverse,
+                    weight,
+                    hash,
+                    saved: saved.and_then(|saved| saved.find(item.index, hash)),
+                });
+            }
+        }
+        if pooling != Pooling::None {
+            // What is saved of a pooled part is the vector up to its end.
+            for is_reverse in [true, false] {
+                let is_saved =
+                    |part: &RestPart| part.is_reverse == is_reverse && part.saved.is_some();
+                if let Some(last) = parts.iter().rposition(is_saved) {
+                    let first = parts.iter().position(|part| part.is_reverse == is_reverse);
+                    parts.drain(first.unwrap_or(last)..last);
+                }
+            }
+        }
+        Rest {
+            task,
+            item,
+            vectors,
+            is_begun: false,
+            parts,
+        }
+    }
+
+    /// Appends parts of a long record to the chunk, until it is full.
+    fn go_on(&mut self, chunk: &mut Chunk) {
+        let Some(mut rest) = self.rest.take() else {
+            return;
+        };
+        let task = &self.tasks[rest.task];
+        let mut full = tokens(chunk);
+        while full < self.limits.chunk_tokens
+            && chunk.entries.len() < CHUNK_RECORDS
+            && let Some(part) = rest.parts.pop_front()
+        {
+            let is_last = rest.parts.is_empty();
+            let mut item = Item {
+                id: rest.item.id.clone(),
+                header: String::new(),
+                status: rest.item.status.clone(),
+                segments: 0..0,
+                reverse: 0..0,
+                hash: part.hash,
+                saved: part.saved,
+                part: Some(Part {
+                    is_first: !std::mem::replace(&mut rest.is_begun, true),
+                    is_last,
+                    is_reverse: part.is_reverse,
+                    weight: part.weight,
+                    vectors: rest.vectors,
+                }),
+                ..rest.item
+            };
+            if is_last {
+                item.header = std::mem::take(&mut rest.item.header);
+            }
+            if part.saved.is_none() {
+                let segments = self.segments(task, &part.encoded, part.cuts, chunk);
+                full += chunk.segments[segments.clone()]
+                    .iter()
+                    .map(Segment::tokens)
+                    .sum::<usize>();
+                if part.is_reverse {
+                    item.reverse = segments;
+                } else {
+                    item.segments = segments;
+                }
+            }
+            chunk.entries.push(Entry::Record(rest.task, item));
+        }
+        if !rest.parts.is_empty() {
+            self.rest = Some(rest);
+        }
+    }
+
+    /// Cuts a sequence into windows.
+    fn cut(&self, task: &Task, encoded: &Encoded) -> Vec<Cut> {
         let pooling = task.job.settings.pooling;
         let crate::settings::Window {
             max_length,
             overlap,
         } = task.window;
-        let first = chunk.segments.len();
         let mut windows = encoded.windows(self.tokenizer.span(), max_length, overlap);
         if pooling == Pooling::Cls {
             // The first window's is the sequence's: the others need not run.
@@ -448,7 +636,7 @@ impl Chunker<'_> {
             }
         }
         let last = windows.len().saturating_sub(1);
-        for (at, window) in windows.into_iter().enumerate() {
+        let cuts = windows.into_iter().enumerate().map(|(at, window)| {
             // Token 0 is <cls>, token 1 the window's first.
             let seen = window.seen.start;
             let kept = window.kept.start + 1 - seen..window.kept.end + 1 - seen;
@@ -461,6 +649,21 @@ impl Chunker<'_> {
                     start..end
                 }
             };
+            Cut { window, range }
+        });
+        cuts.collect()
+    }
+
+    /// Appends a sequence's tokens and windows of it to the chunk.
+    fn segments(
+        &mut self,
+        task: &Task,
+        encoded: &Arc<Encoded>,
+        cuts: Vec<Cut>,
+        chunk: &mut Chunk,
+    ) -> Range<usize> {
+        let first = chunk.segments.len();
+        for Cut { window, range } in cuts {
             let mut segment = Segment {
                 record: chunk.encoded.len(),
                 window,
@@ -473,9 +676,35 @@ impl Chunker<'_> {
             }
             chunk.segments.push(segment);
         }
-        chunk.encoded.push(encoded);
+        chunk.encoded.push(Arc::clone(encoded));
         first..chunk.segments.len()
     }
+}
+
+/// A window, and the tokens of it to pool over, its first special one being 0.
+struct Cut {
+    window: Window,
+    range: Range<usize>,
+}
+
+/// A long record whose parts are not all in a chunk.
+struct Rest {
+    task: usize,
+    /// The record, without windows.
+    item: Item,
+    vectors: usize,
+    is_begun: bool,
+    parts: VecDeque<RestPart>,
+}
+
+/// A part of it.
+struct RestPart {
+    encoded: Arc<Encoded>,
+    cuts: Vec<Cut>,
+    is_reverse: bool,
+    weight: usize,
+    hash: u64,
+    saved: Option<Spot>,
 }
 
 /// Where a task's records come from.

@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::chunk::{Chunk, Entry, Item, Replaced, Status, Task};
-use super::join::{Place, Results, places};
+use super::chunk::{Chunk, Entry, Item, Part, Replaced, Status, Task};
+use super::join::{Joined, Place, Results, places};
+use super::long::{Long, Spool, Stored};
 use super::repeats::{Origin, Slots};
 use super::retry::{Note, Outcome};
-use super::save::{Block, FRAME_VALUES, Saver};
+use super::save::{Block, FRAME_VALUES, Saver, Told};
 use crate::engine::EngineError;
 use crate::engine::facts::Session;
+use crate::interrupt::Interrupt;
 use crate::journal::JournalError;
 use crate::journal::facts::Input;
 use crate::journal::rows::{RowReader, Saved};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
 use crate::report::{FileReport, counted};
+use crate::settings::Pooling;
 
 /// What a worker returns for a batch.
 pub struct Done {
@@ -71,6 +74,9 @@ pub enum CollectError {
         /// Why.
         source: EngineError,
     },
+    /// A long record was on its way to its file, and the run was asked to stop.
+    #[error("the run was asked to stop")]
+    Stopped,
 }
 
 /// What the user is told as it happens.
@@ -89,6 +95,8 @@ struct Pending {
     notes: HashMap<usize, Note>,
     /// The entries whose rows were saved before they are written.
     saved: Vec<bool>,
+    /// Those of them that are parts of long records, and where they are.
+    stored: HashMap<usize, Stored>,
     left: usize,
 }
 
@@ -145,6 +153,12 @@ pub struct Collector<'a> {
     /// For each task, the rows of an earlier run.
     restored: Arc<Vec<Saved>>,
     reader: RowReader,
+    /// The record whose parts are coming in.
+    long: Long,
+    /// Its vectors, where nothing is saved.
+    spool: Spool,
+    /// Whether the rows go to a sink that was given, and not to files.
+    is_given: bool,
     slots: Slots,
     /// What happened to rows in the slots.
     slot_notes: HashMap<u32, Note>,
@@ -162,6 +176,18 @@ pub struct Collector<'a> {
     pub budget: usize,
     /// How many batches were filled up to each tenth of the budget.
     pub fill: [u64; 10],
+    /// Asks to stop.
+    pub interrupt: Interrupt,
+}
+
+/// What is counted of a record.
+struct Counted {
+    /// Tokens that were computed.
+    tokens: u64,
+    /// Whether an earlier run saved it, or some of it.
+    is_restored: bool,
+    /// Whether there was something to compute, or to take from an equal sequence.
+    has_segments: bool,
 }
 
 /// Values in a block of rows that goes to a sink at once.
@@ -193,6 +219,9 @@ impl<'a> Collector<'a> {
             sessions: Vec::new(),
             restored,
             reader: RowReader::default(),
+            long: Long::default(),
+            spool: Spool::default(),
+            is_given: false,
             slots: Slots::default(),
             slot_notes: HashMap::new(),
             files,
@@ -202,11 +231,13 @@ impl<'a> Collector<'a> {
             batches: 0,
             budget: 0,
             fill: [0; 10],
+            interrupt: Interrupt::default(),
         }
     }
 
     /// Takes a sink for the first task's, instead of making its file.
     pub fn give(&mut self, sink: Box<dyn Sink>) {
+        self.is_given = true;
         if let Some(state) = self.states.first_mut() {
             state.sink = Some(sink);
         }
@@ -228,6 +259,7 @@ impl<'a> Collector<'a> {
                     results: (0..left).map(|_| None).collect(),
                     notes: HashMap::new(),
                     saved: Vec::new(),
+                    stored: HashMap::new(),
                     left,
                     chunk,
                 };
@@ -289,7 +321,7 @@ impl<'a> Collector<'a> {
             };
             flags.resize(chunk.entries.len(), false);
             let mut block = Block::default();
-            for (entry, is_saved) in chunk.entries.iter().zip(&mut flags) {
+            for (at, (entry, is_saved)) in chunk.entries.iter().zip(&mut flags).enumerate() {
                 let Entry::Record(task, item) = entry else {
                     continue;
                 };
@@ -305,12 +337,26 @@ impl<'a> Collector<'a> {
                 if *is_saved || self.states[*task].failed || !is_there {
                     continue;
                 }
+                let pooling = self.tasks[*task].job.settings.pooling;
+                if item.part.is_some() {
+                    // A pooled one joins those before it, which may not be there.
+                    if pooling == Pooling::None {
+                        let mut part = Block::part(*task);
+                        results.append(&mut part.values, item, &item.status, pooling);
+                        let count = part.values.len();
+                        part.mark(item.mark(count / self.hidden.max(1)), false);
+                        if let Some(place) = saver.write(&part)? {
+                            pending.stored.insert(at, Stored::Shard(place, count));
+                        }
+                        *is_saved = true;
+                    }
+                    continue;
+                }
                 if block.task != *task || block.values.len() >= FRAME_VALUES {
                     saver.write(&std::mem::take(&mut block))?;
                     block.task = *task;
                 }
                 let before = block.values.len();
-                let pooling = self.tasks[*task].job.settings.pooling;
                 results.append(&mut block.values, item, &item.status, pooling);
                 let vectors = (block.values.len() - before) / self.hidden.max(1);
                 block.mark(item.mark(vectors), false);
@@ -332,16 +378,19 @@ impl<'a> Collector<'a> {
     }
 
     /// Ends a run that can't go on: files that are not finished leave nothing under their names, and what was computed
-    /// for them is saved if that can be. Returns how many rows were saved in all.
+    /// for them is saved if that can be. Returns how much was saved in all.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn abandon(&mut self) -> Result<u64, CollectError> {
+    pub fn abandon(&mut self) -> Result<Told, CollectError> {
         for state in &mut self.states {
             state.sink = None;
         }
         self.save()?;
-        Ok(self.saver.as_ref().map_or(0, |saver| saver.rows))
+        Ok(self
+            .saver
+            .as_ref()
+            .map_or(Told::default(), |saver| saver.told))
     }
 
     fn returned(&mut self, done: Done) -> Result<(), CollectError> {
@@ -443,10 +492,29 @@ impl<'a> Collector<'a> {
                     let segments = item.segments.clone().chain(item.reverse.clone());
                     let run = segments.filter(|&s| chunk.segments[s].is_run());
                     let count = run.map(|s| chunk.segments[s].tokens() as u64).sum();
-                    sequences += 1;
                     tokens += count;
                     let status = status_of(item, &notes);
-                    self.count(*task, item, &status, count, observer);
+                    if let Some(part) = item.part {
+                        let stored = pending.stored.get(&at);
+                        sequences += u64::from(part.is_last);
+                        self.part(
+                            *task,
+                            item,
+                            part,
+                            (&status, count),
+                            &results,
+                            stored,
+                            observer,
+                        )?;
+                        continue;
+                    }
+                    sequences += 1;
+                    let counted = Counted {
+                        tokens: count,
+                        is_restored: item.saved.is_some(),
+                        has_segments: item.has_segments(),
+                    };
+                    self.count(*task, item, &status, counted, observer);
                     if !self.states[*task].failed {
                         let is_saved = pending.saved.get(at).is_some_and(|is_saved| *is_saved);
                         self.push(*task, item, &status, &results, is_saved)?;
@@ -492,9 +560,14 @@ impl<'a> Collector<'a> {
         task: usize,
         item: &Item,
         status: &Status,
-        tokens: u64,
+        counted: Counted,
         observer: &mut dyn Observer,
     ) {
+        let Counted {
+            tokens,
+            is_restored,
+            has_segments,
+        } = counted;
         let file = &mut self.files[task];
         if let (Some(why), None) = (&status.skipped, &item.status.skipped) {
             file.failed_records += 1;
@@ -506,13 +579,241 @@ impl<'a> Collector<'a> {
         file.records += 1;
         file.residues += item.length as u64;
         file.tokens += tokens;
-        file.restored += u64::from(item.saved.is_some());
-        file.repeated += u64::from(tokens == 0 && item.has_segments());
+        file.restored += u64::from(is_restored);
+        file.repeated += u64::from(tokens == 0 && has_segments);
         file.windowed += u64::from(status.windowed);
         file.truncated += u64::from(status.truncated);
         file.replaced += u64::from(status.replaced != Replaced::None);
         file.gaps += u64::from(status.gaps);
         file.skipped += u64::from(status.skipped.is_some());
+    }
+
+    /// Takes a part of a long record, and writes the record after the last. `stored`: where its vectors are, if they were
+    /// saved already.
+    // What belongs to a part.
+    #[allow(clippy::too_many_arguments)]
+    fn part(
+        &mut self,
+        task: usize,
+        item: &Item,
+        part: Part,
+        (status, tokens): (&Status, u64),
+        results: &Results,
+        stored: Option<&Stored>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        if part.is_first {
+            self.long = Long {
+                status: item.status.clone(),
+                ..Long::default()
+            };
+            self.spool.clear();
+        }
+        let is_noted = *status != item.status;
+        let long = &mut self.long;
+        long.is_noted |= is_noted;
+        long.status.windowed |= status.windowed;
+        if let Some(why) = &status.skipped {
+            long.status.skipped.get_or_insert_with(|| why.clone());
+        }
+        long.tokens += tokens;
+        long.is_restored |= item.saved.is_some();
+        long.has_segments |= item.has_segments();
+        let pooling = self.tasks[task].job.settings.pooling;
+        if long.status.skipped.is_none() && !self.states[task].failed {
+            if pooling == Pooling::None {
+                let stored = match (item.saved, stored) {
+                    (Some(spot), _) => Stored::Saved(spot),
+                    (None, Some(stored)) => stored.clone(),
+                    (None, None) => self.store(task, item, results, is_noted)?,
+                };
+                self.long.parts.push(stored);
+            } else {
+                self.join(task, item, part, results, pooling)?;
+            }
+        }
+        if !part.is_last {
+            return Ok(());
+        }
+        let long = std::mem::take(&mut self.long);
+        let counted = Counted {
+            tokens: long.tokens,
+            is_restored: long.is_restored,
+            has_segments: long.has_segments,
+        };
+        self.count(task, item, &long.status, counted, observer);
+        if self.states[task].failed {
+            return Ok(());
+        }
+        let mut values = Vec::new();
+        let is_whole = long.status.skipped.is_none();
+        if pooling == Pooling::None {
+            if is_whole {
+                return self.write_long(task, item, part, &long, observer);
+            }
+        } else if is_whole {
+            let [forward, reverse] = long.strands;
+            values = forward.finish(pooling == Pooling::Max);
+            let other = reverse.finish(pooling == Pooling::Max);
+            let both = values.iter_mut().zip(&other);
+            both.for_each(|(a, b)| *a = f32::midpoint(*a, *b));
+        } else {
+            values.resize(self.hidden, f32::NAN);
+        }
+        let vectors = values.len() / self.hidden.max(1);
+        self.head(item, &long.status, vectors);
+        self.rows.values.extend(values);
+        // Its parts are saved.
+        self.block.mark(item.mark(vectors), true);
+        Ok(())
+    }
+
+    /// Keeps the vectors of a long record's part until its last one is there.
+    fn store(
+        &mut self,
+        task: usize,
+        item: &Item,
+        results: &Results,
+        is_noted: bool,
+    ) -> Result<Stored, CollectError> {
+        let mut block = Block::part(task);
+        results.append(&mut block.values, item, &item.status, Pooling::None);
+        let count = block.values.len();
+        let mut mark = item.mark(count / self.hidden.max(1));
+        if is_noted {
+            // What a device could not do as it was meant is tried again by the next run, which must not find it.
+            mark.index = u64::MAX;
+        }
+        block.mark(mark, false);
+        if self.saver.is_some() {
+            self.check_weights()?;
+        }
+        if let Some(saver) = &mut self.saver
+            && let Some(place) = saver.write(&block)?
+        {
+            return Ok(Stored::Shard(place, count));
+        }
+        if self.is_given {
+            return Ok(Stored::Values(block.values));
+        }
+        let stored = self.spool.put(&self.layouts[task], &block.values);
+        stored.map_err(|(path, source)| CollectError::Output {
+            bytes: self.states[task].bytes,
+            source: OutputError::Io { path, source },
+        })
+    }
+
+    /// Joins a pooled part to those before it.
+    fn join(
+        &mut self,
+        task: usize,
+        item: &Item,
+        part: Part,
+        results: &Results,
+        pooling: Pooling,
+    ) -> Result<(), CollectError> {
+        let strand = usize::from(part.is_reverse);
+        if let Some(spot) = item.saved {
+            let mut values = Vec::new();
+            self.read(task, &Stored::Saved(spot), &mut values)?;
+            self.long.strands[strand] = Joined {
+                values,
+                weight: part.weight,
+            };
+            return Ok(());
+        }
+        let joined = &mut self.long.strands[strand];
+        for segments in [&item.segments, &item.reverse] {
+            results.join(joined, segments.clone(), pooling);
+        }
+        if let Some(saver) = &mut self.saver
+            && !self.long.is_noted
+        {
+            let mut block = Block::part(task);
+            block.values.clone_from(&joined.values);
+            block.mark(item.mark(1), false);
+            saver.hold(block);
+        }
+        Ok(())
+    }
+
+    /// Appends the vectors of a part.
+    fn read(
+        &mut self,
+        task: usize,
+        stored: &Stored,
+        values: &mut Vec<f32>,
+    ) -> Result<(), JournalError> {
+        let read = match stored {
+            Stored::Saved(spot) => {
+                let saved = &self.restored[task];
+                let read = self.reader.read(saved, *spot, self.hidden, values);
+                read.map(drop)
+            }
+            Stored::Shard(place, count) => place.read(*count, values),
+            Stored::Spool(start, count) => {
+                let read = self.spool.read(*start, *count, values);
+                read.map_err(|error| (self.layouts[task].path.clone(), error))
+            }
+            Stored::Values(own) => {
+                values.extend_from_slice(own);
+                Ok(())
+            }
+        };
+        read.map_err(|(path, source)| JournalError::Io {
+            path,
+            doing: "read",
+            source,
+        })
+    }
+
+    /// Writes a long record whose tokens have a vector each, part by part.
+    fn write_long(
+        &mut self,
+        task: usize,
+        item: &Item,
+        part: Part,
+        long: &Long,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        self.flush(Some(task), observer)?;
+        if self.states[task].failed {
+            return Ok(());
+        }
+        self.head(item, &long.status, part.vectors);
+        let mut rows = std::mem::replace(&mut self.rows, Rows::new(self.hidden));
+        let mut left = part.vectors;
+        for stored in &long.parts {
+            if self.interrupt.signal().is_some() {
+                return Err(CollectError::Stopped);
+            }
+            self.read(task, stored, &mut rows.values)?;
+            let count = rows.values.len() / self.hidden.max(1);
+            left = left.saturating_sub(count);
+            rows.after = left;
+            if rows.is_empty() {
+                rows.before = count;
+            }
+            let bytes = (rows.values.len() * size_of::<f32>()) as u64;
+            self.states[task].bytes += bytes;
+            let result = self.sink(task).and_then(|sink| sink.write(&rows));
+            if let Err(source) = result {
+                return self.refused(task, source, observer);
+            }
+            rows = Rows::new(self.hidden);
+        }
+        self.spool.clear();
+        Ok(())
+    }
+
+    /// Begins a row.
+    fn head(&mut self, item: &Item, status: &Status, vectors: usize) {
+        let rows = &mut self.rows;
+        rows.ids.push(item.id.clone());
+        rows.headers.push(item.header.clone());
+        rows.lengths.push(item.length as u64);
+        rows.status.push(status.to_string());
+        rows.vectors.push(vectors);
     }
 
     /// Keeps the pooled rows that later chunks may need, and takes those out that this one needs of earlier chunks. Returns
@@ -561,27 +862,18 @@ impl<'a> Collector<'a> {
         results: &Results,
         is_saved: bool,
     ) -> Result<(), CollectError> {
-        let rows = &mut self.rows;
-        rows.ids.push(item.id.clone());
-        rows.headers.push(item.header.clone());
-        rows.lengths.push(item.length as u64);
-        rows.status.push(status.to_string());
         let pooling = self.tasks[task].job.settings.pooling;
-        let before = rows.values.len();
+        let before = self.rows.values.len();
         if let Some(spot) = item.saved {
-            let saved = &self.restored[task];
-            self.reader
-                .read(saved, spot, self.hidden, &mut rows.values)
-                .map_err(|(path, source)| JournalError::Io {
-                    path,
-                    doing: "read",
-                    source,
-                })?;
+            let mut values = std::mem::take(&mut self.rows.values);
+            let read = self.read(task, &Stored::Saved(spot), &mut values);
+            self.rows.values = values;
+            read?;
         } else {
-            results.append(&mut rows.values, item, status, pooling);
+            results.append(&mut self.rows.values, item, status, pooling);
         }
-        let vectors = (rows.values.len() - before) / self.hidden.max(1);
-        rows.vectors.push(vectors);
+        let vectors = (self.rows.values.len() - before) / self.hidden.max(1);
+        self.head(item, status, vectors);
         // What a device could not do as it was meant is tried again by the next run.
         let is_safe = is_saved || !item.has_segments() || *status != item.status;
         self.block.mark(item.mark(vectors), is_safe);

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::RunError;
 use super::chunk::{Chunk, Task};
 use super::chunker::Chunker;
-use super::collect::{Collector, Done, Message, Observer};
+use super::collect::{CollectError, Collector, Done, Message, Observer};
 use super::queue::Queue;
 use super::retry::Retry;
 use super::slot::Slot;
@@ -239,14 +239,16 @@ impl Flow<'_> {
         end: &dyn Fn(),
     ) -> Result<(), RunError> {
         let taken = self.take_all(collector, events, permits, observer, end);
-        if let Err(error) = taken {
+        if let Err(error) = taken
+            && !matches!(error, RunError::Collect(CollectError::Stopped))
+        {
             // The first error says it all; often the disk refuses this too.
             let _ = collector.abandon();
             return Err(error);
         }
-        let rows = collector.abandon()?;
+        let saved = collector.abandon()?;
         match self.interrupt.signal() {
-            Some(signal) => Err(RunError::Interrupted { signal, rows }),
+            Some(signal) => Err(RunError::Interrupted { signal, saved }),
             None => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
 
 use super::chunk::{Chunk, Task};
-use super::chunker::{Chunker, Limits};
+use super::chunker::{Chunker, Limits, PartTokens};
 use super::collect::{Collector, output_path};
 use super::devices::{self, Place};
 use super::flow::{self, Flow};
@@ -42,6 +42,13 @@ const CHUNK_BYTES: usize = 128 << 20;
 
 /// The same where GPUs compute, whose batches are larger.
 const GPU_CHUNK_BYTES: usize = 1 << 30;
+
+/// Bytes of vectors in a part of a long record whose tokens have a vector each. What is saved of a record is known by its
+/// parts, so another size makes what an earlier release saved useless.
+const PART_BYTES: usize = 8 << 20;
+
+/// Tokens in a part of a long record that is pooled.
+const PART_TOKENS: usize = 1 << 15;
 
 /// Batches of a chunk for each GPU.
 const BATCHES_AHEAD: usize = 16;
@@ -277,6 +284,7 @@ impl Group {
         );
         collector.budget = limits.batch_tokens;
         collector.sessions = slots.iter().map(|slot| Arc::clone(&slot.session)).collect();
+        collector.interrupt = options.interrupt.clone();
         if let Some(sink) = sink {
             collector.give(sink);
         }
@@ -482,6 +490,10 @@ impl Group {
             .filter_map(|settings| settings.batch_tokens)
             .min();
         let per_token = settings().any(|settings| settings.pooling == Pooling::None);
+        let part_tokens = PartTokens {
+            pooled: PART_TOKENS,
+            each: (PART_BYTES / (4 * hidden).max(1)).max(1),
+        };
         let free = places.iter().filter_map(|place| place.gpu.as_ref());
         let limits = if let Some(free) = free.map(|(_, free)| *free).min() {
             let bytes = self.precision.bytes();
@@ -499,6 +511,7 @@ impl Group {
                 chunk_tokens,
                 batch_tokens,
                 padded: false,
+                part_tokens,
             }
         } else {
             let batch_tokens = asked.unwrap_or(BATCH_TOKENS);
@@ -510,6 +523,7 @@ impl Group {
                 chunk_tokens,
                 batch_tokens,
                 padded: options.kernels == Kernels::Portable,
+                part_tokens,
             }
         };
         Limits {

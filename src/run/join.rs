@@ -78,17 +78,7 @@ impl Results<'_> {
     ) {
         let hidden = self.hidden;
         let before = row_values.len();
-        let parts = |segments: &Range<usize>| {
-            segments.clone().map(|s| {
-                let (values, row) = match self.places[s] {
-                    Place::Batch { batch, row } => {
-                        (self.batches[batch].as_deref().unwrap_or_default(), row)
-                    }
-                    Place::Kept(row) => (self.kept, row),
-                };
-                (&self.chunk.segments[s], values, row)
-            })
-        };
+        let parts = |segments: &Range<usize>| self.parts(segments.clone());
         match pooling {
             // One vector of NaN, or none at all.
             Pooling::None if status.skipped.is_some() => {}
@@ -114,6 +104,37 @@ impl Results<'_> {
     }
 }
 
+impl<'a> Results<'a> {
+    /// Segments with the values that their results are among, and the row there.
+    fn parts(
+        &self,
+        segments: Range<usize>,
+    ) -> impl ExactSizeIterator<Item = (&'a Segment, &'a [f32], usize)> {
+        let Self {
+            chunk,
+            places,
+            batches,
+            kept,
+            ..
+        } = *self;
+        segments.map(move |s| {
+            let (values, row) = match places[s] {
+                Place::Batch { batch, row } => (batches[batch].as_deref().unwrap_or_default(), row),
+                Place::Kept(row) => (kept, row),
+            };
+            (&chunk.segments[s], values, row)
+        })
+    }
+
+    /// Joins the pooled rows of segments to those of the windows before.
+    pub fn join(&self, joined: &mut Joined, segments: Range<usize>, pooling: Pooling) {
+        for (segment, values, row) in self.parts(segments) {
+            let part = &values[row * self.hidden..(row + 1) * self.hidden];
+            joined.add(part, segment.range.len(), pooling == Pooling::Max);
+        }
+    }
+}
+
 /// The vectors of a range of a sequence's tokens.
 fn slice<'v>(values: &'v [f32], row: usize, range: &Range<usize>, hidden: usize) -> &'v [f32] {
     &values[(row + range.start) * hidden..(row + range.end) * hidden]
@@ -130,7 +151,7 @@ fn join<'v>(
         let part = &values[row * hidden..(row + 1) * hidden];
         (part, segment.range.len())
     });
-    join_windows(row_values, parts, pooling == Pooling::Max, hidden);
+    join_windows(row_values, parts, pooling == Pooling::Max);
 }
 
 /// Appends a vector joined from those of windows: their mean weighted by how many tokens each stands for, or their maximum.
@@ -138,36 +159,53 @@ pub fn join_windows<'v>(
     values: &mut Vec<f32>,
     parts: impl ExactSizeIterator<Item = (&'v [f32], usize)>,
     maximum: bool,
-    hidden: usize,
 ) {
-    let count = parts.len();
-    let start = values.len();
-    let mut total = 0;
-    for (at, (part, weight)) in parts.enumerate() {
-        if count == 1 || (at == 0 && maximum) {
+    let mut joined = Joined::default();
+    let is_one = parts.len() == 1;
+    for (part, weight) in parts {
+        if is_one {
             values.extend_from_slice(part);
-            continue;
+            return;
         }
-        if at == 0 {
-            values.resize(start + hidden, 0.0);
-        }
-        let joined = &mut values[start..];
-        if maximum {
-            joined
-                .iter_mut()
-                .zip(part)
-                .for_each(|(best, x)| *best = larger_or_nan(*best, *x));
-        } else {
-            total += weight;
-            joined
-                .iter_mut()
-                .zip(part)
-                .for_each(|(sum, x)| *sum += x * weight as f32);
-        }
+        joined.add(part, weight, maximum);
     }
-    if total > 0 {
-        values[start..]
-            .iter_mut()
-            .for_each(|sum| *sum /= total as f32);
+    values.extend(joined.finish(maximum));
+}
+
+/// The vector of a sequence in several windows, up to one of them.
+#[derive(Debug, Clone, Default)]
+pub struct Joined {
+    /// Their sum, each times its weight, or their maximum.
+    pub values: Vec<f32>,
+    /// Their weights together.
+    pub weight: usize,
+}
+
+impl Joined {
+    /// The next window's vector, and how many tokens it stands for.
+    pub fn add(&mut self, part: &[f32], weight: usize, maximum: bool) {
+        let values = &mut self.values;
+        self.weight += weight;
+        if maximum {
+            if values.is_empty() {
+                values.extend_from_slice(part);
+            } else {
+                let both = values.iter_mut().zip(part);
+                both.for_each(|(best, x)| *best = larger_or_nan(*best, *x));
+            }
+            return;
+        }
+        values.resize(part.len(), 0.0);
+        let both = values.iter_mut().zip(part);
+        both.for_each(|(sum, x)| *sum += x * weight as f32);
+    }
+
+    /// The sequence's vector.
+    pub fn finish(mut self, maximum: bool) -> Vec<f32> {
+        if !maximum && self.weight > 0 {
+            let weight = self.weight as f32;
+            self.values.iter_mut().for_each(|sum| *sum /= weight);
+        }
+        self.values
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::chunk::{Chunk, Segment, Task};
-use super::chunker::{Chunker, Limits};
+use super::chunker::{Chunker, Limits, PartTokens};
 use super::collect::{Collector, Done, Message, Observer};
 use super::repeats::Repeats;
 use super::retry::Outcome;
@@ -281,13 +281,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn every_record_gets_its_own_row_once_and_in_its_place(
-        sequences in prop::collection::vec(prop::collection::vec("[MKV]{0,12}", 0..20), 1..6),
+        sequences in prop::collection::vec(prop::collection::vec("[MKV]{0,12}|[MKV]{60,150}", 0..20), 1..6),
         poolings in prop::collection::vec(
             prop::sample::select(vec![Pooling::Mean, Pooling::MeanAll, Pooling::Cls, Pooling::Max, Pooling::None]),
             6,
         ),
         chunk_tokens in 1..80_usize,
         batch_tokens in 1..60_usize,
+        part_tokens in 1..10_usize,
         slots in prop::option::of(0..5_usize),
         runs in prop::collection::vec((0..40_usize, any::<bool>()), 0..5),
         seed: u64,
@@ -305,7 +306,13 @@ proptest! {
             folder,
             sequences: &sequences,
             poolings: &poolings,
-            limits: Limits { chunk_tokens, batch_tokens, padded: false },
+            limits: Limits {
+                chunk_tokens,
+                batch_tokens,
+                padded: false,
+                // Of some sequences several chunks are made.
+                part_tokens: PartTokens { pooled: part_tokens, each: part_tokens },
+            },
             slots,
         };
         let mut dice = Dice(seed);

@@ -13,6 +13,7 @@ mod join;
 #[cfg(test)]
 mod laws;
 pub mod load;
+mod long;
 mod queue;
 mod repeats;
 mod resume;
@@ -33,6 +34,7 @@ use self::devices::DeviceError;
 use self::group::group;
 use self::load::Runtime;
 use self::resume::Ended;
+pub use self::save::Told;
 use crate::engine::EngineError;
 use crate::engine::device::{Device, DeviceChoice};
 use crate::engine::facts::Session;
@@ -44,7 +46,7 @@ use crate::interrupt::Interrupt;
 use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
 use crate::models::{self, ModelError};
-use crate::report::{FileReport, Report, are, counted};
+use crate::report::{FileReport, Report};
 use crate::settings::SettingsError;
 use crate::threads::{self, StartError};
 use crate::tokenize::VocabularyError;
@@ -165,15 +167,14 @@ pub enum RunError {
     Journal(#[from] JournalError),
     /// The run was asked to stop.
     #[error(
-        "stopped by {}: finished files are in place, and {} of others {} saved; the same command with --resume goes on",
-        match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") },
-        counted(*rows, "row"), are(*rows)
+        "stopped by {}: finished files are in place, and {saved} saved; the same command with --resume goes on",
+        match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") }
     )]
     Interrupted {
         /// The signal's number.
         signal: i32,
-        /// Rows of unfinished files that this run saved.
-        rows: u64,
+        /// What of unfinished files this run saved.
+        saved: Told,
     },
 }
 
@@ -403,7 +404,10 @@ pub(crate) struct Held {
 /// Ends a run that was asked to stop where there is nothing to save.
 fn stop_if_asked(options: &Options) -> Result<(), RunError> {
     match options.interrupt.signal() {
-        Some(signal) => Err(RunError::Interrupted { signal, rows: 0 }),
+        Some(signal) => Err(RunError::Interrupted {
+            signal,
+            saved: Told::default(),
+        }),
         None => Ok(()),
     }
 }

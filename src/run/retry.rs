@@ -288,7 +288,7 @@ impl Attempt<'_> {
         }
         let parts = parts.map(|(place, window)| (&rows[place], window.range.len()));
         let mut joined = Vec::with_capacity(hidden);
-        join_windows(&mut joined, parts, self.reduce == Reduce::Max, hidden);
+        join_windows(&mut joined, parts, self.reduce == Reduce::Max);
         joined
     }
 

@@ -3,13 +3,14 @@
 //! What a killed run loses is the time since then. A file that is finished before that never sees the journal's shards.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::journal::facts::Input;
-use crate::journal::rows::Mark;
+use crate::journal::rows::{Mark, Place};
 use crate::journal::{Journal, JournalError, Ticket};
 use crate::output::Written;
-use crate::report::FileReport;
+use crate::report::{FileReport, are, counted};
 
 /// Rows wait in memory up to this many bytes.
 const WAITING_BYTES: usize = 64 << 20;
@@ -26,9 +27,20 @@ pub struct Block {
     pub marks: Vec<(Mark, bool)>,
     /// Their values.
     pub values: Vec<f32>,
+    /// Whether these are parts of records.
+    pub is_part: bool,
 }
 
 impl Block {
+    /// For parts of records of a task.
+    pub fn part(task: usize) -> Self {
+        Self {
+            task,
+            is_part: true,
+            ..Self::default()
+        }
+    }
+
     /// Appends a row's mark; `is_safe` when it need not be saved.
     pub fn mark(&mut self, mark: Mark, is_safe: bool) {
         self.marks.push((mark, is_safe));
@@ -58,8 +70,28 @@ pub struct Saver<'a> {
     bytes: usize,
     every: Duration,
     last: Instant,
-    /// Rows saved so far.
+    /// What was saved so far.
+    pub told: Told,
+}
+
+/// How much was saved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Rows.
     pub rows: u64,
+    /// Parts of long records.
+    pub parts: u64,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, parts } = *self;
+        write!(f, "{} of other files", counted(rows, "row"))?;
+        if parts > 0 {
+            write!(f, " and {} of long records", counted(parts, "part"))?;
+        }
+        write!(f, " {}", are(rows + parts))
+    }
 }
 
 impl<'a> Saver<'a> {
@@ -78,7 +110,7 @@ impl<'a> Saver<'a> {
             bytes: 0,
             every,
             last: Instant::now(),
-            rows: 0,
+            told: Told::default(),
         }
     }
 
@@ -109,18 +141,21 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// Writes rows at once.
+    /// Writes rows at once. Returns where their values stand, if there are any.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn write(&mut self, block: &Block) -> Result<(), JournalError> {
+    pub fn write(&mut self, block: &Block) -> Result<Option<Place>, JournalError> {
         let (marks, values) = block.rows(self.hidden);
         if marks.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        self.rows += marks.len() as u64;
+        let Told { rows, parts } = &mut self.told;
+        *(if block.is_part { parts } else { rows }) += marks.len() as u64;
         let ticket = &mut self.tickets[block.task];
-        self.journal.save(ticket, self.hidden, &marks, values)
+        self.journal
+            .save(ticket, self.hidden, &marks, values)
+            .map(Some)
     }
 
     /// Waits until all that was written is on the disk.

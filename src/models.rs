@@ -43,16 +43,14 @@ pub enum ModelError {
         hub_cache: PathBuf,
     },
     /// A model that is on this machine, but not which commit the name stands for.
-    #[error("{repository} is in the hub's cache ({}), but not which commit {revision:?} is (there is no refs/{revision}). There is {commits}: name it as {repository}@{commit}", .hub_cache.display())]
+    #[error("{repository} is in the hub's cache ({}), but not which commit {revision:?} is (there is no refs/{revision}). There is {}: name it as {repository}@{}", .hub_cache.display(), .commits.join(", "), .commits.first().map_or("COMMIT", String::as_str))]
     NoReference {
         /// The repository.
         repository: String,
         /// What was asked for.
         revision: String,
         /// The commits that are there.
-        commits: String,
-        /// The first of them.
-        commit: String,
+        commits: Vec<String>,
         /// The hub's cache.
         hub_cache: PathBuf,
     },
@@ -171,12 +169,11 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
         None => {}
     }
     let commits = hub.commits(&model);
-    if let Some(commit) = commits.first() {
+    if !commits.is_empty() {
         return Err(ModelError::NoReference {
             repository: model.repository.clone(),
             revision: model.revision.clone(),
-            commits: commits.join(", "),
-            commit: commit.clone(),
+            commits,
             hub_cache: hub.cache().to_path_buf(),
         });
     }

@@ -294,7 +294,6 @@ pub fn folder_of(path: &Path) -> &Path {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may stop where its set-up fails")]
 mod tests {
     use super::*;
 

@@ -157,6 +157,9 @@ struct Announced {
     url: Uri,
 }
 
+/// Takes some bytes of an answer; false when it needs no more.
+type Take<'t, 'a> = dyn FnMut(&mut Download<'a>, &[u8]) -> Result<bool, Failure> + 't;
+
 /// One model's download.
 pub(super) struct Download<'a> {
     hub: &'a Hub,
@@ -437,7 +440,7 @@ impl<'a> Download<'a> {
         &mut self,
         url: &Uri,
         response: Response<Body>,
-        take: &mut dyn FnMut(&mut Self, &[u8]) -> Result<bool, Failure>,
+        take: &mut Take<'_, 'a>,
     ) -> Result<(), Failure> {
         let mut body = response
             .into_body()
@@ -723,7 +726,7 @@ fn link(blob: &Path, etag: &str, pointer: &Path) -> Result<(), HubError> {
     // By rename: a link to a blob that is gone is in nobody's way, and a good one never away.
     let linked = linked.and_then(|link| link.persist(pointer).map_err(|error| error.error));
     match linked {
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
         Err(_) if pointer.is_file() => Ok(()),
         Err(_) => {
             let copy = || {

@@ -1,5 +1,6 @@
 //! What can be named as a MODEL, and the cache of exported models: exported once, found again, and never a stale one.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -587,7 +588,7 @@ fn changed_on_the_way(change: impl Fn(&Path)) {
     let mut state = 7_u32;
     let mut text = String::new();
     for record in 0..300 {
-        text.push_str(&format!(">r{record}\n"));
+        let _ = writeln!(text, ">r{record}");
         for _ in 0..300 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             text.push(char::from(letters[(state >> 16) as usize % letters.len()]));

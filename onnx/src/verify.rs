@@ -65,7 +65,9 @@ pub fn blake3_of(file: &File, length: u64) -> io::Result<String> {
             .collect();
         let own: io::Result<Vec<_>> = work();
         let others = workers.into_iter().map(|worker| {
-            let done: io::Result<Vec<_>> = worker.join().expect("no part of it panics");
+            let done: io::Result<Vec<_>> = worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             done
         });
         std::iter::once(own)
@@ -89,13 +91,11 @@ fn left_of(parts: usize) -> usize {
 
 /// The value of a subtree that is not the whole.
 fn merged(values: &[ChainingValue]) -> ChainingValue {
-    match values {
-        [one] => *one,
-        _ => {
-            let (left, right) = values.split_at(left_of(values.len()));
-            hazmat::merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
-        }
+    if let [one] = values {
+        return *one;
     }
+    let (left, right) = values.split_at(left_of(values.len()));
+    hazmat::merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
 }
 
 /// Hashes a range of a file. It is read and not mapped: a file that is cut meanwhile is an error and no signal.
@@ -333,7 +333,6 @@ impl WeightsFile {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may stop where its set-up fails")]
 mod tests {
     use std::io::{Seek as _, SeekFrom, Write as _};
 

@@ -483,8 +483,8 @@ fn a_character_of_several_bytes_is_one_letter() {
         }
         // And as a FASTQ record, whose qualities are a letter's each.
         let qualities = "I".repeat(expected.len());
-        let fastq = [b"@b x\n", text, b"\n+\n", qualities.as_bytes(), b"\n"].concat();
-        assert_eq!(told(&fastq).0[0].sequence.len(), expected.len());
+        let reads = [b"@b x\n", text, b"\n+\n", qualities.as_bytes(), b"\n"].concat();
+        assert_eq!(told(&reads).0[0].sequence.len(), expected.len());
     }
 }
 
@@ -578,7 +578,7 @@ fn a_file_that_is_written_to_while_it_is_read_is_an_error() {
 
     let text = proteome(3_000);
     let half = text.len() as u64 / 2;
-    let later = SystemTime::now() + Duration::from_secs(60);
+    let later = SystemTime::now() + Duration::from_mins(1);
     let path_of = |folder: &Path| folder.join("input");
     let write = |folder: &Path| {
         OpenOptions::new()
@@ -682,6 +682,8 @@ fn fastq_is_read() {
     }
 }
 
+// A table is as long as it must be.
+#[allow(clippy::too_many_lines)]
 #[test]
 fn mistakes_are_told_with_line_and_record() {
     for (text, whole, expected) in [

@@ -228,7 +228,8 @@ impl Letters {
     /// Adds letters that come from no file, as they are.
     pub(super) fn text(&mut self, text: &[u8]) {
         for &byte in text {
-            if !self.of_several_bytes(byte, 0) && !(byte == b'>' && self.ends_a_mask(0)) {
+            let is_taken = self.of_several_bytes(byte, 0) || (byte == b'>' && self.ends_a_mask(0));
+            if !is_taken {
                 self.append(&[byte]);
             }
         }

@@ -134,7 +134,7 @@ impl Parser {
                     self.text.skip_line()?;
                 }
                 Some(byte) if is_white(byte) => self.text.advance(),
-                Some(BOM_START) if self.text.skip_byte_order_mark(b"")? => {}
+                Some(BOM_START) if self.text.skip_byte_order_mark(b"") => {}
                 Some(_) => return Err(self.not_sequences()),
             }
         }
@@ -177,7 +177,7 @@ impl Parser {
                 None | Some(b'>') => break,
                 Some(b';') => self.text.skip_line()?,
                 // A file with a mark of its own was appended to another.
-                Some(BOM_START) if self.text.skip_byte_order_mark(b">;")? => {}
+                Some(BOM_START) if self.text.skip_byte_order_mark(b">;") => {}
                 byte => {
                     if byte == Some(b'-') && self.text.is_line(b"--") {
                         let line = self.text.line;
@@ -201,7 +201,7 @@ impl Parser {
                 None => return Ok(None),
                 Some(b'@') => break,
                 Some(byte) if is_white(byte) => self.text.advance(),
-                Some(BOM_START) if self.text.skip_byte_order_mark(b"@")? => {}
+                Some(BOM_START) if self.text.skip_byte_order_mark(b"@") => {}
                 Some(_) => {
                     let line = self.text.line;
                     let head = self.text.head(SHOWN);
@@ -462,7 +462,7 @@ impl Text {
     }
 
     /// Passes over a byte order mark, if one comes next, with one of these bytes (where any are named) behind it.
-    fn skip_byte_order_mark(&mut self, before: &[u8]) -> Result<bool, Problem> {
+    fn skip_byte_order_mark(&mut self, before: &[u8]) -> bool {
         const MARK: &[u8] = b"\xef\xbb\xbf";
         self.top_up(MARK.len() + 1);
         let next = &self.buffer[self.start..self.end];
@@ -474,7 +474,7 @@ impl Text {
         if is_mark {
             self.start += MARK.len();
         }
-        Ok(is_mark)
+        is_mark
     }
 
     /// Whether the line that comes next is this, and nothing else.

@@ -234,7 +234,7 @@ impl<'a> Chunker<'a> {
         reader.limit(self.limits_of(&self.tasks[task]));
         Ok(Open {
             length: reader.length(),
-            records: Records::File(reader),
+            records: Records::File(Box::new(reader)),
             check: DnaCheck::default(),
             input,
         })
@@ -709,7 +709,7 @@ struct RestPart {
 
 /// Where a task's records come from.
 enum Records {
-    File(Reader),
+    File(Box<Reader>),
     Given(std::vec::IntoIter<Record>),
 }
 

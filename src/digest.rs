@@ -5,10 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use blake3::Hasher;
-use blake3::hazmat::{
-    ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root,
-};
+use blake3::hazmat::{ChainingValue, HasherExt as _};
 use rayon::prelude::*;
+use seqembed_onnx::verify::blake3_of_parts;
 
 /// Bytes that are hashed by themselves: a whole subtree of BLAKE3's tree, but for the last one.
 const BLOCK: u64 = 1 << 20;
@@ -45,22 +44,7 @@ fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::R
     };
     let blocks = (0..length.div_ceil(BLOCK)).into_par_iter();
     let values: Vec<ChainingValue> = blocks.map(value).collect::<io::Result<_>>()?;
-    let (left, right) = halves(&values);
-    let root = merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash);
-    Ok(root.to_hex().to_string())
-}
-
-/// The two sides of a tree: the left one has as many leaves as is a power of two and leaves some to the right.
-fn halves(values: &[ChainingValue]) -> (&[ChainingValue], &[ChainingValue]) {
-    values.split_at(1 << (values.len() - 1).ilog2())
-}
-
-fn subtree(values: &[ChainingValue]) -> ChainingValue {
-    if let [value] = values {
-        return *value;
-    }
-    let (left, right) = halves(values);
-    merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash)
+    Ok(blake3_of_parts(&values))
 }
 
 /// The hash of a file while it is written. What a format fills in later, such as a head, is read again at the end.

@@ -68,7 +68,7 @@ pub enum ModelError {
         /// The checkpoint.
         path: PathBuf,
         /// What is wrong with it.
-        source: seqembed_onnx::Error,
+        source: Box<seqembed_onnx::Error>,
     },
     /// The cache can't be used.
     #[error("cannot use the cache of exported models, {}: {source}. Set SEQEMBED_CACHE to a folder that can be written, or export with `seqembed export CHECKPOINT -o DIR` and name DIR as the model", .path.display())]
@@ -496,7 +496,7 @@ fn export_cached(
     let model = seqembed_onnx::export(&absolute, &target, &options).map_err(|source| {
         ModelError::Export {
             path: checkpoint.to_path_buf(),
-            source,
+            source: Box::new(source),
         }
     })?;
     hash(&absolute, &mut files).map_err(no_model)?;

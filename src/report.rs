@@ -208,6 +208,23 @@ pub struct FileReport {
 }
 
 impl Totals {
+    /// How many sequences have which marks, for the summary; none if there are none.
+    fn marks(&self) -> Option<String> {
+        let marks = [
+            (self.windowed, "in windows"),
+            (self.truncated, "truncated"),
+            (self.replaced, "with replaced letters"),
+            (self.gaps, "with gaps"),
+            (self.skipped, "skipped"),
+        ];
+        let marks: Vec<String> = marks
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{} {what}", thousands(*count)))
+            .collect();
+        (!marks.is_empty()).then(|| marks.join(", "))
+    }
+
     /// Adds how many batches were filled up to each tenth of their budget.
     pub fn filled(&mut self, budget: usize, batches: &[u64; 10]) {
         if batches.iter().any(|&count| count > 0) {
@@ -397,20 +414,8 @@ impl fmt::Display for Report {
                 },
             )?;
         }
-        let marks = [
-            (totals.windowed, "in windows"),
-            (totals.truncated, "truncated"),
-            (totals.replaced, "with replaced letters"),
-            (totals.gaps, "with gaps"),
-            (totals.skipped, "skipped"),
-        ];
-        let marks: Vec<String> = marks
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{} {what}", thousands(*count)))
-            .collect();
-        if !marks.is_empty() {
-            writeln!(f, "  marked   {}", marks.join(", "))?;
+        if let Some(marks) = totals.marks() {
+            writeln!(f, "  marked   {marks}")?;
         }
         if totals.failed_records > 0 {
             writeln!(

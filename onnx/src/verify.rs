@@ -79,14 +79,21 @@ pub fn blake3_of(file: &File, length: u64) -> io::Result<String> {
     .collect();
     hashed.sort_unstable_by_key(|&(part, _)| part);
     let values: Vec<ChainingValue> = hashed.into_iter().map(|(_, value)| value).collect();
-    let (left, right) = values.split_at(left_of(values.len()));
-    let root = hazmat::merge_subtrees_root(&merged(left), &merged(right), Mode::Hash);
-    Ok(root.to_hex().to_string())
+    Ok(blake3_of_parts(&values))
 }
 
-/// How many of the parts of a subtree stand in its left one: the largest power of two that leaves something for the right one.
-fn left_of(parts: usize) -> usize {
-    parts.div_ceil(2).next_power_of_two()
+/// BLAKE3, in hexadecimal, of what was hashed in two or more parts: each of the same power of two of KiB, but for the last one, which may
+/// be shorter.
+#[must_use]
+pub fn blake3_of_parts(values: &[ChainingValue]) -> String {
+    let (left, right) = halves(values);
+    let root = hazmat::merge_subtrees_root(&merged(left), &merged(right), Mode::Hash);
+    root.to_hex().to_string()
+}
+
+/// The two sides of a tree: the left one has the largest power of two of parts that leaves something for the right one.
+fn halves(values: &[ChainingValue]) -> (&[ChainingValue], &[ChainingValue]) {
+    values.split_at(values.len().div_ceil(2).next_power_of_two())
 }
 
 /// The value of a subtree that is not the whole.
@@ -94,7 +101,7 @@ fn merged(values: &[ChainingValue]) -> ChainingValue {
     if let [one] = values {
         return *one;
     }
-    let (left, right) = values.split_at(left_of(values.len()));
+    let (left, right) = halves(values);
     hazmat::merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
 }
 

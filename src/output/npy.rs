@@ -266,7 +266,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             path,
             format!(
                 "it has {}, and {} has {rows}",
-                counted(vectors as u64, "row"),
+                counted(vectors, "row"),
                 tsv.display()
             ),
         ));

@@ -738,6 +738,24 @@ impl Edit {
             Self::Nothing | Self::Queries | Self::FeedForward => false,
         }
     }
+
+    /// The sequences whose numbers or status are not what they should be; `clean` has those of the checkpoint without edits.
+    fn wrong(self, own: &Rows, clean: &Rows) -> Vec<String> {
+        let is_wrong = |&row: &usize| {
+            let vector = |rows: &Rows| -> Vec<f32> {
+                rows.values[row * rows.hidden..(row + 1) * rows.hidden].to_vec()
+            };
+            let is_told = own.status[row].contains("the model's numbers are not finite");
+            if self.spoils(row) {
+                return !is_told || vector(own).iter().any(|x| !x.is_nan());
+            }
+            let bits = |rows| vector(rows).into_iter().map(f32::to_bits);
+            let is_other = own.status[row] != clean.status[row] || bits(own).ne(bits(clean));
+            is_told || (self == Self::Token && is_other)
+        };
+        let told = |row| format!("{} ({})", own.ids[row], own.status[row]);
+        (0..own.ids.len()).filter(is_wrong).map(told).collect()
+    }
 }
 
 #[test]
@@ -820,24 +838,7 @@ fn what_is_no_number_is_told_and_costs_no_other_sequence_a_bit() {
             for (at, (edit, pooling)) in samples.iter().take(found.len()).enumerate() {
                 let what = format!("{what}, {edit:?}, {pooling}");
                 let (own, clean) = (&found[at], &found[at % POOLINGS.len()]);
-                let mut wrong = Vec::new();
-                for row in 0..own.ids.len() {
-                    let vector = |rows: &Rows| -> Vec<f32> {
-                        rows.values[row * rows.hidden..(row + 1) * rows.hidden].to_vec()
-                    };
-                    let is_told = own.status[row].contains("the model's numbers are not finite");
-                    let is_right = if edit.spoils(row) {
-                        is_told && vector(own).iter().all(|x| x.is_nan())
-                    } else if *edit == Edit::Token {
-                        let bits = |rows| vector(rows).into_iter().map(f32::to_bits);
-                        own.status[row] == clean.status[row] && bits(own).eq(bits(clean))
-                    } else {
-                        !is_told
-                    };
-                    if !is_right {
-                        wrong.push(format!("{} ({})", own.ids[row], own.status[row]));
-                    }
-                }
+                let wrong = edit.wrong(own, clean);
                 if !wrong.is_empty() {
                     problems.0.push(format!("{what}: {}", wrong.join(", ")));
                 }

@@ -588,13 +588,7 @@ fn changed_on_the_way(change: impl Fn(&Path)) {
     let mut state = 7_u32;
     let mut text = String::new();
     for record in 0..300 {
-<<<<<<< HEAD
         let _ = writeln!(text, ">r{record}");
-=======
-        text.push_str(">r");
-        text.push_str(&record.to_string());
-        text.push('\n');
->>>>>>> a3b5468 (Lints; one tree of hashes for weights and outputs; the GPU's test of what is no number takes fewer loads)
         for _ in 0..300 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             text.push(char::from(letters[(state >> 16) as usize % letters.len()]));

@@ -32,9 +32,6 @@ const LONGEST_LIST: usize = 10 << 20;
 /// How often it is looked whether another process is ready.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Takes bytes of an answer as they come; whether it wants more.
-type Take<'t, 'a> = dyn FnMut(&mut Download<'a>, &[u8]) -> Result<bool, Failure> + 't;
-
 /// A failure, and whether it may pass.
 enum Failure {
     Final(HubError),

@@ -99,15 +99,19 @@ impl InputHash {
 
 /// 64 bits that tell a record from another: of its header and its sequence.
 #[must_use]
-#[allow(clippy::many_single_char_names)]
 pub fn record_hash(header: &str, sequence: &[u8]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(header.len() as u64).to_le_bytes());
     hasher.update(header.as_bytes());
     hasher.update(sequence);
-    let bytes = *hasher.finalize().as_bytes();
-    let [a, b, c, d, e, f, g, h, ..] = bytes;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    first_bits(&hasher)
+}
+
+/// The first 64 bits of a hash.
+fn first_bits(hasher: &blake3::Hasher) -> u64 {
+    let hash = hasher.finalize();
+    let (words, _) = hash.as_bytes().as_chunks();
+    u64::from_le_bytes(words[0])
 }
 
 /// Tells a part of a record from the others and from the record: its strand, and which of the strand's tokens it is of.
@@ -119,9 +123,7 @@ pub fn part_hash(record: u64, is_reverse: bool, tokens: &Range<usize>) -> u64 {
     for number in [record, tokens.start as u64, tokens.end as u64] {
         hasher.update(&number.to_le_bytes());
     }
-    let bytes = *hasher.finalize().as_bytes();
-    let [a, b, c, d, e, f, g, h, ..] = bytes;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    first_bits(&hasher)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::journal::facts::{Input, InputHash, part_hash, record_hash};
 use crate::journal::rows::{Saved, Spot};
 use crate::records::{self, Reader, Record};
 use crate::report::{counted, was};
-use crate::settings::{Long, Pooling, Revcomp, Settings, Unknown};
+use crate::settings::{Long, Pooling, Revcomp, Unknown};
 use crate::tokenize::dna::{DnaCheck, reverse_complement};
 use crate::tokenize::{Alphabet, Encoded, Tokenizer};
 
@@ -400,21 +400,9 @@ impl Chunker<'_> {
         let (tasks, tokenizer, number) = (self.tasks, self.tokenizer, task);
         let task = &tasks[task];
         let units = tokenizer.alphabet().units();
-        let Settings {
-            long,
-            unknown,
-            revcomp,
-            ..
-        } = task.job.settings;
+        let settings = &task.job.settings;
         let limit = task.window.max_length;
-        let length = match record.rest {
-            None => encoded.letters,
-            Some(rest) => {
-                let stop = rest.last == b'*' && tokenizer.alphabet() == Alphabet::Protein;
-                let rest = usize::try_from(rest.letters).unwrap_or(usize::MAX);
-                (record.sequence.len().saturating_add(rest)) - usize::from(stop)
-            }
-        };
+        let length = length_of(&record, &encoded, tokenizer.alphabet());
         let id = record.id().to_owned();
         let fail = |what: String| {
             let source = &task.job.source;
@@ -423,7 +411,7 @@ impl Chunker<'_> {
         let mut status = Status::default();
         let mut sequence = &record.sequence[..];
         if length > limit {
-            match long {
+            match settings.long {
                 Long::Window => status.windowed = true,
                 Long::Truncate => {
                     status.truncated = true;
@@ -443,7 +431,7 @@ impl Chunker<'_> {
         if let Some(at) = encoded.first_unknown {
             let letter = record.letter(at);
             let position = at + 1;
-            match unknown {
+            match settings.unknown {
                 Unknown::Replace => {
                     status.replaced = if encoded.unknown == encoded.ids.len() {
                         Replaced::All
@@ -480,8 +468,8 @@ impl Chunker<'_> {
         }
         item.saved = saved;
         if saved.is_none() {
-            let other =
-                (revcomp == Revcomp::Mean).then(|| tokenizer.encode(&reverse_complement(sequence)));
+            let other = (settings.revcomp == Revcomp::Mean)
+                .then(|| tokenizer.encode(&reverse_complement(sequence)));
             // The letters are not needed any more, and may be many.
             drop(record.sequence);
             let cuts = self.cut(task, &encoded);
@@ -705,6 +693,16 @@ struct RestPart {
     weight: usize,
     hash: u64,
     saved: Option<Spot>,
+}
+
+/// How many letters a record has, a terminal `*` of a protein not counted. Its rest was counted while it was read.
+fn length_of(record: &Record, encoded: &Encoded, alphabet: Alphabet) -> usize {
+    let Some(rest) = record.rest else {
+        return encoded.letters;
+    };
+    let stop = rest.last == b'*' && alphabet == Alphabet::Protein;
+    let more = usize::try_from(rest.letters).unwrap_or(usize::MAX);
+    record.sequence.len().saturating_add(more) - usize::from(stop)
 }
 
 /// Where a task's records come from.

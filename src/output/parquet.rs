@@ -389,10 +389,10 @@ fn run(bytes: &mut Vec<u8>, level: u8, count: usize) {
     }
     let mut left = 2 * count;
     while left >= 0x80 {
-        bytes.push((left & 0x7f) as u8 | 0x80);
+        bytes.push(left.to_le_bytes()[0] | 0x80);
         left >>= 7;
     }
-    bytes.extend([left as u8, level]);
+    bytes.extend([left.to_le_bytes()[0], level]);
 }
 
 fn prefixed(layout: &Layout) -> impl Iterator<Item = (String, String)> {

@@ -181,6 +181,7 @@ pub struct Collector<'a> {
 }
 
 /// What is counted of a record.
+#[derive(Clone, Copy)]
 struct Counted {
     /// Tokens that were computed.
     tokens: u64,

@@ -330,9 +330,14 @@ impl Entry {
     }
 }
 
-/// Changes whenever an old export must not be used any more.
+/// Counts up whenever an old export must not be used any more, though its files could still be read: 2, since checkpoints are refused
+/// that hold weights which the graph has no place for.
+const EXPORTER: u32 = 2;
+
+/// The program that made an export, as the index has it.
 fn exporter() -> String {
-    format!("{} graph {}", env!("CARGO_PKG_VERSION"), GRAPH_VERSION)
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{version} exporter {EXPORTER} graph {GRAPH_VERSION}")
 }
 
 fn key_of_name(model: &HubModel) -> String {

@@ -383,9 +383,10 @@ fn a_job_near_its_time_limit_saves_and_queues_again() {
     }
     let sandbox = Sandbox::new();
     fs::remove_file(sandbox.path("bin/seqembed")).unwrap();
+    // It lets the script come to its `wait` before the signal is sent.
     sandbox.script(
         "bin/seqembed",
-        "[ -e saved ] && exit 0\ntrap 'sleep 0.2; echo saved > saved; exit 143' TERM\n: > started\nwhile :; do sleep 0.05; done",
+        "[ -e saved ] && exit 0\ntrap 'sleep 0.2; echo saved > saved; exit 143' TERM\nsleep 0.5\n: > started\nwhile :; do sleep 0.05; done",
     );
     sandbox.script(
         "bin/scontrol",
@@ -407,7 +408,14 @@ fn a_job_near_its_time_limit_saves_and_queues_again() {
     let id = job.id().to_string();
     let sent = Command::new("kill").args(["-USR1", &id]).status().unwrap();
     assert!(sent.success());
-    job.wait().unwrap();
+    let begun = Instant::now();
+    while job.try_wait().unwrap().is_none() {
+        if begun.elapsed() > Duration::from_mins(1) {
+            let _ = job.kill();
+            panic!("the script goes on after the signal");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let told = fs::read_to_string(sandbox.path("work/scontrol.txt"))
         .expect("requeued, after the run has saved");
     assert_eq!(told, "requeue 4242\n");

@@ -179,7 +179,7 @@ impl Embedder {
     /// engine that tells what it is. Its device, precision and graph are its own, whatever `options` say.
     ///
     /// # Errors
-    /// When the session holds other weights, another layer, or lacks the output that the pooling needs.
+    /// When the session holds other weights or settings, another layer, or lacks the output that the pooling needs.
     pub fn with_session(
         model: &str,
         session: Arc<dyn Session>,
@@ -200,6 +200,8 @@ impl Embedder {
         let wanted = Reduce::of(embedder.settings.pooling);
         let why = if facts.weights_sha256 != info.weights_sha256 {
             "it holds other weights".to_owned()
+        } else if facts.architecture != info.architecture.blake3() {
+            "it computes something else with the same weights (another config.json)".to_owned()
         } else if facts.layer != embedder.layer {
             format!(
                 "it gives layer {}, and {} is wanted",

@@ -2,7 +2,7 @@
 //!
 //! A MODEL is an exported folder, a Hugging Face folder, a fair-esm `.pt` file, a known name or a repository of the hub
 //! (`ORG/NAME`, `@REVISION` after either). What is not exported yet is exported once into the cache, under a lock, as
-//! `models/NAME-HASH` by the hash of its weights. `index/` remembers which export a checkpoint gave: as long as its files keep
+//! `models/NAME-HASH` by the hash of all that decides its numbers. `index/` remembers which export a checkpoint gave: as long as its files keep
 //! their sizes and times, wherever they lie, a later start reads neither them nor the network; copies are told by their hashes. What is there
 //! is used without a lock and without writing anything. Nothing is downloaded here: `seqembed fetch` does that.
 
@@ -241,6 +241,10 @@ struct Entry {
     files: Vec<Fingerprint>,
     /// The export's folder below `models/`.
     export: String,
+    /// [`ModelInfo::identity`](seqembed_onnx::ModelInfo::identity) of the model in that folder: another one that lies there now is not
+    /// this checkpoint's.
+    #[serde(default)]
+    identity: String,
 }
 
 /// What tells that a file is still the same, without reading it; and what tells it of a copy, when it is read.
@@ -252,6 +256,9 @@ struct Fingerprint {
     /// When it was last written to, renamed or given away, which nobody can set back.
     #[serde(default)]
     changed_ns: Option<u64>,
+    /// Images for containers give all of their files one time: this tells two files in one of them apart.
+    #[serde(default)]
+    inode: Option<u64>,
     #[serde(default)]
     blake3: Option<String>,
 }
@@ -262,6 +269,11 @@ impl Fingerprint {
         self.is_as_long(other)
             && self.modified_ns == other.modified_ns
             && self.changed_ns == other.changed_ns
+    }
+
+    /// The same, of a file that lies elsewhere now.
+    fn is_same_elsewhere(&self, other: &Self) -> bool {
+        self.is_same(other) && self.inode == other.inode
     }
 
     fn is_as_long(&self, other: &Self) -> bool {
@@ -315,6 +327,7 @@ impl Entry {
             return None;
         }
         Some(match Model::open(&folder) {
+            Ok(model) if model.info().identity() != self.identity => return None,
             Ok(_) => Export::Whole(folder),
             Err(error) => Export::Broken(error.to_string()),
         })
@@ -331,8 +344,8 @@ impl Entry {
 }
 
 /// Counts up whenever an old export must not be used any more, though its files could still be read: 2, since checkpoints are refused
-/// that hold weights which the graph has no place for.
-const EXPORTER: u32 = 2;
+/// that hold weights which the graph has no place for; 3, since an entry may have named the export of another model of the same weights.
+const EXPORTER: u32 = 3;
 
 /// The program that made an export, as the index has it.
 fn exporter() -> String {
@@ -384,6 +397,7 @@ fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
             bytes: about.len(),
             modified_ns: nanoseconds(about.mtime(), about.mtime_nsec()),
             changed_ns: Some(nanoseconds(about.ctime(), about.ctime_nsec())),
+            inode: Some(about.ino()),
             blake3: None,
         });
     }
@@ -417,7 +431,7 @@ fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
     let others: Vec<Entry> = Entry::all()
         .filter(|entry| all(&entry.files, files, Fingerprint::is_as_long))
         .collect();
-    let same = |entry: &&Entry| all(&entry.files, files, Fingerprint::is_same);
+    let same = |entry: &&Entry| all(&entry.files, files, Fingerprint::is_same_elsewhere);
     let found = others.iter().filter(same).find_map(Entry::open);
     if found.is_some() || others.is_empty() {
         return found;
@@ -435,22 +449,44 @@ fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
         .find_map(|entry| {
             let found = entry.open()?;
             // The next start need not read them. A cache that can't be written to is as good.
-            let _ = remember(key, &hashed, &entry.export);
+            let _ = remember(key, &hashed, &entry.export, &entry.identity);
             Some(found)
         })
 }
 
 /// Notes which export a checkpoint gave.
-fn remember(key: &str, files: &[Fingerprint], export: &str) -> Result<(), ModelError> {
+fn remember(
+    key: &str,
+    files: &[Fingerprint],
+    export: &str,
+    identity: &str,
+) -> Result<(), ModelError> {
     let place = entry_path(key);
     let entry = Entry {
         checkpoint: key.to_owned(),
         exporter: exporter(),
         files: files.to_vec(),
         export: export.to_owned(),
+        identity: identity.to_owned(),
     };
     let text = serde_json::to_vec_pretty(&entry).expect("an entry is plain data");
     atomic_file::write(&place, &text).map_err(at(&place))
+}
+
+/// Notes that a name of the hub means the model that was found, unless that is noted: later the download may be gone.
+fn name(named: Option<&HubModel>, files: &[Fingerprint], found: &Path) {
+    let Some(key) = named.map(key_of_name) else {
+        return;
+    };
+    let export = found.file_name().unwrap_or_default().to_string_lossy();
+    let known = Entry::read(&entry_path(&key));
+    if known.is_some_and(|entry| entry.export == export && entry.exporter == exporter()) {
+        return;
+    }
+    if let Ok(model) = Model::open(found) {
+        // A cache that can't be written to is as good, as long as the download is there.
+        let _ = remember(&key, files, &export, &model.info().identity());
+    }
 }
 
 /// The export of a checkpoint in the cache, made now if need be.
@@ -467,6 +503,7 @@ fn export_cached(
     let mut files = fingerprints(&absolute).map_err(no_model)?;
     let key = absolute.to_string_lossy().into_owned();
     if let Some(Export::Whole(folder)) = find(&absolute, &key, &files) {
+        name(named, &files, &folder);
         return Ok(folder);
     }
 
@@ -476,7 +513,10 @@ fn export_cached(
     }
     let _lock = lock(&entry_path(&key).with_extension("lock"), say)?;
     match find(&absolute, &key, &files) {
-        Some(Export::Whole(folder)) => return Ok(folder),
+        Some(Export::Whole(folder)) => {
+            name(named, &files, &folder);
+            return Ok(folder);
+        }
         Some(Export::Broken(why)) => say(&format!("damaged in the cache, made again: {why}")),
         None => {}
     }
@@ -490,11 +530,10 @@ fn export_cached(
     let _ = atomic_file::sweep(&models, None);
     let work = AtomicFolder::create(&models.join("export")).map_err(at(&models))?;
     let target = work.partial().join("model");
-    let name = named
-        .and_then(|model| model.repository.rsplit('/').next())
-        .map(str::to_owned);
     let options = ExportOptions {
-        name,
+        name: named
+            .and_then(|model| model.repository.rsplit('/').next())
+            .map(str::to_owned),
         check_tokenizer: Some(tokenize::check),
         ..ExportOptions::default()
     };
@@ -513,16 +552,17 @@ fn export_cached(
                 .to_owned(),
         });
     }
-    let export = folder_name(&model);
+    let identity = model.info().identity();
+    let export = folder_name(&model.info().name, &identity);
     let folder = models.join(&export);
-    // The same weights from elsewhere, exported before or just now: theirs is as good.
-    if std::fs::rename(&target, &folder).is_err() && !same(&folder, &model) {
+    // The same model from elsewhere, exported before or just now: theirs is as good.
+    if std::fs::rename(&target, &folder).is_err() && !same(&folder, &identity) {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::rename(&target, &folder).map_err(at(&folder))?;
     }
-    remember(&key, &files, &export)?;
+    remember(&key, &files, &export, &identity)?;
     if let Some(model) = named {
-        remember(&key_of_name(model), &files, &export)?;
+        remember(&key_of_name(model), &files, &export, &identity)?;
     }
     Ok(folder)
 }
@@ -580,11 +620,9 @@ fn lock(path: &Path, say: &dyn Fn(&str)) -> Result<File, ModelError> {
     Ok(file)
 }
 
-/// `NAME-HASH`, the name made safe for a file system.
-fn folder_name(model: &Model) -> String {
-    let info = model.info();
-    let safe: String = info
-        .name
+/// `NAME-HASH`, the name made safe for a file system: models that differ in whatever decides numbers stand side by side.
+fn folder_name(name: &str, identity: &str) -> String {
+    let safe: String = name
         .chars()
         .map(|c| {
             if c.is_ascii_alphanumeric() || "._-".contains(c) {
@@ -594,19 +632,10 @@ fn folder_name(model: &Model) -> String {
             }
         })
         .collect();
-    format!(
-        "{}-{}",
-        safe.trim_start_matches('.'),
-        &info.weights_sha256[..16]
-    )
+    format!("{}-{}", safe.trim_start_matches('.'), &identity[..16])
 }
 
 /// Whether a folder holds the same export.
-fn same(folder: &Path, model: &Model) -> bool {
-    Model::open(folder).is_ok_and(|there| {
-        let (there, wanted) = (there.info(), model.info());
-        there.weights_sha256 == wanted.weights_sha256
-            && there.weights_blake3 == wanted.weights_blake3
-            && there.graph_version == wanted.graph_version
-    })
+fn same(folder: &Path, identity: &str) -> bool {
+    Model::open(folder).is_ok_and(|there| there.info().identity() == identity)
 }

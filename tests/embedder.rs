@@ -272,6 +272,29 @@ fn a_session_of_something_else_is_refused() {
         .contains("and 0 is wanted")
     );
     assert!(refused("esm2", pooled(Pooling::Max)).contains("pooling max needs the output `max`"));
+    // The same weights, computed with otherwise.
+    let scratch = tempfile::tempdir().unwrap();
+    let (checkpoint, other) = (scratch.path().join("esm2"), scratch.path().join("other"));
+    common::edited(
+        &fixtures().join("esm2/checkpoints/hub-safetensors"),
+        &checkpoint,
+        |_, _, _| {},
+    );
+    let config = checkpoint.join("config.json");
+    let settings = std::fs::read_to_string(&config).unwrap();
+    let changed = settings.replace("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 1e-02");
+    assert_ne!(settings, changed);
+    std::fs::write(&config, changed).unwrap();
+    common::export(&checkpoint, &other, "esm2");
+    let info = |folder: &std::path::Path| seqembed_onnx::Model::open(folder).unwrap();
+    assert_eq!(
+        info(&other).info().weights_sha256,
+        info(exported("esm2")).info().weights_sha256
+    );
+    let options_of_other = options(Overrides::default());
+    let result = Embedder::with_session(text(&other), Arc::clone(&session), options_of_other);
+    let error = result.err().unwrap().to_string();
+    assert!(error.contains("another config.json"), "{error}");
     // The first token's vector comes from the same output as the mean.
     let model = text(exported("esm2"));
     assert!(Embedder::with_session(model, session, options(pooled(Pooling::Cls))).is_ok());

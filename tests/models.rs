@@ -837,3 +837,153 @@ fn folders_around_models_are_told() {
         .stderr(says(&named));
     scene.embed(named).assert().success();
 }
+
+/// Takes the rotary frequencies out of a checkpoint, which are of its own heads and base.
+fn without_frequencies(folder: &Path) {
+    use safetensors::tensor::{SafeTensors, serialize_to_file};
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).expect("weights");
+    let tensors = SafeTensors::deserialize(&bytes).expect("weights");
+    let mut left = tensors.tensors();
+    left.retain(|(name, _)| !name.ends_with("inv_freq"));
+    assert!(left.len() < tensors.len());
+    serialize_to_file(left, None, &path).expect("weights");
+}
+
+/// Two letters' rows of the embedding table change places.
+fn swap_letters(folder: &Path) {
+    let path = folder.join("vocab.txt");
+    if path.exists() {
+        return edit(&path, "\nL\nA\n", "\nA\nL\n");
+    }
+    let path = folder.join("tokenizer.json");
+    let text = std::fs::read(&path).expect("a vocabulary");
+    let mut json: serde_json::Value = serde_json::from_slice(&text).expect("a vocabulary");
+    let ids = &mut json["model"]["vocab"];
+    let (a, c) = (ids["A"].take(), ids["C"].take());
+    (ids["A"], ids["C"]) = (c, a);
+    std::fs::write(&path, json.to_string()).expect("a vocabulary");
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).expect("a file");
+    assert!(text.contains(from), "{from}");
+    std::fs::write(path, text.replacen(from, to, 1)).expect("a file");
+}
+
+/// The weights alone do not make a model: whatever else decides its numbers does so in the cache too, and for what is resumed.
+#[test]
+fn settings_and_vocabulary_make_another_model_of_the_same_weights() {
+    type Change = fn(&Path);
+    let esm2: [Change; 4] = [
+        |folder| {
+            let (from, to) = ("\"num_attention_heads\": 4", "\"num_attention_heads\": 2");
+            edit(&folder.join("config.json"), from, to);
+        },
+        |folder| {
+            let (from, to) = ("\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 1e-01");
+            edit(&folder.join("config.json"), from, to);
+        },
+        |folder| edit(&folder.join("config.json"), "{", "{\"rope_theta\": 50.0,"),
+        swap_letters,
+    ];
+    let dnabert2: [Change; 1] = [swap_letters];
+    let cases: [(&str, &str, &[Change]); 2] = [
+        ("hub-safetensors", ">one\nMKTAYIAKQLL\n", &esm2),
+        ("../../dna/dnabert2", ">one\nACCATTGACCA\n", &dnabert2),
+    ];
+    for (checkpoint, sequence, changes) in cases {
+        let scene = Scene::new();
+        std::fs::write(scene.path("a.faa"), sequence).expect("a file");
+        let folder = scene.copy(checkpoint, "tiny");
+        if checkpoint == "hub-safetensors" {
+            without_frequencies(&folder);
+        }
+        let resumed = || {
+            let mut command = scene.command();
+            command.args(["embed", "a.faa", "-m", "tiny", "--resume", "-o"]);
+            rows(command.arg(scene.path("kept"))).0
+        };
+        let mut seen = vec![resumed()];
+        for change in changes {
+            change(&folder);
+            let mut apart = scene.embed("tiny");
+            let own = tempfile::tempdir().expect("a folder");
+            apart.env("SEQEMBED_CACHE", own.path());
+            let right = rows(&mut apart).0;
+            assert!(!seen.contains(&right), "{} changes", seen.len());
+            assert_eq!(rows(&mut scene.embed("tiny")).0, right);
+            assert_eq!(resumed(), right);
+            seen.push(right);
+        }
+        assert_eq!(scene.exports().len(), seen.len(), "{:?}", scene.exports());
+    }
+}
+
+/// In one run: no session, no rows of a repeated sequence and no export is another model's.
+#[test]
+fn models_of_one_name_and_the_same_weights_stay_apart_in_a_run() {
+    let scene = Scene::new();
+    let names = ["a", "b", "c"];
+    let [_, heads, letters] = names.map(|name| {
+        let folder = scene.copy("hub-safetensors", &format!("{name}/tiny"));
+        without_frequencies(&folder);
+        folder
+    });
+    let (from, to) = ("\"num_attention_heads\": 4", "\"num_attention_heads\": 2");
+    edit(&heads.join("config.json"), from, to);
+    swap_letters(&letters);
+    let mut manifest = "files:\n".to_owned();
+    for name in names {
+        let _ = writeln!(
+            manifest,
+            "- {{fasta: a.faa, sample: {name}, model: {name}/tiny}}"
+        );
+    }
+    std::fs::write(scene.path("m.yaml"), manifest).expect("a manifest");
+    let mut run = scene.command();
+    run.args(["run", "m.yaml", "-o", "out"]).assert().success();
+    assert_eq!(scene.exports().len(), names.len(), "{:?}", scene.exports());
+    let found = names.map(|name| {
+        let output = scene.path("out").join(format!("{name}.parquet"));
+        seqembed::output::read(&output).expect("an output").0.values
+    });
+    for (name, found) in names.iter().zip(&found) {
+        let mut apart = scene.embed(format!("{name}/tiny"));
+        apart.env("SEQEMBED_CACHE", scene.path(name));
+        assert_eq!(rows(&mut apart).0, *found, "{name}");
+    }
+    assert!(found[0] != found[1] && found[0] != found[2] && found[1] != found[2]);
+    // One that lies in the place of another is not taken for it.
+    let [first, second] = [0, 1].map(|at| scene.path("cache/models").join(&scene.exports()[at]));
+    std::fs::remove_dir_all(&second).expect("an export");
+    std::fs::rename(first, second).expect("a move");
+    for (name, found) in names.iter().zip(&found) {
+        assert_eq!(rows(&mut scene.embed(format!("{name}/tiny"))).0, *found);
+    }
+}
+
+/// A name of the hub means the revision that was used last, when the download is gone.
+#[test]
+fn a_revision_with_another_vocabulary_is_another_model() {
+    const NEXT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let scene = Scene::new();
+    std::fs::write(scene.path("a.faa"), ">one\nMKTAYIAKQLL\n").expect("a file");
+    let first = scene.snapshot();
+    let next = first.with_file_name(NEXT);
+    let from = format!("hf/hub/models--facebook--esm2_t6_8M_UR50D/snapshots/{NEXT}");
+    assert_eq!(scene.copy("hub-safetensors", &from), next);
+    swap_letters(&next);
+    let main = scene.path("hf/hub/models--facebook--esm2_t6_8M_UR50D/refs/main");
+    let embed = || rows(&mut scene.embed("esm2_t6_8M_UR50D"));
+    let old = embed().0;
+    std::fs::write(&main, NEXT).expect("a reference");
+    let (new, said) = embed();
+    assert!(said.contains("exporting") && new != old, "{said}");
+    // Back again: both are there.
+    std::fs::write(&main, COMMIT).expect("a reference");
+    let (back, said) = embed();
+    assert!(!said.contains("exporting") && back == old, "{said}");
+    std::fs::remove_dir_all(scene.path("hf")).expect("a cache");
+    assert_eq!(embed().0, old);
+}

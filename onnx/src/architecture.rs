@@ -227,6 +227,14 @@ impl Architecture {
         }
     }
 
+    /// BLAKE3, in hexadecimal, of the architecture with all of its settings: weights alone do not tell heads, positions or what is added
+    /// to a variance.
+    #[must_use]
+    pub fn blake3(&self) -> String {
+        let json = serde_json::to_vec(self).expect("it is plain data");
+        blake3::hash(&json).to_hex().to_string()
+    }
+
     /// Width of a token's vector.
     #[must_use]
     pub fn hidden(&self) -> usize {

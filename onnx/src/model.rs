@@ -213,6 +213,18 @@ fn check_of(json: &serde_json::Value) -> String {
 }
 
 impl ModelInfo {
+    /// BLAKE3, in hexadecimal, of all that decides the model's numbers: architecture with its settings, weights, tokenizer, the hashes of
+    /// its files and the version of its graphs. Not of its name, nor of where the weights came from.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let mut json = serde_json::to_value(self).expect("it is plain data");
+        if let Some(map) = json.as_object_mut() {
+            map.remove("name");
+            map.remove("source");
+        }
+        check_of(&json)
+    }
+
     /// The text of `seqembed.json`, which checks itself.
     pub(crate) fn text(&mut self) -> Result<Vec<u8>, serde_json::Error> {
         self.check = None;
@@ -505,6 +517,7 @@ impl Model {
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),
             ("seqembed.layer", &request.layer.to_string()),
             ("seqembed.weights_sha256", &self.info.weights_sha256),
+            ("seqembed.architecture", &self.info.architecture.blake3()),
         ]))
     }
 }

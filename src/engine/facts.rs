@@ -91,6 +91,8 @@ pub struct Facts {
     pub precision: Precision,
     /// SHA-256 of the weights, in hexadecimal.
     pub weights_sha256: String,
+    /// [`Architecture::blake3`](seqembed_onnx::Architecture::blake3) of what the graph computes with the weights.
+    pub architecture: String,
     /// SHA-256 of the graph, in hexadecimal.
     pub graph_sha256: String,
     /// The layer that is given.
@@ -131,6 +133,7 @@ impl Facts {
             device,
             precision: precision.ok_or_else(|| missing("precision"))?,
             weights_sha256: told("weights_sha256").ok_or_else(|| missing("weights"))?,
+            architecture: told("architecture").ok_or_else(|| missing("architecture"))?,
             graph_sha256: hex(&Sha256::digest(graph)),
             layer: told("layer")
                 .and_then(|layer| layer.parse().ok())

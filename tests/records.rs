@@ -402,6 +402,52 @@ fn told(text: &[u8]) -> (Vec<Record>, Vec<String>) {
     (all, reader.warnings())
 }
 
+/// Text of lines that end with a carriage return alone, in a file or joined with one whose lines end otherwise: it would be
+/// taken for one line, and its records lost.
+#[test]
+fn records_behind_lone_carriage_returns_are_not_lost() {
+    for (text, whole, line) in [
+        (&b">a\rMKTAY\r>b\nMKKAY\n"[..], 0, 1),
+        (b">a\nMKT\n>b desc\rMKKKKK\r>c\rAAA\r>d\nWWW\n", 1, 3),
+        (b">a\nMKT\n>b desc\rmore\nWWW\n", 1, 3),
+        (b">a\nMKT\r>b\rMKK\n", 0, 2),
+        (b">a\nMKT\r>b\nMKK\n", 0, 2),
+        (b">a\nMKT\n\r>b\nMKK\n", 0, 3),
+        (b">a\nMKT\r@b\rMKK\r+\rIII\n", 0, 2),
+        (b">a\nM<mask\r>b\nMKK\n", 0, 2),
+        // Comments, which are passed over.
+        (b";note\r>a\rMKT\n>b\nMKK\n", 0, 1),
+        (b"# note\r>a\rMKT\n>b\nMKK\n", 0, 1),
+        (b">a\nMKT\n;note\rAYI\n", 0, 3),
+        (b">a\nMKT\r;note\nAYI\n", 0, 2),
+        (b"@a\rMKTAY\r+\rIIIII\r@b\nMKK\n+\nIII\n", 0, 1),
+        (b"@a\nMKT\r+\rIII\n", 0, 2),
+        (b"@a\nMKT\n+\rIII\r@b\rMKK\r+\nIII\n", 0, 3),
+        // As many qualities as residues.
+        (b"@a\nMKTAYIAKQ\n+\nII\r@b\rMK\r+\rII\n", 0, 4),
+        (b"@r\nG\n+\nI\n@a\nMKT\n+\nIII\r@b\rMKK\r+\rIII\n", 1, 8),
+    ] {
+        for bytes in [text.to_vec(), gzip(text)] {
+            let (before, error) = read(&bytes);
+            let error = error.unwrap_or_else(|| panic!("{}: no error", text.escape_ascii()));
+            let expected = format!("line {line}: lines end as on old Macs");
+            let said = error.to_string();
+            assert!(said.contains(&expected), "{}: {said}", text.escape_ascii());
+            assert_eq!(before.len(), whole, "{}", text.escape_ascii());
+            let reader = Reader::new("input", Box::new(Dripping(Cursor::new(bytes)))).unwrap();
+            let ((_, dripping), _) = collect(reader);
+            assert!(dripping.unwrap().to_string().contains(&expected));
+        }
+    }
+    // White space among others, where nothing says that it ends a line.
+    for text in [
+        &b">a\r\r\nMK\rLV\r\r\n\r\n"[..],
+        b"@a\r\r\nMK\rLV\n+\r\r\nII\rII\r\r\n",
+    ] {
+        assert_eq!(pairs(&good(text)), [("a", "MKLV")]);
+    }
+}
+
 #[test]
 fn headers_that_are_not_utf8_are_kept_apart() {
     let (all, warnings) = told(b">caf\xe9 \xff x\nMK\n>caf\xe8\nMK\n>caf\xc3\xa9\nMK\n");
@@ -414,6 +460,13 @@ fn headers_that_are_not_utf8_are_kept_apart() {
         warnings[0].contains("input: line 1: the header is not UTF-8 (1 more header is not)"),
         "{warnings:?}"
     );
+    // The same in letters.
+    let (all, warnings) = told(b">caf\xe9 x\nMK\n>a\\b\\x7f\nMK\n>caf\\xe9 y\nMK\n>c\\\xe9\nMK\n");
+    let ids: Vec<_> = all.iter().map(Record::id).collect();
+    assert_eq!(ids, ["caf\\xe9", "a\\b\\x7f", "caf\\\\xe9", "c\\\\\\xe9"]);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let expected = r"input: line 5: the header of record `caf\\xe9` has a backslash";
+    assert!(warnings[1].starts_with(expected), "{warnings:?}");
     let (all, warnings) = told(">señal α\nMK\n".as_bytes());
     assert_eq!(all[0].header, "señal α");
     assert_eq!(warnings, [""; 0]);
@@ -503,6 +556,16 @@ fn a_mask_is_one_letter_and_is_told() {
         Record::new(String::new(), b"M<mask>K".to_vec()).sequence,
         b"M\xffK"
     );
+    // It is ASCII, and not one of the letters that are not.
+    let (_, warnings) = told(">a\nM<mask>K\n>b\nM–K\n<mask>\n".as_bytes());
+    let stand = "stands in the sequence of record";
+    for (warning, expected) in warnings.iter().zip([
+        format!("line 4: '–' (U+2013, en dash) {stand} `b`: it"),
+        format!("line 2: `<mask>` {stand} `a` (1 more is in this file): it"),
+    ]) {
+        assert!(warning.contains(&expected), "{warning}");
+    }
+    assert_eq!(warnings.len(), 2);
     let (_, message) = bad(b">a\nM<pad>K\n");
     assert!(
         message.contains("line 2: `>` inside the sequence"),
@@ -629,6 +692,62 @@ fn a_file_that_is_written_to_while_it_is_read_is_an_error() {
             } else {
                 assert!(error.is_none(), "{error:?}");
                 assert_eq!(rest.len(), 2_999);
+            }
+        }
+    }
+}
+
+/// The time of writing is put back, as some copying programs do. A new name or permission is no change.
+#[test]
+fn a_file_that_is_written_to_in_place_is_read_again_at_its_end() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let text = proteome(100);
+    let path_of = |folder: &Path| folder.join("input");
+    let rewrite = |folder: &Path, at: u64, byte: &[u8]| {
+        use std::os::unix::fs::FileExt as _;
+        let file = fs::File::options()
+            .write(true)
+            .open(path_of(folder))
+            .unwrap();
+        let written = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(byte, at).unwrap();
+        file.set_modified(written).unwrap();
+    };
+    let first: Change = &|folder| rewrite(folder, 0, b"%");
+    let middle: Change = &|folder| rewrite(folder, 5_000, b"\0\0");
+    let same: Change = &|folder| rewrite(folder, 0, b"");
+    let permissions: Change = &|folder| {
+        fs::set_permissions(path_of(folder), fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let linked: Change = &|folder| fs::hard_link(path_of(folder), folder.join("other")).unwrap();
+    let renamed: Change = &|folder| fs::rename(path_of(folder), folder.join("other")).unwrap();
+    let removed: Change = &|folder| fs::remove_file(path_of(folder)).unwrap();
+    let nothing: Change = &|_| ();
+    for (change, is_told) in [
+        (first, true),
+        (middle, true),
+        (same, false),
+        (permissions, false),
+        (linked, false),
+        (renamed, false),
+        (removed, false),
+        (nothing, false),
+    ] {
+        for encode in [<[u8]>::to_vec as Encode, gzip] {
+            let folder = tempfile::tempdir().unwrap();
+            let bytes = encode(&text);
+            let path = file(folder.path(), &bytes);
+            let ((all, error), reader) = collect(records::open(&Source::Path(path)).unwrap());
+            assert!(all.len() == 100 && error.is_none(), "{error:?}");
+            // The clock of a file system may tick in steps of some milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            change(folder.path());
+            let hash = blake3::hash(&bytes).to_hex();
+            let outcome = reader.verify(bytes.len() as u64, &hash);
+            assert_eq!(outcome.is_err(), is_told, "{outcome:?}");
+            if let Err(error) = outcome {
+                assert!(error.to_string().contains("changed while it was read"));
             }
         }
     }
@@ -950,6 +1069,63 @@ proptest! {
         let whole = outcome(Box::new(Cursor::new(bytes.clone())));
         let dripping = outcome(Box::new(Dripping(Cursor::new(bytes))));
         prop_assert_eq!(whole, dripping);
+    }
+
+    /// Headers of one file that differ stay different, whatever their bytes.
+    #[test]
+    fn headers_that_differ_stay_different(
+        headers in proptest::collection::vec(proptest::collection::vec(
+            proptest::sample::select(vec![
+                &b"\\"[..], b"x", b"\\xe9", b"e9", b"\xe9", b"\xc3\xa9", b"\xf0\x9f", b"A",
+            ]),
+            0..6,
+        ), 2),
+    ) {
+        let headers: Vec<Vec<u8>> = headers.iter().map(|parts| parts.concat()).collect();
+        let text = headers.iter().map(|header| [b">", &header[..], b"\nMK\n"].concat()).collect::<Vec<_>>().concat();
+        let all = good(&text);
+        prop_assert_eq!(all[0].id() == all[1].id(), headers[0] == headers[1]);
+    }
+
+    /// However the lines of a file end, it gives its records or an error, and never others.
+    #[test]
+    fn lone_carriage_returns_make_no_other_records(
+        written in proptest::collection::vec(("[a-z ]{0,5}", "[A-Z*.-]{0,20}", "[@+I]{20}"), 1..6),
+        ends in proptest::collection::vec(0..8_usize, 8),
+        width in 1_usize..20,
+        is_fastq in any::<bool>(),
+    ) {
+        let mut lines = Vec::new();
+        for (header, sequence, qualities) in &written {
+            let wrapped = |text: &str| {
+                let lines = text.as_bytes().chunks(width);
+                lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect::<Vec<_>>()
+            };
+            lines.push(format!("{}{header}", if is_fastq { "@" } else { ">" }));
+            if !is_fastq {
+                lines.push("; a comment".to_owned());
+            }
+            lines.extend(wrapped(sequence));
+            if is_fastq {
+                lines.push("+".to_owned());
+                lines.extend(wrapped(&qualities[..sequence.len()]));
+            }
+        }
+        let text: String = lines
+            .iter()
+            .zip(ends.iter().cycle())
+            .flat_map(|(line, &end)| [line.as_str(), ["\r", "\r\n", "\n"][end.min(2)]])
+            .collect();
+        let (all, error) = read(text.as_bytes());
+        if let Some(error) = error {
+            prop_assert!(text.contains('\r'), "{error}");
+        } else {
+            let expected: Vec<_> = written
+                .iter()
+                .map(|(header, sequence, _)| (header.trim_end(), sequence.as_str()))
+                .collect();
+            prop_assert_eq!(pairs(&all), expected);
+        }
     }
 
     /// What is written as FASTA or FASTQ is read back, however it is wrapped.

@@ -263,6 +263,24 @@ fn specimens() -> Vec<Specimen> {
         "the gzip data end whole after 1 record (`a`) (their checksums fit), but something else stands behind them (`junk`)",
         None,
     );
+    for (name, bytes) in [
+        (
+            "lines that end with CR and with LF",
+            &b">a\nMKT\n>b desc\rMKKKKK\r>c\rAAA\r>d\nWWW\n"[..],
+        ),
+        (
+            "reads, some of whose lines end with CR",
+            b"@r\nM\n+\nI\n@a\rMKTAY\r+\rIIIII\r@b\nMKK\n+\nIII\n",
+        ),
+    ] {
+        add(
+            name,
+            bytes,
+            PARTLY,
+            "lines end as on old Macs (CR alone)",
+            None,
+        );
+    }
     add("spaces", b">a\nMK LV\t \n G\n", DONE, "", Some(&["ok"]));
     add("digits", b">a\n1 MKLV 4\n", DONE, "", Some(&["replaced"]));
     add(
@@ -438,6 +456,98 @@ fn letters_outside_of_the_vocabulary_follow_the_policy() {
     assert!(place.rows("x").is_none());
 }
 
+/// The `*` that is dropped is the one that ends a record, not one at the place where it is cut. As the vocabulary lacks `*`
+/// and J, both are the unknown token.
+#[test]
+fn a_stop_at_the_cut_is_a_residue() {
+    let place = Place::new(&[
+        (
+            "x.faa",
+            b">a\nMKTA*KKRR\n>b\nMKTAJKKRR\n>c\nMKTA\n>d\nMKTAL*\n>e\nMKTA**\n>f\nMKTA*K*\n",
+        ),
+        ("y.faa", b">a\nMKTA*KKRR\n"),
+    ]);
+    let cut = ["--long", "truncate", "--max-length", "5", "--unknown"];
+    let embed = |file: &str, more: &[&str]| place.embed(&[file], &[&cut, more].concat());
+    assert_run(&embed("x.faa", &["replace"]), DONE, &[]);
+    let rows = place.rows("x").unwrap();
+    let replaced = "truncated,replaced";
+    assert_eq!(
+        rows.status,
+        [replaced, replaced, "ok", "ok", "replaced", replaced]
+    );
+    assert_eq!(rows.lengths, [9, 9, 4, 5, 5, 6]);
+    let row = |at: usize| &rows.values[at * rows.hidden..(at + 1) * rows.hidden];
+    for same in [1, 4, 5] {
+        assert_eq!(row(0), row(same), "{same}");
+    }
+    assert_ne!(row(0), row(2));
+
+    assert_run(&embed("x.faa", &["skip"]), DONE, &[]);
+    let rows = place.rows("x").unwrap();
+    for (at, status) in rows.status.iter().enumerate() {
+        assert_eq!(
+            status.contains("skipped: "),
+            ![2, 3].contains(&at),
+            "{status}"
+        );
+    }
+    assert!(
+        rows.status[0].contains("'*' at position 5"),
+        "{:?}",
+        rows.status
+    );
+    let run = embed("y.faa", &["error"]);
+    assert_run(&run, PARTLY, &["record \"a\": '*' at position 5"]);
+    let run = embed("y.faa", &["replace", "--pooling", "none"]);
+    assert_run(&run, DONE, &[]);
+    let rows = place.rows("y").unwrap();
+    assert_eq!(rows.values.len(), 5 * rows.hidden);
+}
+
+/// Its beginning is read already, and its time of writing is put back.
+#[test]
+fn an_input_that_is_written_to_in_place_fails_by_name() {
+    use std::os::unix::fs::FileExt as _;
+
+    let many = GOOD.repeat(4_000);
+    let place = Place::new(&[("a.faa", &many), ("b.faa", GOOD)]);
+    let out = place.path("out");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+        .args([
+            "embed",
+            text(&place.path("a.faa")),
+            text(&place.path("b.faa")),
+        ])
+        .args(["-m", text(model()), "-o", text(&out), "--no-dedup"])
+        .args(["--threads", "1"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = || fs::read_dir(&out).is_ok_and(|entries| entries.count() > 1);
+    while !begun() && run.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let file = fs::File::options()
+        .write(true)
+        .open(place.path("a.faa"))
+        .unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"A", 10).unwrap();
+    file.set_modified(written).unwrap();
+    // Of this one nothing but the permissions change.
+    let mut permissions = fs::metadata(place.path("b.faa")).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(place.path("b.faa"), permissions).unwrap();
+    let run = run.wait_with_output().unwrap();
+    assert_run(
+        &run,
+        PARTLY,
+        &["a.faa: changed while it was read (other bytes stand there now"],
+    );
+    assert!(place.rows("a").is_none() && place.rows("b").is_some());
+}
+
 #[test]
 fn a_hundred_megabytes_on_one_line_take_no_memory() {
     let peak = |place: &Place| {
@@ -537,7 +647,7 @@ fn file_names_that_are_not_utf8_stay_apart() {
     use std::os::unix::ffi::OsStrExt as _;
 
     let place = Place::new(&[]);
-    let names = [b"caf\xe9.faa", b"caf\xe8.faa"]
+    let names = [&b"caf\xe9.faa"[..], b"caf\xe8.faa", b"caf\\xe9.faa"]
         .map(|name| place.folder.path().join(OsStr::from_bytes(name)));
     for name in &names {
         fs::write(name, GOOD).unwrap();
@@ -551,7 +661,12 @@ fn file_names_that_are_not_utf8_stay_apart() {
     assert_run(&run, DONE, &[]);
     assert_eq!(
         place.written(),
-        ["caf%e8.parquet", "caf%e9.parquet", "report.json"]
+        [
+            "caf%5cxe9.parquet",
+            "caf%e8.parquet",
+            "caf%e9.parquet",
+            "report.json"
+        ]
     );
 }
 

@@ -486,9 +486,9 @@ fn trouble_with_name(sample: &str) -> Option<&'static str> {
 
 /// A file's name without its suffixes.
 fn sample_of(path: &Path) -> String {
-    // Bytes that are not UTF-8 as in a URL, so that names that differ stay different.
+    // Bytes that are not UTF-8 as in a URL, and a backslash, which other systems take for a separator, so that names that differ stay different.
     let name = path.file_name().unwrap_or_default();
-    let name = records::escaped(name.as_bytes(), "%");
+    let name = records::escaped(name.as_bytes(), "%").replace('\\', "%5c");
     let bare = without_suffix(&name, &COMPRESSION_SUFFIXES);
     without_suffix(bare, &SEQUENCE_SUFFIXES).to_owned()
 }

@@ -138,7 +138,7 @@ pub enum Problem {
     },
     /// Lines end with a lone carriage return.
     #[error(
-        "line {line}: lines end as on old Macs (CR alone): convert them, for example with `tr '\\r' '\\n'`"
+        "line {line}: lines end as on old Macs (CR alone), this one or more: convert them, for example with `tr '\\r' '\\n'`"
     )]
     CarriageReturns {
         /// The line.

@@ -11,6 +11,9 @@ pub const OTHER: u8 = 0xff;
 /// What `>` makes a mask of.
 const BEGUN_MASK: &[u8; 5] = b"<mask";
 
+/// Kinds of letters that are told apart where [`OTHER`] stands for them.
+pub(super) const KINDS: usize = 3;
+
 /// A letter as it stands in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Letter {
@@ -105,7 +108,7 @@ impl fmt::Display for Letter {
     }
 }
 
-/// Letters that are not ASCII, of one kind.
+/// Letters that [`OTHER`] stands for, of one kind.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen {
     /// The first, with its line.
@@ -119,6 +122,8 @@ pub(super) struct Seen {
 pub(super) enum Refused {
     Nul,
     Header,
+    /// A carriage return that seems to have ended a line.
+    Return,
 }
 
 /// The letters of a sequence that is read.
@@ -136,8 +141,10 @@ pub(super) struct Letters {
     begun: Vec<u8>,
     /// The first that [`OTHER`] stands for.
     other: Option<Letter>,
-    /// Those that are not ASCII: the visible ones, and the invisible ones.
-    pub(super) seen: [Seen; 2],
+    /// Whether the last byte of the line so far is a carriage return.
+    returned: bool,
+    /// Those that [`OTHER`] stands for: the visible ones, the invisible ones, and masks.
+    pub(super) seen: [Seen; KINDS],
 }
 
 impl Default for Letters {
@@ -149,7 +156,8 @@ impl Default for Letters {
             tail: [0; BEGUN_MASK.len()],
             begun: Vec::new(),
             other: None,
-            seen: [Seen::default(); 2],
+            returned: false,
+            seen: [Seen::default(); KINDS],
         }
     }
 }
@@ -167,7 +175,8 @@ impl Letters {
         self.tail = [0; BEGUN_MASK.len()];
         self.begun.clear();
         self.other = None;
-        self.seen = [Seen::default(); 2];
+        self.returned = false;
+        self.seen = [Seen::default(); KINDS];
     }
 
     /// How many letters there are.
@@ -197,11 +206,16 @@ impl Letters {
         let odd = plain.iter().fold(0, |odd, &byte| {
             odd | u8::from(byte.cast_signed() <= 0x20) | u8::from(byte == b'>')
         });
-        if odd == 0 && self.begun.is_empty() {
+        if odd == 0 && self.begun.is_empty() && !self.returned {
             self.append(plain);
+            self.returned = plain.len() < piece.len();
             return Ok(());
         }
         for &byte in piece {
+            // What begins a line of FASTA or FASTQ other than one of a sequence.
+            if std::mem::replace(&mut self.returned, byte == b'\r') && b">@+;".contains(&byte) {
+                return Err(Refused::Return);
+            }
             if self.of_several_bytes(byte, line) {
                 continue;
             }
@@ -218,6 +232,7 @@ impl Letters {
 
     /// Ends a line: no letter goes on in the next.
     pub(super) fn end_line(&mut self, line: u64) {
+        self.returned = false;
         if !self.begun.is_empty() {
             for byte in std::mem::take(&mut self.begun) {
                 self.push_other(Letter::Byte(byte), line);
@@ -287,7 +302,11 @@ impl Letters {
 
     fn see(&mut self, letter: Letter, line: u64) {
         self.other.get_or_insert(letter);
-        let seen = &mut self.seen[usize::from(letter.is_invisible())];
+        let kind = match letter {
+            Letter::Mask => 2,
+            letter => usize::from(letter.is_invisible()),
+        };
+        let seen = &mut self.seen[kind];
         seen.first.get_or_insert((line, letter));
         seen.count += 1;
     }

@@ -8,7 +8,10 @@
 //! - White space inside a sequence (of ASCII) is dropped. Every other character is one letter: what a model does not
 //!   know, the tokenizer replaces and counts. A character that is not ASCII is one too, as in Python's `len`, and so is each
 //!   byte that is not UTF-8; so is `<mask>` ([`OTHER`]).
-//! - Bytes of a header that are not UTF-8 are written as `\xe9`, so that what was different stays different.
+//! - Bytes of a header that are not UTF-8 are written as `\xe9`, and a header's own `\xe9` as `\\xe9`, so that
+//!   what was different stays different.
+//! - Lines end with a line feed. A carriage return inside a header, a comment or FASTQ's `+` line is an error, and so is one in a
+//!   sequence or qualities with what begins the next such line behind it: it ended a line, and records would be lost.
 //! - Lines of a FASTA file that start with `;` are comments, as in Pearson's original format, and skipped; so are lines that
 //!   start with `#` before the first header.
 //! - FASTQ may be wrapped: qualities are read until there are as many as letters.
@@ -24,6 +27,7 @@ mod letters;
 mod parse;
 mod watch;
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
@@ -45,7 +49,7 @@ pub use letters::{Letter, OTHER};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// The whole header line without its `>` or `@`, trailing white space trimmed; bytes that are not UTF-8 are written as
-    /// `\xe9`.
+    /// `\xe9`, and `\xe9` as `\\xe9`.
     pub header: String,
     /// The letters as they stand in the file, without line ends and white space, a byte each: an ASCII one as it is, and
     /// [`OTHER`] for any other.
@@ -146,7 +150,45 @@ impl fmt::Display for Source {
 /// A name of a file, its bytes that are not UTF-8 as `\xe9`: names that differ stay different.
 #[must_use]
 pub fn shown(name: &OsStr) -> String {
-    escaped(name.as_bytes(), "\\x")
+    distinct(name.as_bytes()).into_owned()
+}
+
+/// Text, its bytes that are not UTF-8 as `\xe9`. No two texts become one: backslashes are doubled where such letters stand
+/// behind them, so that an odd number of them tells a byte.
+fn distinct(bytes: &[u8]) -> Cow<'_, str> {
+    fn is_escape(rest: &[u8]) -> bool {
+        matches!(
+            rest,
+            [
+                b'x',
+                b'8'..=b'9' | b'a'..=b'f',
+                b'0'..=b'9' | b'a'..=b'f',
+                ..,
+            ]
+        )
+    }
+    if let Ok(text) = str::from_utf8(bytes)
+        && !memchr::memchr_iter(b'\\', bytes).any(|at| is_escape(&bytes[at + 1..]))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        let mut valid = chunk.valid();
+        while let Some(at) = valid.find('\\') {
+            let run = valid.len() - at - valid[at..].trim_start_matches('\\').len();
+            let (before, rest) = valid.split_at(at + run);
+            text.push_str(before);
+            let is_before_byte = rest.is_empty() && !chunk.invalid().is_empty();
+            if is_before_byte || is_escape(rest.as_bytes()) {
+                text.extend(std::iter::repeat_n('\\', run));
+            }
+            valid = rest;
+        }
+        text.push_str(valid);
+        text.push_str(&escaped(chunk.invalid(), "\\x"));
+    }
+    Cow::Owned(text)
 }
 
 /// Text, its bytes that are not UTF-8 as two digits behind a mark.
@@ -265,6 +307,28 @@ impl Reader {
         self.ended && !self.failed && self.delivered == 0
     }
 
+    /// Whether a file that was read to its end still has the bytes that were read: how many, and their BLAKE3 hash. They are read
+    /// again only where something changed and neither length nor time of writing tell whether it was the bytes.
+    ///
+    /// # Errors
+    /// When it has others, or can't be read again.
+    pub fn verify(&self, read: u64, hash: &str) -> Result<(), RecordError> {
+        let holds = self
+            .watch
+            .as_ref()
+            .map_or(Ok(true), |watch| watch.holds(read, hash));
+        match holds {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.fail(Problem::Changed {
+                what: "other bytes stand there now, though its time of writing is as it was"
+                    .to_owned(),
+            })),
+            Err(source) => Err(self.fail(Problem::Changed {
+                what: format!("it cannot be read again: {source}"),
+            })),
+        }
+    }
+
     /// What the user should be told about a file that was read to its end without an error.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -287,6 +351,13 @@ impl Reader {
                 more(odd.headers.count, "header is not", "headers are not")
             ));
         }
+        if let Some((line, id, ())) = &odd.backslashes.first {
+            told.push(format!(
+                "line {line}: the header of record `{id}` has a backslash that looks like a byte that is not UTF-8{}: it is \
+                 doubled, so that ids that differ stay different",
+                more(odd.backslashes.count, "header has", "headers have")
+            ));
+        }
         for odd in &odd.letters {
             let Some((line, id, letter)) = &odd.first else {
                 continue;
@@ -300,9 +371,13 @@ impl Reader {
                 }
                 _ => "it counts as one letter, and is embedded as an unknown one",
             };
+            let (one, many) = match letter {
+                Letter::Mask => ("is in this file", "are in this file"),
+                _ => ("letter is not ASCII", "letters are not ASCII"),
+            };
             told.push(format!(
                 "line {line}: {letter} stands in the sequence of record `{id}`{}: {what}",
-                more(odd.count, "letter is not ASCII", "letters are not ASCII")
+                more(odd.count, one, many)
             ));
         }
         if let Some((line, id, ())) = &odd.separators.first {

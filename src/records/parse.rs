@@ -3,12 +3,13 @@
 //! Own code, because the libraries at hand lose what stands before a damaged place in their buffer, take a
 //! header without a sequence for an error, or can't tell the line of a mistake.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
-use super::letters::{Letters, Refused};
-use super::{Letter, Limits, Problem, Record, Rest, escaped, is_white};
+use super::letters::{KINDS, Letters, Refused};
+use super::{Letter, Limits, Problem, Record, Rest, distinct, is_white};
 
 /// Text is read in pieces of this size.
 const BUFFER: usize = 256 * 1024;
@@ -60,10 +61,12 @@ impl<T> Odd<T> {
 /// What the user should be told of a file.
 #[derive(Debug, Default)]
 pub(super) struct Oddities {
-    /// Letters that are not ASCII: the visible ones, and the invisible ones.
-    pub(super) letters: [Odd<Letter>; 2],
+    /// Letters that are not ASCII: the visible ones, and the invisible ones; and masks.
+    pub(super) letters: [Odd<Letter>; KINDS],
     /// Headers that are not UTF-8, with the first such byte.
     pub(super) headers: Odd<u8>,
+    /// Headers of UTF-8 with a backslash that is doubled.
+    pub(super) backslashes: Odd<()>,
     /// Lines of `--` alone.
     pub(super) separators: Odd<()>,
 }
@@ -169,9 +172,8 @@ impl Parser {
             return Ok(None);
         }
         let header_line = self.text.line;
-        let (header, has_inner_return) = self.header()?;
+        let header = self.header()?;
         self.letters.clear();
-        let mut lines = 0_u64;
         loop {
             match self.text.peek()? {
                 None | Some(b'>') => break,
@@ -184,12 +186,8 @@ impl Parser {
                         self.odd.separators.add(1, || (line, id_of(&header), ()));
                     }
                     self.sequence_line(&header, header_line, true)?;
-                    lines += 1;
                 }
             }
-        }
-        if lines == 0 && has_inner_return {
-            return Err(Problem::CarriageReturns { line: header_line });
         }
         Ok(Some(self.record(header)))
     }
@@ -211,13 +209,10 @@ impl Parser {
             }
         }
         let header_line = self.text.line;
-        let (header, has_inner_return) = self.header()?;
+        let header = self.header()?;
         self.letters.clear();
         loop {
             match self.text.peek()? {
-                None if has_inner_return => {
-                    return Err(Problem::CarriageReturns { line: header_line });
-                }
                 None => return Err(self.cut(&header)),
                 Some(b'+') => break,
                 Some(_) => self.sequence_line(&header, header_line, false)?,
@@ -239,10 +234,18 @@ impl Parser {
                 return Err(self.cut(header));
             };
             let before = quality;
+            let mut returned = false;
             self.text.each_piece(|piece, line| {
                 if memchr(0, piece).is_some() {
                     return Err(Problem::Nul { line });
                 }
+                // As where the next record's header follows a carriage return.
+                let is_header = (returned && piece.starts_with(b"@"))
+                    || memchr_iter(b'\r', piece).any(|at| piece[at + 1..].starts_with(b"@"));
+                if is_header {
+                    return Err(Problem::CarriageReturns { line });
+                }
+                returned = piece.ends_with(b"\r");
                 quality += piece.iter().filter(|&&byte| !is_white(byte)).count() as u64;
                 Ok(())
             })?;
@@ -267,8 +270,8 @@ impl Parser {
         }
     }
 
-    /// The header line without its mark, and whether a carriage return stands inside it.
-    fn header(&mut self) -> Result<(String, bool), Problem> {
+    /// The header line without its mark.
+    fn header(&mut self) -> Result<String, Problem> {
         self.line.clear();
         let line = self.text.line;
         self.text.each_piece(|piece, line| {
@@ -285,21 +288,20 @@ impl Parser {
             }
         })?;
         let bytes = &self.line[1..];
-        let header = if let Ok(text) = str::from_utf8(bytes) {
-            text.trim_end().to_owned()
-        } else {
-            // As Python's `backslashreplace` has it.
-            let header = escaped(bytes, "\\x").trim_end().to_owned();
+        let text = distinct(bytes);
+        let header = text.trim_end().to_owned();
+        if matches!(text, Cow::Owned(_)) {
             let mut chunks = bytes.utf8_chunks();
-            let first = chunks.find_map(|chunk| chunk.invalid().first().copied());
             let id = id_of(&header);
-            self.odd
-                .headers
-                .add(1, || (line, id, first.unwrap_or_default()));
-            header
-        };
-        let has_inner_return = header.contains('\r');
-        Ok((header, has_inner_return))
+            match chunks.find_map(|chunk| chunk.invalid().first().copied()) {
+                Some(first) => self.odd.headers.add(1, || (line, id, first)),
+                None => self.odd.backslashes.add(1, || (line, id, ())),
+            }
+        }
+        if memchr(b'\r', header.as_bytes()).is_some() {
+            return Err(Problem::CarriageReturns { line });
+        }
+        Ok(header)
     }
 
     /// Appends a line to the sequence, without white space.
@@ -321,6 +323,7 @@ impl Parser {
                 .line(piece, line, is_fasta)
                 .map_err(|refused| match refused {
                     Refused::Nul => Problem::Nul { line },
+                    Refused::Return => Problem::CarriageReturns { line },
                     Refused::Header => Problem::HeaderInSequence {
                         line,
                         id: id_of(header),
@@ -484,10 +487,24 @@ impl Text {
         matches!(next, Some([] | [b'\n', ..] | [b'\r', b'\n', ..]))
     }
 
+    /// Passes over a comment, or the line between a FASTQ record's sequence and its qualities. Nothing but such a line is passed
+    /// over, and no records that stand in one with it.
     fn skip_line(&mut self) -> Result<(), Problem> {
-        self.each_piece(|piece, line| match memchr(0, piece) {
-            Some(_) => Err(Problem::Nul { line }),
-            None => Ok(()),
+        let mut returned = false;
+        self.each_piece(|piece, line| {
+            if memchr(0, piece).is_some() {
+                return Err(Problem::Nul { line });
+            }
+            let behind = match memchr(b'\r', piece) {
+                _ if returned => piece,
+                Some(at) => &piece[at..],
+                None => return Ok(()),
+            };
+            returned = true;
+            match behind.iter().all(|&byte| is_white(byte)) {
+                true => Ok(()),
+                false => Err(Problem::CarriageReturns { line }),
+            }
         })
     }
 

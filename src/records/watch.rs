@@ -1,10 +1,13 @@
 //! Whether a file was written to while it was read.
 
 use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::digest;
 use crate::report::thousands;
 
 /// A file that is read, as it was when it was opened. A pipe has no length and is not watched; and a file that is replaced by
@@ -15,6 +18,8 @@ pub(super) struct Watch {
     path: Option<PathBuf>,
     length: u64,
     written: Option<SystemTime>,
+    /// When anything of it changed last, which no program can set.
+    touched: (i64, i64),
 }
 
 impl Watch {
@@ -26,6 +31,7 @@ impl Watch {
             path,
             length: about.len(),
             written: about.modified().ok(),
+            touched: touched(&about),
         })
     }
 
@@ -48,4 +54,20 @@ impl Watch {
         }
         (about.modified().ok() != self.written).then(|| "it was written to".to_owned())
     }
+
+    /// Whether the file still has the bytes that were read, of which this is the BLAKE3 hash. It is read again only if something
+    /// of it changed and its length and time of writing did not: a writer may have put the time back (as with
+    /// `touch -r`), or nothing but a name or a permission changed.
+    pub(super) fn holds(&self, read: u64, hash: &str) -> io::Result<bool> {
+        // The standard input may have begun anywhere in its file.
+        if self.path.is_none() || touched(&self.file.metadata()?) == self.touched {
+            return Ok(true);
+        }
+        Ok(digest::of_file(&self.file, read)? == hash)
+    }
+}
+
+/// The time of the last change of a file's bytes, names or permissions.
+fn touched(about: &Metadata) -> (i64, i64) {
+    (about.ctime(), about.ctime_nsec())
 }

@@ -275,7 +275,7 @@ impl<'a> Chunker<'a> {
 
     fn end(&mut self, failure: Option<String>) -> Raw {
         let task = self.task;
-        let failure = failure.or_else(|| self.wrong_alphabet(task));
+        let mut failure = failure.or_else(|| self.wrong_alphabet(task));
         self.task += 1;
         self.index = 0;
         let mut warnings = Vec::new();
@@ -283,11 +283,15 @@ impl<'a> Chunker<'a> {
         if let Some(open) = self.open.take()
             && failure.is_none()
         {
-            if let Records::File(reader) = &open.records {
-                warnings.extend(reader.warnings());
-            }
             let hash = open.input.lock().unwrap_or_else(PoisonError::into_inner);
-            input = Some(hash.finish(open.length));
+            let read = hash.finish(open.length);
+            if let Records::File(reader) = &open.records {
+                match reader.verify(read.read, &read.hash) {
+                    Ok(()) => warnings.extend(reader.warnings()),
+                    Err(error) => failure = Some(error.to_string()),
+                }
+            }
+            input = failure.is_none().then_some(read);
         }
         Raw::End {
             task,
@@ -416,7 +420,8 @@ impl Chunker<'_> {
                 Long::Truncate => {
                     status.truncated = true;
                     sequence = &sequence[..limit];
-                    encoded = tokenizer.encode(sequence);
+                    // A `*` at the cut is inside of the record, and not its end.
+                    encoded = tokenizer.encode_beginning(sequence);
                 }
                 Long::Error => {
                     return fail(format!(

@@ -70,14 +70,9 @@ impl LetterTokenizer {
             size: vocabulary.size(),
         }
     }
-}
 
-impl Tokenizer for LetterTokenizer {
-    fn encode(&self, sequence: &[u8]) -> Encoded {
-        let (residues, dropped_stop) = match sequence {
-            [residues @ .., b'*'] if self.alphabet == Alphabet::Protein => (residues, true),
-            residues => (residues, false),
-        };
+    /// The tokens of all of these letters.
+    fn encode_all(&self, residues: &[u8], dropped_stop: bool) -> Encoded {
         let unk = self.special.unk;
         let ids: Vec<u32> = residues
             .iter()
@@ -95,6 +90,21 @@ impl Tokenizer for LetterTokenizer {
             dropped_stop,
             starts: None,
         }
+    }
+}
+
+impl Tokenizer for LetterTokenizer {
+    fn encode(&self, sequence: &[u8]) -> Encoded {
+        match sequence {
+            [residues @ .., b'*'] if self.alphabet == Alphabet::Protein => {
+                self.encode_all(residues, true)
+            }
+            residues => self.encode_all(residues, false),
+        }
+    }
+
+    fn encode_beginning(&self, beginning: &[u8]) -> Encoded {
+        self.encode_all(beginning, false)
     }
 
     fn special(&self) -> Special {

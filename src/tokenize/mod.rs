@@ -20,6 +20,12 @@ pub trait Tokenizer: Send + Sync {
     /// says how a character of several bytes comes to be one.
     fn encode(&self, sequence: &[u8]) -> Encoded;
 
+    /// The tokens of a sequence's beginning, which goes on behind it: what [`Tokenizer::encode`] drops at a sequence's end is a
+    /// letter here.
+    fn encode_beginning(&self, beginning: &[u8]) -> Encoded {
+        self.encode(beginning)
+    }
+
     /// The ids of the special tokens.
     fn special(&self) -> Special;
 

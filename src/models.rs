@@ -344,8 +344,9 @@ impl Entry {
 }
 
 /// Counts up whenever an old export must not be used any more, though its files could still be read: 2, since checkpoints are refused
-/// that hold weights which the graph has no place for; 3, since an entry may have named the export of another model of the same weights.
-const EXPORTER: u32 = 3;
+/// that hold weights which the graph has no place for; 3, since an entry may have named the export of another model of the same weights;
+/// 4, since such weights beside the encoder are refused too.
+const EXPORTER: u32 = 4;
 
 /// The program that made an export, as the index has it.
 fn exporter() -> String {

@@ -143,6 +143,9 @@ fn special_ids_are_those_of_the_file() {
         file["model"]["vocab"][token] = json!(2000 + at);
         file["added_tokens"][at]["id"] = json!(2000 + at);
         file["added_tokens"][at]["content"] = json!(token);
+        if ["[CLS]", "[SEP]"].contains(token) {
+            file["post_processor"]["special_tokens"][token]["ids"] = json!([2000 + at]);
+        }
     }
     let tokenizer = bpe(&file);
     assert_eq!(
@@ -159,6 +162,65 @@ fn special_ids_are_those_of_the_file() {
     // Names of special tokens in a sequence are letters.
     let encoded = tokenizer.encode(b"[CLS]");
     assert_eq!((encoded.ids.len(), encoded.unknown), (5, 4));
+}
+
+/// What is refused is what the library itself gives other ids for, with its own added tokens and post-processor; the rest it gives these.
+#[test]
+fn added_tokens_and_what_stands_around_a_sequence_are_those_of_the_library() {
+    let added = |content: &str, id: u32| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false});
+    let mut with_n = viral();
+    with_n["model"]["vocab"]["N"] = json!(1024);
+    let n = with_n.clone();
+    with_n["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .push(added("N", 1024));
+    let mut files = vec![(viral(), true), (n, true), (with_n, true)];
+    for (content, id) in [("<ACG>", 1024), ("ACG", 1024), ("A", 5), ("GATTACA", 1024)] {
+        let mut file = viral();
+        file["added_tokens"]
+            .as_array_mut()
+            .unwrap()
+            .push(added(content, id));
+        files.push((file, content == "<ACG>"));
+    }
+    let template = viral()["post_processor"].clone();
+    let bert = |cls: u32, sep: u32| json!({"type": "BertProcessing", "cls": ["[CLS]", cls], "sep": ["[SEP]", sep]});
+    let roberta = json!({"type": "RobertaProcessing", "cls": ["[CLS]", 1], "sep": ["[SEP]", 2], "trim_offsets": true, "add_prefix_space": false});
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let mut swapped = template.clone();
+    swapped["single"].as_array_mut().unwrap().swap(0, 2);
+    for (post, taken) in [
+        (bert(1, 2), true),
+        (bert(2, 1), false),
+        (roberta, true),
+        (
+            json!({"type": "Sequence", "processors": [bytes, template]}),
+            true,
+        ),
+        (bytes, false),
+        (swapped, false),
+        (Value::Null, false),
+    ] {
+        let mut file = viral();
+        file["post_processor"] = post;
+        files.push((file, taken));
+    }
+    let sequence = "GATTACANNACGTACGGATTACAAACGN";
+    let own = |file: &Value| {
+        let tokenizer = BpeTokenizer::from_json(&file.to_string()).ok()?;
+        let Special { cls, eos, .. } = tokenizer.special();
+        let ids = tokenizer.encode(sequence.as_bytes()).ids;
+        Some([vec![cls], ids, vec![eos]].concat())
+    };
+    let usual = own(&viral()).unwrap();
+    for (file, taken) in files {
+        let library: tokenizers::Tokenizer = file.to_string().parse().unwrap();
+        let ids = library.encode(sequence, true).unwrap().get_ids().to_vec();
+        let what = format!("{} {}", file["added_tokens"], file["post_processor"]);
+        assert_eq!(own(&file), taken.then(|| ids.clone()), "{what}");
+        assert!(taken || ids != usual, "needlessly refused: {what}");
+    }
 }
 
 #[test]
@@ -249,6 +311,54 @@ fn what_is_no_bpe_tokenizer_is_told() {
         "{error}"
     );
     assert!("wordpiece".parse::<TokenizerKind>().is_err());
+}
+
+/// What the tokenizers library does before and after BPE, and this one does not.
+#[test]
+fn what_is_done_before_and_after_bpe_is_refused_by_name() {
+    let added = |content: &str, id: u32| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false});
+    for token in [
+        added("ACG", 511),
+        added("MASK", 2000),
+        added("nn", 2000),
+        added("[SEP]", 7),
+    ] {
+        let mut file = viral();
+        file["added_tokens"]
+            .as_array_mut()
+            .unwrap()
+            .push(token.clone());
+        let error = BpeTokenizer::from_json(&file.to_string()).err().unwrap();
+        let error = error.to_string();
+        assert!(
+            error.contains("added_tokens have")
+                && error.contains(token["content"].as_str().unwrap()),
+            "{error}"
+        );
+    }
+    let swapped = |post: &mut Value| post["single"].as_array_mut().unwrap().swap(0, 2);
+    let without = |post: &mut Value| drop(post["single"].as_array_mut().unwrap().remove(2));
+    let twice = |post: &mut Value| {
+        let last = post["single"][2].clone();
+        post["single"].as_array_mut().unwrap().push(last);
+    };
+    let changes: [&dyn Fn(&mut Value); 9] = [
+        &|post| *post = Value::Null,
+        &swapped,
+        &without,
+        &twice,
+        &|post| post["special_tokens"]["[CLS]"]["ids"] = json!([4]),
+        &|post| post["single"][1]["Sequence"]["type_id"] = json!(1),
+        &|post| *post = json!({"type": "BertProcessing", "cls": ["[CLS]", 1], "sep": ["[SEP]", 3]}),
+        &|post| *post = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+        &|post| *post = json!({"type": "Sequence", "processors": [post.clone(), post.clone()]}),
+    ];
+    for change in changes {
+        let mut file = viral();
+        change(&mut file["post_processor"]);
+        let error = BpeTokenizer::from_json(&file.to_string()).err().unwrap();
+        assert!(error.to_string().contains("its post_processor"), "{error}");
+    }
 }
 
 #[test]

@@ -414,6 +414,19 @@ fn a_vocabulary_that_no_tokenizer_fits_is_told_before_the_export() {
             "\"continuing_subword_prefix\":\"#########\"",
             "continuing_subword_prefix",
         ),
+        (
+            "../../dna/dnabert-s",
+            "\"post_processor\":",
+            "\"post_processor\": null, \"other\":",
+            "post_processor",
+        ),
+        (
+            "../../dna/dnabert-s",
+            "\"[MASK]\"",
+            "\"ACG\"",
+            "added_tokens",
+        ),
+        ("hub-safetensors", "<null_1>\n", "GP\n", "`GP` (id 31)"),
     ] {
         let folder = scene.copy(checkpoint, "other");
         let file = if checkpoint.ends_with("-s") {

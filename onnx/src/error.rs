@@ -62,9 +62,10 @@ pub enum Error {
     },
     /// Tensors of the encoder that the graph would leave out.
     #[error(
-        "{}: the graph has no place for {count} of the encoder's tensors ({}{}), so the vectors would not be this model's: {help}",
-        path.display(), shown::name(first),
-        second.as_ref().map_or_else(String::new, |second| format!(", {}{}", shown::name(second), if *count > 2 { ", ..." } else { "" }))
+        "{}: the graph has no place for {count} of {} tensors ({}{}), so the vectors {} be this model's: {help}",
+        path.display(), help.whose(), shown::name(first),
+        second.as_ref().map_or_else(String::new, |second| format!(", {}{}", shown::name(second), if *count > 2 { ", ..." } else { "" })),
+        help.effect()
     )]
     Leftover {
         /// The checkpoint.

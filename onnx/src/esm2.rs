@@ -301,7 +301,13 @@ impl Description for Esm2 {
         Names {
             // fair-esm's own files begin with the second; a plain state dict of its model has no prefix.
             prefixes: &["esm.", "encoder.sentence_encoder.", "sentence_encoder."],
-            encoder: &["embed_tokens", "embeddings", "encoder", "layers"],
+            encoder: &[
+                "embed_positions",
+                "embed_tokens",
+                "embeddings",
+                "encoder",
+                "layers",
+            ],
             unused: &[
                 "contact_head.**",
                 // Until 2025, transformers made them for rotary ESMs too, which do not use them: most checkpoints have them.

@@ -33,47 +33,127 @@ const BUFFERS: [&str; 4] = [
     "_extra_state",
 ];
 
-/// Heads that are known to stand beside an encoder whose names have no prefix.
-const HEADS: [&str; 26] = [
-    "classification_head",
-    "classification_heads",
+/// What a module beside the encoder is for, as its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// It takes the encoder's vectors.
+    Head,
+    /// It changes what goes into the encoder or through it.
+    Feeding,
+    /// The name does not say.
+    Unknown,
+}
+
+/// Beginnings of the names of what changes a model from within: `LoRA` and its like.
+const LOW_RANK: [&str; 2] = ["lora", "dora"];
+/// Learned tokens before each sequence.
+const PROMPTS: [&str; 4] = ["prefix", "prompt", "ptuning", "softprompt"];
+/// Small layers between those of the model.
+const ADAPTERS: [&str; 2] = ["adapter", "adaptor"];
+/// Words that only the name of a head has.
+const HEAD: [&str; 38] = [
+    "class",
+    "classes",
+    "classification",
     "classifier",
+    "classifiers",
     "cls",
-    "contact_head",
-    "contrast_head",
+    "contact",
+    "contrastive",
+    "criterion",
     "decoder",
     "dropout",
     "head",
     "heads",
-    "lm_head",
-    "logit_scale",
-    "mlm_head",
-    "out_proj",
+    "label",
+    "labels",
+    "logit",
+    "logits",
+    "loss",
+    "mlm",
+    "nsp",
+    "out",
+    "output",
+    "outputs",
+    "pool",
     "pooler",
+    "pooling",
+    "prediction",
     "predictions",
-    "projection",
-    "projection_head",
-    "qa_outputs",
+    "predictor",
+    "qa",
     "regression",
-    "regression_head",
     "regressor",
+    "relationship",
     "score",
+    "scorer",
     "scores",
-    "seq_relationship",
+    "target",
     "version",
 ];
-
-/// Modules that stand beside an encoder, and change what goes through it.
-const FEEDING: [&str; 8] = [
-    "adapter",
-    "adapters",
-    "prefix_encoder",
-    "prompt_embedding",
-    "prompt_embeddings",
-    "prompt_encoder",
-    "prompt_tokens",
-    "soft_prompt",
+/// Beginnings of words in the names of what makes, or takes, the encoder's input.
+const INPUT: [&str; 2] = ["embed", "input"];
+/// Layers that are a head where they stand alone beside an encoder, and the name does not say that they make its input.
+const LAYER: [&str; 10] = [
+    "dense",
+    "fc",
+    "ffn",
+    "lin",
+    "linear",
+    "mlp",
+    "proj",
+    "projection",
+    "projections",
+    "projector",
 ];
+
+/// The words of a part of a name, without numbers.
+fn words(part: &str) -> impl Iterator<Item = &str> {
+    part.split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|word| !word.is_empty())
+}
+
+fn begins(part: &str, with: &[&str]) -> bool {
+    with.iter().any(|start| part.starts_with(start))
+}
+
+impl Beside {
+    /// By the name of a tensor that is not below a module of the encoder.
+    fn of(name: &str) -> Self {
+        let name = name.to_ascii_lowercase();
+        let module = name.split('.').next().unwrap_or_default();
+        let words: Vec<&str> = words(module).collect();
+        let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
+        let strong = |word: &str| begins(word, &PROMPTS) || begins(word, &ADAPTERS);
+        // Learned tokens, as `prefix_tokens` and `cls_token`, are put beside a sequence's own.
+        let tokens = matches!(words.last(), Some(&("token" | "tokens")));
+        // Low-rank changes are merged before an export, wherever they are; a head's own adapters are the head's.
+        let low_rank = name
+            .split('.')
+            .flat_map(self::words)
+            .any(|word| begins(word, &LOW_RANK));
+        let input = words.iter().any(|word| begins(word, &INPUT));
+        if low_rank || tokens || words.iter().any(|word| strong(word)) {
+            Self::Feeding
+        } else if has(&HEAD) {
+            // `class_embedding` may be a head's or a learned token.
+            if input && !has(&["classifier", "decoder", "head", "heads"]) {
+                Self::Unknown
+            } else {
+                Self::Head
+            }
+        } else if input
+            || matches!(words[..], ["in", ..] | [.., "in"])
+            || name.split('.').flat_map(self::words).any(strong)
+        {
+            Self::Feeding
+        } else if has(&LAYER) {
+            Self::Head
+        } else {
+            Self::Unknown
+        }
+    }
+}
 
 /// PEFT's model around another one.
 const PEFT: &str = "base_model.";
@@ -102,12 +182,24 @@ pub fn canonical(description: &dyn Description, name: &str, part: bool) -> Optio
     if BUFFERS.contains(&last) || names.unused.iter().any(|pattern| fits(pattern, &spelled)) {
         return None;
     }
-    let inside = within.is_some()
-        || names.encoder.contains(&module)
-        || FEEDING.contains(&module)
-        || name.starts_with(PEFT);
-    let beside = part || HEADS.contains(&module);
-    (inside || !beside).then_some(spelled)
+    let inside = within.is_some() || names.encoder.contains(&module) || name.starts_with(PEFT);
+    let passed_over = !inside
+        && match Beside::of(&spelled) {
+            Beside::Head => true,
+            Beside::Feeding => false,
+            // Without a prefix it may as well be a part of the encoder.
+            Beside::Unknown => part,
+        };
+    (!passed_over).then_some(spelled)
+}
+
+/// What a tensor's name says that it is for, if it stands beside the encoder.
+fn beside(description: &dyn Description, canonical: &str, name: &str) -> Option<Beside> {
+    let names = description.names();
+    let module = canonical.split('.').next().unwrap_or_default();
+    let inside = names.prefixes.iter().any(|prefix| name.starts_with(prefix))
+        || names.encoder.contains(&module);
+    (!inside).then(|| Beside::of(canonical))
 }
 
 /// Whether a name is of a pattern, see [`Names::unused`].
@@ -160,11 +252,20 @@ pub fn check(
             format!("the configuration says {layers} layers, the weights have {blocks}"),
         ));
     }
-    let help = if left.len() == all.len() {
-        Help::of(&left).unwrap_or(Help::Foreign)
-    } else {
-        Help::of(&left).unwrap_or(Help::Variant)
-    };
+    let help = Help::of(&left).unwrap_or_else(|| {
+        let sides = left
+            .iter()
+            .map(|(canonical, name)| beside(description, canonical, name));
+        if left.len() == all.len() {
+            Help::Foreign
+        } else if sides.clone().any(|side| side.is_none()) {
+            Help::Variant
+        } else if sides.flatten().any(|side| side == Beside::Feeding) {
+            Help::Input
+        } else {
+            Help::Unknown
+        }
+    });
     Err(Error::Leftover {
         path: path.to_path_buf(),
         count: left.len(),
@@ -191,6 +292,10 @@ pub enum Help {
     Pruned,
     /// A decoder's attention.
     Decoder,
+    /// A module beside the encoder that makes its input, as its name says.
+    Input,
+    /// A module beside the encoder that may be a head.
+    Unknown,
     /// No tensor has a name that the model's have.
     Foreign,
     /// Anything else.
@@ -208,17 +313,16 @@ impl Help {
                     .is_some_and(|end| ends.contains(&end))
             })
         };
-        let begins = |part: &str, with: &[&str]| with.iter().any(|start| part.starts_with(start));
+        let word = |with: &[&str]| {
+            any(&|part| words(&part.to_ascii_lowercase()).any(|word| begins(word, with)))
+        };
         let kinds = [
-            (
-                any(&|part| begins(part, &["prompt_", "prefix_encoder", "soft_prompt"])),
-                Self::Prompt,
-            ),
+            (word(&PROMPTS), Self::Prompt),
             (
                 left.iter().any(|(_, name)| name.starts_with(PEFT))
+                    || word(&LOW_RANK)
                     || any(&|part| {
                         let parts = [
-                            "lora_",
                             "base_layer",
                             "modules_to_save",
                             "original_module",
@@ -235,7 +339,7 @@ impl Help {
                     }),
                 Self::Peft,
             ),
-            (any(&|part| begins(part, &["adapter"])), Self::Adapter),
+            (word(&ADAPTERS), Self::Adapter),
             (
                 last(&[
                     "SCB",
@@ -270,6 +374,24 @@ impl Help {
     }
 }
 
+impl Help {
+    /// Whose tensors they are that the graph has no place for.
+    pub(crate) fn whose(self) -> &'static str {
+        match self {
+            Self::Input | Self::Unknown => "the checkpoint's",
+            _ => "the encoder's",
+        }
+    }
+
+    /// What follows from their absence.
+    pub(crate) fn effect(self) -> &'static str {
+        match self {
+            Self::Input | Self::Unknown => "may not",
+            _ => "would not",
+        }
+    }
+}
+
 impl fmt::Display for Help {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -295,6 +417,14 @@ impl fmt::Display for Help {
                 "its weights are pruned by masks. In Python, make that permanent with torch.nn.utils.prune.remove, and save it again"
             }
             Self::Decoder => "it is a decoder, with attention to another model's output: it cannot be exported",
+            Self::Input => {
+                "by its name it makes the encoder's input. If it does not, save the encoder alone (in Python, \
+                 model.base_model.save_pretrained(FOLDER)), put the tokenizer's files there too, and name that folder"
+            }
+            Self::Unknown => {
+                "it stands beside the encoder, and its name does not say whether it is a head. If it is one, save the encoder alone \
+                 (in Python, model.base_model.save_pretrained(FOLDER)), put the tokenizer's files there too, and name that folder"
+            }
             Self::Foreign => {
                 "no tensor is called as the model's are. Where a wrapper put a prefix before all names (module., model.), save the inner \
                  model's state dict"
@@ -328,6 +458,53 @@ mod tests {
         }
     }
 
+    /// Names of what goes into an encoder or changes it, from the code of prompt tuning, PEFT, adapters and ELECTRA's projection.
+    #[test]
+    fn what_feeds_the_encoder_is_not_passed_over() {
+        let esm2 = Esm2::published(6, 320, 20);
+        for name in [
+            "soft_prompts.weight",
+            "softPrompt",
+            "prefix_tokens",
+            "prefix_projection.0.weight",
+            "prompt.weight",
+            "prompts",
+            "prompts.0",
+            "deep_prompt_embeddings",
+            "task.prompt_embeddings.weight",
+            "lora.layer1.A",
+            "LoRA_A",
+            "esm_lora.0.A",
+            "blocks.0.lora_A",
+            "classifier.lora_A.weight",
+            "adapter_layers.0.down.weight",
+            "task_adapters.0.up.weight",
+            "adapter_head.weight",
+            "input_proj.weight",
+            "inputProj.weight",
+            "proj_in.weight",
+            "embed_proj.weight",
+            "embeddings_project.weight",
+            "position_embeddings.weight",
+            "cls_token",
+            "virtual_tokens",
+        ] {
+            for part in [false, true] {
+                assert!(canonical(&esm2, name, part).is_some(), "{name} {part}");
+            }
+        }
+        // Without a prefix, what may be a part of the encoder.
+        for name in [
+            "my_module.weight",
+            "norm.weight",
+            "blocks.0.weight",
+            "class_embedding",
+        ] {
+            assert!(canonical(&esm2, name, false).is_some(), "{name}");
+            assert_eq!(canonical(&esm2, name, true), None, "{name}");
+        }
+    }
+
     /// Tensors as published checkpoints name them, from the lists that transformers and fair-esm print on loading, and heads of their
     /// own classes: none of them is the encoder's.
     #[test]
@@ -350,8 +527,22 @@ mod tests {
                     "contact_head.regression.bias",
                     "lm_head.decoder.weight",
                     "pooler.dense.bias",
+                    "my_head.weight",
+                    "fc.weight",
+                    "fc1.bias",
+                    "linear.weight",
+                    "mlp.0.weight",
+                    "proj.weight",
+                    "projection_head.0.weight",
+                    "token_classifier.weight",
+                    "embedding_head.weight",
+                    "pre_classifier.weight",
+                    "loss_fn.pos_weight",
                 ],
                 &[
+                    "lstm.weight_ih_l0",
+                    "norm.weight",
+                    "attention.in_proj_weight",
                     "classifier.dense.weight",
                     "classifier.out_proj.bias",
                     "my_regression_head.0.weight",

@@ -303,6 +303,18 @@ fn a_pytorch_file_may_have_a_name_of_any_length() {
 fn heads_and_buffers_of_all_kinds_are_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     for (family, prefix, beside) in [
+        // Without a prefix, what is clearly a head.
+        (
+            "dna/dnabert-3-plain",
+            "",
+            [
+                "my_head.weight",
+                "fc.weight",
+                "linear2.weight",
+                "mlp.0.weight",
+                "proj.weight",
+            ],
+        ),
         (
             "esm2/widths/head16-f16",
             "",

@@ -594,6 +594,51 @@ fn weights_that_the_graph_has_no_place_for_are_refused_in_every_family_and_forma
     }
 }
 
+/// The encoder's own names have the prefix; what feeds it stands beside, and has none.
+#[test]
+fn what_feeds_the_encoder_from_beside_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, prefix) in [
+        ("esm2/checkpoints/hub-safetensors", "esm."),
+        ("dna/dnabert-3-plain", "bert."),
+        ("dna/dnabert-s", "bert."),
+    ] {
+        let whole = support::fixture(family);
+        let bare = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
+        let source = copied(family, &folder.path().join(family));
+        let refused_with = |prefix: &str, name: &str, words: &[&str]| {
+            let mut tensors = renamed(&whole, |name| format!("{prefix}{}", bare(name)));
+            let tensor = Tensor {
+                shape: vec![2],
+                values: vec![1.0; 2],
+            };
+            tensors.insert(name.to_owned(), tensor);
+            support::write_safetensors(&source.join("model.safetensors"), &tensors, Format::F32);
+            let text = refused(&source);
+            assert_all(&text, &[name, "no place for 1 of"]);
+            assert_all(&text, words);
+        };
+        for (name, help) in [
+            ("soft_prompts.weight", "learned prompts"),
+            ("prefix_tokens", "learned prompts"),
+            ("prompt.weight", "learned prompts"),
+            ("prompts", "learned prompts"),
+            ("lora.layer1.A", "merge_and_unload()"),
+            ("blocks.0.lora_A", "merge_and_unload()"),
+            ("adapter_layers.0.down.weight", "adapters"),
+            ("input_proj.weight", "the encoder's input"),
+            ("embed_project.weight", "the encoder's input"),
+            ("cls_token", "the encoder's input"),
+        ] {
+            refused_with(prefix, name, &[help]);
+        }
+        // Without a prefix, a name that says nothing may be a part of the encoder.
+        for name in ["my_module.weight", "norm.bias"] {
+            refused_with("", name, &["beside the encoder", "save_pretrained(FOLDER)"]);
+        }
+    }
+}
+
 #[test]
 fn a_model_within_another_says_how_to_get_it_out() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,9 +2,11 @@
 //!
 //! The rule: letters are taken in upper case, U as T (unless the vocabulary has U); then the ids are those that the
 //! `tokenizers` library gives. A letter outside of the vocabulary, N and the other ambiguous codes as a rule, is one unknown
-//! token (a run of them is one, where the file says `fuse_unk`), and no token reaches over it. Truncation, padding and
-//! dropout that the file has switched on are switched off. Names of special tokens in a sequence are letters like any others,
-//! and a byte that is not ASCII is one unknown token.
+//! token (a run of them is one, where the file says `fuse_unk`), and no token reaches over it. Truncation and padding that the
+//! file has switched on are switched off, as transformers does unless a call asks for them; so is dropout, which makes ids
+//! random. Names of special tokens in a sequence are letters like any others, and a byte that is not ASCII is one unknown token.
+//! A file whose other parts would give other ids is refused: tokens added that are cut out of sequences first, and anything
+//! around a sequence but one [CLS] and one [SEP].
 //!
 //! The library keeps a priority queue over the whole sequence, for DNA has no spaces: about 2 MB of bases a second. For the
 //! files of these models [`Merges`] gives the same ids many times faster; with any other the library does the work.
@@ -45,6 +47,8 @@ impl BpeTokenizer {
         check_rewriting(&file)?;
         let ids = ids(&file);
         let special = special(&file, &ids)?;
+        check_added(&file)?;
+        check_around(&file, special)?;
         let size = ids.values().max().map_or(0, |&id| id as usize + 1);
 
         // What is switched off, and what this module does itself.
@@ -209,6 +213,109 @@ fn check_rewriting(file: &Value) -> Result<(), VocabularyError> {
         }
     }
     Ok(())
+}
+
+/// Refuses added tokens that the library would cut out of sequences before BPE, and those that it would give another id.
+fn check_added(file: &Value) -> Result<(), VocabularyError> {
+    let model = &file["model"];
+    let refused = |token: &str, why: &str| {
+        Err(VocabularyError::Bpe {
+            reason: format!("its added_tokens have {token:?}, {why}"),
+        })
+    };
+    let merged = |token: &str| {
+        let mut merges = model["merges"].as_array().into_iter().flatten();
+        merges.any(|merge| match merge {
+            Value::String(pair) => pair.contains(token),
+            pair => [&pair[0], &pair[1]]
+                .iter()
+                .any(|part| part.as_str().is_some_and(|part| part.contains(token))),
+        })
+    };
+    for added in file["added_tokens"].as_array().into_iter().flatten() {
+        let Some(token) = added["content"].as_str() else {
+            continue;
+        };
+        let known = &model["vocab"][token];
+        if !known.is_null() && *known != added["id"] {
+            return refused(token, "with another id than in the vocabulary");
+        }
+        // What stands in brackets is in no sequence. U is read as T.
+        let letters = token.trim().to_ascii_uppercase();
+        let in_sequences = |byte: u8| match byte {
+            b'U' => !model["vocab"]["U"].is_null() || letters == "U",
+            _ => byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'*' | b'.' | b'?'),
+        };
+        let cut_out = !letters.is_empty() && letters.bytes().all(in_sequences);
+        // A letter of the vocabulary that nothing merges with has the same id either way.
+        let same = token.len() == 1 && !known.is_null() && !merged(token);
+        if cut_out && !same {
+            return refused(
+                token,
+                "which would be cut out of sequences before the model's own tokens; this is not supported",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the file puts [CLS] before a sequence and [SEP] behind it, with the ids of these tokens: this module does so itself.
+fn check_around(file: &Value, special: Special) -> Result<(), VocabularyError> {
+    let mut parts = vec![&file["post_processor"]];
+    let mut around = Vec::new();
+    while let Some(part) = parts.pop() {
+        match part["type"].as_str() {
+            Some("Sequence") => parts.extend(part["processors"].as_array().into_iter().flatten()),
+            // Changes offsets only.
+            Some("ByteLevel") => {}
+            _ => around.push(part),
+        }
+    }
+    let [part] = around[..] else {
+        return Err(VocabularyError::Bpe {
+            reason: "its post_processor has several parts that add tokens, which is not supported"
+                .to_owned(),
+        });
+    };
+    let kind = part["type"].as_str().unwrap_or("none");
+    let (cls, sep) = (u64::from(special.cls), u64::from(special.eos));
+    let is = match kind {
+        "TemplateProcessing" => {
+            let token = |piece: &Value, id: u64| {
+                let piece = &piece["SpecialToken"];
+                let named = piece["id"].as_str().unwrap_or_default();
+                is_zero(&piece["type_id"])
+                    && part["special_tokens"][named]["ids"] == serde_json::json!([id])
+            };
+            match part["single"].as_array().map(Vec::as_slice) {
+                Some([first, middle, last]) => {
+                    token(first, cls)
+                        && middle["Sequence"]["id"] == "A"
+                        && is_zero(&middle["Sequence"]["type_id"])
+                        && token(last, sep)
+                }
+                _ => false,
+            }
+        }
+        "BertProcessing" | "RobertaProcessing" => {
+            part["cls"][1].as_u64() == Some(cls) && part["sep"][1].as_u64() == Some(sep)
+        }
+        _ => false,
+    };
+    if is {
+        return Ok(());
+    }
+    Err(VocabularyError::Bpe {
+        reason: format!(
+            "its post_processor (of type {kind:?}) does not put [CLS] (id {cls}) before a sequence and [SEP] (id {sep}) behind it, \
+             all of token type 0; anything else is not supported"
+        ),
+    })
+}
+
+/// Of a token type, which is 0 if it is not given.
+fn is_zero(value: &Value) -> bool {
+    value.is_null() || *value == 0
 }
 
 /// Positions are 32-bit; a sequence of 4 GB would not fit any model.

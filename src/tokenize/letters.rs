@@ -21,7 +21,7 @@ impl LetterTokenizer {
     /// From the text of ESM's `vocab.txt`.
     ///
     /// # Errors
-    /// When it lacks a token that every protein needs, or has one twice.
+    /// When it lacks a token that every protein needs, has one twice, or a word of several letters.
     pub fn esm(text: &str) -> Result<Self, VocabularyError> {
         let vocabulary = Vocabulary::read(text)?;
         vocabulary.needed([
@@ -29,6 +29,16 @@ impl LetterTokenizer {
             "M", "N", "P", "Q", "R", "S", "T", "V", "W", "Y",
         ])?;
         let [cls, eos, pad, unk] = vocabulary.needed(["<cls>", "<eos>", "<pad>", "<unk>"])?;
+        // transformers cuts every token of the file out of a sequence, the longest first.
+        let long = vocabulary.words().filter(|(word, _)| {
+            word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_alphabetic())
+        });
+        if let Some((token, id)) = long.min_by_key(|&(_, id)| id) {
+            return Err(VocabularyError::Word {
+                token: token.to_owned(),
+                id,
+            });
+        }
         Ok(Self::new(&vocabulary, Special { cls, eos, pad, unk }))
     }
 

@@ -668,8 +668,8 @@ impl Grown {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Edit {
     Nothing,
-    /// One weight of queries (0), keys (1) or values (2).
-    Attention(usize, f32),
+    /// One weight of queries (0), keys (1) or values (2) is NaN.
+    Attention(usize),
     /// Queries beyond what fp16 holds, and keys as much smaller: scores are as before.
     Queries,
     /// What GELU makes is beyond what fp16 holds.
@@ -678,13 +678,13 @@ enum Edit {
     Token,
 }
 
-const EDITS: [Edit; 8] = [
+/// Infinite weights are refused by name in 16 bits: queries that overflow are infinite where they are used.
+const EDITS: [Edit; 7] = [
     Edit::Nothing,
     Edit::Token,
-    Edit::Attention(0, f32::NAN),
-    Edit::Attention(1, f32::NAN),
-    Edit::Attention(1, f32::INFINITY),
-    Edit::Attention(2, f32::NEG_INFINITY),
+    Edit::Attention(0),
+    Edit::Attention(1),
+    Edit::Attention(2),
     Edit::Queries,
     Edit::FeedForward,
 ];
@@ -698,9 +698,9 @@ impl Edit {
         let count = numbers.len();
         let part = |at| attention_part(name, at, count);
         match self {
-            Self::Attention(which, odd) if name.ends_with("weight") => {
+            Self::Attention(which) if name.ends_with("weight") => {
                 if let Some(at) = (0..count).find(|&at| part(at) == Some(which)) {
-                    numbers[at] = odd;
+                    numbers[at] = f32::NAN;
                 }
             }
             Self::Queries => {

@@ -96,7 +96,7 @@ fn bench_load_compares_the_ways() {
     let said = String::from_utf8(run.stdout).unwrap();
     for part in [
         "esm2: 6 sequences",
-        "in 3 files, 1 threads",
+        "in 3 files, 1 thread",
         "one process, a load a file",
         "time than a process for each file",
         "times as long as on one file with everything",

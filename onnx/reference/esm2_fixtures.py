@@ -251,8 +251,13 @@ def main() -> None:
     mixed = reference.run(whole("mixed"), LAYERS_ASKED)
     add("mixed", "mixed", [], ["ok"] * len(mixed[0]), mixed, [1, 4, 6, 7])
     letters = reference.run(whole("letters"), LAYERS_ASKED)
-    unknown = [any(letter not in esm2.LETTERS for letter in s.rstrip("*").upper()) for s in whole("letters")]
-    add("letters", "letters", [], ["replaced" if u else "ok" for u in unknown], letters, [3])
+
+    def marks(sequence: str) -> str:
+        letters = sequence.rstrip("*").upper()
+        replaced = ["replaced"] if any(letter not in esm2.LETTERS for letter in letters) else []
+        return ",".join(replaced + (["gaps"] if set(letters) & set("-.") else [])) or "ok"
+
+    add("letters", "letters", [], [marks(sequence) for sequence in whole("letters")], letters, [3])
 
     # Truncated to the first 100 residues.
     width, overlap = 100, 40

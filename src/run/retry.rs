@@ -172,6 +172,7 @@ impl Attempt<'_> {
             this.notes.extend(notes);
         };
         match with.slot.run_higher(&self.lay(pieces), self.reduce, trace) {
+            None if pieces.len() > 1 => self.each_alone(pieces).map(Some),
             None => {
                 fail(
                     self,
@@ -179,9 +180,19 @@ impl Attempt<'_> {
                 );
                 Ok(None)
             }
-            Some(Ok(rows)) => {
+            Some(Ok(mut rows)) => {
                 with.slot.recomputes(pieces.len());
                 for (piece, place) in pieces.iter().zip(self.places(pieces)) {
+                    if finite(&rows[place.clone()]) {
+                        continue;
+                    }
+                    if pieces.len() > 1 {
+                        // ONNX Runtime's own operators let a sequence spoil others of its batch.
+                        let batch = self.lay(std::slice::from_ref(piece));
+                        if let Some(Ok(alone)) = with.slot.run_higher(&batch, self.reduce, trace) {
+                            rows[place.clone()].copy_from_slice(&alone);
+                        }
+                    }
                     if !finite(&rows[place]) {
                         let why = format!(
                             "the model's numbers are not finite, neither in {precision} nor in higher precision"
@@ -209,6 +220,26 @@ impl Attempt<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// The rows of pieces that gave no numbers together and have no higher precision, each computed alone: ONNX Runtime's own operators let
+    /// a sequence spoil others of its batch. Notes those that give none alone.
+    fn each_alone(&mut self, pieces: &[Piece]) -> Result<Vec<f32>, EngineError> {
+        let with = self.with;
+        let mut rows = Vec::with_capacity(self.values(pieces));
+        for piece in pieces {
+            let batch = self.lay(std::slice::from_ref(piece));
+            let alone = with
+                .slot
+                .run(&batch, self.reduce, (with.trace, &with.lane))?;
+            if !finite(&alone) {
+                let precision = with.slot.precision;
+                let why = format!("the model's numbers are not finite ({precision})");
+                self.notes.push((piece.segment, Note::Failed(why)));
+            }
+            rows.extend(alone);
+        }
+        Ok(rows)
     }
 
     /// A piece that does not fit into the device's memory by itself: in windows, or not at all.

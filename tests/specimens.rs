@@ -793,7 +793,7 @@ fn damaged_models_are_refused() {
     assert_run(
         &embed(no_vocabulary.path()),
         WRONG,
-        &["the vocabulary lacks <eos>"],
+        &["vocab.txt: damaged, or another model's"],
     );
 
     assert!(place.rows("a").is_none());

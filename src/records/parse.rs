@@ -501,9 +501,10 @@ impl Text {
                 None => return Ok(()),
             };
             returned = true;
-            match behind.iter().all(|&byte| is_white(byte)) {
-                true => Ok(()),
-                false => Err(Problem::CarriageReturns { line }),
+            if behind.iter().all(|&byte| is_white(byte)) {
+                Ok(())
+            } else {
+                Err(Problem::CarriageReturns { line })
             }
         })
     }

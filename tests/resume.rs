@@ -856,6 +856,40 @@ fn a_long_record_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
+fn many_records_take_little_memory_in_every_format() {
+    const RECORDS: usize = 30_000;
+    let mut records = String::new();
+    for at in 0..RECORDS {
+        writeln!(records, ">protein_{at} of some organism\nMKV").unwrap();
+    }
+    let place = Place::new(&[("many.faa", records.as_bytes())]);
+    let peaks = output::Format::ALL.map(|format| {
+        let (format, out) = (format.to_string(), place.path(&format.to_string()));
+        let run = seqembed(&[
+            "embed",
+            text(&place.path("many.faa")),
+            "-m",
+            text(exported("esm2")),
+            "-o",
+            text(&out),
+            "--pooling",
+            "none",
+            "--format",
+            &format,
+        ]);
+        assert_run(&run, DONE, &[]);
+        let peak = &report(&out)["totals"]["peak_memory_bytes"];
+        (peak.as_u64().unwrap(), format)
+    });
+    // What a run itself takes is the same for all; Parquet gathers rows up to 32 MiB.
+    let (least, _) = peaks.iter().min().unwrap();
+    for (peak, format) in &peaks {
+        let more = (peak - least) / RECORDS as u64;
+        assert!(more < 2000, "{format}: {more} bytes a record, {peaks:?}");
+    }
+}
+
+#[test]
 fn a_run_that_is_stopped_within_a_long_record_goes_on_within_it() {
     let place = Place::new(&[("long.faa", leucines(400_000).as_bytes())]);
     let command = |out: &str, options: &[&str]| {

@@ -19,13 +19,14 @@
 //!
 //! Provenance stands in the attributes of the file; per token, `hidden` is H.
 
-use std::collections::HashMap;
+mod records;
+
 use std::io;
 use std::path::Path;
 
 use half::f16;
 use rust_hdf5::format::messages::datatype::DatatypeMessage;
-use rust_hdf5::{H5Dataset, H5File, Hdf5Error, VarLenUnicode};
+use rust_hdf5::{H5Dataset, H5File, Hdf5Error};
 
 use super::{
     BLOCK_BYTES, Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished,
@@ -36,26 +37,29 @@ use super::{
 const CHUNK_BYTES: usize = 128 << 10;
 /// Rows in a chunk of a column, and of a matrix at most.
 const CHUNK_ROWS: usize = 256;
-/// Bytes of a dataset's name at most.
-const NAME_BYTES: usize = 255;
 /// The text columns of a pooled file.
 const TEXTS: [&str; 3] = ["ids", "headers", "status"];
 
-/// Writes one HDF5 file.
-pub(super) struct H5Sink {
+/// Writes an HDF5 file.
+pub(super) fn create(layout: Layout) -> Result<Box<dyn Sink>, OutputError> {
+    Ok(if layout.per_token {
+        Box::new(records::RecordsSink::create(layout)?)
+    } else {
+        Box::new(PooledSink::create(layout)?)
+    })
+}
+
+/// Writes one HDF5 file with a row for each record.
+struct PooledSink {
     layout: Layout,
     // Before the file, so that nothing is written to a name that is gone.
     h5: H5File,
     file: Unfinished,
-    pooled: Option<Pooled>,
-    /// Pooled rows that are not yet in the file: rows go there by the chunk, not by the caller's blocks, so that
+    pooled: Pooled,
+    /// Rows that are not yet in the file: rows go there by the chunk, not by the caller's blocks, so that
     /// the file doesn't depend on those.
     pending: Rows,
-    names: Names,
-    row: i64,
     open: OpenRow,
-    /// The dataset of the row whose vectors are not all there, and how many are.
-    part: Option<(H5Dataset, usize)>,
 }
 
 /// The datasets of a pooled file.
@@ -64,8 +68,8 @@ struct Pooled {
     lengths: H5Dataset,
 }
 
-impl H5Sink {
-    pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
+impl PooledSink {
+    fn create(layout: Layout) -> Result<Self, OutputError> {
         let file = Unfinished::create(&layout.path)?;
         let begin = || {
             // The file has a name that nobody else knows, and file systems of clusters may know no locks.
@@ -74,24 +78,16 @@ impl H5Sink {
             for (key, value) in &layout.provenance {
                 h5.set_attr_string(key, value)?;
             }
-            if layout.per_token {
-                h5.set_attr_string("hidden", &layout.hidden.to_string())?;
-            }
-            let pooled = (!layout.per_token)
-                .then(|| Pooled::create(&h5, &layout))
-                .transpose()?;
+            let pooled = Pooled::create(&h5, &layout)?;
             Ok((h5, pooled))
         };
         let (h5, pooled) = begin().map_err(|e| writing(&layout.path, e))?;
-        Ok(H5Sink {
+        Ok(PooledSink {
             h5,
             file,
             pooled,
             pending: Rows::new(layout.hidden),
-            names: Names::default(),
-            row: 0,
             open: OpenRow::default(),
-            part: None,
             layout,
         })
     }
@@ -99,9 +95,6 @@ impl H5Sink {
     /// Puts all pending rows into the file.
     fn flush(&mut self) -> Result<(), Hdf5Error> {
         let rows = std::mem::replace(&mut self.pending, Rows::new(self.layout.hidden));
-        let Some(pooled) = &self.pooled else {
-            return Ok(());
-        };
         if rows.is_empty() {
             return Ok(());
         }
@@ -109,87 +102,21 @@ impl H5Sink {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             self.h5.append_vlen_strings(name, &texts)?;
         }
-        pooled.lengths.append(&signed(&rows.lengths))?;
+        self.pooled.lengths.append(&signed(&rows.lengths))?;
         match self.layout.precision {
-            OutputPrecision::Fp32 => pooled.embeddings.append(&rows.values),
-            OutputPrecision::Fp16 => pooled.embeddings.append(&bits(&rows.values)),
+            OutputPrecision::Fp32 => self.pooled.embeddings.append(&rows.values),
+            OutputPrecision::Fp16 => self.pooled.embeddings.append(&bits(&rows.values)),
         }
     }
 
     fn append(&mut self, rows: &Rows) -> Result<(), Hdf5Error> {
-        if self.pooled.is_some() {
-            for (row, values) in rows.values.chunks_exact(rows.hidden.max(1)).enumerate() {
-                self.pending.push(rows, row, values);
-                if self.pending.len() == CHUNK_ROWS {
-                    self.flush()?;
-                }
+        for (row, values) in rows.values.chunks_exact(rows.hidden.max(1)).enumerate() {
+            self.pending.push(rows, row, values);
+            if self.pending.len() == CHUNK_ROWS {
+                self.flush()?;
             }
-            return Ok(());
-        }
-        let hidden = rows.hidden;
-        if let Some((dataset, there)) = &mut self.part {
-            let values = &rows.values[..rows.before * hidden];
-            self.layout.write_vectors(dataset, *there, values)?;
-            *there += rows.before;
-        }
-        let lengths = signed(&rows.lengths);
-        let mut at = rows.before * hidden;
-        for (row, &length) in lengths.iter().enumerate() {
-            let is_last = row + 1 == lengths.len();
-            let here = rows.vectors[row] - if is_last { rows.after } else { 0 };
-            let values = &rows.values[at..at + here * hidden];
-            at += values.len();
-            let name = self.names.name(&rows.ids[row]);
-            let shape = [rows.vectors[row], hidden];
-            let dataset = match self.layout.precision {
-                OutputPrecision::Fp32 => self.h5.new_dataset::<f32>().shape(shape).create(&name)?,
-                OutputPrecision::Fp16 => {
-                    let builder = self.h5.new_dataset::<u16>().shape(shape);
-                    builder
-                        .datatype(DatatypeMessage::f16_type())
-                        .create(&name)?
-                }
-            };
-            self.layout.write_vectors(&dataset, 0, values)?;
-            for (name, text) in [
-                ("id", &rows.ids[row]),
-                ("header", &rows.headers[row]),
-                ("status", &rows.status[row]),
-            ] {
-                dataset
-                    .new_attr::<VarLenUnicode>()
-                    .shape(())
-                    .create(name)?
-                    .write_string(text)?;
-            }
-            for (name, number) in [("length", length), ("row", self.row)] {
-                dataset
-                    .new_attr::<i64>()
-                    .shape(())
-                    .create(name)?
-                    .write_numeric(&number)?;
-            }
-            self.row += 1;
-            self.part = Some((dataset, here));
-        }
-        if rows.after == 0 {
-            self.part = None;
         }
         Ok(())
-    }
-}
-
-impl Layout {
-    /// Writes vectors of a record's dataset, from that number on.
-    fn write_vectors(&self, to: &H5Dataset, from: usize, values: &[f32]) -> Result<(), Hdf5Error> {
-        if values.is_empty() {
-            return Ok(());
-        }
-        let (starts, counts) = ([from, 0], [values.len() / self.hidden, self.hidden]);
-        match self.precision {
-            OutputPrecision::Fp32 => to.write_slice(&starts, &counts, values),
-            OutputPrecision::Fp16 => to.write_slice(&starts, &counts, &bits(values)),
-        }
     }
 }
 
@@ -230,7 +157,7 @@ impl Pooled {
     }
 }
 
-impl Sink for H5Sink {
+impl Sink for PooledSink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
         rows.check(&self.layout, &mut self.open)?;
         self.append(rows).map_err(|e| writing(&self.layout.path, e))
@@ -239,15 +166,14 @@ impl Sink for H5Sink {
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
         self.flush().map_err(|e| writing(&self.layout.path, e))?;
-        let H5Sink {
+        let PooledSink {
             layout,
             h5,
             file,
             pooled,
-            part,
             ..
         } = *self;
-        drop((pooled, part));
+        drop(pooled);
         // The bytes are brought to the disk below, as those of every format.
         h5.close_no_sync().map_err(|e| writing(&layout.path, e))?;
         Ok(vec![file.finish()?])
@@ -266,41 +192,6 @@ fn signed(lengths: &[u64]) -> Vec<i64> {
 fn bits(values: &[f32]) -> Vec<u16> {
     let halves = values.iter().map(|&value| f16::from_f32(value));
     halves.map(f16::to_bits).collect()
-}
-
-/// Gives each record a name of its own.
-#[derive(Default)]
-struct Names {
-    /// For each name that was given, the number that may follow it next.
-    taken: HashMap<String, u64>,
-}
-
-impl Names {
-    fn name(&mut self, id: &str) -> String {
-        let mut name = id.replace(['/', '\0'], "_");
-        if matches!(name.as_str(), "" | "." | "..") {
-            name = "_".repeat(name.len().max(1));
-        }
-        let end = (0..=NAME_BYTES.min(name.len()))
-            .rev()
-            .find(|&end| name.is_char_boundary(end));
-        name.truncate(end.unwrap_or(0));
-        let Some(number) = self.taken.get_mut(&name) else {
-            self.taken.insert(name.clone(), 2);
-            return name;
-        };
-        let mut next = *number;
-        let free = loop {
-            let numbered = format!("{name}#{next}");
-            next += 1;
-            if !self.taken.contains_key(&numbered) {
-                break numbered;
-            }
-        };
-        self.taken.insert(name, next);
-        self.taken.insert(free.clone(), 2);
-        free
-    }
 }
 
 fn writing(path: &Path, error: Hdf5Error) -> OutputError {

@@ -432,7 +432,7 @@ pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputErr
         Format::Parquet => Box::new(parquet::ParquetSink::create(layout)?),
         Format::Npz => Box::new(npz::NpzSink::create(layout)?),
         Format::Npy => Box::new(npy::NpySink::create(layout)?),
-        Format::H5 => Box::new(h5::H5Sink::create(layout)?),
+        Format::H5 => h5::create(layout)?,
         Format::Safetensors => Box::new(safetensors::SafetensorsSink::create(layout)?),
         Format::Pt => Box::new(pt::PtSink::create(layout)?),
     })

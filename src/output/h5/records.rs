@@ -1,0 +1,373 @@
+//! A dataset for each record, written as the records come.
+//!
+//! `rust_hdf5::H5File` keeps all that it knows of each dataset, some 4 KB, until the file is closed. Here the parts of the
+//! file are put one after another instead: a record's vectors, then, for many records together, their texts and the
+//! headers of their datasets; at the end the index of the names, the root and the superblock. `rust-hdf5` lays out and encodes
+//! each of them. Of a record in the file, its name and the place of its header are kept.
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+
+use rust_hdf5::Hdf5Error;
+use rust_hdf5::format::creation_order::CreationOrder;
+use rust_hdf5::format::dense_attr::build_dense_attributes;
+use rust_hdf5::format::dense_link::build_dense_links;
+use rust_hdf5::format::fractal_heap_write::HeapBlock;
+use rust_hdf5::format::global_heap::{
+    GlobalHeapCollection, GlobalHeapObject, encode_vlen_reference, vlen_seq_len,
+};
+use rust_hdf5::format::messages::attr_info::AttributeInfoMessage;
+use rust_hdf5::format::messages::attribute::{AttributeEntry, AttributeMessage};
+use rust_hdf5::format::messages::data_layout::DataLayoutMessage;
+use rust_hdf5::format::messages::dataspace::DataspaceMessage;
+use rust_hdf5::format::messages::datatype::DatatypeMessage;
+use rust_hdf5::format::messages::fill_value::FillValueMessage;
+use rust_hdf5::format::messages::group_info::GroupInfoMessage;
+use rust_hdf5::format::messages::link::LinkMessage;
+use rust_hdf5::format::messages::{
+    MSG_ATTR_INFO, MSG_ATTRIBUTE, MSG_DATA_LAYOUT, MSG_DATASPACE, MSG_DATATYPE, MSG_FILL_VALUE,
+    MSG_FLAG_CONSTANT, MSG_FLAG_DONTSHARE, MSG_GROUP_INFO, MSG_LINK_INFO,
+};
+use rust_hdf5::format::object_header::ObjectHeader;
+use rust_hdf5::format::superblock::{SUPERBLOCK_V2, SuperblockV2V3};
+use rust_hdf5::format::{FormatContext, FormatError, UNDEF_ADDR};
+
+use super::super::{
+    Layout, OpenRow, OutputError, OutputPrecision, Rows, Sink, Unfinished, Written,
+};
+use super::{signed, writing};
+
+/// Bytes of a dataset's name at most.
+const NAME_BYTES: usize = 255;
+/// Bytes of texts that are put into the file together. A heap of them holds 65,535 texts at most, each of which counts as
+/// `TEXT_BYTES` more than it has.
+const TEXTS_BYTES: usize = 64 << 10;
+const TEXT_BYTES: usize = 16;
+/// Addresses and lengths have 8 bytes.
+const CONTEXT: FormatContext = FormatContext {
+    sizeof_addr: 8,
+    sizeof_size: 8,
+};
+
+/// Writes one file with a dataset for each record.
+pub(super) struct RecordsSink {
+    layout: Layout,
+    file: Parts,
+    names: Names,
+    open: OpenRow,
+    row: i64,
+    /// The records whose headers are not yet in the file, and how many bytes their texts count.
+    pending: Vec<Record>,
+    pending_bytes: usize,
+    /// Where the header of each dataset is.
+    links: Vec<(Box<str>, u64)>,
+}
+
+/// A record whose vectors are in the file, but for the last ones perhaps.
+struct Record {
+    name: Box<str>,
+    /// Where its vectors begin, and how many there are.
+    address: u64,
+    vectors: usize,
+    texts: [(&'static str, String); 3],
+    numbers: [(&'static str, i64); 2],
+}
+
+impl RecordsSink {
+    pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
+        let mut file = Parts {
+            file: BufWriter::new(Unfinished::create(&layout.path)?),
+            at: 0,
+        };
+        // The superblock is written at the end.
+        file.write_all(&[0; 64])
+            .map_err(|e| writing(&layout.path, e.into()))?;
+        Ok(RecordsSink {
+            file,
+            names: Names::default(),
+            open: OpenRow::default(),
+            row: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            links: Vec::new(),
+            layout,
+        })
+    }
+
+    fn append(&mut self, rows: &Rows) -> Result<(), Hdf5Error> {
+        let hidden = rows.hidden;
+        let mut at = rows.before * hidden;
+        let precision = self.layout.precision;
+        precision.write(&rows.values[..at], &mut self.file)?;
+        for (row, &length) in signed(&rows.lengths).iter().enumerate() {
+            if self.pending_bytes >= TEXTS_BYTES {
+                self.write_headers()?;
+            }
+            let is_last = row + 1 == rows.lengths.len();
+            let here = rows.vectors[row] - if is_last { rows.after } else { 0 };
+            let values = &rows.values[at..at + here * hidden];
+            at += values.len();
+            let texts = [
+                ("id", rows.ids[row].clone()),
+                ("header", rows.headers[row].clone()),
+                ("status", rows.status[row].clone()),
+            ];
+            self.pending_bytes += texts
+                .iter()
+                .map(|(_, text)| text.len() + TEXT_BYTES)
+                .sum::<usize>();
+            self.pending.push(Record {
+                name: self.names.name(&rows.ids[row]).into(),
+                address: self.file.begin()?,
+                vectors: rows.vectors[row],
+                texts,
+                numbers: [("length", length), ("row", self.row)],
+            });
+            precision.write(values, &mut self.file)?;
+            self.row += 1;
+        }
+        Ok(())
+    }
+
+    /// Puts the texts of the pending records and the headers of their datasets behind their vectors.
+    fn write_headers(&mut self) -> Result<(), Hdf5Error> {
+        self.pending_bytes = 0;
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut texts = Texts::new(self.file.begin()?);
+        let mut headers = Vec::with_capacity(pending.len());
+        for record in &pending {
+            headers.push(record.header(&self.layout, &mut texts)?);
+        }
+        self.file.write_all(&texts.heap.encode(&CONTEXT))?;
+        for (record, header) in pending.into_iter().zip(headers) {
+            let address = self.file.begin()?;
+            self.file.write_all(&header.encode()?)?;
+            self.links.push((record.name, address));
+        }
+        Ok(())
+    }
+
+    /// Writes what makes the parts a file.
+    fn end(&mut self) -> Result<(), Hdf5Error> {
+        self.write_headers()?;
+        self.names = Names::default();
+        let mut root = ObjectHeader::new();
+        let links: Vec<LinkMessage> = std::mem::take(&mut self.links)
+            .into_iter()
+            .map(|(name, address)| LinkMessage::hard(&name, address))
+            .collect();
+        let order = CreationOrder::Untracked;
+        let index = self.file.blocks(|allocate| {
+            let built = build_dense_links(&links, &CONTEXT, order, allocate)?;
+            Ok((built.linfo, built.blocks))
+        })?;
+        drop(links);
+        root.add_message(MSG_LINK_INFO, 0, index.encode(&CONTEXT));
+        let group = GroupInfoMessage::default().encode();
+        root.add_message(MSG_GROUP_INFO, MSG_FLAG_CONSTANT, group);
+
+        let mut texts = Texts::new(self.file.begin()?);
+        let hidden = self.layout.hidden.to_string();
+        let provenance = self.layout.provenance.iter();
+        let attributes = provenance
+            .map(|(key, value)| (key.as_str(), value))
+            .chain([("hidden", &hidden)])
+            .map(|(key, value)| Ok(texts.attribute(key, value)?.into()))
+            .collect::<Result<Vec<AttributeEntry>, FormatError>>()?;
+        self.file.write_all(&texts.heap.encode(&CONTEXT))?;
+        let index = self.file.blocks(|allocate| {
+            let built = build_dense_attributes(&attributes, &CONTEXT, order, allocate)?;
+            Ok((built.ainfo, built.blocks))
+        })?;
+        root.add_message(MSG_ATTR_INFO, MSG_FLAG_DONTSHARE, index.encode(&CONTEXT));
+
+        let address = self.file.begin()?;
+        self.file.write_all(&root.encode()?)?;
+        let superblock = SuperblockV2V3 {
+            version: SUPERBLOCK_V2,
+            sizeof_offsets: CONTEXT.sizeof_addr,
+            sizeof_lengths: CONTEXT.sizeof_size,
+            file_consistency_flags: 0,
+            base_address: 0,
+            superblock_extension_address: UNDEF_ADDR,
+            end_of_file_address: self.file.at,
+            root_group_object_header_address: address,
+        };
+        self.file.file.seek(SeekFrom::Start(0))?;
+        self.file.file.write_all(&superblock.encode())?;
+        self.file.file.flush()?;
+        Ok(())
+    }
+}
+
+impl Sink for RecordsSink {
+    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
+        rows.check(&self.layout, &mut self.open)?;
+        self.append(rows).map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
+        self.end().map_err(|e| writing(&self.layout.path, e))?;
+        let file = self.file.file.into_inner();
+        let file = file.map_err(|e| writing(&self.layout.path, e.into_error().into()))?;
+        Ok(vec![file.finish()?])
+    }
+}
+
+impl Record {
+    /// The header of its dataset.
+    fn header(&self, layout: &Layout, texts: &mut Texts) -> Result<ObjectHeader, FormatError> {
+        let mut header = ObjectHeader::new();
+        let shape = DataspaceMessage::simple(&[self.vectors as u64, layout.hidden as u64]);
+        header.add_message(MSG_DATASPACE, 0, shape.encode(&CONTEXT));
+        let kind = match layout.precision {
+            OutputPrecision::Fp32 => DatatypeMessage::f32_type(),
+            OutputPrecision::Fp16 => DatatypeMessage::f16_type(),
+        };
+        header.add_message(MSG_DATATYPE, MSG_FLAG_CONSTANT, kind.encode(&CONTEXT));
+        let fill = FillValueMessage::default().encode();
+        header.add_message(MSG_FILL_VALUE, MSG_FLAG_CONSTANT, fill);
+        let bytes = (self.vectors * layout.hidden * layout.precision.bytes()) as u64;
+        let address = if bytes == 0 { UNDEF_ADDR } else { self.address };
+        let place = DataLayoutMessage::contiguous(address, bytes).encode(&CONTEXT);
+        header.add_message(MSG_DATA_LAYOUT, 0, place);
+        let info = AttributeInfoMessage::compact().encode(&CONTEXT);
+        header.add_message(MSG_ATTR_INFO, MSG_FLAG_DONTSHARE, info);
+        for (name, text) in &self.texts {
+            let attribute = texts.attribute(name, text)?;
+            header.add_message(MSG_ATTRIBUTE, 0, attribute.encode(&CONTEXT));
+        }
+        for (name, number) in self.numbers {
+            let kind = DatatypeMessage::i64_type();
+            let attribute =
+                AttributeMessage::scalar_numeric(name, kind, number.to_le_bytes().to_vec());
+            header.add_message(MSG_ATTRIBUTE, 0, attribute.encode(&CONTEXT));
+        }
+        Ok(header)
+    }
+}
+
+/// Texts of attributes, which are put into the file together.
+struct Texts {
+    address: u64,
+    heap: GlobalHeapCollection,
+}
+
+impl Texts {
+    /// Texts that will stand at that place.
+    fn new(address: u64) -> Self {
+        let heap = GlobalHeapCollection::new();
+        Texts { address, heap }
+    }
+
+    /// An attribute that refers to its text.
+    fn attribute(&mut self, name: &str, text: &str) -> Result<AttributeMessage, FormatError> {
+        let index = u16::try_from(self.heap.objects.len() + 1)
+            .map_err(|_| FormatError::InvalidData("too many texts in a heap".into()))?;
+        self.heap.objects.push(GlobalHeapObject {
+            index,
+            ref_count: 0,
+            data: text.as_bytes().to_vec(),
+        });
+        let length = vlen_seq_len(text.len())?;
+        Ok(AttributeMessage {
+            name: name.to_owned(),
+            datatype: DatatypeMessage::vlen_string_utf8(),
+            dataspace: DataspaceMessage::scalar(),
+            data: encode_vlen_reference(length, self.address, index.into(), &CONTEXT),
+        })
+    }
+}
+
+/// A file whose parts are written one after another.
+struct Parts {
+    file: BufWriter<Unfinished>,
+    at: u64,
+}
+
+impl Parts {
+    /// Where the next part begins: at a multiple of 8.
+    fn begin(&mut self) -> io::Result<u64> {
+        self.fill(self.at.next_multiple_of(8))?;
+        Ok(self.at)
+    }
+
+    /// Writes zeros up to that place.
+    fn fill(&mut self, to: u64) -> io::Result<()> {
+        let zeros = to.saturating_sub(self.at);
+        io::copy(&mut io::Read::take(io::repeat(0), zeros), self)?;
+        Ok(())
+    }
+
+    /// Writes blocks that are built for the places that are given to them.
+    fn blocks<T>(
+        &mut self,
+        build: impl FnOnce(&mut dyn FnMut(u64) -> u64) -> Result<(T, Vec<HeapBlock>), FormatError>,
+    ) -> Result<T, Hdf5Error> {
+        let mut end = self.begin()?;
+        let mut allocate = |bytes: u64| {
+            let address = end;
+            end += bytes;
+            address
+        };
+        let (index, mut blocks) = build(&mut allocate)?;
+        blocks.sort_unstable_by_key(|block| block.addr);
+        for block in blocks {
+            self.fill(block.addr)?;
+            self.write_all(&block.image)?;
+        }
+        self.fill(end)?;
+        Ok(index)
+    }
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.at += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Gives each record a name of its own.
+#[derive(Default)]
+struct Names {
+    /// For each name that was given, the number that may follow it next.
+    taken: HashMap<String, u64>,
+}
+
+impl Names {
+    fn name(&mut self, id: &str) -> String {
+        let mut name = id.replace(['/', '\0'], "_");
+        if matches!(name.as_str(), "" | "." | "..") {
+            name = "_".repeat(name.len().max(1));
+        }
+        let end = (0..=NAME_BYTES.min(name.len()))
+            .rev()
+            .find(|&end| name.is_char_boundary(end));
+        name.truncate(end.unwrap_or(0));
+        let Some(number) = self.taken.get_mut(&name) else {
+            self.taken.insert(name.clone(), 2);
+            return name;
+        };
+        let mut next = *number;
+        let free = loop {
+            let numbered = format!("{name}#{next}");
+            next += 1;
+            if !self.taken.contains_key(&numbered) {
+                break numbered;
+            }
+        };
+        self.taken.insert(name, next);
+        self.taken.insert(free.clone(), 2);
+        free
+    }
+}

@@ -230,6 +230,7 @@ impl Architecture {
     /// BLAKE3, in hexadecimal, of the architecture with all of its settings: weights alone do not tell heads, positions or what is added
     /// to a variance.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn blake3(&self) -> String {
         let json = serde_json::to_vec(self).expect("it is plain data");
         blake3::hash(&json).to_hex().to_string()

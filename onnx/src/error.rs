@@ -123,6 +123,24 @@ pub enum Error {
         /// Its type.
         dtype: String,
     },
+    /// Rotary frequencies that are not those of the configuration.
+    #[error(
+        "{}: tensor {} holds the rotary frequency {stored}, and {computed} is computed of the base {base}: positions would not be \
+         those that the model was trained with. In a Hugging Face folder, set rope_theta in config.json to the base of its training, \
+         or, where the tensor is of no use, save the checkpoint again without it", path.display(), shown::name(tensor)
+    )]
+    Frequencies {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor, as the file spells it.
+        tensor: String,
+        /// What it holds.
+        stored: f32,
+        /// What the graph would compute with.
+        computed: f32,
+        /// The base of the computed ones.
+        base: f32,
+    },
     /// One weight under two spellings.
     #[error(
         "{}: tensors {} and {} are the same weight in two spellings",

@@ -49,6 +49,7 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
     let description = architecture.description();
     let weights = checkpoint.canonical(description)?;
     leftovers::check(&checkpoint.path, description, &weights)?;
+    checkpoint.check_frequencies(description)?;
     let (format, folder) = match &checkpoint.settings {
         Settings::HuggingFace { path, .. } => ("hugging-face", path.parent()),
         Settings::FairEsm { .. } => ("fair-esm", None),

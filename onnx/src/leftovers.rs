@@ -25,7 +25,8 @@ pub struct Names {
 }
 
 /// Buffers that any module may have, by the last part of their name: positions, which are counted, rotary frequencies, which are
-/// computed, and what PyTorch keeps for training.
+/// computed ([`Checkpoint::check_frequencies`](crate::checkpoint::Checkpoint::check_frequencies) compares them), and what PyTorch keeps
+/// for training.
 const BUFFERS: [&str; 4] = [
     "position_ids",
     "inv_freq",
@@ -200,6 +201,15 @@ fn beside(description: &dyn Description, canonical: &str, name: &str) -> Option<
     let inside = names.prefixes.iter().any(|prefix| name.starts_with(prefix))
         || names.encoder.contains(&module);
     (!inside).then(|| Beside::of(canonical))
+}
+
+/// Whether a tensor has the rotary frequencies of one of the encoder's blocks.
+#[must_use]
+pub fn are_frequencies(description: &dyn Description, name: &str) -> bool {
+    let mut prefixes = description.names().prefixes.iter();
+    let within = prefixes.find_map(|prefix| name.strip_prefix(prefix));
+    let spelled = description.spelling(within.unwrap_or(name));
+    in_layer(&spelled).is_some_and(|(_, part)| part.ends_with(".inv_freq"))
 }
 
 /// Whether a name is of a pattern, see [`Names::unused`].

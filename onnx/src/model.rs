@@ -216,6 +216,7 @@ impl ModelInfo {
     /// BLAKE3, in hexadecimal, of all that decides the model's numbers: architecture with its settings, weights, tokenizer, the hashes of
     /// its files and the version of its graphs. Not of its name, nor of where the weights came from.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn identity(&self) -> String {
         let mut json = serde_json::to_value(self).expect("it is plain data");
         if let Some(map) = json.as_object_mut() {

@@ -57,7 +57,6 @@ fn all_formats_give_the_same_weights() {
         "esm.contact_head.regression.weight",
         "lm_head.dense.weight",
         "lm_head.bias",
-        "esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq",
         "esm.encoder.layer.*.attention.self.rotary_embeddings.inv_freq",
         "pooler.dense.weight",
     ] {
@@ -67,7 +66,19 @@ fn all_formats_give_the_same_weights() {
         };
         more.insert(name.to_owned(), unused);
     }
+    // 10,000^(-2i/8), as every release of transformers computes them.
+    let frequencies = Tensor {
+        shape: vec![HIDDEN / HEADS / 2],
+        values: vec![1.0, 0.1, 0.01, 0.001],
+    };
+    more.insert(
+        "esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq".to_owned(),
+        frequencies.clone(),
+    );
     sources.push(hub_folder(&at("unused"), &more, Format::F32));
+    // Rounded as the weights are, which are exact in all of these.
+    sources.push(hub_folder(&at("unused-f16"), &more, Format::F16));
+    sources.push(hub_folder(&at("unused-bf16"), &more, Format::Bf16));
     sources.push(shards(
         &at("sharded-safetensors"),
         &prefixed,
@@ -89,10 +100,7 @@ fn all_formats_give_the_same_weights() {
     let mut bare = renamed(&fair, |name| name.replace("encoder.sentence_encoder.", ""));
     bare.insert(
         "layers.0.self_attn.rot_emb.inv_freq".to_owned(),
-        Tensor {
-            shape: vec![HIDDEN / HEADS / 2],
-            values: vec![1.0; HIDDEN / HEADS / 2],
-        },
+        frequencies,
     );
     write_bin(&at("bare.pt"), &bare, Format::F32);
     sources.push(at("bare.pt"));

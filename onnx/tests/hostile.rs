@@ -936,3 +936,53 @@ fn dicts_within_a_state_dict_count_and_end() {
     write_archive(&path, &many.raw(b"u").stop(), &values);
     assert_all(&refused(&path), &["more than a hundred thousand tensors"]);
 }
+
+/// transformers 4 computes with the frequencies that the file holds, transformers 5 with the configuration's.
+#[test]
+fn rotary_frequencies_that_are_not_the_configurations_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |layer: usize, values: &[f32]| {
+        let mut tensors = weights();
+        let name = format!("encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq");
+        let tensor = Tensor {
+            shape: vec![values.len()],
+            values: values.to_vec(),
+        };
+        tensors.insert(name.clone(), tensor);
+        (tensors, name)
+    };
+    let mut number = 0;
+    let mut path = || {
+        number += 1;
+        folder.path().join(number.to_string())
+    };
+    // 10,000^(-2i/8), one of them off by 0.2 %; 500^(-2i/8); no numbers; those of heads of half the width.
+    for (layer, values) in [
+        (0, vec![1.0, 0.1, 0.010_02, 0.001]),
+        (1, vec![1.0, 0.211_47, 0.044_72, 0.009_457]),
+        (1, vec![1.0, 0.1, f32::NAN, 0.001]),
+        (1, vec![1.0, 0.01]),
+    ] {
+        let (tensors, name) = with(layer, &values);
+        let source = hub_folder(&path(), &tensors, Format::F32);
+        assert_all(&refused(&source), &["model.safetensors", &name]);
+        let fair = path().with_extension("pt");
+        let told = format!("layers.{layer}.self_attn.rot_emb.inv_freq");
+        let tensors = renamed(&tensors, |name| {
+            if name.ends_with("inv_freq") {
+                format!("encoder.sentence_encoder.{told}")
+            } else {
+                fair_esm(name)
+            }
+        });
+        write_fair_esm(&fair, &tensors, "esm2");
+        assert_all(&refused(&fair), &[".pt", &told]);
+    }
+    // The base that they are of.
+    let (tensors, _) = with(1, &[1.0, 0.211_47, 0.044_72, 0.009_457]);
+    let source = hub_folder(&path(), &tensors, Format::F32);
+    let mut config = support::config();
+    config["rope_theta"] = 500.into();
+    fs::write(source.join("config.json"), config.to_string()).unwrap();
+    export(&source, &path(), &ExportOptions::default()).unwrap();
+}

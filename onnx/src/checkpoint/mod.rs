@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::architecture::Description;
 use crate::error::Error;
+use crate::esm2::rotary_frequencies;
 use crate::files::read_small;
 use crate::leftovers;
 use crate::model::INFO_FILE;
@@ -117,6 +118,13 @@ const ADAPTER_FILES: [&str; 3] = [
 const LONGEST_CONFIG: u64 = 16 << 20;
 /// One line a tensor.
 const LONGEST_INDEX: u64 = 64 << 20;
+
+/// By how much of itself a frequency may be off that was stored in 16 bits once: a little more than half a unit of its last place.
+const HALF_ROUNDING: f32 = 1e-3;
+/// The same where it still is in bfloat16.
+const BF16_ROUNDING: f32 = 4e-3;
+/// Half of the least number of half precision.
+const HALF_SUBNORMAL: f32 = 3e-8;
 
 /// `*.index.json` of a sharded checkpoint.
 #[derive(Deserialize)]
@@ -237,6 +245,53 @@ impl Checkpoint {
     #[must_use]
     pub fn is_part(&self, description: &dyn Description) -> bool {
         leftovers::is_part(description, self.tensors.keys().map(String::as_str))
+    }
+
+    /// Compares rotary frequencies that the files hold with those that the graph computes with. Some releases of transformers take the
+    /// one, some the other: where they differ, nobody can tell which the model was trained with.
+    ///
+    /// # Errors
+    /// [`Error::Frequencies`] when one differs by more than rounding, [`Error::Shape`] when there are more or fewer than of a head.
+    pub fn check_frequencies(&self, description: &dyn Description) -> Result<(), Error> {
+        let sizes = description.sizes();
+        let Some(base) = sizes.rotary_base else {
+            return Ok(());
+        };
+        let computed = rotary_frequencies(sizes.head(), base);
+        let names = self.tensors.keys();
+        let stored = Canonical {
+            checkpoint: self,
+            names: names
+                .filter(|name| leftovers::are_frequencies(description, name))
+                .map(|name| (name.clone(), name.as_str()))
+                .collect(),
+        };
+        for (name, _) in stored.names() {
+            let input = Input::new(name.to_owned(), &[computed.len()]);
+            stored.check(&input)?;
+            let (_, tensor) = stored.find(&input)?;
+            let bound = match tensor.dtype {
+                Dtype::Bf16 => BF16_ROUNDING,
+                _ => HALF_ROUNDING,
+            };
+            let mut left = computed.iter();
+            stored.stream(&input, &mut |values| {
+                for (&stored, &computed) in values.iter().zip(left.by_ref()) {
+                    let is_near = (stored - computed).abs() <= computed * bound + HALF_SUBNORMAL;
+                    if !is_near {
+                        return Err(Error::Frequencies {
+                            path: tensor.path.clone(),
+                            tensor: name.to_owned(),
+                            stored,
+                            computed,
+                            base,
+                        });
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// The encoder's tensors under names that do not depend on who wrote the file, as an architecture spells them.

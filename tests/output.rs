@@ -622,3 +622,34 @@ assert [(f[n][0] == want([i], 4)[0]).all() for i, n in enumerate(names)]"
     );
     assert_eq!(output::read(&path).unwrap().0, rows);
 }
+
+/// The texts and headers of some hundred records go into the file together.
+#[test]
+fn many_datasets_of_h5_are_each_found_and_can_be_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(
+        Format::H5,
+        layout(&file(&folder, Format::H5), 4, true),
+        &[pooled(4, 0, 7), pooled(4, 7, 5000), pooled(4, 5000, 5001)],
+    );
+    python(
+        &format!(
+            "{LOAD}
+assert len(f) == 5001 and set(f) == {{f'p{{i}}' for i in range(5001)}}
+for i in range(5001):
+    about = dict(f[f'p{{i}}'].attrs)
+    assert about == dict(id=f'p{{i}}', header=f'p{{i}} protein {{i}}', status='ok', length=i + 1, row=i), about
+    assert (f[f'p{{i}}'][:] == want([i], 4)).all(), i
+f.close()
+with h5py.File(path, 'r+') as f:
+    del f['p3'], f['p4'].attrs['id']
+    f['p5'].attrs['note'], f['p6'][0, 0], f['new'] = 'x' * 300, 9, want([1, 2], 4)
+    f.attrs['note'] = 'y' * 300
+with h5py.File(path) as f:
+    assert len(f) == 5001 and f.attrs['note'] == 'y' * 300 and f['p5'].attrs['note'] == 'x' * 300
+    assert f['p6'][0, 0] == 9 and (f['new'][:] == want([1, 2], 4)).all() and 'id' not in f['p4'].attrs
+    assert (f['p5000'][:] == want([5000], 4)).all() and f.attrs['model'] == 'esm2_t6_8M_UR50D'"
+        ),
+        &path,
+    );
+}

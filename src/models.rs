@@ -62,6 +62,14 @@ pub enum ModelError {
         /// What is missing.
         why: String,
     },
+    /// A file in the hub's cache that is not what it was when it was downloaded.
+    #[error("{} is damaged: its hash is {}, not {}; `seqembed fetch --update {model}` downloads it again", .damage.file.display(), .damage.found, .damage.expected)]
+    Damaged {
+        /// The model, as `fetch` takes it.
+        model: String,
+        /// The file.
+        damage: hub::Damage,
+    },
     /// The checkpoint can't be exported.
     #[error("cannot export {}", .path.display())]
     Export {
@@ -148,7 +156,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
                 why: why_none(path),
             });
         }
-        return export_cached(path, None, say);
+        return export_intact(path, None, say);
     }
     if path.is_file() {
         if path.file_name().is_some_and(|name| name == INFO_FILE) {
@@ -159,7 +167,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
     let model = hub_model(spec)?;
     let hub = Hub::from_env();
     if let Some(snapshot) = hub.snapshot(&model) {
-        return export_cached(&snapshot, Some(&model), say);
+        return export_intact(&snapshot, Some(&model), say);
     }
     // The download may have been deleted since it was exported.
     let remembered = Entry::read(&entry_path(&key_of_name(&model)));
@@ -227,7 +235,46 @@ pub fn export_hub(
     snapshot: &Path,
     say: &dyn Fn(&str),
 ) -> Result<PathBuf, ModelError> {
-    export_cached(snapshot, Some(model), say)
+    export_intact(snapshot, Some(model), say)
+}
+
+/// [`export_cached`] of a folder whose files, as far as they link to the hub's blobs, have the hashes that these are named by: another
+/// weight is another model. They are read only if there is no export of them yet.
+fn export_intact(
+    folder: &Path,
+    named: Option<&HubModel>,
+    say: &dyn Fn(&str),
+) -> Result<PathBuf, ModelError> {
+    let no_model = |source: std::io::Error| ModelError::NoModel {
+        path: folder.to_path_buf(),
+        why: source.to_string(),
+    };
+    let absolute = std::fs::canonicalize(folder).map_err(no_model)?;
+    let files = fingerprints(&absolute).map_err(no_model)?;
+    let found = find(&absolute, &absolute.to_string_lossy(), &files);
+    if !matches!(found, Some(Export::Whole(_))) {
+        check_intact(&absolute, named)?;
+    }
+    export_cached(folder, named, say)
+}
+
+/// Compares a folder's files, as far as they link to the hub's blobs, with the hashes that these are named by.
+///
+/// # Errors
+/// [`ModelError::Damaged`], or [`ModelError::NoModel`] when one can't be read.
+pub fn check_intact(folder: &Path, named: Option<&HubModel>) -> Result<(), ModelError> {
+    let damage = hub::damage(folder).map_err(|source| ModelError::NoModel {
+        path: folder.to_path_buf(),
+        why: source.to_string(),
+    })?;
+    damage.map_or(Ok(()), |damage| {
+        let absolute = std::fs::canonicalize(folder).unwrap_or_default();
+        let model = named.cloned().or_else(|| hub::model_of(&absolute));
+        Err(ModelError::Damaged {
+            model: model.map_or_else(|| "MODEL".to_owned(), |model| model.to_string()),
+            damage,
+        })
+    })
 }
 
 /// What the index remembers of a checkpoint.

@@ -193,11 +193,11 @@ def head(shape, kind="<f4"):
     text += " " * (63 - (10 + len(text)) % 64) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
 
-def npz(name, rows, matrix, offsets=None):
+def npz(name, rows, matrix, offsets=None, length=3):
     with zipfile.ZipFile(at(name), "w") as z:
         for key in "ids", "headers", "status":
             z.writestr(key + ".npy", head(f"{rows},", "<U2") + b"a\0\0\0\0\0\0\0" * min(rows, 2))
-        z.writestr("lengths.npy", head(f"{rows},", "<i8") + struct.pack("<q", 3) * min(rows, 2))
+        z.writestr("lengths.npy", head(f"{rows},", "<i8") + struct.pack("<q", length) * min(rows, 2))
         if offsets:
             z.writestr("offsets.npy", head(f"{len(offsets)},", "<i8") + struct.pack(f"<{len(offsets)}Q", *offsets))
         z.writestr("embeddings.npy", head(matrix) + bytes(16))
@@ -236,6 +236,18 @@ npz("b-rows.npz", 10**15, f"{10**15}, 4")
 for end in 10**12, 2**63 - 1, 2**64 - 1:
     npz(f"b-end{end}.npz", 1, f"{end}, 4", [0, end])
 npz("b-back.npz", 1, "2, 2", [5, 2])
+npz("b-negative.npz", 2, "2, 2", length=-3)
+npz("b-negative-offset.npz", 1, "2, 2", [2**64 - 2, 2])
+open(at("a-negative.npy"), "wb").write(head("1, 4") + bytes(16))
+open(at("a-negative.tsv"), "w").write("ids\tlengths\tstatus\theaders\na\t-3\tok\ta\n")
+def negative_safetensors(name):
+    keys = "ids", "headers", "status"
+    header = {key: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]} for key in keys}
+    header["lengths"] = {"dtype": "I64", "shape": [2], "data_offsets": [4, 20]}
+    header["embeddings"] = {"dtype": "F32", "shape": [2, 1], "data_offsets": [20, 28]}
+    header = json.dumps(header).encode()
+    open(at(name), "wb").write(struct.pack("<Q", len(header)) + header + b"a\na\n" + struct.pack("<qq", -3, -3) + bytes(8))
+negative_safetensors("c-negative.safetensors")
 safetensors("c1x0.safetensors", 1, 0, b"a\n" + struct.pack("<q", 3))
 pt("d1x0.pt", (1, 0), (0, 1), ["a"])
 pt("d-broadcast.pt", (1, 10**12), (0, 0), ["a"])
@@ -256,11 +268,17 @@ def h5(name, rows, width, per_token):
 for rows, width in (0, 10**12), (1, 0), (1, 10**9), (1, 10**12), (10**12, 4), (2**40, 2**20):
     h5(f"e{rows}x{width}.h5", rows, width, False)
     h5(f"f{rows}x{width}.h5", rows, width, True)
+h5("e-negative.h5", 2, 2, False)
+with h5py.File(at("e-negative.h5"), "a") as f:
+    f["lengths"][...] = -3
+h5("f-negative.h5", 2, 2, True)
+with h5py.File(at("f-negative.h5"), "a") as f:
+    f["a"].attrs["length"] = np.int64(-3)
 
-def parquet(name, rows, embeddings):
+def parquet(name, rows, embeddings, length=3):
     n = len(embeddings)
     text = pa.array(["a"] * n, pa.string())
-    table = {"ids": text, "headers": text, "lengths": pa.array([3] * n, pa.int64()), "status": text, "embeddings": embeddings}
+    table = {"ids": text, "headers": text, "lengths": pa.array([length] * n, pa.int64()), "status": text, "embeddings": embeddings}
     pq.write_table(pa.table(table), at(name))
 
 for width in 0, 10**7, 2**31 - 1:
@@ -268,6 +286,7 @@ for width in 0, 10**7, 2**31 - 1:
 parquet("g-null.parquet", 1, pa.array([None], pa.list_(pa.float32(), 4)))
 parquet("g-some.parquet", 1, pa.array([[None, 1, 2, 3]], pa.list_(pa.float32(), 4)))
 parquet("g-list.parquet", 2, pa.array([None, [[1.0, 2.0]]], pa.list_(pa.list_(pa.float32(), 2))))
+parquet("g-negative.parquet", 2, pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float32(), 2)), -3)
 "#;
 
 #[test]
@@ -301,6 +320,22 @@ fn shapes_that_cannot_be_are_errors() {
             assert!(matches!(code, Some(0..=2)), "{command:?}: {code:?}: {said}");
             assert!(!said.contains("panicked"), "{command:?}: {said}");
             let name = file.file_name().unwrap().to_str().unwrap();
+            // A vector for each residue is not drawn, whatever its length.
+            if name.contains("-negative")
+                && (command[0] == "convert" || !said.contains("each residue"))
+            {
+                assert_eq!(code, Some(1), "{command:?}: {said}");
+                let told = said.contains("not a whole file of embeddings") && said.contains(name);
+                let why = [
+                    "negative length -3",
+                    "first offset is -2",
+                    "\"-3\" is no number",
+                ];
+                assert!(
+                    told && why.iter().any(|why| said.contains(why)),
+                    "{command:?}: {said}"
+                );
+            }
             if code != Some(0) && !name.contains("-some") {
                 let told = said.contains(name)
                     || said.contains("m.h5")

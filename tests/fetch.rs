@@ -742,6 +742,123 @@ fn six_processes_at_once_are_in_nobodys_way() {
     }
 }
 
+/// A blob of the right size, and one that is cut: neither gives numbers, and `--update` mends them.
+#[test]
+fn a_damaged_blob_is_told_and_downloaded_again() {
+    let damages: [fn(&mut Vec<u8>); 2] = [|bytes| bytes[1000] ^= 1, |bytes| bytes.truncate(1000)];
+    for damage in damages {
+        let scene = Scene::good();
+        scene.fetch(REPOSITORY).assert().success();
+        for (name, hash) in [
+            ("model.safetensors", sha256(&weights())),
+            ("vocab.txt", VOCAB.1.to_owned()),
+        ] {
+            let blob = scene.folder().join("blobs").join(&hash);
+            let mut bytes = std::fs::read(&blob).expect("a blob");
+            bytes.resize(bytes.len().max(1001), b'A');
+            damage(&mut bytes);
+            std::fs::write(&blob, bytes).expect("a blob");
+            let snapshot = scene.snapshot();
+            let out = scene.home.path().join("export");
+            for (arguments, named) in [
+                (vec!["fetch", REPOSITORY], REPOSITORY.to_owned()),
+                (
+                    vec![
+                        "export",
+                        snapshot.to_str().expect("UTF-8"),
+                        "-o",
+                        out.to_str().expect("UTF-8"),
+                    ],
+                    format!("{REPOSITORY}@{COMMIT}"),
+                ),
+            ] {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_seqembed"));
+                command
+                    .env("HF_HOME", scene.home.path())
+                    .env_remove("HF_HUB_CACHE")
+                    .env("HF_ENDPOINT", "http://127.0.0.1:1")
+                    .env("SEQEMBED_CACHE", scene.home.path().join("exports"));
+                command.args(arguments).assert().failure().stderr(
+                    says(name)
+                        .and(says("is damaged"))
+                        .and(says(&hash))
+                        .and(says(&format!("seqembed fetch --update {named}`"))),
+                );
+            }
+            scene.fetch(REPOSITORY).arg("--update").assert().success();
+            scene.assert_complete();
+        }
+        // One that no snapshot links to yet is looked at, too.
+        let blob = scene.folder().join("blobs").join(CONFIG.1);
+        std::fs::write(&blob, CONFIG.0.to_uppercase()).expect("a blob");
+        std::fs::remove_file(scene.snapshot().join("config.json")).expect("a link");
+        scene.fetch(REPOSITORY).assert().success();
+        scene.assert_complete();
+    }
+}
+
+#[test]
+fn a_file_without_a_hash_is_told() {
+    let storage = Server::start(|request| ranged(request, &weights()));
+    let url = storage.url.clone();
+    let scene = Scene::with_hub(move |request| {
+        let mut answer = hub(request, &url);
+        for (name, value) in &mut answer.headers {
+            if *name == "ETag" && request.path.ends_with("vocab.txt") {
+                "\"d41d8cd98f00b204e9800998ecf8427e\"".clone_into(value);
+            }
+        }
+        answer
+    });
+    scene.fetch(REPOSITORY).assert().success().stderr(
+        says("warning: vocab.txt could not be verified: the hub at http://127.0.0.1:")
+            .and(says("announces no hash"))
+            .and(says("config.json could not").not()),
+    );
+}
+
+#[test]
+fn a_password_in_the_endpoint_is_not_told() {
+    let hub = Server::start(|request| match request.path.as_str() {
+        path if path.contains("gated") => Answer::new(401, ""),
+        path if path.contains("gone") => Answer::new(404, ""),
+        path if path.contains("teapot") => Answer::new(418, ""),
+        _ => Answer::new(200, "<html>"),
+    });
+    let host = hub.url.strip_prefix("http://").expect("a URL").to_owned();
+    let scene = Scene::good();
+    for (endpoint, model) in [
+        (format!("http://me:secret@{host}"), "org/page"),
+        (format!("http://me:secret@{host}"), "org/gated"),
+        (format!("http://me:secret@{host}"), "org/gone"),
+        (format!("http://me:secret@{host}"), "org/teapot"),
+        ("http://me:secret@127.0.0.1:1".to_owned(), "org/closed"),
+        ("me:secret@mirror".to_owned(), "org/wrong"),
+    ] {
+        scene
+            .fetch(model)
+            .env("HF_ENDPOINT", &endpoint)
+            .assert()
+            .code(1)
+            .stderr(
+                says("***@")
+                    .and(says("secret").not())
+                    .and(says("me:").not()),
+            );
+    }
+}
+
+#[test]
+fn a_commit_may_be_written_in_upper_case() {
+    let scene = Scene::good();
+    scene.fetch(REPOSITORY).assert().success();
+    scene
+        .fetch(&format!("{REPOSITORY}@{}", COMMIT.to_uppercase()))
+        .env("HF_HUB_OFFLINE", "1")
+        .assert()
+        .success();
+}
+
 #[test]
 fn a_link_to_nothing_is_replaced() {
     let scene = Scene::good();

@@ -480,6 +480,23 @@ fn rewrite(journal: &Path, change: impl Fn(&mut serde_json::Value)) {
     fs::write(journal, lines.collect::<String>()).unwrap();
 }
 
+/// The largest numbers have no successor, and no run comes to them.
+#[test]
+fn numbers_that_no_run_reaches_are_not_counted_on_from() {
+    let killed = Killed::new();
+    copy(&killed.path("killed"), &killed.path("largest"));
+    let work = killed.path("largest").join(".seqembed");
+    fs::write(work.join(format!("rows-{}", u64::MAX)), "").unwrap();
+    fs::write(work.join(format!("rows-{}", u64::MAX - 1)), "").unwrap();
+    rewrite(&work.join("journal"), |line| {
+        if let Some(attempt) = line.get_mut("attempt") {
+            attempt["attempt"] = u64::MAX.into();
+        }
+    });
+    let (_, rows) = killed.resume("largest", &[]);
+    assert_eq!(rows, 0);
+}
+
 #[test]
 fn a_journal_of_another_version_is_told() {
     let killed = Killed::new();

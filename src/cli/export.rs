@@ -9,7 +9,7 @@ use seqembed_onnx::{Error, ExportOptions, Model, Precision, export, export_rando
 
 use super::say;
 
-use crate::tokenize;
+use crate::{models, tokenize};
 
 /// Make a model folder (ONNX) from a checkpoint
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     };
     let outcome = match (&args.random, &args.checkpoint) {
         (Some(known), _) => export_random(known, args.seed, &args.output, &options),
-        (None, Some(checkpoint)) => export(checkpoint, &args.output, &options),
+        (None, Some(checkpoint)) => {
+            models::check_intact(checkpoint, None)?;
+            export(checkpoint, &args.output, &options)
+        }
         (None, None) => anyhow::bail!("name a checkpoint, or --random and a known model"),
     };
     match outcome {

@@ -35,7 +35,7 @@ pub struct FetchArgs {
     #[arg(long)]
     revision: Option<String>,
 
-    /// Ask the hub for a newer revision even if the model is in the cache
+    /// Ask the hub for a newer revision even if the model is in the cache, and download damaged files in it again
     #[arg(long)]
     update: bool,
 
@@ -166,6 +166,9 @@ impl Progress {
             Event::Retry { why, wait } => {
                 self.say(&format!("{why}; trying again in {} s", wait.as_secs()));
             }
+            Event::Unverified { file, endpoint } => self.say(&format!(
+                "warning: {file} could not be verified: the hub at {endpoint} announces no hash"
+            )),
             Event::Waiting { file } => self.say(&format!(
                 "{file}: waiting for another process that downloads it"
             )),

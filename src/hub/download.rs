@@ -14,7 +14,7 @@ use ureq::http::{Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::{Event, Hub, HubError, HubModel, Pace, at, is_commit, variable};
+use super::{Damage, Event, Hub, HubError, HubModel, Pace, at, is_commit, variable};
 use crate::atomic_file;
 
 /// How often a request is repeated without progress.
@@ -53,7 +53,7 @@ fn agent(endpoint: &str, pace: Pace) -> Result<Agent, HubError> {
     if parsed.as_ref().and_then(origin).is_none() {
         return Err(HubError::Variable {
             variable: "HF_ENDPOINT".to_owned(),
-            value: endpoint.to_owned(),
+            value: without_password(endpoint),
             why: "it must be a URL such as https://host".to_owned(),
         });
     }
@@ -137,6 +137,28 @@ fn follow(from: &Uri, location: &str) -> Option<Uri> {
     whole.parse().ok()
 }
 
+/// A URL as messages show it: without the user and password before its host, and without the query, which is a secret of its own
+/// in a signed URL, and long.
+fn told(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let end = url[begin..].find('/').map_or(url.len(), |at| begin + at);
+    let (host, path) = (&url[begin..end], &url[end..]);
+    match host.rsplit_once('@') {
+        Some((_, host)) => format!("{}***@{host}{path}", &url[..begin]),
+        None => url.to_owned(),
+    }
+}
+
+/// What should have been a URL, without what may be a password in it, wherever that ends.
+fn without_password(text: &str) -> String {
+    let Some((before, host)) = text.rsplit_once('@') else {
+        return text.to_owned();
+    };
+    let scheme = before.find("://").map_or("", |at| &before[..at + 3]);
+    format!("{scheme}***@{host}")
+}
+
 /// What a request is for: it decides what a redirect means.
 #[derive(Clone, Copy, PartialEq)]
 enum Ask {
@@ -166,6 +188,8 @@ pub(super) struct Download<'a> {
     agent: Agent,
     model: &'a HubModel,
     commit: String,
+    /// Whether files that are there are read and compared with their hashes.
+    update: bool,
     /// Bytes received in all that had not come before: an attempt that brings some is worth another.
     received: u64,
     events: &'a mut dyn FnMut(&Event<'_>),
@@ -175,6 +199,7 @@ impl<'a> Download<'a> {
     pub(super) fn new(
         hub: &'a Hub,
         model: &'a HubModel,
+        update: bool,
         events: &'a mut dyn FnMut(&Event<'_>),
     ) -> Result<Self, HubError> {
         let agent = agent(&hub.endpoint, hub.pace)?;
@@ -183,6 +208,7 @@ impl<'a> Download<'a> {
             agent,
             model,
             commit: String::new(),
+            update,
             received: 0,
             events,
         })
@@ -210,7 +236,7 @@ impl<'a> Download<'a> {
             self.hub.endpoint, self.model.repository
         );
         let answer = |why: String| HubError::Answer {
-            url: url.clone(),
+            url: told(&url),
             why,
         };
         let uri: Uri = url.parse().map_err(|_| answer("it is no URL".to_owned()))?;
@@ -238,11 +264,19 @@ impl<'a> Download<'a> {
             .collect())
     }
 
+    /// Whether a file of the snapshot is there; and undamaged, where that is asked for.
+    fn is_there(&self, pointer: &Path) -> Result<bool, HubError> {
+        if !pointer.is_file() {
+            return Ok(false);
+        }
+        Ok(!self.update || damage(pointer).map_err(at(pointer))?.is_none())
+    }
+
     /// Makes one file of the snapshot, which links to a blob.
     pub(super) fn file(&mut self, name: &str) -> Result<(), HubError> {
         let storage = self.hub.storage(self.model);
         let pointer = storage.join("snapshots").join(&self.commit).join(name);
-        if pointer.is_file() {
+        if self.is_there(&pointer)? {
             return Ok(());
         }
         let announced = self.announced(name)?;
@@ -252,11 +286,14 @@ impl<'a> Download<'a> {
         }
         let _lock = self.lock(name, &announced.etag)?;
         // Another process may have made it meanwhile.
-        if pointer.is_file() {
+        if self.is_there(&pointer)? {
             return Ok(());
         }
         let there = std::fs::metadata(&blob).ok().map(|blob| blob.len());
-        if there.is_none() || announced.size.is_some_and(|size| there != Some(size)) {
+        if there.is_none()
+            || announced.size.is_some_and(|size| there != Some(size))
+            || self.wrong_hash(name, &announced, &blob)?.is_some()
+        {
             self.blob(name, &announced, &blob)?;
         }
         link(&blob, &announced.etag, &pointer)
@@ -294,7 +331,7 @@ impl<'a> Download<'a> {
             self.hub.endpoint, self.model.repository, self.commit
         );
         let answer = |why: &str| HubError::Answer {
-            url: url.clone(),
+            url: told(&url),
             why: why.to_owned(),
         };
         let uri: Uri = url.parse().map_err(|_| answer("it is no URL"))?;
@@ -333,6 +370,26 @@ impl<'a> Download<'a> {
         Ok(Announced { etag, size, url })
     }
 
+    /// The hash of a file that is not the announced one. One that the hub announces no hash of is taken as it is, and that is told.
+    fn wrong_hash(
+        &mut self,
+        name: &str,
+        announced: &Announced,
+        path: &Path,
+    ) -> Result<Option<String>, HubError> {
+        match hash_as(&announced.etag, path).map_err(at(path))? {
+            Some(found) => Ok((!announced.etag.eq_ignore_ascii_case(&found)).then_some(found)),
+            None => {
+                let endpoint = &told(&self.hub.endpoint);
+                (self.events)(&Event::Unverified {
+                    file: name,
+                    endpoint,
+                });
+                Ok(None)
+            }
+        }
+    }
+
     /// Downloads a blob, going on from what is there, and checks it.
     fn blob(&mut self, name: &str, announced: &Announced, blob: &Path) -> Result<(), HubError> {
         let part = blob.with_file_name(format!("{}.incomplete", announced.etag));
@@ -345,15 +402,11 @@ impl<'a> Download<'a> {
                 size: announced.size,
             });
             self.transfer(name, announced, &part)?;
-            let found = hash_of(&part, announced.etag.len()).map_err(at(&part))?;
-            if found
-                .as_ref()
-                .is_none_or(|found| announced.etag.eq_ignore_ascii_case(found))
-            {
+            let Some(found) = self.wrong_hash(name, announced, &part)? else {
                 std::fs::rename(&part, blob).map_err(at(blob))?;
                 (self.events)(&Event::End);
                 return Ok(());
-            }
+            };
             std::fs::remove_file(&part).map_err(at(&part))?;
             // What another run left may have been the damage: once more, from the beginning.
             if done == 0 || before != done {
@@ -361,7 +414,7 @@ impl<'a> Download<'a> {
                     file: name.to_owned(),
                     model: self.model.to_string(),
                     expected: announced.etag.clone(),
-                    found: found.unwrap_or_default(),
+                    found,
                 });
             }
         }
@@ -533,7 +586,7 @@ impl<'a> Download<'a> {
                 return Err(self.refusal(&response, &url, what));
             }
             let answer = |why: &str| HubError::Answer {
-                url: url.to_string(),
+                url: told(&url.to_string()),
                 why: why.to_owned(),
             };
             let location = response
@@ -545,7 +598,7 @@ impl<'a> Download<'a> {
                 .ok_or_else(|| answer("it redirects to nowhere"))?;
         }
         Err(HubError::Answer {
-            url: url.to_string(),
+            url: told(&url.to_string()),
             why: "too many redirects".to_owned(),
         }
         .into())
@@ -565,7 +618,7 @@ impl<'a> Download<'a> {
             .unwrap_or_default();
         match status.as_u16() {
             401 | 403 => {
-                let page = format!("{}/{}", self.hub.endpoint, self.model.repository);
+                let page = format!("{}/{}", told(&self.hub.endpoint), self.model.repository);
                 let token = match (&self.hub.token, self.hub.token_from.as_str()) {
                     (Some(_), from) => format!(
                         "The token of {from} was sent: is it valid, and were the terms at {page} accepted?"
@@ -593,14 +646,14 @@ impl<'a> Download<'a> {
                 };
                 HubError::NotFound {
                     what,
-                    endpoint: self.hub.endpoint.clone(),
+                    endpoint: told(&self.hub.endpoint),
                     said,
                 }
                 .into()
             }
             code => {
                 let error = HubError::Status {
-                    url: url.to_string(),
+                    url: told(&url.to_string()),
                     status: status.to_string(),
                 };
                 if !matches!(code, 408 | 429 | 500 | 502 | 503 | 504) {
@@ -629,7 +682,7 @@ impl<'a> Download<'a> {
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
         ));
         let error = HubError::Network {
-            endpoint: self.hub.endpoint.clone(),
+            endpoint: told(&self.hub.endpoint),
             why,
             cache: self.hub.cache.clone(),
         };
@@ -643,15 +696,11 @@ impl<'a> Download<'a> {
     /// What it means that a body broke off.
     #[expect(clippy::unused_self, reason = "reads like its neighbours")]
     fn broken(&self, url: &Uri, why: String) -> Failure {
-        // The query of a signed URL is a secret of its own, and long.
-        let url = url
-            .to_string()
-            .split('?')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
         Failure::Passing {
-            error: HubError::Broken { url, why },
+            error: HubError::Broken {
+                url: told(&url.to_string()),
+                why,
+            },
             wait: None,
         }
     }
@@ -691,15 +740,43 @@ impl<'a> Download<'a> {
     }
 }
 
-/// The hash of a file as the hub names it, by the length of that name: SHA-256, or git's SHA-1 of a blob. `None` for another name.
-fn hash_of(path: &Path, digits: usize) -> std::io::Result<Option<String>> {
+/// The hash of a file as the hub names it, by what such a name looks like: SHA-256, or git's SHA-1 of a blob. `None` for a name
+/// that is neither.
+fn hash_as(name: &str, path: &Path) -> std::io::Result<Option<String>> {
+    if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    match digits {
+    match name.len() {
         64 => digest(file, Sha256::new()).map(Some),
         40 => digest(file, Sha1::new_with_prefix(format!("blob {size}\0"))).map(Some),
         _ => Ok(None),
     }
+}
+
+/// The hash of a snapshot's file, where it is not the one that the blob it links to is named by. What is no such link has nothing
+/// to be compared with.
+pub(super) fn damage(pointer: &Path) -> std::io::Result<Option<Damage>> {
+    // The blob itself may be a link to another disk.
+    let targets = [std::fs::read_link(pointer), std::fs::canonicalize(pointer)];
+    for blob in targets.into_iter().flatten() {
+        let folder = blob.parent().and_then(Path::file_name);
+        let name = blob.file_name().and_then(|name| name.to_str());
+        let (Some(folder), Some(name)) = (folder, name) else {
+            continue;
+        };
+        if folder == "blobs"
+            && let Some(found) = hash_as(name, pointer)?
+        {
+            return Ok((!name.eq_ignore_ascii_case(&found)).then(|| Damage {
+                file: pointer.to_path_buf(),
+                expected: name.to_owned(),
+                found,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 fn digest(mut file: File, mut hash: impl Digest) -> std::io::Result<String> {

@@ -71,7 +71,12 @@ impl HubModel {
         let good = word(org) && word(name) && revision.split('/').all(word);
         good.then(|| Self {
             repository: repository.to_owned(),
-            revision: revision.to_owned(),
+            // The hub and the cache's folders have commits in lower case.
+            revision: if is_commit(revision) {
+                revision.to_ascii_lowercase()
+            } else {
+                revision.to_owned()
+            },
         })
     }
 }
@@ -108,6 +113,13 @@ pub enum Event<'a> {
         why: &'a str,
         /// How long until the next attempt.
         wait: Duration,
+    },
+    /// The hub announces no hash of this file, so nobody knows whether it is the right one.
+    Unverified {
+        /// Its name in the repository.
+        file: &'a str,
+        /// The hub, as messages show it.
+        endpoint: &'a str,
     },
     /// Another process is downloading the same file.
     Waiting {
@@ -402,7 +414,7 @@ impl Hub {
     }
 
     /// The model's folder in the cache, downloaded as far as it is not there. With `update` the hub is asked for a newer
-    /// revision even if a complete one is there.
+    /// revision even if a complete one is there, and what is there is compared with its hash and downloaded again if it is damaged.
     ///
     /// # Errors
     /// [`HubError`]; what was downloaded so far is kept, and the next call goes on from there.
@@ -430,7 +442,7 @@ impl Hub {
                 },
             });
         }
-        let mut download = download::Download::new(self, model, events)?;
+        let mut download = download::Download::new(self, model, update, events)?;
         let files = download.list()?;
         let unusable = |missing: &str| HubError::Unusable {
             model: model.to_string(),
@@ -506,6 +518,39 @@ pub fn user_cache() -> PathBuf {
 
 fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A file in the hub's cache that is not the one which its blob is named by.
+#[derive(Debug)]
+pub struct Damage {
+    /// The file in its snapshot.
+    pub file: PathBuf,
+    /// The name of its blob, which is its right hash.
+    pub expected: String,
+    /// Its hash.
+    pub found: String,
+}
+
+/// The first damaged file of those that an export of a folder reads. All that links to the hub's blobs is read for it.
+///
+/// # Errors
+/// When a file can't be read.
+pub fn damage(folder: &Path) -> std::io::Result<Option<Damage>> {
+    for name in files_of(folder) {
+        if let Some(damage) = download::damage(&folder.join(name))? {
+            return Ok(Some(damage));
+        }
+    }
+    Ok(None)
+}
+
+/// The hub's model whose snapshot a folder of the cache is.
+#[must_use]
+pub fn model_of(snapshot: &Path) -> Option<HubModel> {
+    let commit = snapshot.file_name()?.to_str()?;
+    let storage = snapshot.parent()?.parent()?.file_name()?.to_str()?;
+    let repository = storage.strip_prefix("models--")?.replacen("--", "/", 1);
+    HubModel::parse(&format!("{repository}@{commit}"))
 }
 
 /// The files of a Hugging Face folder that an export reads, as far as they are there.

@@ -47,6 +47,8 @@ const SHARD: &str = "rows-";
 const FILES: &str = "files";
 /// A shard is closed when it is longer, in bytes.
 const SHARD_BYTES: u64 = 64 << 20;
+/// No run counts its shards or attempts up to here: larger numbers, the largest of which has no successor, are not counted on from.
+const UNREACHED: u64 = 1 << 62;
 
 /// Why the journal can't be kept.
 #[derive(Debug, thiserror::Error)]
@@ -277,7 +279,9 @@ impl Journal {
             saved: HashMap::new(),
             next_attempt: 0,
             shard: None,
-            next_shard: shards.last().map_or(0, |(number, _)| number + 1),
+            next_shard: (shards.iter().rev())
+                .find(|(number, _)| *number < UNREACHED)
+                .map_or(0, |(number, _)| number + 1),
             live: BTreeMap::new(),
             log_path,
             folder,
@@ -325,6 +329,9 @@ impl Journal {
             }
         }
         for (sample, attempt) in past.attempts {
+            if attempt.attempt >= UNREACHED {
+                continue;
+            }
             self.next_attempt = self.next_attempt.max(attempt.attempt + 1);
             if let Some(facts) = past.facts.get(&attempt.facts) {
                 self.attempts
@@ -338,7 +345,9 @@ impl Journal {
             let mut shard = ordinary::read(&path).map_err(cannot("read", &path))?;
             let number = u32::try_from(kept.len()).unwrap_or(u32::MAX);
             let damaged = rows::scan(&mut shard, |frame| {
-                self.next_attempt = self.next_attempt.max(frame.attempt.saturating_add(1));
+                if frame.attempt < UNREACHED {
+                    self.next_attempt = self.next_attempt.max(frame.attempt + 1);
+                }
                 if wanted.contains(&frame.attempt) {
                     live.insert(frame.attempt);
                     let saved = self.saved.entry(frame.attempt).or_default();

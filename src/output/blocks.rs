@@ -85,6 +85,8 @@ impl Blocks {
                 .checked_sub(record.vectors)
                 .ok_or_else(|| invalid("its records have more vectors than it holds"))?;
             let count = usize::try_from(record.vectors).map_err(|_| invalid("too many vectors"))?;
+            // Files have signed numbers: a negative one reads as one that is too large.
+            length(record.length.cast_signed())?;
             rows.ids.push(record.id);
             rows.headers.push(record.header);
             rows.lengths.push(record.length);
@@ -119,6 +121,22 @@ struct Place {
     row: u64,
     /// Vectors of the last one that were not.
     left: usize,
+}
+
+/// A record's length, from the signed number that files have.
+pub(super) fn length(number: i64) -> io::Result<u64> {
+    u64::try_from(number).map_err(|_| invalid(format!("a record has the negative length {number}")))
+}
+
+/// Checks where the first record begins.
+pub(super) fn check_first(offset: u64) -> io::Result<()> {
+    match offset {
+        0 => Ok(()),
+        other => Err(invalid(format!(
+            "its first offset is {}, not 0",
+            other.cast_signed()
+        ))),
+    }
 }
 
 /// How many vectors each record has, from where each ends.

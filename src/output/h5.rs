@@ -30,7 +30,7 @@ use rust_hdf5::{H5Dataset, H5File, Hdf5Error};
 
 use super::{
     BLOCK_BYTES, Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished,
-    WIDEST, Written,
+    WIDEST, Written, blocks,
 };
 
 /// Bytes of a chunk of a pooled matrix.
@@ -307,7 +307,8 @@ fn open_pooled(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5
     let lengths = if rows == 0 {
         Vec::new()
     } else {
-        lengths.read_raw::<i64>()?
+        let numbers = lengths.read_raw::<i64>()?.into_iter();
+        numbers.map(length).collect::<Result<Vec<_>, _>>()?
     };
     let columns = [ids.len(), headers.len(), status.len(), lengths.len()];
     if columns.iter().any(|&column| column != rows) {
@@ -334,7 +335,7 @@ fn open_pooled(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5
             ids: columns.0.by_ref().take(count).collect(),
             headers: columns.1.by_ref().take(count).collect(),
             status: columns.2.by_ref().take(count).collect(),
-            lengths: columns.3.by_ref().take(count).map(length).collect(),
+            lengths: columns.3.by_ref().take(count).collect(),
             vectors: vec![1; count],
             values,
             ..Rows::default()
@@ -351,8 +352,8 @@ fn open_pooled(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5
 }
 
 /// A length that was written as a signed number.
-fn length(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or_default()
+fn length(number: i64) -> Result<u64, Hdf5Error> {
+    blocks::length(number).map_err(|e| Hdf5Error::InvalidState(e.to_string()))
 }
 
 fn unequal() -> Hdf5Error {
@@ -422,7 +423,7 @@ fn open_per_token(
             rows.headers.push(text("header")?);
             rows.status.push(text("status")?);
             let number = dataset.attr("length")?.read_numeric::<i64>()?;
-            rows.lengths.push(length(number));
+            rows.lengths.push(length(number)?);
             rows.vectors.push(vectors);
         } else {
             rows.before = count;

@@ -28,7 +28,7 @@ use tempfile::SpooledTempFile;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::blocks::{Blocks, Record, counts, invalid, provenance, provenance_json};
+use super::blocks::{Blocks, Record, check_first, counts, invalid, provenance, provenance_json};
 use super::npy::{self, Array};
 use super::table::{Columns, TEXTS, Table, read_u64, rewound, spool};
 use super::{Layout, OpenRow, OutputError, Reader, Rows, Sink, Unfinished, Written};
@@ -271,8 +271,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let per_token = offsets.is_some();
     let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match offsets {
         Some(mut offsets) => {
-            // The first is 0: each row reads where it ends.
-            read_u64(&mut offsets.data).map_err(reading)?;
+            // After the first, which is 0, each row reads where it ends.
+            let first = read_u64(&mut offsets.data).map_err(reading)?;
+            check_first(first).map_err(|e| malformed(e.to_string()))?;
             Box::new(counts(move || read_u64(&mut offsets.data)))
         }
         None => Box::new(|| Ok(1)),

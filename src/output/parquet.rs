@@ -43,7 +43,7 @@ use crate::atomic_file::folder_of;
 
 use super::{
     BLOCK_BYTES, Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished,
-    Written,
+    Written, blocks,
 };
 
 /// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this large still
@@ -656,7 +656,9 @@ impl Groups {
                 Ok(Box::new(batches.map(move |batch| {
                     batch
                         .map_err(|e| malformed_at(&layout, &e))
-                        .map(|batch| block(&batch, hidden, per_token))
+                        .and_then(|batch| {
+                            block(&batch, hidden, per_token).map_err(|e| malformed_at(&layout, &e))
+                        })
                 })))
             }
             Step::Pages(index) => {
@@ -676,7 +678,7 @@ impl Groups {
                     .map_err(|e| ParquetError::External(Box::new(e)))?;
                 let pages = SerializedPageReader::new(Arc::clone(&self.file), column, 1, None)?;
                 let mut long = LongRow {
-                    head: Some(head(&batch, hidden)),
+                    head: Some(head(&batch, hidden)?),
                     left: values / hidden,
                     rest: Vec::new(),
                     pages,
@@ -786,7 +788,7 @@ fn levels_end(page: &Page) -> usize {
 }
 
 /// The columns beside the vectors, whose types [`open`] has checked, as rows without vectors.
-fn head(batch: &RecordBatch, hidden: usize) -> Rows {
+fn head(batch: &RecordBatch, hidden: usize) -> std::io::Result<Rows> {
     let column = |name: &str| batch.column_by_name(name).expect("open() looked for it");
     let text = |name: &str| -> Vec<String> {
         let strings = column(name).as_string::<i32>();
@@ -796,22 +798,22 @@ fn head(batch: &RecordBatch, hidden: usize) -> Rows {
             .collect()
     };
     let lengths = column("lengths").as_primitive::<Int64Type>();
-    Rows {
+    Ok(Rows {
         hidden,
         ids: text("ids"),
         headers: text("headers"),
         lengths: lengths
             .values()
             .iter()
-            .map(|&n| u64::try_from(n).unwrap_or_default())
-            .collect(),
+            .map(|&number| blocks::length(number))
+            .collect::<Result<_, _>>()?,
         status: text("status"),
         ..Rows::default()
-    }
+    })
 }
 
 /// A record batch, whose column types [`open`] has checked, as rows.
-fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
+fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> std::io::Result<Rows> {
     let embeddings = batch
         .column_by_name("embeddings")
         .expect("open() looked for it");
@@ -833,9 +835,9 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> Rows {
         let halves = fixed.values().as_primitive::<Float16Type>().values();
         halves.iter().map(|&half| half.into()).collect()
     };
-    Rows {
+    Ok(Rows {
         vectors,
         values,
-        ..head(batch, hidden)
-    }
+        ..head(batch, hidden)?
+    })
 }

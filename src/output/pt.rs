@@ -24,7 +24,7 @@ use zip::read::{ArchiveOffset, Config};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::blocks::{Blocks, Record, counts, invalid};
+use super::blocks::{Blocks, Record, check_first, counts, invalid};
 use super::pickle::{Kind, Pickler};
 use super::table::{Columns, TEXTS, Table};
 use super::{
@@ -399,6 +399,8 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let values = file.tensor(data)?.open(path)?;
     let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match offsets {
         Some(offsets) => {
+            let first = offsets.first().copied().unwrap_or_default();
+            check_first(first).map_err(|e| file.malformed(e))?;
             let mut ends = offsets.into_iter().skip(1);
             Box::new(counts(move || {
                 ends.next().ok_or_else(|| invalid("no offset"))

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::blocks::{Blocks, Record, counts, invalid};
+use super::blocks::{Blocks, Record, check_first, counts, invalid};
 use super::table::{TEXTS, Table, read_u64};
 use super::{
     Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
@@ -307,7 +307,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match &offsets {
         Some(offsets) => {
             let mut offsets = file.stream(offsets)?;
-            read_u64(&mut offsets).map_err(|e| malformed(e.to_string()))?;
+            read_u64(&mut offsets)
+                .and_then(check_first)
+                .map_err(|e| malformed(e.to_string()))?;
             Box::new(counts(move || read_u64(&mut offsets)))
         }
         None => Box::new(|| Ok(1)),

@@ -13,9 +13,9 @@
 //! from 0). A record that was skipped has a dataset of no rows.
 //!
 //! A dataset is named by its record's id. In a name `/` would begin a group, so it is written as `_`; the names `.` and
-//! `..` become `_` and `__`; a name beyond 255 bytes is cut there. When a name is taken already, since ids repeat or
-//! differ in such a letter only, `#2` follows, or the next number that is free. The attribute `id` is always the id
-//! itself.
+//! `..` become `_` and `__`; a name beyond 255 bytes is cut there. When a name is that of another record, since ids
+//! repeat or differ in such a letter only, `#2` follows, or the next number that is free: an id that can be a name is
+//! always that of its first record. The attribute `id` is always the id itself.
 //!
 //! Provenance stands in the attributes of the file; per token, `hidden` is H.
 

@@ -3,9 +3,9 @@
 //! `rust_hdf5::H5File` keeps all that it knows of each dataset, some 4 KB, until the file is closed. Here the parts of the
 //! file are put one after another instead: a record's vectors, then, for many records together, their texts and the
 //! headers of their datasets; at the end the index of the names, the root and the superblock. `rust-hdf5` lays out and encodes
-//! each of them. Of a record in the file, its name and the place of its header are kept.
+//! each of them. Of a record in the file, its id and the place of its header are kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use rust_hdf5::Hdf5Error;
@@ -53,19 +53,18 @@ const CONTEXT: FormatContext = FormatContext {
 pub(super) struct RecordsSink {
     layout: Layout,
     file: Parts,
-    names: Names,
     open: OpenRow,
     row: i64,
     /// The records whose headers are not yet in the file, and how many bytes their texts count.
     pending: Vec<Record>,
     pending_bytes: usize,
-    /// Where the header of each dataset is.
+    /// Each record's id, and where the header of its dataset is.
     links: Vec<(Box<str>, u64)>,
 }
 
 /// A record whose vectors are in the file, but for the last ones perhaps.
 struct Record {
-    name: Box<str>,
+    id: Box<str>,
     /// Where its vectors begin, and how many there are.
     address: u64,
     vectors: usize,
@@ -84,7 +83,6 @@ impl RecordsSink {
             .map_err(|e| writing(&layout.path, e.into()))?;
         Ok(RecordsSink {
             file,
-            names: Names::default(),
             open: OpenRow::default(),
             row: 0,
             pending: Vec::new(),
@@ -117,7 +115,7 @@ impl RecordsSink {
                 .map(|(_, text)| text.len() + TEXT_BYTES)
                 .sum::<usize>();
             self.pending.push(Record {
-                name: self.names.name(&rows.ids[row]).into(),
+                id: rows.ids[row].as_str().into(),
                 address: self.file.begin()?,
                 vectors: rows.vectors[row],
                 texts,
@@ -145,7 +143,7 @@ impl RecordsSink {
         for (record, header) in pending.into_iter().zip(headers) {
             let address = self.file.begin()?;
             self.file.write_all(&header.encode()?)?;
-            self.links.push((record.name, address));
+            self.links.push((record.id, address));
         }
         Ok(())
     }
@@ -153,12 +151,15 @@ impl RecordsSink {
     /// Writes what makes the parts a file.
     fn end(&mut self) -> Result<(), Hdf5Error> {
         self.write_headers()?;
-        self.names = Names::default();
         let mut root = ObjectHeader::new();
-        let links: Vec<LinkMessage> = std::mem::take(&mut self.links)
-            .into_iter()
-            .map(|(name, address)| LinkMessage::hard(&name, address))
+        let records = std::mem::take(&mut self.links);
+        let mut names = Names::of(records.iter().map(|(id, _)| &**id));
+        let links: Vec<LinkMessage> = records
+            .iter()
+            .map(|(id, address)| LinkMessage::hard(&names.name(id), *address))
             .collect();
+        drop(names);
+        drop(records);
         let order = CreationOrder::Untracked;
         let index = self.file.blocks(|allocate| {
             let built = build_dense_links(&links, &CONTEXT, order, allocate)?;
@@ -337,23 +338,29 @@ impl Write for Parts {
     }
 }
 
-/// Gives each record a name of its own.
-#[derive(Default)]
-struct Names {
-    /// For each name that was given, the number that may follow it next.
+/// Gives each record a name of its own: its id, if that can be a name and no record before has it.
+struct Names<'i> {
+    /// The ids that are names, until their first records have them.
+    own: HashSet<&'i str>,
+    /// For each name that a record has or will have, the number that may follow it next.
     taken: HashMap<String, u64>,
 }
 
-impl Names {
+impl<'i> Names<'i> {
+    /// Of records with these ids. Whoever looks up an id must find that record and no other, so no name that is made up is the id of
+    /// another record, whichever comes first.
+    fn of(ids: impl Iterator<Item = &'i str>) -> Self {
+        let own: HashSet<&str> = ids.filter(|id| plain(id) == *id).collect();
+        let taken = own.iter().map(|&id| (id.to_owned(), 2)).collect();
+        Names { own, taken }
+    }
+
+    /// The name of the next record.
     fn name(&mut self, id: &str) -> String {
-        let mut name = id.replace(['/', '\0'], "_");
-        if matches!(name.as_str(), "" | "." | "..") {
-            name = "_".repeat(name.len().max(1));
+        if self.own.remove(id) {
+            return id.to_owned();
         }
-        let end = (0..=NAME_BYTES.min(name.len()))
-            .rev()
-            .find(|&end| name.is_char_boundary(end));
-        name.truncate(end.unwrap_or(0));
+        let name = plain(id);
         let Some(number) = self.taken.get_mut(&name) else {
             self.taken.insert(name.clone(), 2);
             return name;
@@ -369,5 +376,34 @@ impl Names {
         self.taken.insert(name, next);
         self.taken.insert(free.clone(), 2);
         free
+    }
+}
+
+/// An id as a dataset's name.
+fn plain(id: &str) -> String {
+    let mut name = id.replace(['/', '\0'], "_");
+    if matches!(name.as_str(), "" | "." | "..") {
+        name = "_".repeat(name.len().max(1));
+    }
+    let end = (0..=NAME_BYTES.min(name.len()))
+        .rev()
+        .find(|&end| name.is_char_boundary(end));
+    name.truncate(end.unwrap_or(0));
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_can_be_a_name_is_that_of_its_first_record() {
+        let ids = ["a/b", "a_b", "a", "a", "a#2", "a/b", ".", "_", "a"];
+        let mut names = Names::of(ids.into_iter());
+        let given = ids.map(|id| names.name(id));
+        let expected = [
+            "a_b#2", "a_b", "a", "a#3", "a#2", "a_b#3", "_#2", "_", "a#4",
+        ];
+        assert_eq!(given, expected);
     }
 }

@@ -833,6 +833,7 @@ fn a_password_in_the_endpoint_is_not_told() {
         (format!("http://me:secret@{host}"), "org/gone"),
         (format!("http://me:secret@{host}"), "org/teapot"),
         ("http://me:secret@127.0.0.1:1".to_owned(), "org/closed"),
+        ("http://me:sec/secret@mirror".to_owned(), "org/wrong"),
         ("me:secret@mirror".to_owned(), "org/wrong"),
     ] {
         scene

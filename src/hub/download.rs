@@ -50,7 +50,9 @@ impl From<HubError> for Failure {
 /// The HTTP client: proxies from the environment, and the certificates of `SSL_CERT_FILE` and its kin where a proxy needs them.
 fn agent(endpoint: &str, pace: Pace) -> Result<Agent, HubError> {
     let parsed: Option<Uri> = endpoint.parse().ok();
-    if parsed.as_ref().and_then(origin).is_none() {
+    // With an `@` in its path it is a password with a slash that was not escaped, and the host is another.
+    let is_cut = parsed.as_ref().is_some_and(|url| url.path().contains('@'));
+    if is_cut || parsed.as_ref().and_then(origin).is_none() {
         return Err(HubError::Variable {
             variable: "HF_ENDPOINT".to_owned(),
             value: without_password(endpoint),

@@ -152,6 +152,7 @@ impl Embedder {
             runtime: Runtime::new(options.ort_lib.as_deref()),
             options: run::Options {
                 out: PathBuf::new(),
+                manifest: None,
                 threads,
                 ort_lib: options.ort_lib,
                 kernels: options.kernels,

@@ -94,12 +94,12 @@ impl Field {
     }
 }
 
-/// Writes a file of text, which appears whole or not at all.
+/// Writes a text: a file, which appears whole or not at all, or a pipe or a device.
 ///
 /// # Errors
 /// When the disk refuses.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    atomic_file::write(path, text)
+    atomic_file::write_anywhere(path, text)
 }
 
 impl Figure {

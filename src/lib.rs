@@ -23,6 +23,7 @@ pub mod records;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod targets;
 pub mod threads;
 pub mod tokenize;
 pub mod trace;

@@ -413,10 +413,41 @@ fn entry_path(key: &str) -> PathBuf {
     cache().join("index").join(format!("{hash}.json"))
 }
 
-/// The checkpoint's files as they are now, sorted by name: those that are read when it is exported.
-fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
+/// The files of a MODEL that is named by a path, those that are read; none for a name.
+#[must_use]
+pub fn files_of(spec: &str) -> Vec<PathBuf> {
+    let path = Path::new(spec);
+    let folder = if path.is_file() && path.file_name().is_some_and(|name| name == INFO_FILE) {
+        atomic_file::folder_of(path)
+    } else {
+        path
+    };
+    if !is_exported(folder) {
+        return if path.exists() {
+            checkpoint_files(path)
+        } else {
+            Vec::new()
+        };
+    }
+    // Outputs of earlier runs may stand there, too.
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| {
+            let ending = path.extension().and_then(|ending| ending.to_str());
+            path.file_name().is_some_and(|name| name == INFO_FILE)
+                || matches!(ending, Some("bin" | "onnx" | "txt"))
+                || path
+                    .file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("tokenizer"))
+        })
+        .collect()
+}
+
+/// The checkpoint's files, those that are read when it is exported.
+fn checkpoint_files(checkpoint: &Path) -> Vec<PathBuf> {
     let beside = checkpoint.with_file_name(CONFIG);
-    let paths = if checkpoint.is_dir() {
+    if checkpoint.is_dir() {
         let names = hub::files_of(checkpoint).into_iter();
         names.map(|name| checkpoint.join(name)).collect()
     } else if beside.is_file() {
@@ -426,9 +457,13 @@ fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
         paths
     } else {
         vec![checkpoint.to_path_buf()]
-    };
+    }
+}
+
+/// The checkpoint's files as they are now, sorted by name.
+fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
     let mut files = Vec::new();
-    for path in paths {
+    for path in checkpoint_files(checkpoint) {
         let about = std::fs::metadata(&path)?;
         let nanoseconds = |seconds: i64, rest: i64| {
             let seconds = u64::try_from(seconds).unwrap_or_default();

@@ -4,7 +4,6 @@
 //! named by metadata events. What overlaps on a lane, such as two batches on a device, is drawn on several.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -12,10 +11,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::atomic_file::AtomicFile;
+
 /// Collects spans, or nothing when nobody asked for them.
 pub struct Trace {
     started: Instant,
-    to: Option<(File, Mutex<Vec<Span>>)>,
+    to: Option<(AtomicFile, Mutex<Vec<Span>>)>,
 }
 
 /// Where a span is drawn: a device or the host, and a thread of it.
@@ -47,12 +48,13 @@ struct Span {
 }
 
 impl Trace {
-    /// A trace that begins now, if there is a file for it. The file is made at once, so that a wrong name is known early.
+    /// A trace that begins now, if there is a file for it. The file is begun at once, so that a wrong name is
+    /// known early, and has its name when it is finished.
     ///
     /// # Errors
     /// When the file can't be made.
     pub fn new(path: Option<&Path>) -> io::Result<Self> {
-        let file = path.map(File::create).transpose()?;
+        let file = path.map(AtomicFile::create).transpose()?;
         Ok(Self {
             started: Instant::now(),
             to: file.map(|file| (file, Mutex::default())),
@@ -96,7 +98,7 @@ impl Trace {
         let mut file = BufWriter::new(file);
         let (mut groups, mut lanes): (Vec<&str>, Vec<&Lane>) = (Vec::new(), Vec::new());
         let mut separator = "[\n";
-        let mut event = |file: &mut BufWriter<File>, value: Value| {
+        let mut event = |file: &mut BufWriter<AtomicFile>, value: Value| {
             write!(file, "{}{value}", std::mem::replace(&mut separator, ",\n"))
         };
         for span in &spans {
@@ -130,7 +132,8 @@ impl Trace {
             file.write_all(b"[")?;
         }
         file.write_all(b"\n]\n")?;
-        file.flush()
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.finish()
     }
 }
 

@@ -16,7 +16,7 @@ use common::soak::{
     assert_same, closed_pipe, copy, end, flip, kill_once_saved, leftovers, modified, proteins,
     signal, wait_for,
 };
-use common::{DONE, PARTLY, Place, assert_run, exported, seqembed, text};
+use common::{DONE, PARTLY, Place, WRONG, assert_run, exported, seqembed, text};
 use seqembed::output::{self, Format};
 
 /// A folder with a long file, a copy of the model, and a run of both that was killed once it had saved rows.
@@ -352,9 +352,13 @@ fn the_bytes_of_a_finished_file_decide() {
     }
     fs::remove_file(out.join("pt.pt")).unwrap();
     pipe(&out.join("pt.pt"));
+    let refused = seqembed(&["run", text(&manifest), "-o", text(&out), "--resume"]);
+    let told = "pt.pt: it is a named pipe, not a file";
+    assert_run(&refused, WRONG, &["cannot write", told]);
+    fs::remove_file(out.join("pt.pt")).unwrap();
     let said = run(&alone);
     assert_eq!((kept(), outputs(&out) == max), (5, true), "{said}");
-    assert_says(&said, &["pt.pt: it is a named pipe"]);
+    assert_says(&said, &["computed again: ", "pt.pt is gone"]);
     // The cache gives whole outputs back, and none that was damaged there.
     fs::remove_dir_all(&out).unwrap();
     let said = run(&cached);

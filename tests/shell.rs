@@ -2,11 +2,17 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::soak::closed_pipe;
-use common::{DONE, Place, WRONG, assert_run, exported, seqembed, text};
+use common::{DONE, Place, WRONG, assert_run, exported, fixtures, seqembed, text};
+
+/// Exit code: the machine refused something.
+const FAILED: i32 = 1;
 
 fn printed(arguments: &[&str]) -> String {
     let run = seqembed(arguments);
@@ -300,4 +306,254 @@ fn what_stands_in_the_way_of_a_folder_is_named() {
         assert_run(&run, WRONG, &[name, "in the way"]);
     }
     assert_eq!(fs::read(place.path("file")).expect("a file"), b"precious");
+}
+
+/// Makes a named pipe.
+fn pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().expect("mkfifo");
+    assert!(made.success());
+}
+
+#[test]
+fn a_page_goes_into_a_pipe_and_an_output_never_replaces_one() {
+    let place = Place::new(&[("a.faa", b">a\nMKVLA\n>b\nMKV\n>c\nWWC\n")]);
+    assert_run(&place.embed("esm2", "a.faa", &[]), DONE, &[]);
+    let out = text(&place.path("out")).to_owned();
+    for (command, name, begin) in [
+        ("report", "page", "<!doctype html>"),
+        ("plot", "f.svg", "<svg"),
+    ] {
+        let path = place.path(name);
+        pipe(&path);
+        let reader = Command::new("timeout")
+            .args(["60", "cat", text(&path)])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cat");
+        assert_run(&seqembed(&[command, &out, "-o", text(&path)]), DONE, &[]);
+        let read = reader.wait_with_output().expect("its output").stdout;
+        let read = String::from_utf8(read).expect("UTF-8").to_lowercase();
+        assert!(read.starts_with(begin) && read.contains("</svg>"), "{read}");
+        assert!(
+            fs::symlink_metadata(&path)
+                .expect("a pipe")
+                .file_type()
+                .is_fifo()
+        );
+    }
+    let parquet = place.path("out/a.parquet");
+    for name in ["f.npz", "report.json", "b.parquet", "trace"] {
+        let path = place.path("new").join(name);
+        let _ = fs::create_dir(place.path("new"));
+        pipe(&path);
+        let (new, fasta) = (place.path("new"), place.path("b.faa"));
+        fs::copy(place.path("a.faa"), &fasta).expect("a copy");
+        let mut command = vec![
+            "embed",
+            text(&fasta),
+            "-m",
+            text(exported("esm2")),
+            "-o",
+            text(&new),
+        ];
+        match name {
+            "f.npz" => command = vec!["convert", text(&parquet), "-o", text(&path)],
+            "trace" => command.extend(["--trace", text(&path)]),
+            _ => {}
+        }
+        assert_run(
+            &seqembed(&command),
+            WRONG,
+            &[text(&path), "is a named pipe"],
+        );
+        assert!(
+            fs::symlink_metadata(&path)
+                .expect("a pipe")
+                .file_type()
+                .is_fifo()
+        );
+        fs::remove_file(&path).expect("gone");
+    }
+    // A link stays one, and its file is what is written.
+    std::os::unix::fs::symlink("real", place.path("link")).expect("a link");
+    let report = ["report", &out, "-o", text(&place.path("link"))].map(str::to_owned);
+    let report: Vec<&str> = report.iter().map(String::as_str).collect();
+    assert_run(
+        &seqembed(&report),
+        FAILED,
+        &["is a link to real, which is not there"],
+    );
+    fs::write(place.path("real"), "old").expect("a file");
+    assert_run(&seqembed(&report), DONE, &[]);
+    assert!(place.path("link").is_symlink());
+    assert!(
+        fs::read_to_string(place.path("real"))
+            .expect("a page")
+            .to_lowercase()
+            .starts_with("<!doctype")
+    );
+}
+
+#[test]
+fn nothing_that_is_read_is_overwritten() {
+    let place = Place::new(&[]);
+    let checkpoint = fixtures().join("esm2/checkpoints/esm2_small.pt");
+    fs::copy(checkpoint, place.path("esm2_small.pt")).expect("a copy");
+    let model = exported("esm2").display();
+    for (name, content) in [
+        ("esm2_small.faa", ">a\nMKV\n".to_owned()),
+        ("report.json", ">a\nMKV\n".to_owned()),
+        ("samples.faa", ">a\nMKV\n".to_owned()),
+        ("samples.tsv", "sample\tage\n1\t2\n".to_owned()),
+        ("other.provenance.json", "[1]".to_owned()),
+        ("other.faa", ">a\nMKV\n".to_owned()),
+        (
+            "manifest.tsv",
+            format!("sample\tfasta\tmodel\tformat\nmanifest\tother.faa\t{model}\tnpy\n"),
+        ),
+    ] {
+        fs::write(place.path(name), content).expect("a file");
+    }
+    let contents = || {
+        let entries = fs::read_dir(place.path("")).expect("a folder");
+        let files = entries.map(|entry| entry.expect("an entry").path());
+        let files = files.filter(|path| path.is_file());
+        files
+            .map(|path| (path.clone(), fs::read(path).expect("a file")))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let path = |name: &str| text(&place.path(name)).to_owned();
+    let before = contents();
+    let (here, model) = (path(""), text(exported("esm2")));
+    let checkpoint = path("esm2_small.pt");
+    let weights = format!("{model}/weights.bin");
+    for (arguments, told) in [
+        (
+            vec![
+                "embed",
+                &path("esm2_small.faa"),
+                "-m",
+                &checkpoint,
+                "-o",
+                &here,
+                "--format",
+                "pt",
+            ],
+            ["esm2_small.pt", "a file of the model"],
+        ),
+        (
+            vec!["run", &path("manifest.tsv"), "-o", &here],
+            ["manifest.tsv", "the manifest"],
+        ),
+        (
+            vec![
+                "embed",
+                &path("samples.faa"),
+                "-m",
+                model,
+                "-o",
+                &here,
+                "--format",
+                "npy",
+            ],
+            ["samples.tsv", "not written by seqembed"],
+        ),
+        (
+            vec![
+                "embed",
+                &path("other.faa"),
+                "-m",
+                model,
+                "-o",
+                &here,
+                "--format",
+                "npy",
+            ],
+            ["other.provenance.json", "not written by seqembed"],
+        ),
+        (
+            vec!["embed", &path("report.json"), "-m", model, "-o", &here],
+            ["report.json", "an input"],
+        ),
+        (
+            vec![
+                "embed",
+                &path("other.faa"),
+                "-m",
+                model,
+                "-o",
+                &path("out"),
+                "--trace",
+                &path("other.faa"),
+            ],
+            ["other.faa", "an input"],
+        ),
+        (
+            vec![
+                "embed",
+                &path("other.faa"),
+                "-m",
+                model,
+                "-o",
+                &path("out"),
+                "--trace",
+                &weights,
+            ],
+            ["weights.bin", "a file of the model"],
+        ),
+        (
+            vec![
+                "embed",
+                &path("other.faa"),
+                "-m",
+                model,
+                "-o",
+                &path("out"),
+                "--trace",
+                &path("out/other.parquet"),
+            ],
+            ["other.parquet", "as an output and as the trace"],
+        ),
+    ] {
+        assert_run(&seqembed(&arguments), WRONG, &told);
+        assert!(contents() == before, "{arguments:?}");
+    }
+    let embed = [
+        "embed",
+        &path("samples.faa"),
+        "-m",
+        model,
+        "-o",
+        &path("out"),
+    ]
+    .map(str::to_owned);
+    let embed: Vec<&str> = embed.iter().map(String::as_str).collect();
+    assert_run(&seqembed(&embed), DONE, &[]);
+    let (parquet, report) = (path("out/samples.parquet"), path("out/report.json"));
+    let convert = ["convert", &parquet, "-o", &path("samples.npy")].map(str::to_owned);
+    let convert: Vec<&str> = convert.iter().map(String::as_str).collect();
+    assert_run(
+        &seqembed(&convert),
+        WRONG,
+        &["samples.tsv", "not written by seqembed"],
+    );
+    for (page, told) in [
+        (&parquet, "an output of the run"),
+        (&report, "the report that the page is made from"),
+        (&path("samples.faa"), "an input of the run"),
+    ] {
+        let was = fs::read(page).expect("a file");
+        assert_run(
+            &seqembed(&["report", &path("out"), "-o", page]),
+            FAILED,
+            &[page, told],
+        );
+        assert!(fs::read(page).expect("a file") == was);
+    }
+    assert!(contents() == before);
+    // What seqembed wrote itself is replaced, though its matrix be gone.
+    fs::remove_file(place.path("samples.tsv")).expect("gone");
+    assert_run(&seqembed(&convert), DONE, &[]);
+    fs::remove_file(place.path("samples.npy")).expect("gone");
+    assert_run(&seqembed(&convert), DONE, &[]);
 }

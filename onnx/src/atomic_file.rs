@@ -29,21 +29,39 @@ const ABANDONED: Duration = Duration::from_hours(24);
 pub struct AtomicFile {
     file: NamedTempFile,
     path: PathBuf,
+    /// What gets the bytes: the path, or what it links to.
+    target: PathBuf,
 }
 
 impl AtomicFile {
-    /// Begins the file that will be `path`, whose folder must exist.
+    /// Begins the file that will be `path`, whose folder must exist. Where that is a link to a file, the file gets the bytes.
+    ///
+    /// # Errors
+    /// When the folder can't be written to, the link leads nowhere, or something else than a file has the name (a folder is told
+    /// of at the end).
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Self::begin(path, target(path)?)
+    }
+
+    /// Begins the file that will be `path`, in the place of whatever stands there, a link too: for folders that are ours alone.
     ///
     /// # Errors
     /// When the folder can't be written to.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub fn replace(path: &Path) -> io::Result<Self> {
+        Self::begin(path, path.to_path_buf())
+    }
+
+    fn begin(path: &Path, target: PathBuf) -> io::Result<Self> {
         loop {
-            let file = builder(path, 0o666, |builder| builder.tempfile_in(folder_of(path)))?;
+            let file = builder(&target, 0o666, |builder| {
+                builder.tempfile_in(folder_of(&target))
+            })?;
             // Whoever swept between the two calls has removed it.
             if hold(file.as_file()) != Held::ByAnother && file.path().exists() {
                 return Ok(Self {
                     file,
                     path: path.to_path_buf(),
+                    target,
                 });
             }
         }
@@ -53,6 +71,12 @@ impl AtomicFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file that gets the bytes: the same, or what that links to.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
     }
 
     /// Where it stands until then.
@@ -81,7 +105,9 @@ impl AtomicFile {
     /// # Errors
     /// When the disk refuses.
     pub fn publish(self) -> io::Result<()> {
-        self.file.persist(&self.path).map_err(|error| error.error)?;
+        self.file
+            .persist(&self.target)
+            .map_err(|error| error.error)?;
         Ok(())
     }
 }
@@ -106,6 +132,74 @@ impl Seek for AtomicFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
     }
+}
+
+/// What a file that is to be written replaces: `path` itself, or the file that it links to.
+///
+/// # Errors
+/// When a link leads nowhere, or a pipe, a device or a socket has the name, which no file may replace.
+pub fn target(path: &Path) -> io::Result<PathBuf> {
+    let Ok(about) = fs::symlink_metadata(path) else {
+        return Ok(path.to_path_buf());
+    };
+    let (target, kind) = if about.is_symlink() {
+        let target = fs::canonicalize(path).map_err(|error| {
+            let to = fs::read_link(path).unwrap_or_default();
+            let why = if error.kind() == io::ErrorKind::NotFound {
+                "which is not there".to_owned()
+            } else {
+                error.to_string()
+            };
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "it is a link to {}, {why}: remove the link, or name another file",
+                    to.display()
+                ),
+            )
+        })?;
+        let kind = fs::metadata(&target)?.file_type();
+        (target, kind)
+    } else {
+        (path.to_path_buf(), about.file_type())
+    };
+    match special(kind) {
+        Some(what) => Err(io::Error::other(format!(
+            "it is {what}, not a file: name another one"
+        ))),
+        None => Ok(target),
+    }
+}
+
+/// What something is that is neither a file nor a folder nor a link.
+#[must_use]
+pub fn special(kind: fs::FileType) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_fifo() {
+            return Some("a named pipe");
+        }
+        if kind.is_socket() {
+            return Some("a socket");
+        }
+    }
+    let is_ordinary = kind.is_file() || kind.is_dir() || kind.is_symlink();
+    (!is_ordinary).then_some("a device")
+}
+
+/// Writes one text to wherever the user says: a file, whole or not at all; or a pipe or a device, which takes it as it comes.
+///
+/// # Errors
+/// When the disk or the device refuses.
+pub fn write_anywhere(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|about| special(about.file_type()).is_some()) {
+        return OpenOptions::new()
+            .write(true)
+            .open(path)?
+            .write_all(bytes.as_ref());
+    }
+    write(path, bytes)
 }
 
 /// Writes a small file, whole or not at all.
@@ -328,6 +422,40 @@ mod tests {
         model.finish(false).unwrap();
         assert_eq!(names(folder.path()), ["model", "x.parquet"]);
         assert!(names(&folder.path().join("model")).is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_one_and_its_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("below");
+        fs::create_dir(&below).unwrap();
+        let link = |to: &str, name: &str| {
+            let at = folder.path().join(name);
+            std::os::unix::fs::symlink(to, &at).unwrap();
+            at
+        };
+        fs::write(below.join("file"), "old").unwrap();
+        let one = link("below/file", "one");
+        let two = link("one", "two");
+        write(&two, "new").unwrap();
+        assert_eq!(fs::read_to_string(below.join("file")).unwrap(), "new");
+        assert!(one.is_symlink() && two.is_symlink());
+        let nowhere = link("below/nothing", "nowhere");
+        let error = write(&nowhere, "new").unwrap_err().to_string();
+        assert!(
+            error.contains("below/nothing, which is not there"),
+            "{error}"
+        );
+        let loops = link("loops", "loops");
+        write(&loops, "new").unwrap_err();
+        assert!(nowhere.is_symlink() && loops.is_symlink());
+        let mut file = AtomicFile::replace(&one).unwrap();
+        file.write_all(b"in its place").unwrap();
+        file.finish().unwrap();
+        assert!(!one.is_symlink());
+        assert_eq!(fs::read_to_string(below.join("file")).unwrap(), "new");
+        assert_eq!(names(&below), ["file"]);
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn fill(from: &Path, folder: &Path, model: &Model, storage: Storage) -> Result<A
     let source = from.join(WEIGHTS_FILE);
     let target = folder.join(storage.file());
     let _ = atomic_file::sweep(folder, Some(storage.file()));
-    let temporary = AtomicFile::create(&target).map_err(Error::io(folder, "write into"))?;
+    let temporary = AtomicFile::replace(&target).map_err(Error::io(folder, "write into"))?;
     let narrowed = model.tensors(storage);
     let end = end(&narrowed);
     temporary

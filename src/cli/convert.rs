@@ -11,6 +11,7 @@ use crate::atomic_file;
 use crate::folders;
 use crate::output::{self, Format, Layout, OutputPrecision};
 use crate::report::counted;
+use crate::targets::Targets;
 use crate::threads;
 
 /// Convert files of embeddings from one format to another
@@ -136,6 +137,13 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
         {
             bail!("{} is an input: give another folder", to.display());
         }
+    }
+    let mut targets = Targets::default();
+    for step in &steps {
+        targets.reads_output("an input", &step.from);
+    }
+    for step in &steps {
+        targets.writes_output(step.format, &step.to)?;
     }
     Ok(steps)
 }

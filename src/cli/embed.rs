@@ -148,7 +148,7 @@ impl EngineOptions {
 /// When the run could not be begun, or broke off.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     match manifest::jobs_from_files(&args.files, &args.overrides) {
-        Ok(jobs) => embed(jobs, &args.common, &RunOverrides::default()),
+        Ok(jobs) => embed(jobs, &args.common, None, &RunOverrides::default()),
         Err(errors) => {
             say(&format!("error: {errors}"));
             Ok(USAGE.into())
@@ -156,13 +156,14 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs jobs, with the manifest's options where the command line has none; says how it went, and writes the report.
+/// Runs jobs, with the options of the manifest at `path` where the command line has none; says how it went, and writes the report.
 ///
 /// # Errors
 /// When the run could not be begun, or broke off.
 pub fn embed(
     jobs: Vec<Job>,
     options: &RunOptions,
+    path: Option<&Path>,
     manifest: &RunOverrides,
 ) -> anyhow::Result<ExitCode> {
     let engine = options.engine.or(manifest);
@@ -184,6 +185,7 @@ pub fn embed(
         jobs,
         &Options {
             out: options.out.clone(),
+            manifest: path.map(Path::to_owned),
             threads,
             ort_lib: engine.ort_lib,
             kernels: engine.kernels.unwrap_or_default(),
@@ -224,7 +226,7 @@ pub fn embed(
             return Ok(code.into());
         }
     };
-    let path = options.out.join("report.json");
+    let path = options.out.join(run::REPORT);
     write_report(&report, &path)?;
     if !quiet {
         say(report.to_string().trim_end());

@@ -13,6 +13,7 @@ use crate::figure::{Figure, Kind, Point, Series};
 use crate::output::{self, Layout, Reader, Rows};
 use crate::projection::Moments;
 use crate::report::{counted, thousands};
+use crate::targets::Targets;
 use crate::threads;
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.
@@ -43,6 +44,11 @@ pub struct PlotArgs {
 /// When there is nothing to draw, when the files don't belong together, or when one can't be read or written.
 pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let files = files(&args.inputs)?;
+    let mut targets = Targets::default();
+    for file in &files {
+        targets.reads_output("a file to draw", &file.path);
+    }
+    targets.is_not_read(&args.output.path, &args.output.path)?;
     let first = first_layout(&files)?;
     let (summaries, moments) = survey(&files, first.hidden, &mut |_, _| {})?;
     let table = table(&files, &summaries, first.hidden);

@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 
 use super::plot::{self, Input, SPACE};
-use super::{pass_on, print};
+use super::{pass_on, print, say};
 use crate::figure::{self, Series};
 use crate::output::{self, Layout, Rows};
 use crate::page::lengths::Lengths;
 use crate::page::{Marked, Page, Space};
 use crate::report::Report;
+use crate::run::REPORT;
+use crate::targets::{TargetError, Targets};
 
 /// Make a page of a run's report
 ///
@@ -51,15 +53,38 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let report = read(folder)?;
+    not_read(&report, folder, &args.output)?;
     let page = page(report, folder);
     figure::write(&args.output, &page.html())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
-    print(&format!("page: {}\n", args.output.display()))?;
+    let text = format!("page: {}\n", args.output.display());
+    if args.output.is_file() {
+        print(&text)?;
+    } else {
+        // A pipe may be the standard output's: the page is all that goes there.
+        say(text.trim_end());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Checks that the page takes the place of nothing that it is made from, nor of the run's inputs.
+fn not_read(report: &Report, folder: &Path, page: &Path) -> Result<(), TargetError> {
+    let mut targets = Targets::default();
+    targets.reads(
+        "the report that the page is made from",
+        &folder.join(REPORT),
+    );
+    for file in &report.files {
+        targets.reads("an input of the run", Path::new(&file.source));
+        if let Some(output) = &file.output {
+            targets.reads_output("an output of the run", &place(output, folder));
+        }
+    }
+    targets.is_not_read(page, page)
+}
+
 fn read(folder: &Path) -> anyhow::Result<Report> {
-    let path = folder.join("report.json");
+    let path = folder.join(REPORT);
     if !path.is_file() {
         bail!(
             "{} has no report.json: give an output folder of `seqembed run` or `embed`",

@@ -35,7 +35,12 @@ pub struct RunArgs {
 /// When the run could not be begun, or broke off.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match manifest::read(&args.manifest, &args.overrides) {
-        Ok(manifest) => embed(manifest.jobs, &args.common, &manifest.run),
+        Ok(manifest) => embed(
+            manifest.jobs,
+            &args.common,
+            Some(&args.manifest),
+            &manifest.run,
+        ),
         Err(errors) => {
             say(&format!("error: {errors}"));
             Ok(USAGE.into())

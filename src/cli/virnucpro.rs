@@ -143,7 +143,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
     if args.frames_only || jobs.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = embed(jobs, &args.common, &RunOverrides::default())?;
+    let code = embed(jobs, &args.common, None, &RunOverrides::default())?;
     if code != ExitCode::SUCCESS {
         return Ok(code);
     }

@@ -809,7 +809,7 @@ fn link(blob: &Path, etag: &str, pointer: &Path) -> Result<(), HubError> {
         Err(_) if pointer.is_file() => Ok(()),
         Err(_) => {
             let copy = || {
-                let mut file = atomic_file::AtomicFile::create(pointer)?;
+                let mut file = atomic_file::AtomicFile::replace(pointer)?;
                 std::io::copy(&mut File::open(blob)?, &mut file)?;
                 file.finish()
             };

@@ -381,7 +381,7 @@ impl Journal {
     /// Writes the log anew, with what still holds.
     fn rewrite(&mut self) -> Result<(), JournalError> {
         let path = self.log_path.clone();
-        let new = AtomicFile::create(&path).map_err(cannot("write", &path))?;
+        let new = AtomicFile::replace(&path).map_err(cannot("write", &path))?;
         self.log = new.file().try_clone().map_err(cannot("write", &path))?;
         self.append(&Line::Begin {
             version: log::VERSION,

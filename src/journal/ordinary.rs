@@ -3,8 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use crate::atomic_file;
 
 /// Opens a file to read and write it, and makes it if it is not there; never through a link.
 ///
@@ -43,13 +45,15 @@ pub fn read(path: &Path) -> io::Result<File> {
 
 fn checked(file: File) -> io::Result<File> {
     let kind = file.metadata()?.file_type();
-    let what = match kind {
-        kind if kind.is_file() => return Ok(file),
-        kind if kind.is_dir() => "a folder",
-        kind if kind.is_fifo() => "a named pipe",
-        _ => "a device",
+    let what = if kind.is_dir() {
+        Some("a folder")
+    } else {
+        atomic_file::special(kind)
     };
-    Err(io::Error::other(format!(
-        "it is {what}, not a file: remove it"
-    )))
+    match what {
+        None => Ok(file),
+        Some(what) => Err(io::Error::other(format!(
+            "it is {what}, not a file: remove it"
+        ))),
+    }
 }

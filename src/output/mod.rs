@@ -369,13 +369,25 @@ impl Format {
     /// # Errors
     /// When one has: it names it.
     pub fn has_room(self, path: &Path) -> Result<(), OutputError> {
-        let files = match self {
-            Format::Npy => npy::files(path).to_vec(),
-            _ => vec![path.to_owned()],
-        };
-        match files.into_iter().find(|path| path.is_dir()) {
+        match self.files(path).into_iter().find(|path| path.is_dir()) {
             Some(path) => Err(OutputError::Folder { path }),
             None => Ok(()),
+        }
+    }
+
+    /// The files that an output is made of: the one that others stand beside comes last.
+    pub(crate) fn files(self, path: &Path) -> Vec<PathBuf> {
+        match self {
+            Format::Npy => npy::files(path).to_vec(),
+            _ => vec![path.to_owned()],
+        }
+    }
+
+    /// A file of somebody else's where something that belongs to an output would be written.
+    pub(crate) fn stranger(self, path: &Path) -> Option<PathBuf> {
+        match self {
+            Format::Npy => npy::stranger(path),
+            _ => None,
         }
     }
 
@@ -674,7 +686,7 @@ impl Complete {
 /// knows the others, stand beside those of another set.
 pub(crate) fn publish(files: Vec<Complete>) -> Result<Vec<Written>, OutputError> {
     if let [_, .., last] = files.as_slice() {
-        let path = last.file.path();
+        let path = last.file.target();
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(OutputError::Io {

@@ -9,6 +9,7 @@
 //! The matrix goes to the disk as it comes; its shape, which stands at the begin, is filled in at the end. Where a matrix is,
 //! the other two are its own: one that was there before goes first, and the new one gets its name last.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,32 @@ impl Sink for NpySink {
 /// The files of an output: the matrix is the last one.
 pub(super) fn files(path: &Path) -> [PathBuf; 3] {
     [table_path(path), provenance_path(path), path.to_owned()]
+}
+
+/// A file with the name of a matrix's table or provenance that is neither: there is no such matrix, and the file is not laid out
+/// as ours are.
+pub(super) fn stranger(path: &Path) -> Option<PathBuf> {
+    if path.exists() {
+        return None;
+    }
+    let is_ours = |file: File, is_table: bool| {
+        let mut file = BufReader::new(file.take(1 << 20));
+        if is_table {
+            let mut line = String::new();
+            file.read_line(&mut line).is_ok()
+                && [false, true]
+                    .map(|per_token| header(per_token).join("\t"))
+                    .contains(&line.trim_end().to_owned())
+        } else {
+            serde_json::from_reader::<_, HashMap<String, String>>(file).is_ok()
+        }
+    };
+    [(table_path(path), true), (provenance_path(path), false)]
+        .into_iter()
+        .find(|(path, is_table)| {
+            path.is_file() && !File::open(path).is_ok_and(|file| is_ours(file, *is_table))
+        })
+        .map(|(path, _)| path)
 }
 
 fn writing(path: &Path, source: io::Error) -> OutputError {

@@ -21,6 +21,7 @@ mod retry;
 mod save;
 mod slot;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(crate) use self::chunk::Task;
 pub use self::collect::{CollectError, Observer};
 pub(crate) use self::group::{Group, Opened};
 
+use self::collect::output_path;
 use self::devices::DeviceError;
 use self::group::group;
 use self::load::Runtime;
@@ -46,11 +48,16 @@ use crate::interrupt::Interrupt;
 use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
 use crate::models::{self, ModelError};
+use crate::records::Source;
 use crate::report::{FileReport, Report};
 use crate::settings::SettingsError;
+use crate::targets::{TargetError, Targets};
 use crate::threads::{self, StartError};
 use crate::tokenize::VocabularyError;
 use crate::trace::Trace;
+
+/// The name of a run's report in its output folder.
+pub const REPORT: &str = "report.json";
 
 /// What holds for the whole run.
 #[derive(Debug, Clone)]
@@ -61,6 +68,8 @@ use crate::trace::Trace;
 pub struct Options {
     /// The output folder.
     pub out: PathBuf,
+    /// The manifest that the jobs come from, if there is one: no output takes its place.
+    pub manifest: Option<PathBuf>,
     /// Threads in all, at least 1.
     pub threads: usize,
     /// ONNX Runtime's library, when it is named.
@@ -98,6 +107,9 @@ pub enum RunError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// An output would take another file's place.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// A model can't be had.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -204,6 +216,7 @@ impl RunError {
         matches!(
             self,
             Self::Folder { .. }
+                | Self::Target(_)
                 | Self::Model(_)
                 | Self::Graph(_)
                 | Self::Vocabulary(_)
@@ -249,6 +262,7 @@ fn run_once(
     let started = Instant::now();
     threads::pool(options.threads)?;
     check_folder(&options.out)?;
+    check_targets(&jobs, options)?;
     let trace = Trace::new(options.trace.as_deref()).map_err(|source| RunError::Trace {
         path: options.trace.clone().unwrap_or_default(),
         source,
@@ -269,10 +283,10 @@ fn run_once(
         say,
     };
     let order = run_groups(jobs, &run, &mut journal, &mut report, observer);
-    trace.finish().map_err(|source| RunError::Trace {
-        path: options.trace.clone().unwrap_or_default(),
-        source,
-    })?;
+    // The outputs are worth more than it.
+    if let (Err(source), Some(path)) = (trace.finish(), options.trace.clone()) {
+        observer.warning(&RunError::Trace { path, source }.to_string());
+    }
     let order = order?;
     // Groups ran one after the other; the report is in the order of the manifest.
     let mut files: Vec<(usize, FileReport)> = order.into_iter().zip(report.files).collect();
@@ -421,6 +435,33 @@ pub(crate) fn check_folder(folder: &Path) -> Result<(), RunError> {
             path: folder.to_owned(),
             source,
         })
+}
+
+/// Checks that nothing that the run will write is what it reads, or somebody else's.
+fn check_targets(jobs: &[Job], options: &Options) -> Result<(), TargetError> {
+    let mut targets = Targets::default();
+    let mut models: HashSet<&str> = HashSet::new();
+    if let Some(manifest) = &options.manifest {
+        targets.reads("the manifest", manifest);
+    }
+    for job in jobs {
+        if let Source::Path(path) = &job.source {
+            targets.reads("an input", path);
+        }
+        if models.insert(&job.settings.model) {
+            targets.reads_model(&job.settings.model);
+        }
+    }
+    for job in jobs {
+        let format = job.settings.format;
+        let path = output_path(&options.out, &job.sample, format.extension());
+        targets.writes_output(format, &path)?;
+    }
+    targets.writes("the report", &options.out.join(REPORT))?;
+    if let Some(trace) = &options.trace {
+        targets.writes("the trace", trace)?;
+    }
+    Ok(())
 }
 
 /// The most memory that this process held, in bytes, where the system tells.

@@ -223,6 +223,17 @@ fn added_tokens_and_what_stands_around_a_sequence_are_those_of_the_library() {
     }
 }
 
+/// An unknown letter is the unknown token before anything merges: where that is a letter of merges, it merges as that letter.
+#[test]
+fn an_unknown_token_that_merges_is_left_to_the_library() {
+    let mut file = viral();
+    file["model"]["unk_token"] = json!("T");
+    let tokenizer = bpe(&file);
+    assert!(!tokenizer.is_fast());
+    let ids = |sequence: &[u8]| tokenizer.encode(sequence).ids;
+    assert_eq!(ids(b"GANNACA"), ids(b"GATTACA"));
+}
+
 #[test]
 fn what_is_no_bpe_tokenizer_is_told() {
     let error = |change: fn(&mut Value)| {

@@ -412,7 +412,13 @@ impl Fast {
             .get_unk_token()
             .as_ref()
             .and_then(|unk| file["model"]["vocab"].get(unk))?;
+        let unk = u32::try_from(unk.as_u64()?).ok()?;
         let merges = Merges::new(settings, model)?;
+        // To the library an unknown letter is the unknown token from the start, and merges as that does.
+        let merged = |&[left, right, rank]: &[u32; 3]| rank > 0 && (left == unk || right == unk);
+        if merges.made.iter().any(merged) {
+            return None;
+        }
         let mut letters = [UNKNOWN; 256];
         let mut class = [0; 256];
         for byte in 0..256 {
@@ -428,7 +434,7 @@ impl Fast {
             merges,
             letters,
             class,
-            unk: u32::try_from(unk.as_u64()?).ok()?,
+            unk,
             fuse_unk: settings["fuse_unk"] == true,
         })
     }

@@ -379,17 +379,15 @@ impl<'a> Download<'a> {
         announced: &Announced,
         path: &Path,
     ) -> Result<Option<String>, HubError> {
-        match hash_as(&announced.etag, path).map_err(at(path))? {
-            Some(found) => Ok((!announced.etag.eq_ignore_ascii_case(&found)).then_some(found)),
-            None => {
-                let endpoint = &told(&self.hub.endpoint);
-                (self.events)(&Event::Unverified {
-                    file: name,
-                    endpoint,
-                });
-                Ok(None)
-            }
+        if let Some(found) = hash_as(&announced.etag, path).map_err(at(path))? {
+            return Ok((!announced.etag.eq_ignore_ascii_case(&found)).then_some(found));
         }
+        let endpoint = &told(&self.hub.endpoint);
+        (self.events)(&Event::Unverified {
+            file: name,
+            endpoint,
+        });
+        Ok(None)
     }
 
     /// Downloads a blob, going on from what is there, and checks it.

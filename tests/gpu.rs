@@ -703,7 +703,7 @@ impl Edit {
                     numbers[at] = f32::NAN;
                 }
             }
-            Self::Queries => {
+            Self::Queries if name.ends_with("weight") => {
                 for (at, number) in numbers.iter_mut().enumerate() {
                     match part(at) {
                         Some(0) => *number *= LARGE,
@@ -726,7 +726,7 @@ impl Edit {
             Self::Token if name.ends_with("word_embeddings.weight") => {
                 numbers[token * shape[1]] = f32::NAN;
             }
-            Self::Nothing | Self::Attention(..) | Self::Token => {}
+            Self::Nothing | Self::Attention(..) | Self::Queries | Self::Token => {}
         }
     }
 
@@ -739,8 +739,9 @@ impl Edit {
         }
     }
 
-    /// The sequences whose numbers or status are not what they should be; `clean` has those of the checkpoint without edits.
-    fn wrong(self, own: &Rows, clean: &Rows) -> Vec<String> {
+    /// The sequences whose numbers or status are not what they should be; `clean` has those of the checkpoint without edits. Kernels
+    /// other than seqembed's give a sequence other last bits in another batch, and spoilt ones are tried alone, in fp32.
+    fn wrong(self, own: &Rows, clean: &Rows, to_the_bit: bool) -> Vec<String> {
         let is_wrong = |&row: &usize| {
             let vector = |rows: &Rows| -> Vec<f32> {
                 rows.values[row * rows.hidden..(row + 1) * rows.hidden].to_vec()
@@ -749,8 +750,12 @@ impl Edit {
             if self.spoils(row) {
                 return !is_told || vector(own).iter().any(|x| !x.is_nan());
             }
-            let bits = |rows| vector(rows).into_iter().map(f32::to_bits);
-            let is_other = own.status[row] != clean.status[row] || bits(own).ne(bits(clean));
+            let mut pairs = vector(own).into_iter().zip(vector(clean));
+            let is_same = pairs.all(|(own, clean)| {
+                own.to_bits() == clean.to_bits()
+                    || (!to_the_bit && (own - clean).abs() <= 0.02 * (1.0 + clean.abs()))
+            });
+            let is_other = own.status[row] != clean.status[row] || !is_same;
             is_told || (self == Self::Token && is_other)
         };
         let told = |row| format!("{} ({})", own.ids[row], own.status[row]);
@@ -838,7 +843,7 @@ fn what_is_no_number_is_told_and_costs_no_other_sequence_a_bit() {
             for (at, (edit, pooling)) in samples.iter().take(found.len()).enumerate() {
                 let what = format!("{what}, {edit:?}, {pooling}");
                 let (own, clean) = (&found[at], &found[at % POOLINGS.len()]);
-                let wrong = edit.wrong(own, clean);
+                let wrong = edit.wrong(own, clean, kernels == "auto");
                 if !wrong.is_empty() {
                     problems.0.push(format!("{what}: {}", wrong.join(", ")));
                 }

@@ -415,8 +415,9 @@ impl Fast {
         let unk = u32::try_from(unk.as_u64()?).ok()?;
         let merges = Merges::new(settings, model)?;
         // To the library an unknown letter is the unknown token from the start, and merges as that does.
-        let merged = |&[left, right, rank]: &[u32; 3]| rank > 0 && (left == unk || right == unk);
-        if merges.made.iter().any(merged) {
+        let merges_unknown =
+            |&[left, right, rank]: &[u32; 3]| rank > 0 && (left == unk || right == unk);
+        if merges.made.iter().any(merges_unknown) {
             return None;
         }
         let mut letters = [UNKNOWN; 256];

@@ -78,6 +78,12 @@ pub enum ModelError {
         /// What is wrong with it.
         source: Box<seqembed_onnx::Error>,
     },
+    /// The cache has a name that ONNX Runtime does not take.
+    #[error("the cache of exported models, {}, has a path that is not UTF-8, and ONNX Runtime cannot open a model there: set SEQEMBED_CACHE to another folder", .path.display())]
+    Encoding {
+        /// The cache.
+        path: PathBuf,
+    },
     /// The cache can't be used.
     #[error("cannot use the cache of exported models, {}: {source}. Set SEQEMBED_CACHE to a folder that can be written, or export with `seqembed export CHECKPOINT -o DIR` and name DIR as the model", .path.display())]
     Cache {
@@ -582,6 +588,10 @@ fn export_cached(
         path: checkpoint.to_path_buf(),
         why: source.to_string(),
     };
+    // Before the work of an export.
+    if cache().to_str().is_none() {
+        return Err(ModelError::Encoding { path: cache() });
+    }
     let absolute = std::fs::canonicalize(checkpoint).map_err(no_model)?;
     let mut files = fingerprints(&absolute).map_err(no_model)?;
     let key = absolute.to_string_lossy().into_owned();

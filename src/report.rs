@@ -1,11 +1,11 @@
 //! The run's report: what was done to each file and in all, where the time went, and how it is told at the end.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// `report.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -167,7 +167,9 @@ pub struct FileReport {
     pub sample: String,
     /// The input.
     pub source: String,
-    /// The output, when the file was done.
+    /// The output, when the file was done. Bytes of its path that are not UTF-8 are escaped: `\xe9`.
+    #[serde(serialize_with = "escaped")]
+    #[schemars(with = "Option<PathBuf>")]
     pub output: Option<PathBuf>,
     /// The model.
     pub model: String,
@@ -205,6 +207,21 @@ pub struct FileReport {
     pub kept: bool,
     /// The model's time for this file, all workers together: its share of each batch by tokens.
     pub computing_seconds: f64,
+}
+
+/// A path as a text, which JSON needs.
+fn escaped<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    let text = path.as_ref().map(|path| {
+        let mut text = String::new();
+        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+            text.push_str(chunk.valid());
+            for byte in chunk.invalid() {
+                write!(text, "\\x{byte:02x}").expect("writing to a String can't fail");
+            }
+        }
+        text
+    });
+    text.serialize(to)
 }
 
 impl Totals {

@@ -557,3 +557,45 @@ fn nothing_that_is_read_is_overwritten() {
     fs::remove_file(place.path("samples.npy")).expect("gone");
     assert_run(&seqembed(&convert), DONE, &[]);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_need_not_be_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
+    let latin = place.path("").join(OsStr::from_bytes(b"o\xe9ut"));
+    let fasta = place.path("a.faa");
+    let run = |model: &Path, out: &Path| {
+        Command::new(common::executable())
+            .args(["embed", text(&fasta), "-m", text(model), "-o"])
+            .arg(out)
+            .arg("--resume")
+            .env("SEQEMBED_CACHE", latin.join("cache"))
+            .output()
+            .expect("it runs")
+    };
+    for kept in [0, 1] {
+        assert_run(&run(exported("esm2"), &latin), DONE, &[]);
+        let report = fs::read(latin.join("report.json")).expect("a report");
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+        assert_eq!(report["totals"]["kept_files"], kept);
+        let output = report["files"][0]["output"].as_str().expect("a text");
+        assert!(output.ends_with(r"o\xe9ut/a.parquet"), "{output}");
+    }
+    let page = place.path("page.html");
+    let report = Command::new(common::executable())
+        .arg("report")
+        .arg(&latin)
+        .args(["-o", text(&page)])
+        .output();
+    assert_run(&report.expect("it runs"), DONE, &[]);
+    assert!(fs::read_to_string(&page).expect("a page").contains("<svg"));
+    // ONNX Runtime takes no such path for the model.
+    let checkpoint = fixtures().join("esm2/checkpoints/hub-safetensors");
+    let refused = run(&checkpoint, &place.path("out"));
+    assert_run(&refused, WRONG, &["not UTF-8", "set SEQEMBED_CACHE"]);
+    assert!(!String::from_utf8_lossy(&refused.stderr).contains("exporting"));
+    assert!(!latin.join("cache/models").exists());
+}

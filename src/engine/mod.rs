@@ -112,6 +112,9 @@ pub enum EngineError {
     /// The device no longer answers, and nothing more can be run on it in this process.
     #[error("the device was lost: {0}")]
     DeviceLost(String),
+    /// The model's folder has a name that ONNX Runtime does not take.
+    #[error("the path is not UTF-8, and ONNX Runtime cannot open it: give the folder another name")]
+    Encoding,
     /// The model has no such output.
     #[error("the graph was built without the output {0:?}")]
     Output(Reduce),

@@ -76,7 +76,7 @@ impl CpuEngine {
             .with_flush_to_zero()?
             .with_config_entry(
                 "session.model_external_initializers_file_folder_path",
-                load.folder.display().to_string(),
+                load.folder.to_str().ok_or(EngineError::Encoding)?,
             )?;
         if load.kernels == Kernels::Auto {
             builder = builder.with_operators(operators::domain()?)?;

@@ -501,7 +501,11 @@ fn variable(name: &str) -> Option<String> {
 
 /// A folder from a variable, with `~/` for the user's home.
 fn path_variable(name: &str) -> Option<PathBuf> {
-    let value = variable(name)?;
+    let Some(value) = variable(name) else {
+        // A folder's name may be in another encoding than UTF-8.
+        let value = std::env::var_os(name)?;
+        return value.to_str().is_none().then(|| PathBuf::from(value));
+    };
     match (value.strip_prefix("~/"), std::env::home_dir()) {
         (Some(below), Some(home)) => Some(home.join(below)),
         _ => Some(PathBuf::from(value)),

@@ -146,7 +146,7 @@ impl CudaEngine {
             .map_err(fault)?
             .with_config_entry(
                 "session.model_external_initializers_file_folder_path",
-                load.folder.display().to_string(),
+                load.folder.to_str().ok_or(EngineError::Encoding)?,
             )
             .map_err(fault)?;
         if let Some(operators) = load.operators.take() {

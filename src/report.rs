@@ -210,6 +210,7 @@ pub struct FileReport {
 }
 
 /// A path as a text, which JSON needs.
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn escaped<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     let text = path.as_ref().map(|path| {
         let mut text = String::new();

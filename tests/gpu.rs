@@ -719,7 +719,8 @@ impl Edit {
                 ];
                 if first.iter().any(|first| name.ends_with(first)) {
                     for number in numbers {
-                        *number *= LARGE;
+                        // The biases into which norms are folded still fit into 16 bits.
+                        *number *= LARGE / 3.0;
                     }
                 }
             }
@@ -819,10 +820,11 @@ fn what_is_no_number_is_told_and_costs_no_other_sequence_a_bit() {
         ] {
             let what = format!("{} {precision} {kernels}", grown.name);
             let options = ["--device", &device, "--precision", precision];
-            let edits = if kernels == "auto" {
-                EDITS.len()
-            } else {
-                FOR_OPERATORS
+            let edits = match (kernels, precision) {
+                // Such weights of feed-forward layers are refused by name in 8 bits.
+                ("auto", "fp8") => EDITS.len() - 1,
+                ("auto", _) => EDITS.len(),
+                _ => FOR_OPERATORS,
             };
             let options = [&options[..], &["--kernels", kernels]].concat();
             let started = std::time::Instant::now();

@@ -395,6 +395,10 @@ fn a_page_goes_into_a_pipe_and_an_output_never_replaces_one() {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one command after the other, in folders made alike"
+)]
 fn nothing_that_is_read_is_overwritten() {
     let place = Place::new(&[]);
     let checkpoint = fixtures().join("esm2/checkpoints/esm2_small.pt");

@@ -703,10 +703,12 @@ impl Edit {
                     numbers[at] = f32::NAN;
                 }
             }
-            Self::Queries if name.ends_with("weight") => {
+            Self::Queries => {
+                let is_weight = name.ends_with("weight");
                 for (at, number) in numbers.iter_mut().enumerate() {
                     match part(at) {
-                        Some(0) => *number *= LARGE,
+                        Some(0) if is_weight => *number *= LARGE,
+                        // Of the keys' bias, too: large queries times it would hide all else from the softmax.
                         Some(1) => *number /= LARGE,
                         _ => {}
                     }
@@ -727,7 +729,7 @@ impl Edit {
             Self::Token if name.ends_with("word_embeddings.weight") => {
                 numbers[token * shape[1]] = f32::NAN;
             }
-            Self::Nothing | Self::Attention(..) | Self::Queries | Self::Token => {}
+            Self::Nothing | Self::Attention(..) | Self::Token => {}
         }
     }
 

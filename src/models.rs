@@ -162,7 +162,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
                 why: why_none(path),
             });
         }
-        return export_intact(path, None, say);
+        return export_cached(path, None, say);
     }
     if path.is_file() {
         if path.file_name().is_some_and(|name| name == INFO_FILE) {
@@ -173,7 +173,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
     let model = hub_model(spec)?;
     let hub = Hub::from_env();
     if let Some(snapshot) = hub.snapshot(&model) {
-        return export_intact(&snapshot, Some(&model), say);
+        return export_cached(&snapshot, Some(&model), say);
     }
     // The download may have been deleted since it was exported.
     let remembered = Entry::read(&entry_path(&key_of_name(&model)));
@@ -241,27 +241,7 @@ pub fn export_hub(
     snapshot: &Path,
     say: &dyn Fn(&str),
 ) -> Result<PathBuf, ModelError> {
-    export_intact(snapshot, Some(model), say)
-}
-
-/// [`export_cached`] of a folder whose files, as far as they link to the hub's blobs, have the hashes that these are named by: another
-/// weight is another model. They are read only if there is no export of them yet.
-fn export_intact(
-    folder: &Path,
-    named: Option<&HubModel>,
-    say: &dyn Fn(&str),
-) -> Result<PathBuf, ModelError> {
-    let no_model = |source: std::io::Error| ModelError::NoModel {
-        path: folder.to_path_buf(),
-        why: source.to_string(),
-    };
-    let absolute = std::fs::canonicalize(folder).map_err(no_model)?;
-    let files = fingerprints(&absolute).map_err(no_model)?;
-    let found = find(&absolute, &absolute.to_string_lossy(), &files);
-    if !matches!(found, Some(Export::Whole(_))) {
-        check_intact(&absolute, named)?;
-    }
-    export_cached(folder, named, say)
+    export_cached(snapshot, Some(model), say)
 }
 
 /// Compares a folder's files, as far as they link to the hub's blobs, with the hashes that these are named by.
@@ -598,6 +578,10 @@ fn export_cached(
     if let Some(Export::Whole(folder)) = find(&absolute, &key, &files) {
         name(named, &files, &folder);
         return Ok(folder);
+    }
+    // Another weight is another model. All files are read for it, so only where there is no export yet.
+    if absolute.is_dir() {
+        check_intact(&absolute, named)?;
     }
 
     let models = cache().join("models");

@@ -1,11 +1,13 @@
 //! The run's report: what was done to each file and in all, where the time went, and how it is told at the end.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::records;
 
 /// `report.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -212,16 +214,9 @@ pub struct FileReport {
 /// A path as a text, which JSON needs.
 #[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn escaped<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-    let text = path.as_ref().map(|path| {
-        let mut text = String::new();
-        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
-            text.push_str(chunk.valid());
-            for byte in chunk.invalid() {
-                write!(text, "\\x{byte:02x}").expect("writing to a String can't fail");
-            }
-        }
-        text
-    });
+    let text = path
+        .as_ref()
+        .map(|path| records::escaped(path.as_os_str().as_encoded_bytes(), "\\x"));
     text.serialize(to)
 }
 

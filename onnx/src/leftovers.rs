@@ -432,7 +432,7 @@ impl fmt::Display for Help {
                  model.base_model.save_pretrained(FOLDER)), put the tokenizer's files there too, and name that folder"
             }
             Self::Unknown => {
-                "it stands beside the encoder, and its name does not say whether it is a head. If it is one, save the encoder alone \
+                "it is beside the encoder, and its name does not say whether it is a head. If it is one, save the encoder alone \
                  (in Python, model.base_model.save_pretrained(FOLDER)), put the tokenizer's files there too, and name that folder"
             }
             Self::Foreign => {

@@ -106,7 +106,7 @@ pub struct EngineOptions {
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
 
-    /// Whose operators the models run with [default: auto]
+    /// The kernels that the models run with [default: auto]
     #[arg(long, value_enum, value_name = "KERNELS")]
     kernels: Option<Kernels>,
 }

@@ -423,8 +423,11 @@ impl<'a> Download<'a> {
     /// Brings the bytes that are missing, with as many attempts as make progress.
     fn transfer(&mut self, name: &str, announced: &Announced, part: &Path) -> Result<(), HubError> {
         let what = format!("file {name} of model {}", self.model);
-        // Bytes that come again are no progress.
-        let mut highest = std::fs::metadata(part).map_or(0, |part| part.len());
+        // Bytes that come again, or beyond the announced size, are no progress.
+        let most = announced.size.unwrap_or(u64::MAX);
+        let mut highest = std::fs::metadata(part)
+            .map_or(0, |part| part.len())
+            .min(most);
         self.repeat(|this| {
             let before = highest;
             let mut file = OpenOptions::new()
@@ -460,8 +463,9 @@ impl<'a> Download<'a> {
             this.body(&url, response, &mut |this, piece| {
                 file.write_all(piece).map_err(at(part))?;
                 done += piece.len() as u64;
-                this.received += done.saturating_sub(highest);
-                highest = highest.max(done);
+                let progress = done.min(most).saturating_sub(highest);
+                this.received += progress;
+                highest += progress;
                 (this.events)(&Event::Bytes(done));
                 Ok(goes_on(done))
             })?;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt as _};
 use rayon::prelude::*;
-use seqembed_onnx::verify::blake3_of_parts;
+use seqembed_onnx::weights::verify::blake3_of_parts;
 
 /// Bytes that are hashed by themselves: a whole subtree of BLAKE3's tree, but for the last one.
 const BLOCK: u64 = 1 << 20;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::Reduce;
+use crate::engine::cpu::Kernels;
 use crate::engine::device::{Device, DeviceChoice};
-use crate::engine::facts::Session;
-use crate::engine::session::Kernels;
+use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::manifest::{self, Job, ManifestErrors};
 use crate::output::{OutputError, Rows, Sink, Written};

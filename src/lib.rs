@@ -3,22 +3,20 @@
 // All that the user is told goes through `cli::terminal`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod bars;
 pub mod batch;
 pub mod cli;
 pub mod digest;
 pub mod embedder;
 pub mod engine;
-pub mod figure;
 pub mod folders;
+pub mod html_report;
 pub mod hub;
 pub mod interrupt;
 pub mod journal;
 pub mod manifest;
 pub mod models;
 pub mod output;
-pub mod page;
-pub mod projection;
+pub mod plot;
 pub mod records;
 pub mod report;
 pub mod run;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use seqembed_onnx::checkpoint::adapter_file;
 use seqembed_onnx::model::{GRAPH_VERSION, INFO_FILE, WEIGHTS_FILE};
-use seqembed_onnx::{ExportOptions, Model, known_models, verify};
+use seqembed_onnx::weights::verify;
+use seqembed_onnx::{ExportOptions, Model, known_models};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{DONE, Place, assert_run, exported, fixtures, records, text};
 use seqembed::embedder::{EmbedError, Silent};
 use seqembed::engine::device::Device;
-use seqembed::engine::facts::{Facts, Session};
+use seqembed::engine::session::{Facts, Session};
 use seqembed::engine::{Batch, Engine, EngineError, Reduce};
 use seqembed::output::{self, Rows};
 use seqembed::run::RunError;

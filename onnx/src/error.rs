@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::architecture::GraphKind;
+use crate::checkpoint::leftovers::Help;
 use crate::checkpoint::pickle::PickleError;
-use crate::leftovers::Help;
+use crate::families::GraphKind;
 use crate::model::Precision;
 use crate::shown;
 

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
 use crate::atomic_file::{self, AtomicFolder};
+use crate::checkpoint::leftovers;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
-use crate::known::known_model;
-use crate::leftovers;
+use crate::families::catalog::known_model;
+use crate::families::{Architecture, GraphKind, GraphRequest, Output};
 use crate::model::{
     GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer,
     WEIGHTS_FILE,
 };
-use crate::narrow;
-use crate::random::Random;
 use crate::tokenizer;
-use crate::weights::{Weights, place, write};
+use crate::weights::cast;
+use crate::weights::random::Random;
+use crate::weights::table::{Weights, place, write};
 
 /// Says of a tokenizer's kind, as in [`Tokenizer::kind`], and the text of its file why sequences cannot be read with it.
 pub type TokenizerCheck = fn(kind: &str, file: &[u8]) -> Result<(), String>;
@@ -250,7 +250,7 @@ impl Plan<'_> {
             .filter(|&precision| precision != Precision::Fp32)
         {
             for storage in model.storages(precision)? {
-                narrow::write(folder.partial(), folder.partial(), &model, storage)?;
+                cast::write(folder.partial(), folder.partial(), &model, storage)?;
             }
         }
         // The old model stays until the new one is whole.

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::proto::ModelProto;
+use crate::graph::proto::ModelProto;
 
 /// The lowest number format that a graph keeps a weight in or casts a value to: `fp32`, `bf16`, `fp16` or `fp8`.
 ///
@@ -42,7 +42,7 @@ fn name(format: u8) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+    use crate::graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
     fn graph(weights: &[i32], casts: &[i64]) -> Vec<u8> {
         let initializer = weights.iter().map(|&kind| TensorProto {

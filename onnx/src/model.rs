@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, GraphKind, GraphRequest, Output};
 use crate::error::Error;
+use crate::families::{Architecture, GraphKind, GraphRequest, Output};
 use crate::files::{read_small, refuse_lfs_pointer};
-use crate::graph::Builder;
-use crate::narrow;
-use crate::proto::ElementType;
-use crate::verify::{self, Expected, WeightsFile};
-use crate::weights::{Planned, Recipe, place, place_as};
+use crate::graph::builder::Builder;
+use crate::graph::proto::ElementType;
+use crate::weights::cast;
+use crate::weights::table::{Planned, Recipe, place, place_as};
+use crate::weights::verify::{self, Expected, WeightsFile};
 
 /// What a model folder is known by.
 pub const INFO_FILE: &str = "seqembed.json";
@@ -96,7 +96,7 @@ impl fmt::Display for Precision {
 pub struct Storage {
     /// Their number format.
     pub precision: Precision,
-    /// Whether layer norms are folded into the dense layers behind them, see [`crate::folding`].
+    /// Whether layer norms are folded into the dense layers behind them, see [`crate::weights::norm_fold`].
     pub folded: bool,
 }
 
@@ -444,7 +444,7 @@ impl Model {
         match storage.precision {
             Precision::Fp32 => Ok(self.folder.clone()),
             Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => {
-                narrow::ensure(self, storage, cache)
+                cast::ensure(self, storage, cache)
             }
         }
     }
@@ -458,8 +458,8 @@ impl Model {
         if storage.precision == Precision::Fp32 {
             return self.wide(&self.folder);
         }
-        let path = narrow::ensure(self, storage, cache)?.join(storage.file());
-        let (length, hash) = narrow::whole(&path, self, storage)
+        let path = cast::ensure(self, storage, cache)?.join(storage.file());
+        let (length, hash) = cast::whole(&path, self, storage)
             .ok_or_else(|| Error::Changed { path: path.clone() })?;
         WeightsFile::open(path, length, Expected::Blake3(hash))
     }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::architecture::Description;
 use crate::error::Error;
 use crate::export::ExportOptions;
+use crate::families::Description;
 use crate::files::read_small;
 use crate::shown;
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use seqembed_onnx::weights::hex;
+use seqembed_onnx::weights::table::hex;
 use seqembed_onnx::{
     Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, Storage, export,
 };

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use prost::Message;
-use seqembed_onnx::proto::{ModelProto, OperatorSetIdProto, ValueInfoProto};
+use seqembed_onnx::graph::proto::{ModelProto, OperatorSetIdProto, ValueInfoProto};
 use seqembed_onnx::{
     Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, Storage, export,
     export_random, known_model, known_models,

@@ -18,10 +18,10 @@ use sysinfo::System;
 use super::embed::EngineOptions;
 use super::{USAGE, print, say};
 use crate::atomic_file::{self, AtomicFolder};
-use crate::bars::{Bar, Bars};
-use crate::figure;
 use crate::folders;
 use crate::manifest::{self, Job};
+use crate::plot::bar_chart::{Bar, Bars};
+use crate::plot::scatter;
 use crate::records::{self, Source};
 use crate::report::{Report, counted, thousands};
 use crate::settings::{Overrides, Settings};
@@ -130,11 +130,11 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
             .collect(),
     };
     let picture = args.out.join("load.svg");
-    figure::write(&picture, &results.bars().svg())
+    scatter::write(&picture, &results.bars().svg())
         .with_context(|| format!("cannot write {}", picture.display()))?;
     let path = args.out.join("load.json");
     let text = serde_json::to_string_pretty(&results).context("cannot write the results")?;
-    figure::write(&path, &(text + "\n"))
+    scatter::write(&path, &(text + "\n"))
         .with_context(|| format!("cannot write {}", path.display()))?;
     print(&format!(
         "{}picture: {}\nnumbers: {}\n",

@@ -9,8 +9,8 @@ use std::time::Instant;
 use seqembed_onnx::{ExportOptions, export_random};
 use tempfile::TempDir;
 
+use crate::engine::cpu::Kernels;
 use crate::engine::device::Device;
-use crate::engine::session::Kernels;
 use crate::engine::{Batch, Engine, Reduce};
 use crate::run::devices::{self, Place};
 use crate::run::load::{Loader, Runtime, Wanted};

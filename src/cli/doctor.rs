@@ -10,7 +10,7 @@ use sysinfo::System;
 
 use super::disk::{room, writable};
 use super::{check, told};
-use crate::engine::gpus::{self, GpuError};
+use crate::engine::cuda::driver::{self, GpuError};
 use crate::engine::provider;
 use crate::hub::Hub;
 use crate::models;
@@ -250,7 +250,7 @@ fn memory_limit() -> Option<u64> {
 
 /// Lists the GPUs, and returns those that can be used.
 fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
-    let driver = match gpus::driver() {
+    let driver = match driver::driver() {
         Ok(driver) => driver,
         Err(GpuError::NoDriver) => {
             report.line("NVIDIA GPUs", "none (there is no NVIDIA driver)");

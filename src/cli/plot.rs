@@ -9,9 +9,9 @@ use anyhow::{Context, bail};
 use ndarray::ArrayView2;
 
 use super::{inputs, print};
-use crate::figure::{Figure, Kind, Point, Series};
 use crate::output::{self, Layout, Reader, Rows};
-use crate::projection::Moments;
+use crate::plot::pca::Moments;
+use crate::plot::scatter::{Figure, Kind, Point, Series};
 use crate::report::{counted, thousands};
 use crate::targets::Targets;
 use crate::threads;

@@ -9,10 +9,10 @@ use anyhow::{Context as _, bail};
 
 use super::plot::{self, Input, SPACE};
 use super::{pass_on, print, say};
-use crate::figure::{self, Series};
+use crate::html_report::lengths::Lengths;
+use crate::html_report::{Marked, Page, Space};
 use crate::output::{self, Layout, Rows};
-use crate::page::lengths::Lengths;
-use crate::page::{Marked, Page, Space};
+use crate::plot::scatter::{self, Series};
 use crate::report::Report;
 use crate::run::REPORT;
 use crate::targets::{TargetError, Targets};
@@ -55,7 +55,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let report = read(folder)?;
     not_read(&report, folder, &args.output)?;
     let page = page(report, folder);
-    figure::write(&args.output, &page.html())
+    scatter::write(&args.output, &page.html())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     let text = format!("page: {}\n", args.output.display());
     if args.output.is_file() {
@@ -182,7 +182,7 @@ fn picture(
     layout: &Layout,
     files: &[Input],
     look: &mut dyn FnMut(&Input, &Rows),
-) -> anyhow::Result<crate::figure::Figure> {
+) -> anyhow::Result<crate::plot::scatter::Figure> {
     if layout.per_token {
         for file in files {
             for rows in output::open(&file.path)? {

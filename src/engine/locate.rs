@@ -15,7 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, EnvironmentBuilder};
 
-use super::{EngineError, operators};
+use super::EngineError;
+use super::cpu::operators;
 
 /// The variable that names the library or its folder.
 pub const VARIABLE: &str = "ORT_DYLIB_PATH";

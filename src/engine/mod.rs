@@ -1,15 +1,11 @@
 //! ONNX Runtime: finding the library, sessions, and the seam between batching and devices.
 
-pub mod budget;
+pub mod cpu;
 pub mod cuda;
 pub mod device;
-pub mod facts;
-pub mod faulty;
-pub mod gpus;
-pub mod kernels;
+pub mod fault_injection;
 pub mod locate;
 pub mod mapped;
-pub mod operators;
 pub mod provider;
 pub mod session;
 mod telemetry;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use seqembed_onnx::weights::hex;
+use seqembed_onnx::weights::table::hex;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::repeats::Origin;
+use super::dedup::Origin;
 use crate::batch::Window;
 use crate::engine::Reduce;
 use crate::journal::facts::Input;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::chunk::{Chunk, Entry, Item, Part, Replaced, Segment, Status, Task};
-use super::repeats::{Origin, Repeats};
+use super::dedup::{Origin, Repeats};
 use crate::batch::{self, Window};
 use crate::engine::Reduce;
 use crate::journal::facts::{Input, InputHash, part_hash, record_hash};

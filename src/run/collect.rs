@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::chunk::{Chunk, Entry, Item, Part, Replaced, Status, Task};
+use super::dedup::{Origin, Slots};
+use super::execute::{Note, Outcome};
 use super::join::{Joined, Place, Results, places};
 use super::long::{Long, Spool, Stored};
-use super::repeats::{Origin, Slots};
-use super::retry::{Note, Outcome};
 use super::save::{Block, FRAME_VALUES, Saver, Told};
 use crate::engine::EngineError;
-use crate::engine::facts::Session;
+use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::journal::JournalError;
 use crate::journal::facts::Input;

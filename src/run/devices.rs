@@ -4,12 +4,12 @@ use indicatif::BinaryBytes;
 
 use super::RunError;
 use super::load::Runtime;
+use crate::engine::cpu::Kernels;
+use crate::engine::cuda::driver::{self, Driver, Gpu, GpuError};
 use crate::engine::device::{Device, DeviceChoice};
-use crate::engine::faulty::Faults;
-use crate::engine::gpus::{self, Driver, Gpu, GpuError};
+use crate::engine::fault_injection::Faults;
 use crate::engine::locate::LocateError;
 use crate::engine::provider::{self, ProviderError};
-use crate::engine::session::Kernels;
 use crate::settings::Precision;
 
 /// A device that the run may use.
@@ -148,7 +148,7 @@ fn gpus_chosen(places: Vec<Place>, why: &str) -> Chosen {
 
 /// The driver, when ONNX Runtime can use its GPUs.
 fn usable(runtime: &mut Runtime) -> Result<Driver, DeviceError> {
-    let driver = gpus::driver()?;
+    let driver = driver::driver()?;
     provider::prepare(runtime.locate()?, driver.cuda)?;
     Ok(driver)
 }
@@ -168,7 +168,7 @@ pub fn place(driver: &Driver, number: usize) -> Result<Place, DeviceError> {
             capability: gpu.capability,
         });
     }
-    let free = gpus::free_memory(number)?;
+    let free = driver::free_memory(number)?;
     Ok(Place {
         device: Device::Cuda(number),
         name: gpu.name.clone(),
@@ -192,7 +192,7 @@ fn best(runtime: &mut Runtime) -> Result<(Place, usize), DeviceError> {
                     Some(place)
                 };
                 if let Some((gpu, _)) = other.and_then(|other| other.gpu) {
-                    gpus::let_go(gpu.number);
+                    driver::let_go(gpu.number);
                 }
             }
             Err(error) => why = why.or(Some(error)),

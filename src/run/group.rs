@@ -10,19 +10,19 @@ use serde_json::json;
 use super::chunk::{Chunk, Task};
 use super::chunker::{Chunker, Limits, PartTokens};
 use super::collect::{Collector, output_path};
+use super::dedup::Repeats;
 use super::devices::{self, Place};
-use super::flow::{self, Flow};
 use super::load::{self, Loader, Program, Runtime, Wanted};
-use super::repeats::Repeats;
+use super::pipeline::{self, Flow};
 use super::resume::Journaled;
 use super::slot::Slot;
 use super::{Held, Observer, Options, RunError, Shared};
-use crate::engine::cuda::places;
+use crate::engine::Reduce;
+use crate::engine::cpu::Kernels;
+use crate::engine::cuda::{budget, permits};
 use crate::engine::device::Device;
-use crate::engine::facts::{Facts, Session};
-use crate::engine::faulty::Faults;
-use crate::engine::session::Kernels;
-use crate::engine::{Reduce, budget};
+use crate::engine::fault_injection::Faults;
+use crate::engine::session::{Facts, Session};
 use crate::manifest::Job;
 use crate::models;
 use crate::output::{Layout, Sink};
@@ -226,7 +226,7 @@ impl Group {
         let Some(first) = first_chunk(&mut chunker, places, runtime, held)? else {
             return Ok(());
         };
-        flow::trace_chunk(
+        pipeline::trace_chunk(
             shared.trace,
             reading,
             (chunker.reading, chunker.tokenizing),
@@ -647,7 +647,7 @@ fn workers_on(device: Device, threads: usize, devices: usize, model: &Model) -> 
     match device {
         Device::Cpu => (threads / devices).max(1),
         // While the GPU computes, one takes the rows of the last batch and prepares the next.
-        Device::Cuda(_) => 1 + places::at_once(&model.architecture().sizes()),
+        Device::Cuda(_) => 1 + permits::at_once(&model.architecture().sizes()),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::chunk::{Chunk, Item, Segment, Status};
-use super::repeats::Origin;
+use super::dedup::Origin;
 use crate::engine::Reduce;
-use crate::engine::kernels::rows::larger_or_nan;
+use crate::engine::cpu::kernels::rows::larger_or_nan;
 use crate::settings::Pooling;
 
 /// Where a segment's result lies.

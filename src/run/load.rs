@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ort::environment::{Environment, EnvironmentBuilder};
-use seqembed_onnx::weights::hex;
+use seqembed_onnx::weights::table::hex;
 use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage, WeightsFile};
 use sha2::{Digest, Sha256};
 
 use super::RunError;
 use super::devices::Place;
 use super::slot::{Load as LoadHigher, Slot};
+use crate::engine::cpu::{CpuEngine, Kernels, Load};
 use crate::engine::cuda::kernels::Kernels as GpuKernels;
 use crate::engine::cuda::launch::KernelError;
-use crate::engine::cuda::{CudaEngine, CudaLoad, operators, places};
+use crate::engine::cuda::{CudaEngine, CudaLoad, operators, permits};
 use crate::engine::device::Device;
-use crate::engine::facts::{Facts, Session, Verified};
-use crate::engine::faulty::Faults;
+use crate::engine::fault_injection::Faults;
 use crate::engine::locate::{self, LocateError, Located};
 use crate::engine::mapped;
-use crate::engine::session::{CpuEngine, Kernels, Load};
+use crate::engine::session::{Facts, Session, Verified};
 use crate::engine::{Engine, EngineError, Reduce};
 use crate::models;
 use crate::settings::Precision;
@@ -306,7 +306,7 @@ impl Loader<'_> {
             hidden,
             // ONNX Runtime's own kernels were not measured with two.
             at_once: if kernels.is_some() {
-                places::at_once(&sizes)
+                permits::at_once(&sizes)
             } else {
                 1
             },

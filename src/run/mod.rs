@@ -6,18 +6,18 @@
 mod chunk;
 mod chunker;
 mod collect;
+mod dedup;
 pub mod devices;
-mod flow;
+mod execute;
 mod group;
 mod join;
-#[cfg(test)]
-mod laws;
 pub mod load;
 mod long;
+mod pipeline;
+#[cfg(test)]
+mod pipeline_properties;
 mod queue;
-mod repeats;
 mod resume;
-mod retry;
 mod save;
 mod slot;
 
@@ -38,11 +38,11 @@ use self::load::Runtime;
 use self::resume::Ended;
 pub use self::save::Told;
 use crate::engine::EngineError;
+use crate::engine::cpu::Kernels;
 use crate::engine::device::{Device, DeviceChoice};
-use crate::engine::facts::Session;
-use crate::engine::faulty::Faults;
+use crate::engine::fault_injection::Faults;
 use crate::engine::locate::LocateError;
-use crate::engine::session::Kernels;
+use crate::engine::session::Session;
 use crate::folders;
 use crate::interrupt::Interrupt;
 use crate::journal::{Journal, JournalError};

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::devices::Place;
 use crate::engine::device::Device;
-use crate::engine::facts::Session;
+use crate::engine::session::Session;
 use crate::engine::{Batch, Engine, EngineError, Reduce};
 use crate::report::DeviceReport;
 use crate::settings::Precision;

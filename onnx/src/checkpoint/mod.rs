@@ -1,5 +1,6 @@
 //! Checkpoints: all formats give a list of tensors, each a run of bytes in a file, and settings.
 
+pub mod leftovers;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;
@@ -13,14 +14,13 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::architecture::Description;
 use crate::error::Error;
-use crate::esm2::rotary_frequencies;
+use crate::families::Description;
+use crate::families::esm2::rotary_frequencies;
 use crate::files::read_small;
-use crate::leftovers;
 use crate::model::INFO_FILE;
 use crate::shown;
-use crate::weights::{Input, Weights};
+use crate::weights::table::{Input, Weights};
 
 /// How a tensor's numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use cudarc::nvrtc::result as nvrtc;
 use cudarc::nvrtc::sys;
-use seqembed_onnx::weights::hex;
+use seqembed_onnx::weights::table::hex;
 use sha2::{Digest, Sha256};
 
 use crate::atomic_file;

@@ -4,7 +4,7 @@
 //! sequences that nothing is taken from, no longer than the batch's longest. Attention never leaves a sequence and pooling
 //! never leaves a range, so the batch's own rows do not depend on them.
 
-use seqembed_onnx::plain::{LENGTH_MULTIPLE, TOKEN_MULTIPLE};
+use seqembed_onnx::graph::ort_cuda::{LENGTH_MULTIPLE, TOKEN_MULTIPLE};
 
 use super::super::Batch;
 

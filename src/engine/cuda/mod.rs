@@ -3,13 +3,15 @@
 //! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One or two batches are on it at
 //! once ([`places`]), each on a stream of its own. One that lacks memory tries again when it has the device to itself.
 
+pub mod budget;
 pub mod compile;
+pub mod driver;
 pub mod fault;
 pub mod kernels;
 pub mod launch;
 pub mod layout;
 pub mod operators;
-pub mod places;
+pub mod permits;
 pub mod programs;
 mod streams;
 
@@ -30,14 +32,14 @@ use ort::operator::OperatorDomain;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
-use seqembed_onnx::plain::LONGEST_MAX;
+use seqembed_onnx::graph::ort_cuda::LONGEST_MAX;
 use seqembed_onnx::{GraphKind, Precision};
 
 use self::fault::fault;
 use self::layout::{Layout, filled_up};
-use self::places::Places;
+use self::permits::Places;
 use super::device::Device;
-use super::facts::{self, Facts};
+use super::session::{self, Facts};
 use super::{Batch, Engine, EngineError, Reduce};
 
 /// What a session on a GPU is made from.
@@ -359,7 +361,7 @@ impl CudaEngine {
     }
 }
 
-impl facts::Session for CudaEngine {
+impl session::Session for CudaEngine {
     fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -433,8 +435,9 @@ mod tests {
     use seqembed_onnx::{ExportOptions, GraphRequest, Model, Output};
 
     use super::*;
-    use crate::engine::session::{CpuEngine, Kernels, Load};
-    use crate::engine::{locate, operators};
+    use crate::engine::cpu::operators;
+    use crate::engine::cpu::{CpuEngine, Kernels, Load};
+    use crate::engine::locate;
 
     fn environment() -> &'static Environment {
         static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();

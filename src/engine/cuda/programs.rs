@@ -1,20 +1,21 @@
 //! What is compiled for a model: which kernels it needs, and with what constants.
 //!
-//! The sources, with what each kernel does and its shapes, are in `onnx/kernels/`.
+//! The sources, with what each kernel does and its shapes, are in `kernels/`.
 
 use std::fmt::Write as _;
 
-use seqembed_onnx::esm2::rotary_frequencies;
-use seqembed_onnx::{Precision, Sizes, eight};
+use seqembed_onnx::families::esm2::rotary_frequencies;
+use seqembed_onnx::weights::fp8;
+use seqembed_onnx::{Precision, Sizes};
 
 use super::launch::KernelError;
 use super::streams::STREAMS;
 
-const NUMBERS: &str = include_str!("../../../onnx/kernels/numbers.cuh");
-const ATTENTION: &str = include_str!("../../../onnx/kernels/attention.cu");
-const ROWS: &str = include_str!("../../../onnx/kernels/rows.cu");
-const DENSE: &str = include_str!("../../../onnx/kernels/dense_sm90.cu");
-const ATTENTION_SM90: &str = include_str!("../../../onnx/kernels/attention_sm90.cu");
+const NUMBERS: &str = include_str!("kernels/numbers.cuh");
+const ATTENTION: &str = include_str!("kernels/attention.cu");
+const ROWS: &str = include_str!("kernels/rows.cu");
+const DENSE: &str = include_str!("kernels/dense_sm90.cu");
+const ATTENTION_SM90: &str = include_str!("kernels/attention_sm90.cu");
 
 /// What stands around a dense layer and is done on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +204,7 @@ fn has_hopper_attention(sizes: &Sizes) -> bool {
 fn eights() -> [String; 2] {
     [
         "-DFP8=1".to_owned(),
-        format!("-DEIGHT_SCALE={:?}f", eight::ACTIVATION_SCALE),
+        format!("-DEIGHT_SCALE={:?}f", fp8::ACTIVATION_SCALE),
     ]
 }
 

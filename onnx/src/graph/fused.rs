@@ -1,0 +1,146 @@
+//! Fused graphs: the hidden states between blocks, which no layer norm passes over: dense layers take the norms in (their weights are
+//! folded, see [`crate::weights::norm_fold`]), add the residual, and hand on what the next norm needs of each row. In FP8, feed-forward layers take
+//! and hand on rows of 8 bits.
+
+use crate::graph::builder::Attribute;
+use crate::graph::layers::Frame;
+use crate::model::Precision;
+use crate::weights::fp8;
+use crate::weights::norm_fold::GAIN;
+
+/// The hidden states on their way through the blocks.
+pub struct Stream {
+    /// Before any norm, [tokens, hidden].
+    pub state: String,
+    /// The sum and the sum of squares of each row, in parts, [tokens, parts, 2].
+    moments: String,
+    /// Where the residual is normed: the norm that is due.
+    due: Option<String>,
+}
+
+impl Stream {
+    /// Of blocks whose norms come first.
+    pub fn begin(frame: &mut Frame<'_, '_>, state: &str) -> Self {
+        Self {
+            state: state.to_owned(),
+            moments: frame.builder.op("seqembed:RowMoments", &[state], &[]),
+            due: None,
+        }
+    }
+
+    /// Of blocks whose norms come last: `norm` is that of the embeddings.
+    pub fn begin_normed(frame: &mut Frame<'_, '_>, state: &str, norm: &str) -> Self {
+        Self {
+            due: Some(norm.to_owned()),
+            ..Self::begin(frame, state)
+        }
+    }
+
+    /// A dense layer behind a norm, with what else its operator takes, [tokens, rows of the weight].
+    pub fn dense(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        operator: &'static str,
+        weight: &str,
+        others: &[&str],
+    ) -> String {
+        let weight = frame.builder.weight(weight);
+        let mut inputs = vec![self.state.as_str(), &self.moments, &weight];
+        inputs.extend(others);
+        let attributes = [frame.epsilon(), ("gain", Attribute::Float(GAIN))];
+        frame.builder.op(operator, &inputs, &attributes)
+    }
+
+    /// Queries, keys and values without bias, [tokens, 3 * hidden], and the bias of queries and keys.
+    pub fn qkv(&self, frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
+        let qkv = self.dense(
+            frame,
+            "seqembed:NormDense",
+            &format!("{layer}.qkv.weight"),
+            &[],
+        );
+        [qkv, frame.builder.weight(&format!("{layer}.qk.bias"))]
+    }
+
+    /// The same of the first block, where nothing but the word makes a token's embedding: in each batch, they are computed once
+    /// for each word of the table `embedding`, and looked up.
+    pub fn qkv_of_words(frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
+        let table = frame.builder.weight("embedding");
+        let [words, bias] = Self::begin(frame, &table).qkv(frame, layer);
+        [frame.token_rows(&words), bias]
+    }
+
+    /// Adds attention's projection, `layer.attention_output`.
+    pub fn add_attention(&mut self, frame: &mut Frame<'_, '_>, attended: &str, layer: &str) {
+        self.add(frame, attended, layer, "attention_output");
+    }
+
+    /// Adds the feed-forward layer: `layer.up` with GELU, or `layer.gated`, the first half of whose columns, through GELU, gates the
+    /// second, and `layer.down`.
+    pub fn add_feed_forward(&mut self, frame: &mut Frame<'_, '_>, layer: &str, gated: bool) {
+        let (part, operator) = if gated {
+            ("gated", "seqembed:NormDenseGeglu")
+        } else {
+            ("up", "seqembed:NormDenseGelu")
+        };
+        let weight = format!("{layer}.{part}.weight");
+        let bias = frame.builder.weight(&format!("{layer}.{part}.bias"));
+        if frame.builder.precision() == Precision::Fp8 {
+            return self.add_in_eights(frame, layer, &weight, &bias);
+        }
+        let up = self.dense(frame, operator, &weight, &[&bias]);
+        self.add(frame, &up, layer, "down");
+    }
+
+    /// The same in 8 bits, where it is not gated and norms come first.
+    fn add_in_eights(&mut self, frame: &mut Frame<'_, '_>, layer: &str, weight: &str, bias: &str) {
+        let epsilon = frame.epsilon();
+        let builder = &mut *frame.builder;
+        let gain = |scale: f32| ("gain", Attribute::Float(1.0 / scale));
+        let inputs = [self.state.as_str(), &self.moments];
+        let [rows, factors] =
+            builder.ops("seqembed:QuantizeRows", &inputs, &[epsilon], [true, true]);
+        let weight = builder.weight(weight);
+        let up = builder.op(
+            "seqembed:NormDenseGeluFp8",
+            &[&rows, &factors, &weight, bias],
+            &[gain(fp8::WEIGHT_SCALE)],
+        );
+        let [weight, bias] =
+            ["weight", "bias"].map(|part| builder.weight(&format!("{layer}.down.{part}")));
+        [self.state, self.moments] = builder.ops(
+            "seqembed:DenseResidualFp8",
+            &[&up, &weight, &bias, &self.state],
+            &[gain(fp8::WEIGHT_SCALE * fp8::ACTIVATION_SCALE)],
+            [true, true],
+        );
+    }
+
+    /// Adds the dense layer `layer.part` of `x`.
+    fn add(&mut self, frame: &mut Frame<'_, '_>, x: &str, layer: &str, part: &str) {
+        let weight = frame.builder.weight(&format!("{layer}.{part}.weight"));
+        let bias = frame.builder.weight(&format!("{layer}.{part}.bias"));
+        let mut inputs = vec![x, &weight, &bias, &self.state];
+        let gamma = self
+            .due
+            .as_ref()
+            .map(|norm| frame.builder.weight(&format!("{norm}.weight")));
+        let outputs = match &gamma {
+            Some(gamma) => {
+                inputs.extend([self.moments.as_str(), gamma]);
+                let epsilon = [frame.epsilon()];
+                let operator = "seqembed:DenseResidualNorm";
+                frame.builder.ops(operator, &inputs, &epsilon, [true, true])
+            }
+            None => frame
+                .builder
+                .ops("seqembed:DenseResidual", &inputs, &[], [true, true]),
+        };
+        [self.state, self.moments] = outputs;
+    }
+
+    /// The norm that is due from here on.
+    pub fn due(&mut self, norm: String) {
+        self.due = Some(norm);
+    }
+}

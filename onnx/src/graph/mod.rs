@@ -1,0 +1,7 @@
+//! ONNX graphs: what is asked of one, its nodes, and the layers that families build it from.
+
+pub mod builder;
+pub mod fused;
+pub mod layers;
+pub mod ort_cuda;
+pub mod proto;

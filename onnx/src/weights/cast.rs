@@ -1,0 +1,448 @@
+//! The weights file in 16 bits, and in 8 where a number format has them, made from `weights.bin`: the same tensors in the same
+//! order, each at a multiple of [`crate::weights::table::ALIGNMENT`], then a line with the hash of the file that it was made from. Where norms
+//! are folded ([`crate::weights::norm_fold`]), biases that only come about by it stand behind the others.
+//!
+//! It appears whole or not at all. Of several processes that need it at once, one makes it and the others wait.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::atomic_file::{self, AtomicFile};
+use crate::error::Error;
+use crate::model::{Model, Precision, Storage, TensorInfo, WEIGHTS_FILE};
+use crate::weights::fp8;
+use crate::weights::norm_fold::{Bias, Dense, Folds, GAIN, Term};
+use crate::weights::verify;
+
+/// Numbers that are converted at a time.
+const PIECE: usize = 1 << 18;
+/// More threads than this do not read a file faster.
+const MOST_THREADS: usize = 8;
+
+/// What the file ends with: which weights it was made from, and BLAKE3 of all that stands before.
+fn mark(model: &Model, hash: &str) -> String {
+    format!("\nfrom {}\nblake3 {hash}\n", model.info().weights_sha256)
+}
+
+fn end(tensors: &[TensorInfo]) -> u64 {
+    tensors
+        .last()
+        .map_or(0, |tensor| tensor.offset + tensor.bytes)
+}
+
+/// The length and the hash of a file that is there, as long as it should be, and made from the model's weights.
+pub(crate) fn whole(path: &Path, model: &Model, storage: Storage) -> Option<(u64, String)> {
+    let blank = mark(model, &"0".repeat(64));
+    let end = end(&model.tensors(storage));
+    let read = || {
+        let mut file = File::open(path).ok()?;
+        file.seek(SeekFrom::Start(end)).ok()?;
+        let mut found = Vec::new();
+        // Files of other models may be longer by any amount.
+        file.take(blank.len() as u64 + 1)
+            .read_to_end(&mut found)
+            .ok()?;
+        Some(found)
+    };
+    let found = String::from_utf8(read()?).ok()?;
+    let hash = found.strip_suffix('\n')?.rsplit(' ').next()?;
+    (found.len() == blank.len() && found == mark(model, hash)).then(|| (end, hash.to_owned()))
+}
+
+/// Makes the file unless it is there, and returns its folder: the model's, or one below `cache`.
+///
+/// # Errors
+/// See [`Model::weights_in`].
+pub(crate) fn ensure(model: &Model, storage: Storage, cache: &Path) -> Result<PathBuf, Error> {
+    let own = model.folder().to_path_buf();
+    let other = cache.join("weights").join(&model.info().weights_sha256);
+    for folder in [&own, &other] {
+        if whole(&folder.join(storage.file()), model, storage).is_some() {
+            return Ok(folder.clone());
+        }
+    }
+    match make(&own, model, storage) {
+        Err(Error::Io { source, .. }) if refused(source.kind()) => {
+            fs::create_dir_all(&other).map_err(Error::io(&other, "create"))?;
+            make(&other, model, storage)?;
+            Ok(other)
+        }
+        made => made.map(|()| own),
+    }
+}
+
+/// Whether a folder can't take the file, and another one may.
+fn refused(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+    )
+}
+
+/// Makes the file in a folder, unless another process does so first.
+fn make(folder: &Path, model: &Model, storage: Storage) -> Result<(), Error> {
+    let lock = folder.join(format!(".{}.lock", storage.file()));
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&lock)
+        .map_err(Error::io(&lock, "create"))?;
+    // A file system without locks goes without: then both make it, and the last rename loses nothing.
+    let _ = lock.lock();
+    if whole(&folder.join(storage.file()), model, storage).is_some() {
+        return Ok(());
+    }
+    // What is made from damaged weights would look whole ever after.
+    let weights = model.wide(model.folder())?;
+    thread::scope(|scope| {
+        let verifying = thread::Builder::new().spawn_scoped(scope, || weights.verify());
+        let made = fill(model.folder(), folder, model, storage);
+        match verifying {
+            Ok(verifying) => verifying.join().expect("no part of it panics")?,
+            // The system gives no more threads.
+            Err(_) => weights.verify()?,
+        }
+        complete(made?, folder, model, storage)
+    })
+}
+
+/// Converts `weights.bin` of one folder, which has just been written, into another.
+pub(crate) fn write(
+    from: &Path,
+    folder: &Path,
+    model: &Model,
+    storage: Storage,
+) -> Result<(), Error> {
+    let file = fill(from, folder, model, storage)?;
+    complete(file, folder, model, storage)
+}
+
+/// Gives the file its end, and its name.
+fn complete(
+    mut file: AtomicFile,
+    folder: &Path,
+    model: &Model,
+    storage: Storage,
+) -> Result<(), Error> {
+    let target = folder.join(storage.file());
+    let end = end(&model.tensors(storage));
+    let finish = || {
+        let hash = verify::blake3_of(file.file(), end)?;
+        file.seek(SeekFrom::Start(end))?;
+        file.write_all(mark(model, &hash).as_bytes())?;
+        // After a crash, a file that has its end has all of it.
+        file.finish()
+    };
+    finish().map_err(Error::io(&target, "write"))
+}
+
+/// Converts the numbers.
+fn fill(from: &Path, folder: &Path, model: &Model, storage: Storage) -> Result<AtomicFile, Error> {
+    let source = from.join(WEIGHTS_FILE);
+    let target = folder.join(storage.file());
+    let _ = atomic_file::sweep(folder, Some(storage.file()));
+    let temporary = AtomicFile::replace(&target).map_err(Error::io(folder, "write into"))?;
+    let narrowed = model.tensors(storage);
+    let end = end(&narrowed);
+    temporary
+        .file()
+        .set_len(end)
+        .map_err(Error::io(&target, "write"))?;
+    let folds = if storage.folded {
+        model.architecture().description().folds()
+    } else {
+        Folds::default()
+    };
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), Error> {
+        let mut wide = Wide {
+            file: File::open(&source).map_err(Error::io(&source, "read"))?,
+            path: &source,
+            table: &model.info().tensors,
+            bytes: Vec::new(),
+        };
+        let mut narrow = Narrow {
+            file: OpenOptions::new()
+                .write(true)
+                .open(temporary.partial())
+                .map_err(Error::io(&target, "write"))?,
+            path: &target,
+            source: &source,
+            precision: storage.precision,
+            numbers: Vec::new(),
+            bytes: Vec::new(),
+        };
+        while let Some(tensor) = narrowed.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // The others need not go on.
+            narrow
+                .make(tensor, &mut wide, &folds)
+                .inspect_err(|_| next.store(narrowed.len(), Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        // Where the system gives no more threads, there are fewer: this one works, too.
+        let workers: Vec<_> = (1..threads.min(MOST_THREADS))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let own = work();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no part of it panics"))
+            .collect::<Result<Vec<()>, Error>>()?;
+        own
+    })?;
+    Ok(temporary)
+}
+
+/// `weights.bin`.
+struct Wide<'paths> {
+    file: File,
+    path: &'paths Path,
+    table: &'paths [TensorInfo],
+    bytes: Vec<u8>,
+}
+
+impl<'paths> Wide<'paths> {
+    fn find(&self, name: &str) -> Option<&'paths TensorInfo> {
+        self.table.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// A tensor's numbers, rows of `width`, some whole rows at a time.
+    fn rows(
+        &mut self,
+        name: &str,
+        range: Range<usize>,
+        mut each: impl FnMut(&mut [f32], usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let tensor = self
+            .find(name)
+            .expect("the table was checked against the architecture's own list");
+        let width = match tensor.shape[..] {
+            [_, width] => width.max(1),
+            _ => 1,
+        };
+        let path = self.path;
+        let start = SeekFrom::Start(tensor.offset + 4 * (range.start * width) as u64);
+        self.file.seek(start).map_err(Error::io(path, "read"))?;
+        let mut numbers = Vec::new();
+        let mut left = range.len();
+        while left > 0 {
+            let rows = left.min((PIECE / width).max(1));
+            self.bytes.resize(4 * rows * width, 0);
+            self.file
+                .read_exact(&mut self.bytes)
+                .map_err(Error::io(path, "read"))?;
+            numbers.clear();
+            let (words, _) = self.bytes.as_chunks();
+            numbers.extend(words.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+            each(&mut numbers, width)?;
+            left -= rows;
+        }
+        Ok(())
+    }
+
+    /// How many rows a tensor has; a vector has as many as numbers.
+    fn count(&self, name: &str) -> Option<usize> {
+        self.find(name)
+            .map(|tensor| tensor.shape.first().copied().unwrap_or(1))
+    }
+
+    /// A vector of the file.
+    fn vector(&mut self, name: &str) -> Result<Vec<f32>, Error> {
+        let length = self.count(name).unwrap_or_default();
+        let mut vector = Vec::new();
+        self.rows(name, 0..length, |numbers, _| {
+            vector.extend_from_slice(numbers);
+            Ok(())
+        })?;
+        Ok(vector)
+    }
+
+    /// Rows of a matrix times a vector, in f64.
+    fn product(
+        &mut self,
+        matrix: &str,
+        rows: Range<usize>,
+        vector: &[f64],
+    ) -> Result<Vec<f64>, Error> {
+        let mut product = Vec::new();
+        self.rows(matrix, rows, |numbers, width| {
+            product.extend(numbers.chunks_exact(width).map(|row| {
+                let terms = row.iter().zip(vector);
+                terms.map(|(a, b)| f64::from(*a) * b).sum::<f64>()
+            }));
+            Ok(())
+        })?;
+        Ok(product)
+    }
+
+    /// What is added to a bias.
+    fn term(&mut self, term: &Term) -> Result<Vec<f64>, Error> {
+        let product = |wide: &mut Self, dense: &Dense, rows: &Range<usize>| {
+            let beta = wide.vector(&format!("{}.bias", dense.norm))?;
+            let beta: Vec<f64> = beta.into_iter().map(f64::from).collect();
+            wide.product(&dense.weight, rows.clone(), &beta)
+        };
+        match term {
+            Term::Norm(norm) => {
+                let beta = self.vector(&format!("{norm}.bias"))?;
+                Ok(beta.into_iter().map(f64::from).collect())
+            }
+            Term::Product(dense, rows) => product(self, dense, rows),
+            Term::Through(weight, dense, rows) => {
+                let inner = product(self, dense, rows)?;
+                let rows = self.count(weight).unwrap_or_default();
+                self.product(weight, 0..rows, &inner)
+            }
+        }
+    }
+}
+
+/// The file that is made.
+struct Narrow<'paths> {
+    file: File,
+    path: &'paths Path,
+    source: &'paths Path,
+    precision: Precision,
+    numbers: Vec<u16>,
+    bytes: Vec<u8>,
+}
+
+impl Narrow<'_> {
+    /// Makes one of its tensors.
+    fn make(&mut self, tensor: &TensorInfo, wide: &mut Wide, folds: &Folds) -> Result<(), Error> {
+        let name = &tensor.name;
+        self.file
+            .seek(SeekFrom::Start(tensor.offset))
+            .map_err(Error::io(self.path, "write"))?;
+        if let Some(bias) = folds.bias(name) {
+            return self.bias(wide, bias);
+        }
+        let gamma = match folds.norm_before(name) {
+            Some(norm) => Some(wide.vector(&format!("{norm}.weight"))?),
+            None => None,
+        };
+        let eight = self.precision == Precision::Fp8 && folds.feed_forward.contains(name);
+        let rows = wide.count(name).unwrap_or_default();
+        wide.rows(name, 0..rows, |numbers, width| {
+            if let Some(gamma) = &gamma {
+                let rows = numbers.chunks_exact_mut(width);
+                rows.for_each(|row| fold(row, gamma));
+            }
+            if !eight {
+                return self.put(name, numbers);
+            }
+            let scale = if gamma.is_some() {
+                GAIN * fp8::WEIGHT_SCALE
+            } else {
+                // What comes in was handed on in 8 bits, too.
+                for sixteen in numbers.as_chunks_mut().0 {
+                    let before: [f32; 16] = *sixteen;
+                    *sixteen = fp8::ORDER.map(|at| before[at]);
+                }
+                fp8::WEIGHT_SCALE
+            };
+            self.put_eights(name, numbers, scale)
+        })
+    }
+
+    /// A bias, and what is added to it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to f32 is what is wanted"
+    )]
+    fn bias(&mut self, wide: &mut Wide, bias: &Bias) -> Result<(), Error> {
+        let mut sum = vec![0.0; bias.length];
+        if wide.count(&bias.name).is_some() {
+            let own = wide.vector(&bias.name)?;
+            sum = own.into_iter().map(f64::from).collect();
+        }
+        for term in &bias.terms {
+            let term = wide.term(term)?;
+            sum.iter_mut()
+                .zip(term)
+                .for_each(|(sum, term)| *sum += term);
+        }
+        let sum: Vec<f32> = sum.into_iter().map(|sum| sum as f32).collect();
+        self.put(&bias.name, &sum)
+    }
+
+    /// Converts and writes numbers of a tensor behind those before.
+    fn put(&mut self, name: &str, numbers: &[f32]) -> Result<(), Error> {
+        use half::slice::HalfBitsSliceExt;
+        let largest = match self.precision {
+            Precision::Fp32 => f32::MAX,
+            Precision::Fp16 | Precision::Fp8 => f16::MAX.to_f32(),
+            Precision::Bf16 => bf16::MAX.to_f32(),
+        };
+        self.check(name, numbers, largest)?;
+        self.numbers.resize(numbers.len(), 0);
+        match self.precision {
+            Precision::Bf16 => self
+                .numbers
+                .reinterpret_cast_mut::<bf16>()
+                .convert_from_f32_slice(numbers),
+            Precision::Fp16 | Precision::Fp8 | Precision::Fp32 => self
+                .numbers
+                .reinterpret_cast_mut::<f16>()
+                .convert_from_f32_slice(numbers),
+        }
+        self.bytes.clear();
+        let bits = self.numbers.iter();
+        self.bytes.extend(bits.flat_map(|bits| bits.to_le_bytes()));
+        self.write()
+    }
+
+    /// The same in 8 bits, `scale` times larger.
+    fn put_eights(&mut self, name: &str, numbers: &[f32], scale: f32) -> Result<(), Error> {
+        self.check(name, numbers, fp8::MOST / scale)?;
+        self.bytes.clear();
+        let eights = numbers.iter().map(|number| fp8::encode(number * scale));
+        self.bytes.extend(eights);
+        self.write()
+    }
+
+    fn check(&self, name: &str, numbers: &[f32], largest: f32) -> Result<(), Error> {
+        match numbers.iter().find(|value| value.abs() > largest) {
+            Some(&value) => Err(Error::Overflow {
+                path: self.source.to_path_buf(),
+                tensor: name.to_owned(),
+                value,
+                precision: self.precision,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        self.file
+            .write_all(&self.bytes)
+            .map_err(Error::io(self.path, "write"))
+    }
+}
+
+/// A row of a dense layer's weight with the weights of the norm before it, less its mean, and smaller.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is what is wanted"
+)]
+fn fold(row: &mut [f32], gamma: &[f32]) {
+    let product = |(weight, gamma): (&f32, &f32)| f64::from(*weight) * f64::from(*gamma);
+    let sum: f64 = row.iter().zip(gamma).map(product).sum();
+    let mean = sum / row.len() as f64;
+    for (weight, gamma) in row.iter_mut().zip(gamma) {
+        *weight = ((product((weight, gamma)) - mean) / f64::from(GAIN)) as f32;
+    }
+}

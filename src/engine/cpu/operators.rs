@@ -1,0 +1,548 @@
+//! The operators of the domain `seqembed`, which the packed graph uses on CPUs, registered with ONNX Runtime.
+//!
+//! The graph's author and this file agree on: `RotaryAttention(qkv, bias, sequence_starts)`, `AlibiAttention(qkv, bias,
+//! slopes, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`,
+//! `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
+//! pool_range)`; shapes stand with the kernels.
+
+use ort::environment::Environment;
+use ort::operator::{
+    BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
+    OperatorOutput,
+};
+use ort::session::Session;
+use ort::value::{TensorElementType, ValueRef, ValueRefMut};
+use seqembed_onnx::graph::builder::{Builder, fixed};
+use seqembed_onnx::model::Precision;
+
+use super::kernels::attention::{Alibi, Packed, Positions, Rotary, Unplaced};
+use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
+
+const F32: TensorElementType = TensorElementType::Float32;
+const I32: TensorElementType = TensorElementType::Int32;
+
+/// All operators, ready for a session.
+///
+/// # Errors
+/// When ONNX Runtime refuses one.
+pub fn domain() -> ort::Result<OperatorDomain> {
+    OperatorDomain::new("seqembed")?
+        .add(AttentionOperator::Rotary)?
+        .add(AttentionOperator::Alibi)?
+        .add(AttentionOperator::Unplaced)?
+        .add(SkipLayerNormOperator)?
+        .add(BiasGeluOperator)?
+        .add(GegluOperator)?
+        .add(PositionsOperator)?
+        .add(PoolOperator(Pool::Mean))?
+        .add(PoolOperator(Pool::Max))
+}
+
+/// Makes the domain's name known to ONNX Runtime, with a session that is let go of at once.
+///
+/// ONNX Runtime keeps the names of domains in a table of the process, which it looks at and adds to without a lock: of two
+/// sessions that were the first and began together, one failed. After this, any number may begin together.
+///
+/// # Errors
+/// When ONNX Runtime refuses the operators.
+pub fn announce(environment: &Environment) -> ort::Result<()> {
+    let mut graph = Builder::new(&[], Precision::Fp32.into());
+    let element = graph.element();
+    let input = graph.input("x", element, &[fixed(1)]);
+    let same = graph.op("Identity", &[&input], &[]);
+    graph.output("y", &same, &[fixed(1)]);
+    Session::builder(environment)?
+        .with_no_environment_execution_providers()?
+        .with_intra_threads(1)?
+        .with_operators(domain()?)?
+        .commit_from_memory(&graph.finish(&[]))?;
+    Ok(())
+}
+
+fn fault(message: impl Into<String>) -> ort::Error {
+    ort::Error::new(message.into())
+}
+
+fn input(context: &ComputeContext, index: usize) -> ort::Result<ValueRef<'_>> {
+    context
+        .input(index)?
+        .ok_or_else(|| fault(format!("input {index} is missing")))
+}
+
+fn output(
+    context: &ComputeContext,
+    index: usize,
+    shape: [usize; 2],
+) -> ort::Result<ValueRefMut<'_>> {
+    context
+        .output(index, shape)?
+        .ok_or_else(|| fault(format!("output {index} is missing")))
+}
+
+/// The shape of a matrix.
+fn matrix(shape: &[i64]) -> ort::Result<[usize; 2]> {
+    match *shape {
+        [rows, columns] => Ok([
+            usize::try_from(rows).unwrap_or(0),
+            usize::try_from(columns).unwrap_or(0),
+        ]),
+        _ => Err(fault(format!("expected a matrix, got shape {shape:?}"))),
+    }
+}
+
+/// A position that came with the batch, checked to lie within it.
+fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
+    usize::try_from(value)
+        .ok()
+        .filter(|at| *at <= rows)
+        .ok_or_else(|| fault(format!("position {value} lies outside of {rows} tokens")))
+}
+
+/// Attention, by what positions do to it.
+enum AttentionOperator {
+    Rotary,
+    Alibi,
+    Unplaced,
+}
+
+impl Operator for AttentionOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Rotary => "RotaryAttention",
+            Self::Alibi => "AlibiAttention",
+            Self::Unplaced => "Attention",
+        }
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let types = match self {
+            Self::Alibi => vec![F32, F32, F32, I32],
+            Self::Rotary | Self::Unplaced => vec![F32, F32, I32],
+        };
+        types.into_iter().map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(F32)]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        attributes: &KernelContext<'attr>,
+    ) -> ort::Result<Self::Kernel<'attr>> {
+        let name = self.name();
+        let heads = attributes
+            .get::<i64>("num_heads")
+            .and_then(|heads| usize::try_from(heads).ok())
+            .filter(|heads| *heads > 0)
+            .ok_or_else(|| fault(format!("{name} needs num_heads")))?;
+        match self {
+            Self::Rotary => {
+                let base = attributes
+                    .get::<f32>("rotary_base")
+                    .ok_or_else(|| fault("RotaryAttention needs rotary_base"))?;
+                Ok(Box::new(move |context: &ComputeContext| {
+                    let sequences = Sequences::of(context, 2, heads)?;
+                    if sequences.hidden % (2 * heads) != 0 {
+                        return Err(fault("RotaryAttention needs heads of even width"));
+                    }
+                    let width = sequences.hidden / heads;
+                    let rotary = Rotary::shared(width, base, sequences.longest());
+                    attention(context, &sequences, &*rotary)
+                }))
+            }
+            Self::Alibi => Ok(Box::new(move |context: &ComputeContext| {
+                let sequences = Sequences::of(context, 3, heads)?;
+                let slopes = input(context, 2)?;
+                let (_, slopes) = slopes.try_extract_tensor::<f32>()?;
+                if slopes.len() != heads {
+                    return Err(fault(format!("{} slopes for {heads} heads", slopes.len())));
+                }
+                attention(context, &sequences, &Alibi { slopes })
+            })),
+            Self::Unplaced => Ok(Box::new(move |context: &ComputeContext| {
+                attention(context, &Sequences::of(context, 2, heads)?, &Unplaced)
+            })),
+        }
+    }
+}
+
+/// The sequences that an attention operator works on.
+struct Sequences {
+    /// Rows of the input.
+    tokens: usize,
+    hidden: usize,
+    heads: usize,
+    /// Where each begins, and where the last ends.
+    starts: Vec<usize>,
+}
+
+impl Sequences {
+    /// From the packed product (input 0) and the starts (input `starts`), checked against each other.
+    fn of(context: &ComputeContext, starts: usize, heads: usize) -> ort::Result<Self> {
+        let (qkv, starts) = (input(context, 0)?, input(context, starts)?);
+        let (shape, _) = qkv.try_extract_tensor::<f32>()?;
+        let (_, starts) = starts.try_extract_tensor::<i32>()?;
+        let [tokens, width] = matrix(shape)?;
+        let hidden = width / 3;
+        if width % 3 != 0 || hidden % heads != 0 {
+            return Err(fault(format!(
+                "{heads} heads do not fit a width of {width}"
+            )));
+        }
+        let starts = starts
+            .iter()
+            .map(|&start| bounded(start, tokens))
+            .collect::<ort::Result<Vec<_>>>()?;
+        if starts.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Err(fault("sequence_starts must ascend"));
+        }
+        Ok(Self {
+            tokens,
+            hidden,
+            heads,
+            starts,
+        })
+    }
+
+    /// How many tokens the longest has.
+    fn longest(&self) -> usize {
+        let lengths = self.starts.windows(2).map(|pair| pair[1] - pair[0]);
+        lengths.max().unwrap_or(0)
+    }
+}
+
+/// A tensor that threads write to, each its own part.
+#[derive(Clone, Copy)]
+struct Target(*mut f32);
+// SAFETY: every task writes to rows or columns that no other task touches.
+unsafe impl Sync for Target {}
+// SAFETY: as above.
+unsafe impl Send for Target {}
+
+impl Target {
+    fn of(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// Rows `from..to` of a matrix of `width` columns.
+    ///
+    /// # Safety
+    /// The rows must exist, and no other task may use them.
+    unsafe fn rows<'a>(self, from: usize, to: usize, width: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(from * width), (to - from) * width) }
+    }
+}
+
+/// A tensor that threads read from while they may write to the same memory.
+#[derive(Clone, Copy)]
+struct Source(*const f32);
+// SAFETY: a task reads only what it alone writes.
+unsafe impl Sync for Source {}
+// SAFETY: as above.
+unsafe impl Send for Source {}
+
+/// Runs `work(from, to)` over all rows in blocks, on the session's threads.
+fn in_blocks(
+    context: &ComputeContext,
+    rows: usize,
+    work: impl Fn(usize, usize) + Sync + Send,
+) -> ort::Result<()> {
+    const BLOCK: usize = 64;
+    if rows == 0 {
+        return Ok(());
+    }
+    context.par_for(rows.div_ceil(BLOCK), 0, move |block| {
+        work(block * BLOCK, rows.min((block + 1) * BLOCK));
+    })
+}
+
+/// Attention over every sequence and head, each a task.
+fn attention<P: Positions>(
+    context: &ComputeContext,
+    sequences: &Sequences,
+    positions: &P,
+) -> ort::Result<()> {
+    let &Sequences {
+        tokens,
+        hidden,
+        heads,
+        ref starts,
+    } = sequences;
+    let (qkv, bias) = (input(context, 0)?, input(context, 1)?);
+    let (_, qkv) = qkv.try_extract_tensor::<f32>()?;
+    let (_, bias) = bias.try_extract_tensor::<f32>()?;
+    if bias.len() != 2 * hidden {
+        return Err(fault(format!(
+            "a bias of {} does not fit a hidden width of {hidden}",
+            bias.len()
+        )));
+    }
+    let packed = Packed {
+        qkv,
+        bias,
+        hidden,
+        heads,
+        positions,
+    };
+    let mut output = output(context, 0, [tokens, hidden])?;
+    let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+    let output = Target::of(output);
+    let work = |task: usize| {
+        let Target(output) = { output };
+        let (sequence, head) = (task / heads, task % heads);
+        // SAFETY: `output` holds `tokens * hidden` values, and a task owns its head's columns of its rows.
+        unsafe { packed.head(head, starts[sequence], starts[sequence + 1], output) };
+    };
+    let tasks = starts.len().saturating_sub(1) * heads;
+    if tasks > 0 {
+        context.par_for(tasks, 0, work)?;
+    }
+    Ok(())
+}
+
+struct SkipLayerNormOperator;
+
+impl Operator for SkipLayerNormOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        "SkipLayerNorm"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [F32; 5].map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(F32), OperatorOutput::optional(F32)]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        attributes: &KernelContext<'attr>,
+    ) -> ort::Result<Self::Kernel<'attr>> {
+        let epsilon = attributes
+            .get::<f32>("epsilon")
+            .ok_or_else(|| fault("SkipLayerNorm needs epsilon"))?;
+        Ok(Box::new(move |context: &ComputeContext| {
+            skip_layer_norm(context, epsilon)
+        }))
+    }
+}
+
+fn skip_layer_norm(context: &ComputeContext, epsilon: f32) -> ort::Result<()> {
+    let inputs = (0..5)
+        .map(|index| input(context, index))
+        .collect::<ort::Result<Vec<_>>>()?;
+    let (shape, x) = inputs[0].try_extract_tensor::<f32>()?;
+    let [rows, hidden] = matrix(shape)?;
+    let (_, skip) = inputs[1].try_extract_tensor::<f32>()?;
+    let (_, gamma) = inputs[2].try_extract_tensor::<f32>()?;
+    let (_, beta) = inputs[3].try_extract_tensor::<f32>()?;
+    let (_, bias) = inputs[4].try_extract_tensor::<f32>()?;
+    if skip.len() != x.len() || [gamma, beta, bias].iter().any(|w| w.len() != hidden) {
+        return Err(fault("inputs of SkipLayerNorm differ in shape"));
+    }
+    let mut y = output(context, 0, [rows, hidden])?;
+    let mut sum = if context.num_outputs()? > 1 {
+        context.output(1, [rows, hidden])?
+    } else {
+        None
+    };
+    let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+    let y = Target::of(y);
+    let sum = match &mut sum {
+        Some(sum) => Some(Target::of(sum.try_extract_tensor_mut::<f32>()?.1)),
+        None => None,
+    };
+    in_blocks(context, rows, |from, to| {
+        SkipLayerNorm {
+            x: &x[from * hidden..to * hidden],
+            skip: &skip[from * hidden..to * hidden],
+            gamma,
+            beta,
+            bias,
+            epsilon,
+            // SAFETY: the outputs hold `rows` rows of `hidden` values, and the blocks do not overlap.
+            y: unsafe { y.rows(from, to, hidden) },
+            // SAFETY: as above.
+            sum: sum.map(|sum| unsafe { sum.rows(from, to, hidden) }),
+        }
+        .run();
+    })
+}
+
+struct BiasGeluOperator;
+
+impl Operator for BiasGeluOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    const INPLACES: &[(u32, u32)] = &[(0, 0)];
+
+    fn name(&self) -> &'static str {
+        "BiasGelu"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [F32, F32].map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(F32)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        Ok(Box::new(|context: &ComputeContext| {
+            let (x, bias) = (input(context, 0)?, input(context, 1)?);
+            let (shape, x) = x.try_extract_tensor::<f32>()?;
+            let (_, bias) = bias.try_extract_tensor::<f32>()?;
+            let shape = matrix(shape)?;
+            if bias.len() != shape[1] {
+                return Err(fault("inputs of BiasGelu differ in shape"));
+            }
+            let mut y = output(context, 0, shape)?;
+            let y = Target::of(y.try_extract_tensor_mut::<f32>()?.1);
+            let x = Source(x.as_ptr());
+            let [rows, width] = shape;
+            in_blocks(context, rows, |from, to| {
+                let (Source(x), Target(y)) = (x, y);
+                // SAFETY: both hold `rows * width` values, the blocks do not overlap, and `y` is `x` or apart from it.
+                unsafe {
+                    BiasGelu {
+                        x: x.add(from * width),
+                        bias,
+                        y: y.add(from * width),
+                        rows: to - from,
+                    }
+                    .run();
+                }
+            })
+        }))
+    }
+}
+
+struct GegluOperator;
+
+impl Operator for GegluOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        "Geglu"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(F32)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(F32)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        Ok(Box::new(|context: &ComputeContext| {
+            let x = input(context, 0)?;
+            let (shape, x) = x.try_extract_tensor::<f32>()?;
+            let [rows, both] = matrix(shape)?;
+            if both == 0 || both % 2 != 0 {
+                return Err(fault(format!("Geglu can't halve a width of {both}")));
+            }
+            let width = both / 2;
+            let mut y = output(context, 0, [rows, width])?;
+            let y = Target::of(y.try_extract_tensor_mut::<f32>()?.1);
+            in_blocks(context, rows, |from, to| {
+                Geglu {
+                    x: &x[from * both..to * both],
+                    width,
+                    // SAFETY: the output holds `rows` rows of `width` values, and the blocks do not overlap.
+                    y: unsafe { y.rows(from, to, width) },
+                }
+                .run();
+            })
+        }))
+    }
+}
+
+/// The position of each token within its sequence, [tokens].
+struct PositionsOperator;
+
+impl Operator for PositionsOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        "Positions"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        // The ids tell how many there are, where the starts can't be read.
+        [I32, TensorElementType::Int64].map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Int64)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        Ok(Box::new(|context: &ComputeContext| {
+            let starts = input(context, 0)?;
+            let (_, starts) = starts.try_extract_tensor::<i32>()?;
+            if starts.first().is_some_and(|&first| first != 0)
+                || starts.windows(2).any(|pair| pair[0] > pair[1])
+            {
+                return Err(fault("sequence_starts must ascend from 0"));
+            }
+            let tokens = starts.last().copied().unwrap_or(0);
+            let tokens = usize::try_from(tokens).expect("no less than the first, which is 0");
+            let mut positions = context
+                .output(0, [tokens])?
+                .ok_or_else(|| fault("output 0 is missing"))?;
+            let (_, positions) = positions.try_extract_tensor_mut::<i64>()?;
+            let ranks = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
+            for (position, rank) in positions.iter_mut().zip(ranks) {
+                *position = i64::from(rank);
+            }
+            Ok(())
+        }))
+    }
+}
+
+struct PoolOperator(Pool);
+
+impl Operator for PoolOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Pool::Mean => "PoolMean",
+            Pool::Max => "PoolMax",
+        }
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [F32, I32].map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(F32)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        let how = self.0;
+        Ok(Box::new(move |context: &ComputeContext| {
+            let (tokens, ranges) = (input(context, 0)?, input(context, 1)?);
+            let (shape, tokens) = tokens.try_extract_tensor::<f32>()?;
+            let (_, ranges) = ranges.try_extract_tensor::<i32>()?;
+            let [rows, hidden] = matrix(shape)?;
+            let mut pooled = output(context, 0, [ranges.len() / 2, hidden])?;
+            let (_, pooled) = pooled.try_extract_tensor_mut::<f32>()?;
+            for (range, pooled) in ranges.chunks_exact(2).zip(pooled.chunks_exact_mut(hidden)) {
+                let (start, end) = (bounded(range[0], rows)?, bounded(range[1], rows)?);
+                pool(how, tokens, hidden, start, end, pooled);
+            }
+            Ok(())
+        }))
+    }
+}

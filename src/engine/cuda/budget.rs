@@ -1,0 +1,88 @@
+//! How many tokens go into a batch on a GPU: enough to keep it busy, and what its memory takes.
+//!
+//! A packed batch of `T` tokens needs, at the widest place of a block, for each token: the residual stream and its norm
+//! (2 `H`), query, key and value (3 `H`), the attention's output and its projection (2 `H`), one more of `H` for what is being
+//! rotated or copied, and the wide layer before and after its activation (2 `I`, GEGLU 3 `I`), all of them numbers of the precision
+//! computed in; and at the end a row of 32-bit floats (`H`) that is pooled. Attention itself keeps no matrix of `T` by `T`. ONNX
+//! Runtime's arena holds up to one batch more than are on the device at once, because blocks of one shape are kept for the next.
+
+use seqembed_onnx::Sizes;
+
+use super::permits::at_once;
+
+/// No batch is planned smaller than this; what does not fit even so is split when it is tried.
+pub const LEAST: usize = 4_096;
+/// Beyond this nothing gets faster. Four times 132 tiles of 128 rows: on a GPU of 132 processors (H100, H200) every product has whole
+/// waves of tiles, however many columns it has.
+pub const MOST: usize = 67_584;
+
+/// Bytes of activations that a token needs, `bytes` being those of one number.
+#[must_use]
+pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
+    let wide = if sizes.gated { 3 } else { 2 } * sizes.intermediate;
+    (8 * sizes.hidden + wide) * bytes + 4 * sizes.hidden
+}
+
+/// Tokens of a batch, for a GPU with `free` bytes of memory of which the weights take `weights`.
+///
+/// [`MOST`] where it fits: the more tiles a product has, the less its last, partly filled wave of them costs.
+#[must_use]
+pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
+    // A tenth is left for the libraries' workspaces and for others.
+    let room = free.saturating_sub(weights) / 10 * 9;
+    let each = ((1 + at_once(sizes)) * bytes_per_token(sizes, bytes).max(1)) as u64;
+    let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
+    // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
+    (fits / 1_024 * 1_024).clamp(LEAST, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sizes(hidden: usize, intermediate: usize, gated: bool) -> Sizes {
+        Sizes {
+            hidden,
+            heads: (hidden / 64).max(1),
+            intermediate,
+            rotary_base: None,
+            alibi: gated,
+            gated,
+            post_norm: gated,
+        }
+    }
+
+    #[test]
+    fn large_gpus_get_the_target_and_small_ones_less() {
+        // ESM-2 650M.
+        let wide = &sizes(1_280, 5_120, false);
+        // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the arena.
+        assert_eq!(bytes_per_token(wide, 2), 46_080);
+        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MOST);
+        // 2 GiB less 1.3 GB leave 0.76 GB for activations: 8,276 tokens.
+        assert_eq!(batch_tokens(2 << 30, 1_300_000_000, wide, 2), 8_192);
+        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), LEAST);
+        let narrow = &sizes(768, 3_072, true);
+        assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MOST);
+        // (8 * 768 + 3 * 3072) * 2 + 4 * 768 = 33,792 bytes a token, three times that for two batches and the arena; 1.71 GB.
+        assert_eq!(batch_tokens(2 << 30, 250_000_000, narrow, 2), 16_384);
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_within_its_bounds_and_grows_with_memory(
+            free in 0..200_u64 << 30,
+            more in 0..50_u64 << 30,
+            weights in 0..20_u64 << 30,
+            hidden in 1..9_000_usize,
+            gated: bool,
+        ) {
+            let shape = &sizes(hidden, 4 * hidden, gated);
+            let tokens = batch_tokens(free, weights, shape, 2);
+            prop_assert!((LEAST..=MOST).contains(&tokens));
+            prop_assert!(batch_tokens(free + more, weights, shape, 2) >= tokens);
+        }
+    }
+}

@@ -22,6 +22,7 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod targets;
+pub mod text;
 pub mod threads;
 pub mod tokenize;
 pub mod trace;

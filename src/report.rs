@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::records;
+use crate::text::{counted, escape_bytes, thousands, was};
 
 /// `report.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -216,7 +216,7 @@ pub struct FileReport {
 fn escaped<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     let text = path
         .as_ref()
-        .map(|path| records::escaped(path.as_os_str().as_encoded_bytes(), "\\x"));
+        .map(|path| escape_bytes(path.as_os_str().as_encoded_bytes(), "\\x"));
     text.serialize(to)
 }
 
@@ -492,67 +492,4 @@ fn random(load: &LoadReport) -> String {
     load.random_seed
         .map(|seed| format!(" - RANDOM WEIGHTS (seed {seed}): the numbers mean nothing"))
         .unwrap_or_default()
-}
-
-/// `1 file`, `2,000 files`: a number with its noun, which is given in the singular.
-#[must_use]
-pub fn counted(number: u64, noun: &str) -> String {
-    let plural = match noun.char_indices().next_back() {
-        _ if number == 1 => noun.to_owned(),
-        Some((at, 'y')) if !noun[..at].ends_with(['a', 'e', 'o', 'u']) => {
-            format!("{}ies", &noun[..at])
-        }
-        _ if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{noun}es"),
-        _ => format!("{noun}s"),
-    };
-    format!("{} {plural}", thousands(number))
-}
-
-/// What goes with so many: `1 file is`, `2 files are`.
-#[must_use]
-pub fn are(number: u64) -> &'static str {
-    if number == 1 { "is" } else { "are" }
-}
-
-/// What goes with so many: `1 file was`, `2 files were`.
-#[must_use]
-pub fn was(number: u64) -> &'static str {
-    if number == 1 { "was" } else { "were" }
-}
-
-/// A number with a comma between thousands.
-#[must_use]
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{are, counted, was};
-
-    #[test]
-    fn counts_agree_with_their_nouns() {
-        for (number, noun, expected) in [
-            (0, "file", "0 files"),
-            (1, "file", "1 file"),
-            (2, "batch", "2 batches"),
-            (1, "batch", "1 batch"),
-            (1_234, "entry", "1,234 entries"),
-            (3, "index", "3 indexes"),
-            (2, "reading frame", "2 reading frames"),
-            (2, "key", "2 keys"),
-        ] {
-            assert_eq!(counted(number, noun), expected);
-        }
-        assert_eq!([was(0), was(1), was(2)], ["were", "was", "were"]);
-        assert_eq!([are(0), are(1), are(2)], ["are", "is", "are"]);
-    }
 }

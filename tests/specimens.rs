@@ -627,7 +627,7 @@ fn an_input_that_grows_while_it_is_read_fails_by_name() {
     drop(file);
     let run = run.wait_with_output().unwrap();
     let length = many.len();
-    let lengths = [length, length + 9].map(|length| seqembed::report::thousands(length as u64));
+    let lengths = [length, length + 9].map(|length| seqembed::text::thousands(length as u64));
     assert_run(
         &run,
         PARTLY,

@@ -23,8 +23,9 @@ use crate::manifest::{self, Job};
 use crate::plot::bar_chart::{Bar, Bars};
 use crate::plot::scatter;
 use crate::records::{self, Source};
-use crate::report::{Report, counted, thousands};
+use crate::report::Report;
 use crate::settings::{Overrides, Settings};
+use crate::text::{counted, thousands};
 
 /// Measure what seqembed does on this machine
 #[derive(Debug, clap::Args)]

@@ -10,8 +10,8 @@ use super::{USAGE, inputs, say};
 use crate::atomic_file;
 use crate::folders;
 use crate::output::{self, Format, Layout, OutputPrecision};
-use crate::report::counted;
 use crate::targets::Targets;
+use crate::text::counted;
 use crate::threads;
 
 /// Convert files of embeddings from one format to another

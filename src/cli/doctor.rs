@@ -14,9 +14,9 @@ use crate::engine::cuda::driver::{self, GpuError};
 use crate::engine::provider;
 use crate::hub::Hub;
 use crate::models;
-use crate::report::counted;
 use crate::run::devices::{self, Place};
 use crate::run::load::Runtime;
+use crate::text::counted;
 use crate::threads;
 
 /// Show what seqembed finds on this machine, and what is missing

@@ -16,9 +16,10 @@ use crate::engine::cpu::Kernels;
 use crate::engine::device::DeviceChoice;
 use crate::manifest::{self, Job};
 use crate::records::Source;
-use crate::report::{Report, are, counted};
+use crate::report::Report;
 use crate::run::{self, Options, RunError};
 use crate::settings::{Overrides, RunOverrides, seconds};
+use crate::text::{are, counted};
 use crate::threads;
 
 /// How often the rows of unfinished files are saved.

@@ -12,8 +12,8 @@ use super::{inputs, print};
 use crate::output::{self, Layout, Reader, Rows};
 use crate::plot::pca::Moments;
 use crate::plot::scatter::{Figure, Kind, Point, Series};
-use crate::report::{counted, thousands};
 use crate::targets::Targets;
+use crate::text::{counted, thousands};
 use crate::threads;
 
 /// Points that are drawn at most: more would only cover each other, and weigh the file down.

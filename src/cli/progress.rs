@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::say;
-use crate::report::{counted, thousands};
 use crate::run::Observer;
+use crate::text::{counted, thousands};
 use crate::threads;
 
 /// How often a log gets a line.

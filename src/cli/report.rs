@@ -221,7 +221,7 @@ fn gather(series: &mut Vec<Series>) {
         });
     *series = own;
     series.push(Series {
-        label: crate::report::counted(others.len() as u64, "other file"),
+        label: crate::text::counted(others.len() as u64, "other file"),
         rows: others.iter().map(|series| series.rows).sum(),
         points: others
             .into_iter()

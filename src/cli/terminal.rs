@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 
-use crate::report::counted;
+use crate::text::counted;
 
 /// Text without anything that a terminal would obey, but for line ends and tabs.
 #[must_use]

@@ -9,8 +9,8 @@ use super::embed::{RunOptions, embed};
 use super::{USAGE, say};
 use crate::folders;
 use crate::manifest;
-use crate::report::counted;
 use crate::settings::{Overrides, Precision, RunOverrides};
+use crate::text::counted;
 use crate::virnucpro::features::{self, Models, Truncation};
 use crate::virnucpro::{self, Found, Places, Side};
 

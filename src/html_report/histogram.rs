@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use crate::plot::scatter::escaped;
-use crate::report::thousands;
+use crate::text::thousands;
 
 /// One bar.
 #[derive(Debug, Clone, PartialEq, Eq)]

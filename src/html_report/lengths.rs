@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::histogram::{Bin, Histogram};
-use crate::report::thousands;
+use crate::text::thousands;
 
 /// How many sequences have each length.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use std::fmt::{self, Write as _};
 use self::histogram::{Bin, Histogram};
 use self::lengths::Lengths;
 use crate::plot::scatter::{Figure, escaped};
-use crate::report::{FileReport, Loaded, Report, are, counted, thousands};
+use crate::report::{FileReport, Loaded, Report};
+use crate::text::{are, counted, thousands};
 
 /// Rows of the table of files at most: more would make the page slow, and report.json has them all.
 const FILES: usize = 2000;

@@ -4,7 +4,8 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::Path;
 
-use super::{JournalError, ordinary};
+use super::error::JournalError;
+use super::ordinary;
 
 /// The lock's file.
 const NAME: &str = "lock";

@@ -11,6 +11,7 @@
 //! and sequence must be those it was computed from; and model, graph and options must be the same for both. Lengths and
 //! times prove nothing: another run may write a file of the same length into the folder, and a copy may keep the times.
 
+mod error;
 pub mod facts;
 pub mod lock;
 pub mod log;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use self::error::cannot;
 use self::facts::{Facts, Input};
 use self::lock::Lock;
 use self::log::{Attempt, Done, Line};
@@ -33,9 +35,12 @@ use self::rows::{Mark, Place, Saved};
 use crate::atomic_file::{self, AtomicFile};
 use crate::digest;
 use crate::folders;
-use crate::output::{self, OutputError, Unfinished, Written};
+use crate::output::{self, Unfinished, Written};
 use crate::records::Source;
-use crate::report::{FileReport, counted, was};
+use crate::report::FileReport;
+use crate::text::{counted, was};
+
+pub use self::error::JournalError;
 
 /// The work folder's name in an output folder.
 pub const FOLDER: &str = ".seqembed";
@@ -49,42 +54,6 @@ const FILES: &str = "files";
 const SHARD_BYTES: u64 = 64 << 20;
 /// No run counts its shards or attempts up to here: larger numbers, the largest of which has no successor, are not counted on from.
 const UNREACHED: u64 = 1 << 62;
-
-/// Why the journal can't be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The operating system refused.
-    #[error("cannot {doing} {}: {source}", .path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// `read` or `write`.
-        doing: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A finished file can't be put into its place, or into the cache.
-    #[error(transparent)]
-    Copy(#[from] OutputError),
-    /// Another process works in the folder.
-    #[error(
-        "{} is in use by another seqembed, {holder}: wait for its end, or take another folder", .folder.display()
-    )]
-    Locked {
-        /// The folder.
-        folder: PathBuf,
-        /// Process and host.
-        holder: String,
-    },
-}
-
-fn cannot<'p>(doing: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> JournalError + 'p {
-    move |source| JournalError::Io {
-        path: path.to_owned(),
-        doing,
-        source,
-    }
-}
 
 /// A file that is to be made.
 pub struct Request<'a> {

@@ -13,9 +13,9 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::records::{self, Source};
-use crate::report::counted;
+use crate::records::Source;
 use crate::settings::{OptionError, Overrides, RunOverrides, Settings};
+use crate::text::{counted, escape_bytes};
 
 /// Names that may be given for the input file.
 const INPUT_KEYS: [&str; 2] = ["fasta", "fastq"];
@@ -488,7 +488,7 @@ fn trouble_with_name(sample: &str) -> Option<&'static str> {
 fn sample_of(path: &Path) -> String {
     // Bytes that are not UTF-8 as in a URL, and a backslash, which other systems take for a separator, so that names that differ stay different.
     let name = path.file_name().unwrap_or_default();
-    let name = records::escaped(name.as_bytes(), "%").replace('\\', "%5c");
+    let name = escape_bytes(name.as_bytes(), "%").replace('\\', "%5c");
     let bare = without_suffix(&name, &COMPRESSION_SUFFIXES);
     without_suffix(bare, &SEQUENCE_SUFFIXES).to_owned()
 }

@@ -2,7 +2,7 @@
 //! rows and columns of empty cells, which spreadsheets write as `,,,`.
 
 use super::{Draft, Entry, Field, INPUT_KEYS, Mistakes, Place, entry_keys, key_among};
-use crate::report::{are, counted};
+use crate::text::{are, counted};
 
 /// What the first row says about a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::table::Table;
 use super::{
     Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, publish,
 };
-use crate::report::counted;
+use crate::text::counted;
 
 /// Bytes of the head: room for the largest shape.
 const HEAD: usize = 128;

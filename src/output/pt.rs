@@ -31,7 +31,7 @@ use super::{
     Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
     virnucpro,
 };
-use crate::report::counted;
+use crate::text::counted;
 
 /// The folder in the archive.
 const FOLDER: &str = "archive";

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::report::{counted, thousands};
+use crate::text::{counted, thousands};
 
 /// A file that can't be read, or can't be read on.
 #[derive(Debug, thiserror::Error)]

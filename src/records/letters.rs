@@ -223,7 +223,7 @@ impl Letters {
                 0 => return Err(Refused::Nul),
                 b'>' if self.ends_a_mask(line) => {}
                 b'>' if is_fasta => return Err(Refused::Header),
-                byte if super::is_white(byte) => {}
+                byte if is_white(byte) => {}
                 byte => self.append(&[byte]),
             }
         }
@@ -343,6 +343,11 @@ fn shift(tail: &mut [u8; BEGUN_MASK.len()], letters: &[u8]) {
     tail.copy_within(letters.len().., 0);
     let start = tail.len() - letters.len();
     tail[start..].copy_from_slice(letters);
+}
+
+/// White space of ASCII, which is no letter.
+pub(super) fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use std::io::{self, Read};
 
 use memchr::{memchr, memchr_iter};
 
-use super::letters::{KINDS, Letters, Refused};
-use super::{Letter, Limits, Problem, Record, Rest, distinct, is_white};
+use super::error::Problem;
+use super::letters::{KINDS, Letter, Letters, Refused, is_white};
+use super::record::{Limits, Record, Rest};
+use crate::text::lossless;
 
 /// Text is read in pieces of this size.
 const BUFFER: usize = 256 * 1024;
@@ -288,7 +290,7 @@ impl Parser {
             }
         })?;
         let bytes = &self.line[1..];
-        let text = distinct(bytes);
+        let text = lossless(bytes);
         let header = text.trim_end().to_owned();
         if matches!(text, Cow::Owned(_)) {
             let mut chunks = bytes.utf8_chunks();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::digest;
-use crate::report::thousands;
+use crate::text::thousands;
 
 /// A file that is read, as it was when it was opened. A pipe has no length and is not watched; and a file that is replaced by
 /// another of its name is read to its own end.

@@ -16,8 +16,8 @@ use crate::engine::Reduce;
 use crate::journal::facts::{Input, InputHash, part_hash, record_hash};
 use crate::journal::rows::{Saved, Spot};
 use crate::records::{self, Reader, Record};
-use crate::report::{counted, was};
 use crate::settings::{Long, Pooling, Revcomp, Unknown};
+use crate::text::{counted, was};
 use crate::tokenize::dna::{DnaCheck, reverse_complement};
 use crate::tokenize::{Alphabet, Encoded, Tokenizer};
 

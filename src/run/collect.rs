@@ -23,8 +23,9 @@ use crate::journal::JournalError;
 use crate::journal::facts::Input;
 use crate::journal::rows::{RowReader, Saved};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
-use crate::report::{FileReport, counted};
+use crate::report::FileReport;
 use crate::settings::Pooling;
+use crate::text::counted;
 
 /// What a worker returns for a batch.
 pub struct Done {

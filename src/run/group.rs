@@ -655,7 +655,7 @@ fn workers_on(device: Device, threads: usize, devices: usize, model: &Model) -> 
 fn source_name(task: &Task) -> String {
     match &task.job.source {
         crate::records::Source::Path(path) => {
-            crate::records::shown(path.file_name().unwrap_or(path.as_os_str()))
+            crate::text::lossless_name(path.file_name().unwrap_or(path.as_os_str()))
         }
         source @ crate::records::Source::Stdin => source.to_string(),
     }

@@ -10,7 +10,8 @@ use crate::journal::facts::Input;
 use crate::journal::rows::{Mark, Place};
 use crate::journal::{Journal, JournalError, Ticket};
 use crate::output::Written;
-use crate::report::{FileReport, are, counted};
+use crate::report::FileReport;
+use crate::text::{are, counted};
 
 /// Rows wait in memory up to this many bytes.
 const WAITING_BYTES: usize = 64 << 20;

@@ -11,8 +11,8 @@ use crate::manifest::Job;
 use crate::output::virnucpro::{Vectors, write_merged, write_nucleotides, write_proteins};
 use crate::output::{self, Format, Layout, OutputError, Rows};
 use crate::records::Source;
-use crate::report::counted;
 use crate::settings::{Long, Overrides, Pooling, Precision, Settings, SettingsError};
+use crate::text::counted;
 
 /// What becomes of long proteins, which `VirNucPro`'s versions treat differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use crate::atomic_file;
 use crate::output::{OutputError, Unfinished};
 use crate::records::{self, Limits, RecordError, Source};
-use crate::report::counted;
+use crate::text::counted;
 use crate::tokenize::Alphabet;
 use crate::tokenize::dna::DnaCheck;
 

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod cli;
+pub mod device;
 pub mod digest;
 pub mod embedder;
 pub mod engine;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::cpu::Kernels;
-use crate::engine::device::DeviceChoice;
+use crate::device::DeviceChoice;
+use crate::engine::cpu::session::Kernels;
 
 pub use crate::output::{Format, OutputPrecision};
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{DONE, Place, assert_run, exported, fixtures, records, text};
+use seqembed::device::Device;
 use seqembed::embedder::{EmbedError, Silent};
-use seqembed::engine::device::Device;
 use seqembed::engine::session::{Facts, Session};
 use seqembed::engine::{Batch, Engine, EngineError, Reduce};
 use seqembed::output::{self, Rows};

@@ -9,11 +9,11 @@ use std::time::Instant;
 use seqembed_onnx::{ExportOptions, export_random};
 use tempfile::TempDir;
 
-use crate::engine::cpu::Kernels;
-use crate::engine::device::Device;
+use crate::device::Device;
+use crate::engine::cpu::session::Kernels;
+use crate::engine::loader::{Loader, Runtime, Wanted};
+use crate::engine::select::{self as devices, Place};
 use crate::engine::{Batch, Engine, Reduce};
-use crate::run::devices::{self, Place};
-use crate::run::load::{Loader, Runtime, Wanted};
 use crate::settings::Precision;
 
 /// What a device gave.

@@ -11,11 +11,11 @@ use sysinfo::System;
 use super::disk::{room, writable};
 use super::{check, told};
 use crate::engine::cuda::driver::{self, GpuError};
-use crate::engine::provider;
+use crate::engine::cuda::provider;
+use crate::engine::loader::Runtime;
+use crate::engine::select::{self as devices, Place};
 use crate::hub::Hub;
 use crate::models;
-use crate::run::devices::{self, Place};
-use crate::run::load::Runtime;
 use crate::text::counted;
 use crate::threads;
 

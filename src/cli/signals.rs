@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
 use super::{FAILED, say};
-use crate::engine::mapped;
+use crate::engine::mapped_files;
 use crate::interrupt::Interrupt;
 use crate::threads::StartError;
 
@@ -82,7 +82,7 @@ fn watch_mapped() -> io::Result<()> {
         // Neither `eprintln` nor its lock: this thread may have been anywhere. A file from a copied descriptor writes at once.
         if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
             let mut stderr = std::fs::File::from(stderr);
-            for piece in mapped::told() {
+            for piece in mapped_files::told() {
                 let _ = stderr.write_all(piece.as_bytes());
             }
         }

@@ -2,13 +2,12 @@
 
 pub mod cpu;
 pub mod cuda;
-pub mod device;
 pub mod fault_injection;
-pub mod locate;
-pub mod mapped;
-pub mod provider;
+pub mod loader;
+pub mod mapped_files;
+pub mod runtime;
+pub mod select;
 pub mod session;
-mod telemetry;
 
 use std::time::Instant;
 

@@ -9,8 +9,8 @@ use seqembed_onnx::WeightsFile;
 use seqembed_onnx::weights::table::hex;
 use sha2::{Digest, Sha256};
 
-use super::device::Device;
 use super::{Batch, Engine, EngineError, Reduce};
+use crate::device::Device;
 use crate::settings::Precision;
 
 /// A model that is loaded, with what is known of it.

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::chunk::{Chunk, Entry, Task};
 use super::join::join_windows;
-use super::slot::Slot;
+use super::loaded_device::Slot;
 use crate::engine::{Batch, EngineError, Reduce};
 use crate::settings::Long;
 use crate::tokenize::Tokenizer;

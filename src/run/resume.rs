@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::chunk::Task;
 use super::collect::output_path;
-use super::devices::Place;
 use super::group::{Computed, Group};
-use super::load::Program;
 use super::save::Saver;
 use super::{Options, RunError, Shared};
+use crate::engine::loader::Program;
+use crate::engine::select::Place;
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
 use crate::journal::{Journal, Plan, Request};

@@ -254,7 +254,7 @@ mod tests {
     /// no GPU.
     #[test]
     fn they_compile_for_every_gpu() {
-        crate::engine::provider::open_compiler_of_tests();
+        crate::engine::cuda::provider::open_compiler_of_tests();
         // SAFETY: only asks whether the library can be loaded.
         if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
             eprintln!("SKIPPED: CUDA's run-time compiler is not here");

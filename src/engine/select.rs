@@ -2,14 +2,14 @@
 
 use indicatif::BinaryBytes;
 
-use super::RunError;
-use super::load::Runtime;
-use crate::engine::cpu::Kernels;
+use super::loader::Runtime;
+use crate::device::{Device, DeviceChoice};
+use crate::engine::cpu::session::Kernels;
 use crate::engine::cuda::driver::{self, Driver, Gpu, GpuError};
-use crate::engine::device::{Device, DeviceChoice};
+use crate::engine::cuda::provider::{self, ProviderError};
 use crate::engine::fault_injection::Faults;
-use crate::engine::locate::LocateError;
-use crate::engine::provider::{self, ProviderError};
+use crate::engine::runtime::locate::LocateError;
+use crate::run::RunError;
 use crate::settings::Precision;
 
 /// A device that the run may use.

@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, EnvironmentBuilder};
 
-use super::EngineError;
-use super::cpu::operators;
+use crate::engine::EngineError;
+use crate::engine::cpu::operators;
 
 /// The variable that names the library or its folder.
 pub const VARIABLE: &str = "ORT_DYLIB_PATH";

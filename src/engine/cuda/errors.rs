@@ -3,7 +3,7 @@
 //! ONNX Runtime has one error code for all of it, so the message decides. It quotes CUDA as `CUDA failure N: ...` with the
 //! number of `cudaError_t`, and cuBLAS as `CUBLAS failure N: CUBLAS_STATUS_...`.
 
-use super::super::EngineError;
+use crate::engine::EngineError;
 
 /// What the arena and cuBLAS say when memory is short. A cuBLAS that could not be initialised had no memory for its handle.
 const OUT_OF_MEMORY: [&str; 8] = [

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::devices::Place;
-use crate::engine::device::Device;
+use crate::device::Device;
+use crate::engine::select::Place;
 use crate::engine::session::Session;
 use crate::engine::{Batch, Engine, EngineError, Reduce};
 use crate::report::DeviceReport;

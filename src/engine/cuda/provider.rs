@@ -16,7 +16,7 @@ use object::elf::{DT_NEEDED, FileHeader64};
 use object::read::ReadCache;
 use object::read::elf::{Dyn as _, ElfFile};
 
-use super::locate::Located;
+use crate::engine::runtime::locate::Located;
 
 /// The provider's file, beside ONNX Runtime's.
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";

@@ -9,20 +9,21 @@ use seqembed_onnx::weights::table::hex;
 use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage, WeightsFile};
 use sha2::{Digest, Sha256};
 
-use super::RunError;
-use super::devices::Place;
-use super::slot::{Load as LoadHigher, Slot};
-use crate::engine::cpu::{CpuEngine, Kernels, Load};
+use super::select::Place;
+use crate::device::Device;
+use crate::engine::cpu::session::{CpuEngine, Kernels, Load};
 use crate::engine::cuda::kernels::Kernels as GpuKernels;
 use crate::engine::cuda::launch::KernelError;
-use crate::engine::cuda::{CudaEngine, CudaLoad, operators, permits};
-use crate::engine::device::Device;
+use crate::engine::cuda::session::{CudaEngine, CudaLoad};
+use crate::engine::cuda::{operators, permits};
 use crate::engine::fault_injection::Faults;
-use crate::engine::locate::{self, LocateError, Located};
-use crate::engine::mapped;
+use crate::engine::mapped_files;
+use crate::engine::runtime::locate::{self, LocateError, Located};
 use crate::engine::session::{Facts, Session, Verified};
 use crate::engine::{Engine, EngineError, Reduce};
 use crate::models;
+use crate::run::RunError;
+use crate::run::loaded_device::{Load as LoadHigher, Slot};
 use crate::settings::Precision;
 use crate::threads;
 
@@ -247,7 +248,7 @@ impl Loader<'_> {
     pub fn engine_on(&self, program: &Program) -> Result<Arc<dyn Session>, RunError> {
         let weights = &program.weights;
         std::thread::scope(|scope| {
-            mapped::note(weights.path());
+            mapped_files::note(weights.path());
             let verifying = threads::start(scope, || weights.verify())?;
             let loaded = self.loaded_on(program);
             let verified = verifying.join();

@@ -1,0 +1,248 @@
+//! A model on the CPU: one ONNX Runtime session that all worker threads share.
+//!
+//! Each worker runs its own batch on its own thread, so cores need no synchronising inside of a layer; only when there
+//! are fewer batches than cores does a session get several threads a batch.
+
+use std::ffi::{CStr, c_char};
+use std::path::Path;
+use std::ptr;
+
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{DynValue, TensorRef};
+
+use super::operators;
+use crate::device::Device;
+use crate::engine::session::{self, Facts};
+use crate::engine::{Batch, Engine, EngineError, Reduce};
+
+/// Whose operators a model runs with, and so which graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Kernels {
+    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
+    #[default]
+    Auto,
+    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch, which
+    /// may change a vector's last bits.
+    Portable,
+}
+
+/// An ONNX Runtime session on the CPU.
+pub struct CpuEngine {
+    session: Session,
+    facts: Facts,
+    kernels: Kernels,
+    outputs: Vec<Reduce>,
+    hidden: usize,
+    pad_id: i64,
+}
+
+// SAFETY: a session is freed by any thread, and `Run` is called on it from many at once, which ONNX Runtime documents as
+// allowed and its CPU provider is built for (its arena has a lock, and the kernels keep no state between calls; neither
+// do ours). `ort` asks for `&mut` out of caution about other providers.
+unsafe impl Sync for CpuEngine {}
+
+/// What a session is made from.
+pub struct Load<'a> {
+    /// The graph, with its weights in a file beside it.
+    pub graph: &'a [u8],
+    /// The folder of the file with the weights.
+    pub folder: &'a Path,
+    /// The graph's kind.
+    pub kernels: Kernels,
+    /// The graph's outputs.
+    pub outputs: Vec<Reduce>,
+    /// Width of a row.
+    pub hidden: usize,
+    /// The id that fills up the padded graph's rows.
+    pub pad_id: i64,
+    /// Threads for one batch.
+    pub threads: usize,
+}
+
+impl CpuEngine {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// When ONNX Runtime can't make a session from it.
+    pub fn load(environment: &Environment, load: Load) -> Result<Self, EngineError> {
+        let mut builder = Session::builder(environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(load.threads)?
+            .with_inter_threads(1)?
+            // Every batch has a shape of its own: a remembered plan for each would only grow.
+            .with_memory_pattern(false)?
+            .with_flush_to_zero()?
+            .with_config_entry(
+                "session.model_external_initializers_file_folder_path",
+                load.folder.to_str().ok_or(EngineError::Encoding)?,
+            )?;
+        if load.kernels == Kernels::Auto {
+            builder = builder.with_operators(operators::domain()?)?;
+        }
+        let session = builder.commit_from_memory(load.graph)?;
+        Ok(Self {
+            facts: Facts::of(&session, load.graph, Device::Cpu)?,
+            session,
+            kernels: load.kernels,
+            outputs: load.outputs,
+            hidden: load.hidden,
+            pad_id: load.pad_id,
+        })
+    }
+
+    /// Runs the session and copies one output out.
+    fn infer(
+        &self,
+        inputs: &[(&CStr, &DynValue)],
+        output: &CStr,
+        length: usize,
+    ) -> Result<Vec<f32>, EngineError> {
+        let names: Vec<*const c_char> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
+        let values: Vec<_> = inputs.iter().map(|(_, value)| value.ptr()).collect();
+        let outputs = [output.as_ptr()];
+        let mut result = [ptr::null_mut()];
+        let api = ort::api();
+        // SAFETY: names are C strings and values live tensors, both as many as told; the session outlives the call; see
+        // `Sync` above for the shared use. A value that comes back is ours to release, and its data stays until then.
+        unsafe {
+            ort::Error::result_from_status((api.Run)(
+                self.session.ptr().cast_mut(),
+                ptr::null(),
+                names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                outputs.as_ptr(),
+                1,
+                result.as_mut_ptr(),
+            ))?;
+            let mut data = ptr::null_mut();
+            let status = (api.GetTensorMutableData)(result[0], &raw mut data);
+            let copied = ort::Error::result_from_status(status)
+                .map(|()| std::slice::from_raw_parts(data.cast::<f32>(), length).to_vec());
+            (api.ReleaseValue)(result[0]);
+            Ok(copied?)
+        }
+    }
+
+    fn run_packed(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        let ids = TensorRef::from_array_view(([batch.ids.len()], &batch.ids[..]))?;
+        let starts = TensorRef::from_array_view(([batch.starts.len()], &batch.starts[..]))?;
+        let ranges = batch.ranges.as_flattened();
+        let ranges = TensorRef::from_array_view(([batch.ranges.len(), 2], ranges))?;
+        let rows = match reduce {
+            Reduce::Tokens => batch.tokens(),
+            Reduce::Mean | Reduce::Max => batch.ranges.len(),
+        };
+        self.infer(
+            &[
+                (c"input_ids", &ids.into_dyn()),
+                (c"sequence_starts", &starts.into_dyn()),
+                (c"pool_range", &ranges.into_dyn()),
+            ],
+            name(reduce),
+            rows * self.hidden,
+        )
+    }
+
+    fn run_padded(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        let count = batch.sequences();
+        let starts: Vec<usize> = batch.starts.iter().map(|&at| position(at)).collect();
+        let lengths: Vec<usize> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut ids = vec![self.pad_id; count * longest];
+        for (row, start) in starts[..count].iter().enumerate() {
+            let length = lengths[row];
+            ids[row * longest..row * longest + length]
+                .copy_from_slice(&batch.ids[*start..start + length]);
+        }
+        let mut ranges = vec![0_i64; 2 * count];
+        for ((range, local), start) in batch
+            .ranges
+            .iter()
+            .zip(ranges.chunks_mut(2))
+            .zip(&batch.starts)
+        {
+            local[0] = i64::from(range[0] - start);
+            local[1] = i64::from(range[1] - start);
+        }
+        let spans: Vec<i32> = batch
+            .starts
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .collect();
+        let rows = match reduce {
+            Reduce::Tokens => count * longest,
+            Reduce::Mean | Reduce::Max => count,
+        };
+        let values = self.infer(
+            &[
+                (
+                    c"input_ids",
+                    &TensorRef::from_array_view(([count, longest], &ids[..]))?.into_dyn(),
+                ),
+                (
+                    c"lengths",
+                    &TensorRef::from_array_view(([count], &spans[..]))?.into_dyn(),
+                ),
+                (
+                    c"pool_range",
+                    &TensorRef::from_array_view(([count, 2], &ranges[..]))?.into_dyn(),
+                ),
+            ],
+            name(reduce),
+            rows * self.hidden,
+        )?;
+        if reduce != Reduce::Tokens {
+            return Ok(values);
+        }
+        let mut packed = Vec::with_capacity(batch.tokens() * self.hidden);
+        for (row, length) in values.chunks_exact(longest * self.hidden).zip(&lengths) {
+            packed.extend_from_slice(&row[..length * self.hidden]);
+        }
+        Ok(packed)
+    }
+}
+
+impl Engine for CpuEngine {
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        if !self.outputs.contains(&reduce) {
+            return Err(EngineError::Output(reduce));
+        }
+        match self.kernels {
+            Kernels::Auto => self.run_packed(batch, reduce),
+            Kernels::Portable => self.run_padded(batch, reduce),
+        }
+    }
+
+    fn cost(&self, batch: &Batch) -> usize {
+        match self.kernels {
+            Kernels::Auto => batch.tokens(),
+            Kernels::Portable => {
+                let longest = batch.starts.windows(2).map(|pair| pair[1] - pair[0]).max();
+                batch.sequences() * longest.map_or(0, position)
+            }
+        }
+    }
+}
+
+impl session::Session for CpuEngine {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// A position in a batch, which is never negative.
+fn position(at: i32) -> usize {
+    usize::try_from(at).unwrap_or(0)
+}
+
+fn name(reduce: Reduce) -> &'static CStr {
+    match reduce {
+        Reduce::Mean => c"mean",
+        Reduce::Max => c"max",
+        Reduce::Tokens => c"tokens",
+    }
+}

@@ -1,0 +1,575 @@
+//! A model on an NVIDIA GPU: ONNX Runtime's CUDA provider.
+//!
+//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One or two batches are on it at
+//! once ([`super::permits`]), each on a stream of its own. One that lacks memory tries again when it has the device to itself.
+
+use std::ffi::{CStr, c_char};
+use std::path::Path;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::ep::{ArenaExtendStrategy, CUDA};
+use ort::logging::LogLevel;
+use ort::memory::Allocator;
+use ort::operator::OperatorDomain;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session};
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
+use seqembed_onnx::graph::ort_cuda::LONGEST_MAX;
+use seqembed_onnx::{GraphKind, Precision};
+
+use super::errors::fault;
+use super::layout::{Layout, filled_up};
+use super::permits::Places;
+use crate::device::Device;
+use crate::engine::session::{self, Facts};
+use crate::engine::{Batch, Engine, EngineError, Reduce};
+
+/// What a session on a GPU is made from.
+pub struct CudaLoad<'a> {
+    /// The graph, packed or plain, with its weights in a file beside it.
+    pub graph: &'a [u8],
+    /// The folder of the file with the weights.
+    pub folder: &'a Path,
+    /// Which GPU, as CUDA counts them.
+    pub device: u32,
+    /// The graph's kind: packed or plain.
+    pub kind: GraphKind,
+    /// The number format that the graph computes in.
+    pub precision: Precision,
+    /// The graph's outputs.
+    pub outputs: Vec<Reduce>,
+    /// Width of a row.
+    pub hidden: usize,
+    /// Batches that may be on the device at once.
+    pub at_once: usize,
+    /// Bytes that weights and all that is computed may take on the device; by default, what it has.
+    pub memory_limit: Option<u64>,
+    /// The operators of the domain `seqembed` for GPUs, which packed graphs need.
+    pub operators: Option<OperatorDomain>,
+}
+
+/// An input of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Ids,
+    Starts,
+    CumulativeLengths,
+    Range,
+    Positions,
+    Offsets,
+    AllPositions,
+    AllTokens,
+}
+
+/// The inputs that graphs without padding have, of which each has some.
+const INPUTS: [(&CStr, Input); 8] = [
+    (c"input_ids", Input::Ids),
+    (c"sequence_starts", Input::Starts),
+    (c"cumulative_sequence_length", Input::CumulativeLengths),
+    (c"pool_range", Input::Range),
+    (c"position_ids", Input::Positions),
+    (c"token_offset", Input::Offsets),
+    (c"all_positions", Input::AllPositions),
+    (c"all_tokens", Input::AllTokens),
+];
+
+/// A model on a GPU.
+pub struct CudaEngine {
+    facts: Facts,
+    places: Places,
+    /// From when to when each of the last batches was computed.
+    spans: Mutex<Vec<(Instant, Instant)>>,
+    session: Session,
+    device: u32,
+    inputs: Vec<(&'static CStr, Input)>,
+    kind: GraphKind,
+    outputs: Vec<Reduce>,
+    half_tokens: bool,
+    hidden: usize,
+    least_length: usize,
+}
+
+impl CudaEngine {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// When ONNX Runtime has no CUDA provider or the provider can't be used, when the device has not enough memory, or when
+    /// a part of the graph can't be computed on it.
+    pub fn load(environment: &Environment, mut load: CudaLoad) -> Result<Self, EngineError> {
+        let device = i32::try_from(load.device)
+            .map_err(|_| EngineError::Runtime(format!("there is no GPU {}", load.device)))?;
+        let mut provider = CUDA::default()
+            .with_device_id(device)
+            .with_tf32(false)
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+        if let Some(limit) = load.memory_limit {
+            provider = provider.with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        let mut builder = Session::builder(environment)
+            .map_err(fault)?
+            .with_no_environment_execution_providers()
+            .map_err(fault)?
+            .with_execution_providers([provider.build().error_on_failure()])
+            .map_err(fault)?
+            .with_disable_cpu_fallback()
+            .map_err(fault)?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(fault)?
+            // What fails is told once, by us, and some of it, memory say, is no failure.
+            .with_log_level(LogLevel::Fatal)
+            .map_err(fault)?
+            .with_intra_threads(1)
+            .map_err(fault)?
+            .with_inter_threads(1)
+            .map_err(fault)?
+            // A remembered plan for every shape would only grow.
+            .with_memory_pattern(false)
+            .map_err(fault)?
+            // The arena is for batches: weights in it would leave gaps between.
+            .with_device_allocated_initializers()
+            .map_err(fault)?
+            .with_config_entry(
+                "session.model_external_initializers_file_folder_path",
+                load.folder.to_str().ok_or(EngineError::Encoding)?,
+            )
+            .map_err(fault)?;
+        if let Some(operators) = load.operators.take() {
+            builder = builder.with_operators(operators).map_err(fault)?;
+        }
+        let session = builder.commit_from_memory(load.graph).map_err(fault)?;
+        Self::around(session, load)
+    }
+
+    /// The engine around a session.
+    fn around(session: Session, load: CudaLoad) -> Result<Self, EngineError> {
+        let mut inputs = Vec::new();
+        for input in session.inputs() {
+            let known = INPUTS
+                .into_iter()
+                .find(|(name, _)| name.to_bytes() == input.name().as_bytes());
+            inputs.push(known.ok_or_else(|| {
+                EngineError::Runtime(format!("the graph has an unknown input {:?}", input.name()))
+            })?);
+        }
+        let half_tokens = session.outputs().iter().any(|output| {
+            output.name() == "tokens"
+                && output.dtype().tensor_type() == Some(TensorElementType::Float16)
+        });
+        let device = Device::Cuda(usize::try_from(load.device).unwrap_or(usize::MAX));
+        Ok(Self {
+            facts: Facts::of(&session, load.graph, device)?,
+            places: Places::new(load.at_once),
+            spans: Mutex::default(),
+            device: load.device,
+            inputs,
+            kind: load.kind,
+            outputs: load.outputs,
+            half_tokens,
+            hidden: load.hidden,
+            // Below these, ONNX Runtime's attention in fp32 takes memory by the square of the length for every sequence,
+            // and RotaryEmbedding wants as many columns as its rows have.
+            least_length: match load.precision {
+                Precision::Fp32 => 256,
+                Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => 64,
+            },
+            session,
+        })
+    }
+
+    /// From when to when batches were on the device since this was last asked, callers that waited for their turn left out.
+    pub fn take_computed(&self) -> Vec<(Instant, Instant)> {
+        std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A tensor in the host's memory, its values not yet set. Page-locked memory would save less than a thousandth of a
+    /// batch's time, and ONNX Runtime refuses it for outputs: it takes it for the device's.
+    fn tensor<T: PrimitiveTensorElementType + std::fmt::Debug>(
+        shape: &[usize],
+    ) -> Result<Tensor<T>, EngineError> {
+        Tensor::new(&Allocator::default(), shape).map_err(fault)
+    }
+
+    /// A tensor with values.
+    fn filled<T: PrimitiveTensorElementType + std::fmt::Debug>(
+        shape: &[usize],
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<DynValue, EngineError> {
+        let mut tensor = Self::tensor(shape)?;
+        fill(tensor.extract_tensor_mut().1);
+        Ok(tensor.into_dyn())
+    }
+
+    fn input(layout: &Layout, input: Input) -> Result<DynValue, EngineError> {
+        let (tokens, length) = (layout.tokens(), layout.length());
+        match input {
+            Input::Ids => Self::filled(&[tokens], |target| layout.ids(target)),
+            Input::Starts | Input::CumulativeLengths => {
+                let starts = layout.starts();
+                Self::filled(&[starts.len()], |target| target.copy_from_slice(starts))
+            }
+            Input::Range => {
+                let ranges = layout.batch().ranges.as_flattened();
+                Self::filled(&[ranges.len() / 2, 2], |target| {
+                    target.copy_from_slice(ranges);
+                })
+            }
+            Input::Positions => Self::filled(&[tokens], |target| layout.positions(target)),
+            Input::Offsets => Self::filled(&[layout.sequences(), length], |target| {
+                layout.offsets(target);
+            }),
+            Input::AllPositions => Self::filled(&[length], |target: &mut [f32]| {
+                for (at, target) in target.iter_mut().enumerate() {
+                    *target = at as f32;
+                }
+            }),
+            Input::AllTokens => Self::filled(&[tokens], |target: &mut [i32]| {
+                for (target, at) in target.iter_mut().zip(0..) {
+                    *target = at;
+                }
+            }),
+        }
+    }
+
+    /// Computes one output into a tensor.
+    fn compute(
+        &self,
+        inputs: &[DynValue],
+        output: &CStr,
+        target: &mut DynValue,
+    ) -> Result<(), EngineError> {
+        let mut infer = || {
+            let started = Instant::now();
+            let done = self.infer(inputs, output, target, None);
+            let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+            spans.push((started, Instant::now()));
+            done
+        };
+        let place = self.places.one();
+        let done = infer();
+        if !matches!(done, Err(EngineError::OutOfMemory(_))) {
+            return done;
+        }
+        drop(place);
+        // The other batch may have what is missing, or it is left over from earlier ones.
+        let _alone = self.places.all();
+        self.shrink()?;
+        let done = infer();
+        if matches!(done, Err(EngineError::OutOfMemory(_))) {
+            // What this attempt leaves may be what is missing for a smaller batch.
+            self.shrink()?;
+        }
+        done
+    }
+
+    /// Runs the session.
+    fn infer(
+        &self,
+        inputs: &[DynValue],
+        output: &CStr,
+        target: &mut DynValue,
+        options: Option<&RunOptions>,
+    ) -> Result<(), EngineError> {
+        let names: Vec<*const c_char> = self.inputs.iter().map(|(name, _)| name.as_ptr()).collect();
+        let values: Vec<_> = inputs.iter().map(AsPointer::ptr).collect();
+        let outputs = [output.as_ptr()];
+        let mut results = [target.ptr_mut()];
+        // SAFETY: names are C strings and values live tensors, as many as told; the session outlives the call. The result is
+        // written into `target`, which is of the output's type and shape, or ONNX Runtime refuses.
+        unsafe {
+            let status = (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                options.map_or(ptr::null(), AsPointer::ptr),
+                names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                outputs.as_ptr(),
+                1,
+                results.as_mut_ptr(),
+            );
+            ort::Error::result_from_status(status).map_err(fault)
+        }
+    }
+
+    /// Gives all memory that no batch uses back to the device: at the end of a run of the smallest batch there is.
+    fn shrink(&self) -> Result<(), EngineError> {
+        let batch = Batch {
+            ids: vec![0],
+            starts: vec![0, 1],
+            ranges: vec![[0, 1]],
+        };
+        let Some(&reduce) = self.outputs.first() else {
+            return Ok(());
+        };
+        let mut options = RunOptions::new().map_err(fault)?;
+        options
+            .set(
+                "memory.enable_memory_arena_shrinkage",
+                format!("gpu:{}", self.device),
+            )
+            .map_err(fault)?;
+        let layout = Layout::new(&batch, self.least_length);
+        let inputs = self.inputs(&layout)?;
+        let mut target = self.target(&layout, reduce)?;
+        match self.infer(&inputs, name(reduce), &mut target, Some(&options)) {
+            // Not even that: the next batch will tell.
+            Err(EngineError::OutOfMemory(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn inputs(&self, layout: &Layout) -> Result<Vec<DynValue>, EngineError> {
+        self.inputs
+            .iter()
+            .map(|&(_, input)| Self::input(layout, input))
+            .collect()
+    }
+
+    /// The tensor that an output goes to.
+    fn target(&self, layout: &Layout, reduce: Reduce) -> Result<DynValue, EngineError> {
+        match reduce {
+            Reduce::Tokens if self.half_tokens => {
+                let tensor = Self::tensor::<f16>(&[layout.tokens(), self.hidden])?;
+                Ok(tensor.into_dyn())
+            }
+            Reduce::Tokens => {
+                let tensor = Self::tensor::<f32>(&[layout.tokens(), self.hidden])?;
+                Ok(tensor.into_dyn())
+            }
+            Reduce::Mean | Reduce::Max => {
+                let ranges = layout.batch().ranges.len();
+                Ok(Self::tensor::<f32>(&[ranges, self.hidden])?.into_dyn())
+            }
+        }
+    }
+}
+
+impl session::Session for CudaEngine {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+impl Engine for CudaEngine {
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        if !self.outputs.contains(&reduce) {
+            return Err(EngineError::Output(reduce));
+        }
+        // Operators of ONNX Runtime count the values of a tensor in 31 bits, and the widest has some times a token's.
+        let most = i32::MAX as usize / (4 * self.hidden);
+        if batch.tokens() > most {
+            return Err(EngineError::OutOfMemory(format!(
+                "{} tokens, and {most} are the most that ONNX Runtime can count",
+                batch.tokens()
+            )));
+        }
+        let rows = match reduce {
+            Reduce::Tokens => batch.tokens(),
+            Reduce::Mean | Reduce::Max => batch.ranges.len(),
+        };
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        if self.kind == GraphKind::Plain && reduce == Reduce::Max {
+            let longest = batch.ranges.iter().map(|[start, end]| end - start).max();
+            if longest.is_some_and(|longest| usize::try_from(longest).unwrap_or(0) > LONGEST_MAX) {
+                return Err(EngineError::Runtime(format!(
+                    "the maximum over more than {LONGEST_MAX} tokens can't be taken with portable kernels; make windows \
+                     shorter (--max-length)"
+                )));
+            }
+        }
+        let layout = Layout::new(batch, self.least_length);
+        let inputs = self.inputs(&layout)?;
+        let mut target = self.target(&layout, reduce)?;
+        self.compute(&inputs, name(reduce), &mut target)?;
+        let count = rows * self.hidden;
+        if reduce == Reduce::Tokens && self.half_tokens {
+            let (_, values) = target.try_extract_tensor::<f16>().map_err(fault)?;
+            let mut wide = vec![0.0; count];
+            values[..count].convert_to_f32_slice(&mut wide);
+            return Ok(wide);
+        }
+        let (_, values) = target.try_extract_tensor::<f32>().map_err(fault)?;
+        Ok(values[..count].to_vec())
+    }
+
+    fn cost(&self, batch: &Batch) -> usize {
+        filled_up(batch.tokens())
+    }
+
+    fn computed(&self) -> Vec<(Instant, Instant)> {
+        self.take_computed()
+    }
+}
+
+fn name(reduce: Reduce) -> &'static CStr {
+    match reduce {
+        Reduce::Mean => c"mean",
+        Reduce::Max => c"max",
+        Reduce::Tokens => c"tokens",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use seqembed_onnx::{ExportOptions, GraphRequest, Model, Output};
+
+    use super::*;
+    use crate::engine::cpu::operators;
+    use crate::engine::cpu::session::{CpuEngine, Kernels, Load};
+    use crate::engine::runtime::locate;
+
+    fn environment() -> &'static Environment {
+        static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+        ENVIRONMENT.get_or_init(|| {
+            let (builder, located) =
+                locate::load(None).expect("ONNX Runtime: ORT_DYLIB_PATH names it");
+            locate::environment(builder, &located).expect("an environment")
+        })
+    }
+
+    fn graph(model: &Model, tokens: Output) -> Vec<u8> {
+        let request = GraphRequest {
+            kind: GraphKind::Packed,
+            precision: Precision::Fp32,
+            layer: 2,
+            outputs: vec![Output::Mean, Output::Max, tokens],
+        };
+        model.graph(&request).expect("a graph")
+    }
+
+    fn load<'a>(graph: &'a [u8], model: &'a Model) -> CudaLoad<'a> {
+        CudaLoad {
+            graph,
+            folder: model.folder(),
+            device: 0,
+            kind: GraphKind::Packed,
+            precision: Precision::Fp32,
+            outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
+            hidden: model.architecture().hidden(),
+            at_once: 2,
+            memory_limit: None,
+            operators: None,
+        }
+    }
+
+    fn model(folder: &Path, fixture: &str) -> Model {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(fixture);
+        let target = folder.join("model");
+        seqembed_onnx::export(&source, &target, &ExportOptions::default()).expect("an export")
+    }
+
+    fn batch(lengths: &[usize]) -> Batch {
+        let mut batch = Batch {
+            starts: vec![0],
+            ..Batch::default()
+        };
+        for (row, &length) in lengths.iter().enumerate() {
+            let start = i32::try_from(batch.ids.len()).expect("short");
+            batch.ids.extend((0..length).map(|at| {
+                let letter = i64::try_from(at * 7 + row * 3).expect("short");
+                4 + letter % 20
+            }));
+            let end = i32::try_from(batch.ids.len()).expect("short");
+            batch.starts.push(end);
+            batch.ranges.push([start + 1, end - 1]);
+        }
+        batch
+    }
+
+    /// A graph of the kind that runs on CPUs too, in a session of the CPU: all but the device is the same.
+    #[test]
+    fn filling_up_changes_no_row() {
+        for fixture in ["esm2/checkpoints/hub-safetensors", "dna/dnabert-3"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let model = model(folder.path(), fixture);
+            for tokens in [Output::Tokens, Output::HalfTokens] {
+                let graph = graph(&model, tokens);
+                let session = Session::builder(environment())
+                    .and_then(|builder| {
+                        builder
+                            .with_operators(operators::domain()?)?
+                            .with_config_entry(
+                                "session.model_external_initializers_file_folder_path",
+                                model.folder().display().to_string(),
+                            )?
+                            .commit_from_memory(&graph)
+                    })
+                    .expect("a session");
+                let load = load(&graph, &model);
+                let engine = CudaEngine::around(session, load).expect("known inputs");
+                let reference = CpuEngine::load(
+                    environment(),
+                    Load {
+                        graph: &super::tests::graph(&model, Output::Tokens),
+                        folder: model.folder(),
+                        kernels: Kernels::Auto,
+                        outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
+                        hidden: model.architecture().hidden(),
+                        pad_id: 1,
+                        threads: 1,
+                    },
+                )
+                .expect("a session");
+                for lengths in [&[3][..], &[40, 24], &[70, 17, 3, 64], &[9; 30]] {
+                    let batch = batch(lengths);
+                    for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
+                        let found = engine.run(&batch, reduce).expect("a result");
+                        let expected = reference.run(&batch, reduce).expect("a result");
+                        assert_eq!(found.len(), expected.len(), "{reduce:?}");
+                        let half = tokens == Output::HalfTokens && reduce == Reduce::Tokens;
+                        let bound = if half { 2e-3 } else { 1e-6 };
+                        for (found, expected) in found.iter().zip(&expected) {
+                            let most = bound * expected.abs().max(1.0);
+                            assert!((found - expected).abs() <= most, "{found} {expected}");
+                        }
+                    }
+                }
+                assert_eq!(engine.take_computed().len(), 12);
+                // As many callers as come give each other's batches no other rows.
+                let batches = [&[3][..], &[40, 24], &[9; 30], &[70, 17, 3, 64]].map(batch);
+                let alone = batches
+                    .each_ref()
+                    .map(|batch| engine.run(batch, Reduce::Mean));
+                std::thread::scope(|scope| {
+                    for (batch, alone) in batches.iter().zip(&alone) {
+                        let engine = &engine;
+                        scope.spawn(move || {
+                            for _ in 0..20 {
+                                let rows = engine.run(batch, Reduce::Mean).expect("a result");
+                                assert_eq!(alone.as_ref().expect("a result"), &rows);
+                            }
+                        });
+                    }
+                });
+                assert_eq!(engine.take_computed().len(), 84);
+                // Nothing asked for, nothing computed.
+                assert_eq!(engine.take_computed(), []);
+                let nothing = engine.run(&Batch::default(), Reduce::Mean);
+                assert!(nothing.expect("no rows").is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_provider_nothing_runs_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = model(folder.path(), "esm2/checkpoints/hub-safetensors");
+        let graph = graph(&model, Output::Tokens);
+        let loaded = CudaEngine::load(environment(), load(&graph, &model));
+        // On a machine with a GPU, its provider refuses operators that are for CPUs.
+        let error = loaded.err().expect("an error");
+        assert!(matches!(error, EngineError::Runtime(_)), "{error}");
+        println!("{error}");
+    }
+}

@@ -1,6 +1,6 @@
-//! The parts of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
+//! The modules of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
 
-// All that the user is told goes through `cli::terminal`.
+// All messages to the user go through `cli::terminal`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod batch;

@@ -1,4 +1,4 @@
-//! The executable: reads the command line, runs the subcommand, says what went wrong.
+//! The executable: parses the command line, runs the subcommand, and reports errors.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -11,7 +11,7 @@ use seqembed::cli::{
     shown, signals, told, virnucpro,
 };
 
-/// Embeddings of many protein and DNA files with one load of the model
+/// Compute embeddings of many protein and DNA files, loading each model once
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 struct Cli {
@@ -63,9 +63,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// Prints help, or what is wrong with the command line, as clap does.
+/// Prints help, or errors in the command line, as clap does.
 fn refused(error: &clap::Error) -> ExitCode {
-    // The shell puts names of files there, which strangers may have given; clap's own colours could not be told from theirs.
+    // The shell to print completions for puts names of files there, which strangers may have given;
+    // clap's own colours could not be told from theirs.
     let mut arguments = std::env::args_os();
     if error.use_stderr()
         && arguments.any(|argument| matches!(shown(&argument.to_string_lossy()), Cow::Owned(_)))

@@ -1,5 +1,5 @@
-//! The options of a job, and how their layers lie: the command line beats a file's entry in the manifest, which
-//! beats the manifest's top, which beats the defaults.
+//! The options of a job and their order of precedence: command line, then a file's entry in the
+//! manifest, then the top level of the manifest, then the defaults.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,61 +12,62 @@ use crate::engine::cpu::session::Kernels;
 
 pub use crate::output::{Format, OutputPrecision};
 
-/// How a record's vectors become one.
+/// How a record's vectors are combined into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pooling {
-    /// The mean over the residues, without special tokens
+    /// Mean over the residues, without special tokens
     #[default]
     Mean,
-    /// The mean over all tokens, special ones such as <cls> and <eos> too
+    /// Mean over all tokens, including special tokens such as <cls> and <eos>
     MeanAll,
     /// The vector of the first token, <cls>
     Cls,
-    /// The greatest value over the residues, in each dimension
+    /// Maximum over the residues, in each dimension
     Max,
-    /// No pooling: a vector for each residue
+    /// No pooling: one vector per residue
     None,
 }
 
-/// What is done with a sequence that is longer than `--max-length`.
+/// What to do with a sequence longer than `--max-length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Long {
-    /// Embed it in windows that overlap; each residue's vector is taken from the window where it lies most central
+    /// Embed it in overlapping windows; each residue's vector is taken from the window in which it
+    /// is most central
     #[default]
     Window,
-    /// Embed its first `--max-length` residues
+    /// Embed only its first `--max-length` residues
     Truncate,
     /// Fail its file
     Error,
 }
 
-/// What is done with a sequence that has letters outside of the model's vocabulary.
+/// What to do with a sequence that has letters outside the model's vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
     /// Embed each such letter as the unknown token
     #[default]
     Replace,
-    /// Skip the sequence: its row is there, without numbers
+    /// Skip the sequence: its row is kept, without an embedding
     Skip,
     /// Fail its file
     Error,
 }
 
-/// What is done with the other strand of DNA.
+/// How the reverse strand of DNA is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Revcomp {
-    /// Nothing: the sequence is embedded as it stands
+    /// Not at all: the sequence is embedded as given
     #[default]
     None,
-    /// The mean of the sequence's embedding and its reverse complement's
+    /// The mean of the embeddings of the sequence and of its reverse complement
     Mean,
 }
 
-/// The numbers that the model computes with.
+/// The floating-point format that the model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -75,16 +76,17 @@ pub enum Precision {
     Auto,
     /// 32-bit floats
     Fp32,
-    /// 16-bit floats; a batch that overflows them is computed again in fp32 (GPUs only)
+    /// 16-bit floats; a batch that overflows is recomputed in fp32 (GPUs only)
     Fp16,
-    /// 16-bit floats with the range of 32-bit ones and less precision (GPUs only)
+    /// 16-bit floats with the range of fp32 but fewer digits (GPUs only)
     Bf16,
-    /// As fp16, and 8-bit floats in feed-forward layers: faster, and less precise (ESM-2 on H100 and H200 only)
+    /// As fp16, with 8-bit floats in the feed-forward layers: faster but less precise (ESM-2 on
+    /// H100 and H200 only)
     Fp8,
 }
 
 impl Precision {
-    /// What it is on a device of which it is known whether it is a GPU.
+    /// Replaces `auto` by the default for a GPU or a CPU.
     #[must_use]
     pub fn on(self, gpu: bool) -> Self {
         match self {
@@ -94,7 +96,7 @@ impl Precision {
         }
     }
 
-    /// Bytes of a number that flows through the model.
+    /// Bytes per activation value.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -117,19 +119,21 @@ macro_rules! display_as_written {
 }
 display_as_written!(Pooling, Revcomp, Long, Unknown, Precision);
 
-/// What one layer says about the options: nothing, unless it is there.
+/// The options set at one level of precedence; `None` where that level does not set one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Overrides {
-    /// The model: a known name (`seqembed models`), a checkpoint, or an exported folder
+    /// The model: a known name (see `seqembed models`), a checkpoint, or a model folder made by
+    /// `seqembed export`
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
 
-    /// How a record's vectors become one [default: mean]
+    /// How a record's vectors are combined into one [default: mean]
     #[arg(long, value_enum, value_name = "POOLING")]
     pub pooling: Option<Pooling>,
 
-    /// The layer whose output is taken: 0 is the input of the first layer, -1 the last layer [default: the last]
+    /// The layer whose output is used: 0 is the embedding layer (input of the first layer), -1 the
+    /// last layer [default: the last]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub layer: Option<i32>,
 
@@ -137,44 +141,48 @@ pub struct Overrides {
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<Format>,
 
-    /// The floats in the output files, whatever the model computes with [default: fp32]
+    /// The float format in the output files, independent of --precision [default: fp32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub output_precision: Option<OutputPrecision>,
 
-    /// What is done with a sequence that is longer than --max-length [default: window]
+    /// What to do with a sequence longer than --max-length [default: window]
     #[arg(long, value_enum, value_name = "POLICY")]
     pub long: Option<Long>,
 
-    /// The most residues (of DNA: bases) that are embedded at once [default: the model's, 1022 for ESM-2]
+    /// Longest sequence, in residues (bases for DNA), that is embedded in one piece [default: the
+    /// model's limit, 1022 for ESM-2]
     #[arg(long, value_name = "LENGTH", value_parser = positive)]
     pub max_length: Option<usize>,
 
-    /// The most residues (of DNA: bases) of a record; a longer one fails its file. It bounds the memory that a record can take
-    /// [default: 10,000,000, of DNA 300,000,000; with --long truncate, which keeps only what is embedded, none]
+    /// Longest record accepted, in residues (bases for DNA); a longer record fails its file. This
+    /// bounds the memory that one record can use [default: 10,000,000; for DNA 300,000,000; none
+    /// with --long truncate, which keeps only what is embedded]
     #[arg(long, value_name = "LENGTH", value_parser = positive)]
     pub max_record: Option<usize>,
 
-    /// How many residues or bases two neighbouring windows share; less than --max-length [default: a quarter of it]
+    /// Residues (bases for DNA) shared by two neighbouring windows; must be less than --max-length
+    /// [default: a quarter of --max-length]
     #[arg(long, value_name = "LENGTH")]
     pub overlap: Option<usize>,
 
-    /// What is done with letters outside of the model's vocabulary [default: replace]
+    /// What to do with letters outside the model's vocabulary [default: replace]
     #[arg(long, value_enum, value_name = "POLICY")]
     pub unknown: Option<Unknown>,
 
-    /// What is done with the other strand of DNA [default: none]
+    /// How the reverse strand of DNA is used [default: none]
     #[arg(long, value_enum, value_name = "STRANDS")]
     pub revcomp: Option<Revcomp>,
 
-    /// Embed a file even if its letters look like those of DNA and the model is one of proteins, or the other way
+    /// Embed a file even if it looks like DNA and the model is a protein model, or the reverse
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub force_alphabet: Option<bool>,
 
-    /// The numbers that the model computes with [default: auto]
+    /// The floating-point format that the model computes in [default: auto]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
 
-    /// The most tokens in a batch; it changes speed and memory, not results [default: chosen for the device]
+    /// Maximum number of tokens per batch; affects speed and memory, not results [default: chosen
+    /// for the device]
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub batch_tokens: Option<usize>,
 }
@@ -182,13 +190,13 @@ pub struct Overrides {
 /// A whole number of at least 1.
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".to_owned()),
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
     }
 }
 
 impl Overrides {
-    /// The options' names, as a manifest spells them.
+    /// The names of the options, as written in a manifest.
     pub const KEYS: [&str; 14] = [
         "model",
         "pooling",
@@ -209,7 +217,7 @@ impl Overrides {
     /// Sets the option `key` (one of [`Self::KEYS`]) from its text.
     ///
     /// # Errors
-    /// When there is no such option, or it can't have this value.
+    /// If there is no such option, or the value is not valid for it.
     pub fn set(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
         match key {
             "model" if text.is_empty() => return Err(bad(key, text, "a name or a path")),
@@ -240,25 +248,26 @@ impl Overrides {
     }
 }
 
-/// What a manifest's top says about the run as a whole: nothing, unless it is there. The options of the command line go before.
+/// Options of the whole run that the top level of a manifest may set; the command line takes
+/// precedence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunOverrides {
-    /// Threads to compute with.
+    /// Number of CPU threads, at least 1.
     pub threads: Option<u16>,
-    /// Where the models run.
+    /// The device or devices that run the models.
     pub device: Option<DeviceChoice>,
-    /// Whose kernels the models run with.
+    /// The kernels that the models run with.
     pub kernels: Option<Kernels>,
-    /// How often the rows of unfinished files are saved.
+    /// Interval at which the rows of unfinished files are saved.
     pub save_every: Option<Duration>,
-    /// Whether a sequence is computed each time that it comes.
+    /// Whether repeated sequences are computed every time they occur.
     pub no_dedup: Option<bool>,
     /// Whether the run stops at the first file that fails.
     pub strict: Option<bool>,
 }
 
 impl RunOverrides {
-    /// The options' names, as a manifest spells them.
+    /// The names of the options, as written in a manifest.
     pub const KEYS: [&str; 6] = [
         "threads",
         "device",
@@ -271,7 +280,7 @@ impl RunOverrides {
     /// Sets the option `key` (one of [`Self::KEYS`]) from its text.
     ///
     /// # Errors
-    /// When there is no such option, or it can't have this value.
+    /// If there is no such option, or the value is not valid for it.
     pub fn set(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
         match key {
             "threads" => {
@@ -297,15 +306,15 @@ impl RunOverrides {
     }
 }
 
-/// A time in seconds.
+/// Parses a duration in seconds, fractions allowed.
 ///
 /// # Errors
-/// With what is needed instead.
+/// If the text is not a number of seconds, or is negative.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "a number of seconds is needed, 0 or more".to_owned())
+        .ok_or_else(|| "expected a number of seconds, 0 or more".to_owned())
 }
 
 fn truth(key: &str, text: &str) -> Result<bool, OptionError> {
@@ -325,7 +334,7 @@ fn count(key: &str, text: &str) -> Result<usize, OptionError> {
     positive(text).map_err(|_| bad(key, text, "a whole number of at least 1"))
 }
 
-/// A value of an option that has a fixed set of them.
+/// Parses the value of an option that has a fixed set of values.
 fn one_of<T: ValueEnum>(key: &str, text: &str) -> Result<T, OptionError> {
     T::from_str(text, true).map_err(|_| {
         let names: Vec<_> = T::value_variants()
@@ -337,15 +346,15 @@ fn one_of<T: ValueEnum>(key: &str, text: &str) -> Result<T, OptionError> {
     })
 }
 
-/// An option that does not exist, or a value that it can't have.
+/// An option that does not exist, or a value that is not valid for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// The name is not one of [`Overrides::KEYS`] or [`RunOverrides::KEYS`].
     #[error("there is no option `{0}`")]
     NoSuchOption(String),
     /// The value does not fit.
-    #[error("`{option}` can't be `{value}`: {}{wanted}",
-        if wanted.contains(", ") && !wanted.starts_with("a ") { "it is one of " } else { "it is " })]
+    #[error("invalid value `{value}` for `{option}`: expected {}{wanted}",
+        if wanted.contains(", ") && !wanted.starts_with("a ") { "one of " } else { "" })]
     BadValue {
         /// The option.
         option: String,
@@ -356,13 +365,13 @@ pub enum OptionError {
     },
 }
 
-/// Options that do not go together, or lack one.
+/// Options that contradict each other, or a required option that is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    /// No layer names a model.
-    #[error("no model: give `--model`, or `model:` in the manifest")]
+    /// No level of precedence names a model.
+    #[error("no model is named: give `--model`, or set `model:` in the manifest")]
     NoModel,
-    /// Windows that overlap wholly never get on.
+    /// Windows that overlap completely would never advance.
     #[error("`overlap` ({overlap}) must be less than `max_length` ({max_length})")]
     Overlap {
         /// The overlap.
@@ -370,9 +379,10 @@ pub enum SettingsError {
         /// The window.
         max_length: usize,
     },
-    /// A window must hold a token.
+    /// A window must hold at least one token.
     #[error(
-        "`max_length` ({max_length}) is less than one token of the model, which reads {span} bases"
+        "`max_length` ({max_length}) is shorter than one token of the model, which spans {span} \
+         bases"
     )]
     Short {
         /// The window.
@@ -381,15 +391,15 @@ pub enum SettingsError {
         span: usize,
     },
     /// The model has no positions beyond its limit.
-    #[error("`max_length` can't be {max_length}: the model has positions for {limit} at most")]
+    #[error("`max_length` is {max_length}, but the model has positions for at most {limit}")]
     Long {
         /// The window.
         max_length: usize,
         /// The model's limit.
         limit: usize,
     },
-    /// The device has no such numbers.
-    #[error("`precision` can't be {precision} on {device}: {why}")]
+    /// The device does not support the precision.
+    #[error("precision {precision} is not available on {device}: {why}")]
     Precision {
         /// What was asked for.
         precision: Precision,
@@ -398,16 +408,17 @@ pub enum SettingsError {
         /// Why not, and what to do.
         why: String,
     },
-    /// The strands' tokens do not lie side by side.
+    /// The tokens of the two strands do not correspond one to one.
     #[error(
-        "`revcomp: mean` needs a pooling other than `none`: the two strands have different tokens"
+        "`revcomp: mean` cannot be combined with `pooling: none`, because the two strands have \
+         different tokens; choose another pooling"
     )]
     Strands,
-    /// There is no other strand.
-    #[error("`revcomp: mean` is for models of DNA")]
+    /// Proteins have no reverse strand.
+    #[error("`revcomp: mean` works with DNA models only")]
     NoStrands,
     /// The model has fewer layers.
-    #[error("`layer` can't be {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]
+    #[error("there is no layer {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]
     Layer {
         /// What was asked for.
         layer: i32,
@@ -419,52 +430,56 @@ pub enum SettingsError {
 /// The options of one job, decided.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Settings {
-    /// A known name, a checkpoint or an exported folder.
+    /// A known name, a checkpoint or a model folder.
     pub model: String,
-    /// How a record's vectors become one.
+    /// How a record's vectors are combined into one.
     pub pooling: Pooling,
-    /// The layer asked for; none: the last. See [`Settings::layer_of`].
+    /// The requested layer; `None`: the last. See [`Settings::layer_of`].
     pub layer: Option<i32>,
     /// The format of the output file.
     pub format: Format,
-    /// The floats in the output file.
+    /// The float format in the output file.
     pub output_precision: OutputPrecision,
-    /// What is done with sequences that are too long.
+    /// What to do with sequences longer than the window.
     pub long: Long,
-    /// Only so many of a record's first tokens are pooled over, while the model sees all; none: all. No option sets it.
+    /// Pool only over this many tokens from the start of a record, although the model sees all of
+    /// them; `None`: over all. No command-line option sets it.
     pub pool_first: Option<usize>,
-    /// The most residues at once; none: the model's. See [`Settings::window_of`].
+    /// Residues (bases for DNA) per window; `None`: the model's limit. See [`Settings::window_of`].
     pub max_length: Option<usize>,
-    /// The most residues of a record; none: as many as is usual, see [`Alphabet::longest_record`](crate::tokenize::Alphabet::longest_record).
+    /// Longest record accepted, in residues (bases for DNA); `None`: the default of the alphabet,
+    /// see [`Alphabet::longest_record`](crate::tokenize::Alphabet::longest_record).
     pub max_record: Option<usize>,
-    /// Residues that neighbouring windows share; none: a quarter of `max_length`. See [`Settings::window_of`].
+    /// Residues that neighbouring windows share; `None`: a quarter of `max_length`. See
+    /// [`Settings::window_of`].
     pub overlap: Option<usize>,
-    /// What is done with letters outside of the vocabulary.
+    /// What to do with letters outside the vocabulary.
     pub unknown: Unknown,
-    /// What is done with the other strand of DNA.
+    /// How the reverse strand of DNA is used.
     pub revcomp: Revcomp,
-    /// Whether a file is embedded even if it looks like something else than the model is for.
+    /// Whether a file is embedded even if its alphabet does not match the model's.
     pub force_alphabet: bool,
-    /// The numbers computed with.
+    /// The floating-point format that the model computes in.
     pub precision: Precision,
-    /// The most tokens in a batch; none: the engine's choice.
+    /// Maximum number of tokens per batch; `None`: chosen by the engine.
     pub batch_tokens: Option<usize>,
 }
 
-/// How long sequences are cut for one model.
+/// The windows into which long sequences are cut for one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
-    /// The most residues at once, at least 1.
+    /// Residues (bases for DNA) per window, at least 1.
     pub max_length: usize,
-    /// Residues that neighbouring windows share, less than `max_length`.
+    /// Residues (bases for DNA) that neighbouring windows share, less than `max_length`.
     pub overlap: usize,
 }
 
 impl Settings {
-    /// Lays the layers over one another, the strongest first, and the defaults under them.
+    /// Merges the levels of precedence, strongest first; options that none of them sets get their
+    /// defaults.
     ///
     /// # Errors
-    /// When no layer names a model, or the options do not go together.
+    /// If no level names a model, or the options contradict each other.
     pub fn resolve(layers: &[&Overrides]) -> Result<Self, SettingsError> {
         fn first<T: Clone>(
             layers: &[&Overrides],
@@ -498,10 +513,10 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The window for a model whose own limit is `model_limit` residues.
+    /// The window for a model whose own limit is `model_limit` residues (bases for DNA).
     ///
     /// # Errors
-    /// When the overlap is not less than the window.
+    /// If the overlap is not less than the window.
     pub fn window_of(&self, model_limit: usize) -> Result<Window, SettingsError> {
         let max_length = self.max_length.unwrap_or(model_limit);
         let overlap = self.overlap.unwrap_or(max_length / 4);
@@ -517,10 +532,11 @@ impl Settings {
         })
     }
 
-    /// The layer for a model of `layers` layers: 0 is the input of the first, `layers` the output of the last.
+    /// The index of the selected layer in a model of `layers` layers, from 0 (input of the first
+    /// layer) to `layers` (output of the last).
     ///
     /// # Errors
-    /// When the model has no such layer.
+    /// If the model has no such layer.
     pub fn layer_of(&self, layers: usize) -> Result<usize, SettingsError> {
         let Some(layer) = self.layer else {
             return Ok(layers);

@@ -111,24 +111,28 @@ fn what_cannot_be_converted_is_told_before_anything_is_written() {
         (
             vec![&*x],
             vec!["-o", text(&folder)],
-            "name the format to write",
+            "the output format is not known",
         ),
         (
             vec![&*x],
             vec!["-o", text(&file), "--format", "h5"],
-            "new.npz does not end in .h5",
+            "new.npz does not have the extension .h5",
         ),
         (
             vec![&*x, &*twin],
             vec!["-o", text(&file)],
-            "new.npz is one file, but there are 2 to convert",
+            "new.npz is a single file, but there are 2 files to convert",
         ),
         (
             vec![&*x, &*twin],
             vec!["-o", text(&folder), "--format", "pt"],
-            "would both become",
+            "would both be converted to",
         ),
-        (vec![&*x], vec!["-o", text(&x)], "x.parquet is an input"),
+        (
+            vec![&*x],
+            vec!["-o", text(&x)],
+            "x.parquet is one of the inputs",
+        ),
     ] {
         assert_run(&convert(&inputs, &options), WRONG, &[message]);
     }
@@ -322,7 +326,7 @@ fn shapes_that_cannot_be_are_errors() {
             let name = file.file_name().unwrap().to_str().unwrap();
             // A vector for each residue is not drawn, whatever its length.
             if name.contains("-negative")
-                && (command[0] == "convert" || !said.contains("each residue"))
+                && (command[0] == "convert" || !said.contains("per residue"))
             {
                 assert_eq!(code, Some(1), "{command:?}: {said}");
                 let told = said.contains("not a whole file of embeddings") && said.contains(name);
@@ -339,7 +343,7 @@ fn shapes_that_cannot_be_are_errors() {
             if code != Some(0) && !name.contains("-some") {
                 let told = said.contains(name)
                     || said.contains("m.h5")
-                    || said.contains("can't be drawn")
+                    || said.contains("cannot be plotted")
                     || said.contains("no row");
                 assert!(told, "{command:?}: {said}");
             }

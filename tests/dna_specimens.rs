@@ -453,7 +453,7 @@ fn both_strands_need_dna_and_a_pooling() {
     assert_run(
         &place.embed("esm2", "x.faa", &["--revcomp", "mean"]),
         WRONG,
-        &["revcomp", "models of DNA"],
+        &["revcomp", "works with DNA models only"],
     );
     assert!(!place.path("out/x.parquet").exists());
 }

@@ -387,7 +387,7 @@ fn the_room_is_that_of_the_folders_own_file_system() {
         .lines()
         .find(|line| line.starts_with("cache"))
         .unwrap_or_default();
-    assert!(line.ends_with("(not there yet, 3.00 MiB free)"), "{told}");
+    assert!(line.ends_with("(not created yet, 3.00 MiB free)"), "{told}");
 }
 
 /// As in a container whose root is read-only: a run works there, and so does the check, in memory.
@@ -403,7 +403,7 @@ fn without_a_folder_for_temporary_files_nothing_is_called_missing() {
     let checked = text.contains("cpu fp32: good");
     assert_eq!(checked, Path::new("/dev/shm").is_dir(), "{text}");
     assert!(
-        checked || text.contains("the devices were not tried"),
+        checked || text.contains("the devices were not tested"),
         "{text}"
     );
 }

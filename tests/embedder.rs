@@ -149,7 +149,7 @@ fn options_that_do_not_fit_the_model_are_told_at_once() {
                 layer: Some(99),
                 ..Overrides::default()
             },
-            "`layer` can't be 99",
+            "there is no layer 99",
         ),
         (
             Overrides {

@@ -385,7 +385,7 @@ fn a_cpu_has_no_half_precision() {
     let place = Place::new(&[("a.faa", b">a\nMKV\n")]);
     for precision in ["fp16", "bf16", "fp8"] {
         let run = embed(&place, "", "esm2", &["a.faa"], &["--precision", precision]);
-        let said = format!("`precision` can't be {precision} on cpu");
+        let said = format!("precision {precision} is not available on cpu");
         assert_run(&run, WRONG, &[&said, "needs a GPU", "--device cuda"]);
     }
     for precision in ["auto", "fp32"] {

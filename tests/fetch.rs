@@ -427,7 +427,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
         .fetch(REPOSITORY)
         .assert()
         .success()
-        .stderr(says("trying again"));
+        .stderr(says("retrying in"));
     scene.assert_complete();
     let ranges: Vec<_> = scene
         .storage
@@ -811,7 +811,7 @@ fn a_file_without_a_hash_is_told() {
         answer
     });
     scene.fetch(REPOSITORY).assert().success().stderr(
-        says("warning: vocab.txt could not be verified: the hub at http://127.0.0.1:")
+        says("warning: vocab.txt could not be verified because the hub at http://127.0.0.1:")
             .and(says("announces no hash"))
             .and(says("config.json could not").not()),
     );
@@ -929,7 +929,7 @@ fn a_connection_that_brings_next_to_nothing_is_given_up() {
         .args(["--speed-time", "1"])
         .assert()
         .success()
-        .stderr(says("--speed-limit").and(says("trying again")));
+        .stderr(says("--speed-limit").and(says("retrying in")));
     scene.assert_complete();
 }
 

@@ -97,9 +97,9 @@ fn bench_load_compares_the_ways() {
     for part in [
         "esm2: 6 sequences",
         "in 3 files, 1 thread",
-        "one process, a load a file",
-        "time than a process for each file",
-        "times as long as on one file with everything",
+        "one process, reloading for each file",
+        "time than one process per file",
+        "times as long as with all sequences in one file",
     ] {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }
@@ -124,7 +124,7 @@ fn bench_load_compares_the_ways() {
     }
     assert_eq!(json["sequences"], 6);
     let svg = fs::read_to_string(out.join("load.svg")).unwrap();
-    assert!(svg.contains("What loading the model once saves") && svg.contains("3 loads"));
+    assert!(svg.contains("Time saved by loading the model once") && svg.contains("3 loads"));
     // Nothing else is left.
     assert_eq!(fs::read_dir(&out).unwrap().count(), 2);
 }
@@ -136,9 +136,13 @@ fn bench_load_leaves_out_what_cannot_be_compared() {
     let (path, out) = (place.path("manifest.yaml"), place.path("bench"));
     let load = || seqembed(&["bench", "load", text(&path), "-o", text(&out)]);
     let run = load();
-    assert_run(&run, DONE, &["`one file with everything` is left out"]);
+    assert_run(
+        &run,
+        DONE,
+        &["the variant `all sequences in one file` is left out"],
+    );
     let said = String::from_utf8_lossy(&run.stdout);
-    assert!(!said.contains("one file with everything"), "{said}");
+    assert!(!said.contains("all sequences in one file"), "{said}");
 
     // A file that fails makes every figure meaningless.
     fs::write(place.path("c.faa"), ">c1\nMKV\n").unwrap();
@@ -148,7 +152,11 @@ fn bench_load_leaves_out_what_cannot_be_compared() {
     )
     .unwrap();
     let run = load();
-    assert_run(&run, 1, &["a run ended with exit status: 3", "b.faa"]);
+    assert_run(
+        &run,
+        1,
+        &["a measured run ended with exit status: 3", "b.faa"],
+    );
     assert_eq!(PARTLY, 3);
 
     fs::write(

@@ -326,19 +326,19 @@ files:
         text,
         &[
             "2: there is no key `poling`: did you mean `pooling`?",
-            "3: `layer` can't be `last`: it is a whole number",
+            "3: invalid value `last` for `layer`: expected a whole number",
             "6: missing.faa: no such file",
             "7: the sample name `a` stands on line 5 already: both would be written to one file",
             "8: sub: is a folder: name the files in it",
-            "9: `long` can't be `windows`: it is one of window, truncate, error",
+            "9: invalid value `windows` for `long`: expected one of window, truncate, error",
             "11: there is no key `sampel`: did you mean `sample`?",
             "12: the sample name `../c` has a path separator",
             "14: `fasta` is missing",
             "16: `fasta` must be one value, not a list",
             "17: a file is given as `sample: NAME` and `fasta: PATH`",
             "20: both `fasta` and `fastq`: a sample has one file",
-            "21: `max_length` can't be `0`: it is a whole number of at least 1",
-            "22: `batch_tokens` can't be `many`: it is a whole number of at least 1",
+            "21: invalid value `0` for `max_length`: expected a whole number of at least 1",
+            "22: invalid value `many` for `batch_tokens`: expected a whole number of at least 1",
             "24: `fasta` has no value: give one, or leave the key out",
         ],
     );
@@ -357,7 +357,7 @@ fn mistakes_in_tables_have_lines() {
         "m.csv",
         "sample,fasta,model,pooling\na,a.faa,M,avg\nb,nothing.faa,M,\na,a.faa\n,a.faa,M,\nd,,M,mean\n.e,a.faa,M,,x\n",
         &[
-            "2: `pooling` can't be `avg`: it is one of mean, mean-all, cls, max, none",
+            "2: invalid value `avg` for `pooling`: expected one of mean, mean-all, cls, max, none",
             "3: nothing.faa: no such file",
             "4: 2 cells, but there are 4 columns",
             "4: the sample name `a` stands on line 2 already",
@@ -605,7 +605,7 @@ fn files_on_the_command_line_name_their_samples() {
     assert_eq!(
         lines,
         [
-            "no model: give `--model`, or `model:` in the manifest",
+            "no model is named: give `--model`, or set `model:` in the manifest",
             "DIR/a.faa and DIR/sub/a.faa.gz would both be written to `a`: name them in a manifest",
             "DIR/.faa: the sample name `.faa` starts with a dot: it would name a hidden file; name it in a manifest",
             "DIR/missing.faa: no such file",
@@ -681,7 +681,7 @@ fn options_have_the_same_values_everywhere() {
     let error = overrides.set("format", "csv").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`format` can't be `csv`: it is one of parquet, npz, npy, h5, safetensors, pt"
+        "invalid value `csv` for `format`: expected one of parquet, npz, npy, h5, safetensors, pt"
     );
     assert!(<Cli as clap::Parser>::try_parse_from(["seqembed", "--max-length", "0"]).is_err());
 }
@@ -709,7 +709,7 @@ fn what_a_manifest_takes() -> BTreeMap<String, (bool, bool)> {
         // A text that no option but a model's name can be.
         let text = String::from_utf8(run.stderr).unwrap();
         assert!(key == "model" || !out.exists(), "{key}: {text}");
-        let taken = text.contains(&format!("`{key}` can't be `\u{1F41F}`"))
+        let taken = text.contains(&format!("invalid value `\u{1F41F}` for `{key}`"))
             || key == "model" && text.contains("there is no model `\u{1F41F}`");
         let place = text.contains("belongs on the command line")
             || text.contains("put it on the command line");
@@ -935,7 +935,7 @@ fn windows_and_layers_are_resolved_for_a_model() {
         assert_eq!(found.as_ref().ok().copied(), expected, "{layer}");
         if let Err(error) = found {
             let text =
-                format!("`layer` can't be {layer}: the model has layers 0 to 6 (or -7 to -1)");
+                format!("there is no layer {layer}: the model has layers 0 to 6 (or -7 to -1)");
             assert_eq!(error.to_string(), text);
         }
     }

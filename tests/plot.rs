@@ -92,7 +92,7 @@ fn a_run_is_drawn_and_its_files_are_told() {
         "4 sequences from 2 files",
         "PC1 (80.0 % of variance)",
         "PC2 (20.0 % of variance)",
-        "1 record skipped, not drawn",
+        "1 record skipped and not drawn",
         "<title>P0 &lt;kinase&gt; &amp; &quot;co&quot;\ngut_01\n100 residues, ok</title>",
     ] {
         assert!(svg.contains(part), "no {part:?} in\n{svg}");
@@ -197,18 +197,21 @@ fn what_cannot_be_drawn_is_told() {
     for (args, message) in [
         (
             vec!["a.npz", "-o", "plot.png"],
-            "a picture is .svg or .html",
+            "the plot must have the extension .svg or .html",
         ),
         (
             vec!["a.npz", "cls.npz"],
-            "don't lie in one space: pooling is cls and mean",
+            "are not comparable, because pooling is cls and mean",
         ),
-        (vec!["skipped.npz"], "no row with an embedding"),
+        (
+            vec!["skipped.npz"],
+            "no row of these files has an embedding",
+        ),
         (
             vec!["residues.npz"],
-            "residues.npz has a vector for each residue",
+            "residues.npz has one vector per residue",
         ),
-        (vec!["empty"], "empty has no file of embeddings"),
+        (vec!["empty"], "empty contains no embedding file"),
         (
             vec!["text.npz"],
             "text.npz is not a whole file of embeddings: none of parquet",

@@ -181,7 +181,10 @@ fn what_is_not_there_is_told() {
     assert_run(
         &run,
         1,
-        &["report.json is no report of this seqembed", "line 1"],
+        &[
+            "report.json is not a report that this version of seqembed",
+            "line 1",
+        ],
     );
     let html = place.path("no/report.html");
     let run = seqembed(&["report", text(&place.path("elsewhere")), "-o", text(&html)]);
@@ -207,7 +210,7 @@ fn an_empty_run_and_one_for_each_residue_have_a_page_too() {
         &[],
     );
     let html = page(&place);
-    assert!(html.contains("a vector for each residue and not one a record"));
+    assert!(html.contains("one vector per residue, not one per record"));
     assert!(html.contains("2 sequences: 4 to 10 long"), "{html}");
 }
 

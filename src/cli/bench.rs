@@ -1,6 +1,7 @@
-//! `seqembed bench`: measurements on this machine, with the user's own files and model.
+//! `seqembed bench`: measures performance on this machine, with the user's own files and model.
 //!
-//! `load` runs this executable itself, once a way, so that start-up and the end of each process are in what it measures.
+//! `load` runs this executable as a child process for each variant, so that the times include the
+//! start and end of the process.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -27,7 +28,7 @@ use crate::report::Report;
 use crate::settings::{Overrides, Settings};
 use crate::text::{counted, thousands};
 
-/// Measure what seqembed does on this machine
+/// Measure the performance of seqembed on this machine
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     #[command(subcommand)]
@@ -39,22 +40,23 @@ enum What {
     Load(LoadArgs),
 }
 
-/// Measure what loading the model once saves
+/// Measure how much time is saved by loading the model once
 ///
-/// Runs a manifest as one process, as one process that loads the model again for each file, and as a process for each file; and
-/// where all files have the same options, all their sequences as one file. Prints a table, and writes load.svg and
-/// load.json. The outputs themselves are thrown away. All ways run one after the other: that takes some four times as long as
-/// `seqembed run`, and more.
+/// Runs a manifest as one process, as one process that reloads the model for each file, and as one
+/// process per file. If all files have the same options, it also runs all sequences as a single
+/// file. Prints a table, and writes load.svg and load.json; the embeddings are discarded. The
+/// variants run one after the other, so this takes at least four times as long as `seqembed run`.
 #[derive(Debug, clap::Args)]
 pub struct LoadArgs {
-    /// The manifest, as `seqembed run` takes it
+    /// The manifest, as for `seqembed run`
     manifest: PathBuf,
 
-    /// The folder for load.svg and load.json, and for the outputs while it measures; it is made if need be
+    /// The folder for load.svg and load.json, and for temporary outputs; created if it does not
+    /// exist
     #[arg(short, long, value_name = "FOLDER")]
     out: PathBuf,
 
-    /// Rounds; each way's fastest counts
+    /// Number of rounds; the fastest round of each variant counts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
@@ -65,10 +67,10 @@ pub struct LoadArgs {
     overrides: Overrides,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand and returns the exit code of the process.
 ///
 /// # Errors
-/// When a run fails, or a result can't be written.
+/// If a run fails, or a result cannot be written.
 pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::Load(args) => load(args),
@@ -85,25 +87,28 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     };
     if let Some(job) = jobs.iter().find(|job| job.source == Source::Stdin) {
         say(&format!(
-            "error: {}: {} can be read only once: measure with files",
+            "error: {}: {} can be read only once, but the benchmark reads its inputs several \
+             times: use files",
             job.sample, job.source
         ));
         return Ok(USAGE.into());
     }
     folders::make(&args.out)
-        .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    // What a killed one left.
+        .with_context(|| format!("cannot create the folder {}", args.out.display()))?;
+    // Remove what a killed benchmark left behind.
     let _ = atomic_file::sweep(&args.out, Some("bench"));
     let work = AtomicFolder::create(&args.out.join("bench"))
         .with_context(|| format!("cannot write to the folder {}", args.out.display()))?;
     let bench = Bench {
-        executable: std::env::current_exe().context("cannot find this executable")?,
+        executable: std::env::current_exe()
+            .context("cannot determine the path of this executable")?,
         engine: args.engine.or(&top).arguments(),
         work: work.partial().to_owned(),
     };
     let ways = ways(&bench, &jobs)?;
 
-    // What only the first process would pay for: an export into the cache, and reading the weights from the disk.
+    // Warm up, so that the first variant alone does not pay for exporting the model and for reading
+    // the weights from disk.
     let apart = ways.iter().find(|way| way.name == APART);
     let apart = &apart.expect("it is among the ways").manifests;
     bench.run(&apart[..1])?;
@@ -111,7 +116,7 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     let mut measured: Vec<Vec<Measured>> = ways.iter().map(|_| Vec::new()).collect();
     for round in 0..usize::from(args.rounds) {
         for at in 0..ways.len() {
-            // Each round begins with another way, so that none is always the first.
+            // Each round starts with another variant, so that none is always the first.
             let at = (at + round) % ways.len();
             say(&format!(
                 "round {} of {}: {} ...",
@@ -146,22 +151,22 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A way to run all files.
+/// A variant: one way to run all files.
 struct Plan {
     name: &'static str,
     manifests: Vec<Child>,
 }
 
-/// A process to start.
+/// A child process to start.
 struct Child {
     manifest: PathBuf,
     reload: bool,
 }
 
 const ONE: &str = "one process";
-const RELOAD: &str = "one process, a load a file";
-const APART: &str = "a process a file";
-const WHOLE: &str = "one file with everything";
+const RELOAD: &str = "one process, reloading for each file";
+const APART: &str = "one process per file";
+const WHOLE: &str = "all sequences in one file";
 
 fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Plan>> {
     let all = bench.manifest("all", jobs)?;
@@ -205,20 +210,20 @@ fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Plan>> {
         });
     } else {
         say(&format!(
-            "the files have different options: `{WHOLE}` is left out"
+            "the variant `{WHOLE}` is left out because the files have different options"
         ));
     }
     Ok(ways)
 }
 
-/// How the measured processes are run.
+/// How the measured processes are started.
 struct Bench {
     executable: PathBuf,
     engine: Vec<String>,
     work: PathBuf,
 }
 
-/// What one round of a way took.
+/// Measurements of one round of a variant.
 struct Measured {
     seconds: f64,
     cpu_seconds: Option<f64>,
@@ -226,7 +231,7 @@ struct Measured {
 }
 
 impl Bench {
-    /// Writes a manifest of its own for some jobs, with all that was decided for them.
+    /// Writes a manifest for some of the jobs, with their resolved options.
     fn manifest(&self, name: &str, jobs: &[Job]) -> anyhow::Result<PathBuf> {
         let files = jobs.iter().map(entry).collect::<anyhow::Result<Vec<_>>>()?;
         let path = self.work.join(format!("{name}.json"));
@@ -235,7 +240,7 @@ impl Bench {
         Ok(path)
     }
 
-    /// Writes the sequences of all jobs into one file.
+    /// Writes the sequences of all jobs to a single FASTA file.
     fn everything(&self, jobs: &[Job]) -> anyhow::Result<PathBuf> {
         let path = self.work.join("everything.fasta");
         let wrong = || format!("cannot write {}", path.display());
@@ -253,7 +258,7 @@ impl Bench {
         Ok(path)
     }
 
-    /// Runs processes one after the other.
+    /// Runs the processes one after the other.
     fn run(&self, children: &[Child]) -> anyhow::Result<Measured> {
         let out = self.work.join("out");
         let cpu = children_cpu_seconds();
@@ -262,7 +267,8 @@ impl Bench {
         for child in children {
             let mut command = Command::new(&self.executable);
             command.arg("run").arg(&child.manifest).arg("-o").arg(&out);
-            // What one process computes once for all files, several compute again: that is no load.
+            // One process would compute a sequence shared by several files only once, several
+            // processes several times. That difference has nothing to do with loading.
             command.args(["--quiet", "--no-dedup"]).args(&self.engine);
             if child.reload {
                 command.arg("--reload-per-file");
@@ -275,7 +281,7 @@ impl Bench {
             seconds += started.elapsed().as_secs_f64();
             if !output.status.success() {
                 bail!(
-                    "a run ended with {}, so there is nothing to compare:\n{}",
+                    "a measured run ended with {}:\n{}",
                     output.status,
                     String::from_utf8_lossy(&output.stderr).trim_end()
                 );
@@ -299,20 +305,25 @@ impl Bench {
     }
 }
 
-/// A job as an entry of a manifest.
+/// The entry of a manifest for a job.
 fn entry(job: &Job) -> anyhow::Result<Value> {
     let Settings { model, .. } = &job.settings;
     let mut entry = serde_json::to_value(&job.settings).context("cannot write the options")?;
     if let Value::Object(fields) = &mut entry {
         fields.retain(|_, value| !value.is_null());
-        // A model that is a path is relative to where the command is run, and an input to its manifest.
+        // A model path is relative to the working directory, but an input path is relative to the
+        // manifest.
         fields.insert("model".to_owned(), model.as_str().into());
         fields.insert("sample".to_owned(), job.sample.as_str().into());
         if let Source::Path(path) = &job.source {
             let path = std::path::absolute(path)
                 .with_context(|| format!("cannot find {}", path.display()))?;
             let text = path.to_str().with_context(|| {
-                format!("{} is no UTF-8, which a manifest must be", path.display())
+                format!(
+                    "the path {} is not valid UTF-8, so it cannot be written to a manifest: \
+                         rename the file",
+                    path.display()
+                )
             })?;
             fields.insert("fasta".to_owned(), text.into());
         }
@@ -320,23 +331,26 @@ fn entry(job: &Job) -> anyhow::Result<Value> {
     Ok(entry)
 }
 
-/// CPU time of all processes that this one started and that ended, where the system tells.
+/// CPU time in seconds of all child processes that have ended; `None` if the system does not report
+/// it.
 fn children_cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name of the program, in parentheses, may hold anything. `cutime` and `cstime` are the 16th and 17th field.
+    // The program's name, in parentheses, may contain any character. `cutime` and `cstime` are
+    // fields 16 and 17.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: u64 = fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?;
-    // Linux tells users hundredths, whatever the kernel's own clock.
+    // Linux reports these in hundredths of a second, whatever the kernel's clock rate.
     Some(ticks as f64 / 100.0)
 }
 
-/// How busy the machine was over the last minute, where the system tells: others' work makes what is measured slower.
+/// Load average of the last minute: other work on the machine slows down what is measured. `None`
+/// if the system does not report it.
 fn load_average() -> Option<f64> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// All that was measured: `load.json`.
+/// The contents of `load.json`.
 #[derive(Serialize)]
 struct Results {
     #[serde(flatten)]
@@ -344,14 +358,14 @@ struct Results {
     ways: Vec<Timing>,
 }
 
-/// What was run, and where.
+/// What was measured, and on which machine.
 #[derive(Serialize)]
 struct About {
     seqembed: String,
     onnxruntime: Option<String>,
     cpu: String,
     threads: usize,
-    /// Of the machine, before and after: 0 is idle.
+    /// Load average of the machine before and after the measurements; 0 is idle.
     load_average: [Option<f64>; 2],
     options: Vec<String>,
     models: Vec<String>,
@@ -391,7 +405,7 @@ impl About {
     }
 }
 
-/// One way: its fastest round.
+/// The fastest round of a variant.
 #[derive(Serialize)]
 struct Timing {
     way: &'static str,
@@ -443,7 +457,7 @@ impl Results {
         )
     }
 
-    /// What one process saves over the other ways, in words.
+    /// Sentences that state how much time one process saves compared with the other variants.
     fn savings(&self) -> Vec<String> {
         let find = |name: &str| self.ways.iter().find(|way| way.way == name);
         let Some(one) = find(ONE) else {
@@ -451,13 +465,13 @@ impl Results {
         };
         let mut lines = Vec::new();
         for (name, words) in [
-            (RELOAD, "a load for each file"),
-            (APART, "a process for each file"),
+            (RELOAD, "reloading for each file"),
+            (APART, "one process per file"),
         ] {
             if let Some(other) = find(name) {
                 let share = 100.0 * (other.seconds - one.seconds) / other.seconds;
                 lines.push(format!(
-                    "one load takes {:.0} % {} time than {words}: {:.1} s and {:.1} s",
+                    "loading once takes {:.0} % {} time than {words}: {:.1} s instead of {:.1} s",
                     share.abs(),
                     if share < 0.0 { "more" } else { "less" },
                     one.seconds,
@@ -468,7 +482,7 @@ impl Results {
         if let Some(whole) = find(WHOLE) {
             let cpu = one.cpu_seconds.zip(whole.cpu_seconds);
             lines.push(format!(
-                "one process on {} takes {:.3} times as long as on {WHOLE}{}",
+                "one process on {} takes {:.3} times as long as with {WHOLE}{}",
                 counted(self.about.files, "file"),
                 one.seconds / whole.seconds,
                 cpu.filter(|(_, whole)| *whole > 0.0)
@@ -522,7 +536,7 @@ impl Results {
         let about = &self.about;
         let mut notes = self.savings();
         notes.push(format!(
-            "{}; other work on the machine (load average before and after): {}",
+            "{}; load average of the machine before and after: {}",
             about.cpu,
             about
                 .load_average
@@ -530,13 +544,15 @@ impl Results {
                 .join(" and ")
         ));
         Bars {
-            title: "What loading the model once saves".to_owned(),
+            title: "Time saved by loading the model once".to_owned(),
             subtitle: self.what(),
-            warning: about
-                .random_weights
-                .then(|| "Random weights of the true shape: times as with real ones".to_owned()),
+            warning: about.random_weights.then(|| {
+                "Random weights of the real shape: times are the same as with real \
+                          weights"
+                    .to_owned()
+            }),
             axis: "Wall time in seconds".to_owned(),
-            parts: vec!["loading".to_owned(), "all else".to_owned()],
+            parts: vec!["loading".to_owned(), "everything else".to_owned()],
             bars: self
                 .ways
                 .iter()

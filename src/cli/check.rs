@@ -1,7 +1,7 @@
-//! The part of `seqembed doctor` that runs something: a small batch on each device, compared with ONNX Runtime's own operators on the
-//! CPU.
+//! The device tests of `seqembed doctor`: a small batch on each device, compared with ONNX
+//! Runtime's own operators on the CPU.
 //!
-//! The model has the shape of ESM-2 8M, and random weights.
+//! The model has the shape of ESM-2 8M and random weights.
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,36 +16,38 @@ use crate::engine::select::{self as devices, Place};
 use crate::engine::{Batch, Engine, Reduce};
 use crate::settings::Precision;
 
-/// What a device gave.
+/// The result of one device and precision.
 pub struct Check {
-    /// The device, and the numbers that it computed with.
+    /// The device and the precision, such as `cuda:0 fp16`.
     pub what: String,
-    /// The least cosine of a sequence's vector to the CPU's, and the milliseconds of the second of two batches; or why there is none.
+    /// The smallest cosine between a sequence's vector and the CPU's, and the milliseconds of the
+    /// second of two batches; or why the device failed.
     pub result: anyhow::Result<(f64, f64)>,
-    /// Whether the cosine is what it has to be.
+    /// Whether the cosine is large enough for the precision.
     pub good: bool,
 }
 
-/// Lengths of the sequences, in residues.
+/// Lengths of the test sequences, in residues.
 const LENGTHS: [usize; 4] = [1, 30, 60, 150];
 
-/// The small model, in a temporary folder that goes with it.
+/// The small model, in a temporary folder that is deleted on drop.
 pub struct Model {
     model: seqembed_onnx::Model,
     _folder: TempDir,
 }
 
 impl Model {
-    /// Writes it where temporary files go; where nothing can be written there, as in a container whose root is read-only, into memory.
+    /// Writes the model to the folder for temporary files, or to memory if that is not writable, as
+    /// in a container with a read-only root.
     ///
     /// # Errors
-    /// When it can be written in neither place.
+    /// If it can be written to neither.
     pub fn new() -> anyhow::Result<Self> {
         let usual = std::env::temp_dir();
         Self::below(&usual).or_else(|error| {
             Self::below(Path::new("/dev/shm")).map_err(|_| {
                 error.context(format!(
-                    "cannot write a small model below {}",
+                    "cannot write a small test model to {}",
                     usual.display()
                 ))
             })
@@ -62,10 +64,11 @@ impl Model {
     }
 }
 
-/// Runs the batch on the CPU and on each GPU, in each precision that it has. `say` is told what is not as it should be.
+/// Runs the batch on the CPU and on each GPU, in each precision that it supports. Problems that do
+/// not prevent this are passed to `say`.
 ///
 /// # Errors
-/// When not even ONNX Runtime's own operators run on the CPU.
+/// If not even ONNX Runtime's own operators run on the CPU.
 pub fn run(
     model: &Model,
     runtime: &mut Runtime,
@@ -101,7 +104,7 @@ pub fn run(
     };
     let mut checks = Vec::new();
     for place in std::iter::once(&cpu).chain(places) {
-        // The small model has no layers that 8 bits are for.
+        // fp8 is left out because the small model has no layers wide enough for it.
         for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
             if devices::check_precision(precision, place, Kernels::Auto).is_err() {
                 continue;
@@ -124,7 +127,7 @@ pub fn run(
     Ok(checks)
 }
 
-/// The sequences: residues in an order without a pattern, between <cls> and <eos>.
+/// The test sequences: pseudo-random residues between <cls> and <eos>.
 fn batch() -> Batch {
     let mut batch = Batch {
         starts: vec![0],
@@ -150,14 +153,14 @@ fn batch() -> Batch {
 }
 
 fn measure(engine: &dyn Engine, batch: &Batch, reference: &[f32]) -> anyhow::Result<(f64, f64)> {
-    // The first batch pays for what is set up once.
+    // The first batch is not timed, because it includes one-time set-up.
     engine.run(batch, Reduce::Mean)?;
     let started = Instant::now();
     let rows = engine.run(batch, Reduce::Mean)?;
     let milliseconds = started.elapsed().as_secs_f64() * 1e3;
     anyhow::ensure!(
         rows.len() == reference.len(),
-        "it gave {} numbers instead of {}",
+        "it returned {} values instead of {}",
         rows.len(),
         reference.len()
     );
@@ -169,7 +172,7 @@ fn measure(engine: &dyn Engine, batch: &Batch, reference: &[f32]) -> anyhow::Res
     Ok((cosines.fold(1.0, f64::min), milliseconds))
 }
 
-/// The cosine of the angle between two vectors; -1 when one of their numbers is not finite.
+/// The cosine between two vectors, or -1 if any of their values is not finite.
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y));

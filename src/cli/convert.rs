@@ -1,4 +1,4 @@
-//! `seqembed convert`: files of embeddings from one format to another.
+//! `seqembed convert`: converts embedding files from one format to another.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,39 +14,41 @@ use crate::targets::Targets;
 use crate::text::counted;
 use crate::threads;
 
-/// Convert files of embeddings from one format to another
+/// Convert embedding files from one format to another
 ///
-/// Reads every format that seqembed writes, and VirNucPro's `.pt` files (`*_DNABERT_S.pt`, `*_ESM.pt`, `*_merged.pt`), which hold
-/// no lengths: theirs become 0. Ids, order, status and provenance are kept. Memory stays bounded.
+/// Reads every format that seqembed writes, and VirNucPro's `.pt` files (`*_DNABERT_S.pt`,
+/// `*_ESM.pt`, `*_merged.pt`). VirNucPro's files have no lengths, so these become 0. Ids, order,
+/// status and provenance are kept. Memory use does not grow with the size of the files.
 #[derive(Debug, clap::Args)]
 pub struct ConvertArgs {
-    /// Files of embeddings, or folders of them
+    /// Embedding files, or folders of them
     #[arg(required = true, value_name = "FILE|FOLDER")]
     inputs: Vec<PathBuf>,
 
-    /// The output folder, made if need be; for one input also a file, whose ending tells the format
+    /// The output folder, created if it does not exist; with a single input also a file, whose
+    /// extension sets the format
     #[arg(short, long, value_name = "FOLDER|FILE")]
     out: PathBuf,
 
-    /// The format to write [default: what OUT ends in]
+    /// The format to write [default: from the extension of OUT]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
 
-    /// The floats to write [default: as in the input]
+    /// The float format to write [default: as in the input]
     #[arg(long, value_enum, value_name = "PRECISION")]
     output_precision: Option<OutputPrecision>,
 
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long)]
     quiet: bool,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand and returns the exit code of the process.
 ///
 /// # Errors
-/// When a file can't be read or written.
+/// If a file cannot be read or written.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
-    // Large files are hashed on all cores.
+    // Large files are hashed with all cores.
     threads::pool(threads::helpful(None))?;
     let plan = match plan(args) {
         Ok(plan) => plan,
@@ -60,7 +62,8 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
         .map(|step| atomic_file::folder_of(&step.to))
         .collect();
     for folder in folders {
-        // What a killed process left takes room, and nothing else: where it can't be removed, the work goes on.
+        // Partial files of killed processes only take up space, so it is no error if they cannot be
+        // removed.
         let _ = atomic_file::sweep(folder, None);
     }
     for Step { from, to, format } in plan {
@@ -84,23 +87,29 @@ struct Step {
     format: Format,
 }
 
-/// What goes where, checked before anything is written.
+/// The conversions to do, checked before anything is written.
 fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
     let files = inputs::expand(&args.inputs)?;
     let named = Format::of(&args.out).filter(|_| !args.out.is_dir());
     let Some(format) = args.format.or(named) else {
-        bail!("name the format to write: --format, or an output file that ends in one");
+        bail!(
+            "the output format is not known: give --format, or an output file with the \
+               extension of a format"
+        );
     };
     let steps: Vec<Step> = if let Some(named) = named {
         let [from] = files.as_slice() else {
             bail!(
-                "{} is one file, but there are {} to convert: give a folder",
+                "{} is a single file, but there are {} files to convert: give an output folder",
                 args.out.display(),
                 files.len()
             );
         };
         if named != format {
-            bail!("{} does not end in .{format}", args.out.display());
+            bail!(
+                "{} does not have the extension .{format}: change the file name or --format",
+                args.out.display()
+            );
         }
         vec![Step {
             from: from.clone(),
@@ -109,7 +118,7 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
         }]
     } else {
         folders::make(&args.out)
-            .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+            .with_context(|| format!("cannot create the folder {}", args.out.display()))?;
         files
             .into_iter()
             .map(|from| {
@@ -123,7 +132,7 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
     for Step { from, to, .. } in &steps {
         if let Some(other) = taken.insert(to, from) {
             bail!(
-                "{} and {} would both become {}: convert them apart",
+                "{} and {} would both be converted to {}: convert them to different folders",
                 other.display(),
                 from.display(),
                 to.display()
@@ -135,7 +144,10 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
                 .iter()
                 .any(|step| same(&step.from).as_ref() == Some(&place))
         {
-            bail!("{} is an input: give another folder", to.display());
+            bail!(
+                "{} is one of the inputs: give another output folder",
+                to.display()
+            );
         }
     }
     let mut targets = Targets::default();
@@ -148,7 +160,7 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Converts one file, and tells how many rows it has.
+/// Converts one file and returns its number of rows.
 fn convert(
     from: &Path,
     to: &Path,

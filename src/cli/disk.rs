@@ -1,4 +1,5 @@
-//! Folders of the user: where they would be made, whether they can be written, and the room that is left there.
+//! Checks of the user's folders: whether they are writable, and how much space is left on their
+//! file systems.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,12 +7,12 @@ use std::path::{Path, PathBuf};
 use indicatif::BinaryBytes;
 use rustix::fs::statvfs;
 
-/// What is left on a file system for this user.
+/// Free space on a file system for this user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes.
+    /// Free space in bytes.
     pub bytes: u64,
-    /// Whether not one more file can be made, however many bytes there are.
+    /// Whether the file system is out of inodes, so that no file can be created.
     pub no_files: bool,
 }
 
@@ -19,13 +20,13 @@ impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} free", BinaryBytes(self.bytes))?;
         if self.no_files {
-            f.write_str(", but no more files can be made: its inodes are used up")?;
+            f.write_str(", but no more files can be created: the file system is out of inodes")?;
         }
         Ok(())
     }
 }
 
-/// The nearest folder at or above a path that exists.
+/// The nearest existing folder at or above a path.
 fn nearest(path: &Path) -> Option<PathBuf> {
     let absolute = std::path::absolute(path).ok()?;
     absolute
@@ -34,18 +35,20 @@ fn nearest(path: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// The room on the file system that a folder is on, or would be made on.
+/// Free space on the file system of a folder, which need not exist yet.
 pub fn room(path: &Path) -> Option<Room> {
-    // The system is asked for this very folder: a list of disks lacks what is in memory or on the network.
+    // `statvfs` on the folder itself is used, because a list of disks lacks file systems in memory
+    // or on the network.
     let about = statvfs(nearest(path)?).ok()?;
     Some(Room {
         bytes: about.f_bavail.saturating_mul(about.f_frsize),
-        // File systems that make inodes as they need them count none at all.
+        // File systems that allocate inodes dynamically report a total of 0.
         no_files: about.f_files > 0 && about.f_favail == 0,
     })
 }
 
-/// Whether files can be made in a folder, or where it would be made.
+/// Whether files can be created in a folder, or, if it does not exist, in its nearest existing
+/// parent.
 pub fn writable(path: &Path) -> bool {
     nearest(path).is_some_and(|folder| tempfile::tempfile_in(folder).is_ok())
 }

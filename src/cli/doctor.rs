@@ -1,4 +1,5 @@
-//! `seqembed doctor`: what this machine has, what is missing, and the command that helps. `check.rs` tries the devices.
+//! `seqembed doctor`: reports what is installed on this machine, what is missing, and the command
+//! that fixes it. `check.rs` tests the devices.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -19,25 +20,27 @@ use crate::models;
 use crate::text::counted;
 use crate::threads;
 
-/// Show what seqembed finds on this machine, and what is missing
+/// Check the installation: show what was found on this machine and what is missing
 ///
-/// A small batch runs on each device, and its numbers are compared with those of ONNX Runtime's own operators on the CPU. The exit
-/// code is 1 when no ONNX Runtime can be loaded, or a device computes something else.
+/// Runs a small batch on each device and compares the results with those of ONNX Runtime's own
+/// operators on the CPU. The exit code is 1 if no ONNX Runtime can be loaded, or if a device
+/// computes wrong results.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// The ONNX Runtime library, or a folder that holds it [default: it is looked for]
+    /// The ONNX Runtime library, or the folder that contains it [default: searched for]
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
 
-    /// Look only, and run nothing on the devices
+    /// Do not run anything on the devices
     #[arg(long)]
     quick: bool,
 }
 
-/// Prints the report.
+/// Prints what was found, and the problems.
 ///
 /// # Errors
-/// When standard output can't be written. What is wrong with the machine is part of the report.
+/// If standard output cannot be written. Problems of the machine are no errors but part of the
+/// report.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     report.line("seqembed", env!("CARGO_PKG_VERSION"));
@@ -65,12 +68,12 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What was found, and what is wrong.
+/// The lines to print: what was found, and the problems.
 #[derive(Default)]
 struct Report {
     lines: String,
     problems: String,
-    /// Whether nothing works with what is wrong.
+    /// Whether seqembed cannot work at all because of the problems.
     fatal: bool,
 }
 
@@ -81,7 +84,7 @@ impl Report {
         self.lines.push('\n');
     }
 
-    /// Something that is wrong, and the command that helps.
+    /// Adds a problem that does not prevent all work, with the command that fixes it.
     fn warn(&mut self, problem: &str) {
         self.problems.extend(["WARNING: ", problem, "\n"]);
     }
@@ -92,7 +95,7 @@ impl Report {
     }
 }
 
-/// Whether ONNX Runtime was found.
+/// Reports on ONNX Runtime, and returns whether it was found.
 fn runtime(report: &mut Report, runtime: &mut Runtime) -> bool {
     match runtime.locate() {
         Ok(found) => {
@@ -110,13 +113,14 @@ fn runtime(report: &mut Report, runtime: &mut Runtime) -> bool {
     }
 }
 
-/// The execution providers of the loaded library, without their common ending.
+/// The execution providers of the loaded library, without the suffix `ExecutionProvider`.
 fn providers() -> Vec<String> {
     let api = ort::api();
     let mut names = std::ptr::null_mut();
     let mut count = 0;
-    // SAFETY: the library is loaded, and both places outlive the call. The status is null on success, which is all that this
-    // call gives; what it allocated is copied and then given back once.
+    // SAFETY: the library is loaded, and both places outlive the call. The status is null on
+    // success, which is all that this call gives; what it allocated is copied and then given back
+    // once.
     unsafe {
         if !(api.GetAvailableProviders)(&raw mut names, &raw mut count)
             .0
@@ -160,10 +164,13 @@ fn processor(report: &mut Report) {
         ),
     );
     report.line("  vectors", simd());
-    report.line("  threads", format!("{} may be used", threads::available()));
+    report.line(
+        "  threads",
+        format!("{} available to this process", threads::available()),
+    );
 }
 
-/// The widest vector instructions that the CPU has.
+/// The widest SIMD instruction set of the CPU.
 fn simd() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
@@ -209,14 +216,15 @@ fn memory(report: &mut Report) {
     let usable = limit.unwrap_or(total).min(available);
     if usable < 1 << 30 {
         let text = format!(
-            "only {} of memory can be used: the 8M model needs about 1 GiB",
+            "only {} of memory are available, and even ESM-2 8M needs about 1 GiB",
             BinaryBytes(usable)
         );
         report.warn(&text);
     }
 }
 
-/// The smallest limit on memory among this process's control groups and those above, as SLURM and containers set it.
+/// The smallest memory limit in bytes among this process's control groups and their parents, as set
+/// by SLURM and containers.
 fn memory_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     groups
@@ -231,7 +239,7 @@ fn memory_limit() -> Option<u64> {
                 }
                 _ => return None,
             };
-            // In a container the path may be the host's: then only the root's file is there.
+            // In a container, the path may be the host's; then only the file in the root exists.
             let folder = Path::new(root).join(path.trim_start_matches('/'));
             folder
                 .ancestors()
@@ -248,12 +256,12 @@ fn memory_limit() -> Option<u64> {
         .min()
 }
 
-/// Lists the GPUs, and returns those that can be used.
+/// Lists the GPUs, and returns the usable ones.
 fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
     let driver = match driver::driver() {
         Ok(driver) => driver,
         Err(GpuError::NoDriver) => {
-            report.line("NVIDIA GPUs", "none (there is no NVIDIA driver)");
+            report.line("NVIDIA GPUs", "none (no NVIDIA driver found)");
             return Vec::new();
         }
         Err(error) => {
@@ -294,7 +302,7 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
         );
         match place {
             Ok(place) => usable.push(place),
-            Err(error) => report.warn(&format!("cuda:{} can't be used: {error}", gpu.number)),
+            Err(error) => report.warn(&format!("cuda:{} is not usable: {error}", gpu.number)),
         }
     }
     let Ok(located) = runtime.locate() else {
@@ -311,21 +319,22 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
         }
         Err(error) => {
             report.line("  provider", "can't be used");
-            report.warn(&format!("the GPUs can't be used: {error}"));
+            report.warn(&format!("the GPUs are not usable: {error}"));
             Vec::new()
         }
     }
 }
 
-/// Tries the devices.
+/// Runs a small batch on each device.
 fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
-    // Nothing is wrong with a device for which no model could be written.
+    // If the model cannot be written, that says nothing about the devices.
     let model = match check::Model::new() {
         Ok(model) => model,
         Err(error) => {
             report.line("check", "left out");
             report.warn(&format!(
-                "the devices were not tried: {error:#}. Name a folder that can be written (export TMPDIR=DIR)"
+                "the devices were not tested: {error:#}. Set TMPDIR to a writable folder (export \
+                 TMPDIR=DIR)"
             ));
             return;
         }
@@ -341,10 +350,7 @@ fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
         Ok(checks) => checks,
         Err(error) => {
             report.line("check", "failed");
-            report.missing(&format!(
-                "nothing can be run on the CPU: {}",
-                told(error.as_ref())
-            ));
+            report.missing(&format!("the CPU is not usable: {}", told(error.as_ref())));
             return;
         }
     };
@@ -362,7 +368,8 @@ fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
                 );
                 if !check.good {
                     report.missing(&format!(
-                        "{} computes other numbers than ONNX Runtime's own operators (cosine {cosine:.6}): don't use it, and report this",
+                        "{} gives other results than ONNX Runtime's own operators (cosine \
+                         {cosine:.6}): do not use it, and please report this",
                         check.what
                     ));
                 }
@@ -370,7 +377,7 @@ fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
             Err(error) => {
                 report.line(label, format!("{}: failed", check.what));
                 report.missing(&format!(
-                    "{} can't be used: {}",
+                    "{} is not usable: {}",
                     check.what,
                     told(error.as_ref())
                 ));
@@ -384,7 +391,8 @@ fn caches(report: &mut Report) {
     report.line("cache", describe(&own));
     if !writable(&own) {
         let text = format!(
-            "{} can't be written: set SEQEMBED_CACHE to a folder that can (export SEQEMBED_CACHE=DIR)",
+            "{} is not writable: set SEQEMBED_CACHE to a writable folder (export \
+             SEQEMBED_CACHE=DIR)",
             own.display()
         );
         report.warn(&text);
@@ -393,19 +401,20 @@ fn caches(report: &mut Report) {
     report.line("hub's cache", describe(hub.cache()));
     if !writable(hub.cache()) {
         let text = format!(
-            "{} can't be written: models there can be used, but none downloaded (export HF_HUB_CACHE=DIR)",
+            "{} is not writable: its models can be used, but none can be downloaded. Set \
+             HF_HUB_CACHE to a writable folder (export HF_HUB_CACHE=DIR)",
             hub.cache().display()
         );
         report.warn(&text);
     }
 }
 
-/// A cache's path, what it holds, and the room that is left.
+/// The path of a cache, its size, and the free space on its file system.
 fn describe(folder: &Path) -> String {
     let size = if folder.is_dir() {
         BinaryBytes(size_of(folder)).to_string()
     } else {
-        "not there yet".to_owned()
+        "not created yet".to_owned()
     };
     let room = room(folder)
         .map(|room| format!(", {room}"))
@@ -413,7 +422,7 @@ fn describe(folder: &Path) -> String {
     format!("{} ({size}{room})", folder.display())
 }
 
-/// The bytes of all files below a folder; links are not followed.
+/// Total size in bytes of all files below a folder; links are not followed.
 fn size_of(folder: &Path) -> u64 {
     let mut total = 0;
     let mut folders = vec![folder.to_path_buf()];
@@ -434,7 +443,7 @@ fn models(report: &mut Report) {
     if cached.is_empty() {
         report.line(
             "models",
-            "none exported yet (seqembed fetch esm2_t6_8M_UR50D)",
+            "none exported yet (run seqembed fetch esm2_t6_8M_UR50D)",
         );
     }
     for (i, folder) in cached.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! `seqembed embed` and what it shares with `seqembed run`: the options of a run, and its end.
+//! `seqembed embed`, and what it shares with `seqembed run`: the options of a run, and its exit
+//! code and report.
 
 use std::fs;
 use std::io;
@@ -25,12 +26,12 @@ use crate::threads;
 /// How often the rows of unfinished files are saved.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Embed sequence files without a manifest
+/// Embed sequence files, without a manifest
 ///
-/// Each file becomes one output file, named after it: `gut_01.faa.gz` -> `OUT/gut_01.parquet`.
+/// Writes one output file per input file, named after it: `gut_01.faa.gz` -> `OUT/gut_01.parquet`.
 #[derive(Debug, clap::Args)]
 pub struct EmbedArgs {
-    /// FASTA or FASTQ files, plain or compressed; `-` is the standard input
+    /// FASTA or FASTQ files, plain or compressed; `-` reads standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -41,79 +42,86 @@ pub struct EmbedArgs {
     overrides: Overrides,
 }
 
-/// Options of the whole run, with and without a manifest.
+/// Options of the whole run, shared by `run`, `embed` and `virnucpro`.
 #[derive(Debug, clap::Args)]
 // Flags of the command line are what they are.
 #[allow(clippy::struct_excessive_bools)]
 pub struct RunOptions {
-    /// The output folder; it is made if need be
+    /// The output folder; created if it does not exist
     #[arg(short, long, value_name = "FOLDER")]
     pub(super) out: PathBuf,
 
     #[command(flatten)]
     engine: EngineOptions,
 
-    /// Go on with an interrupted run: finished files stay as they are, and saved rows of the others are taken. What was made from
-    /// another input, model or option is computed again
+    /// Continue an interrupted run: keep finished files and reuse the saved rows of unfinished
+    /// ones. Anything made from another input, model or option is recomputed
     #[arg(long)]
     resume: bool,
 
-    /// Keep the work in this folder, for workflow engines whose retries begin in an empty one: a run takes from it what is
-    /// finished and saved, as with --resume. One folder serves one run at a time
+    /// Keep finished and saved work in this folder, for workflow engines whose retries start in an
+    /// empty one; implies --resume. Only one run at a time can use the folder
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
 
-    /// How often the rows of unfinished files are saved, in seconds: a killed run loses no more than that [default: 5]
+    /// Save the rows of unfinished files every so many seconds; a killed run loses no more work
+    /// than that [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     save_every: Option<Duration>,
 
-    /// Compute a sequence each time that it comes, not once a run; results are the same
+    /// Compute repeated sequences each time they occur instead of once per run; the results are the
+    /// same
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     no_dedup: Option<bool>,
 
-    /// Stop at the first file that fails, instead of doing the others first
+    /// Stop at the first file that fails, instead of finishing the others
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     strict: Option<bool>,
 
-    /// Load the model again for each file: slower, and there to compare with (`seqembed bench load` does)
+    /// Reload the model for each file: slower, only useful for comparison (`seqembed bench load`
+    /// uses it)
     #[arg(long)]
     reload_per_file: bool,
 
-    /// Write what happened when (reading, tokenizing, each batch on its device, writing) to a file that Chrome's tracing page and
-    /// Perfetto show
+    /// Write a timeline of the run (reading, tokenizing, each batch on its device, writing) to this
+    /// file, to be opened in Perfetto or in Chrome's tracing page
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Say nothing but warnings and errors
+    /// Print only warnings and errors
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
 
-/// What the models are run with.
+/// Options that choose the hardware and the ONNX Runtime library.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EngineOptions {
-    /// Threads to compute with, no more than this process has processors [default: as many]
+    /// Number of CPU threads, at most the number of processors available to this process [default:
+    /// that number]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
-    /// The ONNX Runtime library, or a folder that holds it [default: it is looked for; `seqembed doctor` shows where]
+    /// The ONNX Runtime library, or the folder that contains it [default: searched for; `seqembed
+    /// doctor` shows where]
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
 
-    /// Where the models run: auto, cpu, cuda (the first GPU), cuda:N, cuda:N,M or cuda:all [default: auto]
+    /// The device to run the models on: auto, cpu, cuda (the first GPU), cuda:N, cuda:N,M or
+    /// cuda:all [default: auto]
     ///
-    /// auto is one GPU, the one with the most free memory, if there is one that works, and else the CPU; it says what it chose and
-    /// why. A GPU that is named and can't be had is an error. Numbers count the GPUs that `CUDA_VISIBLE_DEVICES` shows.
+    /// auto uses one GPU, the one with the most free memory, or the CPU if no GPU is usable, and
+    /// prints its choice and the reason. It is an error if a GPU that you name is not available. N
+    /// counts the GPUs that are visible through `CUDA_VISIBLE_DEVICES`, from 0.
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
 
-    /// The kernels that the models run with [default: auto]
+    /// The kernels to run the models with [default: auto]
     #[arg(long, value_enum, value_name = "KERNELS")]
     kernels: Option<Kernels>,
 }
 
 impl EngineOptions {
-    /// The same options on the command line of another process.
+    /// These options as command-line arguments for a child process.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments = Vec::new();
         if let Some(threads) = self.threads {
@@ -131,7 +139,7 @@ impl EngineOptions {
         arguments
     }
 
-    /// The same options, where there is none the manifest's.
+    /// These options, with the manifest's where the command line sets none.
     #[must_use]
     pub(super) fn or(&self, manifest: &RunOverrides) -> Self {
         Self {
@@ -143,10 +151,10 @@ impl EngineOptions {
     }
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand and returns the exit code of the process.
 ///
 /// # Errors
-/// When the run could not be begun, or broke off.
+/// If the run could not start, or was aborted.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     match manifest::jobs_from_files(&args.files, &args.overrides) {
         Ok(jobs) => embed(jobs, &args.common, None, &RunOverrides::default()),
@@ -157,10 +165,11 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs jobs, with the options of the manifest at `path` where the command line has none; says how it went, and writes the report.
+/// Runs the jobs, with the options of the manifest at `path` where the command line sets none;
+/// writes `report.json` and prints the summary.
 ///
 /// # Errors
-/// When the run could not be begun, or broke off.
+/// If the run could not start, or was aborted.
 pub fn embed(
     jobs: Vec<Job>,
     options: &RunOptions,
@@ -172,16 +181,18 @@ pub fn embed(
     let threads = threads::helpful(asked);
     if let Some(asked) = asked.filter(|&asked| asked > threads && !options.quiet) {
         say(&format!(
-            "{threads} of {asked} threads are used: this process has {}, and more threads would not help",
+            "using {threads} of the {asked} requested threads, because this process has {}",
             counted(threads as u64, "processor")
         ));
     }
-    // Reading and tokenising share the cores with the model; the pool can only be set once.
+    // Reading and tokenizing share the cores with the model. The thread pool can be set only once
+    // per process.
     threads::pool(threads)?;
     let files = jobs.len() as u64;
     let mut progress = Progress::new(size(&jobs), files, options.quiet);
     let quiet = options.quiet;
-    let interrupt = signals::watch().context("cannot watch for signals")?;
+    let interrupt =
+        signals::watch().context("cannot install the handler for SIGTERM and SIGINT")?;
     let result = run::run(
         jobs,
         &Options {
@@ -243,15 +254,15 @@ pub fn embed(
     )
 }
 
-/// What to do about a disk that is full, and about a limit of a file's size.
+/// Advice for errors caused by a full disk or a limit on file size.
 fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if kind == Some(io::ErrorKind::FileTooLarge) {
             return Some(
-                "files may not be larger here: look at `ulimit -f`, and at what the file system takes. Then run the same command \
-                 with --resume: finished files stay"
+                "the file size limit was reached: check `ulimit -f` and the limits of the file \
+                 system, then run the same command with --resume (finished files are kept)"
                     .to_owned(),
             );
         }
@@ -260,7 +271,7 @@ fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
             let room = folders.into_iter().flatten().filter_map(|folder| {
                 let room = disk::room(folder)?;
                 let inodes = if room.no_files {
-                    ", but no more files can be made there: its inodes are used up"
+                    ", but no more files can be created there: the file system is out of inodes"
                 } else {
                     ""
                 };
@@ -273,7 +284,8 @@ fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
             });
             let room: Vec<String> = room.collect();
             return Some(format!(
-                "{}{}make room, then run the same command with --resume: finished files stay",
+                "{}{}free some space, then run the same command with --resume (finished files are \
+                 kept)",
                 room.join(", "),
                 if room.is_empty() { "" } else { "; " }
             ));
@@ -283,7 +295,8 @@ fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
     None
 }
 
-/// The size of all inputs, or 0 when one has no size.
+/// Total size of the inputs in bytes, or 0 if the size of any of them is unknown (a pipe, for
+/// example).
 fn size(jobs: &[Job]) -> u64 {
     jobs.iter()
         .map(|job| match &job.source {

@@ -11,32 +11,37 @@ use super::say;
 
 use crate::{models, tokenize};
 
-/// Make a model folder (ONNX) from a checkpoint
+/// Export a checkpoint to a model folder (ONNX)
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// A Hugging Face folder (config.json with `model.safetensors` or `pytorch_model.bin`, whole or sharded), or a fair-esm .pt
+    /// A Hugging Face folder (config.json with `model.safetensors` or `pytorch_model.bin`, single
+    /// or sharded), or a fair-esm .pt file
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     pub checkpoint: Option<PathBuf>,
-    /// The model folder to make
+    /// The model folder to create
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// The model's name in every output [default: that of the checkpoint's folder or file]
+    /// The model name to record in every output [default: the name of the checkpoint's folder or
+    /// file]
     #[arg(long)]
     pub name: Option<String>,
-    /// Replace a model that is there already
+    /// Replace an existing model folder
     #[arg(long)]
     pub force: bool,
-    /// The tokenizer's file (vocab.txt or tokenizer.json) [default: the one in the checkpoint's folder]
+    /// The tokenizer file (vocab.txt or tokenizer.json) [default: the one in the checkpoint's
+    /// folder]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
-    /// Write the weights in this number format too. A GPU uses fp16 unless told otherwise, and the first run that needs the
-    /// file makes it; do it here when many runs will start at once, or when they may not write to the model's folder
+    /// Also write the weights in this precision. GPUs use fp16 by default, and the first run that
+    /// needs the file creates it; create it here if many runs will start at the same time, or if
+    /// they cannot write to the model folder
     #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision_parser())]
     pub precision: Precision,
-    /// Instead of a checkpoint: random weights in the shape of a known model, for trying things out
+    /// Instead of reading a checkpoint, make random weights in the shape of this known model, for
+    /// testing
     #[arg(long, value_name = "NAME")]
     pub random: Option<String>,
-    /// The seed of random weights
+    /// The seed for the random weights
     #[arg(long, default_value_t = 0, requires = "random")]
     pub seed: u64,
 }
@@ -48,10 +53,10 @@ pub(super) fn precision_parser() -> impl TypedValueParser<Value = Precision> {
     })
 }
 
-/// Exports, and says what was written.
+/// Exports the checkpoint and prints a summary of the model folder.
 ///
 /// # Errors
-/// When the folder can't be written.
+/// If the folder cannot be written.
 pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let options = ExportOptions {
         name: args.name.clone(),
@@ -66,7 +71,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             models::check_intact(checkpoint, None)?;
             export(checkpoint, &args.output, &options)
         }
-        (None, None) => anyhow::bail!("name a checkpoint, or --random and a known model"),
+        (None, None) => anyhow::bail!(
+            "no checkpoint was given: name one, or use --random with \
+                                       the name of a known model"
+        ),
     };
     match outcome {
         Ok(model) => {
@@ -85,7 +93,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 fn report(model: &Model) {
     let info = model.info();
     say(&format!(
-        "{}: {}, {} layers of {}, weights {}...",
+        "{}: {}, {} layers, {} dimensions, weights {}...",
         model.folder().display(),
         info.name,
         info.architecture.layers(),
@@ -94,7 +102,7 @@ fn report(model: &Model) {
     ));
     if let Some(seed) = info.random_seed {
         say(&format!(
-            "The weights are random numbers (seed {seed}): its embeddings mean nothing."
+            "The weights are random (seed {seed}), so the embeddings are meaningless."
         ));
     }
 }

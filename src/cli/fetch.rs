@@ -1,4 +1,5 @@
-//! `seqembed fetch`: a model from the Hugging Face hub into the cache, then exported, ready for a machine without network.
+//! `seqembed fetch`: downloads a model from the Hugging Face hub into the cache and exports it, so
+//! that it can be used offline.
 #![expect(
     clippy::doc_markdown,
     reason = "the flags' comments are printed as help"
@@ -17,17 +18,17 @@ use super::{USAGE, pass_on, say, shown};
 use crate::hub::{Event, Hub, HubModel, Pace};
 use crate::models;
 
-/// How often a log hears of a long download.
+/// Interval between progress lines of a long download when standard error is not a terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Download a model from the Hugging Face hub and export it
 ///
-/// The files go to the cache that Python's huggingface_hub uses too, and are not downloaded again when they are there.
-/// HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE, HTTPS_PROXY and SSL_CERT_FILE are honoured. Prints the
-/// exported model's folder.
+/// Files are stored in the cache shared with Python's huggingface_hub, and files already there are
+/// not downloaded again. HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE,
+/// HTTPS_PROXY and SSL_CERT_FILE are respected. Prints the path of the exported model folder.
 #[derive(Debug, clap::Args)]
 pub struct FetchArgs {
-    /// A known name (esm2_t33_650M_UR50D) or a repository (facebook/esm2_t33_650M_UR50D)
+    /// A known name (esm2_t33_650M_UR50D) or a hub repository (facebook/esm2_t33_650M_UR50D)
     #[arg(value_name = "MODEL")]
     model: String,
 
@@ -35,27 +36,31 @@ pub struct FetchArgs {
     #[arg(long)]
     revision: Option<String>,
 
-    /// Ask the hub for a newer revision even if the model is in the cache, and download damaged files in it again
+    /// Check the hub for a newer revision even if the model is in the cache, and download damaged
+    /// files again
     #[arg(long)]
     update: bool,
 
-    /// Give up when the download has not ended after so many seconds; the next one goes on where it stopped [default: never]
+    /// Give up if the download takes longer than this many seconds; the next attempt continues
+    /// where it stopped [default: no limit]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
 
-    /// Try another connection when one brings fewer bytes a second than this, for --speed-time seconds; 0: any speed will do
+    /// Reconnect if a download is slower than this many bytes per second for --speed-time seconds;
+    /// 0 accepts any speed
     #[arg(long, value_name = "BYTES", default_value_t = 1000)]
     speed_limit: u64,
 
-    /// For how long a connection may be slower than --speed-limit
+    /// How many seconds a connection may stay below --speed-limit
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     speed_time: u64,
 
-    /// Download only; the first use will export it
+    /// Only download; the model is exported when it is first used
     #[arg(long)]
     no_export: bool,
 
-    /// Write the weights in this number format too: what a GPU uses (fp16 unless told otherwise) would be made by the first run
+    /// Also write the weights in this precision. GPUs use fp16 by default, and otherwise the first
+    /// run creates the file
     #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision_parser(), conflicts_with = "no_export")]
     precision: Precision,
 }
@@ -63,7 +68,8 @@ pub struct FetchArgs {
 /// Downloads and exports a model.
 ///
 /// # Errors
-/// When the name, the hub, the files or the disk are at fault.
+/// If the name is invalid, the hub cannot be reached or refuses, or the files are damaged or cannot
+/// be written.
 pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     let Some(model) = named(args) else {
         return Ok(USAGE.into());
@@ -93,7 +99,7 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The model that the arguments mean; says what is wrong with them.
+/// The model named by the arguments; prints an error and returns `None` if they are invalid.
 fn named(args: &FetchArgs) -> Option<HubModel> {
     let model = models::hub_model(&args.model)
         .inspect_err(|error| say(&format!("error: {error}")))
@@ -104,7 +110,7 @@ fn named(args: &FetchArgs) -> Option<HubModel> {
     let model = HubModel::parse(&format!("{}@{revision}", model.repository));
     if model.is_none() {
         say(&format!(
-            "error: --revision {revision} is no branch, tag or commit"
+            "error: --revision {revision} is not a valid name of a branch, tag or commit"
         ));
     }
     model
@@ -139,7 +145,7 @@ impl Progress {
                         .map(|size| format!(", {}", DecimalBytes(size)))
                         .unwrap_or_default();
                     let from = if done > 0 {
-                        format!(", going on at {}", DecimalBytes(done))
+                        format!(", continuing at {}", DecimalBytes(done))
                     } else {
                         String::new()
                     };
@@ -164,13 +170,14 @@ impl Progress {
                 }
             }
             Event::Retry { why, wait } => {
-                self.say(&format!("{why}; trying again in {} s", wait.as_secs()));
+                self.say(&format!("{why}; retrying in {} s", wait.as_secs()));
             }
             Event::Unverified { file, endpoint } => self.say(&format!(
-                "warning: {file} could not be verified: the hub at {endpoint} announces no hash"
+                "warning: {file} could not be verified because the hub at {endpoint} gives no \
+                 hash for it"
             )),
             Event::Waiting { file } => self.say(&format!(
-                "{file}: waiting for another process that downloads it"
+                "{file}: waiting for another process to finish downloading it"
             )),
         }
     }
@@ -187,5 +194,5 @@ fn style() -> ProgressStyle {
     ProgressStyle::with_template(
         "{msg:28!} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
     )
-    .expect("the template is right")
+    .expect("the template is valid")
 }

@@ -1,4 +1,4 @@
-//! Files of embeddings as they are named on the command line: one by one, or by folder.
+//! Embedding files as they are named on the command line: individually, or by folder.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use anyhow::{Context, bail};
 
 use crate::output::Format;
 
-/// The files that the arguments mean: a folder gives its files of embeddings, by name.
+/// The files named by the arguments; a folder stands for the embedding files in it, sorted by name.
 ///
 /// # Errors
-/// When a folder can't be read, or holds none.
+/// If a folder cannot be read, or contains no embedding file.
 pub fn expand(inputs: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for input in inputs {
@@ -31,7 +31,8 @@ pub fn expand(inputs: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         if found.is_empty() {
             let endings: Vec<String> = Format::ALL.iter().map(|f| format!(".{f}")).collect();
             bail!(
-                "{} has no file of embeddings ({}): give an output folder of `seqembed run` or `embed`",
+                "{} contains no embedding file ({}): give an output folder of `seqembed run` or \
+                 `seqembed embed`",
                 input.display(),
                 endings.join(", ")
             );

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand.
 
 pub mod bench;
 mod check;
@@ -21,16 +21,18 @@ pub mod virnucpro;
 
 pub use terminal::{pass_on, print, say, shown};
 
-/// Exit code: the machine refused something.
+/// Exit code: the run failed, for example because of a full disk or a missing library.
 pub const FAILED: u8 = 1;
 /// Exit code: the command line, the manifest or a model is wrong.
 pub const USAGE: u8 = 2;
-/// Exit code: done, but some files failed.
+/// Exit code: the run finished, but some files failed.
 pub const PARTLY: u8 = 3;
-/// Exit code: all devices were lost, and another machine, or the same one later, may well do (`EX_TEMPFAIL` of `sysexits.h`).
+/// Exit code: all devices were lost. A retry, here or on another machine, may succeed
+/// (`EX_TEMPFAIL` of `sysexits.h`).
 pub const LOST: u8 = 75;
 
-/// An error with its causes, those left out that the text before has in it already.
+/// The message of an error followed by those of its causes, without causes that the message already
+/// includes.
 #[must_use]
 pub fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -11,10 +11,10 @@ use super::print;
 #[derive(Debug, clap::Args)]
 pub struct ModelsArgs {}
 
-/// Prints the table.
+/// Prints the table of known models.
 ///
 /// # Errors
-/// When standard output is closed.
+/// If standard output is closed.
 pub fn run(_: &ModelsArgs) -> anyhow::Result<ExitCode> {
     let mut text = Vec::new();
     list(&mut text)?;

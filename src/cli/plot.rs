@@ -1,4 +1,5 @@
-//! `seqembed plot`: a table of files of embeddings, and a picture of their two principal components.
+//! `seqembed plot`: a table of embedding files, and a scatter plot of their first two principal
+//! components.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -16,37 +17,39 @@ use crate::targets::Targets;
 use crate::text::{counted, thousands};
 use crate::threads;
 
-/// Points that are drawn at most: more would only cover each other, and weigh the file down.
+/// Maximum number of points drawn: more would only overlap, and make the file large.
 const POINTS: u64 = 10_000;
-/// Values of a vector at most: a covariance of 2 GiB.
+/// Widest vectors accepted: their covariance matrix takes 2 GiB.
 const WIDEST: usize = 1 << 14;
-/// What two files must share for their vectors to lie in one space.
+/// The properties that two files must share for their vectors to be comparable.
 pub(super) const SPACE: [&str; 4] = ["model", "layer", "pooling", "random_seed"];
 
-/// Draw embeddings in two dimensions, coloured by file
+/// Plot embeddings in two dimensions, coloured by file
 ///
-/// Reads pooled outputs, prints a table of the files, and draws their first two principal components, computed
-/// from all rows. Of more than 10,000 rows, 10,000 evenly spaced ones are drawn.
+/// Reads pooled outputs, prints a table of the files, and draws a scatter plot of the first two
+/// principal components, which are computed from all rows. If there are more than 10,000 rows,
+/// 10,000 evenly spaced ones are drawn.
 #[derive(Debug, clap::Args)]
 pub struct PlotArgs {
-    /// Files of embeddings, or folders of them (an output folder of `run` or `embed`)
+    /// Embedding files, or folders of them (an output folder of `run` or `embed`)
     #[arg(value_name = "FILE|FOLDER", required = true)]
     inputs: Vec<PathBuf>,
 
-    /// The picture: .svg, or .html for a page with the same picture
+    /// The plot to write: .svg, or .html for a page with the same plot and tooltips
     #[arg(short, long, value_name = "FILE", default_value = "plot.svg", value_parser = picture)]
     output: Picture,
 }
 
-/// Prints the table, draws the picture.
+/// Prints the table and writes the plot.
 ///
 /// # Errors
-/// When there is nothing to draw, when the files don't belong together, or when one can't be read or written.
+/// If there is nothing to draw, if the files' vectors are not comparable, or if a file cannot be
+/// read or written.
 pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let files = files(&args.inputs)?;
     let mut targets = Targets::default();
     for file in &files {
-        targets.reads_output("a file to draw", &file.path);
+        targets.reads_output("a file to plot", &file.path);
     }
     targets.is_not_read(&args.output.path, &args.output.path)?;
     let first = first_layout(&files)?;
@@ -54,7 +57,7 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let table = table(&files, &summaries, first.hidden);
     if moments.rows() == 0 {
         print(&table)?;
-        bail!("there is no row with an embedding to draw");
+        bail!("there is nothing to plot: no row of these files has an embedding");
     }
     let figure = figure(&files, &first, &summaries, moments, POINTS)?;
     figure
@@ -64,10 +67,11 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Draws files that lie in one space and were surveyed; of all rows, at most so many points.
+/// Draws a scatter plot of files with comparable vectors that were surveyed before, with at most
+/// `most` points.
 ///
 /// # Errors
-/// When a file can't be read.
+/// If a file cannot be read.
 pub(super) fn figure(
     files: &[Input],
     first: &Layout,
@@ -90,7 +94,10 @@ pub(super) fn figure(
             first.hidden,
         ),
         warning: first.provenance("random_seed").map(|seed| {
-            format!("Random weights (seed {seed}): for demonstration only, distances mean nothing")
+            format!(
+                "Random weights (seed {seed}): for demonstration only, distances are \
+                     meaningless"
+            )
         }),
         axes: [0, 1].map(|axis| {
             format!(
@@ -104,7 +111,7 @@ pub(super) fn figure(
     })
 }
 
-/// Where the picture goes, and what kind its name asks for.
+/// The path of the plot and the file type that its extension asks for.
 #[derive(Debug, Clone)]
 struct Picture {
     path: PathBuf,
@@ -116,28 +123,28 @@ fn picture(path: &str) -> Result<Picture, &'static str> {
     let kind = match path.extension().and_then(|extension| extension.to_str()) {
         Some("svg") => Kind::Svg,
         Some("html" | "htm") => Kind::Html,
-        _ => return Err("a picture is .svg or .html"),
+        _ => return Err("the plot must have the extension .svg or .html"),
     };
     Ok(Picture { path, kind })
 }
 
-/// A file to draw, and what it is called.
+/// A file to draw, with the name shown for it.
 pub(super) struct Input {
     pub(super) path: PathBuf,
     pub(super) label: String,
 }
 
-/// What the table says of a file.
+/// One row of the table: counts for one file.
 #[derive(Default)]
 pub(super) struct Summary {
     rows: u64,
     residues: u64,
     status: BTreeMap<String, u64>,
-    /// Rows that have no embedding, since their record was skipped.
+    /// Rows without an embedding, because the record was skipped.
     without: u64,
 }
 
-/// The files that the arguments mean, with what each is called.
+/// The files named by the arguments, each with a name that is unique in the plot.
 fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let paths = inputs::expand(inputs)?;
     let stem = |path: &Path| {
@@ -164,7 +171,7 @@ fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         .collect())
 }
 
-/// Checks that all files hold pooled vectors of one space, before the work begins.
+/// Checks that all files hold pooled and comparable vectors, before any work is done.
 fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
     let mut first: Option<Layout> = None;
     for file in files {
@@ -172,7 +179,8 @@ fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
         let path = file.path.display();
         if layout.per_token {
             bail!(
-                "{path} has a vector for each residue: draw the output of a run with one vector a record (--pooling mean)"
+                "{path} has one vector per residue, which cannot be plotted: use the output of a \
+                 run with one vector per record (--pooling mean)"
             );
         }
         let Some(first) = &first else {
@@ -184,7 +192,8 @@ fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
             let (a, b) = (first.provenance(key), layout.provenance(key));
             if a != b {
                 bail!(
-                    "{path} and {other} don't lie in one space: {key} is {} and {}; draw them apart",
+                    "the vectors of {path} and {other} are not comparable, because {key} is {} \
+                     and {}: plot the files separately",
                     b.unwrap_or("not given"),
                     a.unwrap_or("not given"),
                 );
@@ -192,26 +201,31 @@ fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
         }
         if layout.hidden != first.hidden {
             bail!(
-                "{path} and {other} don't lie in one space: vectors are {} and {} wide; draw them apart",
+                "the vectors of {path} and {other} are not comparable, because they have {} and \
+                 {} dimensions: plot the files separately",
                 layout.hidden,
                 first.hidden,
             );
         }
     }
-    first.context("no file to draw")
+    first.context("there is no file to plot")
 }
 
-/// Reads everything once, for the table and for the components; `look` sees all rows too.
+/// First pass over all rows, for the table and the principal components; each block is also passed
+/// to `look`.
 ///
 /// # Errors
-/// When a file can't be read.
+/// If a file cannot be read.
 pub(super) fn survey(
     files: &[Input],
     hidden: usize,
     look: &mut dyn FnMut(&Input, &Rows),
 ) -> anyhow::Result<(Vec<Summary>, Moments)> {
     if !(1..=WIDEST).contains(&hidden) {
-        bail!("vectors {hidden} wide can't be drawn: 1 to {WIDEST} values are possible");
+        bail!(
+            "vectors of {hidden} dimensions cannot be plotted: 1 to {WIDEST} dimensions are \
+               supported"
+        );
     }
     threads::pool(threads::helpful(None))?;
     let mut moments = Moments::new(hidden);
@@ -222,7 +236,7 @@ pub(super) fn survey(
             let rows = rows?;
             look(file, &rows);
             summary.rows += rows.len() as u64;
-            // Two lengths near the largest number pass the readers' check, and have no sum.
+            // The readers accept lengths close to 2^64, whose sum would overflow.
             let residues = rows.lengths.iter().copied();
             summary.residues = residues.fold(summary.residues, u64::saturating_add);
             for status in &rows.status {
@@ -252,7 +266,7 @@ pub(super) fn survey(
     Ok((summaries, moments))
 }
 
-/// Reads everything again, now that the axes are known, and keeps the points to draw.
+/// Second pass, with known axes: projects the rows and keeps the points to draw.
 fn points(
     files: &[Input],
     shown: u64,
@@ -275,7 +289,7 @@ fn points(
                     continue;
                 }
                 series.rows += 1;
-                // Exactly `drawn` indices step over a whole number here, at even distances.
+                // This holds for exactly `drawn` indices, evenly spaced.
                 let is_drawn = index * drawn / shown != (index + 1) * drawn / shown;
                 index += 1;
                 if is_drawn {
@@ -296,7 +310,7 @@ fn open(file: &Input) -> anyhow::Result<Reader> {
     Ok(output::open(&file.path)?)
 }
 
-/// A skipped record's row is NaN.
+/// The row of a skipped record is all NaN.
 fn is_embedded(row: &[f32]) -> bool {
     row.iter().all(|x| x.is_finite())
 }
@@ -312,12 +326,15 @@ fn notes(summaries: &[Summary], shown: u64, most: u64) -> Vec<String> {
     }
     let without: u64 = summaries.iter().map(|summary| summary.without).sum();
     if without > 0 {
-        notes.push(format!("{} skipped, not drawn", counted(without, "record")));
+        notes.push(format!(
+            "{} skipped and not drawn",
+            counted(without, "record")
+        ));
     }
     notes
 }
 
-/// One line a file, one column a status that occurs, and the sums.
+/// One line per file, one column per status that occurs, and a line of totals.
 fn table(files: &[Input], summaries: &[Summary], hidden: usize) -> String {
     let mut total = Summary::default();
     for summary in summaries {

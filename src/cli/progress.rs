@@ -1,4 +1,4 @@
-//! What a run says while it goes: a bar on a terminal, plain lines now and then in a log.
+//! Progress of a run: a bar on a terminal, otherwise a line every 30 seconds.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use crate::run::Observer;
 use crate::text::{counted, thousands};
 use crate::threads;
 
-/// How often a log gets a line.
+/// Interval between progress lines when standard error is not a terminal.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
-/// Tells the user on the standard error.
+/// Shows progress, warnings and errors on standard error.
 pub struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
@@ -27,9 +27,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar if the standard error is a terminal.
+    /// Creates the display: a progress bar if standard error is a terminal.
     ///
-    /// `total` is the size of all inputs together, 0 when that is not known; `files` is how many there are.
+    /// `total` is the total size of the inputs in bytes, 0 if unknown; `files` is their number.
     #[must_use]
     pub fn new(total: u64, files: u64, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
@@ -45,7 +45,7 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
-            // It takes a thread, and panics without one.
+            // The steady tick needs a thread, and indicatif panics if it cannot start one.
             if threads::is_there_one() {
                 bar.enable_steady_tick(Duration::from_millis(250));
             }
@@ -65,14 +65,14 @@ impl Progress {
         }
     }
 
-    /// Says something that is no warning.
+    /// Prints an informational line, unless `quiet` is set.
     pub fn say(&self, text: &str) {
         if !self.quiet {
             self.print(text);
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar from the terminal.
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

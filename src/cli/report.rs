@@ -1,4 +1,4 @@
-//! `seqembed report`: the report of a run as a page to look at.
+//! `seqembed report`: the report of a run as an HTML page.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,16 +17,19 @@ use crate::report::Report;
 use crate::run::REPORT;
 use crate::targets::{TargetError, Targets};
 
-/// Make a page of a run's report
+/// Make an HTML page from a run's report
 ///
-/// It shows files, lengths, batches, time, loads, what was marked, and the picture that `plot` draws. The page is one file that needs no network and no script. It is made from report.json and the outputs beside it.
+/// The page shows the files, the sequence lengths, the batches, the time per stage, the model
+/// loads, the skipped and otherwise marked records, and the scatter plot that `plot` draws. It is a
+/// single file that needs no network and no scripts, made from report.json and the outputs in the
+/// same folder.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
-    /// The output folder of `run` or `embed`
+    /// The output folder of `seqembed run` or `seqembed embed`
     #[arg(value_name = "FOLDER", required_unless_present = "schema")]
     folder: Option<PathBuf>,
 
-    /// The page
+    /// The HTML file to write
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     output: PathBuf,
 
@@ -35,17 +38,18 @@ pub struct ReportArgs {
     schema: bool,
 }
 
-/// Points in a picture at most: each weighs some 300 bytes.
+/// Maximum number of points in the scatter plot; each takes about 300 bytes.
 const POINTS: u64 = 4000;
-/// Files that have a colour of their own.
+/// Maximum number of files that get a colour of their own.
 const COLOURED: usize = 48;
-/// Skipped and replaced records that are listed.
+/// Maximum number of skipped and replaced records to list.
 const MARKED: usize = 500;
 
-/// Writes the page.
+/// Writes the HTML page, or prints the schema.
 ///
 /// # Errors
-/// When there is no report, or the page can't be written. Outputs that can't be read are told of in the page.
+/// If there is no report, or the page cannot be written. Outputs that cannot be read are listed in
+/// the page instead.
 pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let Some(folder) = args.folder.as_ref().filter(|_| !args.schema) else {
         let schema = Report::schema();
@@ -61,13 +65,13 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     if args.output.is_file() {
         print(&text)?;
     } else {
-        // A pipe may be the standard output's: the page is all that goes there.
+        // The output may be a pipe to standard output, so nothing but the page is written there.
         say(text.trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks that the page takes the place of nothing that it is made from, nor of the run's inputs.
+/// Checks that the page would not overwrite the report, an output or an input of the run.
 fn not_read(report: &Report, folder: &Path, page: &Path) -> Result<(), TargetError> {
     let mut targets = Targets::default();
     targets.reads(
@@ -87,21 +91,21 @@ fn read(folder: &Path) -> anyhow::Result<Report> {
     let path = folder.join(REPORT);
     if !path.is_file() {
         bail!(
-            "{} has no report.json: give an output folder of `seqembed run` or `embed`",
+            "{} has no report.json: give an output folder of `seqembed run` or `seqembed embed`",
             folder.display()
         );
     }
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| {
         format!(
-            "{} is no report of this seqembed (version {})",
+            "{} is not a report that this version of seqembed ({}) can read",
             path.display(),
             env!("CARGO_PKG_VERSION")
         )
     })
 }
 
-/// Reads the outputs for what the report itself does not tell.
+/// Reads from the outputs what `report.json` does not contain: lengths, marked records and vectors.
 fn page(report: Report, folder: &Path) -> Page {
     let mut page = Page {
         lengths: Lengths::default(),
@@ -110,7 +114,7 @@ fn page(report: Report, folder: &Path) -> Page {
         unread: Vec::new(),
         report,
     };
-    // Files of one space, in the order of the first.
+    // Groups of files whose vectors are comparable, in order of first appearance.
     let mut groups: Vec<(Layout, Vec<Input>)> = Vec::new();
     let mut known: HashMap<Vec<String>, usize> = HashMap::new();
     for file in &page.report.files {
@@ -160,7 +164,7 @@ fn page(report: Report, folder: &Path) -> Page {
     page
 }
 
-/// Where an output is now: beside the report, or else where it was written to.
+/// The current path of an output: in the folder of the report, or else where it was written.
 fn place(output: &Path, folder: &Path) -> PathBuf {
     let beside = output.file_name().map(|name| folder.join(name));
     beside
@@ -168,7 +172,7 @@ fn place(output: &Path, folder: &Path) -> PathBuf {
         .unwrap_or_else(|| output.to_owned())
 }
 
-/// What two files share if their vectors lie in one space.
+/// The properties that two files must share for their vectors to be comparable.
 fn space(layout: &Layout) -> Vec<String> {
     SPACE
         .iter()
@@ -177,7 +181,7 @@ fn space(layout: &Layout) -> Vec<String> {
         .collect()
 }
 
-/// Reads the files, and draws them if there is something to draw.
+/// Reads the files, and draws a scatter plot if there is something to draw.
 fn picture(
     layout: &Layout,
     files: &[Input],
@@ -189,28 +193,28 @@ fn picture(
                 look(file, &rows?);
             }
         }
-        bail!("the outputs have a vector for each residue and not one a record");
+        bail!("the outputs have one vector per residue, not one per record");
     }
     let (summaries, moments) = plot::survey(files, layout.hidden, look)?;
     if moments.rows() < 2 {
-        bail!("there are fewer than two embeddings to draw");
+        bail!("there are fewer than two embeddings to plot");
     }
     let mut figure = plot::figure(files, layout, &summaries, moments, POINTS)?;
     figure.title = format!("Embeddings by {}", figure.title);
-    // The page has a band of its own for that.
+    // The page has its own banner for random weights.
     figure.warning = None;
     gather(&mut figure.series);
     Ok(figure)
 }
 
-/// Puts the smallest files into one series, when there are more than colours.
+/// Merges the smallest files into one series if there are more files than colours.
 fn gather(series: &mut Vec<Series>) {
     if series.len() <= COLOURED {
         return;
     }
     let mut sizes: Vec<u64> = series.iter().map(|series| series.rows).collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
-    // Of files as large as the last one with a colour, the first ones get it.
+    // Among files as large as the smallest one with a colour, the first ones get a colour.
     let least = sizes[COLOURED - 2];
     let mut equal = COLOURED - 1 - sizes.iter().filter(|&&size| size > least).count();
     let (own, others): (Vec<Series>, Vec<Series>) =

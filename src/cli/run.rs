@@ -8,18 +8,20 @@ use super::{USAGE, say};
 use crate::manifest;
 use crate::settings::Overrides;
 
-/// Embed all files of a manifest with one load of each model
+/// Embed all files of a manifest, loading each model once
 ///
-/// The manifest is YAML, CSV or TSV. YAML has `files`, a list of `sample` and `fasta`, and options of this command on top or
-/// beside a file; CSV and TSV have columns `sample,fasta` and options. docs/manifest.md lists which of them. Options given here
-/// beat a file's, which beat the manifest's top. All mistakes are reported together, before a model is loaded.
+/// The manifest is YAML, CSV or TSV. In YAML, `files` lists a `sample` and a `fasta` for each file,
+/// and options stand at the top level or next to a file. CSV and TSV have the columns `sample` and
+/// `fasta`, and one column per option. docs/manifest.md lists the options. An option given here
+/// overrides a file's, which overrides the one at the top level. All errors in the manifest are
+/// reported together, before any model is loaded.
 ///
-/// Exit code: 0 all done, 1 failed, 2 the command line, the manifest or the model is wrong, 3 done but for files or
-/// sequences that failed, 75 all GPUs were lost, 143 and 130 stopped by SIGTERM and SIGINT. A run that ended before its
-/// time goes on with --resume.
+/// Exit codes: 0 success; 1 failure; 2 invalid command line, manifest or model; 3 finished, but
+/// some files or sequences failed; 75 all GPUs were lost; 143 and 130 stopped by SIGTERM and
+/// SIGINT. Run the same command with --resume to continue a run that ended early.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// The manifest
+    /// The manifest file (YAML, CSV or TSV)
     manifest: PathBuf,
 
     #[command(flatten)]
@@ -29,10 +31,10 @@ pub struct RunArgs {
     overrides: Overrides,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand and returns the exit code of the process.
 ///
 /// # Errors
-/// When the run could not be begun, or broke off.
+/// If the run could not start, or was aborted.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match manifest::read(&args.manifest, &args.overrides) {
         Ok(manifest) => embed(

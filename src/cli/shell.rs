@@ -1,4 +1,5 @@
-//! `seqembed completions` and `seqembed man`: what shells and manuals need, made from the command line's own definition.
+//! `seqembed completions` and `seqembed man`: shell completions and manual pages, generated from
+//! the definition of the command line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,62 +11,65 @@ use clap_mangen::Man;
 use super::pass_on;
 use crate::folders;
 
-/// Print the completions for a shell
+/// Print completions for a shell
 ///
-/// For bash: `seqembed completions bash > ~/.local/share/bash-completion/completions/seqembed`; for zsh, into a file `_seqembed`
-/// in a folder of `$fpath`; for fish, into `~/.config/fish/completions/seqembed.fish`.
+/// For bash: `seqembed completions bash > ~/.local/share/bash-completion/completions/seqembed`; for
+/// zsh, into a file `_seqembed` in a folder of `$fpath`; for fish, into
+/// `~/.config/fish/completions/seqembed.fish`.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// The shell to print completions for
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
-/// Print the manual page, or write those of all subcommands
+/// Print a manual page, or write the pages of all subcommands
 ///
-/// To read one at once: `seqembed man run | man -l -`.
+/// To read a page directly: `seqembed man run | man -l -`.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// The subcommand whose page is printed [default: seqembed's own]
+    /// The subcommand whose page to print [default: the page of seqembed itself]
     #[arg(value_name = "SUBCOMMAND")]
     subcommand: Option<String>,
 
-    /// Write all pages into this folder instead, such as `~/.local/share/man/man1`; it is made if need be
+    /// Write all pages to this folder instead, such as `~/.local/share/man/man1`; created if it
+    /// does not exist
     #[arg(short, long, value_name = "FOLDER", conflicts_with = "subcommand")]
     output: Option<PathBuf>,
 }
 
-/// Prints the completions of `command`.
+/// Prints the shell completions of `command`.
 ///
 /// # Errors
-/// When standard output is closed.
+/// If standard output is closed.
 pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow::Result<ExitCode> {
     let name = command.get_name().to_owned();
-    // clap_complete panics when it can't write: a closed pipe must not.
+    // clap_complete panics if it cannot write, so the text is collected first: a closed pipe must
+    // not cause a panic.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
     pass_on(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a page of `command`, or writes all of them.
+/// Prints one manual page of `command`, or writes all of them to a folder.
 ///
 /// # Errors
-/// When there is no such subcommand, or the pages can't be written.
+/// If there is no such subcommand, or the pages cannot be written.
 pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.output {
-        let cannot = || format!("cannot write manual pages into {}", folder.display());
+        let cannot = || format!("cannot write manual pages to {}", folder.display());
         folders::make(folder).with_context(cannot)?;
         clap_mangen::generate_to(command, folder).with_context(cannot)?;
         return Ok(ExitCode::SUCCESS);
     }
-    // The names and usages of subcommands are complete after this only.
+    // clap completes the names and usage lines of subcommands only in `build`.
     command.build();
     let page = match &args.subcommand {
         None => command,
         Some(name) => match command.find_subcommand(name) {
             Some(found) => found.clone(),
-            None => bail!("there is no subcommand `{name}`: `seqembed help` lists them"),
+            None => bail!("there is no subcommand `{name}`: run `seqembed help` for the list"),
         },
     };
     let mut text = Vec::new();

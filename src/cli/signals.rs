@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the run saves what is computed and ends, within ten seconds whatever happens.
+//! SIGTERM and SIGINT: the run saves what is computed and ends, in any case within ten seconds.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -14,29 +14,32 @@ use crate::engine::mapped_files;
 use crate::interrupt::Interrupt;
 use crate::threads::StartError;
 
-/// When the process ends even if the run is not ready.
+/// The process ends after this time even if the run has not finished saving.
 const LIMIT: Duration = Duration::from_millis(9500);
 
-/// How long a run with nothing left to save has to end by itself: a batch under way can't be broken off.
+/// Time for a run with nothing left to save to end by itself: a batch that is being computed cannot
+/// be interrupted.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// A process that ends for a signal has this exit code.
+/// The exit code of a process that ends because of this signal: 128 plus its number.
 #[must_use]
 pub fn exit_code(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// A file that would grow beyond the limit of this process (`ulimit -f`) is an error of whoever writes it: left alone, the signal
-/// ends the process without a word.
+/// Makes writing beyond the file size limit (`ulimit -f`) an ordinary write error. By default, the
+/// signal SIGXFSZ would end the process without a message.
 pub fn outlive_file_limits() {
-    // That there is a handler is enough; nobody asks for the flag. Where there can be none, all is as it was.
+    // Installing a handler is enough; the flag is not read. If it cannot be installed, the default
+    // remains.
     let _ = flag::register(SIGXFSZ, Arc::default());
 }
 
-/// Watches for both signals from here on. The first one asks the run to stop; a second one ends the process at once.
+/// Starts to watch for both signals. The first one asks the run to stop; a second one ends the
+/// process immediately.
 ///
 /// # Errors
-/// When the system refuses.
+/// If the handler or its thread cannot be set up.
 pub fn watch() -> io::Result<Interrupt> {
     watch_mapped()?;
     let interrupt = Interrupt::default();
@@ -53,19 +56,27 @@ pub fn watch() -> io::Result<Interrupt> {
                         if let Some(signal) = signals.forever().next() {
                             came = Some((signal, Instant::now()));
                             asked.stop(signal);
-                            say("stopping: what is computed is saved first (a second signal stops at once)");
+                            say(
+                                "stopping: saving what is computed (send the signal again to stop \
+                                 immediately)",
+                            );
                         }
                     }
                     Some((first, since)) => {
                         std::thread::sleep(TICK);
-                        idle = if asked.is_busy() { Duration::ZERO } else { idle + TICK };
+                        idle = if asked.is_busy() {
+                            Duration::ZERO
+                        } else {
+                            idle + TICK
+                        };
                         let again = signals.pending().next();
                         if again.is_some() || idle >= IDLE || since.elapsed() >= LIMIT {
                             let signal = again.unwrap_or(first);
                             if again.is_none() {
-                                say("stopped; the same command with --resume goes on");
+                                say("stopped; run the same command with --resume to continue");
                             }
-                            // Threads may be deep in the model: nothing that would run at an ordinary exit may run.
+                            // Other threads may still be running the model, so no exit handlers may
+                            // run.
                             low_level::exit(exit_code(signal).into());
                         }
                     }
@@ -76,10 +87,12 @@ pub fn watch() -> io::Result<Interrupt> {
     Ok(interrupt)
 }
 
-/// A file that is mapped into memory and was cut ends the process: with a message, and the exit code of a failure.
+/// Ends the process with a message and the exit code of a failure when a memory-mapped file was
+/// truncated (SIGBUS).
 fn watch_mapped() -> io::Result<()> {
     let die = || {
-        // Neither `eprintln` nor its lock: this thread may have been anywhere. A file from a copied descriptor writes at once.
+        // `eprintln` must not be used here, because the interrupted thread may hold its lock. A
+        // file from a copied descriptor is unbuffered and takes no lock.
         if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
             let mut stderr = std::fs::File::from(stderr);
             for piece in mapped_files::told() {
@@ -88,10 +101,11 @@ fn watch_mapped() -> io::Result<()> {
         }
         low_level::exit(FAILED.into());
     };
-    // SAFETY: it only makes system calls (fcntl, write, _exit) and reads what was set before: nothing allocates or locks.
+    // SAFETY: the handler only makes system calls (fcntl, write, _exit) and reads data set before
+    // it was installed; it neither allocates nor locks.
     unsafe { low_level::register(SIGBUS, die) }?;
     Ok(())
 }
 
-/// How often it is looked whether the process may end.
+/// Interval at which the watcher checks whether the process may end.
 const TICK: Duration = Duration::from_millis(50);

@@ -1,7 +1,8 @@
-//! The one way to the user: all messages, tables and texts for the standard output go through here.
+//! Output to the user: all messages, tables and texts go through this file.
 //!
-//! Ids, headers, file names and names from the hub are written by strangers. What a terminal would obey instead of showing (colours,
-//! titles, the clipboard, the direction of writing) is escaped as Rust's and Python's literals have it.
+//! Ids, headers, file names and names from the hub are untrusted. Characters that a terminal would
+//! interpret instead of showing (colours, titles, clipboard access, text direction) are escaped as
+//! in Rust and Python literals.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 
 use crate::text::counted;
 
-/// Text without anything that a terminal would obey, but for line ends and tabs.
+/// Escapes everything that a terminal would interpret, except line ends and tabs.
 #[must_use]
 pub fn shown(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {
@@ -28,7 +29,8 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Control characters (C0, DEL and C1), and what turns the direction of writing, breaks lines or can't be seen at all.
+/// Whether a character is a control character (C0, DEL or C1), changes the text direction, breaks
+/// lines, or is invisible.
 fn is_control(letter: char) -> bool {
     let unseen = matches!(
         letter,
@@ -38,20 +40,23 @@ fn is_control(letter: char) -> bool {
     unseen || (letter.is_control() && !matches!(letter, '\n' | '\t'))
 }
 
-/// Tells the user something. Where nobody listens any more, as behind a closed pipe, the work goes on.
+/// Prints a line to standard error. Write errors, such as a closed pipe, are ignored so that the
+/// run continues.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{}", shown(text));
 }
 
-/// Writes text for a reader to the standard output.
+/// Writes text for a human reader to standard output, escaped by [`shown`].
 ///
 /// # Errors
-/// When it is closed or full: the message says how much was to be written.
+/// If standard output is closed or its disk is full; the message says how many bytes were to be
+/// written.
 pub fn print(text: &str) -> anyhow::Result<()> {
     write(shown(text).as_bytes())
 }
 
-/// Writes what another program reads (a path, a script) to the standard output: as it is, unless that is a terminal.
+/// Writes text for another program (a path, a script) to standard output, unescaped unless that is
+/// a terminal.
 ///
 /// # Errors
 /// As [`print`].
@@ -69,7 +74,7 @@ fn write(bytes: &[u8]) -> anyhow::Result<()> {
         .and_then(|()| out.flush())
         .with_context(|| {
             format!(
-                "cannot write {} to the standard output",
+                "cannot write {} to standard output",
                 counted(bytes.len() as u64, "byte")
             )
         })

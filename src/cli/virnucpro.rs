@@ -1,4 +1,4 @@
-//! `seqembed virnucpro`: `VirNucPro`'s features of contigs.
+//! `seqembed virnucpro`: computes the features that `VirNucPro` predicts from.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,12 +14,13 @@ use crate::text::counted;
 use crate::virnucpro::features::{self, Models, Truncation};
 use crate::virnucpro::{self, Found, Places, Side};
 
-/// Compute VirNucPro's features of contigs, with one load of each model
+/// Compute VirNucPro's features for contigs, loading each model once
 ///
-/// Cuts contigs into chunks, reads all six frames, embeds the frames without a stop (bases with DNABERT-S, translations with
-/// ESM-2 3B), and merges both, all by VirNucPro's rules and under its file names: `OUT/x_nucleotide/output_1_DNABERT_S.pt`,
-/// `OUT/x_protein/output_1_ESM.pt`, and `OUT/x_merged/output_1_merged.pt`, which its prediction reads. No row is ever at another's
-/// place: a frame without a vector is an error.
+/// Cuts contigs into chunks, translates all six reading frames, embeds the frames that have no stop
+/// codon (bases with DNABERT-S, translations with ESM-2 3B), and merges both, following VirNucPro's
+/// rules and file names: `OUT/x_nucleotide/output_1_DNABERT_S.pt`, `OUT/x_protein/output_1_ESM.pt`,
+/// and `OUT/x_merged/output_1_merged.pt`, which its prediction step reads. A frame without a vector
+/// is an error, so rows are never shifted.
 #[derive(Debug, clap::Args)]
 pub struct VirnucproArgs {
     /// FASTA files of contigs, plain or compressed
@@ -29,56 +30,57 @@ pub struct VirnucproArgs {
     #[command(flatten)]
     common: RunOptions,
 
-    /// Bases of a chunk: 300 or 500, as the model of the prediction wants
+    /// Chunk length in bases: 300 or 500, whichever the prediction model was trained for
     #[arg(long, value_name = "BASES", default_value_t = 500, value_parser = at_least_3)]
     chunk: usize,
 
-    /// What becomes of proteins beyond 1,022 residues (of chunks beyond 3,000 bases), and the order of the ESM-2 file: by length, or as
-    /// in the FASTA file (v1, v2)
+    /// How proteins longer than 1,022 residues (from chunks longer than 3,000 bases) are handled,
+    /// and how the ESM-2 file is ordered: by length, or as in the FASTA file (v1, v2)
     #[arg(long, value_enum, default_value_t, value_name = "VERSION")]
     truncation: Truncation,
 
-    /// The model of DNA: a known name, a checkpoint, or an exported folder
+    /// The DNA model: a known name, a checkpoint, or a model folder
     #[arg(long, value_name = "MODEL", default_value = "DNABERT-S")]
     dna_model: String,
 
-    /// The model of proteins
+    /// The protein model: a known name, a checkpoint, or a model folder
     #[arg(long, value_name = "MODEL", default_value = "esm2_t36_3B_UR50D")]
     protein_model: String,
 
-    /// The most bases of a contig; a longer one is an error [default: 300,000,000]
+    /// Longest contig accepted, in bases; a longer one is an error [default: 300,000,000]
     #[arg(long, value_name = "BASES", value_parser = clap::value_parser!(u32).range(1..))]
     max_record: Option<u32>,
 
-    /// Reading frames in a file
+    /// Maximum number of reading frames per file
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     records_per_file: u32,
 
-    /// Only cut the chunks and read the frames: write their FASTA files, and load no model
+    /// Only write the FASTA files of chunks and reading frames; load no model
     #[arg(long)]
     frames_only: bool,
 
-    /// The numbers that the models compute with [default: fp32, as VirNucPro]
+    /// The floating-point format that the models compute in [default: fp32, as VirNucPro]
     #[arg(long, value_enum, value_name = "PRECISION")]
     precision: Option<Precision>,
 
-    /// The most tokens in a batch; it changes speed and memory, not results [default: chosen for the device]
+    /// Maximum number of tokens per batch; affects speed and memory, not results [default: chosen
+    /// for the device]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     batch_tokens: Option<u32>,
 }
 
-/// A chunk holds a codon at least.
+/// A chunk length: at least one codon.
 fn at_least_3(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(bases) if bases >= 3 => Ok(bases),
-        _ => Err("a whole number of at least 3 is needed".to_owned()),
+        _ => Err("expected a whole number of at least 3".to_owned()),
     }
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand and returns the exit code of the process.
 ///
 /// # Errors
-/// When contigs can't be read, a reading frame has no vector, or a file can't be written.
+/// If contigs cannot be read, a reading frame has no vector, or a file cannot be written.
 pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
     let models = Models {
         nucleotide: args.dna_model.clone(),
@@ -87,7 +89,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         precision: args.precision.or(Some(Precision::Fp32)),
         batch_tokens: args.batch_tokens.map(|tokens| tokens as usize),
     };
-    // Names and checks the inputs, as those of `embed`.
+    // The inputs are named and checked in the same way as those of `embed`.
     let named = Overrides {
         model: Some(models.nucleotide.clone()),
         ..Overrides::default()
@@ -104,7 +106,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         models.settings(Side::Protein)?,
     ];
     let out = &args.common.out;
-    folders::make(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    folders::make(out).with_context(|| format!("cannot create the folder {}", out.display()))?;
     let mut all: Vec<(Places, Found)> = Vec::new();
     let mut jobs = Vec::new();
     for input in inputs {
@@ -125,7 +127,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
         }
         if !args.common.quiet {
             say(&format!(
-                "{}: {}, {}, {} without a stop",
+                "{}: {}, {}, {} without a stop codon",
                 places.sample,
                 counted(found.contigs, "contig"),
                 counted(found.chunks, "chunk"),

@@ -252,16 +252,17 @@ impl Layout {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Apache Parquet: one row a record
+    /// Apache Parquet: one row per record
     #[default]
     Parquet,
-    /// NumPy arrays in a zip archive: loads without pickle
+    /// NumPy arrays in a zip archive; loads without pickle
     Npz,
-    /// One NumPy matrix, with a .tsv of the records and a .provenance.json beside it
+    /// One NumPy matrix, with the records in a .tsv file and the provenance in a .provenance.json
+    /// file next to it
     Npy,
-    /// HDF5: one matrix, or per token a dataset for each record, as UniProt publishes them
+    /// HDF5: one matrix, or per residue one dataset per record, as UniProt publishes them
     H5,
-    /// safetensors: tensors with their provenance in the header
+    /// safetensors: tensors, with the provenance in the header
     Safetensors,
     /// PyTorch's `torch.save`, with VirNucPro's keys `ids` and `data`
     Pt,
@@ -285,7 +286,7 @@ pub enum OutputPrecision {
     /// 32-bit floats
     #[default]
     Fp32,
-    /// 16-bit floats: half the size, some three decimal digits; a value beyond 65504 is an error
+    /// 16-bit floats: half the size, about three decimal digits; a value beyond 65504 is an error
     Fp16,
 }
 

@@ -41,7 +41,7 @@ test-gpu: need-cargo ## run the tests that need a GPU (ORT_DYLIB_PATH: an ONNX R
 	@$(CARGO) test --locked --no-fail-fast --test gpu -- --ignored --test-threads=1
 
 test-install: need-cargo setup ## install with pip into a fresh environment, and look at it (builds once more); resolve what is advised for GPUs
-	@$(CARGO) test --locked --test install --test devices -- --ignored
+	@$(CARGO) test --locked --test it -- --ignored install:: devices::
 
 lint: need-cargo ## check the format and the lints, and that nothing a tool left behind is committed
 	@git ls-files | sh scripts/leftovers.sh
@@ -49,7 +49,7 @@ lint: need-cargo ## check the format and the lints, and that nothing a tool left
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 soak: need-cargo setup ## kill, stop and starve runs at random moments, and go on with them (as root: full disks too)
-	@SEQEMBED_SOAK=long $(CARGO) test --release --locked --test soak -- --nocapture --test-threads 1
+	@SEQEMBED_SOAK=long $(CARGO) test --release --locked --test it -- --nocapture --test-threads 1 soak::
 
 fuzz: need-cargo ## fuzz the readers, FUZZ_SECONDS=60 each (installs cargo-fuzz; needs a nightly Rust)
 	@sh scripts/fuzz.sh $(FUZZ_SECONDS)

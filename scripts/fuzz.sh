@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes each reader for some seconds, from the seeds in fuzz/seeds and specimens of the tests. A finding stops it; move
-# its file from fuzz/artifacts/TARGET to fuzz/findings/TARGET, where `cargo test --test findings` keeps an eye on it.
+# Fuzzes each reader for some seconds, from the seeds in fuzz/seeds and files of the tests. A finding stops it; move
+# its file from fuzz/artifacts/TARGET to fuzz/findings/TARGET, where `cargo test --test library regressions::` keeps an eye on it.
 set -eu
 seconds=${1:-60}
 cd "$(dirname "$0")/.."

@@ -3,8 +3,8 @@
 // Each test program uses a part of it, and a test may stop at once where its own set-up fails.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod interrupted;
 pub mod reference;
-pub mod soak;
 
 use std::collections::BTreeMap;
 use std::fs;

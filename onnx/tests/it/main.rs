@@ -1,0 +1,15 @@
+//! The tests of the export, one program with a module for each subject.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may stop where its own set-up fails, and makes small files"
+)]
+
+mod support;
+
+mod checkpoint_formats;
+mod half_precision;
+mod malformed_checkpoints;
+mod model_folders;

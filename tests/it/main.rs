@@ -1,0 +1,41 @@
+//! The tests of the executable, one program with a module for each subject: `cargo test --test it fetch::` runs those of one.
+//!
+//! They run side by side in one process, which they therefore leave as it is: variables, the current directory and limits are set for
+//! the programs that a test starts, and each test has a folder of its own.
+//!
+//! What needs neither the executable nor ONNX Runtime is in `tests/library`, what needs a GPU in `tests/gpu.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may stop where its own set-up fails"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod convert;
+#[cfg(target_os = "linux")]
+mod devices;
+mod dna_parity;
+mod docs;
+mod doctor;
+mod embedder;
+mod esm2_parity;
+mod exported_graph;
+mod faults;
+mod fetch;
+mod install;
+mod loading;
+mod malformed_dna;
+mod malformed_input;
+mod manifest;
+mod mixed_manifest;
+mod models;
+mod nextflow;
+mod plot;
+mod report;
+mod resume;
+mod shell;
+mod snakemake;
+mod soak;
+mod virnucpro;

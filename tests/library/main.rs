@@ -1,0 +1,16 @@
+//! The tests of the library that need neither the executable nor ONNX Runtime: reading sequence files, tokens, output formats, and
+//! what fuzzing found. One program with a module for each subject: `cargo test --test library records::` runs those of one.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may stop where its own set-up fails"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod dna_tokenizers;
+mod output_formats;
+mod protein_tokenizer;
+mod records;
+mod regressions;

@@ -3,7 +3,10 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{BLOCK_BYTES, Layout, OutputError, Reader, Rows};
+use super::error::OutputError;
+use super::layout::Layout;
+use super::reader::{BLOCK_BYTES, Reader};
+use super::rows::Rows;
 
 /// Rows of a block at most, for short vectors.
 const BLOCK_ROWS: usize = 1 << 16;

@@ -15,11 +15,18 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::blocks::{Blocks, Record, invalid, provenance, provenance_json};
+use super::error::{OutputError, writing};
+use super::file::{Unfinished, Written, publish};
+use super::layout::Layout;
+use super::precision::OutputPrecision;
+use super::reader::Reader;
+use super::rows::{OpenRow, Rows};
+use super::sink::Sink;
 use super::table::Table;
-use super::{
-    Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written, publish,
-};
 use crate::text::counted;
+
+/// Endings of the files beside a matrix: its table and its provenance.
+pub(super) const BESIDE: [&str; 2] = ["tsv", "provenance.json"];
 
 /// Bytes of the head: room for the largest shape.
 const HEAD: usize = 128;
@@ -82,11 +89,6 @@ impl Sink for NpySink {
     }
 }
 
-/// The files of an output: the matrix is the last one.
-pub(super) fn files(path: &Path) -> [PathBuf; 3] {
-    [table_path(path), provenance_path(path), path.to_owned()]
-}
-
 /// A file with the name of a matrix's table or provenance that is neither: there is no such matrix, and the file is not laid out
 /// as ours are.
 pub(super) fn stranger(path: &Path) -> Option<PathBuf> {
@@ -113,21 +115,14 @@ pub(super) fn stranger(path: &Path) -> Option<PathBuf> {
         .map(|(path, _)| path)
 }
 
-fn writing(path: &Path, source: io::Error) -> OutputError {
-    OutputError::Io {
-        path: path.to_owned(),
-        source,
-    }
-}
-
 /// Where the table of a matrix stands.
 fn table_path(path: &Path) -> PathBuf {
-    path.with_extension("tsv")
+    path.with_extension(BESIDE[0])
 }
 
 /// Where the provenance of a matrix stands.
 fn provenance_path(path: &Path) -> PathBuf {
-    path.with_extension("provenance.json")
+    path.with_extension(BESIDE[1])
 }
 
 /// The columns of the table, in this order.

@@ -29,9 +29,14 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid, provenance, provenance_json};
+use super::error::{OutputError, writing};
+use super::file::{Unfinished, Written};
+use super::layout::Layout;
 use super::npy::{self, Array};
+use super::reader::Reader;
+use super::rows::{OpenRow, Rows};
+use super::sink::Sink;
 use super::table::{Columns, TEXTS, Table, read_u64, rewound, spool};
-use super::{Layout, OpenRow, OutputError, Reader, Rows, Sink, Unfinished, Written};
 
 /// Characters of a text array's element at most.
 const TEXT_WIDTH: usize = 1000;
@@ -130,18 +135,13 @@ impl NpzSink {
 impl Sink for NpzSink {
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
         rows.check(&self.layout, &mut self.open)?;
-        self.spool(rows).map_err(|source| OutputError::Io {
-            path: self.layout.path.clone(),
-            source,
-        })
+        self.spool(rows).map_err(|e| writing(&self.layout.path, e))
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
         let path = self.layout.path.clone();
-        let file = self
-            .assemble()
-            .map_err(|source| OutputError::Io { path, source })?;
+        let file = self.assemble().map_err(|e| writing(&path, e))?;
         Ok(vec![file.finish()?])
     }
 }

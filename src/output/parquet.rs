@@ -41,10 +41,14 @@ use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 
 use crate::atomic_file::folder_of;
 
-use super::{
-    BLOCK_BYTES, Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished,
-    Written, blocks,
-};
+use super::blocks;
+use super::error::OutputError;
+use super::file::{Unfinished, Written};
+use super::layout::Layout;
+use super::precision::OutputPrecision;
+use super::reader::{BLOCK_BYTES, Reader};
+use super::rows::{OpenRow, Rows};
+use super::sink::Sink;
 
 /// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this large still
 /// reads at full speed.

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::OutputPrecision;
+use super::precision::OutputPrecision;
 
 /// Items of a list that are appended at once, as Python's own pickler does it.
 const BATCH: usize = 1000;

@@ -18,10 +18,14 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid};
+use super::error::{OutputError, writing};
+use super::file::{Unfinished, Written};
+use super::layout::Layout;
+use super::precision::OutputPrecision;
+use super::reader::Reader;
+use super::rows::{OpenRow, Rows};
+use super::sink::Sink;
 use super::table::{TEXTS, Table, read_u64};
-use super::{
-    Layout, OpenRow, OutputError, OutputPrecision, Reader, Rows, Sink, Unfinished, Written,
-};
 
 /// The largest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -116,13 +120,6 @@ impl Sink for SafetensorsSink {
         let path = self.layout.path.clone();
         let file = self.complete().map_err(|e| writing(&path, e))?;
         Ok(vec![file.finish()?])
-    }
-}
-
-fn writing(path: &Path, source: io::Error) -> OutputError {
-    OutputError::Io {
-        path: path.to_owned(),
-        source,
     }
 }
 

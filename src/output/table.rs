@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tempfile::SpooledTempFile;
 
-use super::Rows;
+use super::rows::Rows;
 use crate::atomic_file::folder_of;
 
 /// What is spooled in memory before a temporary file is used: small outputs never touch the disk twice.

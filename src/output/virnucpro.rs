@@ -14,9 +14,12 @@ use std::path::Path;
 use seqembed_onnx::checkpoint::pickle::Value;
 
 use super::blocks::{Blocks, Record, invalid};
+use super::error::{OutputError, writing};
+use super::layout::Layout;
 use super::pickle::{Kind, Pickler};
-use super::pt::{Archive, Opened, writing};
-use super::{Layout, OutputError, OutputPrecision, Reader};
+use super::precision::OutputPrecision;
+use super::reader::Reader;
+use super::torch_archive::{Archive, TorchFile};
 
 /// Ids and their vectors, end to end.
 #[derive(Debug, Clone, Copy)]
@@ -151,7 +154,7 @@ fn ids(pickler: &mut Pickler<&mut dyn Write>, ids: &[String]) -> io::Result<()> 
 }
 
 /// Reads a file of DNABERT-S or ESM-2 features; `None` when it is another kind of file.
-pub(super) fn open(file: &Opened) -> Result<Option<Reader>, OutputError> {
+pub(super) fn open(file: &TorchFile) -> Result<Option<Reader>, OutputError> {
     let (ids, is_protein) = match (file.texts("nucleotide")?, file.texts("proteins")?) {
         (Some(ids), _) => (ids, false),
         (None, Some(ids)) => (ids, true),
@@ -234,7 +237,7 @@ pub(super) fn open(file: &Opened) -> Result<Option<Reader>, OutputError> {
     clippy::cast_possible_truncation,
     reason = "32-bit floats were written there"
 )]
-fn numbers(file: &Opened, dict: &Value) -> Option<Vec<f32>> {
+fn numbers(file: &TorchFile, dict: &Value) -> Option<Vec<f32>> {
     let Value::List(items) = file.pickle.entry(dict, "mean_representation")? else {
         return None;
     };

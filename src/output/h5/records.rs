@@ -8,7 +8,6 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
-use rust_hdf5::Hdf5Error;
 use rust_hdf5::format::creation_order::CreationOrder;
 use rust_hdf5::format::dense_attr::build_dense_attributes;
 use rust_hdf5::format::dense_link::build_dense_links;
@@ -31,11 +30,16 @@ use rust_hdf5::format::messages::{
 use rust_hdf5::format::object_header::ObjectHeader;
 use rust_hdf5::format::superblock::{SUPERBLOCK_V2, SuperblockV2V3};
 use rust_hdf5::format::{FormatContext, FormatError, UNDEF_ADDR};
+use rust_hdf5::{H5File, Hdf5Error};
 
-use super::super::{
-    Layout, OpenRow, OutputError, OutputPrecision, Rows, Sink, Unfinished, Written,
-};
-use super::{signed, writing};
+use super::super::error::OutputError;
+use super::super::file::{Unfinished, Written};
+use super::super::layout::Layout;
+use super::super::precision::OutputPrecision;
+use super::super::reader::{BLOCK_BYTES, Reader};
+use super::super::rows::{OpenRow, Rows};
+use super::super::sink::Sink;
+use super::datasets::{check_shape, length, precision, rows_of, signed, writing};
 
 /// Bytes of a dataset's name at most.
 const NAME_BYTES: usize = 255;
@@ -390,6 +394,82 @@ fn plain(id: &str) -> String {
         .find(|&end| name.is_char_boundary(end));
     name.truncate(end.unwrap_or(0));
     name
+}
+
+/// Reads such a file, `size` bytes long, whose datasets have these names.
+pub(super) fn open(
+    h5: H5File,
+    names: &[String],
+    mut layout: Layout,
+    size: u64,
+) -> Result<Reader, Hdf5Error> {
+    let mut records = Vec::with_capacity(names.len());
+    for name in names {
+        let dataset = h5.dataset(name)?;
+        let row = dataset.attr("row")?.read_numeric::<i64>()?;
+        let kind = precision(&dataset)?;
+        let [rows, hidden] = [dataset.shape()[0], dataset.shape()[1]];
+        check_shape(rows, hidden, kind, size)?;
+        if records.is_empty() {
+            (layout.precision, layout.hidden) = (kind, hidden);
+        }
+        if (kind, hidden) != (layout.precision, layout.hidden) {
+            return Err(Hdf5Error::TypeMismatch(format!(
+                "dataset {name:?} is of another type or width than the others"
+            )));
+        }
+        records.push((row, name.clone()));
+    }
+    records.sort();
+    let count = records.len() as u64;
+    let (path, kind, hidden) = (layout.path.clone(), layout.precision, layout.hidden);
+    let mut records = records.into_iter();
+    let most = (BLOCK_BYTES / (4 * hidden).max(1)).max(1);
+    // The dataset that was read in part, and up to where.
+    let mut part: Option<(String, usize)> = None;
+    let read = move |rows: &mut Rows, name: &str, from: usize| -> Result<usize, Hdf5Error> {
+        let dataset = h5.dataset(name)?;
+        let vectors = dataset.shape()[0];
+        let count = (vectors - from).min(most - rows.values.len() / hidden.max(1));
+        if from == 0 {
+            let text = |key: &str| dataset.attr(key)?.read_string();
+            rows.ids.push(text("id")?);
+            rows.headers.push(text("header")?);
+            rows.status.push(text("status")?);
+            let number = dataset.attr("length")?.read_numeric::<i64>()?;
+            rows.lengths.push(length(number)?);
+            rows.vectors.push(vectors);
+        } else {
+            rows.before = count;
+        }
+        let values = rows_of(&dataset, kind, from, count, hidden)?;
+        rows.values.extend(values);
+        rows.after = vectors - from - count;
+        Ok(from + count)
+    };
+    let blocks = std::iter::from_fn(move || {
+        let mut rows = Rows::new(hidden);
+        while rows.values.len() < most * hidden
+            && let Some((name, from)) = part.take().or_else(|| Some((records.next()?.1, 0)))
+        {
+            match read(&mut rows, &name, from) {
+                Ok(end) if rows.after > 0 => part = Some((name, end)),
+                Ok(_) => {}
+                Err(error) => {
+                    records = Vec::new().into_iter();
+                    let what = format!("dataset {name:?}: {error}");
+                    return Some(Err(OutputError::malformed(&path, what)));
+                }
+            }
+        }
+        let is_nothing = rows.is_empty() && rows.before == 0;
+        (!is_nothing).then_some(Ok(rows))
+    });
+    Ok(Reader {
+        layout,
+        rows: count,
+        blocks: Box::new(blocks),
+    })
 }
 
 #[cfg(test)]

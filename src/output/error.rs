@@ -1,0 +1,83 @@
+//! Why an output could not be written or read back.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why an output could not be written or read back.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The operating system refused.
+    #[error("cannot write {path}: {source}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A folder stands in the file's place.
+    #[error("cannot write {path}: a folder has this name; move it elsewhere, or write to another folder", path = .path.display())]
+    Folder {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system refused to read.
+    #[error("cannot read {path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Rows that don't fit together or don't fit the file: a fault of seqembed, not of the input.
+    #[error("cannot write {path}: {what}; this is a fault of seqembed, please report it", path = .path.display())]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// What doesn't fit.
+        what: String,
+    },
+    /// A value that a 16-bit float can't hold.
+    #[error("cannot write {path}: record {id:?} has the value {value}, and 16-bit floats end at 65504; write 32-bit ones (--output-precision fp32)", path = .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The record.
+        id: String,
+        /// The value.
+        value: f32,
+    },
+    /// A file that is no output of seqembed, or is damaged.
+    #[error("{path} is not a whole file of embeddings: {what}", path = .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl OutputError {
+    /// The system's reason alone, for a caller that knows the path.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            OutputError::Io { source, .. } | OutputError::Read { source, .. } => source,
+            other => io::Error::other(other),
+        }
+    }
+
+    pub(super) fn malformed(path: &Path, what: impl fmt::Display) -> Self {
+        OutputError::Malformed {
+            path: path.to_owned(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// The error of a file that the system refused to write.
+pub(super) fn writing(path: &Path, source: io::Error) -> OutputError {
+    OutputError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,254 @@
+//! The table of output formats: what is called what, which files it makes, who writes and who reads it.
+//!
+//! Everything that names formats asks here: the command line, manifests, `convert`, `plot` and the names of output files.
+//! Tests compare the pipelines' globs and the documentation with [`Format::ALL`].
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::error::OutputError;
+use super::layout::Layout;
+use super::reader::{Reader, WIDEST};
+use super::rows::Rows;
+use super::sink::Sink;
+use super::{h5, npy, npz, parquet, pt, safetensors, torch_archive, virnucpro};
+
+/// What is known of a format.
+struct Info {
+    /// Its value of `--format` and in manifests, and the ending of its files' names.
+    name: &'static str,
+    /// Endings of the files that belong to a file and stand beside it, in the place of its own ending.
+    beside: &'static [&'static str],
+    /// Whether a file is one, by its first nine bytes and what else there is.
+    is_one: fn(&[u8], &Path) -> bool,
+    create: fn(Layout) -> Result<Box<dyn Sink>, OutputError>,
+    open: fn(&Path) -> Result<Reader, OutputError>,
+}
+
+/// Makes [`Format`] and all that is known of it from one table.
+macro_rules! formats {
+    ($(
+        $(#[$help:meta])*
+        $format:ident = $name:tt,
+        beside: $beside:expr,
+        is_one: $is_one:expr,
+        create: $create:expr,
+        open: $open:expr;
+    )*) => {
+        /// How a file of embeddings is laid out on disk.
+        #[derive(
+            Debug,
+            Clone,
+            Copy,
+            Default,
+            PartialEq,
+            Eq,
+            Hash,
+            clap::ValueEnum,
+            serde::Serialize,
+            serde::Deserialize,
+        )]
+        #[non_exhaustive]
+        pub enum Format {
+            $(
+                $(#[$help])*
+                #[value(name = $name)]
+                #[serde(rename = $name)]
+                $format,
+            )*
+        }
+
+        impl Format {
+            /// Every format, the one that is written where none is named first.
+            pub const ALL: [Format; [$($name),*].len()] = [$(Format::$format),*];
+
+            fn info(self) -> Info {
+                match self {
+                    $(Format::$format => Info {
+                        name: $name,
+                        beside: $beside,
+                        is_one: $is_one,
+                        create: $create,
+                        open: $open,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+formats! {
+    /// Apache Parquet: one row per record
+    #[default]
+    Parquet = "parquet",
+    beside: &[],
+    is_one: |head, _| head.starts_with(b"PAR1"),
+    create: |layout| Ok(Box::new(parquet::ParquetSink::create(layout)?)),
+    open: parquet::open;
+
+    /// NumPy arrays in a zip archive; loads without pickle
+    Npz = "npz",
+    beside: &[],
+    is_one: |head, path| is_zip(head) && !torch_archive::is_one(path),
+    create: |layout| Ok(Box::new(npz::NpzSink::create(layout)?)),
+    open: npz::open;
+
+    /// One NumPy matrix, with the records in a .tsv file and the provenance in a .provenance.json
+    /// file next to it
+    Npy = "npy",
+    beside: &npy::BESIDE,
+    is_one: |head, _| head.starts_with(b"\x93NUMPY"),
+    create: |layout| Ok(Box::new(npy::NpySink::create(layout)?)),
+    open: npy::open;
+
+    /// HDF5: one matrix, or per residue one dataset per record, as UniProt publishes them
+    H5 = "h5",
+    beside: &[],
+    is_one: |head, _| head.starts_with(b"\x89HDF"),
+    create: h5::create,
+    open: h5::open;
+
+    /// safetensors: tensors, with the provenance in the header
+    Safetensors = "safetensors",
+    beside: &[],
+    // No magic number, but the header's length and its first character.
+    is_one: |head, _| matches!(head, [_, _, _, 0..=5, 0, 0, 0, 0, b'{']),
+    create: |layout| Ok(Box::new(safetensors::SafetensorsSink::create(layout)?)),
+    open: safetensors::open;
+
+    /// PyTorch's `torch.save`, with VirNucPro's keys `ids` and `data`
+    Pt = "pt",
+    beside: &[],
+    is_one: |head, path| is_zip(head) && torch_archive::is_one(path),
+    create: |layout| Ok(Box::new(pt::PtSink::create(layout)?)),
+    open: open_torch;
+}
+
+fn is_zip(head: &[u8]) -> bool {
+    head.starts_with(b"PK")
+}
+
+/// Opens a file of `torch.save`: of embeddings, or one of `VirNucPro`'s three kinds.
+fn open_torch(path: &Path) -> Result<Reader, OutputError> {
+    let file = torch_archive::TorchFile::open(path)?;
+    match virnucpro::open(&file)? {
+        Some(reader) => Ok(reader),
+        None => pt::open(&file),
+    }
+}
+
+impl Format {
+    /// The ending of a file's name, without the dot.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        self.info().name
+    }
+
+    /// The endings of the files that belong to an output and stand beside it, without the dot.
+    #[must_use]
+    pub fn beside(self) -> &'static [&'static str] {
+        self.info().beside
+    }
+
+    /// Makes sure that no folder has the name of an output, or of a file that stands beside it.
+    ///
+    /// # Errors
+    /// When one has: it names it.
+    pub fn has_room(self, path: &Path) -> Result<(), OutputError> {
+        match self.files(path).into_iter().find(|path| path.is_dir()) {
+            Some(path) => Err(OutputError::Folder { path }),
+            None => Ok(()),
+        }
+    }
+
+    /// The files that an output is made of: the one that others stand beside comes last.
+    pub(crate) fn files(self, path: &Path) -> Vec<PathBuf> {
+        let beside = self.beside().iter();
+        beside
+            .map(|ending| path.with_extension(ending))
+            .chain([path.to_owned()])
+            .collect()
+    }
+
+    /// A file of somebody else's where something that belongs to an output would be written.
+    pub(crate) fn stranger(self, path: &Path) -> Option<PathBuf> {
+        match self {
+            Format::Npy => npy::stranger(path),
+            _ => None,
+        }
+    }
+
+    /// The format that a file's name ends in.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?;
+        let mut formats = Self::ALL.into_iter();
+        formats.find(|format| extension == format.extension())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.extension())
+    }
+}
+
+/// Begins a file. The folder of `layout.path` must exist; an unwritable one is told here, before any row.
+///
+/// # Errors
+/// When the folder can't be written to: the error names the path.
+pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputError> {
+    format.has_room(&layout.path)?;
+    (format.info().create)(layout)
+}
+
+/// Opens a file of embeddings that [`create`] made, or one of VirNucPro's `.pt` files; its format is told by
+/// content, not by name.
+///
+/// # Errors
+/// When the file can't be read, or isn't a file of embeddings: the error names the path.
+pub fn open(path: &Path) -> Result<Reader, OutputError> {
+    let mut head = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(9).read_to_end(&mut head))
+        .map_err(|source| OutputError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    let mut formats = Format::ALL.into_iter().map(Format::info);
+    let format = formats.find(|format| (format.is_one)(&head, path));
+    let Some(format) = format else {
+        let [others @ .., last] = Format::ALL;
+        let others: Vec<&str> = others.iter().map(|format| format.extension()).collect();
+        return Err(OutputError::malformed(
+            path,
+            format!("none of {} and {last}", others.join(", ")),
+        ));
+    };
+    let reader = (format.open)(path)?;
+    let hidden = reader.layout.hidden;
+    // Where there is no row, nothing tells how wide VirNucPro's would be.
+    if hidden > WIDEST || (hidden == 0 && reader.rows > 0) {
+        return Err(OutputError::malformed(
+            path,
+            format!("its vectors are {hidden} wide, where 1 to {WIDEST} values are possible"),
+        ));
+    }
+    Ok(reader)
+}
+
+/// Reads a whole file of embeddings.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(path: &Path) -> Result<(Rows, Layout), OutputError> {
+    let reader = open(path)?;
+    let layout = reader.layout().clone();
+    let mut all = Rows::new(layout.hidden);
+    for rows in reader {
+        all.append(rows?);
+    }
+    Ok((all, layout))
+}

@@ -1,0 +1,222 @@
+//! A row for each record: datasets for the matrix and each column.
+
+use rust_hdf5::format::messages::datatype::DatatypeMessage;
+use rust_hdf5::{H5Dataset, H5File, Hdf5Error};
+
+use super::super::error::OutputError;
+use super::super::file::{Unfinished, Written};
+use super::super::layout::Layout;
+use super::super::precision::OutputPrecision;
+use super::super::reader::{BLOCK_BYTES, Reader};
+use super::super::rows::{OpenRow, Rows};
+use super::super::sink::Sink;
+use super::datasets::{bits, check_shape, length, precision, rows_of, signed, unequal, writing};
+
+/// Bytes of a chunk of a pooled matrix.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Rows in a chunk of a column, and of a matrix at most.
+const CHUNK_ROWS: usize = 256;
+/// The text columns of a pooled file.
+const TEXTS: [&str; 3] = ["ids", "headers", "status"];
+
+/// Writes one HDF5 file with a row for each record.
+pub(super) struct PooledSink {
+    layout: Layout,
+    // Before the file, so that nothing is written to a name that is gone.
+    h5: H5File,
+    file: Unfinished,
+    pooled: Pooled,
+    /// Rows that are not yet in the file: rows go there by the chunk, not by the caller's blocks, so that
+    /// the file doesn't depend on those.
+    pending: Rows,
+    open: OpenRow,
+}
+
+/// The datasets of a pooled file.
+struct Pooled {
+    embeddings: H5Dataset,
+    lengths: H5Dataset,
+}
+
+impl PooledSink {
+    pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
+        let file = Unfinished::create(&layout.path)?;
+        let begin = || {
+            // The file has a name that nobody else knows, and file systems of clusters may know no locks.
+            let h5 = H5File::options().no_locking().create(file.partial())?;
+            h5.set_track_times(false)?;
+            for (key, value) in &layout.provenance {
+                h5.set_attr_string(key, value)?;
+            }
+            let pooled = Pooled::create(&h5, &layout)?;
+            Ok((h5, pooled))
+        };
+        let (h5, pooled) = begin().map_err(|e| writing(&layout.path, e))?;
+        Ok(PooledSink {
+            h5,
+            file,
+            pooled,
+            pending: Rows::new(layout.hidden),
+            open: OpenRow::default(),
+            layout,
+        })
+    }
+
+    /// Puts all pending rows into the file.
+    fn flush(&mut self) -> Result<(), Hdf5Error> {
+        let rows = std::mem::replace(&mut self.pending, Rows::new(self.layout.hidden));
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for (name, texts) in TEXTS.iter().zip([&rows.ids, &rows.headers, &rows.status]) {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            self.h5.append_vlen_strings(name, &texts)?;
+        }
+        self.pooled.lengths.append(&signed(&rows.lengths))?;
+        match self.layout.precision {
+            OutputPrecision::Fp32 => self.pooled.embeddings.append(&rows.values),
+            OutputPrecision::Fp16 => self.pooled.embeddings.append(&bits(&rows.values)),
+        }
+    }
+
+    fn append(&mut self, rows: &Rows) -> Result<(), Hdf5Error> {
+        for (row, values) in rows.values.chunks_exact(rows.hidden.max(1)).enumerate() {
+            self.pending.push(rows, row, values);
+            if self.pending.len() == CHUNK_ROWS {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pooled {
+    fn create(h5: &H5File, layout: &Layout) -> Result<Self, Hdf5Error> {
+        for name in TEXTS {
+            h5.create_appendable_vlen_dataset(name, CHUNK_ROWS, None)?;
+        }
+        let lengths = h5
+            .new_dataset::<i64>()
+            .shape([0_usize])
+            .chunk(&[CHUNK_ROWS])
+            .max_shape(&[None])
+            .create("lengths")?;
+        let hidden = layout.hidden;
+        let rows = CHUNK_BYTES / (hidden * layout.precision.bytes()).max(1);
+        let chunk = [rows.clamp(1, CHUNK_ROWS), hidden];
+        let most = [None, Some(hidden)];
+        let embeddings = match layout.precision {
+            OutputPrecision::Fp32 => h5
+                .new_dataset::<f32>()
+                .shape([0, hidden])
+                .chunk(&chunk)
+                .max_shape(&most)
+                .create("embeddings")?,
+            OutputPrecision::Fp16 => h5
+                .new_dataset::<u16>()
+                .datatype(DatatypeMessage::f16_type())
+                .shape([0, hidden])
+                .chunk(&chunk)
+                .max_shape(&most)
+                .create("embeddings")?,
+        };
+        Ok(Self {
+            embeddings,
+            lengths,
+        })
+    }
+}
+
+impl Sink for PooledSink {
+    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
+        rows.check(&self.layout, &mut self.open)?;
+        self.append(rows).map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
+        self.open.check(&self.layout)?;
+        self.flush().map_err(|e| writing(&self.layout.path, e))?;
+        let PooledSink {
+            layout,
+            h5,
+            file,
+            pooled,
+            ..
+        } = *self;
+        drop(pooled);
+        // The bytes are brought to the disk below, as those of every format.
+        h5.close_no_sync().map_err(|e| writing(&layout.path, e))?;
+        Ok(vec![file.finish()?])
+    }
+}
+
+/// Reads such a file, `size` bytes long.
+pub(super) fn open(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5Error> {
+    let embeddings = h5.dataset("embeddings")?;
+    layout.precision = precision(&embeddings)?;
+    let &[rows, hidden] = embeddings.shape().as_slice() else {
+        return Err(Hdf5Error::TypeMismatch("no matrix".into()));
+    };
+    layout.hidden = hidden;
+    check_shape(rows, hidden, layout.precision, size)?;
+    let texts = |name: &str| -> Result<Vec<String>, Hdf5Error> {
+        let dataset = h5.dataset(name)?;
+        if dataset.shape() != [rows] {
+            return Err(unequal());
+        }
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        dataset.read_vlen_strings()
+    };
+    let (ids, headers, status) = (texts("ids")?, texts("headers")?, texts("status")?);
+    let lengths = h5.dataset("lengths")?;
+    if lengths.shape() != [rows] {
+        return Err(unequal());
+    }
+    let lengths = if rows == 0 {
+        Vec::new()
+    } else {
+        let numbers = lengths.read_raw::<i64>()?.into_iter();
+        numbers.map(length).collect::<Result<Vec<_>, _>>()?
+    };
+    let columns = [ids.len(), headers.len(), status.len(), lengths.len()];
+    if columns.iter().any(|&column| column != rows) {
+        return Err(unequal());
+    }
+    let step = (BLOCK_BYTES / (4 * hidden).max(1)).clamp(1, 1 << 16);
+    let (path, kind) = (layout.path.clone(), layout.precision);
+    let mut at = 0;
+    let mut columns = (
+        ids.into_iter(),
+        headers.into_iter(),
+        status.into_iter(),
+        lengths.into_iter(),
+    );
+    let blocks = std::iter::from_fn(move || {
+        let count = step.min(rows - at);
+        if count == 0 {
+            return None;
+        }
+        let values = rows_of(&embeddings, kind, at, count, hidden);
+        at = if values.is_ok() { at + count } else { rows };
+        let block = values.map(|values| Rows {
+            hidden,
+            ids: columns.0.by_ref().take(count).collect(),
+            headers: columns.1.by_ref().take(count).collect(),
+            status: columns.2.by_ref().take(count).collect(),
+            lengths: columns.3.by_ref().take(count).collect(),
+            vectors: vec![1; count],
+            values,
+            ..Rows::default()
+        });
+        // The file stays open as long as its datasets are read.
+        let _ = &h5;
+        Some(block.map_err(|e| OutputError::malformed(&path, e)))
+    });
+    Ok(Reader {
+        layout,
+        rows: rows as u64,
+        blocks: Box::new(blocks),
+    })
+}

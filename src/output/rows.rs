@@ -1,0 +1,189 @@
+//! Rows of embeddings in memory, and the check that their columns fit each other and their file.
+
+use super::error::OutputError;
+use super::layout::Layout;
+use super::precision::OutputPrecision;
+
+/// A block of consecutive rows of one output file, in input order.
+///
+/// Row `i` has `vectors[i]` vectors of `hidden` values each in `values` (row after row): one for a pooled
+/// embedding, one for each residue for per-token output, and one vector of NaN (pooled) or none at all
+/// (per-token) for a record that was skipped.
+///
+/// A row of many vectors may come in parts: its block has the first of them and says with `after` how many follow, and
+/// the next blocks begin with these.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rows {
+    /// Width of a vector.
+    pub hidden: usize,
+    /// The first word of each record's header.
+    pub ids: Vec<String>,
+    /// The whole header line of each record, without its `>` or `@`.
+    pub headers: Vec<String>,
+    /// Residues in each record, as they were embedded (after a terminal `*` was dropped, before truncation).
+    pub lengths: Vec<u64>,
+    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced` (`all-unknown` when no letter is known), `gaps` joined by
+    /// a comma, or `skipped: why`.
+    pub status: Vec<String>,
+    /// How many vectors each row has.
+    pub vectors: Vec<usize>,
+    /// The vectors: `(before + sum(vectors) - after) * hidden` values, or `before * hidden` where there is no row.
+    pub values: Vec<f32>,
+    /// How many vectors at the begin are of a row that an earlier block began.
+    pub before: usize,
+    /// How many vectors of the last row, or of that earlier one where this block has no row, later blocks begin with.
+    pub after: usize,
+}
+
+impl Rows {
+    /// No rows yet, of vectors `hidden` wide.
+    #[must_use]
+    pub fn new(hidden: usize) -> Self {
+        Rows {
+            hidden,
+            ..Rows::default()
+        }
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Appends the rows of another block of the same width.
+    pub fn append(&mut self, mut other: Rows) {
+        self.ids.append(&mut other.ids);
+        self.headers.append(&mut other.headers);
+        self.lengths.append(&mut other.lengths);
+        self.status.append(&mut other.status);
+        self.vectors.append(&mut other.vectors);
+        self.values.append(&mut other.values);
+        self.after = other.after;
+    }
+
+    /// Appends one row of another block of the same width, whose vectors are `values`.
+    pub(crate) fn push(&mut self, other: &Rows, row: usize, values: &[f32]) {
+        self.ids.push(other.ids[row].clone());
+        self.headers.push(other.headers[row].clone());
+        self.lengths.push(other.lengths[row]);
+        self.status.push(other.status[row].clone());
+        self.vectors.push(other.vectors[row]);
+        self.values.extend_from_slice(values);
+    }
+
+    /// Checks that the columns agree with each other and with the file they go to, so that a mistake
+    /// upstream becomes an error and never a shifted matrix. `open` is what earlier blocks left to come.
+    pub(super) fn check(&self, layout: &Layout, open: &mut OpenRow) -> Result<(), OutputError> {
+        let wrong = |what: String| OutputError::Inconsistent {
+            path: layout.path.clone(),
+            what,
+        };
+        if self.hidden != layout.hidden {
+            return Err(wrong(format!(
+                "vectors {} wide for a file of vectors {} wide",
+                self.hidden, layout.hidden
+            )));
+        }
+        let rows = self.ids.len();
+        for (name, len) in [
+            ("headers", self.headers.len()),
+            ("lengths", self.lengths.len()),
+            ("status", self.status.len()),
+            ("vectors", self.vectors.len()),
+        ] {
+            if len != rows {
+                return Err(wrong(format!("{rows} ids but {len} {name}")));
+            }
+        }
+        if let Some(row) = self.vectors.iter().position(|&n| n != 1)
+            && !layout.per_token
+        {
+            return Err(wrong(format!(
+                "{:?} has {} vectors where a pooled row has one",
+                self.ids[row], self.vectors[row]
+            )));
+        }
+        let own = self.vectors.iter().sum::<usize>();
+        let vectors = if rows == 0 {
+            Some(self.before)
+        } else {
+            (self.before + own).checked_sub(self.after)
+        };
+        if vectors.map(|vectors| vectors * self.hidden) != Some(self.values.len()) {
+            return Err(wrong(format!(
+                "{} vectors of {} values, but {} values",
+                self.before + own,
+                self.hidden,
+                self.values.len()
+            )));
+        }
+        let (left, is_last_whole) = match self.vectors.last() {
+            Some(&last) => (open.left, self.after <= last),
+            None => (open.left.wrapping_sub(self.after), true),
+        };
+        if self.before != left || !is_last_whole {
+            return Err(wrong(format!(
+                "{} vectors of {:?} follow, {} were left",
+                self.before, open.id, open.left
+            )));
+        }
+        if layout.precision == OutputPrecision::Fp16 {
+            self.check_halves(layout, &open.id)?;
+        }
+        open.left = self.after;
+        if let Some(id) = self.ids.last() {
+            open.id.clone_from(id);
+        }
+        Ok(())
+    }
+
+    /// Refuses what a 16-bit float can't hold: it would become infinite without a word.
+    fn check_halves(&self, layout: &Layout, open: &str) -> Result<(), OutputError> {
+        /// The least that rounds to infinity; the largest 16-bit float is 65504.
+        const TOO_LARGE: f32 = 65520.0;
+        let wide = |value: &f32| value.is_finite() && value.abs() >= TOO_LARGE;
+        let Some(at) = self.values.iter().position(wide) else {
+            return Ok(());
+        };
+        let vector = at / self.hidden.max(1);
+        let mut end = self.before;
+        let row = self.vectors.iter().position(|&vectors| {
+            end += vectors;
+            vector < end
+        });
+        let row = row.filter(|_| vector >= self.before);
+        Err(OutputError::TooLarge {
+            path: layout.path.clone(),
+            id: row.map_or(open, |row| &self.ids[row]).to_owned(),
+            value: self.values[at],
+        })
+    }
+}
+
+/// The row of a file that is written whose vectors are not all there.
+#[derive(Debug, Default)]
+pub(super) struct OpenRow {
+    id: String,
+    /// How many are to come.
+    left: usize,
+}
+
+impl OpenRow {
+    /// Checks that none is to come.
+    pub(super) fn check(&self, layout: &Layout) -> Result<(), OutputError> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        Err(OutputError::Inconsistent {
+            path: layout.path.clone(),
+            what: format!("{} vectors of {:?} did not come", self.left, self.id),
+        })
+    }
+}

@@ -1,54 +1,42 @@
-//! Records -> windows -> batches: how a long sequence is cut, which residues each window answers for, and which
-//! sequences share a batch.
+//! Windows -> batches: which windows the model computes together, and how a batch is laid out with
+//! the model's special tokens.
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// A stretch of a sequence that the model sees at once, and the residues that are taken from it.
+use crate::engine::Batch;
+use crate::tokenize::{Encoded, SpecialTokens};
+
+/// What the model gets for one window: a stretch of a record's tokens between the special ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// The residues that the model sees.
+pub struct ModelInput {
+    /// The record, as an index into the chunk's encoded records.
+    pub record: usize,
+    /// The record's tokens that the model sees, without special ones.
     pub seen: Range<usize>,
-    /// The residues whose vectors are taken from here, a part of `seen`. The windows of a sequence share no residue
-    /// here, and together have all of them.
-    pub kept: Range<usize>,
+    /// The tokens that are pooled, as the model counts them: 0 is the first special token in front.
+    pub range: Range<usize>,
+    /// How many tokens the model computes, the special ones included.
+    pub tokens: usize,
 }
 
-/// Cuts a sequence into windows of `size` residues of which neighbours share `overlap`.
-///
-/// Window `k` begins at `k * (size - overlap)`; the last one ends with the sequence, so it may share more. A residue is
-/// taken from the window in whose middle it lies closest, the earlier one of two as close. A sequence that fits is one
-/// window; an empty one has none.
-///
-/// # Panics
-/// If `overlap` is not smaller than `size`: the settings are checked before.
-#[must_use]
-pub fn windows(length: usize, size: usize, overlap: usize) -> Vec<Window> {
-    assert!(overlap < size, "an overlap is smaller than its window");
-    if length == 0 {
-        return Vec::new();
+impl ModelInput {
+    /// The tokens `seen` of a record with the model's special tokens around them.
+    #[must_use]
+    pub fn new(
+        record: usize,
+        seen: Range<usize>,
+        range: Range<usize>,
+        special: &SpecialTokens,
+    ) -> Self {
+        Self {
+            record,
+            tokens: seen.len() + special.count(),
+            seen,
+            range,
+        }
     }
-    if length <= size {
-        return vec![Window {
-            seen: 0..length,
-            kept: 0..length,
-        }];
-    }
-    let step = size - overlap;
-    let count = (length - size).div_ceil(step) + 1;
-    let start = |k: usize| (k * step).min(length - size);
-    // Halfway between the middles of two neighbours.
-    let border = |k: usize| (start(k) + start(k + 1) + size - 1) / 2 + 1;
-    (0..count)
-        .map(|k| Window {
-            seen: start(k)..start(k) + size,
-            kept: if k == 0 { 0 } else { border(k - 1) }..if k + 1 == count {
-                length
-            } else {
-                border(k)
-            },
-        })
-        .collect()
 }
 
 /// Groups sequences of the given lengths (in tokens) into batches of at most `budget` tokens, and returns the indices of
@@ -58,7 +46,7 @@ pub fn windows(length: usize, size: usize, overlap: usize) -> Vec<Window> {
 /// With `padded`, a batch costs its longest length times its count, and no sequence of it is more than 3 % shorter than
 /// the longest.
 #[must_use]
-pub fn batches(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>> {
+pub fn group(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| Reverse(lengths[index]));
     let mut batches = Vec::new();
@@ -88,6 +76,41 @@ pub fn batches(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>
     batches
 }
 
+/// Lays windows end to end, each between the special tokens. `encoded`: the records that they are of.
+#[must_use]
+pub fn lay<'i>(
+    inputs: impl Iterator<Item = &'i ModelInput> + Clone,
+    encoded: &[Arc<Encoded>],
+    special: &SpecialTokens,
+) -> Batch {
+    let count = inputs.clone().count();
+    let mut batch = Batch {
+        ids: Vec::with_capacity(inputs.clone().map(|input| input.tokens).sum()),
+        starts: Vec::with_capacity(count + 1),
+        ranges: Vec::with_capacity(count),
+    };
+    batch.starts.push(0);
+    for input in inputs {
+        let start = batch.ids.len();
+        let ids = &encoded[input.record].ids[input.seen.clone()];
+        for ids in [&special.front, ids, &special.behind] {
+            batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
+        }
+        batch.starts.push(position(batch.ids.len()));
+        let Range { start: from, end } = input.range;
+        batch
+            .ranges
+            .push([position(start + from), position(start + end)]);
+    }
+    batch
+}
+
+/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer sequence
+/// is refused before.
+fn position(token: usize) -> i32 {
+    i32::try_from(token).unwrap_or(i32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -96,44 +119,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn windows_keep_every_residue_once_and_in_order(
-            length in 0..5000_usize,
-            (size, overlap) in (1..600_usize).prop_flat_map(|size| (Just(size), 0..size)),
-        ) {
-            let windows = windows(length, size, overlap);
-            let kept: Vec<usize> = windows.iter().flat_map(|window| window.kept.clone()).collect();
-            prop_assert_eq!(kept, (0..length).collect::<Vec<_>>());
-            for window in &windows {
-                prop_assert!(window.seen.len() == size.min(length));
-                prop_assert!(window.seen.start <= window.kept.start && window.kept.end <= window.seen.end);
-            }
-        }
-
-        #[test]
-        fn a_residue_comes_from_the_window_where_it_is_most_central(
-            length in 1..900_usize,
-            (size, overlap) in (1..200_usize).prop_flat_map(|size| (Just(size), 0..size)),
-        ) {
-            let windows = windows(length, size, overlap);
-            let centrality = |window: &Window, residue: usize| {
-                (window.seen.contains(&residue))
-                    .then(|| (residue - window.seen.start).min(window.seen.end - 1 - residue))
-            };
-            for residue in 0..length {
-                let taken = windows.iter().position(|window| window.kept.contains(&residue));
-                let best = (0..windows.len())
-                    .max_by_key(|&k| (centrality(&windows[k], residue), Reverse(k)));
-                prop_assert_eq!(taken, best);
-            }
-        }
-
-        #[test]
         fn batches_lose_nothing_and_keep_the_budget(
             lengths in prop::collection::vec(1..3000_usize, 0..300),
             budget in 1..8000_usize,
             padded: bool,
         ) {
-            let batches = batches(&lengths, budget, padded);
+            let batches = group(&lengths, budget, padded);
             let mut all: Vec<usize> = batches.iter().flatten().copied().collect();
             all.sort_unstable();
             prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
@@ -146,6 +137,44 @@ mod tests {
                     prop_assert!(cost as f64 <= tokens as f64 * 1.031);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_batch_has_the_special_tokens_around_each_window() {
+        let encoded = [Arc::new(Encoded {
+            ids: vec![10, 11, 12, 13],
+            letters: 4,
+            ..Encoded::default()
+        })];
+        for (front, behind) in [(1, 1), (1, 0), (0, 1), (2, 1), (0, 0)] {
+            let special = SpecialTokens {
+                front: (100..100 + front).collect(),
+                behind: (200..200 + behind).collect(),
+                ..SpecialTokens::default()
+            };
+            let at = special.front.len();
+            let inputs = [
+                ModelInput::new(0, 0..3, at..at + 3, &special),
+                ModelInput::new(0, 2..4, at + 1..at + 2, &special),
+            ];
+            let batch = lay(inputs.iter(), &encoded, &special);
+            let around = |ids: &[i64]| {
+                let [front, behind] = [&special.front, &special.behind]
+                    .map(|ids| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>());
+                [&front[..], ids, &behind[..]].concat()
+            };
+            let sequences = [around(&[10, 11, 12]), around(&[12, 13])];
+            assert_eq!(batch.ids, sequences.concat());
+            let lengths = [sequences[0].len(), sequences[1].len()];
+            assert_eq!(lengths, [inputs[0].tokens, inputs[1].tokens]);
+            let starts = [0, lengths[0], lengths[0] + lengths[1]];
+            assert_eq!(batch.starts, starts.map(position));
+            let pooled = batch.ranges.iter().map(|range| {
+                let [from, to] = range.map(|at| usize::try_from(at).expect("no negative position"));
+                batch.ids[from..to].to_vec()
+            });
+            assert_eq!(pooled.collect::<Vec<_>>(), [vec![10, 11, 12], vec![13]]);
         }
     }
 }

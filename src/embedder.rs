@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::device::{Device, DeviceChoice};
-use crate::engine::Reduce;
 use crate::engine::cpu::session::Kernels;
 use crate::engine::loader::Runtime;
 use crate::engine::select::{self as devices, Place};
@@ -198,7 +197,7 @@ impl Embedder {
         };
         let mut embedder = Self::new(model, options)?;
         let info = embedder.opened.model.info();
-        let wanted = Reduce::of(embedder.settings.pooling);
+        let wanted = embedder.settings.pooling.reduce();
         let why = if facts.weights_sha256 != info.weights_sha256 {
             "it holds other weights".to_owned()
         } else if facts.architecture != info.architecture.blake3() {

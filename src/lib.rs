@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod models;
 pub mod output;
 pub mod plot;
+pub mod pooling;
 pub mod records;
 pub mod report;
 pub mod run;

@@ -11,23 +11,8 @@ use crate::device::DeviceChoice;
 use crate::engine::cpu::session::Kernels;
 
 pub use crate::output::{Format, OutputPrecision};
-
-/// How a record's vectors are combined into one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pooling {
-    /// Mean over the residues, without special tokens
-    #[default]
-    Mean,
-    /// Mean over all tokens, including special tokens such as <cls> and <eos>
-    MeanAll,
-    /// The vector of the first token, <cls>
-    Cls,
-    /// Maximum over the residues, in each dimension
-    Max,
-    /// No pooling: one vector per residue
-    None,
-}
+pub use crate::pooling::Pooling;
+use crate::tokenize::SpecialTokens;
 
 /// What to do with a sequence longer than `--max-length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
@@ -117,7 +102,7 @@ macro_rules! display_as_written {
         }
     )*};
 }
-display_as_written!(Pooling, Revcomp, Long, Unknown, Precision);
+display_as_written!(Revcomp, Long, Unknown, Precision);
 
 /// The options set at one level of precedence; `None` where that level does not set one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -414,6 +399,15 @@ pub enum SettingsError {
          different tokens; choose another pooling"
     )]
     Strands,
+    /// No token's vector stands for the whole sequence.
+    #[error(
+        "`pooling: cls` is not available, because {model} has no [CLS] token in front of a \
+         sequence; choose mean, mean-all, max or none"
+    )]
+    NoCls {
+        /// The model.
+        model: String,
+    },
     /// Proteins have no reverse strand.
     #[error("`revcomp: mean` works with DNA models only")]
     NoStrands,
@@ -467,7 +461,7 @@ pub struct Settings {
 
 /// The windows into which long sequences are cut for one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Window {
+pub struct WindowSize {
     /// Residues (bases for DNA) per window, at least 1.
     pub max_length: usize,
     /// Residues (bases for DNA) that neighbouring windows share, less than `max_length`.
@@ -507,7 +501,7 @@ impl Settings {
         if let Some(max_length) = settings.max_length {
             settings.window_of(max_length)?;
         }
-        if settings.revcomp == Revcomp::Mean && settings.pooling == Pooling::None {
+        if settings.revcomp == Revcomp::Mean && settings.pooling.is_per_token() {
             return Err(SettingsError::Strands);
         }
         Ok(settings)
@@ -517,7 +511,7 @@ impl Settings {
     ///
     /// # Errors
     /// If the overlap is not less than the window.
-    pub fn window_of(&self, model_limit: usize) -> Result<Window, SettingsError> {
+    pub fn window_of(&self, model_limit: usize) -> Result<WindowSize, SettingsError> {
         let max_length = self.max_length.unwrap_or(model_limit);
         let overlap = self.overlap.unwrap_or(max_length / 4);
         if overlap >= max_length {
@@ -526,9 +520,22 @@ impl Settings {
                 max_length,
             });
         }
-        Ok(Window {
+        Ok(WindowSize {
             max_length,
             overlap,
+        })
+    }
+
+    /// Checks that a model with these special tokens has what is pooled.
+    ///
+    /// # Errors
+    /// If the pooling is `cls` and the model has no [CLS] token.
+    pub fn check_pooling(&self, special: &SpecialTokens) -> Result<(), SettingsError> {
+        if self.pooling.is_available(special) {
+            return Ok(());
+        }
+        Err(SettingsError::NoCls {
+            model: self.model.clone(),
         })
     }
 

@@ -11,7 +11,6 @@ pub mod session;
 
 use std::time::Instant;
 
-use crate::settings::Pooling;
 use crate::threads::MORE_THREADS;
 
 /// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
@@ -51,16 +50,6 @@ pub enum Reduce {
 }
 
 impl Reduce {
-    /// What a pooling needs.
-    #[must_use]
-    pub fn of(pooling: Pooling) -> Self {
-        match pooling {
-            Pooling::Mean | Pooling::MeanAll | Pooling::Cls => Self::Mean,
-            Pooling::Max => Self::Max,
-            Pooling::None => Self::Tokens,
-        }
-    }
-
     /// The graph's output that gives it.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -5,30 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::dedup::Origin;
-use crate::batch::Window;
+use super::task_reader::FileEnd;
+use crate::batch::ModelInput;
 use crate::engine::Reduce;
-use crate::journal::facts::Input;
 use crate::journal::rows::{Mark, Spot};
-use crate::manifest::Job;
 use crate::tokenize::Encoded;
 
-/// A job of the run, with what the model decides filled in.
-pub struct Task {
-    /// The job.
-    pub job: Job,
-    /// The most residues at once, and what neighbouring windows share.
-    pub window: crate::settings::Window,
-}
-
-impl Task {
-    /// What the engine has to give for this job's pooling.
-    pub fn reduce(&self) -> Reduce {
-        Reduce::of(self.job.settings.pooling)
-    }
-}
-
-/// A record, ready for its row.
-pub struct Item {
+/// A record, ready for its row, or a part of a long one.
+pub struct ChunkRecord {
     /// The record's header.
     pub header: String,
     /// The first word of it.
@@ -36,7 +20,7 @@ pub struct Item {
     /// Residues or bases, a terminal `*` not counted.
     pub length: usize,
     /// `ok`, what was done to it, or why it was skipped.
-    pub status: Status,
+    pub status: RecordStatus,
     /// Its windows, in `Chunk::segments`. None when it is skipped.
     pub segments: Range<usize>,
     /// Those of its reverse complement, with `--revcomp mean`.
@@ -48,13 +32,13 @@ pub struct Item {
     /// Its row, when an earlier run saved it; then it has no windows.
     pub saved: Option<Spot>,
     /// Which part of a long record it is; none when it is a whole one.
-    pub part: Option<Part>,
+    pub part: Option<RecordPart>,
 }
 
 /// Consecutive windows of a record that has too many to be in memory at once. Its parts follow each other, in this chunk
 /// and the next ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct RecordPart {
     /// Whether it is the record's first that is still to be done.
     pub is_first: bool,
     /// Whether it is the record's last. It alone has the header.
@@ -67,7 +51,7 @@ pub struct Part {
     pub vectors: usize,
 }
 
-impl Item {
+impl ChunkRecord {
     /// Whether it has windows: it is not skipped, and no earlier run saved its row.
     pub fn has_segments(&self) -> bool {
         !self.segments.is_empty()
@@ -85,7 +69,7 @@ impl Item {
 
 /// What happened to a record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct RecordStatus {
     /// Cut at the length limit.
     pub truncated: bool,
     /// Embedded in windows.
@@ -110,7 +94,7 @@ pub enum Replaced {
     All,
 }
 
-impl std::fmt::Display for Status {
+impl std::fmt::Display for RecordStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(why) = &self.skipped {
             return write!(f, "skipped: {why}");
@@ -130,12 +114,8 @@ impl std::fmt::Display for Status {
 
 /// A window of a record, as one sequence for the engine.
 pub struct Segment {
-    /// The record's tokens, in `Chunk::encoded`.
-    pub record: usize,
-    /// What is seen and what is kept.
-    pub window: Window,
-    /// The tokens `[start, end)` to pool over, the first special token being 0.
-    pub range: Range<usize>,
+    /// What the model sees, and which of its tokens are pooled.
+    pub input: ModelInput,
     /// What the engine gives for it.
     pub reduce: Reduce,
     /// Where its numbers come from.
@@ -143,11 +123,6 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Tokens, with the special ones.
-    pub fn tokens(&self) -> usize {
-        self.window.seen.len() + 2
-    }
-
     /// Whether the engine runs it.
     pub fn is_run(&self) -> bool {
         matches!(self.origin, Origin::Engine { .. })
@@ -155,22 +130,13 @@ impl Segment {
 }
 
 /// What a chunk holds, in input order.
-pub enum Entry {
+pub enum ChunkEntry {
     /// A record of the task with this index.
-    Record(usize, Item),
+    Record(usize, ChunkRecord),
     /// A record that its policy forbids: the file fails, and no more of it follows but its end.
     Forbidden(usize, String),
-    /// A file's end: its task, what to tell the user, and why it failed if it did.
-    End {
-        /// The task's index.
-        task: usize,
-        /// What the user should know.
-        warnings: Vec<String>,
-        /// Why the file failed.
-        failure: Option<String>,
-        /// What was read.
-        input: Option<Input>,
-    },
+    /// A file's end.
+    End(FileEnd),
 }
 
 /// A part of the input that is worked on as a whole.
@@ -178,18 +144,24 @@ pub struct Chunk {
     /// From 0.
     pub number: u64,
     /// Records and file ends, in input order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ChunkEntry>,
     /// Windows of all records.
     pub segments: Vec<Segment>,
     /// Tokens of all records, without special ones.
     pub encoded: Vec<Arc<Encoded>>,
-    /// Segments of each batch.
+    /// The segments of each batch, which are of one [`Reduce`].
     pub batches: Vec<Vec<usize>>,
     /// Compressed bytes of input that were read up to here.
     pub bytes: u64,
 }
 
 impl Chunk {
+    /// Tokens of all windows, the special ones included.
+    pub fn tokens(&self) -> usize {
+        let segments = self.segments.iter();
+        segments.map(|segment| segment.input.tokens).sum()
+    }
+
     /// What the engine gives for a batch.
     pub fn reduce(&self, index: usize) -> Reduce {
         self.batches[index]

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::chunk::{Chunk, Entry, Item, Part, Replaced, Status, Task};
-use super::dedup::{Origin, Slots};
-use super::execute::{Note, Outcome};
-use super::join::{Joined, Place, Results, places};
-use super::long::{Long, Spool, Stored};
-use super::save::{Block, FRAME_VALUES, Saver, Told};
+use super::chunk::{Chunk, ChunkEntry, ChunkRecord, RecordPart, RecordStatus, Replaced};
+use super::dedup::{Origin, RowCache};
+use super::execute::{BatchResult, SegmentIssue};
+use super::long::{LongRecord, Spool, Stored};
+use super::results::{ResultLocation, Results, locate};
+use super::save::{FRAME_VALUES, RowBlock, SavedCounts, Saver};
+use super::task::Task;
+use super::task_reader::FileEnd;
 use crate::engine::EngineError;
 use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
@@ -23,18 +25,18 @@ use crate::journal::JournalError;
 use crate::journal::facts::Input;
 use crate::journal::rows::{RowReader, Saved};
 use crate::output::{self, Layout, OutputError, Rows, Sink};
+use crate::pooling::{Joined, Pooling, join_strands};
 use crate::report::FileReport;
-use crate::settings::Pooling;
 use crate::text::counted;
 
 /// What a worker returns for a batch.
-pub struct Done {
+pub struct FinishedBatch {
     /// The chunk's number.
     pub chunk: u64,
     /// The batch's index in it.
     pub batch: usize,
     /// Rows of the engine, and what happened on the way.
-    pub outcome: Result<Outcome, EngineError>,
+    pub result: Result<BatchResult, EngineError>,
     /// How long the engine took.
     pub elapsed: Duration,
 }
@@ -44,7 +46,7 @@ pub enum Message {
     /// A chunk whose batches are under way.
     Chunk(Arc<Chunk>),
     /// A batch that is done.
-    Done(Done),
+    Done(FinishedBatch),
 }
 
 /// Why collecting stopped.
@@ -90,10 +92,10 @@ pub trait Observer {
     fn advanced(&mut self, sequences: u64, tokens: u64, bytes: u64, files: u64);
 }
 
-struct Pending {
+struct PendingChunk {
     chunk: Arc<Chunk>,
     results: Vec<Option<Vec<f32>>>,
-    notes: HashMap<usize, Note>,
+    issues: HashMap<usize, SegmentIssue>,
     /// The entries whose rows were saved before they are written.
     saved: Vec<bool>,
     /// Those of them that are parts of long records, and where they are.
@@ -101,25 +103,25 @@ struct Pending {
     left: usize,
 }
 
-impl Pending {
+impl PendingChunk {
     /// Whether something happened on its device to what a segment's numbers come from.
-    fn is_noted(&self, segment: usize) -> bool {
+    fn has_issue(&self, segment: usize) -> bool {
         let first = match self.chunk.segments[segment].origin {
             Origin::Segment(first) => first,
-            Origin::Engine { .. } | Origin::Slot(_) => segment,
+            Origin::Engine { .. } | Origin::Cached(_) => segment,
         };
-        self.notes.contains_key(&first)
+        self.issues.contains_key(&first)
     }
 }
 
 /// A record's status, with what happened to it on its device.
-fn status_of(item: &Item, notes: &HashMap<usize, Note>) -> Status {
-    let mut status = item.status.clone();
-    if !notes.is_empty() {
-        for segment in item.segments.clone().chain(item.reverse.clone()) {
-            match notes.get(&segment) {
-                Some(Note::Windowed) => status.windowed = true,
-                Some(Note::Failed(why)) => status.skipped = Some(why.clone()),
+fn status_of(record: &ChunkRecord, issues: &HashMap<usize, SegmentIssue>) -> RecordStatus {
+    let mut status = record.status.clone();
+    if !issues.is_empty() {
+        for segment in record.segments.clone().chain(record.reverse.clone()) {
+            match issues.get(&segment) {
+                Some(SegmentIssue::Windowed) => status.windowed = true,
+                Some(SegmentIssue::Failed(why)) => status.skipped = Some(why.clone()),
                 None => {}
             }
         }
@@ -129,7 +131,7 @@ fn status_of(item: &Item, notes: &HashMap<usize, Note>) -> Status {
 
 /// A task's file while it is written.
 #[derive(Default)]
-struct State {
+struct FileState {
     sink: Option<Box<dyn Sink>>,
     /// Bytes of vectors that the sink was given.
     bytes: u64,
@@ -141,12 +143,12 @@ pub struct Collector<'a> {
     tasks: &'a [Task],
     layouts: Vec<Layout>,
     hidden: usize,
-    pending: BTreeMap<u64, Pending>,
+    pending: BTreeMap<u64, PendingChunk>,
     next: u64,
-    states: Vec<State>,
+    states: Vec<FileState>,
     rows: Rows,
     /// Those of `rows`, for the journal.
-    block: Block,
+    block: RowBlock,
     /// None where nothing is to be gone on with.
     saver: Option<Saver<'a>>,
     /// What computes.
@@ -155,14 +157,14 @@ pub struct Collector<'a> {
     restored: Arc<Vec<Saved>>,
     reader: RowReader,
     /// The record whose parts are coming in.
-    long: Long,
+    long: LongRecord,
     /// Its vectors, where nothing is saved.
     spool: Spool,
     /// Whether the rows go to a sink that was given, and not to files.
     is_given: bool,
-    slots: Slots,
-    /// What happened to rows in the slots.
-    slot_notes: HashMap<u32, Note>,
+    cache: RowCache,
+    /// What happened to cached rows.
+    cached_issues: HashMap<u32, SegmentIssue>,
     /// What is told of each file.
     pub files: Vec<FileReport>,
     /// Time spent writing.
@@ -183,7 +185,7 @@ pub struct Collector<'a> {
 
 /// What is counted of a record.
 #[derive(Clone, Copy)]
-struct Counted {
+struct RecordCounts {
     /// Tokens that were computed.
     tokens: u64,
     /// Whether an earlier run saved it, or some of it.
@@ -214,18 +216,18 @@ impl<'a> Collector<'a> {
             hidden,
             pending: BTreeMap::new(),
             next: 0,
-            states: tasks.iter().map(|_| State::default()).collect(),
+            states: tasks.iter().map(|_| FileState::default()).collect(),
             rows: Rows::new(hidden),
-            block: Block::default(),
+            block: RowBlock::default(),
             saver,
             sessions: Vec::new(),
             restored,
             reader: RowReader::default(),
-            long: Long::default(),
+            long: LongRecord::default(),
             spool: Spool::default(),
             is_given: false,
-            slots: Slots::default(),
-            slot_notes: HashMap::new(),
+            cache: RowCache::default(),
+            cached_issues: HashMap::new(),
             files,
             writing: Duration::ZERO,
             computing: Duration::ZERO,
@@ -257,9 +259,9 @@ impl<'a> Collector<'a> {
         match message {
             Message::Chunk(chunk) => {
                 let left = chunk.batches.len();
-                let pending = Pending {
+                let pending = PendingChunk {
                     results: (0..left).map(|_| None).collect(),
-                    notes: HashMap::new(),
+                    issues: HashMap::new(),
                     saved: Vec::new(),
                     stored: HashMap::new(),
                     left,
@@ -313,40 +315,40 @@ impl<'a> Collector<'a> {
         for pending in self.pending.values_mut() {
             let mut flags = std::mem::take(&mut pending.saved);
             let chunk = Arc::clone(&pending.chunk);
-            let places = places(&chunk);
+            let locations = locate(&chunk);
             let results = Results {
                 chunk: &chunk,
-                places: &places,
+                locations: &locations,
                 batches: &pending.results,
-                kept: &[],
+                cached: &[],
                 hidden: self.hidden,
             };
             flags.resize(chunk.entries.len(), false);
-            let mut block = Block::default();
+            let mut block = RowBlock::default();
             for (at, (entry, is_saved)) in chunk.entries.iter().zip(&mut flags).enumerate() {
-                let Entry::Record(task, item) = entry else {
+                let ChunkEntry::Record(task, record) = entry else {
                     continue;
                 };
-                let mut parts = item.segments.clone().chain(item.reverse.clone());
-                let is_there = item.has_segments()
-                    && parts.all(|s| match places[s] {
-                        Place::Batch { batch, .. } => {
-                            pending.results[batch].is_some() && !pending.is_noted(s)
+                let mut parts = record.segments.clone().chain(record.reverse.clone());
+                let is_there = record.has_segments()
+                    && parts.all(|s| match locations[s] {
+                        ResultLocation::Batch { batch, .. } => {
+                            pending.results[batch].is_some() && !pending.has_issue(s)
                         }
                         // Known when the chunk is written: before, it may hold what an earlier chunk needs.
-                        Place::Kept(_) => false,
+                        ResultLocation::Cached(_) => false,
                     });
                 if *is_saved || self.states[*task].failed || !is_there {
                     continue;
                 }
                 let pooling = self.tasks[*task].job.settings.pooling;
-                if item.part.is_some() {
+                if record.part.is_some() {
                     // A pooled one joins those before it, which may not be there.
-                    if pooling == Pooling::None {
-                        let mut part = Block::part(*task);
-                        results.append(&mut part.values, item, &item.status, pooling);
+                    if pooling.is_per_token() {
+                        let mut part = RowBlock::part(*task);
+                        results.append(&mut part.values, record, &record.status, pooling);
                         let count = part.values.len();
-                        part.mark(item.mark(count / self.hidden.max(1)), false);
+                        part.mark(record.mark(count / self.hidden.max(1)), false);
                         if let Some(place) = saver.write(&part)? {
                             pending.stored.insert(at, Stored::Shard(place, count));
                         }
@@ -359,9 +361,9 @@ impl<'a> Collector<'a> {
                     block.task = *task;
                 }
                 let before = block.values.len();
-                results.append(&mut block.values, item, &item.status, pooling);
+                results.append(&mut block.values, record, &record.status, pooling);
                 let vectors = (block.values.len() - before) / self.hidden.max(1);
-                block.mark(item.mark(vectors), false);
+                block.mark(record.mark(vectors), false);
                 *is_saved = true;
             }
             pending.saved = flags;
@@ -384,7 +386,7 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn abandon(&mut self) -> Result<Told, CollectError> {
+    pub fn abandon(&mut self) -> Result<SavedCounts, CollectError> {
         for state in &mut self.states {
             state.sink = None;
         }
@@ -392,10 +394,10 @@ impl<'a> Collector<'a> {
         Ok(self
             .saver
             .as_ref()
-            .map_or(Told::default(), |saver| saver.told))
+            .map_or(SavedCounts::default(), |saver| saver.counts))
     }
 
-    fn returned(&mut self, done: Done) -> Result<(), CollectError> {
+    fn returned(&mut self, done: FinishedBatch) -> Result<(), CollectError> {
         self.first.get_or_insert_with(Instant::now);
         self.computing += done.elapsed;
         self.batches += 1;
@@ -404,16 +406,18 @@ impl<'a> Collector<'a> {
             .get_mut(&done.chunk)
             .expect("a chunk is announced before its batches are");
         let segments = pending.chunk.batches[done.batch].iter();
-        let tokens: usize = segments.map(|&s| pending.chunk.segments[s].tokens()).sum();
+        let tokens: usize = segments
+            .map(|&s| pending.chunk.segments[s].input.tokens)
+            .sum();
         // 1 to 10 % is the first tenth; a sequence of more than the budget fills it.
         self.fill[(10 * tokens).div_ceil(self.budget.max(1)).clamp(1, 10) - 1] += 1;
-        match done.outcome {
-            Ok(Outcome { rows, notes }) => {
+        match done.result {
+            Ok(BatchResult { rows, issues }) => {
                 pending.results[done.batch] = Some(rows);
-                for (segment, note) in notes {
+                for (segment, issue) in issues {
                     // A failure says more than that windows were tried before.
-                    if note != Note::Windowed || !pending.notes.contains_key(&segment) {
-                        pending.notes.insert(segment, note);
+                    if issue != SegmentIssue::Windowed || !pending.issues.contains_key(&segment) {
+                        pending.issues.insert(segment, issue);
                     }
                 }
                 pending.left -= 1;
@@ -435,10 +439,10 @@ impl<'a> Collector<'a> {
     fn names(&self, chunk: &Chunk, segments: &[usize]) -> String {
         let mut names: Vec<String> = Vec::new();
         for entry in &chunk.entries {
-            if let Entry::Record(task, item) = entry
+            if let ChunkEntry::Record(task, record) = entry
                 && segments
                     .iter()
-                    .any(|s| item.segments.contains(s) || item.reverse.contains(s))
+                    .any(|s| record.segments.contains(s) || record.reverse.contains(s))
             {
                 let name = self.tasks[*task].job.source.to_string();
                 if !names.contains(&name) {
@@ -451,7 +455,7 @@ impl<'a> Collector<'a> {
 
     fn write(
         &mut self,
-        pending: &Pending,
+        pending: &PendingChunk,
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
         let mut whole = Vec::new();
@@ -468,40 +472,40 @@ impl<'a> Collector<'a> {
     /// ended.
     fn put<'c>(
         &mut self,
-        pending: &'c Pending,
+        pending: &'c PendingChunk,
         whole: &mut Vec<(usize, Option<&'c Input>)>,
         observer: &mut dyn Observer,
     ) -> Result<(u64, u64, u64), CollectError> {
         let chunk = &pending.chunk;
-        let places = places(chunk);
-        let (kept, notes) = self.exchange(pending, &places);
+        let locations = locate(chunk);
+        let (cached, issues) = self.exchange(pending, &locations);
         let results = Results {
             chunk,
-            places: &places,
+            locations: &locations,
             batches: &pending.results,
-            kept: &kept,
+            cached: &cached,
             hidden: self.hidden,
         };
         let (mut sequences, mut tokens, mut ended) = (0, 0, 0);
         let mut current = None;
         for (at, entry) in chunk.entries.iter().enumerate() {
             match entry {
-                Entry::Record(task, item) => {
+                ChunkEntry::Record(task, record) => {
                     if current != Some(*task) {
                         self.flush(current, observer)?;
                         current = Some(*task);
                     }
-                    let segments = item.segments.clone().chain(item.reverse.clone());
+                    let segments = record.segments.clone().chain(record.reverse.clone());
                     let run = segments.filter(|&s| chunk.segments[s].is_run());
-                    let count = run.map(|s| chunk.segments[s].tokens() as u64).sum();
+                    let count = run.map(|s| chunk.segments[s].input.tokens as u64).sum();
                     tokens += count;
-                    let status = status_of(item, &notes);
-                    if let Some(part) = item.part {
+                    let status = status_of(record, &issues);
+                    if let Some(part) = record.part {
                         let stored = pending.stored.get(&at);
                         sequences += u64::from(part.is_last);
                         self.part(
                             *task,
-                            item,
+                            record,
                             part,
                             (&status, count),
                             &results,
@@ -511,31 +515,31 @@ impl<'a> Collector<'a> {
                         continue;
                     }
                     sequences += 1;
-                    let counted = Counted {
+                    let counted = RecordCounts {
                         tokens: count,
-                        is_restored: item.saved.is_some(),
-                        has_segments: item.has_segments(),
+                        is_restored: record.saved.is_some(),
+                        has_segments: record.has_segments(),
                     };
-                    self.count(*task, item, &status, counted, observer);
+                    self.count(*task, record, &status, counted, observer);
                     if !self.states[*task].failed {
                         let is_saved = pending.saved.get(at).is_some_and(|is_saved| *is_saved);
-                        self.push(*task, item, &status, &results, is_saved)?;
+                        self.push(*task, record, &status, &results, is_saved)?;
                         if self.rows.values.len() >= BLOCK {
                             self.flush(current, observer)?;
                         }
                     }
                 }
-                Entry::Forbidden(task, why) => {
+                ChunkEntry::Forbidden(task, why) => {
                     self.flush(current, observer)?;
                     current = None;
                     self.fail(*task, why, observer);
                 }
-                Entry::End {
+                ChunkEntry::End(FileEnd {
                     task,
                     warnings,
                     failure,
                     input,
-                } => {
+                }) => {
                     self.flush(current, observer)?;
                     current = None;
                     ended += 1;
@@ -560,26 +564,26 @@ impl<'a> Collector<'a> {
     fn count(
         &mut self,
         task: usize,
-        item: &Item,
-        status: &Status,
-        counted: Counted,
+        record: &ChunkRecord,
+        status: &RecordStatus,
+        counted: RecordCounts,
         observer: &mut dyn Observer,
     ) {
-        let Counted {
+        let RecordCounts {
             tokens,
             is_restored,
             has_segments,
         } = counted;
         let file = &mut self.files[task];
-        if let (Some(why), None) = (&status.skipped, &item.status.skipped) {
+        if let (Some(why), None) = (&status.skipped, &record.status.skipped) {
             file.failed_records += 1;
             observer.warning(&format!(
                 "{}: record {:?}, {} long, has no embedding: {why}",
-                self.tasks[task].job.source, item.id, item.length
+                self.tasks[task].job.source, record.id, record.length
             ));
         }
         file.records += 1;
-        file.residues += item.length as u64;
+        file.residues += record.length as u64;
         file.tokens += tokens;
         file.restored += u64::from(is_restored);
         file.repeated += u64::from(tokens == 0 && has_segments);
@@ -597,76 +601,75 @@ impl<'a> Collector<'a> {
     fn part(
         &mut self,
         task: usize,
-        item: &Item,
-        part: Part,
-        (status, tokens): (&Status, u64),
+        record: &ChunkRecord,
+        part: RecordPart,
+        (status, tokens): (&RecordStatus, u64),
         results: &Results,
         stored: Option<&Stored>,
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
         if part.is_first {
-            self.long = Long {
-                status: item.status.clone(),
-                ..Long::default()
+            self.long = LongRecord {
+                status: record.status.clone(),
+                ..LongRecord::default()
             };
             self.spool.clear();
         }
-        let is_noted = *status != item.status;
+        let has_issue = *status != record.status;
         let long = &mut self.long;
-        long.is_noted |= is_noted;
+        long.has_issue |= has_issue;
         long.status.windowed |= status.windowed;
         if let Some(why) = &status.skipped {
             long.status.skipped.get_or_insert_with(|| why.clone());
         }
         long.tokens += tokens;
-        long.is_restored |= item.saved.is_some();
-        long.has_segments |= item.has_segments();
+        long.is_restored |= record.saved.is_some();
+        long.has_segments |= record.has_segments();
         let pooling = self.tasks[task].job.settings.pooling;
         if long.status.skipped.is_none() && !self.states[task].failed {
-            if pooling == Pooling::None {
-                let stored = match (item.saved, stored) {
+            if pooling.is_per_token() {
+                let stored = match (record.saved, stored) {
                     (Some(spot), _) => Stored::Saved(spot),
                     (None, Some(stored)) => stored.clone(),
-                    (None, None) => self.store(task, item, results, is_noted)?,
+                    (None, None) => self.store(task, record, results, has_issue)?,
                 };
                 self.long.parts.push(stored);
             } else {
-                self.join(task, item, part, results, pooling)?;
+                self.join(task, record, part, results, pooling)?;
             }
         }
         if !part.is_last {
             return Ok(());
         }
         let long = std::mem::take(&mut self.long);
-        let counted = Counted {
+        let counted = RecordCounts {
             tokens: long.tokens,
             is_restored: long.is_restored,
             has_segments: long.has_segments,
         };
-        self.count(task, item, &long.status, counted, observer);
+        self.count(task, record, &long.status, counted, observer);
         if self.states[task].failed {
             return Ok(());
         }
         let mut values = Vec::new();
         let is_whole = long.status.skipped.is_none();
-        if pooling == Pooling::None {
+        if pooling.is_per_token() {
             if is_whole {
-                return self.write_long(task, item, part, &long, observer);
+                return self.write_long(task, record, part, &long, observer);
             }
         } else if is_whole {
             let [forward, reverse] = long.strands;
-            values = forward.finish(pooling == Pooling::Max);
-            let other = reverse.finish(pooling == Pooling::Max);
-            let both = values.iter_mut().zip(&other);
-            both.for_each(|(a, b)| *a = f32::midpoint(*a, *b));
+            values = forward.finish(pooling.reduce());
+            let other = reverse.finish(pooling.reduce());
+            join_strands(&mut values, &other);
         } else {
             values.resize(self.hidden, f32::NAN);
         }
         let vectors = values.len() / self.hidden.max(1);
-        self.head(item, &long.status, vectors);
+        self.head(record, &long.status, vectors);
         self.rows.values.extend(values);
         // Its parts are saved.
-        self.block.mark(item.mark(vectors), true);
+        self.block.mark(record.mark(vectors), true);
         Ok(())
     }
 
@@ -674,15 +677,15 @@ impl<'a> Collector<'a> {
     fn store(
         &mut self,
         task: usize,
-        item: &Item,
+        record: &ChunkRecord,
         results: &Results,
-        is_noted: bool,
+        has_issue: bool,
     ) -> Result<Stored, CollectError> {
-        let mut block = Block::part(task);
-        results.append(&mut block.values, item, &item.status, Pooling::None);
+        let mut block = RowBlock::part(task);
+        results.append(&mut block.values, record, &record.status, Pooling::None);
         let count = block.values.len();
-        let mut mark = item.mark(count / self.hidden.max(1));
-        if is_noted {
+        let mut mark = record.mark(count / self.hidden.max(1));
+        if has_issue {
             // What a device could not do as it was meant is tried again by the next run, which must not find it.
             mark.index = u64::MAX;
         }
@@ -709,31 +712,31 @@ impl<'a> Collector<'a> {
     fn join(
         &mut self,
         task: usize,
-        item: &Item,
-        part: Part,
+        record: &ChunkRecord,
+        part: RecordPart,
         results: &Results,
         pooling: Pooling,
     ) -> Result<(), CollectError> {
         let strand = usize::from(part.is_reverse);
-        if let Some(spot) = item.saved {
+        if let Some(spot) = record.saved {
             let mut values = Vec::new();
             self.read(task, &Stored::Saved(spot), &mut values)?;
             self.long.strands[strand] = Joined {
                 values,
-                weight: part.weight,
+                tokens: part.weight,
             };
             return Ok(());
         }
         let joined = &mut self.long.strands[strand];
-        for segments in [&item.segments, &item.reverse] {
+        for segments in [&record.segments, &record.reverse] {
             results.join(joined, segments.clone(), pooling);
         }
         if let Some(saver) = &mut self.saver
-            && !self.long.is_noted
+            && !self.long.has_issue
         {
-            let mut block = Block::part(task);
+            let mut block = RowBlock::part(task);
             block.values.clone_from(&joined.values);
-            block.mark(item.mark(1), false);
+            block.mark(record.mark(1), false);
             saver.hold(block);
         }
         Ok(())
@@ -773,16 +776,16 @@ impl<'a> Collector<'a> {
     fn write_long(
         &mut self,
         task: usize,
-        item: &Item,
-        part: Part,
-        long: &Long,
+        record: &ChunkRecord,
+        part: RecordPart,
+        long: &LongRecord,
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
         self.flush(Some(task), observer)?;
         if self.states[task].failed {
             return Ok(());
         }
-        self.head(item, &long.status, part.vectors);
+        self.head(record, &long.status, part.vectors);
         let mut rows = std::mem::replace(&mut self.rows, Rows::new(self.hidden));
         let mut left = part.vectors;
         for stored in &long.parts {
@@ -809,11 +812,11 @@ impl<'a> Collector<'a> {
     }
 
     /// Begins a row.
-    fn head(&mut self, item: &Item, status: &Status, vectors: usize) {
+    fn head(&mut self, record: &ChunkRecord, status: &RecordStatus, vectors: usize) {
         let rows = &mut self.rows;
-        rows.ids.push(item.id.clone());
-        rows.headers.push(item.header.clone());
-        rows.lengths.push(item.length as u64);
+        rows.ids.push(record.id.clone());
+        rows.headers.push(record.header.clone());
+        rows.lengths.push(record.length as u64);
         rows.status.push(status.to_string());
         rows.vectors.push(vectors);
     }
@@ -822,63 +825,63 @@ impl<'a> Collector<'a> {
     /// these, and what happened on the devices to what each segment's numbers come from.
     fn exchange(
         &mut self,
-        pending: &Pending,
-        places: &[Place],
-    ) -> (Vec<f32>, HashMap<usize, Note>) {
-        let mut kept = Vec::new();
-        let mut notes = pending.notes.clone();
-        for (at, (segment, place)) in pending.chunk.segments.iter().zip(places).enumerate() {
-            match (segment.origin, *place) {
-                (Origin::Engine { keep: Some(slot) }, Place::Batch { batch, row }) => {
+        pending: &PendingChunk,
+        locations: &[ResultLocation],
+    ) -> (Vec<f32>, HashMap<usize, SegmentIssue>) {
+        let mut cached = Vec::new();
+        let mut issues = pending.issues.clone();
+        for (at, (segment, location)) in pending.chunk.segments.iter().zip(locations).enumerate() {
+            match (segment.origin, *location) {
+                (Origin::Engine { keep: Some(place) }, ResultLocation::Batch { batch, row }) => {
                     let values = pending.results[batch].as_deref().unwrap_or_default();
                     let row = &values[row * self.hidden..(row + 1) * self.hidden];
-                    self.slots.put(slot, row);
-                    match notes.get(&at) {
-                        Some(note) => self.slot_notes.insert(slot, note.clone()),
-                        None => self.slot_notes.remove(&slot),
+                    self.cache.put(place, row);
+                    match issues.get(&at) {
+                        Some(issue) => self.cached_issues.insert(place, issue.clone()),
+                        None => self.cached_issues.remove(&place),
                     };
                 }
                 (Origin::Engine { .. }, _) => {}
                 (Origin::Segment(first), _) => {
-                    if let Some(note) = notes.get(&first).cloned() {
-                        notes.insert(at, note);
+                    if let Some(issue) = issues.get(&first).cloned() {
+                        issues.insert(at, issue);
                     }
                 }
-                (Origin::Slot(slot), _) => {
-                    kept.extend_from_slice(self.slots.get(slot, self.hidden));
-                    if let Some(note) = self.slot_notes.get(&slot) {
-                        notes.insert(at, note.clone());
+                (Origin::Cached(place), _) => {
+                    cached.extend_from_slice(self.cache.get(place, self.hidden));
+                    if let Some(issue) = self.cached_issues.get(&place) {
+                        issues.insert(at, issue.clone());
                     }
                 }
             }
         }
-        (kept, notes)
+        (cached, issues)
     }
 
     /// Appends a record's row. `is_saved`: the journal has it already.
     fn push(
         &mut self,
         task: usize,
-        item: &Item,
-        status: &Status,
+        record: &ChunkRecord,
+        status: &RecordStatus,
         results: &Results,
         is_saved: bool,
     ) -> Result<(), CollectError> {
         let pooling = self.tasks[task].job.settings.pooling;
         let before = self.rows.values.len();
-        if let Some(spot) = item.saved {
+        if let Some(spot) = record.saved {
             let mut values = std::mem::take(&mut self.rows.values);
             let read = self.read(task, &Stored::Saved(spot), &mut values);
             self.rows.values = values;
             read?;
         } else {
-            results.append(&mut self.rows.values, item, status, pooling);
+            results.append(&mut self.rows.values, record, status, pooling);
         }
         let vectors = (self.rows.values.len() - before) / self.hidden.max(1);
-        self.head(item, status, vectors);
+        self.head(record, status, vectors);
         // What a device could not do as it was meant is tried again by the next run.
-        let is_safe = is_saved || !item.has_segments() || *status != item.status;
-        self.block.mark(item.mark(vectors), is_safe);
+        let is_safe = is_saved || !record.has_segments() || *status != record.status;
+        self.block.mark(record.mark(vectors), is_safe);
         Ok(())
     }
 

@@ -1,38 +1,42 @@
-//! A batch that a device refuses, or whose numbers are no good, is not the end: it is split, cut into windows, or computed again.
+//! Runs batches on a device. A batch that the device refuses, or whose numbers are not finite, is split, cut into
+//! windows, or computed again.
 //!
-//! - Out of memory: the batch is halved, down to one sequence, and the device's later batches are cut to what fits. One sequence
-//!   that is too large alone is embedded in windows when its job has `--long window`: first of the model's own length, then
-//!   of half of that, and so on. Otherwise its record has no embedding, and its status says why.
-//! - Numbers that are not finite (an activation overflowed half precision): those sequences are computed again in higher
-//!   precision. If that does not help either, their records have no embedding.
+//! - Out of memory: the batch is halved, down to one sequence, and the device's later batches are cut to what fits.
+//!   One sequence that is too large alone is embedded in windows when its job has `--long window`: first of the
+//!   model's own length, then of half of that, and so on. Otherwise its record has no embedding, and its status says
+//!   why.
+//! - Numbers that are not finite (an activation overflowed half precision): those sequences are computed again in
+//!   higher precision. If that does not help either, their records have no embedding.
 //!
-//! Each is told in the output's status and in the report. What can't be helped here, such as a lost device, is the caller's.
+//! Each is reported in the output's status and in the report. Other errors, such as a lost device, go to the caller.
 
 use std::ops::Range;
 
-use super::chunk::{Chunk, Entry, Task};
-use super::join::join_windows;
+use super::chunk::{Chunk, ChunkEntry};
 use super::loaded_device::Slot;
+use super::task::Task;
+use crate::batch::{self, ModelInput};
 use crate::engine::{Batch, EngineError, Reduce};
+use crate::pooling::{self, join_windows, pooled_rows, rows_of};
 use crate::settings::Long;
 use crate::tokenize::Tokenizer;
 use crate::trace::{Lane, Trace};
 
-/// What happened to a segment on the way.
+/// Why a segment was not computed as it was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
+pub enum SegmentIssue {
     /// It was too large for the device, and embedded in windows.
     Windowed,
     /// It has no numbers, and why.
     Failed(String),
 }
 
-/// The rows of a batch, and what has to be said about some of its segments.
-pub struct Outcome {
+/// The rows of a batch, and which of its segments were not computed as they were meant.
+pub struct BatchResult {
     /// As the engine gives them for the whole batch.
     pub rows: Vec<f32>,
-    /// Segments of the chunk with their notes.
-    pub notes: Vec<(usize, Note)>,
+    /// Segments of the chunk with their issues.
+    pub issues: Vec<(usize, SegmentIssue)>,
 }
 
 /// Windows are not made shorter than this many residues or bases.
@@ -43,22 +47,12 @@ const SHORTEST: usize = 64;
 struct Piece {
     /// The segment, in `Chunk::segments`.
     segment: usize,
-    /// Its tokens without special ones, in `Chunk::encoded`.
-    record: usize,
-    seen: Range<usize>,
-    /// The tokens to pool over, <cls> being 0.
-    range: Range<usize>,
+    /// What the model sees.
+    input: ModelInput,
 }
 
-impl Piece {
-    /// Tokens, with the special ones.
-    fn tokens(&self) -> usize {
-        self.seen.len() + 2
-    }
-}
-
-/// What stays the same for all batches of a worker.
-pub struct Retry<'a> {
+/// Runs the batches of a worker on its device.
+pub struct Executor<'a> {
     /// The device.
     pub slot: &'a Slot<'a>,
     /// All tasks of the run.
@@ -75,43 +69,45 @@ pub struct Retry<'a> {
     pub lane: Lane,
 }
 
-impl Retry<'_> {
+impl Executor<'_> {
     /// Computes a batch of a chunk.
     ///
     /// # Errors
     /// What no retry helps against.
-    pub fn compute(&self, chunk: &Chunk, batch: usize) -> Result<Outcome, EngineError> {
+    pub fn compute(&self, chunk: &Chunk, batch: usize) -> Result<BatchResult, EngineError> {
         let pieces: Vec<Piece> = chunk.batches[batch]
             .iter()
-            .map(|&segment| {
-                let about = &chunk.segments[segment];
-                Piece {
-                    segment,
-                    record: about.record,
-                    seen: about.window.seen.clone(),
-                    range: about.range.clone(),
-                }
+            .map(|&segment| Piece {
+                segment,
+                input: chunk.segments[segment].input.clone(),
             })
             .collect();
         let mut attempt = Attempt {
             with: self,
             chunk,
             reduce: chunk.reduce(batch),
-            notes: Vec::new(),
+            issues: Vec::new(),
         };
         let rows = attempt.rows(&pieces, true)?;
-        Ok(Outcome {
+        Ok(BatchResult {
             rows,
-            notes: attempt.notes,
+            issues: attempt.issues,
         })
     }
 }
 
 struct Attempt<'a> {
-    with: &'a Retry<'a>,
+    with: &'a Executor<'a>,
     chunk: &'a Chunk,
     reduce: Reduce,
-    notes: Vec<(usize, Note)>,
+    issues: Vec<(usize, SegmentIssue)>,
+}
+
+impl Piece {
+    /// Tokens, with the special ones.
+    fn tokens(&self) -> usize {
+        self.input.tokens
+    }
 }
 
 impl Attempt<'_> {
@@ -147,14 +143,14 @@ impl Attempt<'_> {
         if finite(&rows) {
             return Ok(rows);
         }
-        let places = self.places(pieces);
+        let locations = self.locations(pieces);
         let bad: Vec<usize> = (0..pieces.len())
-            .filter(|&at| !finite(&rows[places[at].clone()]))
+            .filter(|&at| !finite(&rows[locations[at].clone()]))
             .collect();
         let again: Vec<Piece> = bad.iter().map(|&at| pieces[at].clone()).collect();
         if let Some(better) = self.higher(&again)? {
-            for (at, place) in bad.into_iter().zip(self.places(&again)) {
-                rows[places[at].clone()].copy_from_slice(&better[place]);
+            for (at, location) in bad.into_iter().zip(self.locations(&again)) {
+                rows[locations[at].clone()].copy_from_slice(&better[location]);
             }
         }
         Ok(rows)
@@ -166,10 +162,10 @@ impl Attempt<'_> {
         let precision = with.slot.precision;
         let trace = (with.trace, &with.lane);
         let fail = |this: &mut Self, why: String| {
-            let notes = pieces
+            let issues = pieces
                 .iter()
-                .map(|p| (p.segment, Note::Failed(why.clone())));
-            this.notes.extend(notes);
+                .map(|p| (p.segment, SegmentIssue::Failed(why.clone())));
+            this.issues.extend(issues);
         };
         match with.slot.run_higher(&self.lay(pieces), self.reduce, trace) {
             None if pieces.len() > 1 => self.each_alone(pieces).map(Some),
@@ -182,22 +178,22 @@ impl Attempt<'_> {
             }
             Some(Ok(mut rows)) => {
                 with.slot.recomputes(pieces.len());
-                for (piece, place) in pieces.iter().zip(self.places(pieces)) {
-                    if finite(&rows[place.clone()]) {
+                for (piece, location) in pieces.iter().zip(self.locations(pieces)) {
+                    if finite(&rows[location.clone()]) {
                         continue;
                     }
                     if pieces.len() > 1 {
                         // ONNX Runtime's own operators let a sequence spoil others of its batch.
                         let batch = self.lay(std::slice::from_ref(piece));
                         if let Some(Ok(alone)) = with.slot.run_higher(&batch, self.reduce, trace) {
-                            rows[place.clone()].copy_from_slice(&alone);
+                            rows[location.clone()].copy_from_slice(&alone);
                         }
                     }
-                    if !finite(&rows[place]) {
+                    if !finite(&rows[location]) {
                         let why = format!(
                             "the model's numbers are not finite, neither in {precision} nor in higher precision"
                         );
-                        self.notes.push((piece.segment, Note::Failed(why)));
+                        self.issues.push((piece.segment, SegmentIssue::Failed(why)));
                     }
                 }
                 Ok(Some(rows))
@@ -235,7 +231,7 @@ impl Attempt<'_> {
             if !finite(&alone) {
                 let precision = with.slot.precision;
                 let why = format!("the model's numbers are not finite ({precision})");
-                self.notes.push((piece.segment, Note::Failed(why)));
+                self.issues.push((piece.segment, SegmentIssue::Failed(why)));
             }
             rows.extend(alone);
         }
@@ -251,9 +247,10 @@ impl Attempt<'_> {
         if let Some(settings) = settings
             && settings.long == Long::Window
         {
-            let encoded = &self.chunk.encoded[piece.record];
+            let encoded = &self.chunk.encoded[piece.input.record];
             let span = with.tokenizer.span();
-            let letters = encoded.letters_of(piece.seen.clone(), span).len() + span - 1;
+            let letters = encoded.letters_of(piece.input.seen.clone(), span);
+            let letters = letters.len() + span - 1;
             let model = with.model_limit.filter(|&limit| limit < letters);
             let mut size = model.unwrap_or(letters / 2);
             while size >= SHORTEST.max(2 * span) {
@@ -261,7 +258,7 @@ impl Attempt<'_> {
                 let windows = self.windows(piece, size, overlap);
                 match self.rows(&windows, false) {
                     Ok(rows) => {
-                        self.notes.push((piece.segment, Note::Windowed));
+                        self.issues.push((piece.segment, SegmentIssue::Windowed));
                         return Ok(self.join(&windows, &rows));
                     }
                     Err(EngineError::OutOfMemory(_)) => size /= 2,
@@ -270,117 +267,78 @@ impl Attempt<'_> {
             }
         }
         let why = format!("out of memory on {}", with.slot.label);
-        self.notes.push((piece.segment, Note::Failed(why)));
+        self.issues.push((piece.segment, SegmentIssue::Failed(why)));
         Ok(vec![f32::NAN; self.values(std::slice::from_ref(piece))])
     }
 
-    /// The windows of a piece that something is taken from. Their ranges are what is taken.
+    /// The windows of a piece of which something is pooled. Where the engine gives every token's vector, those of the
+    /// special ones too.
     fn windows(&self, piece: &Piece, size: usize, overlap: usize) -> Vec<Piece> {
-        let encoded = &self.chunk.encoded[piece.record];
+        let ModelInput {
+            record,
+            seen,
+            range,
+            tokens,
+        } = &piece.input;
+        let special = self.with.tokenizer.special();
         let span = self.with.tokenizer.span();
-        let windows = encoded.windows_of(piece.seen.clone(), span, size, overlap);
-        let last = windows.len().saturating_sub(1);
-        let whole = match self.reduce {
-            Reduce::Tokens => 0..piece.tokens(),
-            Reduce::Mean | Reduce::Max => piece.range.clone(),
+        let windows = self.chunk.encoded[*record].windows_of(seen.clone(), span, size, overlap);
+        let range = match self.reduce {
+            Reduce::Tokens => &(0..*tokens),
+            Reduce::Mean | Reduce::Max => range,
         };
-        let mut pieces = Vec::new();
-        for (at, window) in windows.into_iter().enumerate() {
-            // In tokens of the piece, of which <cls> is 0: the first window answers for it, the last one for <eos>.
-            let from = window.kept.start - piece.seen.start + 1;
-            let to = window.kept.end - piece.seen.start + 1;
-            let from = if at == 0 { 0 } else { from }.max(whole.start);
-            let to = if at == last { to + 1 } else { to }.min(whole.end);
-            if from >= to {
-                continue;
-            }
-            let shift = window.seen.start - piece.seen.start;
-            pieces.push(Piece {
-                segment: piece.segment,
-                record: piece.record,
-                seen: window.seen,
-                range: from - shift..to - shift,
-            });
-        }
-        pieces
+        let windows = pooling::divide(range, seen, windows, special).into_iter();
+        let pieces = windows.map(|part| Piece {
+            segment: piece.segment,
+            input: ModelInput::new(*record, part.window.seen, part.range, special),
+        });
+        pieces.collect()
     }
 
-    /// What the engine would have given for the whole piece: the windows' tokens one after the other, or their pooled rows joined
-    /// as those of any record in windows.
+    /// What the engine would have given for the whole piece, from the rows of its windows.
     fn join(&self, windows: &[Piece], rows: &[f32]) -> Vec<f32> {
         let hidden = self.with.hidden;
-        let parts = self.places(windows).into_iter().zip(windows);
-        if self.reduce == Reduce::Tokens {
-            let tokens = parts.map(|(place, window)| {
-                let Range { start, end } = window.range;
-                &rows[place][start * hidden..end * hidden]
-            });
-            return tokens.flatten().copied().collect();
-        }
-        let parts = parts.map(|(place, window)| (&rows[place], window.range.len()));
-        let mut joined = Vec::with_capacity(hidden);
-        join_windows(&mut joined, parts, self.reduce == Reduce::Max);
+        let parts = self.locations(windows).into_iter().zip(windows);
+        let parts = parts.map(|(location, window)| {
+            let range = &window.input.range;
+            let Range { start, end } = pooled_rows(self.reduce, range);
+            let own = &rows[location];
+            (&own[start * hidden..end * hidden], range.len())
+        });
+        let mut joined = Vec::new();
+        join_windows(&mut joined, parts, self.reduce);
         joined
     }
 
     /// Pieces laid end to end with their special tokens.
     fn lay(&self, pieces: &[Piece]) -> Batch {
-        let special = self.with.tokenizer.special();
-        let mut batch = Batch {
-            ids: Vec::with_capacity(pieces.iter().map(Piece::tokens).sum()),
-            starts: vec![0],
-            ranges: Vec::with_capacity(pieces.len()),
-        };
-        for piece in pieces {
-            let start = batch.ids.len();
-            let ids = &self.chunk.encoded[piece.record].ids[piece.seen.clone()];
-            batch.ids.push(special.cls.into());
-            batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
-            batch.ids.push(special.eos.into());
-            batch.starts.push(int(batch.ids.len()));
-            batch
-                .ranges
-                .push([int(start + piece.range.start), int(start + piece.range.end)]);
-        }
-        batch
-    }
-
-    /// How many rows the engine gives for a piece.
-    fn rows_of(&self, piece: &Piece) -> usize {
-        match self.reduce {
-            Reduce::Tokens => piece.tokens(),
-            Reduce::Mean | Reduce::Max => 1,
-        }
+        let inputs = pieces.iter().map(|piece| &piece.input);
+        batch::lay(inputs, &self.chunk.encoded, self.with.tokenizer.special())
     }
 
     /// How many values the engine gives for pieces.
     fn values(&self, pieces: &[Piece]) -> usize {
-        pieces
-            .iter()
-            .map(|piece| self.rows_of(piece) * self.with.hidden)
-            .sum()
+        self.locations(pieces).last().map_or(0, |last| last.end)
     }
 
     /// Where the values of each piece lie.
-    fn places(&self, pieces: &[Piece]) -> Vec<Range<usize>> {
+    fn locations(&self, pieces: &[Piece]) -> Vec<Range<usize>> {
         let mut end = 0;
-        pieces
-            .iter()
-            .map(|piece| {
-                let start = end;
-                end += self.rows_of(piece) * self.with.hidden;
-                start..end
-            })
-            .collect()
+        let locations = pieces.iter().map(|piece| {
+            let start = end;
+            end += rows_of(self.reduce, piece.input.tokens) * self.with.hidden;
+            start..end
+        });
+        locations.collect()
     }
 }
 
-impl Retry<'_> {
+impl Executor<'_> {
     /// The task that a segment belongs to.
     fn task(&self, chunk: &Chunk, segment: usize) -> Option<&Task> {
         chunk.entries.iter().find_map(|entry| match entry {
-            Entry::Record(task, item)
-                if item.segments.contains(&segment) || item.reverse.contains(&segment) =>
+            ChunkEntry::Record(task, record)
+                if record.segments.contains(&segment) || record.reverse.contains(&segment) =>
             {
                 self.tasks.get(*task)
             }
@@ -425,11 +383,6 @@ fn finite(values: &[f32]) -> bool {
         .all(|block| block.iter().fold(true, |all, x| all & x.is_finite()))
 }
 
-/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer sequence is refused before.
-fn int(position: usize) -> i32 {
-    i32::try_from(position).unwrap_or(i32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -439,9 +392,12 @@ mod tests {
     fn pieces(lengths: &[usize]) -> Vec<Piece> {
         let piece = |(segment, &length)| Piece {
             segment,
-            record: 0,
-            seen: 0..length,
-            range: 1..length + 1,
+            input: ModelInput {
+                record: 0,
+                seen: 0..length,
+                range: 1..length + 1,
+                tokens: length + 2,
+            },
         };
         lengths.iter().enumerate().map(piece).collect()
     }

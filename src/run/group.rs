@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use seqembed_onnx::{Architecture, Model};
 use serde_json::json;
 
-use super::chunk::{Chunk, Task};
-use super::chunker::{Chunker, Limits, PartTokens};
+use super::chunk::Chunk;
+use super::chunker::{ChunkLimits, Chunker};
 use super::collect::{Collector, output_path};
-use super::dedup::Repeats;
+use super::dedup::Dedup;
 use super::loaded_device::Slot;
-use super::pipeline::{self, Flow};
+use super::pipeline::{self, Pipeline};
+use super::record_parts::PartTokens;
 use super::resume::Journaled;
+use super::task::Task;
 use super::{Held, Observer, Options, RunError, Shared};
 use crate::device::Device;
 use crate::engine::Reduce;
@@ -28,7 +30,7 @@ use crate::models;
 use crate::output::{Layout, Sink};
 use crate::records::Record;
 use crate::report::{DeviceReport, FileReport, LoadReport, Report};
-use crate::settings::{Pooling, Precision, Revcomp, Settings, SettingsError, Window};
+use crate::settings::{Precision, Revcomp, Settings, SettingsError, WindowSize};
 use crate::threads;
 use crate::tokenize::{self, Alphabet, Tokenizer};
 use crate::trace::{Lane, Trace};
@@ -107,19 +109,20 @@ impl Opened {
     }
 
     /// How a job's long sequences are cut, if its options fit the model.
-    pub(crate) fn window(&self, settings: &Settings) -> Result<Window, SettingsError> {
+    pub(crate) fn window(&self, settings: &Settings) -> Result<WindowSize, SettingsError> {
         let span = self.tokenizer.span();
         // The model's own limit counts tokens of one letter, or k-mers, of which a sequence has k - 1 fewer than bases.
         let limit = self.model.info().max_residues;
         let limit = limit.map_or(usize::MAX, |tokens| tokens + span - 1);
         let window = settings.window_of(limit)?;
-        let Window { max_length, .. } = window;
+        let WindowSize { max_length, .. } = window;
         if max_length < span {
             return Err(SettingsError::Short { max_length, span });
         }
         if max_length > limit && matches!(self.model.architecture(), Architecture::Bert(_)) {
             return Err(SettingsError::Long { max_length, limit });
         }
+        settings.check_pooling(self.tokenizer.special())?;
         if settings.revcomp == Revcomp::Mean && self.tokenizer.alphabet() != Alphabet::Dna {
             return Err(SettingsError::NoStrands);
         }
@@ -219,7 +222,7 @@ impl Group {
         let journaled = journaled.unwrap_or_else(|| Journaled::none(self.file_reports()));
         chunker.resume(Arc::clone(&journaled.saved));
         if !options.no_dedup {
-            chunker.share(Repeats::new(hidden));
+            chunker.share(Dedup::new(hidden));
         }
         // The first chunk tells whether there is anything to run, and whether there is enough for every core.
         let reading = Instant::now();
@@ -291,8 +294,8 @@ impl Group {
         let at_once = slots.iter().map(|slot| slot.workers).sum();
         report.workers = report.workers.max(at_once);
 
-        let flow = self.flow(shared, &slots, hidden);
-        let result = flow.run(
+        let pipeline = self.pipeline(shared, &slots, hidden);
+        let result = pipeline.run(
             chunker,
             first,
             &mut collector,
@@ -325,9 +328,14 @@ impl Group {
         programs.collect()
     }
 
-    fn flow<'f>(&'f self, shared: &'f Shared, slots: &'f [Slot<'f>], hidden: usize) -> Flow<'f> {
+    fn pipeline<'f>(
+        &'f self,
+        shared: &'f Shared,
+        slots: &'f [Slot<'f>],
+        hidden: usize,
+    ) -> Pipeline<'f> {
         let longest = self.model.info().max_residues;
-        Flow {
+        Pipeline {
             slots,
             tasks: &self.tasks,
             tokenizer: &*self.tokenizer,
@@ -484,12 +492,12 @@ impl Group {
         }
     }
 
-    fn limits(&self, options: &Options, places: &[Place], hidden: usize) -> Limits {
+    fn limits(&self, options: &Options, places: &[Place], hidden: usize) -> ChunkLimits {
         let settings = || self.tasks.iter().map(|task| &task.job.settings);
         let asked = settings()
             .filter_map(|settings| settings.batch_tokens)
             .min();
-        let per_token = settings().any(|settings| settings.pooling == Pooling::None);
+        let per_token = settings().any(|settings| settings.pooling.is_per_token());
         let part_tokens = PartTokens {
             pooled: PART_TOKENS,
             each: (PART_BYTES / (4 * hidden).max(1)).max(1),
@@ -507,7 +515,7 @@ impl Group {
             if per_token {
                 chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (4 * hidden));
             }
-            Limits {
+            ChunkLimits {
                 chunk_tokens,
                 batch_tokens,
                 padded: false,
@@ -519,14 +527,14 @@ impl Group {
             if per_token {
                 chunk_tokens = chunk_tokens.min(CHUNK_BYTES / (4 * hidden));
             }
-            Limits {
+            ChunkLimits {
                 chunk_tokens,
                 batch_tokens,
                 padded: options.kernels == Kernels::Portable,
                 part_tokens,
             }
         };
-        Limits {
+        ChunkLimits {
             chunk_tokens: limits.chunk_tokens.max(1),
             ..limits
         }
@@ -549,7 +557,7 @@ impl Group {
             Layout {
                 path: output_path(&options.out, &task.job.sample, settings.format.extension()),
                 hidden: self.model.architecture().hidden(),
-                per_token: settings.pooling == Pooling::None,
+                per_token: settings.pooling.is_per_token(),
                 precision: settings.output_precision,
                 provenance: self.provenance(task, computed),
             }

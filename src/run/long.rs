@@ -8,19 +8,19 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use super::chunk::Status;
-use super::join::Joined;
+use super::chunk::RecordStatus;
 use crate::atomic_file::folder_of;
 use crate::journal::rows::{Place, Spot, read_values};
 use crate::output::Layout;
+use crate::pooling::Joined;
 
 /// A long record of which some parts were taken.
 #[derive(Default)]
-pub struct Long {
+pub struct LongRecord {
     /// What happened to the record so far.
-    pub status: Status,
+    pub status: RecordStatus,
     /// Whether a device had trouble with it: then it is tried again by the next run.
-    pub is_noted: bool,
+    pub has_issue: bool,
     /// Tokens that were computed.
     pub tokens: u64,
     /// Whether something of it was saved by an earlier run.

@@ -9,15 +9,18 @@ mod collect;
 mod dedup;
 mod execute;
 mod group;
-mod join;
 pub(crate) mod loaded_device;
 mod long;
 mod pipeline;
 #[cfg(test)]
 mod pipeline_properties;
 mod queue;
+mod record_parts;
+mod results;
 mod resume;
 mod save;
+mod task;
+mod task_reader;
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,14 +28,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::chunk::Task;
 pub use self::collect::{CollectError, Observer};
 pub(crate) use self::group::{Group, Opened};
+pub(crate) use self::task::Task;
 
 use self::collect::output_path;
 use self::group::group;
 use self::resume::Ended;
-pub use self::save::Told;
+pub use self::save::SavedCounts;
 use crate::device::{Device, DeviceChoice};
 use crate::engine::EngineError;
 use crate::engine::cpu::session::Kernels;
@@ -184,7 +187,7 @@ pub enum RunError {
         /// The signal's number.
         signal: i32,
         /// What of unfinished files this run saved.
-        saved: Told,
+        saved: SavedCounts,
     },
 }
 
@@ -418,7 +421,7 @@ fn stop_if_asked(options: &Options) -> Result<(), RunError> {
     match options.interrupt.signal() {
         Some(signal) => Err(RunError::Interrupted {
             signal,
-            saved: Told::default(),
+            saved: SavedCounts::default(),
         }),
         None => Ok(()),
     }

@@ -12,12 +12,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::json;
 
 use super::RunError;
-use super::chunk::{Chunk, Task};
+use super::chunk::Chunk;
 use super::chunker::Chunker;
-use super::collect::{CollectError, Collector, Done, Message, Observer};
-use super::execute::Retry;
+use super::collect::{CollectError, Collector, FinishedBatch, Message, Observer};
+use super::execute::Executor;
 use super::loaded_device::Slot;
 use super::queue::Queue;
+use super::task::Task;
 use crate::engine::EngineError;
 use crate::interrupt::Interrupt;
 use crate::report::Stages;
@@ -48,8 +49,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a run that was asked to stop waits for batches under way.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// What the threads share.
-pub struct Flow<'a> {
+/// What the threads of a run share.
+pub struct Pipeline<'a> {
     /// The devices with the model on them. None when there is nothing to compute.
     pub slots: &'a [Slot<'a>],
     /// All jobs.
@@ -68,7 +69,7 @@ pub struct Flow<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-impl Flow<'_> {
+impl Pipeline<'_> {
     /// Runs the threads until every chunk is written.
     ///
     /// # Errors
@@ -176,7 +177,7 @@ impl Flow<'_> {
 
     /// Runs batches on a device until there are no more, or the device is lost.
     fn work(&self, slot: &Slot, lane: Lane, queue: &Queue<Work>, sender: &Sender<Event>) {
-        let retry = Retry {
+        let executor = Executor {
             slot,
             tasks: self.tasks,
             tokenizer: self.tokenizer,
@@ -193,16 +194,16 @@ impl Flow<'_> {
             }
             let Work { chunk, batch } = taken.item();
             let started = Instant::now();
-            let outcome = retry.compute(chunk, *batch);
-            if let Err(EngineError::DeviceLost(why)) = outcome {
+            let result = executor.compute(chunk, *batch);
+            if let Err(EngineError::DeviceLost(why)) = result {
                 taken.give_back();
                 self.lose(slot, why, queue, sender);
                 return;
             }
-            let done = Done {
+            let done = FinishedBatch {
                 chunk: chunk.number,
                 batch: *batch,
-                outcome,
+                result,
                 elapsed: started.elapsed(),
             };
             if sender.send(Event::Collect(Message::Done(done))).is_err() {

@@ -1,6 +1,6 @@
-//! Laws of the way from records to files, with a stand-in for the model: whatever the files, the options, the batches, the
-//! order in which they return, and the moments at which the run is killed or stopped, in the end every record has its own
-//! row, once, in its place.
+//! Properties of the way from records to files, with a stand-in for the model: whatever the files, the options, the special
+//! tokens, the batches, the device's memory, the order in which batches return, and the moments at which the run is killed
+//! or stopped, in the end every record has its own row, once, in its place, as computed from the whole sequence.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -10,53 +10,78 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::chunk::{Chunk, Segment, Task};
-use super::chunker::{Chunker, Limits, PartTokens};
-use super::collect::{Collector, Done, Message, Observer};
-use super::dedup::Repeats;
-use super::execute::Outcome;
+use super::chunk::Chunk;
+use super::chunker::{ChunkLimits, Chunker};
+use super::collect::{Collector, FinishedBatch, Message, Observer};
+use super::dedup::Dedup;
+use super::execute::Executor;
+use super::loaded_device::Slot;
+use super::record_parts::PartTokens;
 use super::save::Saver;
-use crate::engine::Reduce;
+use super::task::Task;
+use crate::device::Device;
+use crate::engine::select::Place;
+use crate::engine::session::{Facts as SessionFacts, Session};
+use crate::engine::{Batch, Engine, EngineError, Reduce};
 use crate::journal::facts::Facts;
-use crate::journal::{Journal, Plan, Request};
+use crate::journal::rows::Saved;
+use crate::journal::{Journal, Plan, Request, Ticket};
 use crate::manifest::Job;
 use crate::output::{self, Format, Layout};
+use crate::pooling::Pooling;
 use crate::records::Source;
 use crate::report::FileReport;
-use crate::settings::{OutputPrecision, Overrides, Pooling, Settings, Window};
-use crate::tokenize::{Alphabet, Encoded, Special, Tokenizer};
+use crate::settings::{Long, OutputPrecision, Overrides, Precision, Revcomp, Settings, WindowSize};
+use crate::tokenize::dna::reverse_complement;
+use crate::tokenize::{Alphabet, Encoded, SpecialTokens, Tokenizer};
+use crate::trace::{Lane, Trace};
 
 const HIDDEN: usize = 2;
-const CLS: u32 = 100;
-const EOS: u32 = 101;
 
-/// One token a letter.
-struct Letters;
+/// A token for each k-mer, at a stride of one letter, between any special tokens.
+struct Kmers {
+    k: usize,
+    special: SpecialTokens,
+}
 
-impl Tokenizer for Letters {
+impl Tokenizer for Kmers {
     fn encode(&self, sequence: &[u8]) -> Encoded {
+        let id = |kmer: &[u8]| {
+            let letters = kmer.iter().map(|&letter| u32::from(letter));
+            letters.fold(0, |id, letter| (31 * id + letter) % 97)
+        };
         Encoded {
-            ids: sequence.iter().map(|&letter| letter.into()).collect(),
+            ids: sequence.windows(self.k).map(id).collect(),
             letters: sequence.len(),
             ..Encoded::default()
         }
     }
 
-    fn special(&self) -> Special {
-        Special {
-            cls: CLS,
-            eos: EOS,
-            pad: 0,
-            unk: 0,
-        }
+    fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     fn alphabet(&self) -> Alphabet {
-        Alphabet::Protein
+        Alphabet::Dna
     }
 
     fn vocabulary(&self) -> usize {
-        128
+        300
+    }
+
+    fn span(&self) -> usize {
+        self.k
+    }
+}
+
+/// So many special tokens in front and behind; the last one in front is [CLS].
+fn special_tokens((front, behind): (u32, u32)) -> SpecialTokens {
+    SpecialTokens {
+        front: (100..100 + front).collect(),
+        behind: (200..200 + behind).collect(),
+        cls: (front > 0).then_some(99 + front),
+        pad: 0,
+        unk: 0,
     }
 }
 
@@ -65,15 +90,51 @@ fn vector(id: u32) -> [f32; HIDDEN] {
     [(id % 17) as f32, (id % 5) as f32 - 2.0]
 }
 
-/// What the stand-in gives for a segment.
-fn compute(chunk: &Chunk, segment: &Segment) -> Vec<f32> {
-    let ids = &chunk.encoded[segment.record].ids[segment.window.seen.clone()];
-    let mut tokens = vec![vector(CLS)];
-    tokens.extend(ids.iter().map(|&id| vector(id)));
-    tokens.push(vector(EOS));
-    match segment.reduce {
-        Reduce::Tokens => tokens.concat(),
-        reduce => pooled(&tokens[segment.range.clone()], reduce == Reduce::Max),
+/// A stand-in for the model on a device, with memory for so many tokens at once.
+struct StandIn {
+    memory: usize,
+    facts: SessionFacts,
+}
+
+impl StandIn {
+    fn new(memory: usize) -> Self {
+        let facts = SessionFacts {
+            device: Device::Cpu,
+            precision: Precision::Fp32,
+            weights_sha256: String::new(),
+            architecture: String::new(),
+            graph_sha256: String::new(),
+            layer: 0,
+            outputs: Vec::new(),
+            hidden: HIDDEN,
+            padded: false,
+        };
+        Self { memory, facts }
+    }
+}
+
+impl Engine for StandIn {
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        if batch.tokens() > self.memory {
+            return Err(EngineError::OutOfMemory("too many tokens".to_owned()));
+        }
+        assert_eq!(batch.sequences(), batch.ranges.len());
+        let ids = batch.ids.iter().map(|&id| u32::try_from(id).unwrap());
+        let tokens: Vec<_> = ids.map(vector).collect();
+        let rows = batch.ranges.iter().map(|range| {
+            let [start, end] = range.map(|at| usize::try_from(at).unwrap());
+            pooled(&tokens[start..end], reduce == Reduce::Max)
+        });
+        Ok(match reduce {
+            Reduce::Tokens => tokens.concat(),
+            Reduce::Mean | Reduce::Max => rows.collect::<Vec<_>>().concat(),
+        })
+    }
+}
+
+impl Session for StandIn {
+    fn facts(&self) -> &SessionFacts {
+        &self.facts
     }
 }
 
@@ -90,22 +151,6 @@ fn pooled(tokens: &[[f32; HIDDEN]], maximum: bool) -> Vec<f32> {
         .collect()
 }
 
-/// The row of a sequence, from its letters alone.
-fn expected(sequence: &str, pooling: Pooling) -> Vec<f32> {
-    let tokens: Vec<_> = sequence.bytes().map(|id| vector(id.into())).collect();
-    match pooling {
-        Pooling::None => tokens.concat(),
-        _ if tokens.is_empty() => vec![f32::NAN; HIDDEN],
-        Pooling::Max => pooled(&tokens, true),
-        Pooling::Cls => vector(CLS).to_vec(),
-        Pooling::Mean => pooled(&tokens, false),
-        Pooling::MeanAll => {
-            let all = [vec![vector(CLS)], tokens, vec![vector(EOS)]].concat();
-            pooled(&all, false)
-        }
-    }
-}
-
 struct Silent;
 
 impl Observer for Silent {
@@ -114,13 +159,86 @@ impl Observer for Silent {
     fn advanced(&mut self, _: u64, _: u64, _: u64, _: u64) {}
 }
 
+/// The options of a file.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    pooling: Pooling,
+    is_truncated: bool,
+    both_strands: bool,
+}
+
+impl Choice {
+    /// What the model has, and what goes together.
+    fn possible(self, special: &SpecialTokens) -> Self {
+        let pooling = if self.pooling.is_available(special) {
+            self.pooling
+        } else {
+            Pooling::Mean
+        };
+        Self {
+            pooling,
+            both_strands: self.both_strands && !pooling.is_per_token(),
+            ..self
+        }
+    }
+
+    /// The row of a sequence, from all of its letters at once.
+    fn expected(self, sequence: &str, tokenizer: &Kmers, size: WindowSize) -> Vec<f32> {
+        let letters = sequence.as_bytes();
+        let letters = if self.is_truncated {
+            &letters[..letters.len().min(size.max_length)]
+        } else {
+            letters
+        };
+        let mut row = self.expected_of_strand(letters, tokenizer);
+        if self.both_strands {
+            let reverse = self.expected_of_strand(&reverse_complement(letters), tokenizer);
+            let both = row.iter_mut().zip(reverse);
+            both.for_each(|(a, b)| *a = f32::midpoint(*a, b));
+        }
+        row
+    }
+
+    fn expected_of_strand(self, letters: &[u8], tokenizer: &Kmers) -> Vec<f32> {
+        let vectors = |ids: &[u32]| ids.iter().map(|&id| vector(id)).collect::<Vec<_>>();
+        let tokens = vectors(&tokenizer.encode(letters).ids);
+        let SpecialTokens { front, behind, .. } = &tokenizer.special;
+        match self.pooling {
+            Pooling::None => tokens.concat(),
+            _ if tokens.is_empty() => vec![f32::NAN; HIDDEN],
+            Pooling::Max => pooled(&tokens, true),
+            Pooling::Cls => vector(*front.last().unwrap()).to_vec(),
+            Pooling::Mean => pooled(&tokens, false),
+            Pooling::MeanAll => {
+                let all = [vectors(front), tokens, vectors(behind)].concat();
+                pooled(&all, false)
+            }
+        }
+    }
+}
+
 /// What stays the same over the runs of a case.
 struct Case<'a> {
     folder: &'a Path,
     sequences: &'a [Vec<String>],
-    poolings: &'a [Pooling],
-    limits: Limits,
-    slots: Option<usize>,
+    choices: Vec<Choice>,
+    tokenizer: Kmers,
+    size: WindowSize,
+    limits: ChunkLimits,
+    /// Rows that are kept of earlier chunks; none: each window is computed.
+    cached: Option<usize>,
+    /// Tokens that the device has memory for.
+    memory: usize,
+    /// The model's own limit.
+    model_limit: Option<usize>,
+}
+
+/// What is left to compute, with an entry for each file.
+struct Left {
+    tasks: Vec<Task>,
+    layouts: Vec<Layout>,
+    tickets: Vec<Ticket>,
+    saved: Vec<Saved>,
 }
 
 /// Numbers to decide by, from one seed.
@@ -139,47 +257,42 @@ impl Dice {
 impl Case<'_> {
     fn tasks(&self) -> Vec<Task> {
         let task = |at: usize| {
+            let choice = self.choices[at];
             let overrides = Overrides {
                 model: Some("m".to_owned()),
-                pooling: Some(self.poolings[at]),
+                pooling: Some(choice.pooling),
                 format: Some(Format::Npz),
+                long: choice.is_truncated.then_some(Long::Truncate),
+                revcomp: choice.both_strands.then_some(Revcomp::Mean),
                 force_alphabet: Some(true),
                 ..Overrides::default()
             };
+            let settings = Settings::resolve(&[&overrides]).unwrap();
+            settings.check_pooling(&self.tokenizer.special).unwrap();
             Task {
                 job: Job {
                     sample: format!("f{at}"),
                     source: Source::new(self.folder.join(format!("f{at}.faa"))),
-                    settings: Settings::resolve(&[&overrides]).unwrap(),
+                    settings,
                     line: None,
                 },
-                window: Window {
-                    max_length: 7,
-                    overlap: 3,
-                },
+                window: self.size,
             }
         };
         (0..self.sequences.len()).map(task).collect()
     }
 
-    /// One run, which ends after so many messages: at once, or saving what it has. Says whether all was done.
-    fn run(&self, dice: &mut Dice, messages: usize, is_killed: bool) -> bool {
-        let out = self.folder.join("out");
-        let mut journal = Journal::open(&out, None, true, &mut |text| {
-            assert!(!text.contains("damaged"), "{text}");
-        })
-        .unwrap();
-        let mut tasks = self.tasks();
-        let layouts: Vec<Layout> = tasks
-            .iter()
-            .map(|task| Layout {
-                path: out.join(format!("{}.npz", task.job.sample)),
-                hidden: HIDDEN,
-                per_token: task.job.settings.pooling == Pooling::None,
-                precision: OutputPrecision::default(),
-                provenance: Vec::new(),
-            })
-            .collect();
+    /// Looks up in the journal what earlier runs did.
+    fn left(&self, journal: &mut Journal, out: &Path) -> Left {
+        let tasks = self.tasks();
+        let layout = |task: &Task| Layout {
+            path: out.join(format!("{}.npz", task.job.sample)),
+            hidden: HIDDEN,
+            per_token: task.job.settings.pooling.is_per_token(),
+            precision: OutputPrecision::default(),
+            provenance: Vec::new(),
+        };
+        let layouts: Vec<Layout> = tasks.iter().map(layout).collect();
         let requests = tasks.iter().zip(&layouts).map(|(task, layout)| Request {
             sample: &task.job.sample,
             source: &task.job.source,
@@ -192,8 +305,13 @@ impl Case<'_> {
             output: layout.path.clone(),
         });
         let plans = journal.plan(requests.collect()).unwrap();
-        let (mut tickets, mut saved, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        for ((task, layout), plan) in tasks.drain(..).zip(layouts).zip(plans) {
+        let mut left = Left {
+            tasks: Vec::new(),
+            layouts: Vec::new(),
+            tickets: Vec::new(),
+            saved: Vec::new(),
+        };
+        for ((task, layout), plan) in tasks.into_iter().zip(layouts).zip(plans) {
             match plan {
                 Plan::Finished { report, note } => {
                     assert_eq!(note, None);
@@ -202,45 +320,91 @@ impl Case<'_> {
                 }
                 Plan::Compute {
                     ticket,
-                    saved: rows,
+                    saved,
                     why_again,
                 } => {
                     assert_eq!(why_again, None);
-                    tickets.push(ticket);
-                    saved.push(rows);
-                    left.push((task, layout));
+                    left.tasks.push(task);
+                    left.layouts.push(layout);
+                    left.tickets.push(ticket);
+                    left.saved.push(saved);
                 }
             }
         }
-        let (tasks, layouts): (Vec<Task>, Vec<Layout>) = left.into_iter().unzip();
+        left
+    }
+
+    /// One run, which ends after so many messages: at once, or saving what it has. Says whether all was done.
+    fn run(&self, dice: &mut Dice, messages: usize, is_killed: bool) -> bool {
+        let out = self.folder.join("out");
+        let mut journal = Journal::open(&out, None, true, &mut |text| {
+            assert!(!text.contains("damaged"), "{text}");
+        })
+        .unwrap();
+        let left = self.left(&mut journal, &out);
+        let tasks = left.tasks;
         let files = tasks.iter().map(|task| FileReport {
             sample: task.job.sample.clone(),
             ..FileReport::default()
         });
-        let saved = Arc::new(saved);
-        let mut chunker = Chunker::new(&tasks, &Letters, self.limits);
+        let saved = Arc::new(left.saved);
+        let mut chunker = Chunker::new(&tasks, &self.tokenizer, self.limits);
         chunker.resume(Arc::clone(&saved));
-        if let Some(slots) = self.slots {
-            chunker.share(Repeats::with_slots(slots));
+        if let Some(capacity) = self.cached {
+            chunker.share(Dedup::with_capacity(capacity));
         }
-        let keeper = Saver::new(&mut journal, tickets, HIDDEN, Duration::from_hours(1));
+        let keeper = Saver::new(&mut journal, left.tickets, HIDDEN, Duration::from_hours(1));
         let mut collector = Collector::new(
             &tasks,
-            layouts,
+            left.layouts,
             files.collect(),
             HIDDEN,
             Some(keeper),
             saved,
         );
+        let device = StandIn::new(self.memory);
+        let slot = Slot::new(
+            Place::named(Device::Cpu),
+            Precision::Fp32,
+            Arc::new(StandIn::new(self.memory)),
+            Box::new(device),
+            Duration::ZERO,
+            None,
+        );
+        let trace = Trace::new(None).unwrap();
+        let executor = Executor {
+            slot: &slot,
+            tasks: &tasks,
+            tokenizer: &self.tokenizer,
+            model_limit: self.model_limit,
+            hidden: HIDDEN,
+            trace: &trace,
+            lane: Lane::host("worker"),
+        };
+        let is_done = self.exchange(dice, messages, &mut chunker, &executor, &mut collector);
+        if !is_done && !is_killed {
+            collector.abandon().unwrap();
+        }
+        is_done
+    }
 
-        let mut under_way: Vec<Done> = Vec::new();
+    /// Reads chunks and hands batches back in any order, so many in all. Says whether all was done.
+    fn exchange(
+        &self,
+        dice: &mut Dice,
+        messages: usize,
+        chunker: &mut Chunker,
+        executor: &Executor,
+        collector: &mut Collector,
+    ) -> bool {
+        let mut under_way: Vec<FinishedBatch> = Vec::new();
         let mut chunks = 0;
         for _ in 0..messages {
             let may_read = chunks < 3 && !chunker.is_done();
             if may_read && (under_way.is_empty() || dice.below(3) == 0) {
                 let chunk = Arc::new(chunker.next().unwrap());
                 for batch in 0..chunk.batches.len() {
-                    under_way.push(self.batch(&chunk, batch));
+                    under_way.push(self.batch(&chunk, batch, executor));
                 }
                 chunks += 1;
                 chunks -= collector.take(Message::Chunk(chunk), &mut Silent).unwrap();
@@ -254,42 +418,75 @@ impl Case<'_> {
                 collector.save().unwrap();
             }
         }
-        if !is_killed {
-            collector.abandon().unwrap();
-        }
         false
     }
 
-    fn batch(&self, chunk: &Chunk, batch: usize) -> Done {
-        let segments = &chunk.batches[batch];
-        let tokens: usize = segments.iter().map(|&s| chunk.segments[s].tokens()).sum();
-        assert!(segments.len() == 1 || tokens <= self.limits.batch_tokens);
-        let rows = segments.iter().map(|&s| compute(chunk, &chunk.segments[s]));
-        Done {
+    fn batch(&self, chunk: &Chunk, batch: usize, executor: &Executor) -> FinishedBatch {
+        let segments = chunk.batches[batch].iter().map(|&s| &chunk.segments[s]);
+        let tokens: usize = segments.map(|segment| segment.input.tokens).sum();
+        assert!(chunk.batches[batch].len() == 1 || tokens <= self.limits.batch_tokens);
+        FinishedBatch {
             chunk: chunk.number,
             batch,
-            outcome: Ok(Outcome {
-                rows: rows.collect::<Vec<_>>().concat(),
-                notes: Vec::new(),
-            }),
+            result: Ok(executor.compute(chunk, batch).unwrap()),
             elapsed: Duration::ZERO,
         }
     }
+
+    /// Checks the rows of every file.
+    fn check(&self) -> Result<(), TestCaseError> {
+        for (at, sequences) in self.sequences.iter().enumerate() {
+            let (rows, _) = output::read(&self.folder.join(format!("out/f{at}.npz"))).unwrap();
+            let ids: Vec<String> = (0..sequences.len()).map(|n| format!("r{n}")).collect();
+            prop_assert_eq!(&rows.ids, &ids);
+            let expected =
+                |sequence: &String| self.choices[at].expected(sequence, &self.tokenizer, self.size);
+            let all: Vec<f32> = sequences.iter().flat_map(expected).collect();
+            prop_assert_eq!(rows.values.len(), all.len());
+            for (value, expected) in rows.values.iter().zip(&all) {
+                let is_same =
+                    (value - expected).abs() < 1e-4 || (value.is_nan() && expected.is_nan());
+                prop_assert!(is_same, "{} is not {}", value, expected);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn choices() -> impl Strategy<Value = Vec<Choice>> {
+    let poolings = vec![
+        Pooling::Mean,
+        Pooling::MeanAll,
+        Pooling::Cls,
+        Pooling::Max,
+        Pooling::None,
+    ];
+    let choice = (prop::sample::select(poolings), any::<bool>(), any::<bool>());
+    let choice = choice.prop_map(|(pooling, is_truncated, both_strands)| Choice {
+        pooling,
+        is_truncated,
+        both_strands,
+    });
+    prop::collection::vec(choice, 6)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn every_record_gets_its_own_row_once_and_in_its_place(
-        sequences in prop::collection::vec(prop::collection::vec("[MKV]{0,12}|[MKV]{60,150}", 0..20), 1..6),
-        poolings in prop::collection::vec(
-            prop::sample::select(vec![Pooling::Mean, Pooling::MeanAll, Pooling::Cls, Pooling::Max, Pooling::None]),
-            6,
+        sequences in prop::collection::vec(
+            prop::collection::vec("[ACGT]{0,12}|[ACGT]{60,150}|[ACGT]{200,500}", 0..20),
+            1..6,
         ),
-        chunk_tokens in 1..80_usize,
-        batch_tokens in 1..60_usize,
-        part_tokens in 1..10_usize,
-        slots in prop::option::of(0..5_usize),
+        choices in choices(),
+        around in prop::sample::select(vec![(1, 1), (1, 0), (0, 1), (2, 1), (0, 0)]),
+        k in prop::sample::select(vec![1_usize, 3]),
+        // Windows of a few letters, and such as the device may have no memory for.
+        (max_length, overlap) in prop::sample::select(vec![(7, 3), (120, 30), (450, 0)]),
+        (memory, model_limit) in (460..700_usize, prop::option::of(64..450_usize)),
+        is_small: bool,
+        (chunk_tokens, batch_tokens, part_tokens) in (1..80_usize, 1..60_usize, 1..10_usize),
+        cached in prop::option::of(0..5_usize),
         runs in prop::collection::vec((0..40_usize, any::<bool>()), 0..5),
         seed: u64,
     ) {
@@ -302,36 +499,37 @@ proptest! {
             let text = records.collect::<Vec<_>>().concat();
             std::fs::write(folder.join(format!("f{at}.faa")), text).unwrap();
         }
+        let special = special_tokens(around);
+        let mut choices: Vec<Choice> =
+            choices.into_iter().map(|choice| choice.possible(&special)).collect();
+        if is_small {
+            // What does not fit is cut into windows, where the options allow it.
+            choices.iter_mut().for_each(|choice| choice.is_truncated = false);
+        }
         let case = Case {
             folder,
             sequences: &sequences,
-            poolings: &poolings,
-            limits: Limits {
+            choices,
+            tokenizer: Kmers { k, special },
+            size: WindowSize { max_length, overlap },
+            limits: ChunkLimits {
                 chunk_tokens,
-                batch_tokens,
+                batch_tokens: if is_small { 10 * batch_tokens } else { batch_tokens },
                 padded: false,
                 // Of some sequences several chunks are made.
                 part_tokens: PartTokens { pooled: part_tokens, each: part_tokens },
             },
-            slots,
+            cached,
+            // The shortest windows that are tried have fewer than 128 letters.
+            memory: if is_small { memory - 328 } else { memory },
+            model_limit,
         };
         let mut dice = Dice(seed);
         for (messages, is_killed) in runs {
             case.run(&mut dice, messages, is_killed);
         }
         prop_assert!(case.run(&mut dice, usize::MAX, false));
-        for (at, sequences) in sequences.iter().enumerate() {
-            let (rows, _) = output::read(&folder.join(format!("out/f{at}.npz"))).unwrap();
-            let ids: Vec<String> = (0..sequences.len()).map(|n| format!("r{n}")).collect();
-            prop_assert_eq!(&rows.ids, &ids);
-            let all: Vec<f32> =
-                sequences.iter().flat_map(|sequence| expected(sequence, poolings[at])).collect();
-            prop_assert_eq!(rows.values.len(), all.len());
-            for (value, expected) in rows.values.iter().zip(&all) {
-                let is_same = (value - expected).abs() < 1e-4 || (value.is_nan() && expected.is_nan());
-                prop_assert!(is_same, "{} is not {}", value, expected);
-            }
-        }
+        case.check()?;
         // Nothing of the way is left.
         let names = std::fs::read_dir(folder.join("out/.seqembed")).unwrap();
         let mut names: BTreeSet<String> =

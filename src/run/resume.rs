@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::chunk::Task;
 use super::collect::output_path;
 use super::group::{Computed, Group};
 use super::save::Saver;
+use super::task::Task;
 use super::{Options, RunError, Shared};
 use crate::engine::loader::Program;
 use crate::engine::select::Place;

@@ -21,7 +21,7 @@ pub const FRAME_VALUES: usize = 2 << 20;
 
 /// Consecutive rows of one file that were handed to its sink.
 #[derive(Default)]
-pub struct Block {
+pub struct RowBlock {
     /// The file's task.
     pub task: usize,
     /// The rows; none for one that need not be saved.
@@ -32,7 +32,7 @@ pub struct Block {
     pub is_part: bool,
 }
 
-impl Block {
+impl RowBlock {
     /// For parts of records of a task.
     pub fn part(task: usize) -> Self {
         Self {
@@ -67,24 +67,24 @@ pub struct Saver<'a> {
     /// What the journal knows each task's file by.
     tickets: Vec<Ticket>,
     hidden: usize,
-    waiting: VecDeque<Block>,
+    waiting: VecDeque<RowBlock>,
     bytes: usize,
     every: Duration,
     last: Instant,
-    /// What was saved so far.
-    pub told: Told,
+    /// How much was saved so far.
+    pub counts: SavedCounts,
 }
 
-/// How much was saved.
+/// How much was saved of files that are not finished.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct SavedCounts {
     /// Rows.
     pub rows: u64,
     /// Parts of long records.
     pub parts: u64,
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for SavedCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, parts } = *self;
         write!(f, "{} of other files", counted(rows, "row"))?;
@@ -111,12 +111,12 @@ impl<'a> Saver<'a> {
             bytes: 0,
             every,
             last: Instant::now(),
-            told: Told::default(),
+            counts: SavedCounts::default(),
         }
     }
 
     /// Takes rows that their file's sink has, until the file is finished or they are saved.
-    pub fn hold(&mut self, block: Block) {
+    pub fn hold(&mut self, block: RowBlock) {
         self.bytes += block.values.len() * size_of::<f32>();
         self.waiting.push_back(block);
     }
@@ -146,12 +146,12 @@ impl<'a> Saver<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn write(&mut self, block: &Block) -> Result<Option<Place>, JournalError> {
+    pub fn write(&mut self, block: &RowBlock) -> Result<Option<Place>, JournalError> {
         let (marks, values) = block.rows(self.hidden);
         if marks.is_empty() {
             return Ok(None);
         }
-        let Told { rows, parts } = &mut self.told;
+        let SavedCounts { rows, parts } = &mut self.counts;
         *(if block.is_part { parts } else { rows }) += marks.len() as u64;
         let ticket = &mut self.tickets[block.task];
         self.journal

@@ -18,12 +18,13 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{Model, Tokenizer as Library};
 
-use super::{Alphabet, Encoded, Special, Tokenizer, VocabularyError};
+use super::special::{BERT, SpecialNames};
+use super::{Alphabet, Encoded, SpecialTokens, Tokenizer, VocabularyError};
 
 /// A `tokenizer.json` at work.
 pub struct BpeTokenizer {
     library: Library,
-    special: Special,
+    special: SpecialTokens,
     size: usize,
     /// What the library is given for each byte of a sequence.
     read: [u8; 256],
@@ -48,7 +49,7 @@ impl BpeTokenizer {
         let ids = ids(&file);
         let special = special(&file, &ids)?;
         check_added(&file)?;
-        check_around(&file, special)?;
+        check_around(&file, &BERT, &special)?;
         let size = ids.values().max().map_or(0, |&id| id as usize + 1);
 
         // What is switched off, and what this module does itself.
@@ -135,8 +136,8 @@ impl Tokenizer for BpeTokenizer {
         }
     }
 
-    fn special(&self) -> Special {
-        self.special
+    fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     fn alphabet(&self) -> Alphabet {
@@ -259,8 +260,12 @@ fn check_added(file: &Value) -> Result<(), VocabularyError> {
     Ok(())
 }
 
-/// Checks that the file puts [CLS] before a sequence and [SEP] behind it, with the ids of these tokens: this module does so itself.
-fn check_around(file: &Value, special: Special) -> Result<(), VocabularyError> {
+/// Checks that the file puts the special tokens around a sequence: this module does so itself.
+fn check_around(
+    file: &Value,
+    names: &SpecialNames,
+    special: &SpecialTokens,
+) -> Result<(), VocabularyError> {
     let mut parts = vec![&file["post_processor"]];
     let mut around = Vec::new();
     while let Some(part) = parts.pop() {
@@ -278,39 +283,60 @@ fn check_around(file: &Value, special: Special) -> Result<(), VocabularyError> {
         });
     };
     let kind = part["type"].as_str().unwrap_or("none");
-    let (cls, sep) = (u64::from(special.cls), u64::from(special.eos));
+    let (front, behind) = (&special.front[..], &special.behind[..]);
     let is = match kind {
-        "TemplateProcessing" => {
-            let token = |piece: &Value, id: u64| {
-                let piece = &piece["SpecialToken"];
-                let named = piece["id"].as_str().unwrap_or_default();
-                is_zero(&piece["type_id"])
-                    && part["special_tokens"][named]["ids"] == serde_json::json!([id])
-            };
-            match part["single"].as_array().map(Vec::as_slice) {
-                Some([first, middle, last]) => {
-                    token(first, cls)
-                        && middle["Sequence"]["id"] == "A"
-                        && is_zero(&middle["Sequence"]["type_id"])
-                        && token(last, sep)
-                }
-                _ => false,
-            }
-        }
+        "TemplateProcessing" => is_template(part, front, behind),
         "BertProcessing" | "RobertaProcessing" => {
-            part["cls"][1].as_u64() == Some(cls) && part["sep"][1].as_u64() == Some(sep)
+            let one = |key: &str| part[key][1].as_u64();
+            matches!((front, behind), ([cls], [sep])
+                if one("cls") == Some((*cls).into()) && one("sep") == Some((*sep).into()))
         }
         _ => false,
     };
     if is {
         return Ok(());
     }
+    let listed = |names: &[&str], ids: &[u32]| {
+        let both = names.iter().zip(ids);
+        let all: Vec<_> = both.map(|(name, id)| format!("{name} (id {id})")).collect();
+        if all.is_empty() {
+            "nothing".to_owned()
+        } else {
+            all.join(", ")
+        }
+    };
     Err(VocabularyError::Bpe {
         reason: format!(
-            "its post_processor (of type {kind:?}) does not put [CLS] (id {cls}) before a sequence and [SEP] (id {sep}) behind it, \
-             all of token type 0; anything else is not supported"
+            "its post_processor (of type {kind:?}) does not put {} before a sequence and {} behind it, \
+             all of token type 0; anything else is not supported",
+            listed(names.front, front),
+            listed(names.behind, behind),
         ),
     })
+}
+
+/// Whether a template is these tokens, a sequence, and those tokens, all of token type 0.
+fn is_template(part: &Value, front: &[u32], behind: &[u32]) -> bool {
+    let is_token = |piece: &Value, id: u32| {
+        let piece = &piece["SpecialToken"];
+        let named = piece["id"].as_str().unwrap_or_default();
+        is_zero(&piece["type_id"])
+            && part["special_tokens"][named]["ids"] == serde_json::json!([id])
+    };
+    let are_tokens = |pieces: &[Value], ids: &[u32]| {
+        let mut both = pieces.iter().zip(ids);
+        pieces.len() == ids.len() && both.all(|(piece, &id)| is_token(piece, id))
+    };
+    let Some(pieces) = part["single"].as_array() else {
+        return false;
+    };
+    let Some((before, [middle, after @ ..])) = pieces.split_at_checked(front.len()) else {
+        return false;
+    };
+    are_tokens(before, front)
+        && middle["Sequence"]["id"] == "A"
+        && is_zero(&middle["Sequence"]["type_id"])
+        && are_tokens(after, behind)
 }
 
 /// Of a token type, which is 0 if it is not given.
@@ -338,24 +364,14 @@ fn ids(file: &Value) -> HashMap<String, u32> {
         .collect()
 }
 
-fn special(file: &Value, ids: &HashMap<String, u32>) -> Result<Special, VocabularyError> {
+fn special(file: &Value, ids: &HashMap<String, u32>) -> Result<SpecialTokens, VocabularyError> {
     let Some(unk) = file["model"]["unk_token"].as_str() else {
         return Err(VocabularyError::Bpe {
             reason: "the model's unk_token is missing, so letters that it lacks would be lost"
                 .to_owned(),
         });
     };
-    let tokens = ["[CLS]", "[SEP]", "[PAD]", unk];
-    let missing: Vec<String> = tokens
-        .iter()
-        .filter(|&&token| !ids.contains_key(token))
-        .map(|&token| token.to_owned())
-        .collect();
-    if !missing.is_empty() {
-        return Err(VocabularyError::Missing { tokens: missing });
-    }
-    let [cls, eos, pad, unk] = tokens.map(|token| ids[token]);
-    Ok(Special { cls, eos, pad, unk })
+    SpecialNames { unk, ..BERT }.ids(|name| ids.get(name).copied())
 }
 
 /// What a byte is to the tokenizer: a letter of the vocabulary, by its number, or one of these.

@@ -4,7 +4,7 @@
 //! token; a sequence shorter than k has none. k and the ids are the file's.
 
 use super::vocabulary::Vocabulary;
-use super::{Alphabet, Encoded, Special, Tokenizer, VocabularyError};
+use super::{Alphabet, Encoded, SpecialTokens, Tokenizer, VocabularyError, special};
 
 /// A letter that is no base.
 const NO_BASE: u8 = 4;
@@ -27,7 +27,7 @@ pub struct KmerTokenizer {
     k: usize,
     /// The id of each k-mer, two bits a base, its first base highest.
     ids: Vec<u32>,
-    special: Special,
+    special: SpecialTokens,
     size: usize,
 }
 
@@ -37,8 +37,8 @@ impl KmerTokenizer {
     /// # Errors
     /// When a special token or a k-mer is missing, or k-mers have several lengths.
     pub(super) fn new(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
-        let [cls, eos, pad, unk, _] =
-            vocabulary.needed(["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"])?;
+        vocabulary.check(&["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"])?;
+        let special = special::BERT.ids(|name| vocabulary.id(name))?;
         let mut words: Vec<(&str, u32)> = vocabulary.words().collect();
         words.sort_unstable_by_key(|&(_, id)| id);
         let k = words.first().map_or(1, |(word, _)| word.len());
@@ -56,7 +56,7 @@ impl KmerTokenizer {
                 found: words.len(),
             });
         }
-        let mut ids = vec![unk; words.len()];
+        let mut ids = vec![special.unk; words.len()];
         for (word, id) in words {
             let at = word.bytes().fold(0, |at, byte| {
                 at << 2 | usize::from(BASES[usize::from(byte)])
@@ -66,7 +66,7 @@ impl KmerTokenizer {
         Ok(Self {
             k,
             ids,
-            special: Special { cls, eos, pad, unk },
+            special,
             size: vocabulary.size(),
         })
     }
@@ -117,8 +117,8 @@ impl Tokenizer for KmerTokenizer {
         encoded
     }
 
-    fn special(&self) -> Special {
-        self.special
+    fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     fn alphabet(&self) -> Alphabet {

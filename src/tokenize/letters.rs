@@ -5,14 +5,14 @@
 //! it is DNA's: U is read as T, unless it has U and not T, and no `*` is dropped.
 
 use super::vocabulary::Vocabulary;
-use super::{Alphabet, Encoded, Special, Tokenizer, VocabularyError};
+use super::{Alphabet, Encoded, SpecialTokens, Tokenizer, VocabularyError, special};
 
 /// The table of a vocabulary.
 #[derive(Debug, Clone)]
 pub struct LetterTokenizer {
     /// The id of each byte.
     table: [u32; 256],
-    special: Special,
+    special: SpecialTokens,
     alphabet: Alphabet,
     size: usize,
 }
@@ -24,11 +24,11 @@ impl LetterTokenizer {
     /// When it lacks a token that every protein needs, has one twice, or a word of several letters.
     pub fn esm(text: &str) -> Result<Self, VocabularyError> {
         let vocabulary = Vocabulary::read(text)?;
-        vocabulary.needed([
+        vocabulary.check(&[
             "<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "D", "E", "F", "G", "H", "I", "K", "L",
             "M", "N", "P", "Q", "R", "S", "T", "V", "W", "Y",
         ])?;
-        let [cls, eos, pad, unk] = vocabulary.needed(["<cls>", "<eos>", "<pad>", "<unk>"])?;
+        let special = special::ESM.ids(|name| vocabulary.id(name))?;
         // transformers cuts every token of the file out of a sequence, the longest first.
         let long = vocabulary.words().filter(|(word, _)| {
             word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_alphabetic())
@@ -39,7 +39,7 @@ impl LetterTokenizer {
                 id,
             });
         }
-        Ok(Self::new(&vocabulary, Special { cls, eos, pad, unk }))
+        Ok(Self::new(&vocabulary, special))
     }
 
     /// From a BERT's vocabulary of single letters.
@@ -47,7 +47,7 @@ impl LetterTokenizer {
     /// # Errors
     /// When it lacks a special token or has a word of several letters.
     pub(super) fn bert(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
-        let [cls, eos, pad, unk] = vocabulary.needed(["[CLS]", "[SEP]", "[PAD]", "[UNK]"])?;
+        let special = special::BERT.ids(|name| vocabulary.id(name))?;
         let long = vocabulary.words().filter(|(word, _)| word.len() != 1);
         if let Some((token, id)) = long.min_by_key(|&(_, id)| id) {
             return Err(VocabularyError::Word {
@@ -55,10 +55,10 @@ impl LetterTokenizer {
                 id,
             });
         }
-        Ok(Self::new(vocabulary, Special { cls, eos, pad, unk }))
+        Ok(Self::new(vocabulary, special))
     }
 
-    fn new(vocabulary: &Vocabulary, special: Special) -> Self {
+    fn new(vocabulary: &Vocabulary, special: SpecialTokens) -> Self {
         let mut table = [special.unk; 256];
         let mut alphabet = Alphabet::Dna;
         for (letter, id) in vocabulary.letters() {
@@ -117,8 +117,8 @@ impl Tokenizer for LetterTokenizer {
         self.encode_all(beginning, false)
     }
 
-    fn special(&self) -> Special {
-        self.special
+    fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     fn alphabet(&self) -> Alphabet {

@@ -4,7 +4,9 @@ pub mod bpe;
 pub mod dna;
 pub mod kmer;
 pub mod letters;
+mod special;
 mod vocabulary;
+mod windows;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,9 @@ use std::str::FromStr;
 
 use seqembed_onnx::shown;
 
-use crate::batch::{self, Window};
+pub use self::special::SpecialTokens;
+pub use self::windows::Window;
+use self::windows::windows;
 
 /// A model's vocabulary at work.
 pub trait Tokenizer: Send + Sync {
@@ -26,8 +30,8 @@ pub trait Tokenizer: Send + Sync {
         self.encode(beginning)
     }
 
-    /// The ids of the special tokens.
-    fn special(&self) -> Special;
+    /// The special tokens: nothing else knows which and how many stand around a sequence.
+    fn special(&self) -> &SpecialTokens;
 
     /// What the sequences are made of.
     fn alphabet(&self) -> Alphabet;
@@ -82,19 +86,6 @@ impl Alphabet {
     }
 }
 
-/// Ids of the special tokens, under ESM's names (`BERT`: `[CLS]`, `[SEP]`, `[PAD]`, `[UNK]`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Special {
-    /// Stands first.
-    pub cls: u32,
-    /// Stands last.
-    pub eos: u32,
-    /// Fills a batch up.
-    pub pad: u32,
-    /// Stands for what the vocabulary lacks.
-    pub unk: u32,
-}
-
 /// A sequence as tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
@@ -126,7 +117,7 @@ impl Encoded {
 
     /// Cuts a sequence into windows of `size` letters of which neighbours share `overlap`, and returns their tokens.
     ///
-    /// The windows are those of [`batch::windows`], over the letters where a token of `span` letters can start; a token
+    /// The windows are those of [`windows`], over the letters where a token of `span` letters can start; a token
     /// belongs to the letter where it starts, and is never cut in two: where tokens have several lengths, a window's last
     /// one may reach past it. A window that no token is taken from is left out.
     ///
@@ -154,7 +145,7 @@ impl Encoded {
         let within = |part: Range<usize>| {
             self.tokens_in(letters.start + part.start..letters.start + part.end)
         };
-        batch::windows(letters.len(), size - less, overlap.saturating_sub(less))
+        windows(letters.len(), size - less, overlap.saturating_sub(less))
             .into_iter()
             .map(|window| Window {
                 seen: within(window.seen),

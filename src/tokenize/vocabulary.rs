@@ -42,18 +42,23 @@ impl<'a> Vocabulary<'a> {
         self.size
     }
 
-    /// The ids of tokens that must be there.
+    /// A token's id.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.ids.get(token).copied()
+    }
+
+    /// Checks that tokens are there.
     ///
     /// # Errors
     /// Names all that are missing.
-    pub fn needed<const N: usize>(&self, tokens: [&str; N]) -> Result<[u32; N], VocabularyError> {
+    pub fn check(&self, tokens: &[&str]) -> Result<(), VocabularyError> {
         let missing: Vec<String> = tokens
             .iter()
-            .filter(|&token| !self.ids.contains_key(token))
+            .filter(|&&token| !self.ids.contains_key(token))
             .map(|&token| token.to_owned())
             .collect();
         if missing.is_empty() {
-            Ok(tokens.map(|token| self.ids[token]))
+            Ok(())
         } else {
             Err(VocabularyError::Missing { tokens: missing })
         }

@@ -11,7 +11,7 @@ use seqembed::manifest::{self, Job, ManifestErrors};
 use seqembed::records::Source;
 use seqembed::settings::{
     Format, Long, OptionError, Overrides, Pooling, Precision, Settings, SettingsError, Unknown,
-    Window,
+    WindowSize,
 };
 
 /// A folder with a manifest and the input files `a.faa`, `b.faa.gz` and `sub/c.fq`.
@@ -888,7 +888,7 @@ fn windows_and_layers_are_resolved_for_a_model() {
         Settings::resolve(&[&overrides])
     };
     let window = |max_length, overlap| {
-        Ok(Window {
+        Ok(WindowSize {
             max_length,
             overlap,
         })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use seqembed::tokenize::bpe::BpeTokenizer;
 use seqembed::tokenize::dna::{DnaCheck, looks_like_dna, looks_like_protein, reverse_complement};
-use seqembed::tokenize::{self, Alphabet, Encoded, Special, Tokenizer, TokenizerKind};
+use seqembed::tokenize::{self, Alphabet, Encoded, SpecialTokens, Tokenizer, TokenizerKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -68,6 +68,17 @@ fn bert(vocabulary: &str) -> Result<Box<dyn Tokenizer>, String> {
     })
 }
 
+/// BERT's special tokens: one in front, one behind.
+fn special(cls: u32, sep: u32, pad: u32, unk: u32) -> SpecialTokens {
+    SpecialTokens {
+        front: vec![cls],
+        behind: vec![sep],
+        cls: Some(cls),
+        pad,
+        unk,
+    }
+}
+
 #[test]
 fn bpe_gives_the_ids_of_the_python_library() {
     let file = viral();
@@ -91,15 +102,7 @@ fn bpe_gives_the_ids_of_the_python_library() {
     for file in [file, pairs, left_on] {
         let tokenizer = bpe(&file);
         assert!(tokenizer.is_fast());
-        assert_eq!(
-            tokenizer.special(),
-            Special {
-                unk: 0,
-                cls: 1,
-                eos: 2,
-                pad: 3
-            }
-        );
+        assert_eq!(tokenizer.special(), &special(1, 2, 3, 0));
         assert_eq!(
             (tokenizer.vocabulary(), tokenizer.alphabet()),
             (1024, Alphabet::Dna)
@@ -145,15 +148,7 @@ fn special_ids_are_those_of_the_file() {
         }
     }
     let tokenizer = bpe(&file);
-    assert_eq!(
-        tokenizer.special(),
-        Special {
-            pad: 2000,
-            eos: 2001,
-            cls: 2002,
-            unk: 2003
-        }
-    );
+    assert_eq!(tokenizer.special(), &special(2002, 2001, 2000, 2003));
     assert_eq!(tokenizer.vocabulary(), 2005);
     assert_eq!(tokenizer.encode(b"NN").ids, [2003, 2003]);
     // Names of special tokens in a sequence are letters.
@@ -206,9 +201,9 @@ fn added_tokens_and_what_stands_around_a_sequence_are_those_of_the_library() {
     let sequence = "GATTACANNACGTACGGATTACAAACGN";
     let own = |file: &Value| {
         let tokenizer = BpeTokenizer::from_json(&file.to_string()).ok()?;
-        let Special { cls, eos, .. } = tokenizer.special();
+        let special = tokenizer.special();
         let ids = tokenizer.encode(sequence.as_bytes()).ids;
-        Some([vec![cls], ids, vec![eos]].concat())
+        Some([&special.front[..], &ids, &special.behind].concat())
     };
     let usual = own(&viral()).unwrap();
     for (file, taken) in files {
@@ -374,15 +369,7 @@ fn kmers_have_the_ids_of_transformers() {
     for k in 3..=6 {
         let tokenizer = bert(&kmers(k)).unwrap();
         let k = k as usize;
-        assert_eq!(
-            tokenizer.special(),
-            Special {
-                pad: 0,
-                unk: 1,
-                cls: 2,
-                eos: 3
-            }
-        );
+        assert_eq!(tokenizer.special(), &special(2, 3, 0, 1));
         assert_eq!(
             (tokenizer.vocabulary(), tokenizer.span()),
             ((1_usize << (2 * k)) + 5, k)
@@ -422,15 +409,7 @@ fn kmers_have_the_ids_of_transformers() {
 fn kmer_ids_are_those_of_the_file() {
     let lines: Vec<String> = kmers(2).lines().rev().map(str::to_owned).collect();
     let tokenizer = bert(&lines.join("\n")).unwrap();
-    assert_eq!(
-        tokenizer.special(),
-        Special {
-            pad: 20,
-            unk: 19,
-            cls: 18,
-            eos: 17
-        }
-    );
+    assert_eq!(tokenizer.special(), &special(18, 17, 20, 19));
     let at =
         |kmer: &str| u32::try_from(lines.iter().position(|line| line == kmer).unwrap()).unwrap();
     assert_eq!(
@@ -484,15 +463,7 @@ fn what_is_no_vocabulary_is_told() {
 #[test]
 fn single_residues_have_the_ids_of_transformers() {
     let tokenizer = bert(&residues()).unwrap();
-    assert_eq!(
-        tokenizer.special(),
-        Special {
-            pad: 0,
-            unk: 1,
-            cls: 2,
-            eos: 3
-        }
-    );
+    assert_eq!(tokenizer.special(), &special(2, 3, 0, 1));
     assert_eq!(
         (
             tokenizer.alphabet(),

@@ -18,9 +18,10 @@ fn residues_have_the_ids_of_the_vocabulary() {
     let tokenizer = esm();
     let special = tokenizer.special();
     assert_eq!(
-        (special.cls, special.pad, special.eos, special.unk),
-        (0, 1, 2, 3)
+        (&special.front[..], &special.behind[..]),
+        (&[0][..], &[2][..])
     );
+    assert_eq!((special.cls, special.pad, special.unk), (Some(0), 1, 3));
     // fair-esm: alphabet.encode("MKTVRQERLK"), and the letters in the order of its alphabet.
     assert_eq!(
         tokenizer.encode(b"MKTVRQERLK").ids,

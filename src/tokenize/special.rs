@@ -1,0 +1,145 @@
+//! Special tokens: what a model wants to see in front of and behind every sequence.
+
+use super::VocabularyError;
+
+/// A model's special tokens, by their ids.
+///
+/// How many stand around a sequence is the model family's choice: ESM and BERT have one in front and one
+/// behind, Nucleotide Transformer has none behind, T5 has none in front.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// In front of each sequence, in this order: none, one or more.
+    pub front: Vec<u32>,
+    /// Behind each sequence, in this order: none, one or more.
+    pub behind: Vec<u32>,
+    /// The one in front whose vector is meant to stand for the whole sequence (`<cls>`, `[CLS]`), where
+    /// the model was trained with one.
+    pub cls: Option<u32>,
+    /// Fills shorter sequences up in a padded batch.
+    pub pad: u32,
+    /// Stands for letters that the vocabulary lacks.
+    pub unk: u32,
+}
+
+impl SpecialTokens {
+    /// How many stand around each sequence.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.front.len() + self.behind.len()
+    }
+
+    /// Where the token stands that pooling `cls` takes, counted from the first special token in front.
+    #[must_use]
+    pub fn cls_position(&self) -> Option<usize> {
+        let cls = self.cls?;
+        self.front.iter().position(|&id| id == cls)
+    }
+}
+
+/// The names of a vocabulary's special tokens, each where [`SpecialTokens`] has its id.
+#[derive(Debug, Clone, Copy)]
+pub struct SpecialNames<'n> {
+    /// In front of each sequence.
+    pub front: &'n [&'n str],
+    /// Behind each sequence.
+    pub behind: &'n [&'n str],
+    /// The one in front that stands for the whole sequence, if there is one.
+    pub cls: Option<&'n str>,
+    /// Fills shorter sequences up.
+    pub pad: &'n str,
+    /// Stands for letters that the vocabulary lacks.
+    pub unk: &'n str,
+}
+
+/// ESM's.
+pub const ESM: SpecialNames<'static> = SpecialNames {
+    front: &["<cls>"],
+    behind: &["<eos>"],
+    cls: Some("<cls>"),
+    pad: "<pad>",
+    unk: "<unk>",
+};
+
+/// BERT's.
+pub const BERT: SpecialNames<'static> = SpecialNames {
+    front: &["[CLS]"],
+    behind: &["[SEP]"],
+    cls: Some("[CLS]"),
+    pad: "[PAD]",
+    unk: "[UNK]",
+};
+
+impl SpecialNames<'_> {
+    /// The tokens' ids.
+    ///
+    /// # Errors
+    /// Names all tokens that have none.
+    pub fn ids(
+        &self,
+        id_of: impl Fn(&str) -> Option<u32>,
+    ) -> Result<SpecialTokens, VocabularyError> {
+        let mut missing = Vec::new();
+        let mut id = |name: &&str| {
+            id_of(name).unwrap_or_else(|| {
+                missing.push((*name).to_owned());
+                0
+            })
+        };
+        let special = SpecialTokens {
+            front: self.front.iter().map(&mut id).collect(),
+            behind: self.behind.iter().map(&mut id).collect(),
+            pad: id(&self.pad),
+            unk: id(&self.unk),
+            cls: self.cls.and_then(&id_of),
+        };
+        if missing.is_empty() {
+            Ok(special)
+        } else {
+            Err(VocabularyError::Missing { tokens: missing })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stand_where_their_names_do() {
+        let names = ["<pad>", "</s>", "<unk>", "<fold>", "<cls>"];
+        let id_of = |name: &str| {
+            let at = names.iter().position(|&known| known == name)?;
+            u32::try_from(at).ok()
+        };
+        let names = SpecialNames {
+            front: &["<fold>", "<cls>"],
+            behind: &["</s>"],
+            cls: Some("<cls>"),
+            pad: "<pad>",
+            unk: "<unk>",
+        };
+        let special = names.ids(id_of).expect("all are known");
+        let expected = SpecialTokens {
+            front: vec![3, 4],
+            behind: vec![1],
+            cls: Some(4),
+            pad: 0,
+            unk: 2,
+        };
+        assert_eq!(special, expected);
+        assert_eq!((special.count(), special.cls_position()), (3, Some(1)));
+        let none = SpecialTokens {
+            front: vec![3],
+            cls: None,
+            ..special
+        };
+        assert_eq!((none.count(), none.cls_position()), (2, None));
+    }
+
+    #[test]
+    fn all_missing_tokens_are_named() {
+        let error = BERT.ids(|name| (name == "[PAD]").then_some(7));
+        let error = error.expect_err("three are missing").to_string();
+        assert_eq!(error, "the vocabulary lacks [CLS], [SEP], [UNK]");
+    }
+}

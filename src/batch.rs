@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::Batch;
+use crate::engine::batch::Batch;
 use crate::tokenize::{Encoded, SpecialTokens};
 
 /// What the model gets for one window: a stretch of a record's tokens between the special ones.

@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::device::{Device, DeviceChoice};
-use crate::engine::cpu::session::Kernels;
-use crate::engine::loader::Runtime;
-use crate::engine::select::{self as devices, Place};
+use crate::engine::runtime::Runtime;
+use crate::engine::select::{self, SelectedDevice};
 use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::manifest::{self, Job, ManifestErrors};
 use crate::output::{OutputError, Rows, Sink, Written};
 use crate::records::{Record, Source};
 use crate::report::{LoadReport, Report};
-use crate::run::{self, Group, Held, Observer, Opened, RunError, Shared, Task};
-use crate::settings::{Overrides, Precision, Settings, SettingsError};
+use crate::run::context::{Resources, ReusedSession, RunContext};
+use crate::run::{self, Group, GroupRun, ModelLoading, Observer, OpenedModel, RunError, Task};
+use crate::settings::{Kernels, Overrides, Precision, Settings, SettingsError};
 use crate::threads;
 use crate::trace::Trace;
 
@@ -111,16 +111,14 @@ pub enum EmbedError {
 /// ```
 pub struct Embedder {
     name: String,
-    opened: Opened,
+    opened: OpenedModel,
     overrides: Overrides,
     settings: Settings,
     layer: usize,
     options: run::Options,
     device: Device,
-    runtime: Runtime,
-    /// The device, once it was looked for; none when it was lost since.
-    places: Vec<Place>,
-    held: Held,
+    /// The device is in the list once it was looked for, and leaves it when it is lost.
+    resources: Resources,
     loads: Vec<LoadReport>,
 }
 
@@ -132,7 +130,7 @@ impl Embedder {
     /// # Errors
     /// When there is no such model, or the options don't fit it.
     pub fn new(model: &str, options: EmbedderOptions) -> Result<Self, EmbedError> {
-        let opened = Opened::new(model, &|_| {})?;
+        let opened = OpenedModel::open(model, &|_| {})?;
         let overrides = Overrides {
             model: Some(model.to_owned()),
             ..options.settings
@@ -148,7 +146,14 @@ impl Embedder {
             overrides,
             settings,
             layer,
-            runtime: Runtime::new(options.ort_lib.as_deref()),
+            resources: Resources {
+                devices: Vec::new(),
+                runtime: Runtime::new(options.ort_lib.as_deref()),
+                reused: ReusedSession {
+                    keeps: true,
+                    ..ReusedSession::default()
+                },
+            },
             options: run::Options {
                 out: PathBuf::new(),
                 manifest: None,
@@ -166,11 +171,6 @@ impl Embedder {
                 interrupt: Interrupt::default(),
             },
             device: options.device,
-            places: Vec::new(),
-            held: Held {
-                keeps: true,
-                ..Held::default()
-            },
             loads: Vec::new(),
         })
     }
@@ -185,10 +185,10 @@ impl Embedder {
         session: Arc<dyn Session>,
         options: EmbedderOptions,
     ) -> Result<Self, EmbedError> {
-        let facts = session.facts();
+        let loaded = session.info();
         let options = EmbedderOptions {
-            device: facts.device,
-            kernels: if facts.padded {
+            device: loaded.device,
+            kernels: if loaded.padded {
                 Kernels::Portable
             } else {
                 Kernels::Auto
@@ -198,21 +198,24 @@ impl Embedder {
         let mut embedder = Self::new(model, options)?;
         let info = embedder.opened.model.info();
         let wanted = embedder.settings.pooling.reduce();
-        let why = if facts.weights_sha256 != info.weights_sha256 {
+        let why = if loaded.weights_sha256 != info.weights_sha256 {
             "it holds other weights".to_owned()
-        } else if facts.architecture != info.architecture.blake3() {
+        } else if loaded.architecture != info.architecture.blake3() {
             "it computes something else with the same weights (another config.json)".to_owned()
-        } else if facts.layer != embedder.layer {
+        } else if loaded.layer != embedder.layer {
             format!(
                 "it gives layer {}, and {} is wanted",
-                facts.layer, embedder.layer
+                loaded.layer, embedder.layer
             )
-        } else if facts.outputs.contains(&wanted) {
-            // It runs there, whatever can be found out of its device.
-            embedder.places =
-                devices::choose(&embedder.options.device, None, &mut embedder.runtime)
-                    .map_or_else(|_| vec![Place::named(facts.device)], |chosen| chosen.places);
-            embedder.held.session = Some(session);
+        } else if loaded.outputs.contains(&wanted) {
+            // The session runs on its device, even where nothing can be found out about that.
+            let choice = &embedder.options.device;
+            embedder.resources.devices =
+                select::select(choice, None, &mut embedder.resources.runtime).map_or_else(
+                    |_| vec![SelectedDevice::unknown(loaded.device)],
+                    |selection| selection.devices,
+                );
+            embedder.resources.reused.session = Some(session);
             return Ok(embedder);
         } else {
             format!(
@@ -285,17 +288,18 @@ impl Embedder {
     /// # Errors
     /// When the model can't be loaded.
     pub fn session(&mut self) -> Result<Arc<dyn Session>, EmbedError> {
-        if let Some(session) = &self.held.session {
+        if let Some(session) = &self.resources.reused.session {
             return Ok(Arc::clone(session));
         }
         self.look_for_device()?;
         let group = self.group(vec![self.nameless()])?;
         let trace = silence();
-        let shared = shared(&self.options, &trace);
+        let context = context(&self.options, &trace);
         let mut report = Report::default();
-        let session = group.session(&shared, &self.places[0], &mut self.runtime, &mut report)?;
+        let mut loading = ModelLoading::new(&group, &context, &mut self.resources, &mut report);
+        let session = loading.session()?;
         self.loads.append(&mut report.loads);
-        self.held.session = Some(Arc::clone(&session));
+        self.resources.reused.session = Some(Arc::clone(&session));
         Ok(session)
     }
 
@@ -308,16 +312,17 @@ impl Embedder {
         if device == self.device() {
             return Ok(());
         }
-        let chosen = devices::choose(&choice(device), None, &mut self.runtime)?;
+        let selection = select::select(&choice(device), None, &mut self.resources.runtime)
+            .map_err(RunError::from)?;
         let old = (
             self.device,
-            std::mem::replace(&mut self.places, chosen.places),
+            std::mem::replace(&mut self.resources.devices, selection.devices),
         );
-        self.held.session = None;
+        self.resources.reused.session = None;
         self.device = device;
         let moved = self.session().map(drop);
         if moved.is_err() {
-            (self.device, self.places) = old;
+            (self.device, self.resources.devices) = old;
         }
         self.options.device = choice(self.device);
         moved
@@ -326,17 +331,18 @@ impl Embedder {
     /// Where the model is, or will be loaded.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.held
+        self.resources
+            .reused
             .session
             .as_ref()
-            .map_or(self.device, |session| session.facts().device)
+            .map_or(self.device, |session| session.info().device)
     }
 
     /// The numbers that the loaded model computes with, read from what was loaded; `None` until then.
     #[must_use]
     pub fn precision(&self) -> Option<Precision> {
-        let session = self.held.session.as_ref()?;
-        Some(session.facts().precision)
+        let session = self.resources.reused.session.as_ref()?;
+        Some(session.info().precision)
     }
 
     /// Every load so far: none before the first batch, or with a session that was handed in; one afterwards, and one more for
@@ -350,24 +356,23 @@ impl Embedder {
     fn work(&mut self, group: Group, observer: &mut dyn Observer) -> Result<Report, EmbedError> {
         let started = Instant::now();
         let mut report = run::begun(&self.options);
-        report.device.clone_from(&self.places[0].name);
+        report.device.clone_from(&self.resources.devices[0].name);
         let trace = silence();
-        let result = group.run(
-            &Shared {
-                started,
-                ..shared(&self.options, &trace)
-            },
-            None,
-            &mut self.places,
-            &mut self.runtime,
-            &mut self.held,
-            &mut report,
+        let context = RunContext {
+            started,
+            ..context(&self.options, &trace)
+        };
+        let group_run = GroupRun {
+            context: &context,
+            resources: &mut self.resources,
+            report: &mut report,
             observer,
-        );
+        };
+        let result = group_run.run(group, None);
         self.loads.extend_from_slice(&report.loads);
-        if self.places.is_empty() {
+        if self.resources.devices.is_empty() {
             // The device was lost, and the session with it.
-            self.held.session = None;
+            self.resources.reused.session = None;
         }
         result?;
         run::ended(&mut report, started);
@@ -375,12 +380,14 @@ impl Embedder {
     }
 
     fn look_for_device(&mut self) -> Result<(), EmbedError> {
-        if self.places.is_empty() {
-            let chosen = devices::choose(&self.options.device, None, &mut self.runtime)?;
-            self.places = chosen.places;
+        if self.resources.devices.is_empty() {
+            let selection = select::select(&self.options.device, None, &mut self.resources.runtime)
+                .map_err(RunError::from)?;
+            self.resources.devices = selection.devices;
         }
         let asked = self.settings.precision;
-        devices::check_precision(asked, &self.places[0], self.options.kernels).map_err(|why| {
+        let device = &self.resources.devices[0];
+        select::check_precision(asked, device, self.options.kernels).map_err(|why| {
             SettingsError::Precision {
                 precision: asked,
                 device: self.device.to_string(),
@@ -392,9 +399,9 @@ impl Embedder {
 
     fn group(&self, jobs: Vec<Job>) -> Result<Group, EmbedError> {
         let window = self.opened.window(&self.settings)?;
-        let precision = match &self.held.session {
-            Some(session) => session.facts().precision,
-            None => self.opened.precision(
+        let precision = match &self.resources.reused.session {
+            Some(session) => session.info().precision,
+            None => self.opened.decide_precision(
                 self.settings.precision,
                 self.device,
                 self.options.kernels,
@@ -438,8 +445,8 @@ fn silence() -> Trace {
     Trace::new(None).expect("no file is made")
 }
 
-fn shared<'a>(options: &'a run::Options, trace: &'a Trace) -> Shared<'a> {
-    Shared {
+fn context<'a>(options: &'a run::Options, trace: &'a Trace) -> RunContext<'a> {
+    RunContext {
         options,
         started: Instant::now(),
         faults: None,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Reduce;
+use crate::engine::batch::Reduce;
 use crate::engine::cpu::kernels::rows::larger_or_nan;
 use crate::tokenize::{SpecialTokens, Window};
 

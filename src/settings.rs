@@ -8,7 +8,6 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
-use crate::engine::cpu::session::Kernels;
 
 pub use crate::output::{Format, OutputPrecision};
 pub use crate::pooling::Pooling;
@@ -89,6 +88,17 @@ impl Precision {
             Self::Fp16 | Self::Bf16 | Self::Fp8 => 2,
         }
     }
+}
+
+/// Whose operators a model runs with, and so which graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Kernels {
+    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
+    #[default]
+    Auto,
+    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch, which
+    /// may change a vector's last bits.
+    Portable,
 }
 
 /// `Display` as the value is written on the command line.

@@ -10,11 +10,11 @@ use seqembed_onnx::{ExportOptions, export_random};
 use tempfile::TempDir;
 
 use crate::device::Device;
-use crate::engine::cpu::session::Kernels;
-use crate::engine::loader::{Loader, Runtime, Wanted};
-use crate::engine::select::{self as devices, Place};
+use crate::engine::loader::{GraphSpec, Loader};
+use crate::engine::runtime::Runtime;
+use crate::engine::select::{self, SelectedDevice};
 use crate::engine::{Batch, Engine, Reduce};
-use crate::settings::Precision;
+use crate::settings::{Kernels, Precision};
 
 /// The result of one device and precision.
 pub struct Check {
@@ -72,44 +72,40 @@ impl Model {
 pub fn run(
     model: &Model,
     runtime: &mut Runtime,
-    places: &[Place],
+    gpus: &[SelectedDevice],
     say: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Check>> {
     let model = &model.model;
     let environment = runtime.environment()?.clone();
     let engine = |device: Device, precision: Precision, kernels: Kernels| {
-        let wanted = Wanted {
+        let spec = GraphSpec {
             model,
             layer: model.architecture().layers(),
             outputs: &[Reduce::Mean],
             kernels,
         };
-        let program = wanted.program(device, precision, say)?;
+        let prepared = spec.prepare(device, precision, say)?;
         let loader = Loader {
             environment: environment.clone(),
-            wanted,
+            spec,
             pad_id: 1,
             threads: 1,
             faults: None,
         };
-        loader.engine_on(&program)
+        loader.load(&prepared)
     };
     let batch = batch();
     let reference = engine(Device::Cpu, Precision::Fp32, Kernels::Portable)?;
     let reference = reference.run(&batch, Reduce::Mean)?;
-    let cpu = Place {
-        device: Device::Cpu,
-        name: "CPU".to_owned(),
-        gpu: None,
-    };
+    let cpu = SelectedDevice::cpu();
     let mut checks = Vec::new();
-    for place in std::iter::once(&cpu).chain(places) {
+    for selected in std::iter::once(&cpu).chain(gpus) {
         // fp8 is left out because the small model has no layers wide enough for it.
         for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
-            if devices::check_precision(precision, place, Kernels::Auto).is_err() {
+            if select::check_precision(precision, selected, Kernels::Auto).is_err() {
                 continue;
             }
-            let result = engine(place.device, precision, Kernels::Auto)
+            let result = engine(selected.device, precision, Kernels::Auto)
                 .map_err(anyhow::Error::from)
                 .and_then(|engine| measure(&*engine, &batch, &reference));
             let bound = match precision {
@@ -118,7 +114,7 @@ pub fn run(
                 Precision::Bf16 | Precision::Fp8 => 0.999,
             };
             checks.push(Check {
-                what: format!("{} {precision}", place.device),
+                what: format!("{} {precision}", selected.device),
                 good: result.as_ref().is_ok_and(|(cosine, _)| *cosine >= bound),
                 result,
             });

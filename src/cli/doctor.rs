@@ -13,8 +13,8 @@ use super::disk::{room, writable};
 use super::{check, told};
 use crate::engine::cuda::driver::{self, GpuError};
 use crate::engine::cuda::provider;
-use crate::engine::loader::Runtime;
-use crate::engine::select::{self as devices, Place};
+use crate::engine::runtime::Runtime;
+use crate::engine::select::{self, SelectedDevice};
 use crate::hub::Hub;
 use crate::models;
 use crate::text::counted;
@@ -257,7 +257,7 @@ fn memory_limit() -> Option<u64> {
 }
 
 /// Lists the GPUs, and returns the usable ones.
-fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
+fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<SelectedDevice> {
     let driver = match driver::driver() {
         Ok(driver) => driver,
         Err(GpuError::NoDriver) => {
@@ -280,9 +280,9 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
     let mut usable = Vec::new();
     for (at, gpu) in driver.gpus.iter().enumerate() {
         let label = if at == 0 { "NVIDIA GPUs" } else { "" };
-        let place = devices::place(&driver, gpu.number);
-        let free = match &place {
-            Ok(Place {
+        let selected = select::gpu(&driver, gpu.number);
+        let free = match &selected {
+            Ok(SelectedDevice {
                 gpu: Some((_, free)),
                 ..
             }) => format!("{} of ", BinaryBytes(*free)),
@@ -300,8 +300,8 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
                 if free.is_empty() { "" } else { " free" },
             ),
         );
-        match place {
-            Ok(place) => usable.push(place),
+        match selected {
+            Ok(selected) => usable.push(selected),
             Err(error) => report.warn(&format!("cuda:{} is not usable: {error}", gpu.number)),
         }
     }
@@ -326,7 +326,7 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<Place> {
 }
 
 /// Runs a small batch on each device.
-fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[Place]) {
+fn check(report: &mut Report, runtime: &mut Runtime, gpus: &[SelectedDevice]) {
     // If the model cannot be written, that says nothing about the devices.
     let model = match check::Model::new() {
         Ok(model) => model,

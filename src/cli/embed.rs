@@ -14,12 +14,11 @@ use super::progress::Progress;
 use super::{FAILED, LOST, PARTLY, USAGE, disk, say, signals, told};
 use crate::atomic_file;
 use crate::device::DeviceChoice;
-use crate::engine::cpu::session::Kernels;
 use crate::manifest::{self, Job};
 use crate::records::Source;
 use crate::report::Report;
 use crate::run::{self, Options, RunError};
-use crate::settings::{Overrides, RunOverrides, seconds};
+use crate::settings::{Kernels, Overrides, RunOverrides, seconds};
 use crate::text::{are, counted};
 use crate::threads;
 

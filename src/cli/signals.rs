@@ -95,7 +95,7 @@ fn watch_mapped() -> io::Result<()> {
         // file from a copied descriptor is unbuffered and takes no lock.
         if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
             let mut stderr = std::fs::File::from(stderr);
-            for piece in mapped_files::told() {
+            for piece in mapped_files::message() {
                 let _ = stderr.write_all(piece.as_bytes());
             }
         }

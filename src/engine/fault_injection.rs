@@ -1,30 +1,35 @@
-//! Faults on demand, for the tests: what a GPU does when it runs out of memory, is lost, or overflows, done to an engine on the CPU.
+//! Fault injection, for the tests: an engine on the CPU fails as a GPU does when it runs out of
+//! memory, is lost, or overflows.
 //!
-//! The environment variable `SEQEMBED_INJECT` is a list of words with commas between:
+//! The environment variable `SEQEMBED_INJECT` is a comma-separated list of:
 //! - `engines=N`: N engines on the CPU, as if there were N devices;
 //! - `oom-above=T`: a batch of more than T tokens is too large for any device;
 //! - `lost-after=N`: the first device is lost after N batches;
-//! - `nonfinite-tokens=T`: the numbers of a sequence of T tokens (with special ones) overflow in the first try;
-//! - `nonfinite-always`: they do in higher precision too;
-//! - `half`: devices are said to compute in half precision, so that there is a higher one to fall back on;
+//! - `nonfinite-tokens=T`: a sequence of T tokens (special ones included) overflows when it is first
+//!   computed;
+//! - `nonfinite-always`: it overflows in higher precision, too;
+//! - `half`: devices are said to compute in half precision, so that there is a higher one to fall
+//!   back on;
 //! - `slow=MS`: every batch takes so many milliseconds longer.
 //!
-//! It is for tests alone. Without it no engine is wrapped, so that it costs nothing.
+//! Without the variable no engine is wrapped, so that this costs nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Batch, Engine, EngineError, Reduce};
+use super::batch::{Batch, Reduce};
+use super::error::EngineError;
+use super::session::Engine;
 
-/// The variable.
+/// The environment variable.
 pub const VARIABLE: &str = "SEQEMBED_INJECT";
 
-/// What is to go wrong.
+/// The faults to inject.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// How many engines there are on the CPU.
+    /// How many devices the CPU stands for.
     pub engines: Option<usize>,
-    /// Whether they pass for engines of half precision.
+    /// Whether devices are said to compute in half precision.
     pub half: bool,
     oom_above: Option<usize>,
     lost_after: Option<u64>,
@@ -34,10 +39,10 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// What the environment asks for, if anything.
+    /// Reads the environment variable. `None` where it is not set.
     ///
     /// # Errors
-    /// A word that is none of those above.
+    /// When a word is none of those above.
     pub fn from_env() -> Result<Option<Self>, String> {
         match std::env::var(VARIABLE) {
             Ok(text) if !text.is_empty() => Self::parse(&text).map(Some),
@@ -68,28 +73,29 @@ impl Faults {
         Ok(faults)
     }
 
-    /// An engine that has the faults. `index` counts the devices, and `again` says that it is the one to fall back on.
+    /// An engine that has the faults. `index` counts the devices, and `fallback` says that the engine
+    /// is the one in higher precision.
     #[must_use]
-    pub fn wrap(self, engine: Box<dyn Engine>, index: usize, again: bool) -> Box<dyn Engine> {
-        Box::new(Faulty {
+    pub fn wrap(self, engine: Box<dyn Engine>, index: usize, fallback: bool) -> Box<dyn Engine> {
+        Box::new(FaultyEngine {
             engine,
             faults: self,
             first: index == 0,
-            again,
+            fallback,
             batches: AtomicU64::new(0),
         })
     }
 }
 
-struct Faulty {
+struct FaultyEngine {
     engine: Box<dyn Engine>,
     faults: Faults,
     first: bool,
-    again: bool,
+    fallback: bool,
     batches: AtomicU64,
 }
 
-impl Engine for Faulty {
+impl Engine for FaultyEngine {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         let faults = &self.faults;
         if let Some(milliseconds) = faults.slow {
@@ -104,7 +110,7 @@ impl Engine for Faulty {
         }
         let mut rows = self.engine.run(batch, reduce)?;
         if let Some(tokens) = faults.nonfinite_tokens
-            && (faults.nonfinite_always || !self.again)
+            && (faults.nonfinite_always || !self.fallback)
         {
             overflow(&mut rows, batch, reduce, tokens);
         }

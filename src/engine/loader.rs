@@ -1,175 +1,112 @@
-//! Loading a model onto a device: the graph for it, its weights, its kernels, and the engine.
+//! Loads a model onto a device: which graph the device runs, with which weights and kernels, and
+//! the session that comes out of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ort::environment::{Environment, EnvironmentBuilder};
+use ort::environment::Environment;
 use seqembed_onnx::weights::table::hex;
 use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage, WeightsFile};
 use sha2::{Digest, Sha256};
 
-use super::select::Place;
+use super::batch::Reduce;
+use super::cpu::session::{CpuSession, CpuSessionOptions};
+use super::cuda::kernels::CudaKernels;
+use super::cuda::launch::KernelError;
+use super::cuda::session::{CudaSession, CudaSessionOptions};
+use super::cuda::{budget, operators, permits};
+use super::error::EngineError;
+use super::fault_injection::Faults;
+use super::mapped_files;
+use super::session::{Engine, Session, SessionInfo, VerifiedSession};
 use crate::device::Device;
-use crate::engine::cpu::session::{CpuEngine, Kernels, Load};
-use crate::engine::cuda::kernels::Kernels as GpuKernels;
-use crate::engine::cuda::launch::KernelError;
-use crate::engine::cuda::session::{CudaEngine, CudaLoad};
-use crate::engine::cuda::{operators, permits};
-use crate::engine::fault_injection::Faults;
-use crate::engine::mapped_files;
-use crate::engine::runtime::locate::{self, LocateError, Located};
-use crate::engine::session::{Facts, Session, Verified};
-use crate::engine::{Engine, EngineError, Reduce};
 use crate::models;
-use crate::run::RunError;
-use crate::run::loaded_device::{Load as LoadHigher, Slot};
-use crate::settings::Precision;
-use crate::threads;
+use crate::settings::{Kernels, Precision};
+use crate::threads::{self, StartError};
 
-/// ONNX Runtime, found and loaded when it is first needed.
-pub struct Runtime {
-    explicit: Option<PathBuf>,
-    located: Option<(Option<EnvironmentBuilder>, Located)>,
-    environment: Option<Environment>,
+/// Why a model could not be loaded onto a device.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The exported model is damaged, or has no such graph.
+    #[error(transparent)]
+    Model(#[from] seqembed_onnx::Error),
+    /// The system gives no more threads.
+    #[error(transparent)]
+    Threads(#[from] StartError),
+    /// ONNX Runtime, the device or its kernels refused.
+    #[error("cannot load {}: {source}", .folder.display())]
+    Session {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The reason.
+        source: EngineError,
+    },
 }
 
-impl Runtime {
-    /// Nothing is looked for yet. `explicit` is `--ort-lib`.
-    #[must_use]
-    pub fn new(explicit: Option<&Path>) -> Self {
-        Self {
-            explicit: explicit.map(Path::to_owned),
-            located: None,
-            environment: None,
-        }
-    }
-
-    /// Finds the library.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn locate(&mut self) -> Result<&Located, LocateError> {
-        let (_, located) = match &mut self.located {
-            Some(known) => known,
-            none => {
-                let (builder, located) = locate::load(self.explicit.as_deref())?;
-                none.insert((Some(builder), located))
-            }
-        };
-        Ok(located)
-    }
-
-    /// Gets it ready for sessions.
-    ///
-    /// # Errors
-    /// When there is none, or it refuses.
-    pub fn environment(&mut self) -> Result<&Environment, RunError> {
-        let folder = self.locate()?.path.clone();
-        if let Some((builder, located)) = &mut self.located
-            && let Some(builder) = builder.take()
-        {
-            let environment = locate::environment(builder, located)
-                .map_err(|source| RunError::Load { folder, source })?;
-            self.environment = Some(environment);
-        }
-        self.environment.as_ref().ok_or_else(|| RunError::Load {
-            folder: PathBuf::from("ONNX Runtime"),
-            source: EngineError::Runtime("it refused to start before".to_owned()),
-        })
-    }
-}
-
-/// Which model, and what is wanted of it.
+/// Which graph of a model to run, whatever the device.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
-    /// The model.
+pub struct GraphSpec<'a> {
+    /// The exported model.
     pub model: &'a Model,
-    /// The layer that is given.
+    /// The layer whose hidden states are given; 0 is the embeddings.
     pub layer: usize,
-    /// What is asked of it.
+    /// The outputs that the graph must have.
     pub outputs: &'a [Reduce],
-    /// Whose kernels: seqembed's or ONNX Runtime's.
+    /// Whose kernels compute: seqembed's or ONNX Runtime's.
     pub kernels: Kernels,
 }
 
-/// What a device runs.
-pub struct Program {
+/// A model made ready for one device: its graph, the file with its weights, and the kernels that
+/// the graph needs. Nothing of it is in ONNX Runtime yet.
+pub struct PreparedModel {
     /// The device.
     pub device: Device,
-    /// The numbers that it computes with.
+    /// The precision that the graph computes in.
     pub precision: Precision,
-    /// The graph.
+    /// The graph, an ONNX model that names its weights file.
     pub graph: Vec<u8>,
-    /// The graph's kind.
+    /// What kind of graph it is.
     pub kind: GraphKind,
-    /// SHA-256 of the graph, in hexadecimal, whatever its weights' file is called.
+    /// SHA-256 of the graph, in hexadecimal, whatever its weights file is called.
     pub graph_sha256: String,
-    /// The file with its weights.
+    /// The weights, as the graph reads them.
     pub weights: Arc<WeightsFile>,
     /// seqembed's kernels, where a graph for a GPU needs them.
-    kernels: Option<Arc<GpuKernels>>,
-    /// What it took so far: waking the device up, and loading kernels onto it.
+    kernels: Option<Arc<CudaKernels>>,
+    /// How long it took: waking the device up, compiling kernels, writing weights.
     pub spent: Duration,
 }
 
-impl Wanted<'_> {
-    /// What a device is to run. Where seqembed's own kernels can't be had on a GPU, ONNX Runtime's operators take their place, and
-    /// `say` tells why.
+impl GraphSpec<'_> {
+    /// Makes the model ready for a device: compiles kernels, and writes the weights into the cache
+    /// in the device's number format, unless they are there.
+    ///
+    /// Where seqembed's own kernels cannot be used on a GPU, ONNX Runtime's operators take their
+    /// place in fp16, and `say` gets the reason.
     ///
     /// # Errors
-    /// When the model's folder can't be read, a weight has no such number, or there is no graph in these numbers.
-    pub fn program(
+    /// When the model's folder cannot be read, a weight does not fit the number format, or there
+    /// is no graph in this precision.
+    pub fn prepare(
         &self,
         device: Device,
         precision: Precision,
         say: &dyn Fn(&str),
-    ) -> Result<Program, RunError> {
+    ) -> Result<PreparedModel, LoadError> {
         let started = Instant::now();
-        let (kind, kernels) = match (device, self.kernels) {
-            (Device::Cpu, Kernels::Auto) => (GraphKind::Packed, None),
-            (Device::Cpu, Kernels::Portable) => (GraphKind::Padded, None),
-            // seqembed's kernels compute in 16 bits alone.
-            (Device::Cuda(number), Kernels::Auto) if precision != Precision::Fp32 => {
-                match self.kernels_on(number, precision) {
-                    Ok((kind, kernels)) => (kind, Some(Arc::new(kernels))),
-                    Err(error) if precision == Precision::Fp16 => {
-                        say(&format!(
-                            "{device}: ONNX Runtime's operators are used, which are slower, for seqembed's own kernels can't be: {error}"
-                        ));
-                        (GraphKind::Plain, None)
-                    }
-                    Err(error) => {
-                        return Err(RunError::Load {
-                            folder: self.model.folder().to_owned(),
-                            source: EngineError::Runtime(format!(
-                                "{precision} needs seqembed's own kernels, which can't be used: {error}"
-                            )),
-                        });
-                    }
-                }
-            }
-            (Device::Cuda(_), _) => (GraphKind::Plain, None),
-        };
-        let half = device != Device::Cpu && matches!(precision, Precision::Fp16 | Precision::Fp8);
-        let outputs = self.outputs.iter().map(|reduce| match reduce {
-            Reduce::Mean => Output::Mean,
-            Reduce::Max => Output::Max,
-            // The last layer's numbers are of 16 bits anyway, and half as many bytes come back.
-            Reduce::Tokens if half => Output::HalfTokens,
-            Reduce::Tokens => Output::Tokens,
-        });
-        let numbers = stored(precision);
+        let (kind, kernels) = self.graph_kind(device, precision, say)?;
+        let numbers = number_format(precision);
         let request = GraphRequest {
             kind,
             precision: numbers,
             layer: self.layer,
-            outputs: outputs.collect(),
+            outputs: self.graph_outputs(device, precision),
         };
         let weights = self
             .model
             .weights(Storage::of(kind, numbers), &models::cache())?;
-        Ok(Program {
+        Ok(PreparedModel {
             device,
             precision,
             graph: self.model.graph_at(&request, weights.name())?,
@@ -181,18 +118,50 @@ impl Wanted<'_> {
         })
     }
 
-    /// seqembed's kernels on a GPU, and the graph that uses them.
-    fn kernels_on(
+    /// The kind of graph for a device, with seqembed's kernels where it needs them.
+    fn graph_kind(
+        &self,
+        device: Device,
+        precision: Precision,
+        say: &dyn Fn(&str),
+    ) -> Result<(GraphKind, Option<Arc<CudaKernels>>), LoadError> {
+        match (device, self.kernels) {
+            (Device::Cpu, Kernels::Auto) => Ok((GraphKind::Packed, None)),
+            (Device::Cpu, Kernels::Portable) => Ok((GraphKind::Padded, None)),
+            // seqembed's kernels have no fp32.
+            (Device::Cuda(number), Kernels::Auto) if precision != Precision::Fp32 => {
+                match self.load_kernels(number, precision) {
+                    Ok((kind, kernels)) => Ok((kind, Some(Arc::new(kernels)))),
+                    Err(error) if precision == Precision::Fp16 => {
+                        say(&format!(
+                            "{device}: ONNX Runtime's operators are used, which are slower, for seqembed's own kernels can't be: {error}"
+                        ));
+                        Ok((GraphKind::Plain, None))
+                    }
+                    Err(error) => Err(LoadError::Session {
+                        folder: self.model.folder().to_owned(),
+                        source: EngineError::Runtime(format!(
+                            "{precision} needs seqembed's own kernels, which can't be used: {error}"
+                        )),
+                    }),
+                }
+            }
+            (Device::Cuda(_), _) => Ok((GraphKind::Plain, None)),
+        }
+    }
+
+    /// seqembed's kernels, loaded onto a GPU, and the kind of graph that uses them.
+    fn load_kernels(
         &self,
         number: usize,
         precision: Precision,
-    ) -> Result<(GraphKind, GpuKernels), KernelError> {
+    ) -> Result<(GraphKind, CudaKernels), KernelError> {
         let sizes = self.model.architecture().sizes();
         let number = cuda_number(number);
-        let numbers = stored(precision);
-        let fused = GpuKernels::can_fuse(&sizes, numbers, number)?;
+        let numbers = number_format(precision);
+        let fused = CudaKernels::can_fuse(&sizes, numbers, number)?;
         let cache = models::cache().join("kernels");
-        let kernels = GpuKernels::load(sizes, numbers, fused, number, &cache)?;
+        let kernels = CudaKernels::load(sizes, numbers, fused, number, &cache)?;
         let kind = if fused {
             GraphKind::Fused
         } else {
@@ -200,24 +169,47 @@ impl Wanted<'_> {
         };
         Ok((kind, kernels))
     }
+
+    fn graph_outputs(&self, device: Device, precision: Precision) -> Vec<Output> {
+        let half = device != Device::Cpu && matches!(precision, Precision::Fp16 | Precision::Fp8);
+        let outputs = self.outputs.iter().map(|reduce| match reduce {
+            Reduce::Mean => Output::Mean,
+            Reduce::Max => Output::Max,
+            // The last layer's numbers have 16 bits anyway, and half as many bytes are copied back.
+            Reduce::Tokens if half => Output::HalfTokens,
+            Reduce::Tokens => Output::Tokens,
+        });
+        outputs.collect()
+    }
 }
 
-/// How the weights stand that a device reads in 16 bits, as far as can be told before kernels are loaded.
-#[must_use]
-pub fn half_storage(model: &Model, device: Device, kernels: Kernels) -> Storage {
+/// Writes a model's fp16 weights into the cache as a device reads them, unless they are there.
+/// That is also how to find out whether all weights fit into fp16.
+///
+/// # Errors
+/// [`seqembed_onnx::Error::Overflow`] when a weight is too large for fp16; or when a file cannot
+/// be read or written.
+pub fn cache_fp16_weights(
+    model: &Model,
+    device: Device,
+    kernels: Kernels,
+) -> Result<(), seqembed_onnx::Error> {
     let sizes = model.architecture().sizes();
     let precision = seqembed_onnx::Precision::Fp16;
+    // Whether the graph will be fused, as far as can be said before kernels are loaded.
     let folded = match device {
         Device::Cuda(number) if kernels == Kernels::Auto => {
-            GpuKernels::can_fuse(&sizes, precision, cuda_number(number)).unwrap_or(false)
+            CudaKernels::can_fuse(&sizes, precision, cuda_number(number)).unwrap_or(false)
         }
         Device::Cuda(_) | Device::Cpu => false,
     };
-    Storage { precision, folded }
+    model
+        .weights_in(Storage { precision, folded }, &models::cache())
+        .map(drop)
 }
 
-/// The numbers of the weights and between the layers.
-fn stored(precision: Precision) -> seqembed_onnx::Precision {
+/// The number format of the weights, and of what flows between layers.
+fn number_format(precision: Precision) -> seqembed_onnx::Precision {
     match precision {
         Precision::Auto | Precision::Fp32 => seqembed_onnx::Precision::Fp32,
         Precision::Fp16 => seqembed_onnx::Precision::Fp16,
@@ -226,129 +218,141 @@ fn stored(precision: Precision) -> seqembed_onnx::Precision {
     }
 }
 
-/// What is loaded onto each device.
+/// Loads one model onto any number of devices.
 pub struct Loader<'a> {
-    /// ONNX Runtime.
+    /// ONNX Runtime, started.
     pub environment: Environment,
-    /// The model.
-    pub wanted: Wanted<'a>,
-    /// The id that fills up padded rows.
+    /// The model and its graph.
+    pub spec: GraphSpec<'a>,
+    /// The token id that rows of padded graphs are filled up with.
     pub pad_id: i64,
     /// Threads for one batch on a CPU.
     pub threads: usize,
-    /// What is to go wrong, in tests.
+    /// Faults to inject, in tests.
     pub faults: Option<Faults>,
 }
 
 impl Loader<'_> {
-    /// The model on a device, ready to run. Meanwhile its weights are verified.
+    /// Loads a prepared model onto its device. Its weights are verified at the same time.
     ///
     /// # Errors
     /// When the device or ONNX Runtime refuses, or the weights are not those that were exported.
-    pub fn engine_on(&self, program: &Program) -> Result<Arc<dyn Session>, RunError> {
-        let weights = &program.weights;
+    pub fn load(&self, prepared: &PreparedModel) -> Result<Arc<dyn Session>, LoadError> {
+        let weights = &prepared.weights;
         std::thread::scope(|scope| {
-            mapped_files::note(weights.path());
+            mapped_files::register(weights.path());
             let verifying = threads::start(scope, || weights.verify())?;
-            let loaded = self.loaded_on(program);
+            let loaded = self.session(prepared);
             let verified = verifying.join();
             verified.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let session = loaded?;
-            // What ONNX Runtime opened by its name is what was hashed.
+            // The file that ONNX Runtime opened by its name is the one that was hashed.
             weights.is_in_place()?;
-            let facts = Facts {
-                graph_sha256: program.graph_sha256.clone(),
-                ..session.facts().clone()
+            let info = SessionInfo {
+                graph_sha256: prepared.graph_sha256.clone(),
+                ..session.info().clone()
             };
-            // A GPU has its own copy; on a CPU some of the weights are read where the file is mapped.
-            let weights = (program.device == Device::Cpu).then(|| Arc::clone(weights));
-            let session = Verified {
+            // A GPU has a copy of its own; on a CPU some weights are read where the file is mapped.
+            let weights = (prepared.device == Device::Cpu).then(|| Arc::clone(weights));
+            let session = VerifiedSession {
                 session,
-                facts,
+                info,
                 weights,
             };
             Ok(Arc::new(session) as Arc<dyn Session>)
         })
     }
 
-    fn loaded_on(&self, program: &Program) -> Result<Arc<dyn Session>, RunError> {
-        let refused = |source| RunError::Load {
-            folder: self.wanted.model.folder().to_owned(),
+    /// The same model on the same device in fp32, for batches that overflow in `precision`.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_fp32(&self, device: Device) -> Result<Arc<dyn Session>, LoadError> {
+        let prepared = self.spec.prepare(device, Precision::Fp32, &|_| {})?;
+        self.load(&prepared)
+    }
+
+    /// How a session is run: as it is, or with the faults that a test asks for. `index` counts the
+    /// devices, and `fallback` says that the session is the one in higher precision.
+    pub fn engine(
+        &self,
+        session: Arc<dyn Session>,
+        index: usize,
+        fallback: bool,
+    ) -> Box<dyn Engine> {
+        match self.faults {
+            Some(faults) => faults.wrap(Box::new(session), index, fallback),
+            None => Box::new(session),
+        }
+    }
+
+    fn session(&self, prepared: &PreparedModel) -> Result<Arc<dyn Session>, LoadError> {
+        let refused = |source| LoadError::Session {
+            folder: self.spec.model.folder().to_owned(),
             source,
         };
-        let outputs = self.wanted.outputs.to_vec();
-        let hidden = self.wanted.model.architecture().hidden();
-        let Device::Cuda(number) = program.device else {
-            let load = Load {
-                graph: &program.graph,
-                folder: program.weights.folder(),
-                kernels: self.wanted.kernels,
+        let outputs = self.spec.outputs.to_vec();
+        let hidden = self.spec.model.architecture().hidden();
+        let Device::Cuda(number) = prepared.device else {
+            let options = CpuSessionOptions {
+                graph: &prepared.graph,
+                folder: prepared.weights.folder(),
+                kernels: self.spec.kernels,
                 outputs,
                 hidden,
                 pad_id: self.pad_id,
                 threads: self.threads,
             };
-            let engine = CpuEngine::load(&self.environment, load).map_err(refused)?;
-            return Ok(Arc::new(engine));
+            let session = CpuSession::load(&self.environment, options).map_err(refused)?;
+            return Ok(Arc::new(session));
         };
-        let kernels = program.kernels.as_ref();
+        let kernels = prepared.kernels.as_ref();
         let operators = kernels
             .map(operators::domain)
             .transpose()
             .map_err(|error| refused(error.into()))?;
-        let sizes = self.wanted.model.architecture().sizes();
-        let load = CudaLoad {
-            graph: &program.graph,
-            folder: program.weights.folder(),
+        let sizes = self.spec.model.architecture().sizes();
+        let options = CudaSessionOptions {
+            graph: &prepared.graph,
+            folder: prepared.weights.folder(),
             device: cuda_number(number),
-            kind: program.kind,
-            precision: stored(program.precision),
+            kind: prepared.kind,
+            precision: number_format(prepared.precision),
             outputs,
             hidden,
             // ONNX Runtime's own kernels were not measured with two.
-            at_once: if kernels.is_some() {
-                permits::at_once(&sizes)
+            concurrent_batches: if kernels.is_some() {
+                permits::concurrent_batches(&sizes)
             } else {
                 1
             },
             memory_limit: None,
             operators,
         };
-        let engine = CudaEngine::load(&self.environment, load).map_err(refused)?;
-        Ok(Arc::new(engine))
-    }
-
-    /// A session that was loaded in `load`, with a way to a higher precision where its own is lower than fp32.
-    pub fn slot<'s>(
-        &'s self,
-        place: &Place,
-        index: usize,
-        precision: Precision,
-        session: Arc<dyn Session>,
-        load: Duration,
-    ) -> Slot<'s> {
-        let wrap = move |engine: Box<dyn Engine>, again| match self.faults {
-            Some(faults) => faults.wrap(engine, index, again),
-            None => engine,
-        };
-        let engine = wrap(Box::new(Arc::clone(&session)), false);
-        let half = precision != Precision::Fp32 || self.faults.is_some_and(|faults| faults.half);
-        let device = place.device;
-        let higher: Option<LoadHigher<'s>> = half.then(|| {
-            let load = move || {
-                self.wanted
-                    .program(device, Precision::Fp32, &|_| {})
-                    .and_then(|program| self.engine_on(&program))
-                    .map(|session| wrap(Box::new(session), true))
-                    .map_err(|error| EngineError::Runtime(error.to_string()))
-            };
-            Box::new(load) as LoadHigher<'s>
-        });
-        Slot::new(place.clone(), precision, session, engine, load, higher)
+        let session = CudaSession::load(&self.environment, options).map_err(refused)?;
+        Ok(Arc::new(session))
     }
 }
 
 /// A GPU's number as CUDA has it.
 fn cuda_number(number: usize) -> u32 {
     u32::try_from(number).expect("the driver counts its GPUs in 32 bits")
+}
+
+/// How many threads feed one of several devices, where a run has `threads` for all of them.
+#[must_use]
+pub fn workers_for(device: Device, threads: usize, devices: usize, model: &Model) -> usize {
+    match device {
+        Device::Cpu => (threads / devices).max(1),
+        // While the GPU computes, one takes the rows of the last batch and prepares the next.
+        Device::Cuda(_) => 1 + permits::concurrent_batches(&model.architecture().sizes()),
+    }
+}
+
+/// How many tokens of a batch fit on a GPU with `free` bytes of memory, beside the model's weights.
+#[must_use]
+pub fn gpu_batch_tokens(model: &Model, precision: Precision, free: u64) -> usize {
+    let bytes = precision.bytes();
+    let weights = model.weights_bytes() / 4 * bytes as u64;
+    budget::batch_tokens(free, weights, &model.architecture().sizes(), bytes)
 }

@@ -1,31 +1,39 @@
-//! Which devices a run uses: what `--device` asks for, held against what the machine has.
+//! Which devices a run uses: what `--device` asks for, and what the machine has.
 
 use indicatif::BinaryBytes;
 
-use super::loader::Runtime;
+use super::cuda::driver::{self, Driver, Gpu, GpuError};
+use super::cuda::provider::{self, ProviderError};
+use super::fault_injection::Faults;
+use super::runtime::Runtime;
+use super::runtime::locate::LocateError;
 use crate::device::{Device, DeviceChoice};
-use crate::engine::cpu::session::Kernels;
-use crate::engine::cuda::driver::{self, Driver, Gpu, GpuError};
-use crate::engine::cuda::provider::{self, ProviderError};
-use crate::engine::fault_injection::Faults;
-use crate::engine::runtime::locate::LocateError;
-use crate::run::RunError;
-use crate::settings::Precision;
+use crate::settings::{Kernels, Precision};
 
 /// A device that the run may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The device.
+pub struct SelectedDevice {
+    /// Which one.
     pub device: Device,
-    /// What its maker calls it.
+    /// The name for a reader: `CPU`, or what the driver calls the GPU.
     pub name: String,
-    /// What the driver tells of a GPU, and its free memory in bytes.
+    /// What the driver says about a GPU, and its free memory in bytes when it was selected.
     pub gpu: Option<(Gpu, u64)>,
 }
 
-impl Place {
-    /// A device of which nothing is known but its name.
-    pub(crate) fn named(device: Device) -> Self {
+impl SelectedDevice {
+    /// The CPU.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self {
+            device: Device::Cpu,
+            name: "CPU".to_owned(),
+            gpu: None,
+        }
+    }
+
+    /// A device about which only its number is known.
+    pub(crate) fn unknown(device: Device) -> Self {
         Self {
             device,
             name: device.to_string(),
@@ -34,7 +42,17 @@ impl Place {
     }
 }
 
-/// Why a device can't be had.
+/// Why a device that was asked for cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--device {choice} can't be had: {source}")]
+pub struct SelectError {
+    /// What was asked for.
+    pub choice: String,
+    /// What is missing, and what helps.
+    pub source: DeviceError,
+}
+
+/// What is missing for a device to be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The driver's reason.
@@ -43,67 +61,67 @@ pub enum DeviceError {
     /// There is no ONNX Runtime.
     #[error(transparent)]
     Locate(#[from] LocateError),
-    /// Its CUDA provider can't be loaded.
+    /// ONNX Runtime's CUDA provider cannot be loaded.
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The GPU is older than what ONNX Runtime's kernels are built for.
     #[error("{name} is too old: its compute capability is {}.{}, and 7.5 is the least that ONNX Runtime for CUDA 13 serves", .capability.0, .capability.1)]
     Old {
-        /// The GPU.
+        /// The GPU's name.
         name: String,
         /// Its compute capability.
         capability: (i32, i32),
     },
 }
 
-/// What was chosen.
+/// The devices of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
+pub struct Selection {
     /// The devices, at least one.
-    pub places: Vec<Place>,
-    /// What and why, for the user.
+    pub devices: Vec<SelectedDevice>,
+    /// Which devices these are and why, for the user.
     pub why: String,
 }
 
-/// The least compute capability.
+/// The lowest compute capability that ONNX Runtime's CUDA provider has kernels for.
 const OLDEST: (i32, i32) = (7, 5);
 
-/// Decides.
+/// Selects the devices of a run. `auto` never fails: it takes the CPU where no GPU can be used.
 ///
 /// # Errors
-/// When a device that was asked for by name can't be had.
-pub fn choose(
+/// When a device that was asked for by name cannot be used.
+pub fn select(
     choice: &DeviceChoice,
     faults: Option<Faults>,
     runtime: &mut Runtime,
-) -> Result<Chosen, RunError> {
-    let named = |source| RunError::Device {
+) -> Result<Selection, SelectError> {
+    let named = |source| SelectError {
         choice: choice.to_string(),
         source,
     };
     match choice {
         DeviceChoice::Cpu => Ok(cpu("it was asked for", faults)),
         DeviceChoice::Cuda(numbers) => {
-            let driver = usable(runtime).map_err(named)?;
-            let places = numbers
+            let driver = usable_driver(runtime).map_err(named)?;
+            let devices = numbers
                 .iter()
-                .map(|&number| place(&driver, number).map_err(named));
-            let places = places.collect::<Result<Vec<_>, _>>()?;
-            Ok(gpus_chosen(places, "asked for"))
+                .map(|&number| gpu(&driver, number).map_err(named));
+            let devices = devices.collect::<Result<Vec<_>, _>>()?;
+            Ok(gpus(devices, "asked for"))
         }
         DeviceChoice::CudaAll => {
-            let driver = usable(runtime).map_err(named)?;
-            let places = (0..driver.gpus.len()).map(|number| place(&driver, number).map_err(named));
-            let places = places.collect::<Result<Vec<_>, _>>()?;
-            Ok(gpus_chosen(places, "all there are"))
+            let driver = usable_driver(runtime).map_err(named)?;
+            let devices = (0..driver.gpus.len()).map(|number| gpu(&driver, number).map_err(named));
+            let devices = devices.collect::<Result<Vec<_>, _>>()?;
+            Ok(gpus(devices, "all there are"))
         }
-        DeviceChoice::Auto => Ok(match best(runtime) {
-            Ok((place, count)) => {
+        DeviceChoice::Auto => Ok(match most_free_gpu(runtime) {
+            Ok((device, count)) => {
                 let why = match count {
                     1 => "the only GPU",
                     _ => "the GPU with the most free memory; --device cuda:all uses every one",
                 };
-                gpus_chosen(vec![place], why)
+                gpus(vec![device], why)
             }
             Err(DeviceError::Gpu(GpuError::NoDriver)) => {
                 cpu("there is no NVIDIA driver on this machine", faults)
@@ -113,41 +131,40 @@ pub fn choose(
     }
 }
 
-fn cpu(why: &str, faults: Option<Faults>) -> Chosen {
+/// The CPU, or as many copies of it as a test asks for.
+fn cpu(why: &str, faults: Option<Faults>) -> Selection {
     let count = faults.and_then(|faults| faults.engines).unwrap_or(1);
-    let place = |number| Place {
-        device: Device::Cpu,
-        name: if count == 1 {
-            "CPU".to_owned()
-        } else {
-            format!("CPU {number}")
-        },
-        gpu: None,
+    let device = |number| {
+        let mut device = SelectedDevice::cpu();
+        if count > 1 {
+            device.name = format!("CPU {number}");
+        }
+        device
     };
-    Chosen {
-        places: (0..count).map(place).collect(),
+    Selection {
+        devices: (0..count).map(device).collect(),
         why: format!("cpu ({why})"),
     }
 }
 
-fn gpus_chosen(places: Vec<Place>, why: &str) -> Chosen {
-    let names = places.iter().map(|place| {
-        let free = place.gpu.as_ref().map_or(0, |(_, free)| *free);
+fn gpus(devices: Vec<SelectedDevice>, why: &str) -> Selection {
+    let names = devices.iter().map(|device| {
+        let free = device.gpu.as_ref().map_or(0, |(_, free)| *free);
         format!(
             "{} {}, {} free",
-            place.device,
-            place.name,
+            device.device,
+            device.name,
             BinaryBytes(free)
         )
     });
-    Chosen {
+    Selection {
         why: format!("{} ({why})", names.collect::<Vec<_>>().join("; ")),
-        places,
+        devices,
     }
 }
 
-/// The driver, when ONNX Runtime can use its GPUs.
-fn usable(runtime: &mut Runtime) -> Result<Driver, DeviceError> {
+/// The NVIDIA driver, where ONNX Runtime can use its GPUs.
+fn usable_driver(runtime: &mut Runtime) -> Result<Driver, DeviceError> {
     let driver = driver::driver()?;
     provider::prepare(runtime.locate()?, driver.cuda)?;
     Ok(driver)
@@ -157,7 +174,7 @@ fn usable(runtime: &mut Runtime) -> Result<Driver, DeviceError> {
 ///
 /// # Errors
 /// When there is none with this number, it is too old, or the driver refuses it.
-pub fn place(driver: &Driver, number: usize) -> Result<Place, DeviceError> {
+pub fn gpu(driver: &Driver, number: usize) -> Result<SelectedDevice, DeviceError> {
     let gpu = driver.gpus.get(number).ok_or(GpuError::NoSuch {
         number,
         count: driver.gpus.len(),
@@ -169,52 +186,52 @@ pub fn place(driver: &Driver, number: usize) -> Result<Place, DeviceError> {
         });
     }
     let free = driver::free_memory(number)?;
-    Ok(Place {
+    Ok(SelectedDevice {
         device: Device::Cuda(number),
         name: gpu.name.clone(),
         gpu: Some((gpu.clone(), free)),
     })
 }
 
-/// The GPU with the most free memory among those that work, and how many there are.
-fn best(runtime: &mut Runtime) -> Result<(Place, usize), DeviceError> {
-    let driver = usable(runtime)?;
-    let mut best: Option<(u64, Place)> = None;
+/// The GPU with the most free memory among those that work, and how many GPUs there are.
+fn most_free_gpu(runtime: &mut Runtime) -> Result<(SelectedDevice, usize), DeviceError> {
+    let driver = usable_driver(runtime)?;
+    let mut best: Option<(u64, SelectedDevice)> = None;
     let mut why = None;
     for number in 0..driver.gpus.len() {
-        match place(&driver, number) {
-            Ok(place) => {
-                let free = place.gpu.as_ref().map_or(0, |(_, free)| *free);
-                // The first of several that have as much.
+        match gpu(&driver, number) {
+            Ok(device) => {
+                let free = device.gpu.as_ref().map_or(0, |(_, free)| *free);
+                // Of several that have as much, the first one stays.
                 let other = if best.as_ref().is_none_or(|(most, _)| free > *most) {
-                    best.replace((free, place)).map(|(_, other)| other)
+                    best.replace((free, device)).map(|(_, other)| other)
                 } else {
-                    Some(place)
+                    Some(device)
                 };
                 if let Some((gpu, _)) = other.and_then(|other| other.gpu) {
-                    driver::let_go(gpu.number);
+                    driver::release_context(gpu.number);
                 }
             }
             Err(error) => why = why.or(Some(error)),
         }
     }
     match (best, why) {
-        (Some((_, place)), _) => Ok((place, driver.gpus.len())),
+        (Some((_, device)), _) => Ok((device, driver.gpus.len())),
         (None, Some(why)) => Err(why),
         (None, None) => Err(GpuError::NoGpu(None).into()),
     }
 }
 
-/// Why a device has not the numbers that were asked for, and what to do.
+/// Checks that a device can compute in a precision.
 ///
 /// # Errors
-/// That.
+/// Why it cannot, and what to do.
 pub fn check_precision(
     precision: Precision,
-    place: &Place,
+    device: &SelectedDevice,
     kernels: Kernels,
 ) -> Result<(), String> {
-    let Some((gpu, _)) = &place.gpu else {
+    let Some((gpu, _)) = &device.gpu else {
         return match precision {
             Precision::Auto | Precision::Fp32 => Ok(()),
             Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => Err(format!(

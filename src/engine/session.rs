@@ -1,4 +1,7 @@
-//! What a session tells of itself: everything is read from what was loaded, and nothing taken from what was asked for.
+//! A model that is loaded on a device: how it is run, and what it says about itself.
+//!
+//! Everything in [`SessionInfo`] is read from what was loaded, and nothing is taken from what was
+//! asked for.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,14 +12,37 @@ use seqembed_onnx::WeightsFile;
 use seqembed_onnx::weights::table::hex;
 use sha2::{Digest, Sha256};
 
-use super::{Batch, Engine, EngineError, Reduce};
+use super::batch::{Batch, Reduce};
+use super::error::EngineError;
 use crate::device::Device;
 use crate::settings::Precision;
 
-/// A model that is loaded, with what is known of it.
+/// A model on a device: a batch in, rows of numbers out.
+pub trait Engine: Send + Sync {
+    /// Computes a batch. May be called from several threads at once.
+    ///
+    /// # Errors
+    /// What the device or the graph refuses.
+    fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError>;
+
+    /// How many tokens the device computes for a batch, padding included.
+    fn cost(&self, batch: &Batch) -> usize {
+        batch.tokens()
+    }
+
+    /// From when to when the device itself computed, for each batch since this was last asked.
+    ///
+    /// Only for an engine that knows better than its callers, whose calls of [`Engine::run`] may
+    /// wait for a free device. Empty: the device computed throughout these calls.
+    fn computed(&self) -> Vec<(Instant, Instant)> {
+        Vec::new()
+    }
+}
+
+/// A loaded model that can say what it is.
 pub trait Session: Engine {
     /// What was loaded, and where.
-    fn facts(&self) -> &Facts;
+    fn info(&self) -> &SessionInfo;
 
     /// The file with the weights, where they are read from it while batches are run.
     fn weights(&self) -> Option<&WeightsFile> {
@@ -25,8 +51,8 @@ pub trait Session: Engine {
 }
 
 impl Session for Arc<dyn Session> {
-    fn facts(&self) -> &Facts {
-        (**self).facts()
+    fn info(&self) -> &SessionInfo {
+        (**self).info()
     }
 
     fn weights(&self) -> Option<&WeightsFile> {
@@ -48,17 +74,17 @@ impl Engine for Arc<dyn Session> {
     }
 }
 
-/// A session whose weights were verified.
-pub struct Verified<S> {
-    /// The session.
+/// A session whose weights file was compared with the hash that the export recorded.
+pub struct VerifiedSession<S> {
+    /// The session as it was loaded.
     pub session: S,
-    /// What is known of it.
-    pub facts: Facts,
-    /// Its weights, where they are read from the file while batches are run.
+    /// What it is; the graph's hash does not depend on where its weights file lies.
+    pub info: SessionInfo,
+    /// The weights file, where weights are read from it while batches are run.
     pub weights: Option<Arc<WeightsFile>>,
 }
 
-impl<S: Session> Engine for Verified<S> {
+impl<S: Session> Engine for VerifiedSession<S> {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         self.session.run(batch, reduce)
     }
@@ -72,9 +98,9 @@ impl<S: Session> Engine for Verified<S> {
     }
 }
 
-impl<S: Session> Session for Verified<S> {
-    fn facts(&self) -> &Facts {
-        &self.facts
+impl<S: Session> Session for VerifiedSession<S> {
+    fn info(&self) -> &SessionInfo {
+        &self.info
     }
 
     fn weights(&self) -> Option<&WeightsFile> {
@@ -82,34 +108,35 @@ impl<S: Session> Session for Verified<S> {
     }
 }
 
-/// What is known of a session.
+/// What is known about a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct SessionInfo {
     /// Where it runs.
     pub device: Device,
     /// The lowest number format of its weights and casts.
     pub precision: Precision,
     /// SHA-256 of the weights, in hexadecimal.
     pub weights_sha256: String,
-    /// [`Architecture::blake3`](seqembed_onnx::Architecture::blake3) of what the graph computes with the weights.
+    /// What the graph computes with the weights, as
+    /// [`Architecture::blake3`](seqembed_onnx::Architecture::blake3) has it.
     pub architecture: String,
     /// SHA-256 of the graph, in hexadecimal.
     pub graph_sha256: String,
-    /// The layer that is given.
+    /// The layer whose hidden states it gives; 0 is the embeddings.
     pub layer: usize,
-    /// What it can give for a batch.
+    /// The outputs that its graph has.
     pub outputs: Vec<Reduce>,
-    /// Width of a row.
+    /// Numbers in a row.
     pub hidden: usize,
-    /// Whether it pads the sequences of a batch to one length.
+    /// Whether the sequences of a batch are padded to one length.
     pub padded: bool,
 }
 
-impl Facts {
-    /// The facts of a session that was made from `graph`.
+impl SessionInfo {
+    /// Reads it from a session that was made from `graph`.
     ///
     /// # Errors
-    /// When it is no session of a graph of ours, which tell all of this.
+    /// When the graph lacks the metadata that seqembed writes into its graphs.
     pub(crate) fn of(
         session: &ort::session::Session,
         graph: &[u8],

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::dedup::Origin;
 use super::task_reader::FileEnd;
 use crate::batch::ModelInput;
-use crate::engine::Reduce;
+use crate::engine::batch::Reduce;
 use crate::journal::rows::{Mark, Spot};
 use crate::tokenize::Encoded;
 

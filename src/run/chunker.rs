@@ -12,7 +12,7 @@ use super::record_parts::{PartTokens, RemainingParts};
 use super::task::Task;
 use super::task_reader::{FileEnd, ReadEntry, TaskReader};
 use crate::batch::{self, ModelInput};
-use crate::engine::Reduce;
+use crate::engine::batch::Reduce;
 use crate::journal::facts::record_hash;
 use crate::journal::rows::Saved;
 use crate::pooling::PooledWindow;

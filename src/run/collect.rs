@@ -18,7 +18,7 @@ use super::results::{ResultLocation, Results, locate};
 use super::save::{FRAME_VALUES, RowBlock, SavedCounts, Saver};
 use super::task::Task;
 use super::task_reader::FileEnd;
-use crate::engine::EngineError;
+use crate::engine::error::EngineError;
 use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::journal::JournalError;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use hashlink::LruCache;
 
 use crate::batch::ModelInput;
-use crate::engine::Reduce;
+use crate::engine::batch::Reduce;
 
 /// 128 bits of BLAKE3 of the tokens and of what is taken from them.
 type Key = [u8; 16];

@@ -13,10 +13,11 @@
 use std::ops::Range;
 
 use super::chunk::{Chunk, ChunkEntry};
-use super::loaded_device::Slot;
+use super::loaded_device::LoadedDevice;
 use super::task::Task;
 use crate::batch::{self, ModelInput};
-use crate::engine::{Batch, EngineError, Reduce};
+use crate::engine::batch::{Batch, Reduce};
+use crate::engine::error::EngineError;
 use crate::pooling::{self, join_windows, pooled_rows, rows_of};
 use crate::settings::Long;
 use crate::tokenize::Tokenizer;
@@ -54,7 +55,7 @@ struct Piece {
 /// Runs the batches of a worker on its device.
 pub struct Executor<'a> {
     /// The device.
-    pub slot: &'a Slot<'a>,
+    pub device: &'a LoadedDevice<'a>,
     /// All tasks of the run.
     pub tasks: &'a [Task],
     /// The model's tokenizer.
@@ -114,10 +115,12 @@ impl Attempt<'_> {
     /// The rows of pieces, in as many batches as it takes. With `cut`, a piece that is too large alone is cut into windows.
     fn rows(&mut self, pieces: &[Piece], cut: bool) -> Result<Vec<f32>, EngineError> {
         let mut all = Vec::new();
-        for part in parts(pieces, self.with.slot.limit()) {
+        for part in parts(pieces, self.with.device.limit()) {
             let rows = match self.run(part) {
                 Err(EngineError::OutOfMemory(_)) if part.len() > 1 => {
-                    self.with.slot.learn(part.iter().map(Piece::tokens).sum());
+                    self.with
+                        .device
+                        .lower_limit(part.iter().map(Piece::tokens).sum());
                     let (front, back) = part.split_at(half(part));
                     let mut rows = self.rows(front, cut)?;
                     rows.append(&mut self.rows(back, cut)?);
@@ -139,7 +142,7 @@ impl Attempt<'_> {
     fn run(&mut self, pieces: &[Piece]) -> Result<Vec<f32>, EngineError> {
         let with = self.with;
         let trace = (with.trace, &with.lane);
-        let mut rows = with.slot.run(&self.lay(pieces), self.reduce, trace)?;
+        let mut rows = with.device.run(&self.lay(pieces), self.reduce, trace)?;
         if finite(&rows) {
             return Ok(rows);
         }
@@ -159,7 +162,7 @@ impl Attempt<'_> {
     /// The rows of pieces that overflowed, in higher precision. Notes those that it does not help. `None`: there is none.
     fn higher(&mut self, pieces: &[Piece]) -> Result<Option<Vec<f32>>, EngineError> {
         let with = self.with;
-        let precision = with.slot.precision;
+        let precision = with.device.precision;
         let trace = (with.trace, &with.lane);
         let fail = |this: &mut Self, why: String| {
             let issues = pieces
@@ -167,7 +170,10 @@ impl Attempt<'_> {
                 .map(|p| (p.segment, SegmentIssue::Failed(why.clone())));
             this.issues.extend(issues);
         };
-        match with.slot.run_higher(&self.lay(pieces), self.reduce, trace) {
+        match with
+            .device
+            .run_higher(&self.lay(pieces), self.reduce, trace)
+        {
             None if pieces.len() > 1 => self.each_alone(pieces).map(Some),
             None => {
                 fail(
@@ -177,7 +183,7 @@ impl Attempt<'_> {
                 Ok(None)
             }
             Some(Ok(mut rows)) => {
-                with.slot.recomputes(pieces.len());
+                with.device.count_recomputed(pieces.len());
                 for (piece, location) in pieces.iter().zip(self.locations(pieces)) {
                     if finite(&rows[location.clone()]) {
                         continue;
@@ -185,7 +191,8 @@ impl Attempt<'_> {
                     if pieces.len() > 1 {
                         // ONNX Runtime's own operators let a sequence spoil others of its batch.
                         let batch = self.lay(std::slice::from_ref(piece));
-                        if let Some(Ok(alone)) = with.slot.run_higher(&batch, self.reduce, trace) {
+                        if let Some(Ok(alone)) = with.device.run_higher(&batch, self.reduce, trace)
+                        {
                             rows[location.clone()].copy_from_slice(&alone);
                         }
                     }
@@ -226,10 +233,10 @@ impl Attempt<'_> {
         for piece in pieces {
             let batch = self.lay(std::slice::from_ref(piece));
             let alone = with
-                .slot
+                .device
                 .run(&batch, self.reduce, (with.trace, &with.lane))?;
             if !finite(&alone) {
-                let precision = with.slot.precision;
+                let precision = with.device.precision;
                 let why = format!("the model's numbers are not finite ({precision})");
                 self.issues.push((piece.segment, SegmentIssue::Failed(why)));
             }
@@ -266,7 +273,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        let why = format!("out of memory on {}", with.slot.label);
+        let why = format!("out of memory on {}", with.device.label);
         self.issues.push((piece.segment, SegmentIssue::Failed(why)));
         Ok(vec![f32::NAN; self.values(std::slice::from_ref(piece))])
     }

@@ -1,4 +1,5 @@
-//! A device of the run with the model on it: what its workers share, what it learnt, and what is told of it.
+//! A device of the run with the model loaded: what its workers share, how large its batches may be,
+//! and what is reported about it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -7,36 +8,39 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::device::Device;
-use crate::engine::select::Place;
-use crate::engine::session::Session;
-use crate::engine::{Batch, Engine, EngineError, Reduce};
+use crate::engine::batch::{Batch, Reduce};
+use crate::engine::error::EngineError;
+use crate::engine::select::SelectedDevice;
+use crate::engine::session::{Engine, Session};
 use crate::report::DeviceReport;
 use crate::settings::Precision;
 use crate::trace::{Lane, Trace};
 
 /// Loads the same model in a higher precision.
-pub type Load<'a> = Box<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync + 'a>;
+pub type LoadFallback<'a> =
+    Box<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync + 'a>;
 
-/// An engine, and what belongs to its device.
-pub struct Slot<'a> {
-    /// The device.
-    pub place: Place,
-    /// What tells it apart in messages: `cuda:0 (NVIDIA H100)`.
+/// A device with the model loaded.
+pub struct LoadedDevice<'a> {
+    /// Which device.
+    pub device: SelectedDevice,
+    /// Its name in messages, such as `cuda:0 (NVIDIA H100)`.
     pub label: String,
-    /// The numbers it computes with.
+    /// The precision that it computes in.
     pub precision: Precision,
-    /// Threads that feed it.
+    /// Threads that feed it, at least 1.
     pub workers: usize,
-    /// Wall time of the load; zero when it was loaded before.
+    /// Wall time of the load; zero when the session was loaded before this run.
     pub load: Duration,
-    /// What was loaded.
+    /// The loaded model.
     pub session: Arc<dyn Session>,
-    /// How it is run.
+    /// The session as batches are run on it, with injected faults in tests.
     engine: Arc<dyn Engine>,
-    /// How to get, and the engine of, a higher precision. `None`: there is none.
-    higher: Option<Load<'a>>,
-    higher_engine: OnceLock<Result<Arc<dyn Engine>, String>>,
-    /// Tokens of a batch that did not exhaust its memory, as far as is known.
+    /// Loads the model in a higher precision. `None`: there is none.
+    load_fallback: Option<LoadFallback<'a>>,
+    /// The model in a higher precision, once it was needed, or why it could not be loaded.
+    fallback: OnceLock<Result<Arc<dyn Engine>, String>>,
+    /// The most tokens of a batch that the device has memory for, as far as is known.
     limit: AtomicUsize,
     lost: OnceLock<String>,
     tally: Mutex<Tally>,
@@ -49,34 +53,33 @@ struct Tally {
     splits: u64,
     recomputed_batches: u64,
     recomputed_sequences: u64,
-    higher_loads: Vec<f64>,
+    fallback_loads: Vec<f64>,
     spans: Vec<(Instant, Instant)>,
 }
 
-impl<'a> Slot<'a> {
-    /// A device with its engine, loaded in `load`.
+impl<'a> LoadedDevice<'a> {
+    /// A device with one worker.
     pub fn new(
-        place: Place,
+        device: SelectedDevice,
         precision: Precision,
         session: Arc<dyn Session>,
         engine: Box<dyn Engine>,
-        load: Duration,
-        higher: Option<Load<'a>>,
+        load_fallback: Option<LoadFallback<'a>>,
     ) -> Self {
-        let label = match place.device {
-            Device::Cpu => place.name.clone(),
-            Device::Cuda(_) => format!("{} ({})", place.device, place.name),
+        let label = match device.device {
+            Device::Cpu => device.name.clone(),
+            Device::Cuda(_) => format!("{} ({})", device.device, device.name),
         };
         Self {
-            place,
+            device,
             label,
             precision,
             workers: 1,
-            load,
+            load: Duration::ZERO,
             session,
             engine: engine.into(),
-            higher,
-            higher_engine: OnceLock::new(),
+            load_fallback,
+            fallback: OnceLock::new(),
             limit: AtomicUsize::new(usize::MAX),
             lost: OnceLock::new(),
             tally: Mutex::default(),
@@ -110,12 +113,12 @@ impl<'a> Slot<'a> {
         reduce: Reduce,
         trace: (&Trace, &Lane),
     ) -> Option<Result<Vec<f32>, EngineError>> {
-        let load = self.higher.as_ref()?;
-        let engine = self.higher_engine.get_or_init(|| {
+        let load = self.load_fallback.as_ref()?;
+        let engine = self.fallback.get_or_init(|| {
             let started = Instant::now();
             let engine: Arc<dyn Engine> = load().map_err(|error| error.to_string())?.into();
             let seconds = started.elapsed().as_secs_f64();
-            self.tally().higher_loads.push(seconds);
+            self.tally().fallback_loads.push(seconds);
             Ok(engine)
         });
         Some(match engine {
@@ -160,48 +163,48 @@ impl<'a> Slot<'a> {
         result
     }
 
-    /// A batch of so many tokens was too large: those to come are cut to half of it.
-    pub fn learn(&self, tokens: usize) {
+    /// Records that a batch of so many tokens was too large. Later batches get at most half of them.
+    pub fn lower_limit(&self, tokens: usize) {
         self.limit.fetch_min((tokens / 2).max(1), Ordering::Relaxed);
         self.tally().splits += 1;
     }
 
-    /// Tokens that a batch may have.
+    /// The most tokens that a batch may have.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// So many sequences of a batch are computed again.
-    pub fn recomputes(&self, sequences: usize) {
+    /// Records that so many sequences of a batch are computed again in higher precision.
+    pub fn count_recomputed(&self, sequences: usize) {
         let mut tally = self.tally();
         tally.recomputed_batches += 1;
         tally.recomputed_sequences += sequences as u64;
     }
 
-    /// The device is gone. Whether this is news.
-    pub fn lose(&self, why: String) -> bool {
+    /// Records that the device no longer answers. `false` if that was known.
+    pub fn mark_lost(&self, why: String) -> bool {
         self.lost.set(why).is_ok()
     }
 
-    /// Why the device is gone, if it is.
+    /// Why the device no longer answers, if so.
     pub fn lost(&self) -> Option<&str> {
         self.lost.get().map(String::as_str)
     }
 
-    /// Tokens that the device worked on.
+    /// Tokens that the device computed, padding included.
     pub fn tokens(&self) -> u64 {
         self.tally().tokens
     }
 
-    /// Seconds of each load in higher precision.
-    pub fn higher_loads(&self) -> Vec<f64> {
-        self.tally().higher_loads.clone()
+    /// Wall time in seconds of each load in higher precision.
+    pub fn fallback_loads(&self) -> Vec<f64> {
+        self.tally().fallback_loads.clone()
     }
 
-    /// Adds what was done here to the report of the device.
+    /// Adds what this device did to its report.
     pub fn report(&self, report: &mut DeviceReport) {
         let mut tally = self.tally();
-        report.loads += u64::from(!self.load.is_zero()) + tally.higher_loads.len() as u64;
+        report.loads += u64::from(!self.load.is_zero()) + tally.fallback_loads.len() as u64;
         report.batches += tally.batches;
         report.tokens += tally.tokens;
         report.out_of_memory_splits += tally.splits;
@@ -220,20 +223,21 @@ impl<'a> Slot<'a> {
     }
 }
 
-impl Drop for Slot<'_> {
-    /// Nothing can be given back to a device that is gone, and whoever tries may wait for ever: what was there is left to the end of the
-    /// process.
+impl Drop for LoadedDevice<'_> {
+    /// Memory cannot be given back to a device that no longer answers, and trying may hang. It is
+    /// left to the end of the process.
     fn drop(&mut self) {
         if self.lost().is_some() {
             std::mem::forget(Arc::clone(&self.engine));
-            if let Some(Ok(engine)) = self.higher_engine.get() {
+            if let Some(Ok(engine)) = self.fallback.get() {
                 std::mem::forget(Arc::clone(engine));
             }
         }
     }
 }
 
-/// How long at least one of the spans was under way, and how long it was from the first one's start to the last one's end.
+/// For how long at least one of the spans was under way, and how long it is from the start of the
+/// first to the end of the last.
 fn busy(spans: &mut [(Instant, Instant)]) -> (Duration, Duration) {
     spans.sort_unstable();
     let Some(&(first, _)) = spans.first() else {

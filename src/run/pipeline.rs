@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::json;
 
-use super::RunError;
 use super::chunk::Chunk;
 use super::chunker::Chunker;
 use super::collect::{CollectError, Collector, FinishedBatch, Message, Observer};
+use super::error::RunError;
 use super::execute::Executor;
-use super::loaded_device::Slot;
+use super::loaded_device::LoadedDevice;
 use super::queue::Queue;
 use super::task::Task;
-use crate::engine::EngineError;
+use crate::engine::error::EngineError;
 use crate::interrupt::Interrupt;
 use crate::report::Stages;
 use crate::threads;
@@ -52,7 +52,7 @@ const GRACE: Duration = Duration::from_secs(4);
 /// What the threads of a run share.
 pub struct Pipeline<'a> {
     /// The devices with the model on them. None when there is nothing to compute.
-    pub slots: &'a [Slot<'a>],
+    pub devices: &'a [LoadedDevice<'a>],
     /// All jobs.
     pub tasks: &'a [Task],
     /// The model's tokenizer.
@@ -82,7 +82,7 @@ impl Pipeline<'_> {
         stages: &mut Stages,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
-        let workers: usize = self.slots.iter().map(|slot| slot.workers).sum();
+        let workers: usize = self.devices.iter().map(|device| device.workers).sum();
         let queue = Queue::new(2 * workers);
         let stop = AtomicBool::new(false);
         let (sender, events) = unbounded::<Event>();
@@ -98,14 +98,14 @@ impl Pipeline<'_> {
                     self.read(chunker, first, queue, &sender, &permit_sender, stop)
                 })?
             };
-            for slot in self.slots {
-                for number in 1..=slot.workers {
+            for device in self.devices {
+                for number in 1..=device.workers {
                     let (sender, queue) = (sender.clone(), &queue);
                     let lane = Lane {
-                        group: slot.label.clone(),
+                        group: device.label.clone(),
                         name: format!("worker {number}"),
                     };
-                    let work = move || self.work(slot, lane, queue, &sender);
+                    let work = move || self.work(device, lane, queue, &sender);
                     if let Err(error) = threads::start(scope, work) {
                         // Those that were started go home, or the scope would wait for them.
                         end();
@@ -129,7 +129,7 @@ impl Pipeline<'_> {
             result
         });
         result?;
-        if !self.slots.is_empty() && self.slots.iter().all(|slot| slot.lost().is_some()) {
+        if !self.devices.is_empty() && self.devices.iter().all(|device| device.lost().is_some()) {
             return Err(self.lost(collector));
         }
         Ok(())
@@ -176,9 +176,9 @@ impl Pipeline<'_> {
     }
 
     /// Runs batches on a device until there are no more, or the device is lost.
-    fn work(&self, slot: &Slot, lane: Lane, queue: &Queue<Work>, sender: &Sender<Event>) {
+    fn work(&self, device: &LoadedDevice, lane: Lane, queue: &Queue<Work>, sender: &Sender<Event>) {
         let executor = Executor {
-            slot,
+            device,
             tasks: self.tasks,
             tokenizer: self.tokenizer,
             model_limit: self.model_limit,
@@ -188,7 +188,7 @@ impl Pipeline<'_> {
         };
         while let Some(taken) = queue.take() {
             // Another worker of the device found out.
-            if slot.lost().is_some() {
+            if device.lost().is_some() {
                 taken.give_back();
                 return;
             }
@@ -197,7 +197,7 @@ impl Pipeline<'_> {
             let result = executor.compute(chunk, *batch);
             if let Err(EngineError::DeviceLost(why)) = result {
                 taken.give_back();
-                self.lose(slot, why, queue, sender);
+                self.lose(device, why, queue, sender);
                 return;
             }
             let done = FinishedBatch {
@@ -213,13 +213,19 @@ impl Pipeline<'_> {
     }
 
     /// Takes a device out of the run. The last one takes the run with it.
-    fn lose(&self, slot: &Slot, why: String, queue: &Queue<Work>, sender: &Sender<Event>) {
-        let text = format!("{} was lost: {why}", slot.label);
-        if !slot.lose(why) {
+    fn lose(
+        &self,
+        device: &LoadedDevice,
+        why: String,
+        queue: &Queue<Work>,
+        sender: &Sender<Event>,
+    ) {
+        let text = format!("{} was lost: {why}", device.label);
+        if !device.mark_lost(why) {
             return;
         }
-        let left = self.slots.iter().filter(|slot| slot.lost().is_none());
-        let left: Vec<&str> = left.map(|slot| slot.label.as_str()).collect();
+        let left = self.devices.iter().filter(|device| device.lost().is_none());
+        let left: Vec<&str> = left.map(|device| device.label.as_str()).collect();
         if left.is_empty() {
             queue.stop();
         } else {
@@ -308,9 +314,9 @@ impl Pipeline<'_> {
 
     /// The end of a run whose devices are all gone.
     fn lost(&self, collector: &Collector) -> RunError {
-        let why = self.slots.iter().filter_map(|slot| {
-            let why = slot.lost()?;
-            Some(format!("{} was lost: {why}", slot.label))
+        let why = self.devices.iter().filter_map(|device| {
+            let why = device.lost()?;
+            Some(format!("{} was lost: {why}", device.label))
         });
         let mut finished = 0;
         let mut unfinished = Vec::new();

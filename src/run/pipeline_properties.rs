@@ -15,14 +15,13 @@ use super::chunker::{ChunkLimits, Chunker};
 use super::collect::{Collector, FinishedBatch, Message, Observer};
 use super::dedup::Dedup;
 use super::execute::Executor;
-use super::loaded_device::Slot;
+use super::loaded_device::LoadedDevice;
 use super::record_parts::PartTokens;
 use super::save::Saver;
 use super::task::Task;
 use crate::device::Device;
-use crate::engine::select::Place;
-use crate::engine::session::{Facts as SessionFacts, Session};
-use crate::engine::{Batch, Engine, EngineError, Reduce};
+use crate::engine::select::SelectedDevice;
+use crate::engine::{Batch, Engine, EngineError, Reduce, Session, SessionInfo};
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
 use crate::journal::{Journal, Plan, Request, Ticket};
@@ -93,12 +92,12 @@ fn vector(id: u32) -> [f32; HIDDEN] {
 /// A stand-in for the model on a device, with memory for so many tokens at once.
 struct StandIn {
     memory: usize,
-    facts: SessionFacts,
+    info: SessionInfo,
 }
 
 impl StandIn {
     fn new(memory: usize) -> Self {
-        let facts = SessionFacts {
+        let info = SessionInfo {
             device: Device::Cpu,
             precision: Precision::Fp32,
             weights_sha256: String::new(),
@@ -109,7 +108,7 @@ impl StandIn {
             hidden: HIDDEN,
             padded: false,
         };
-        Self { memory, facts }
+        Self { memory, info }
     }
 }
 
@@ -133,8 +132,8 @@ impl Engine for StandIn {
 }
 
 impl Session for StandIn {
-    fn facts(&self) -> &SessionFacts {
-        &self.facts
+    fn info(&self) -> &SessionInfo {
+        &self.info
     }
 }
 
@@ -362,18 +361,16 @@ impl Case<'_> {
             Some(keeper),
             saved,
         );
-        let device = StandIn::new(self.memory);
-        let slot = Slot::new(
-            Place::named(Device::Cpu),
+        let device = LoadedDevice::new(
+            SelectedDevice::cpu(),
             Precision::Fp32,
             Arc::new(StandIn::new(self.memory)),
-            Box::new(device),
-            Duration::ZERO,
+            Box::new(StandIn::new(self.memory)),
             None,
         );
         let trace = Trace::new(None).unwrap();
         let executor = Executor {
-            slot: &slot,
+            device: &device,
             tasks: &tasks,
             tokenizer: &self.tokenizer,
             model_limit: self.model_limit,

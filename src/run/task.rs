@@ -1,6 +1,6 @@
 //! A file of the run with its options, as the model decides them.
 
-use crate::engine::Reduce;
+use crate::engine::batch::Reduce;
 use crate::manifest::Job;
 use crate::settings::WindowSize;
 

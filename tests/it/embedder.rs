@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::common::{self, DONE, Place, assert_run, exported, fixtures, records, text};
 use seqembed::device::Device;
 use seqembed::embedder::{EmbedError, Silent};
-use seqembed::engine::session::{Facts, Session};
+use seqembed::engine::session::{Session, SessionInfo};
 use seqembed::engine::{Batch, Engine, EngineError, Reduce};
 use seqembed::output::{self, Rows};
 use seqembed::run::RunError;
@@ -172,13 +172,13 @@ fn options_that_do_not_fit_the_model_are_told_at_once() {
 /// Somebody's own session: counts what it runs, and says that it is elsewhere.
 struct Own {
     inner: Arc<dyn Session>,
-    facts: Facts,
+    facts: SessionInfo,
     batches: AtomicUsize,
 }
 
 impl Own {
-    fn new(inner: Arc<dyn Session>, change: impl FnOnce(&mut Facts)) -> Arc<Self> {
-        let mut facts = inner.facts().clone();
+    fn new(inner: Arc<dyn Session>, change: impl FnOnce(&mut SessionInfo)) -> Arc<Self> {
+        let mut facts = inner.info().clone();
         change(&mut facts);
         Arc::new(Self {
             inner,
@@ -196,7 +196,7 @@ impl Engine for Own {
 }
 
 impl Session for Own {
-    fn facts(&self) -> &Facts {
+    fn info(&self) -> &SessionInfo {
         &self.facts
     }
 }
@@ -205,7 +205,7 @@ impl Session for Own {
 fn a_session_that_is_handed_in_is_used_and_asked_what_it_is() {
     let model = text(exported("esm2"));
     let session = embedder("esm2", Overrides::default()).session().unwrap();
-    let facts = session.facts();
+    let facts = session.info();
     assert_eq!(
         (facts.device, facts.precision, facts.padded),
         (Device::Cpu, Precision::Fp32, false)

@@ -1,5 +1,5 @@
 //! What goes wrong on a device while a run goes on: out of memory, overflow, loss. The faults are injected into engines on the CPU
-//! (`SEQEMBED_INJECT`, see `src/engine/faulty.rs`); everything around them is what runs on GPUs too. And weights that are no numbers,
+//! (`SEQEMBED_INJECT`, see `src/engine/fault_injection.rs`); everything around them is what runs on GPUs too. And weights that are no numbers,
 //! or so large that what is computed of them is none.
 
 use std::collections::BTreeSet;

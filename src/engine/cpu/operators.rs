@@ -15,7 +15,7 @@ use ort::value::{TensorElementType, ValueRef, ValueRefMut};
 use seqembed_onnx::graph::builder::{Builder, fixed};
 use seqembed_onnx::model::Precision;
 
-use super::kernels::attention::{Alibi, Packed, Positions, Rotary, Unplaced};
+use super::kernels::attention::{Alibi, NoPositions, Packed, Positions, Rotary};
 use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
 
 const F32: TensorElementType = TensorElementType::Float32;
@@ -29,7 +29,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new("seqembed")?
         .add(AttentionOperator::Rotary)?
         .add(AttentionOperator::Alibi)?
-        .add(AttentionOperator::Unplaced)?
+        .add(AttentionOperator::NoPositions)?
         .add(SkipLayerNormOperator)?
         .add(BiasGeluOperator)?
         .add(GegluOperator)?
@@ -45,7 +45,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
 ///
 /// # Errors
 /// When ONNX Runtime refuses the operators.
-pub fn announce(environment: &Environment) -> ort::Result<()> {
+pub fn register_domain(environment: &Environment) -> ort::Result<()> {
     let mut graph = Builder::new(&[], Precision::Fp32.into());
     let element = graph.element();
     let input = graph.input("x", element, &[fixed(1)]);
@@ -102,7 +102,7 @@ fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
 enum AttentionOperator {
     Rotary,
     Alibi,
-    Unplaced,
+    NoPositions,
 }
 
 impl Operator for AttentionOperator {
@@ -112,14 +112,14 @@ impl Operator for AttentionOperator {
         match self {
             Self::Rotary => "RotaryAttention",
             Self::Alibi => "AlibiAttention",
-            Self::Unplaced => "Attention",
+            Self::NoPositions => "Attention",
         }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         let types = match self {
             Self::Alibi => vec![F32, F32, F32, I32],
-            Self::Rotary | Self::Unplaced => vec![F32, F32, I32],
+            Self::Rotary | Self::NoPositions => vec![F32, F32, I32],
         };
         types.into_iter().map(OperatorInput::required)
     }
@@ -162,8 +162,8 @@ impl Operator for AttentionOperator {
                 }
                 attention(context, &sequences, &Alibi { slopes })
             })),
-            Self::Unplaced => Ok(Box::new(move |context: &ComputeContext| {
-                attention(context, &Sequences::of(context, 2, heads)?, &Unplaced)
+            Self::NoPositions => Ok(Box::new(move |context: &ComputeContext| {
+                attention(context, &Sequences::of(context, 2, heads)?, &NoPositions)
             })),
         }
     }

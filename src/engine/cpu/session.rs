@@ -1,7 +1,7 @@
-//! A model on the CPU: one ONNX Runtime session that all worker threads share.
+//! A model on the CPU: one session of ONNX Runtime that all worker threads share.
 //!
-//! Each worker runs its own batch on its own thread, so cores need no synchronising inside of a layer; only when there
-//! are fewer batches than cores does a session get several threads a batch.
+//! Each worker runs its own batch on its own thread, so cores need not synchronise within a layer.
+//! Only when there are fewer batches than cores does a session get several threads a batch.
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -15,81 +15,76 @@ use ort::value::{DynValue, TensorRef};
 
 use super::operators;
 use crate::device::Device;
-use crate::engine::session::{self, Facts};
-use crate::engine::{Batch, Engine, EngineError, Reduce};
+use crate::engine::batch::{Batch, Reduce};
+use crate::engine::error::EngineError;
+use crate::engine::session::{self, Engine, SessionInfo};
+use crate::settings::Kernels;
 
-/// Whose operators a model runs with, and so which graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Kernels {
-    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
-    #[default]
-    Auto,
-    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch, which
-    /// may change a vector's last bits.
-    Portable,
-}
-
-/// An ONNX Runtime session on the CPU.
-pub struct CpuEngine {
+/// A model on the CPU.
+pub struct CpuSession {
     session: Session,
-    facts: Facts,
+    info: SessionInfo,
     kernels: Kernels,
     outputs: Vec<Reduce>,
     hidden: usize,
     pad_id: i64,
 }
 
-// SAFETY: a session is freed by any thread, and `Run` is called on it from many at once, which ONNX Runtime documents as
-// allowed and its CPU provider is built for (its arena has a lock, and the kernels keep no state between calls; neither
-// do ours). `ort` asks for `&mut` out of caution about other providers.
-unsafe impl Sync for CpuEngine {}
+// SAFETY: a session may be freed by any thread. `Run` may be called on it from many threads at the
+// same time: ONNX Runtime documents that, and its CPU provider is built for it (its arena has a
+// lock, and neither its kernels nor ours keep state between calls). `ort` asks for `&mut` because
+// of other providers.
+unsafe impl Sync for CpuSession {}
 
-/// What a session is made from.
-pub struct Load<'a> {
-    /// The graph, with its weights in a file beside it.
+/// What a session on the CPU is loaded from.
+pub struct CpuSessionOptions<'a> {
+    /// The graph, with its weights in a file.
     pub graph: &'a [u8],
     /// The folder of the file with the weights.
     pub folder: &'a Path,
-    /// The graph's kind.
+    /// The graph's kind: packed with seqembed's kernels, or padded.
     pub kernels: Kernels,
     /// The graph's outputs.
     pub outputs: Vec<Reduce>,
-    /// Width of a row.
+    /// Numbers in a row.
     pub hidden: usize,
-    /// The id that fills up the padded graph's rows.
+    /// The token id that rows of the padded graph are filled up with.
     pub pad_id: i64,
     /// Threads for one batch.
     pub threads: usize,
 }
 
-impl CpuEngine {
+impl CpuSession {
     /// Loads the model.
     ///
     /// # Errors
-    /// When ONNX Runtime can't make a session from it.
-    pub fn load(environment: &Environment, load: Load) -> Result<Self, EngineError> {
+    /// When ONNX Runtime refuses the graph, its weights or an operator.
+    pub fn load(
+        environment: &Environment,
+        options: CpuSessionOptions,
+    ) -> Result<Self, EngineError> {
         let mut builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(load.threads)?
+            .with_intra_threads(options.threads)?
             .with_inter_threads(1)?
-            // Every batch has a shape of its own: a remembered plan for each would only grow.
+            // Every batch has a shape of its own: memory plans for all of them would pile up.
             .with_memory_pattern(false)?
             .with_flush_to_zero()?
             .with_config_entry(
                 "session.model_external_initializers_file_folder_path",
-                load.folder.to_str().ok_or(EngineError::Encoding)?,
+                options.folder.to_str().ok_or(EngineError::Encoding)?,
             )?;
-        if load.kernels == Kernels::Auto {
+        if options.kernels == Kernels::Auto {
             builder = builder.with_operators(operators::domain()?)?;
         }
-        let session = builder.commit_from_memory(load.graph)?;
+        let session = builder.commit_from_memory(options.graph)?;
         Ok(Self {
-            facts: Facts::of(&session, load.graph, Device::Cpu)?,
+            info: SessionInfo::of(&session, options.graph, Device::Cpu)?,
             session,
-            kernels: load.kernels,
-            outputs: load.outputs,
-            hidden: load.hidden,
-            pad_id: load.pad_id,
+            kernels: options.kernels,
+            outputs: options.outputs,
+            hidden: options.hidden,
+            pad_id: options.pad_id,
         })
     }
 
@@ -105,8 +100,9 @@ impl CpuEngine {
         let outputs = [output.as_ptr()];
         let mut result = [ptr::null_mut()];
         let api = ort::api();
-        // SAFETY: names are C strings and values live tensors, both as many as told; the session outlives the call; see
-        // `Sync` above for the shared use. A value that comes back is ours to release, and its data stays until then.
+        // SAFETY: names are C strings and values live tensors, both as many as told; the session
+        // outlives the call; see `Sync` above for the shared use. A value that comes back is ours
+        // to release, and its data stays until then.
         unsafe {
             ort::Error::result_from_status((api.Run)(
                 self.session.ptr().cast_mut(),
@@ -206,7 +202,7 @@ impl CpuEngine {
     }
 }
 
-impl Engine for CpuEngine {
+impl Engine for CpuSession {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         if !self.outputs.contains(&reduce) {
             return Err(EngineError::Output(reduce));
@@ -228,9 +224,9 @@ impl Engine for CpuEngine {
     }
 }
 
-impl session::Session for CpuEngine {
-    fn facts(&self) -> &Facts {
-        &self.facts
+impl session::Session for CpuSession {
+    fn info(&self) -> &SessionInfo {
+        &self.info
     }
 }
 

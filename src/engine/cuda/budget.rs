@@ -8,13 +8,13 @@
 
 use seqembed_onnx::Sizes;
 
-use super::permits::at_once;
+use super::permits::concurrent_batches;
 
 /// No batch is planned smaller than this; what does not fit even so is split when it is tried.
-pub const LEAST: usize = 4_096;
+pub const MIN_TOKENS: usize = 4_096;
 /// Beyond this nothing gets faster. Four times 132 tiles of 128 rows: on a GPU of 132 processors (H100, H200) every product has whole
 /// waves of tiles, however many columns it has.
-pub const MOST: usize = 67_584;
+pub const MAX_TOKENS: usize = 67_584;
 
 /// Bytes of activations that a token needs, `bytes` being those of one number.
 #[must_use]
@@ -25,15 +25,15 @@ pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
 
 /// Tokens of a batch, for a GPU with `free` bytes of memory of which the weights take `weights`.
 ///
-/// [`MOST`] where it fits: the more tiles a product has, the less its last, partly filled wave of them costs.
+/// [`MAX_TOKENS`] where it fits: the more tiles a product has, the less its last, partly filled wave of them costs.
 #[must_use]
 pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
     // A tenth is left for the libraries' workspaces and for others.
     let room = free.saturating_sub(weights) / 10 * 9;
-    let each = ((1 + at_once(sizes)) * bytes_per_token(sizes, bytes).max(1)) as u64;
+    let each = ((1 + concurrent_batches(sizes)) * bytes_per_token(sizes, bytes).max(1)) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
     // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
-    (fits / 1_024 * 1_024).clamp(LEAST, MOST)
+    (fits / 1_024 * 1_024).clamp(MIN_TOKENS, MAX_TOKENS)
 }
 
 #[cfg(test)]
@@ -60,12 +60,12 @@ mod tests {
         let wide = &sizes(1_280, 5_120, false);
         // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the arena.
         assert_eq!(bytes_per_token(wide, 2), 46_080);
-        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MOST);
+        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MAX_TOKENS);
         // 2 GiB less 1.3 GB leave 0.76 GB for activations: 8,276 tokens.
         assert_eq!(batch_tokens(2 << 30, 1_300_000_000, wide, 2), 8_192);
-        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), LEAST);
+        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), MIN_TOKENS);
         let narrow = &sizes(768, 3_072, true);
-        assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MOST);
+        assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MAX_TOKENS);
         // (8 * 768 + 3 * 3072) * 2 + 4 * 768 = 33,792 bytes a token, three times that for two batches and the arena; 1.71 GB.
         assert_eq!(batch_tokens(2 << 30, 250_000_000, narrow, 2), 16_384);
     }
@@ -81,7 +81,7 @@ mod tests {
         ) {
             let shape = &sizes(hidden, 4 * hidden, gated);
             let tokens = batch_tokens(free, weights, shape, 2);
-            prop_assert!((LEAST..=MOST).contains(&tokens));
+            prop_assert!((MIN_TOKENS..=MAX_TOKENS).contains(&tokens));
             prop_assert!(batch_tokens(free + more, weights, shape, 2) >= tokens);
         }
     }

@@ -132,7 +132,7 @@ fn gpu(ordinal: i32) -> Result<Gpu, DriverError> {
 }
 
 /// The free memory of a GPU, in bytes: one that gives an answer works. It makes the device's context for that, which takes some
-/// 0.2 s and stays for those who compute there; [`let_go`] ends it where nobody will.
+/// 0.2 s and stays for those who compute there; [`release_context`] ends it where nobody will.
 ///
 /// # Errors
 /// What the driver refuses, such as a GPU that another process has to itself.
@@ -153,7 +153,7 @@ pub fn free_memory(number: usize) -> Result<u64, GpuError> {
 }
 
 /// Gives back the context of a GPU whose free memory was asked for once, and where nothing was done.
-pub fn let_go(number: usize) {
+pub fn release_context(number: usize) {
     // Nothing hangs on it: what the driver refuses to end, it ends with the process.
     let _ = handle(number).and_then(|handle| {
         // SAFETY: the handle is the driver's, and `free_memory` retained the context.

@@ -3,7 +3,7 @@
 //! ONNX Runtime has one error code for all of it, so the message decides. It quotes CUDA as `CUDA failure N: ...` with the
 //! number of `cudaError_t`, and cuBLAS as `CUBLAS failure N: CUBLAS_STATUS_...`.
 
-use crate::engine::EngineError;
+use crate::engine::error::EngineError;
 
 /// What the arena and cuBLAS say when memory is short. A cuBLAS that could not be initialised had no memory for its handle.
 const OUT_OF_MEMORY: [&str; 8] = [
@@ -67,7 +67,7 @@ pub fn classify(message: &str) -> EngineError {
     clippy::needless_pass_by_value,
     reason = "it is what `map_err` hands over"
 )]
-pub fn fault<T>(error: ort::Error<T>) -> EngineError {
+pub fn engine_error<T>(error: ort::Error<T>) -> EngineError {
     classify(error.message())
 }
 

@@ -9,10 +9,10 @@ use seqembed_onnx::{Precision, Sizes};
 
 use super::compile::machine_code;
 use super::launch::{
-    Argument, Device, Element, Function, KernelError, capability, cu_device, function, int, launch,
-    processors, tensor_map,
+    Argument, DevicePtr, Element, Function, KernelError, capability, cu_device, function, int,
+    launch, processors, tensor_map,
 };
-use super::programs::{Epilogue, Layer, Part, check, programs};
+use super::programs::{Epilogue, Layer, ProgramKind, check, programs};
 use super::streams::Streams;
 
 /// Rows and columns of a block's tile in `dense_sm90.cu`.
@@ -25,31 +25,31 @@ const DENSE_SHARED: u32 = 4 * 2 * 64 * (128 + 256) + 4 * 8192 + (2 * 4 + 4) * 8 
 /// values, barriers, and two tasks.
 const ATTENTION_SHARED: u32 = 2 * ((2 * 2 + 4 * 2) * 64 * 64 * 2 + (2 * 4 + 2 * 2) * 8 + 2 * 16);
 
-/// What a dense layer reads and writes beside its input, weight and output. What its epilogue has no use for is [`NOTHING`].
+/// What a dense layer reads and writes beside its input, weight and output. What its epilogue has no use for is [`NULL`].
 #[derive(Clone, Copy)]
-pub struct Around {
+pub struct EpilogueArguments {
     /// [outputs], gated [2 * outputs], rotary [2 * hidden].
-    pub bias: Device,
+    pub bias: DevicePtr,
     /// Cosine and sine of all angles, [rows, head / 2, 2] in 32 bits.
-    pub angles: Device,
+    pub angles: DevicePtr,
     /// Of the rows that are normed, the input's or the residual's, [rows, parts, 2] in 32 bits.
-    pub moments: Device,
+    pub moments: DevicePtr,
     /// The residual, [rows, outputs].
-    pub skip: Device,
+    pub skip: DevicePtr,
     /// The weights of the residual's norm, [outputs].
-    pub gamma: Device,
+    pub gamma: DevicePtr,
     /// Residual: where the moments of the output go, as above.
-    pub sums: Device,
+    pub sums: DevicePtr,
     /// Added to the variance.
     pub epsilon: f32,
     /// Of rows in 8 bits that are normed: what their products are multiplied by, [rows] in 32 bits.
-    pub factors: Device,
+    pub factors: DevicePtr,
     /// Products are multiplied by it.
     pub gain: f32,
 }
 
 /// The kernels of a model, loaded on a device.
-pub struct Kernels {
+pub struct CudaKernels {
     sizes: Sizes,
     bf16: bool,
     processors: u32,
@@ -75,11 +75,11 @@ pub struct Kernels {
 }
 
 // SAFETY: handles of functions are valid in every thread, and launching is what the driver synchronises.
-unsafe impl Send for Kernels {}
+unsafe impl Send for CudaKernels {}
 // SAFETY: as above.
-unsafe impl Sync for Kernels {}
+unsafe impl Sync for CudaKernels {}
 
-impl Kernels {
+impl CudaKernels {
     /// Whether dense layers can be fused on this device, in these numbers, with what stands around them.
     ///
     /// # Errors
@@ -136,10 +136,10 @@ impl Kernels {
         let rows = modules[0];
         let of = |part| {
             let all = programs.iter().zip(&modules);
-            all.filter(move |(program, _)| program.part == part)
+            all.filter(move |(program, _)| program.kind == part)
                 .map(|(_, &module)| module)
         };
-        let attention = of(Part::Attention)
+        let attention = of(ProgramKind::Attention)
             .enumerate()
             .map(|(index, module)| {
                 let short = sizes.head() > 64 || index == 0;
@@ -150,13 +150,13 @@ impl Kernels {
         let dense = programs
             .iter()
             .zip(&modules)
-            .filter_map(|(program, &module)| match program.part {
-                Part::Dense(layer) => Some((layer, module)),
+            .filter_map(|(program, &module)| match program.kind {
+                ProgramKind::Dense(layer) => Some((layer, module)),
                 _ => None,
             })
             .map(|(layer, module)| Ok((layer, function(module, "dense_layer", DENSE_SHARED)?)))
             .collect::<Result<Vec<_>, KernelError>>()?;
-        let attention_sm90 = of(Part::AttentionSm90)
+        let attention_sm90 = of(ProgramKind::AttentionSm90)
             .next()
             .map(|module| function(module, "attention_sm90", ATTENTION_SHARED))
             .transpose()?;
@@ -210,11 +210,11 @@ impl Kernels {
     /// Here and below: when the driver refuses.
     pub unsafe fn skip_layer_norm(
         &self,
-        stream: Device,
-        [x, skip, gamma, beta, bias]: [Device; 5],
+        stream: DevicePtr,
+        [x, skip, gamma, beta, bias]: [DevicePtr; 5],
         epsilon: f32,
-        y: Device,
-        sum: Device,
+        y: DevicePtr,
+        sum: DevicePtr,
         rows: usize,
     ) -> Result<(), KernelError> {
         use Argument::{Float, Pointer};
@@ -237,14 +237,14 @@ impl Kernels {
     /// `y = layer norm of x`, [rows, hidden].
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn layer_norm(
         &self,
-        stream: Device,
-        [x, gamma, beta, y]: [Device; 4],
+        stream: DevicePtr,
+        [x, gamma, beta, y]: [DevicePtr; 4],
         epsilon: f32,
         rows: usize,
     ) -> Result<(), KernelError> {
@@ -276,14 +276,14 @@ impl Kernels {
     /// `y = gelu(x + bias)`, [rows, width].
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn bias_gelu(
         &self,
-        stream: Device,
-        [x, bias, y]: [Device; 3],
+        stream: DevicePtr,
+        [x, bias, y]: [DevicePtr; 3],
         [rows, width]: [usize; 2],
     ) -> Result<(), KernelError> {
         use Argument::{Long, Pointer};
@@ -309,14 +309,14 @@ impl Kernels {
     /// `y = gelu(first half of x) * second half`, [rows, width].
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn geglu(
         &self,
-        stream: Device,
-        [x, y]: [Device; 2],
+        stream: DevicePtr,
+        [x, y]: [DevicePtr; 2],
         [rows, width]: [usize; 2],
     ) -> Result<(), KernelError> {
         use Argument::{Long, Pointer};
@@ -341,15 +341,15 @@ impl Kernels {
     /// The place of each token in its sequence, 64-bit integers.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn positions(
         &self,
-        stream: Device,
-        starts: (Device, usize),
-        places: Device,
+        stream: DevicePtr,
+        starts: (DevicePtr, usize),
+        places: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -374,15 +374,15 @@ impl Kernels {
     /// Cosine and sine of all angles, [tokens, head / 2, 2] in 32 bits.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn rotary_angles(
         &self,
-        stream: Device,
-        starts: (Device, usize),
-        angles: Device,
+        stream: DevicePtr,
+        starts: (DevicePtr, usize),
+        angles: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -408,16 +408,16 @@ impl Kernels {
     /// Queries and keys with bias, turned: [tokens, 2 * hidden] out of [tokens, 3 * hidden].
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn rotate(
         &self,
-        stream: Device,
-        [qkv, bias]: [Device; 2],
-        starts: (Device, usize),
-        turned: Device,
+        stream: DevicePtr,
+        [qkv, bias]: [DevicePtr; 2],
+        starts: (DevicePtr, usize),
+        turned: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -444,19 +444,19 @@ impl Kernels {
     /// Attention of `tokens` tokens, [tokens, hidden]. Queries, keys and values come with the width of a row.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     #[expect(clippy::too_many_arguments, reason = "the kernel's")]
     pub unsafe fn attention(
         &self,
-        stream: Device,
-        parts: [(Device, usize); 3],
-        query_bias: Device,
-        slopes: Device,
-        starts: (Device, usize),
-        out: Device,
+        stream: DevicePtr,
+        parts: [(DevicePtr, usize); 3],
+        query_bias: DevicePtr,
+        slopes: DevicePtr,
+        starts: (DevicePtr, usize),
+        out: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -504,13 +504,13 @@ impl Kernels {
     }
 
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     unsafe fn hopper_attention(
         &self,
         function: Function,
-        stream: Device,
-        qkv: Device,
-        [query_bias, slopes, starts, out]: [Device; 4],
+        stream: DevicePtr,
+        qkv: DevicePtr,
+        [query_bias, slopes, starts, out]: [DevicePtr; 4],
         sequences: usize,
         tokens: usize,
     ) -> Result<(), KernelError> {
@@ -540,15 +540,15 @@ impl Kernels {
     /// The mean or the maximum over ranges of tokens, [ranges, hidden] in 32 bits.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn pool(
         &self,
-        stream: Device,
+        stream: DevicePtr,
         mean: bool,
-        [tokens, ranges, out]: [Device; 3],
+        [tokens, ranges, out]: [DevicePtr; 3],
         count: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -562,14 +562,14 @@ impl Kernels {
     /// The rows of a table, [rows, width], that tokens name: [tokens, width]. The width is a multiple of 8.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn token_rows(
         &self,
-        stream: Device,
-        [table, ids, out]: [Device; 3],
+        stream: DevicePtr,
+        [table, ids, out]: [DevicePtr; 3],
         [table_rows, width]: [usize; 2],
         tokens: usize,
     ) -> Result<(), KernelError> {
@@ -590,14 +590,14 @@ impl Kernels {
     /// The sum and the sum of squares of each row, [rows, parts, 2] in 32 bits.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn row_moments(
         &self,
-        stream: Device,
-        [x, moments]: [Device; 2],
+        stream: DevicePtr,
+        [x, moments]: [DevicePtr; 2],
         rows: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -610,14 +610,14 @@ impl Kernels {
     /// Rows in 8 bits, [rows, hidden], and what products of them are multiplied by to be those of the normed rows, [rows] in 32 bits.
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn quantize_rows(
         &self,
-        stream: Device,
-        [x, moments, y, factors]: [Device; 4],
+        stream: DevicePtr,
+        [x, moments, y, factors]: [DevicePtr; 4],
         epsilon: f32,
         rows: usize,
     ) -> Result<(), KernelError> {
@@ -647,16 +647,16 @@ impl Kernels {
     /// as many rows); the output is [rows, outputs].
     ///
     /// # Safety
-    /// See [`Kernels::skip_layer_norm`].
+    /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// As there.
     pub unsafe fn dense(
         &self,
-        stream: Device,
+        stream: DevicePtr,
         layer: Layer,
-        [input, weight, output]: [Device; 3],
-        around: Around,
+        [input, weight, output]: [DevicePtr; 3],
+        around: EpilogueArguments,
         [rows, outputs, inputs]: [usize; 3],
     ) -> Result<(), KernelError> {
         use Argument::{Float, Matrix, Pointer};
@@ -672,8 +672,8 @@ impl Kernels {
             _ => outputs,
         };
         let own = self.element();
-        let product = if layer.eight { Element::Fp8 } else { own };
-        let handed_on = if layer.hands_on_eights() {
+        let product = if layer.fp8 { Element::Fp8 } else { own };
+        let handed_on = if layer.outputs_fp8() {
             Element::Fp8
         } else {
             own

@@ -42,15 +42,15 @@ pub(super) struct Function {
 /// Memory on the device.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct Device(pub *mut c_void);
+pub struct DevicePtr(pub *mut c_void);
 
 /// No memory.
-pub const NOTHING: Device = Device(std::ptr::null_mut());
+pub const NULL: DevicePtr = DevicePtr(std::ptr::null_mut());
 
 /// A kernel's argument.
 #[derive(Clone, Copy)]
 pub(super) enum Argument {
-    Pointer(Device),
+    Pointer(DevicePtr),
     Int(i32),
     Long(u64),
     Float(f32),
@@ -138,7 +138,7 @@ pub(super) fn function(
 
 /// A matrix that is read in boxes of so many rows, of 128 bytes each.
 pub(super) fn tensor_map(
-    memory: Device,
+    memory: DevicePtr,
     [rows, columns]: [usize; 2],
     box_rows: u32,
     element: Element,
@@ -183,7 +183,7 @@ pub(super) fn tensor_map(
 /// The arguments must be those of the kernel, and memory stay until the stream's work is done.
 pub(super) unsafe fn launch(
     function: Function,
-    stream: Device,
+    stream: DevicePtr,
     [x, y]: [usize; 2],
     threads: u32,
     arguments: &[Argument],

@@ -6,7 +6,7 @@
 
 use seqembed_onnx::graph::ort_cuda::{LENGTH_MULTIPLE, TOKEN_MULTIPLE};
 
-use crate::engine::Batch;
+use crate::engine::batch::Batch;
 
 /// Numbers of tokens between one power of two and the next, from 2,048 on: at most 1 in 32 tokens is filled up.
 const STEPS: usize = 32;

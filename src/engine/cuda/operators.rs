@@ -18,19 +18,19 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueRef};
 
-use super::kernels::{Around, Kernels};
-use super::launch::{Device, KernelError, NOTHING};
+use super::kernels::{CudaKernels, EpilogueArguments};
+use super::launch::{DevicePtr, KernelError, NULL};
 use super::programs::{Epilogue, Layer};
 
 /// All operators, ready for a session.
 ///
 /// # Errors
 /// When ONNX Runtime refuses one.
-pub fn domain(kernels: &Arc<Kernels>) -> ort::Result<OperatorDomain> {
+pub fn domain(kernels: &Arc<CudaKernels>) -> ort::Result<OperatorDomain> {
     let mut domain = OperatorDomain::new("seqembed")?;
-    for (what, name) in What::ALL {
-        domain = domain.add(Own {
-            what,
+    for (kind, name) in OpKind::ALL {
+        domain = domain.add(CudaOperator {
+            kind,
             name,
             kernels: Arc::clone(kernels),
         })?;
@@ -39,7 +39,7 @@ pub fn domain(kernels: &Arc<Kernels>) -> ort::Result<OperatorDomain> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum OpKind {
     RotaryAttention,
     TurnedAttention,
     AlibiAttention,
@@ -65,7 +65,7 @@ enum What {
     DenseResidualFp8,
 }
 
-impl What {
+impl OpKind {
     /// All, by name.
     const ALL: [(Self, &'static str); 23] = [
         (Self::RotaryAttention, "RotaryAttention"),
@@ -109,13 +109,13 @@ impl What {
     }
 }
 
-struct Own {
-    what: What,
+struct CudaOperator {
+    kind: OpKind,
     name: &'static str,
-    kernels: Arc<Kernels>,
+    kernels: Arc<CudaKernels>,
 }
 
-impl Operator for Own {
+impl Operator for CudaOperator {
     type Kernel<'attr> = BoxedKernel<'attr>;
 
     fn name(&self) -> &str {
@@ -131,46 +131,46 @@ impl Operator for Own {
         const I32: TensorElementType = TensorElementType::Int32;
         const U8: TensorElementType = TensorElementType::Uint8;
         let own = self.element();
-        let types = match self.what {
-            What::RotaryAttention | What::Attention => vec![own, own, I32],
-            What::AlibiAttention => vec![own, own, F32, I32],
-            What::SkipLayerNorm => vec![own; 5],
-            What::LayerNorm => vec![own; 3],
-            What::BiasGelu => vec![own, own],
-            What::Geglu | What::RowMoments => vec![own],
-            What::Positions | What::RotaryAngles => vec![I32, TensorElementType::Int64],
-            What::PoolMean | What::PoolMax | What::TurnedAttention => vec![own, I32],
-            What::TokenRows => vec![own, TensorElementType::Int64],
-            What::NormDense => vec![own, F32, own],
-            What::NormDenseGelu | What::NormDenseGeglu => vec![own, F32, own, own],
-            What::NormDenseRotary => vec![own, F32, own, own, F32],
-            What::DenseResidual => vec![own; 4],
-            What::DenseResidualNorm => vec![own, own, own, own, F32, own],
-            What::QuantizeRows => vec![own, F32],
-            What::NormDenseGeluFp8 => vec![U8, F32, U8, own],
-            What::DenseResidualFp8 => vec![U8, U8, own, own],
+        let types = match self.kind {
+            OpKind::RotaryAttention | OpKind::Attention => vec![own, own, I32],
+            OpKind::AlibiAttention => vec![own, own, F32, I32],
+            OpKind::SkipLayerNorm => vec![own; 5],
+            OpKind::LayerNorm => vec![own; 3],
+            OpKind::BiasGelu => vec![own, own],
+            OpKind::Geglu | OpKind::RowMoments => vec![own],
+            OpKind::Positions | OpKind::RotaryAngles => vec![I32, TensorElementType::Int64],
+            OpKind::PoolMean | OpKind::PoolMax | OpKind::TurnedAttention => vec![own, I32],
+            OpKind::TokenRows => vec![own, TensorElementType::Int64],
+            OpKind::NormDense => vec![own, F32, own],
+            OpKind::NormDenseGelu | OpKind::NormDenseGeglu => vec![own, F32, own, own],
+            OpKind::NormDenseRotary => vec![own, F32, own, own, F32],
+            OpKind::DenseResidual => vec![own; 4],
+            OpKind::DenseResidualNorm => vec![own, own, own, own, F32, own],
+            OpKind::QuantizeRows => vec![own, F32],
+            OpKind::NormDenseGeluFp8 => vec![U8, F32, U8, own],
+            OpKind::DenseResidualFp8 => vec![U8, U8, own, own],
         };
         types.into_iter().map(OperatorInput::required)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         let own = self.element();
-        match self.what {
-            What::Positions => vec![OperatorOutput::required(TensorElementType::Int64)],
-            What::RotaryAngles | What::PoolMean | What::PoolMax | What::RowMoments => {
+        match self.kind {
+            OpKind::Positions => vec![OperatorOutput::required(TensorElementType::Int64)],
+            OpKind::RotaryAngles | OpKind::PoolMean | OpKind::PoolMax | OpKind::RowMoments => {
                 vec![OperatorOutput::required(TensorElementType::Float32)]
             }
-            What::DenseResidual | What::DenseResidualNorm | What::DenseResidualFp8 => vec![
+            OpKind::DenseResidual | OpKind::DenseResidualNorm | OpKind::DenseResidualFp8 => vec![
                 OperatorOutput::required(own),
                 OperatorOutput::required(TensorElementType::Float32),
             ],
-            What::QuantizeRows => vec![
+            OpKind::QuantizeRows => vec![
                 OperatorOutput::required(TensorElementType::Uint8),
                 OperatorOutput::required(TensorElementType::Float32),
             ],
-            What::NormDenseGeluFp8 => vec![OperatorOutput::required(TensorElementType::Uint8)],
+            OpKind::NormDenseGeluFp8 => vec![OperatorOutput::required(TensorElementType::Uint8)],
             // The second one is room to work in: ONNX Runtime's arena gives it.
-            What::SkipLayerNorm | What::RotaryAttention => {
+            OpKind::SkipLayerNorm | OpKind::RotaryAttention => {
                 vec![OperatorOutput::required(own), OperatorOutput::optional(own)]
             }
             _ => vec![OperatorOutput::required(own)],
@@ -182,7 +182,7 @@ impl Operator for Own {
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<Self::Kernel<'attr>> {
         let epsilon = attributes.get::<f32>("epsilon");
-        if self.what.norms() && epsilon.is_none() {
+        if self.kind.norms() && epsilon.is_none() {
             return Err(fault(format!("{} needs epsilon", self.name)));
         }
         let heads = self.kernels.sizes().heads;
@@ -193,7 +193,7 @@ impl Operator for Own {
                 "kernels for {heads} heads were given {named}"
             )));
         }
-        let (what, kernels) = (self.what, Arc::clone(&self.kernels));
+        let (kind, kernels) = (self.kind, Arc::clone(&self.kernels));
         let epsilon = epsilon.unwrap_or_default();
         let gain = attributes.get::<f32>("gain").unwrap_or(1.0);
         Ok(Box::new(move |context: &ComputeContext| {
@@ -204,12 +204,12 @@ impl Operator for Own {
                 epsilon,
                 gain,
             }
-            .run(what)
+            .run(kind)
         }))
     }
 }
 
-impl Own {
+impl CudaOperator {
     fn element(&self) -> TensorElementType {
         if self.kernels.bf16() {
             TensorElementType::Bfloat16
@@ -231,29 +231,33 @@ fn refused(error: KernelError) -> ort::Error {
     fault(error.to_string())
 }
 
-fn stream(context: &ComputeContext) -> ort::Result<Device> {
+fn stream(context: &ComputeContext) -> ort::Result<DevicePtr> {
     // CUDA's default stream is a null pointer.
     let stream = context.stream()?;
-    Ok(Device(
+    Ok(DevicePtr(
         stream.map_or(ptr::null_mut(), |stream| stream.as_ptr().cast()),
     ))
 }
 
-/// A dense layer in 16 bits.
-fn wide(epilogue: Epilogue) -> Layer {
-    let eight = false;
-    Layer { epilogue, eight }
+/// A dense layer in the model's 16-bit format.
+fn dense_16_bit(epilogue: Epilogue) -> Layer {
+    Layer {
+        epilogue,
+        fp8: false,
+    }
 }
 
-/// The same in 8 bits.
-fn eight(epilogue: Epilogue) -> Layer {
-    let eight = true;
-    Layer { epilogue, eight }
+/// A dense layer in fp8.
+fn dense_fp8(epilogue: Epilogue) -> Layer {
+    Layer {
+        epilogue,
+        fp8: true,
+    }
 }
 
 /// A tensor on the device.
 struct Tensor {
-    memory: Device,
+    memory: DevicePtr,
     shape: Vec<usize>,
 }
 
@@ -285,7 +289,7 @@ impl Tensor {
         }
     }
 
-    fn check(&self, length: usize) -> ort::Result<Device> {
+    fn check(&self, length: usize) -> ort::Result<DevicePtr> {
         if self.length() == length {
             Ok(self.memory)
         } else {
@@ -298,20 +302,20 @@ impl Tensor {
 }
 
 /// Where a tensor's values are.
-fn memory(value: *const ort::sys::OrtValue) -> ort::Result<Device> {
+fn memory(value: *const ort::sys::OrtValue) -> ort::Result<DevicePtr> {
     let mut data = ptr::null_mut();
     // SAFETY: a live tensor.
     let status = unsafe { (ort::api().GetTensorMutableData)(value.cast_mut(), &raw mut data) };
     // SAFETY: a status that was just returned.
     unsafe { ort::Error::result_from_status(status) }?;
-    Ok(Device(data.cast()))
+    Ok(DevicePtr(data.cast()))
 }
 
 /// One call of an operator.
 struct Call<'a> {
-    kernels: &'a Kernels,
+    kernels: &'a CudaKernels,
     context: &'a ComputeContext,
-    stream: Device,
+    stream: DevicePtr,
     /// The node's, of those operators that have them.
     epsilon: f32,
     gain: f32,
@@ -324,7 +328,7 @@ impl Call<'_> {
     }
 
     /// Starts of the sequences, and how many there are.
-    fn starts(&self, index: usize) -> ort::Result<(Device, usize)> {
+    fn starts(&self, index: usize) -> ort::Result<(DevicePtr, usize)> {
         let starts = self.input(index)?;
         let sequences = starts.length().checked_sub(1);
         let sequences = sequences.filter(|count| *count > 0);
@@ -334,7 +338,7 @@ impl Call<'_> {
         ))
     }
 
-    fn output(&self, index: usize, shape: &[usize]) -> ort::Result<Device> {
+    fn output(&self, index: usize, shape: &[usize]) -> ort::Result<DevicePtr> {
         let value = self.context.output(index, shape.to_vec())?;
         memory(
             value
@@ -343,54 +347,55 @@ impl Call<'_> {
         )
     }
 
-    fn run(&self, what: What) -> ort::Result<()> {
-        match what {
-            What::RotaryAttention
-            | What::TurnedAttention
-            | What::AlibiAttention
-            | What::Attention => self.attention(what),
-            What::SkipLayerNorm => self.skip_layer_norm(),
-            What::LayerNorm => self.layer_norm(),
-            What::BiasGelu | What::Geglu => self.elementwise(what),
-            What::Positions | What::RotaryAngles => self.by_position(what),
-            What::PoolMean | What::PoolMax => self.pool(what),
-            What::TokenRows => self.token_rows(),
-            What::RowMoments => self.row_moments(),
-            What::NormDense => self.norm_dense(wide(Epilogue::Norm)),
-            What::NormDenseGelu => self.norm_dense(wide(Epilogue::NormGelu)),
-            What::NormDenseGeglu => self.norm_dense(wide(Epilogue::NormGeglu)),
-            What::NormDenseRotary => self.norm_dense(wide(Epilogue::NormRotary)),
-            What::DenseResidual => self.residual(wide(Epilogue::Residual)),
-            What::DenseResidualNorm => self.residual(wide(Epilogue::ResidualNorm)),
-            What::QuantizeRows => self.quantize_rows(),
-            What::NormDenseGeluFp8 => self.norm_dense(eight(Epilogue::NormGelu)),
-            What::DenseResidualFp8 => self.residual(eight(Epilogue::Residual)),
+    fn run(&self, kind: OpKind) -> ort::Result<()> {
+        match kind {
+            OpKind::RotaryAttention
+            | OpKind::TurnedAttention
+            | OpKind::AlibiAttention
+            | OpKind::Attention => self.attention(kind),
+            OpKind::SkipLayerNorm => self.skip_layer_norm(),
+            OpKind::LayerNorm => self.layer_norm(),
+            OpKind::BiasGelu | OpKind::Geglu => self.elementwise(kind),
+            OpKind::Positions | OpKind::RotaryAngles => self.by_position(kind),
+            OpKind::PoolMean | OpKind::PoolMax => self.pool(kind),
+            OpKind::TokenRows => self.token_rows(),
+            OpKind::RowMoments => self.row_moments(),
+            OpKind::NormDense => self.norm_dense(dense_16_bit(Epilogue::Norm)),
+            OpKind::NormDenseGelu => self.norm_dense(dense_16_bit(Epilogue::NormGelu)),
+            OpKind::NormDenseGeglu => self.norm_dense(dense_16_bit(Epilogue::NormGeglu)),
+            OpKind::NormDenseRotary => self.norm_dense(dense_16_bit(Epilogue::NormRotary)),
+            OpKind::DenseResidual => self.residual(dense_16_bit(Epilogue::Residual)),
+            OpKind::DenseResidualNorm => self.residual(dense_16_bit(Epilogue::ResidualNorm)),
+            OpKind::QuantizeRows => self.quantize_rows(),
+            OpKind::NormDenseGeluFp8 => self.norm_dense(dense_fp8(Epilogue::NormGelu)),
+            OpKind::DenseResidualFp8 => self.residual(dense_fp8(Epilogue::Residual)),
         }
     }
 
-    fn attention(&self, what: What) -> ort::Result<()> {
+    fn attention(&self, kind: OpKind) -> ort::Result<()> {
         let sizes = self.kernels.sizes();
         let hidden = sizes.hidden;
         let qkv = self.input(0)?;
         let tokens = qkv.rows(3 * hidden)?;
-        let starts = self.starts(match what {
-            What::TurnedAttention => 1,
-            What::AlibiAttention => 3,
+        let starts = self.starts(match kind {
+            OpKind::TurnedAttention => 1,
+            OpKind::AlibiAttention => 3,
             _ => 2,
         })?;
         let out = self.output(0, &[tokens, hidden])?;
-        let slopes = match what {
-            What::AlibiAttention => self.input(2)?.check(sizes.heads)?,
-            _ => NOTHING,
+        let slopes = match kind {
+            OpKind::AlibiAttention => self.input(2)?.check(sizes.heads)?,
+            _ => NULL,
         };
-        let bias = match what {
-            What::TurnedAttention => NOTHING,
+        let bias = match kind {
+            OpKind::TurnedAttention => NULL,
             _ => self.input(1)?.check(2 * hidden)?,
         };
-        let part = |from: Device, columns: usize| Device(from.0.wrapping_byte_add(2 * columns));
+        let part =
+            |from: DevicePtr, columns: usize| DevicePtr(from.0.wrapping_byte_add(2 * columns));
         let mut parts = [0, 1, 2].map(|index| (part(qkv.memory, index * hidden), 3 * hidden));
         let mut query_bias = bias;
-        if what == What::RotaryAttention {
+        if kind == OpKind::RotaryAttention {
             let turned = self.output(1, &[tokens, 2 * hidden])?;
             // SAFETY: ONNX Runtime's tensors live until the stream is done with them; shapes were checked.
             unsafe {
@@ -400,7 +405,7 @@ impl Call<'_> {
             .map_err(refused)?;
             parts[0] = (turned, 2 * hidden);
             parts[1] = (part(turned, hidden), 2 * hidden);
-            query_bias = NOTHING;
+            query_bias = NULL;
         }
         // SAFETY: as above.
         unsafe {
@@ -421,7 +426,7 @@ impl Call<'_> {
         let sum = if self.context.num_outputs()? > 1 {
             self.output(1, &[rows, hidden])?
         } else {
-            NOTHING
+            NULL
         };
         // SAFETY: as in `attention`.
         unsafe {
@@ -446,10 +451,10 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn elementwise(&self, what: What) -> ort::Result<()> {
+    fn elementwise(&self, kind: OpKind) -> ort::Result<()> {
         let width = self.kernels.sizes().intermediate;
         let x = self.input(0)?;
-        if what == What::BiasGelu {
+        if kind == OpKind::BiasGelu {
             let rows = x.rows(width)?;
             let bias = self.input(1)?.check(width)?;
             let y = self.output(0, &[rows, width])?;
@@ -470,11 +475,11 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn by_position(&self, what: What) -> ort::Result<()> {
+    fn by_position(&self, kind: OpKind) -> ort::Result<()> {
         let starts = self.starts(0)?;
         // Their number stands on the device alone, and in the shape of the ids.
         let tokens = self.input(1)?.length();
-        if what == What::Positions {
+        if kind == OpKind::Positions {
             let places = self.output(0, &[tokens])?;
             // SAFETY: as in `attention`.
             unsafe { self.kernels.positions(self.stream, starts, places, tokens) }
@@ -489,7 +494,7 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn pool(&self, what: What) -> ort::Result<()> {
+    fn pool(&self, kind: OpKind) -> ort::Result<()> {
         let hidden = self.kernels.sizes().hidden;
         let tokens = self.input(0)?;
         tokens.rows(hidden)?;
@@ -500,7 +505,7 @@ impl Call<'_> {
         unsafe {
             self.kernels.pool(
                 self.stream,
-                what == What::PoolMean,
+                kind == OpKind::PoolMean,
                 [tokens.memory, ranges.memory, out],
                 count,
             )
@@ -565,7 +570,7 @@ impl Call<'_> {
             _ => rows,
         };
         let mut around = self.around();
-        if layer.eight {
+        if layer.fp8 {
             around.factors = self.input(1)?.check(tokens)?;
         } else {
             let moments = self.moments(tokens).iter().product();
@@ -609,15 +614,15 @@ impl Call<'_> {
     }
 
     /// Nothing around a dense layer, but for the node's attributes.
-    fn around(&self) -> Around {
-        Around {
-            bias: NOTHING,
-            angles: NOTHING,
-            moments: NOTHING,
-            skip: NOTHING,
-            gamma: NOTHING,
-            sums: NOTHING,
-            factors: NOTHING,
+    fn around(&self) -> EpilogueArguments {
+        EpilogueArguments {
+            bias: NULL,
+            angles: NULL,
+            moments: NULL,
+            skip: NULL,
+            gamma: NULL,
+            sums: NULL,
+            factors: NULL,
             epsilon: self.epsilon,
             gain: self.gain,
         }
@@ -626,8 +631,8 @@ impl Call<'_> {
     fn dense(
         &self,
         layer: Layer,
-        memory: [Device; 3],
-        around: Around,
+        memory: [DevicePtr; 3],
+        around: EpilogueArguments,
         shape: [usize; 3],
     ) -> ort::Result<()> {
         if shape[0] == 0 {

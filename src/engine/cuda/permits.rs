@@ -1,29 +1,33 @@
-//! Places on a device: how many batches may be on it at once, and how one gets it to itself.
+//! How many batches may be on a GPU at the same time, and how one batch gets the GPU to itself.
 //!
-//! With two, one fills the gaps of the other: where its kernels begin and end, and while its inputs and outputs are copied. Measured on an
-//! H100, in tokens a second beside one at a time:
+//! With two, one fills the gaps of the other: where its kernels begin and end, and while its inputs
+//! and outputs are copied. Measured on an H100, in tokens a second against one at a time:
 //!
-//! - DNABERT-2 (width 768, heads of 64): 2 to 3 % more, of 500 bases up to 8. All of its large kernels are persistent, and each takes
-//!   whole processors.
-//! - ESM-2 650M (1,280): 1 % less, 3B as many. The gaps are nothing beside the kernels, and two take each other's place in the cache.
-//! - ESM-2 150M (640, heads of 32): 0.7 % more, for which twice the memory is too much. Before its attention was persistent, too, 5 to
-//!   11 % less: the blocks of one batch's left no processor free for the other's dense layers.
-//! - ESM-2 8M (320): 7 to 16 % more proteins, reading frames as many. It waits for the host most of the time.
+//! - DNABERT-2 (width 768, heads of 64): 2 to 3 % more, from 500 bases to 8. All of its large
+//!   kernels are persistent, and each takes whole multiprocessors.
+//! - ESM-2 650M (1,280): 1 % less, 3B as many. The gaps are nothing beside the kernels, and the two
+//!   evict each other's data from the cache.
+//! - ESM-2 150M (640, heads of 32): 0.7 % more, which is not worth twice the memory. Before its
+//!   attention was persistent, too, 5 to 11 % less: the blocks of one batch's attention left no
+//!   multiprocessor free for the other's dense layers.
+//! - ESM-2 8M (320): 7 to 16 % more proteins, and as many reading frames. It waits for the host
+//!   most of the time.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use seqembed_onnx::Sizes;
 
-/// Batches of a model that may be on a device at once.
+/// How many batches of a model may be on a GPU at the same time.
 #[must_use]
-pub fn at_once(sizes: &Sizes) -> usize {
+pub fn concurrent_batches(sizes: &Sizes) -> usize {
     let small = sizes.hidden < 512;
     let persistent = sizes.hidden < 1_024 && sizes.head() == 64;
     if small || persistent { 2 } else { 1 }
 }
 
-/// The places of a device.
-pub struct Places {
+/// The permits of a GPU, one for each batch that may be on it: a semaphore of which all can be
+/// taken at once.
+pub struct Permits {
     count: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -31,18 +35,19 @@ pub struct Places {
 
 struct State {
     free: usize,
-    /// Those who wait for all places: nobody takes one meanwhile, or they would wait for ever.
+    /// How many wait for all permits. Meanwhile nobody gets a single one, or they could wait for
+    /// ever.
     want_all: usize,
 }
 
-/// Places that are taken until this is dropped.
-pub struct Taken<'p> {
-    places: &'p Places,
+/// Permits that are held until this is dropped.
+pub struct Permit<'p> {
+    permits: &'p Permits,
     count: usize,
 }
 
-impl Places {
-    /// So many of them.
+impl Permits {
+    /// `count` free permits.
     #[must_use]
     pub fn new(count: usize) -> Self {
         let state = State {
@@ -56,32 +61,32 @@ impl Places {
         }
     }
 
-    /// Waits for one place.
-    pub fn one(&self) -> Taken<'_> {
+    /// Waits for one permit.
+    pub fn acquire(&self) -> Permit<'_> {
         let mut state = self.wait(|state| state.free == 0 || state.want_all > 0, self.lock());
         state.free -= 1;
         drop(state);
-        Taken {
-            places: self,
+        Permit {
+            permits: self,
             count: 1,
         }
     }
 
-    /// Waits for all places.
-    pub fn all(&self) -> Taken<'_> {
+    /// Waits for all permits.
+    pub fn acquire_all(&self) -> Permit<'_> {
         let mut state = self.lock();
         state.want_all += 1;
         let mut state = self.wait(|state| state.free < self.count, state);
         state.want_all -= 1;
         state.free = 0;
         drop(state);
-        Taken {
-            places: self,
+        Permit {
+            permits: self,
             count: self.count,
         }
     }
 
-    /// The state. It is whole whoever panicked: nothing here can do so half-way.
+    /// The state. It is consistent even where a thread panicked: nothing here does so in between.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,10 +102,10 @@ impl Places {
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.places.lock().free += self.count;
-        self.places.changed.notify_all();
+        self.permits.lock().free += self.count;
+        self.permits.changed.notify_all();
     }
 }
 
@@ -112,16 +117,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_never_more_than_places_and_whoever_wants_all_is_alone() {
-        let places = Places::new(2);
+    fn no_more_batches_than_permits_and_all_permits_mean_alone() {
+        let permits = Permits::new(2);
         let (here, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for number in 0..6 {
-                let (places, here, most) = (&places, &here, &most);
+                let (permits, here, most) = (&permits, &here, &most);
                 scope.spawn(move || {
                     for _ in 0..300 {
                         let alone = number == 0;
-                        let taken = if alone { places.all() } else { places.one() };
+                        let taken = if alone {
+                            permits.acquire_all()
+                        } else {
+                            permits.acquire()
+                        };
                         let others = here.fetch_add(1, Ordering::SeqCst);
                         assert!(others < if alone { 1 } else { 2 });
                         most.fetch_max(others + 1, Ordering::SeqCst);

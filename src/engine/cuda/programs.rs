@@ -54,19 +54,19 @@ pub struct Layer {
     /// What stands around it.
     pub epilogue: Epilogue,
     /// Whether inputs and weights are of 8 bits, and what comes out of GELU.
-    pub eight: bool,
+    pub fp8: bool,
 }
 
 impl Layer {
     /// Whether the output is of 8 bits.
-    pub(super) fn hands_on_eights(self) -> bool {
-        self.eight && self.epilogue == Epilogue::NormGelu
+    pub(super) fn outputs_fp8(self) -> bool {
+        self.fp8 && self.epilogue == Epilogue::NormGelu
     }
 }
 
 /// What a source is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum ProgramKind {
     Rows,
     Attention,
     AttentionSm90,
@@ -77,7 +77,7 @@ pub(super) enum Part {
 pub(super) struct Program {
     pub source: String,
     pub options: Vec<String>,
-    pub part: Part,
+    pub kind: ProgramKind,
 }
 
 /// What a model needs: rows, attention for short and for long sequences, or Hopper's, dense layers. Where layers are not fused, queries,
@@ -101,7 +101,7 @@ pub(super) fn programs(
     let mut rows = Program {
         source: NUMBERS.to_owned(),
         options: options.clone(),
-        part: Part::Rows,
+        kind: ProgramKind::Rows,
     };
     if let Some(base) = sizes.rotary_base {
         let frequencies = rotary_frequencies(sizes.head(), base);
@@ -117,7 +117,7 @@ pub(super) fn programs(
         rows.options.push("-DROTARY".to_owned());
     }
     if precision == Precision::Fp8 {
-        rows.options.extend(eights());
+        rows.options.extend(fp8_defines());
     }
     rows.source.push_str(ROWS);
     let mut programs = vec![rows];
@@ -135,7 +135,7 @@ pub(super) fn programs(
         programs.push(Program {
             source: [NUMBERS, ATTENTION].concat(),
             options,
-            part: Part::Attention,
+            kind: ProgramKind::Attention,
         });
     }
     if hopper_attention {
@@ -145,11 +145,11 @@ pub(super) fn programs(
         programs.push(Program {
             source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),
             options,
-            part: Part::AttentionSm90,
+            kind: ProgramKind::AttentionSm90,
         });
     }
     if fused {
-        let layer = |epilogue, eight| Layer { epilogue, eight };
+        let layer = |epilogue, fp8| Layer { epilogue, fp8 };
         let up = if sizes.gated {
             Epilogue::NormGeglu
         } else {
@@ -165,16 +165,16 @@ pub(super) fn programs(
         } else {
             Epilogue::Norm
         };
-        let eight = precision == Precision::Fp8;
-        let mut wanted = vec![layer(qkv, false), layer(residual, false), layer(up, eight)];
-        if eight {
+        let fp8 = precision == Precision::Fp8;
+        let mut wanted = vec![layer(qkv, false), layer(residual, false), layer(up, fp8)];
+        if fp8 {
             wanted.push(layer(residual, true));
         }
         programs.extend(wanted.into_iter().map(|layer| {
             let mut options = base.clone();
             options.extend([define("HEAD", sizes.head()), define("HIDDEN", sizes.hidden)]);
-            if layer.eight {
-                options.extend(eights());
+            if layer.fp8 {
+                options.extend(fp8_defines());
             }
             Program {
                 source: format!(
@@ -183,7 +183,7 @@ pub(super) fn programs(
                     units(sizes, layer)
                 ),
                 options,
-                part: Part::Dense(layer),
+                kind: ProgramKind::Dense(layer),
             }
         }));
     }
@@ -201,7 +201,7 @@ fn has_hopper_attention(sizes: &Sizes) -> bool {
 }
 
 /// What kernels for 8 bits are compiled with.
-fn eights() -> [String; 2] {
+fn fp8_defines() -> [String; 2] {
     [
         "-DFP8=1".to_owned(),
         format!("-DEIGHT_SCALE={:?}f", fp8::ACTIVATION_SCALE),
@@ -220,7 +220,7 @@ fn units(sizes: &Sizes, layer: Layer) -> usize {
         units = (units / 2).max(1);
     }
     // Steps are twice as deep.
-    if layer.eight { 2 * units } else { units }
+    if layer.fp8 { 2 * units } else { units }
 }
 
 /// Whether the kernels are for a model like this.

@@ -16,7 +16,7 @@ use object::elf::{DT_NEEDED, FileHeader64};
 use object::read::ReadCache;
 use object::read::elf::{Dyn as _, ElfFile};
 
-use crate::engine::runtime::locate::Located;
+use crate::engine::runtime::locate::RuntimeLibrary;
 
 /// The provider's file, beside ONNX Runtime's.
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -108,9 +108,9 @@ fn older(driver: i32) -> String {
 ///
 /// # Errors
 /// [`ProviderError`], which names what is missing and the command that helps.
-pub fn prepare(located: &Located, driver: (i32, i32)) -> Result<Provider, ProviderError> {
+pub fn prepare(library: &RuntimeLibrary, driver: (i32, i32)) -> Result<Provider, ProviderError> {
     static DONE: OnceLock<Result<Provider, ProviderError>> = OnceLock::new();
-    DONE.get_or_init(|| prepare_once(&located.path, driver))
+    DONE.get_or_init(|| prepare_once(&library.path, driver))
         .clone()
 }
 

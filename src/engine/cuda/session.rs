@@ -1,7 +1,8 @@
 //! A model on an NVIDIA GPU: ONNX Runtime's CUDA provider.
 //!
-//! Nothing falls back to the CPU: a session that could not run every node on the device is refused. One or two batches are on it at
-//! once ([`super::permits`]), each on a stream of its own. One that lacks memory tries again when it has the device to itself.
+//! Nothing falls back to the CPU: a session that could not run every node on the device is refused.
+//! One or two batches are on the device at the same time ([`super::permits`]), each on a stream of
+//! its own. A batch that runs out of memory is tried again when it has the device to itself.
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -23,34 +24,35 @@ use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType
 use seqembed_onnx::graph::ort_cuda::LONGEST_MAX;
 use seqembed_onnx::{GraphKind, Precision};
 
-use super::errors::fault;
+use super::errors::engine_error;
 use super::layout::{Layout, filled_up};
-use super::permits::Places;
+use super::permits::Permits;
 use crate::device::Device;
-use crate::engine::session::{self, Facts};
-use crate::engine::{Batch, Engine, EngineError, Reduce};
+use crate::engine::batch::{Batch, Reduce};
+use crate::engine::error::EngineError;
+use crate::engine::session::{self, Engine, SessionInfo};
 
-/// What a session on a GPU is made from.
-pub struct CudaLoad<'a> {
-    /// The graph, packed or plain, with its weights in a file beside it.
+/// What a session on a GPU is loaded from.
+pub struct CudaSessionOptions<'a> {
+    /// The graph, of a kind without padding, with its weights in a file.
     pub graph: &'a [u8],
     /// The folder of the file with the weights.
     pub folder: &'a Path,
     /// Which GPU, as CUDA counts them.
     pub device: u32,
-    /// The graph's kind: packed or plain.
+    /// The graph's kind.
     pub kind: GraphKind,
     /// The number format that the graph computes in.
     pub precision: Precision,
     /// The graph's outputs.
     pub outputs: Vec<Reduce>,
-    /// Width of a row.
+    /// Numbers in a row.
     pub hidden: usize,
-    /// Batches that may be on the device at once.
-    pub at_once: usize,
-    /// Bytes that weights and all that is computed may take on the device; by default, what it has.
+    /// How many batches may be on the device at the same time.
+    pub concurrent_batches: usize,
+    /// The most bytes that ONNX Runtime may take on the device; none: all of its memory.
     pub memory_limit: Option<u64>,
-    /// The operators of the domain `seqembed` for GPUs, which packed graphs need.
+    /// The operators of the domain `seqembed` for GPUs, which packed and fused graphs need.
     pub operators: Option<OperatorDomain>,
 }
 
@@ -67,7 +69,7 @@ enum Input {
     AllTokens,
 }
 
-/// The inputs that graphs without padding have, of which each has some.
+/// All inputs that graphs without padding may have, by name.
 const INPUTS: [(&CStr, Input); 8] = [
     (c"input_ids", Input::Ids),
     (c"sequence_starts", Input::Starts),
@@ -80,10 +82,10 @@ const INPUTS: [(&CStr, Input); 8] = [
 ];
 
 /// A model on a GPU.
-pub struct CudaEngine {
-    facts: Facts,
-    places: Places,
-    /// From when to when each of the last batches was computed.
+pub struct CudaSession {
+    info: SessionInfo,
+    permits: Permits,
+    /// When each batch began and ended, of those that [`Engine::computed`] has not given yet.
     spans: Mutex<Vec<(Instant, Instant)>>,
     session: Session,
     device: u32,
@@ -95,13 +97,16 @@ pub struct CudaEngine {
     least_length: usize,
 }
 
-impl CudaEngine {
+impl CudaSession {
     /// Loads the model.
     ///
     /// # Errors
-    /// When ONNX Runtime has no CUDA provider or the provider can't be used, when the device has not enough memory, or when
-    /// a part of the graph can't be computed on it.
-    pub fn load(environment: &Environment, mut load: CudaLoad) -> Result<Self, EngineError> {
+    /// When ONNX Runtime has no CUDA provider or cannot use it, when the device has not enough
+    /// memory, or when a part of the graph cannot be computed on it.
+    pub fn load(
+        environment: &Environment,
+        mut load: CudaSessionOptions,
+    ) -> Result<Self, EngineError> {
         let device = i32::try_from(load.device)
             .map_err(|_| EngineError::Runtime(format!("there is no GPU {}", load.device)))?;
         let mut provider = CUDA::default()
@@ -112,42 +117,44 @@ impl CudaEngine {
             provider = provider.with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX));
         }
         let mut builder = Session::builder(environment)
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_no_environment_execution_providers()
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_execution_providers([provider.build().error_on_failure()])
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_disable_cpu_fallback()
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(fault)?
-            // What fails is told once, by us, and some of it, memory say, is no failure.
+            .map_err(engine_error)?
+            // Errors come back to the caller, who reports them; out of memory is not even one.
             .with_log_level(LogLevel::Fatal)
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_intra_threads(1)
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_inter_threads(1)
-            .map_err(fault)?
-            // A remembered plan for every shape would only grow.
+            .map_err(engine_error)?
+            // Every batch has a shape of its own: memory plans for all of them would pile up.
             .with_memory_pattern(false)
-            .map_err(fault)?
-            // The arena is for batches: weights in it would leave gaps between.
+            .map_err(engine_error)?
+            // Weights in the arena would fragment the memory that batches need.
             .with_device_allocated_initializers()
-            .map_err(fault)?
+            .map_err(engine_error)?
             .with_config_entry(
                 "session.model_external_initializers_file_folder_path",
                 load.folder.to_str().ok_or(EngineError::Encoding)?,
             )
-            .map_err(fault)?;
+            .map_err(engine_error)?;
         if let Some(operators) = load.operators.take() {
-            builder = builder.with_operators(operators).map_err(fault)?;
+            builder = builder.with_operators(operators).map_err(engine_error)?;
         }
-        let session = builder.commit_from_memory(load.graph).map_err(fault)?;
+        let session = builder
+            .commit_from_memory(load.graph)
+            .map_err(engine_error)?;
         Self::around(session, load)
     }
 
-    /// The engine around a session.
-    fn around(session: Session, load: CudaLoad) -> Result<Self, EngineError> {
+    /// The engine around a session of ONNX Runtime.
+    fn around(session: Session, load: CudaSessionOptions) -> Result<Self, EngineError> {
         let mut inputs = Vec::new();
         for input in session.inputs() {
             let known = INPUTS
@@ -163,8 +170,8 @@ impl CudaEngine {
         });
         let device = Device::Cuda(usize::try_from(load.device).unwrap_or(usize::MAX));
         Ok(Self {
-            facts: Facts::of(&session, load.graph, device)?,
-            places: Places::new(load.at_once),
+            info: SessionInfo::of(&session, load.graph, device)?,
+            permits: Permits::new(load.concurrent_batches),
             spans: Mutex::default(),
             device: load.device,
             inputs,
@@ -172,8 +179,9 @@ impl CudaEngine {
             outputs: load.outputs,
             half_tokens,
             hidden: load.hidden,
-            // Below these, ONNX Runtime's attention in fp32 takes memory by the square of the length for every sequence,
-            // and RotaryEmbedding wants as many columns as its rows have.
+            // Below these, ONNX Runtime's attention in fp32 takes memory that grows with the square
+            // of the length for every sequence, and RotaryEmbedding needs as many columns as its
+            // rows have.
             least_length: match load.precision {
                 Precision::Fp32 => 256,
                 Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => 64,
@@ -182,17 +190,19 @@ impl CudaEngine {
         })
     }
 
-    /// From when to when batches were on the device since this was last asked, callers that waited for their turn left out.
+    /// When batches began and ended on the device, since this was last asked. Times in which callers
+    /// waited for a permit do not count.
     pub fn take_computed(&self) -> Vec<(Instant, Instant)> {
         std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A tensor in the host's memory, its values not yet set. Page-locked memory would save less than a thousandth of a
-    /// batch's time, and ONNX Runtime refuses it for outputs: it takes it for the device's.
+    /// A tensor in the host's memory, its values not yet set. Page-locked memory would save less
+    /// than a thousandth of a batch's time, and ONNX Runtime refuses it for outputs: it takes it for
+    /// memory of the device.
     fn tensor<T: PrimitiveTensorElementType + std::fmt::Debug>(
         shape: &[usize],
     ) -> Result<Tensor<T>, EngineError> {
-        Tensor::new(&Allocator::default(), shape).map_err(fault)
+        Tensor::new(&Allocator::default(), shape).map_err(engine_error)
     }
 
     /// A tensor with values.
@@ -250,18 +260,18 @@ impl CudaEngine {
             spans.push((started, Instant::now()));
             done
         };
-        let place = self.places.one();
+        let permit = self.permits.acquire();
         let done = infer();
         if !matches!(done, Err(EngineError::OutOfMemory(_))) {
             return done;
         }
-        drop(place);
-        // The other batch may have what is missing, or it is left over from earlier ones.
-        let _alone = self.places.all();
+        drop(permit);
+        // The memory may be in use by another batch, or kept in the arena by earlier ones.
+        let _alone = self.permits.acquire_all();
         self.shrink()?;
         let done = infer();
         if matches!(done, Err(EngineError::OutOfMemory(_))) {
-            // What this attempt leaves may be what is missing for a smaller batch.
+            // What this attempt left in the arena may be what a smaller batch lacks.
             self.shrink()?;
         }
         done
@@ -279,8 +289,9 @@ impl CudaEngine {
         let values: Vec<_> = inputs.iter().map(AsPointer::ptr).collect();
         let outputs = [output.as_ptr()];
         let mut results = [target.ptr_mut()];
-        // SAFETY: names are C strings and values live tensors, as many as told; the session outlives the call. The result is
-        // written into `target`, which is of the output's type and shape, or ONNX Runtime refuses.
+        // SAFETY: names are C strings and values live tensors, as many as told; the session outlives
+        // the call. The result is written into `target`, which is of the output's type and shape, or
+        // ONNX Runtime refuses.
         unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -292,11 +303,12 @@ impl CudaEngine {
                 1,
                 results.as_mut_ptr(),
             );
-            ort::Error::result_from_status(status).map_err(fault)
+            ort::Error::result_from_status(status).map_err(engine_error)
         }
     }
 
-    /// Gives all memory that no batch uses back to the device: at the end of a run of the smallest batch there is.
+    /// Gives all memory that no batch uses back to the device. ONNX Runtime does so at the end of a
+    /// run, here of the smallest batch there is.
     fn shrink(&self) -> Result<(), EngineError> {
         let batch = Batch {
             ids: vec![0],
@@ -306,18 +318,18 @@ impl CudaEngine {
         let Some(&reduce) = self.outputs.first() else {
             return Ok(());
         };
-        let mut options = RunOptions::new().map_err(fault)?;
+        let mut options = RunOptions::new().map_err(engine_error)?;
         options
             .set(
                 "memory.enable_memory_arena_shrinkage",
                 format!("gpu:{}", self.device),
             )
-            .map_err(fault)?;
+            .map_err(engine_error)?;
         let layout = Layout::new(&batch, self.least_length);
         let inputs = self.inputs(&layout)?;
         let mut target = self.target(&layout, reduce)?;
         match self.infer(&inputs, name(reduce), &mut target, Some(&options)) {
-            // Not even that: the next batch will tell.
+            // Not even that fits. The next batch will report it.
             Err(EngineError::OutOfMemory(_)) => Ok(()),
             done => done,
         }
@@ -349,18 +361,19 @@ impl CudaEngine {
     }
 }
 
-impl session::Session for CudaEngine {
-    fn facts(&self) -> &Facts {
-        &self.facts
+impl session::Session for CudaSession {
+    fn info(&self) -> &SessionInfo {
+        &self.info
     }
 }
 
-impl Engine for CudaEngine {
+impl Engine for CudaSession {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         if !self.outputs.contains(&reduce) {
             return Err(EngineError::Output(reduce));
         }
-        // Operators of ONNX Runtime count the values of a tensor in 31 bits, and the widest has some times a token's.
+        // Operators of ONNX Runtime count the values of a tensor in 31 bits, and the widest tensor
+        // has several times `hidden` values a token.
         let most = i32::MAX as usize / (4 * self.hidden);
         if batch.tokens() > most {
             return Err(EngineError::OutOfMemory(format!(
@@ -390,12 +403,12 @@ impl Engine for CudaEngine {
         self.compute(&inputs, name(reduce), &mut target)?;
         let count = rows * self.hidden;
         if reduce == Reduce::Tokens && self.half_tokens {
-            let (_, values) = target.try_extract_tensor::<f16>().map_err(fault)?;
+            let (_, values) = target.try_extract_tensor::<f16>().map_err(engine_error)?;
             let mut wide = vec![0.0; count];
             values[..count].convert_to_f32_slice(&mut wide);
             return Ok(wide);
         }
-        let (_, values) = target.try_extract_tensor::<f32>().map_err(fault)?;
+        let (_, values) = target.try_extract_tensor::<f32>().map_err(engine_error)?;
         Ok(values[..count].to_vec())
     }
 
@@ -424,15 +437,16 @@ mod tests {
 
     use super::*;
     use crate::engine::cpu::operators;
-    use crate::engine::cpu::session::{CpuEngine, Kernels, Load};
-    use crate::engine::runtime::locate;
+    use crate::engine::cpu::session::{CpuSession, CpuSessionOptions};
+    use crate::engine::runtime::{self, locate};
+    use crate::settings::Kernels;
 
     fn environment() -> &'static Environment {
         static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
         ENVIRONMENT.get_or_init(|| {
             let (builder, located) =
                 locate::load(None).expect("ONNX Runtime: ORT_DYLIB_PATH names it");
-            locate::environment(builder, &located).expect("an environment")
+            runtime::start(builder, &located).expect("an environment")
         })
     }
 
@@ -446,8 +460,8 @@ mod tests {
         model.graph(&request).expect("a graph")
     }
 
-    fn load<'a>(graph: &'a [u8], model: &'a Model) -> CudaLoad<'a> {
-        CudaLoad {
+    fn load<'a>(graph: &'a [u8], model: &'a Model) -> CudaSessionOptions<'a> {
+        CudaSessionOptions {
             graph,
             folder: model.folder(),
             device: 0,
@@ -455,7 +469,7 @@ mod tests {
             precision: Precision::Fp32,
             outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
             hidden: model.architecture().hidden(),
-            at_once: 2,
+            concurrent_batches: 2,
             memory_limit: None,
             operators: None,
         }
@@ -507,10 +521,10 @@ mod tests {
                     })
                     .expect("a session");
                 let load = load(&graph, &model);
-                let engine = CudaEngine::around(session, load).expect("known inputs");
-                let reference = CpuEngine::load(
+                let engine = CudaSession::around(session, load).expect("known inputs");
+                let reference = CpuSession::load(
                     environment(),
-                    Load {
+                    CpuSessionOptions {
                         graph: &super::tests::graph(&model, Output::Tokens),
                         folder: model.folder(),
                         kernels: Kernels::Auto,
@@ -566,7 +580,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let model = model(folder.path(), "esm2/checkpoints/hub-safetensors");
         let graph = graph(&model, Output::Tokens);
-        let loaded = CudaEngine::load(environment(), load(&graph, &model));
+        let loaded = CudaSession::load(environment(), load(&graph, &model));
         // On a machine with a GPU, its provider refuses operators that are for CPUs.
         let error = loaded.err().expect("an error");
         assert!(matches!(error, EngineError::Runtime(_)), "{error}");

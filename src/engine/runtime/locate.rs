@@ -1,27 +1,27 @@
 //! Finding ONNX Runtime: where its library may be, in which order, and what to say when there is none.
 //!
-//! Order: `--ort-lib`, `ORT_DYLIB_PATH`, beside the executable, then the Python wheel `onnxruntime` or
-//! `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`; first that of the environment in whose `bin` the
-//! executable is), a conda environment's `lib`, and the folders of the dynamic linker's variable. What was named explicitly (the first two) must load: anything else there is an error. What was
-//! only found is passed over when it does not load, and named in the error if nothing else does. Python is run only when every
-//! other place is empty.
+//! Order: `--ort-lib`, `ORT_DYLIB_PATH`, beside the executable, then the Python wheel `onnxruntime`
+//! or `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`; first that of the
+//! environment in whose `bin` the executable is), a conda environment's `lib`, and the folders of
+//! the dynamic linker's variable.
+//!
+//! A library that was named explicitly (the first two) must load: anything else there is an error.
+//! One that was only found is skipped when it does not load, and named in the error if no other
+//! loads. Python is run only when nothing was found anywhere else.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::{CStr, OsStr};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
-use ort::environment::{Environment, EnvironmentBuilder};
-
-use crate::engine::EngineError;
-use crate::engine::cpu::operators;
+use ort::environment::EnvironmentBuilder;
 
 /// The variable that names the library or its folder.
 pub const VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// The oldest ONNX Runtime that works: the version of the C interface this executable was built for.
+/// The oldest ONNX Runtime that works, as its minor version: that of the C interface this
+/// executable was built for.
 pub const OLDEST: u32 = ort::MINOR_VERSION;
 
 /// The dynamic linker's search path.
@@ -33,7 +33,7 @@ const LINKER_PATH: &str = if cfg!(target_os = "macos") {
 
 /// An ONNX Runtime library that was found and loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub struct RuntimeLibrary {
     /// The library, an absolute path with links followed.
     pub path: PathBuf,
     /// How it was found, for a reader: `--ort-lib`, `beside the executable` ...
@@ -62,18 +62,18 @@ pub enum LocateError {
         install()
     )]
     Missing {
-        /// Every place, one a line.
+        /// Where it was looked for, one location a line.
         tried: String,
     },
 }
 
 /// Finds and loads ONNX Runtime; `explicit` is `--ort-lib`, a library or a folder that holds one.
 ///
-/// The builder is ready for [`environment`]; telemetry is off.
+/// The builder is ready for [`start`](super::start); telemetry is off.
 ///
 /// # Errors
 /// [`LocateError`], whose message lists what was tried and the command that helps.
-pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, Located), LocateError> {
+pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, RuntimeLibrary), LocateError> {
     let variable = std::env::var_os(VARIABLE)
         .filter(|value| !value.is_empty())
         .map(PathBuf::from);
@@ -91,15 +91,15 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, Located), Lo
     }
 
     let mut tried = format!("  --ort-lib: not given\n  {VARIABLE}: not set\n");
-    for place in places() {
-        if let Some(loaded) = search(&place, &mut tried) {
+    for location in search_locations() {
+        if let Some(loaded) = search(&location, &mut tried) {
             return Ok(loaded);
         }
     }
     // The last resort: it takes as long as Python takes to start.
     match ask_python() {
-        Ok(place) => {
-            if let Some(loaded) = search(&place, &mut tried) {
+        Ok(location) => {
+            if let Some(loaded) = search(&location, &mut tried) {
                 return Ok(loaded);
             }
         }
@@ -110,48 +110,26 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, Located), Lo
     Err(LocateError::Missing { tried })
 }
 
-/// Begins with a library that [`load`] gave, or goes on with it: a process has one environment, which lasts as long as it does.
-///
-/// # Errors
-/// When ONNX Runtime refuses, or the process has begun with another library.
-pub fn environment(
-    builder: EnvironmentBuilder,
-    located: &Located,
-) -> Result<Environment, EngineError> {
-    static BEGUN: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
-    let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((environment, path)) = &*begun {
-        if *path == located.path {
-            return Ok(environment.clone());
-        }
-        return Err(EngineError::Runtime(format!(
-            "{} serves this process already, and {} can't be loaded beside it",
-            path.display(),
-            located.path.display()
-        )));
-    }
-    let environment = builder.build()?;
-    operators::announce(&environment)?;
-    *begun = Some((environment.clone(), located.path.clone()));
-    Ok(environment)
-}
-
-/// A kind of place, and the folders in it.
-struct Place {
+/// Folders where the library may be.
+struct SearchLocation {
+    /// What the folders are, for a reader.
     how: String,
     folders: Vec<PathBuf>,
 }
 
-/// Tries every library in a place, noting in `tried` what was there.
-fn search(place: &Place, tried: &mut String) -> Option<(EnvironmentBuilder, Located)> {
-    let _ = write!(tried, "  {}:", place.how);
-    if place.folders.is_empty() {
+/// Tries the newest library in each folder of a location, and writes into `tried` what was there.
+fn search(
+    location: &SearchLocation,
+    tried: &mut String,
+) -> Option<(EnvironmentBuilder, RuntimeLibrary)> {
+    let _ = write!(tried, "  {}:", location.how);
+    if location.folders.is_empty() {
         tried.push_str(" none");
     }
-    for folder in &place.folders {
+    for folder in &location.folders {
         let _ = write!(tried, " {}", folder.display());
         if let Some(library) = newest_library(folder) {
-            match try_load(&library, &place.how) {
+            match try_load(&library, &location.how) {
                 Ok(loaded) => return Some(loaded),
                 Err(why) => {
                     let _ = write!(tried, " ({} is there, but {why})", library.display());
@@ -163,23 +141,23 @@ fn search(place: &Place, tried: &mut String) -> Option<(EnvironmentBuilder, Loca
     None
 }
 
-/// Every place to look into without being told to, in order.
-fn places() -> Vec<Place> {
-    let mut places = Vec::new();
+/// Everywhere to look where no library is named, in order.
+fn search_locations() -> Vec<SearchLocation> {
+    let mut locations = Vec::new();
     let bin = std::env::current_exe()
         .and_then(std::fs::canonicalize)
         .ok()
         .and_then(|exe| exe.parent().map(Path::to_path_buf));
     let prefix = bin.as_deref().and_then(Path::parent);
     let beside = bin.iter().flat_map(|bin| [bin.clone(), bin.join("lib")]);
-    places.push(Place {
+    locations.push(SearchLocation {
         how: "beside the executable".to_owned(),
         folders: beside
             .chain(prefix.map(|prefix| prefix.join("lib")))
             .collect(),
     });
     // Where pip put both.
-    places.push(Place {
+    locations.push(SearchLocation {
         how: "the Python packages of the executable's environment".to_owned(),
         folders: prefix.map(wheels_of_prefix).unwrap_or_default(),
     });
@@ -189,7 +167,7 @@ fn places() -> Vec<Place> {
             let prefix = PathBuf::from(prefix);
             let mut folders = wheels_of_prefix(&prefix);
             folders.push(prefix.join("lib"));
-            places.push(Place {
+            locations.push(SearchLocation {
                 how: format!("${variable}"),
                 folders,
             });
@@ -200,7 +178,7 @@ fn places() -> Vec<Place> {
         .map(|folder| capi(folder))
         .collect();
     if !python_path.is_empty() {
-        places.push(Place {
+        locations.push(SearchLocation {
             how: "$PYTHONPATH".to_owned(),
             folders: python_path,
         });
@@ -211,7 +189,7 @@ fn places() -> Vec<Place> {
         .filter_map(|bin| bin.parent())
         .flat_map(wheels_of_prefix)
         .collect();
-    places.push(Place {
+    locations.push(SearchLocation {
         how: "the Python packages of `python3` in $PATH".to_owned(),
         folders: of_python,
     });
@@ -220,23 +198,23 @@ fn places() -> Vec<Place> {
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".local")));
     if let Some(user) = user {
-        places.push(Place {
+        locations.push(SearchLocation {
             how: "the user's Python packages".to_owned(),
             folders: wheels_of_prefix(&user),
         });
     }
     let linker = list(LINKER_PATH);
     if !linker.is_empty() {
-        places.push(Place {
+        locations.push(SearchLocation {
             how: format!("${LINKER_PATH}"),
             folders: linker,
         });
     }
-    places
+    locations
 }
 
-/// The absolute folders that a variable lists, such as `PATH`. Relative ones are left out: no code is loaded from wherever the
-/// executable happens to be started.
+/// The absolute folders that a variable lists, such as `PATH`. Relative ones are left out: no code
+/// is loaded from wherever the executable happens to be started.
 fn list(variable: &str) -> Vec<PathBuf> {
     std::env::var_os(variable)
         .map(|value| {
@@ -252,8 +230,9 @@ fn capi(packages: &Path) -> PathBuf {
     packages.join("onnxruntime").join("capi")
 }
 
-/// The wheels installed under a Python prefix (`/usr`, a virtual environment ...), the newest Python first. Debian names the
-/// folder `dist-packages`, and keeps the system's own under `python3`.
+/// The wheels installed under a Python prefix (`/usr`, a virtual environment ...), the newest
+/// Python first. Debian names the folder `dist-packages`, and keeps the system's own under
+/// `python3`.
 fn wheels_of_prefix(prefix: &Path) -> Vec<PathBuf> {
     let mut found: Vec<(Vec<u32>, PathBuf)> = Vec::new();
     for lib in ["lib", "lib64"] {
@@ -281,8 +260,8 @@ fn wheels_of_prefix(prefix: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, folder)| folder).collect()
 }
 
-/// Asks Python where its package is, without importing it. The current folder is no place to find it in.
-fn ask_python() -> Result<Place, String> {
+/// Asks Python where its package is, without importing it. The current folder is not searched.
+fn ask_python() -> Result<SearchLocation, String> {
     const QUESTION: &str = "import sys; sys.path = [p for p in sys.path if p]; \
         from importlib.util import find_spec as f; s = f('onnxruntime'); \
         print(s.submodule_search_locations[0] if s and s.submodule_search_locations else '')";
@@ -295,24 +274,25 @@ fn ask_python() -> Result<Place, String> {
     let answer = String::from_utf8_lossy(&output.stdout);
     match answer.trim() {
         "" => Err("it has none".to_owned()),
-        package => Ok(Place {
+        package => Ok(SearchLocation {
             how: "the package that `python3` finds".to_owned(),
             folders: vec![Path::new(package).join("capi")],
         }),
     }
 }
 
-/// The command that brings a library which works, also where pip has an older one already.
+/// The command that installs a library which works, also where pip has an older one already.
 fn install() -> String {
     format!("pip install -U 'onnxruntime>=1.{OLDEST}'")
 }
 
-/// The library's plain name on this system.
+/// The library's file name on this system, without a version.
 fn file_name() -> String {
     format!("{DLL_PREFIX}onnxruntime{DLL_SUFFIX}")
 }
 
-/// The library that an explicit path means: itself, or the newest in that folder or where a wheel keeps it below.
+/// The library that an explicit path means: itself, or the newest in that folder or in the
+/// subfolders where a wheel or a release keeps it.
 fn named_library(path: &Path) -> Result<PathBuf, String> {
     let absolute = std::path::absolute(path).map_err(|error| error.to_string())?;
     if absolute.is_dir() {
@@ -328,9 +308,11 @@ fn named_library(path: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// The newest library in a folder: wheels name it `libonnxruntime.so.1.32.0`, packages of C++ also `libonnxruntime.so`.
+/// The newest library in a folder: wheels name it `libonnxruntime.so.1.32.0`, packages of C++ also
+/// `libonnxruntime.so`.
 ///
-/// The wheels `onnxruntime` and `onnxruntime-gpu` share one folder. Where both are installed, that of the latter is taken.
+/// The wheels `onnxruntime` and `onnxruntime-gpu` share one folder. Where both are installed, that
+/// of the latter is taken.
 fn newest_library(folder: &Path) -> Option<PathBuf> {
     let with_gpu = gpu_wheel(folder);
     let (_, _, name) = std::fs::read_dir(folder)
@@ -344,7 +326,8 @@ fn newest_library(folder: &Path) -> Option<PathBuf> {
     Some(folder.join(name))
 }
 
-/// The versions of `onnxruntime-gpu` that pip has noted beside the package whose folder of libraries this is.
+/// The versions of `onnxruntime-gpu` that pip recorded beside the package whose folder of libraries
+/// this is.
 fn gpu_wheel(capi: &Path) -> Vec<Vec<u32>> {
     let packages = capi.parent().and_then(Path::parent);
     let entries = packages.and_then(|packages| std::fs::read_dir(packages).ok());
@@ -360,7 +343,8 @@ fn gpu_wheel(capi: &Path) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// The numbers in a library's file name (none in the plain name), or `None` for another file.
+/// The version in a library's file name (empty where the name has none), or `None` for another
+/// file.
 fn version_in(name: &OsStr) -> Option<Vec<u32>> {
     let stem = format!("{DLL_PREFIX}onnxruntime");
     let rest = name.to_str()?.strip_prefix(&stem)?;
@@ -382,7 +366,7 @@ fn numbers(version: &str) -> Vec<u32> {
 }
 
 /// Loads a library into the process. After a failure another one can be tried.
-fn try_load(library: &Path, how: &str) -> Result<(EnvironmentBuilder, Located), String> {
+fn try_load(library: &Path, how: &str) -> Result<(EnvironmentBuilder, RuntimeLibrary), String> {
     let path = std::fs::canonicalize(library).map_err(|error| error.to_string())?;
     // Held open over the second opening, so that the library is not unloaded and loaded again.
     let (_open, version) = open(&path)?;
@@ -394,7 +378,7 @@ fn try_load(library: &Path, how: &str) -> Result<(EnvironmentBuilder, Located), 
     })?;
     Ok((
         builder.with_telemetry(false),
-        Located {
+        RuntimeLibrary {
             path,
             how: how.to_owned(),
             version,
@@ -404,8 +388,8 @@ fn try_load(library: &Path, how: &str) -> Result<(EnvironmentBuilder, Located), 
 
 /// Opens a library and asks it for its version.
 fn open(path: &Path) -> Result<(libloading::Library, String), String> {
-    // SAFETY: loading runs the library's initialisers, as it must for ONNX Runtime to be used at all; the path was named by
-    // the user or found where ONNX Runtime is installed.
+    // SAFETY: loading runs the library's initialisers, as it must for ONNX Runtime to be used at
+    // all; the path was named by the user or found where ONNX Runtime is installed.
     let library = unsafe { libloading::Library::new(path) }.map_err(|error| {
         let why = std::error::Error::source(&error)
             .map_or_else(|| error.to_string(), ToString::to_string);
@@ -417,8 +401,9 @@ fn open(path: &Path) -> Result<(libloading::Library, String), String> {
             .get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0")
     }
     .map_err(|_| "it is no ONNX Runtime (it has no OrtGetApiBase)".to_owned())?;
-    // SAFETY: the function takes nothing and gives a pointer to a static structure, or null; the version is a static,
-    // null-terminated string in the library, which is still open while it is copied.
+    // SAFETY: the function takes nothing and gives a pointer to a static structure, or null; the
+    // version is a static, null-terminated string in the library, which is still open while it is
+    // copied.
     let version = unsafe {
         let base = base().as_ref().ok_or("its OrtGetApiBase gives nothing")?;
         CStr::from_ptr((base.GetVersionString)())

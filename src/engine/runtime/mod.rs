@@ -1,4 +1,118 @@
-//! ONNX Runtime: finding its library, and the environment that a process has of it.
+//! ONNX Runtime: finding its library ([`locate`]), and starting it, once in a process.
 
 pub mod locate;
 mod telemetry;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::{Environment, EnvironmentBuilder};
+
+use self::locate::{LocateError, RuntimeLibrary};
+use super::cpu::operators;
+use super::error::EngineError;
+
+/// Why ONNX Runtime cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// There is no library, or none that can be loaded.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// The library was found and loaded, and did not start.
+    #[error("cannot load {}: {source}", .library.display())]
+    Start {
+        /// The library.
+        library: PathBuf,
+        /// Its reason.
+        source: EngineError,
+    },
+}
+
+/// ONNX Runtime, found and started when it is first needed.
+pub struct Runtime {
+    explicit: Option<PathBuf>,
+    located: Option<(Option<EnvironmentBuilder>, RuntimeLibrary)>,
+    environment: Option<Environment>,
+}
+
+impl Runtime {
+    /// Nothing is looked for yet. `explicit` names the library, or a folder that holds it.
+    #[must_use]
+    pub fn new(explicit: Option<&Path>) -> Self {
+        Self {
+            explicit: explicit.map(Path::to_owned),
+            located: None,
+            environment: None,
+        }
+    }
+
+    /// Finds the library and loads it, unless that was done before.
+    ///
+    /// # Errors
+    /// When there is none that can be loaded.
+    pub fn locate(&mut self) -> Result<&RuntimeLibrary, LocateError> {
+        let (_, located) = match &mut self.located {
+            Some(known) => known,
+            none => {
+                let (builder, located) = locate::load(self.explicit.as_deref())?;
+                none.insert((Some(builder), located))
+            }
+        };
+        Ok(located)
+    }
+
+    /// The library's version, such as `1.32.0`, once it was found.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        let (_, located) = self.located.as_ref()?;
+        Some(&located.version)
+    }
+
+    /// Gets ONNX Runtime ready for sessions, unless that was done before.
+    ///
+    /// # Errors
+    /// When there is no library that can be loaded, or it refuses to start.
+    pub fn environment(&mut self) -> Result<&Environment, RuntimeError> {
+        let library = self.locate()?.path.clone();
+        if let Some((builder, located)) = &mut self.located
+            && let Some(builder) = builder.take()
+        {
+            let environment = start(builder, located)
+                .map_err(|source| RuntimeError::Start { library, source })?;
+            self.environment = Some(environment);
+        }
+        self.environment
+            .as_ref()
+            .ok_or_else(|| RuntimeError::Start {
+                library: PathBuf::from("ONNX Runtime"),
+                source: EngineError::Runtime("it refused to start before".to_owned()),
+            })
+    }
+}
+
+/// Starts a library that [`locate::load`] gave, or shares the environment that the process has: it
+/// has one, which lasts as long as the process.
+///
+/// # Errors
+/// When ONNX Runtime refuses, or the process started another library before.
+pub fn start(
+    builder: EnvironmentBuilder,
+    library: &RuntimeLibrary,
+) -> Result<Environment, EngineError> {
+    static STARTED: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((environment, path)) = &*started {
+        if *path == library.path {
+            return Ok(environment.clone());
+        }
+        return Err(EngineError::Runtime(format!(
+            "{} serves this process already, and {} can't be loaded beside it",
+            path.display(),
+            library.path.display()
+        )));
+    }
+    let environment = builder.build()?;
+    operators::register_domain(&environment)?;
+    *started = Some((environment.clone(), library.path.clone()));
+    Ok(environment)
+}

@@ -79,9 +79,9 @@ pub struct Packed<'a, P> {
 }
 
 /// Positions do nothing: they are in the embeddings.
-pub struct Unplaced;
+pub struct NoPositions;
 
-impl Positions for Unplaced {
+impl Positions for NoPositions {
     #[inline(always)]
     fn key(&self, _: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
         for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {
@@ -121,7 +121,7 @@ impl Positions for Alibi<'_> {
 
     #[inline(always)]
     fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
-        Unplaced.key(position, source, bias, key);
+        NoPositions.key(position, source, bias, key);
     }
 
     #[inline(always)]
@@ -134,7 +134,7 @@ impl Positions for Alibi<'_> {
         query: &mut [f32],
         stride: usize,
     ) {
-        Unplaced.query(position, source, bias, scale, query, stride);
+        NoPositions.query(position, source, bias, scale, query, stride);
     }
 }
 
@@ -786,7 +786,7 @@ mod tests {
     enum Kind {
         Rotary,
         Alibi,
-        Unplaced,
+        NoPositions,
     }
 
     /// Sequences that lie end to end in a batch.
@@ -835,7 +835,7 @@ mod tests {
                     let slopes = &[1.5, 0.004];
                     self.attend_at(&Alibi { slopes }, arch, qkv, bias)
                 }
-                Kind::Unplaced => self.attend_at(&Unplaced, arch, qkv, bias),
+                Kind::NoPositions => self.attend_at(&NoPositions, arch, qkv, bias),
             }
         }
 
@@ -872,7 +872,11 @@ mod tests {
     }
 
     fn cases() -> impl Strategy<Value = Case> {
-        let kinds = prop_oneof![Just(Kind::Rotary), Just(Kind::Alibi), Just(Kind::Unplaced)];
+        let kinds = prop_oneof![
+            Just(Kind::Rotary),
+            Just(Kind::Alibi),
+            Just(Kind::NoPositions)
+        ];
         let widths = prop::sample::select(vec![2, 4, 10, 12, 16, 20, 32]);
         // Around blocks of keys and of queries, and beyond what far keys are left out at.
         let length = prop_oneof![
@@ -1009,7 +1013,7 @@ mod tests {
                 bias: &[0.0; 2 * WIDTH],
                 hidden: WIDTH,
                 heads: 1,
-                positions: &Unplaced,
+                positions: &NoPositions,
             };
             let mut output = vec![0.0; length * WIDTH];
             // SAFETY: `output` holds `length` rows, and nobody else writes to it.

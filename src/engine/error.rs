@@ -1,0 +1,38 @@
+//! Why a model could not be loaded into ONNX Runtime, or a batch not be run.
+
+use super::batch::Reduce;
+use crate::threads::MORE_THREADS;
+
+/// Why a batch or a model could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// ONNX Runtime refused.
+    #[error("ONNX Runtime: {0}")]
+    Runtime(String),
+    /// The system gave ONNX Runtime no thread.
+    #[error("cannot start a thread: ONNX Runtime: {0}. {advice}", advice = MORE_THREADS)]
+    Threads(String),
+    /// The device has not enough memory for this batch. A smaller one may fit.
+    #[error("out of memory on the device: {0}")]
+    OutOfMemory(String),
+    /// The device no longer answers, and nothing more can be run on it in this process.
+    #[error("the device was lost: {0}")]
+    DeviceLost(String),
+    /// The model's folder has a name that ONNX Runtime does not take.
+    #[error("the path is not UTF-8, and ONNX Runtime cannot open it: give the folder another name")]
+    Encoding,
+    /// The model has no such output.
+    #[error("the graph was built without the output {0:?}")]
+    Output(Reduce),
+}
+
+impl<T> From<ort::Error<T>> for EngineError {
+    fn from(error: ort::Error<T>) -> Self {
+        let why = error.to_string();
+        // What ONNX Runtime says when its own thread pool could not be started.
+        if why.contains("pthread_create") {
+            return Self::Threads(why);
+        }
+        Self::Runtime(why)
+    }
+}

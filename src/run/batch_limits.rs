@@ -1,0 +1,76 @@
+//! How large batches and chunks of a group are, for its devices, model and options.
+
+use super::chunker::ChunkLimits;
+use super::group::Group;
+use super::options::Options;
+use super::record_parts::PartTokens;
+use crate::engine::loader;
+use crate::engine::select::SelectedDevice;
+use crate::settings::Kernels;
+
+/// Tokens of a batch on a CPU, unless the settings say otherwise: enough for dense products at full
+/// speed, and few enough for a layer's activations to stay in the cache.
+const BATCH_TOKENS: usize = 512;
+
+/// The most bytes of per-token output of a chunk.
+const CHUNK_BYTES: usize = 128 << 20;
+
+/// The same where GPUs compute, whose batches are larger.
+const GPU_CHUNK_BYTES: usize = 1 << 30;
+
+/// Bytes of vectors in a part of a long record whose tokens have a vector each. What is saved of a
+/// record is identified by its parts, so with another size, what earlier releases saved is useless.
+const PART_BYTES: usize = 8 << 20;
+
+/// Tokens in a part of a long record that is pooled.
+const PART_TOKENS: usize = 1 << 15;
+
+/// Batches of a chunk for each GPU.
+const BATCHES_AHEAD: usize = 16;
+
+/// The limits of a group on its devices.
+pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice]) -> ChunkLimits {
+    let hidden = group.model.architecture().hidden();
+    let settings = || group.tasks.iter().map(|task| &task.job.settings);
+    let asked = settings()
+        .filter_map(|settings| settings.batch_tokens)
+        .min();
+    let per_token = settings().any(|settings| settings.pooling.is_per_token());
+    let part_tokens = PartTokens {
+        pooled: PART_TOKENS,
+        each: (PART_BYTES / (4 * hidden).max(1)).max(1),
+    };
+    let free = devices.iter().filter_map(|device| device.gpu.as_ref());
+    let limits = if let Some(free) = free.map(|(_, free)| *free).min() {
+        let batch_tokens =
+            asked.unwrap_or_else(|| loader::gpu_batch_tokens(&group.model, group.precision, free));
+        // The more batches in a chunk, the fewer are cut short at its end; and no device may have
+        // to wait for the next chunk.
+        let mut chunk_tokens = batch_tokens * devices.len() * BATCHES_AHEAD;
+        if per_token {
+            chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (4 * hidden));
+        }
+        ChunkLimits {
+            chunk_tokens,
+            batch_tokens,
+            padded: false,
+            part_tokens,
+        }
+    } else {
+        let batch_tokens = asked.unwrap_or(BATCH_TOKENS);
+        let mut chunk_tokens = (batch_tokens * options.threads * 16).max(1 << 15);
+        if per_token {
+            chunk_tokens = chunk_tokens.min(CHUNK_BYTES / (4 * hidden));
+        }
+        ChunkLimits {
+            chunk_tokens,
+            batch_tokens,
+            padded: options.kernels == Kernels::Portable,
+            part_tokens,
+        }
+    };
+    ChunkLimits {
+        chunk_tokens: limits.chunk_tokens.max(1),
+        ..limits
+    }
+}

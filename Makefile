@@ -46,6 +46,8 @@ test-install: need-cargo setup ## install with pip into a fresh environment, and
 lint: need-cargo ## check the format and the lints, and that nothing a tool left behind is committed
 	@git ls-files | sh scripts/leftovers.sh
 	@$(CARGO) fmt --all --check
+	@# The list of families declares its modules by a macro, into which cargo fmt does not look.
+	@rustfmt --edition 2024 --check onnx/src/families/*.rs
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 soak: need-cargo setup ## kill, stop and starve runs at random moments, and go on with them (as root: full disks too)

@@ -1,4 +1,4 @@
-//! Writes a model's graph for a look at it: `graph MODEL_DIR padded|packed|fused|plain fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx`, where
+//! Writes a model's graph for a look at it: `graph MODEL_DIR padded|packed|fused|ort-cuda fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx`, where
 //! OUTPUTS are some of `mean,max,tokens,half-tokens`.
 //!
 //! The weights are found when the file lies in the model's folder.
@@ -9,7 +9,7 @@ use std::{env, fs, process};
 use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Precision};
 
 const USAGE: &str =
-    "usage: graph MODEL_DIR padded|packed|fused|plain fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx";
+    "usage: graph MODEL_DIR padded|packed|fused|ort-cuda fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx";
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -27,7 +27,7 @@ fn write(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         "padded" => GraphKind::Padded,
         "packed" => GraphKind::Packed,
         "fused" => GraphKind::Fused,
-        "plain" => GraphKind::Plain,
+        "ort-cuda" => GraphKind::OrtCuda,
         other => return Err(format!("no kind of graph is called {other:?}").into()),
     };
     let precision = Precision::of_name(precision)

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::leftovers::Help;
 use crate::checkpoint::pickle::PickleError;
-use crate::families::GraphKind;
-use crate::model::Precision;
+use crate::checkpoint::remedy::Remedy;
+use crate::graph::request::{GraphKind, Precision};
 use crate::shown;
 
 /// Why a checkpoint could not be read, or a model not be written or opened.
@@ -77,7 +76,7 @@ pub enum Error {
         /// Another one.
         second: Option<String>,
         /// What helps.
-        help: Help,
+        help: Remedy,
     },
     /// A configuration that describes no model that can be exported.
     #[error("{}: {}", path.display(), shown::message(message))]
@@ -279,7 +278,7 @@ pub enum Error {
         GraphKind::Padded => "padded",
         GraphKind::Packed => "packed",
         GraphKind::Fused => "fused",
-        GraphKind::Plain => "portable CUDA",
+        GraphKind::OrtCuda => "portable CUDA",
     }, match precision {
         Precision::Fp8 => " of this model: there are some of ESM-2 alone, from 150M on; choose fp16",
         _ => "",

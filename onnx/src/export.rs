@@ -5,22 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::atomic_file::{self, AtomicFolder};
-use crate::checkpoint::leftovers;
-use crate::checkpoint::{Checkpoint, Settings};
+use crate::checkpoint::{Canonical, Checkpoint, Settings, check_frequencies, leftovers};
 use crate::error::Error;
+use crate::families::Architecture;
 use crate::families::catalog::known_model;
-use crate::families::{Architecture, GraphKind, GraphRequest, Output};
+use crate::graph::request::{GraphKind, GraphRequest, Output, Precision};
 use crate::model::{
-    GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Precision, Source, Tokenizer,
-    WEIGHTS_FILE,
+    GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Source, Tokenizer, WEIGHTS_FILE,
 };
-use crate::tokenizer;
-use crate::weights::cast;
+use crate::tokenizer::{self, Lookup, TokenizerCheck};
 use crate::weights::random::Random;
 use crate::weights::table::{Weights, place, write};
-
-/// Says of a tokenizer's kind, as in [`Tokenizer::kind`], and the text of its file why sequences cannot be read with it.
-pub type TokenizerCheck = fn(kind: &str, file: &[u8]) -> Result<(), String>;
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +32,16 @@ pub struct ExportOptions {
     pub half: Option<Precision>,
 }
 
+impl ExportOptions {
+    fn lookup<'a>(&'a self, folder: Option<&'a Path>) -> Lookup<'a> {
+        Lookup {
+            named: self.tokenizer.as_deref(),
+            folder,
+            check: self.check_tokenizer,
+        }
+    }
+}
+
 /// Exports a checkpoint into a new folder.
 ///
 /// # Errors
@@ -46,21 +51,34 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
     check_target(target, options.force)?;
     let checkpoint = Checkpoint::open(source)?;
     let architecture = Architecture::of(&checkpoint)?;
-    let description = architecture.description();
-    let weights = checkpoint.canonical(description)?;
-    leftovers::check(&checkpoint.path, description, &weights)?;
-    checkpoint.check_frequencies(description)?;
+    let family = architecture.family();
+    let (names, sizes) = (family.names(), family.sizes());
+    let weights = Canonical::of(&checkpoint, &names)?;
+    leftovers::check(
+        &checkpoint.path,
+        &names,
+        &family.plan(),
+        family.layers(),
+        &weights,
+    )?;
+    if let Some(base) = sizes.rotary_base {
+        check_frequencies(&checkpoint, &names, sizes.head_width, base)?;
+    }
     let (format, folder) = match &checkpoint.settings {
         Settings::HuggingFace { path, .. } => ("hugging-face", path.parent()),
         Settings::FairEsm { .. } => ("fair-esm", None),
     };
-    let tokenizer = tokenizer::find(description, folder, options)?
-        .or_else(|| description.own_tokenizer())
-        .ok_or_else(|| Error::NoTokenizer {
-            path: checkpoint.path.clone(),
-            file: tokenizer::file(description),
-            vocabulary: description.vocabulary(),
-        })?;
+    let tokenizer = tokenizer::find(
+        family.tokenizer(),
+        family.vocabulary(),
+        &options.lookup(folder),
+    )?
+    .or_else(|| family.own_tokenizer())
+    .ok_or_else(|| Error::NoTokenizer {
+        path: checkpoint.path.clone(),
+        file: family.tokenizer().file(),
+        vocabulary: family.vocabulary(),
+    })?;
     let name = options.name.clone().unwrap_or_else(|| name_of(source));
     let plan = Plan {
         name,
@@ -93,14 +111,18 @@ pub fn export_random(
     let known = known_model(known).ok_or_else(|| Error::UnknownModel {
         name: known.to_owned(),
     })?;
-    let description = known.architecture.description();
-    let tokenizer = tokenizer::find(description, None, options)?
-        .or_else(|| description.sample_tokenizer())
-        .ok_or_else(|| Error::NoTokenizer {
-            path: target.to_path_buf(),
-            file: tokenizer::file(description),
-            vocabulary: description.vocabulary(),
-        })?;
+    let family = known.architecture.family();
+    let tokenizer = tokenizer::find(
+        family.tokenizer(),
+        family.vocabulary(),
+        &options.lookup(None),
+    )?
+    .or_else(|| family.sample_tokenizer())
+    .ok_or_else(|| Error::NoTokenizer {
+        path: target.to_path_buf(),
+        file: family.tokenizer().file(),
+        vocabulary: family.vocabulary(),
+    })?;
     let plan = Plan {
         name: options
             .name
@@ -184,8 +206,8 @@ impl Plan<'_> {
         weights: &dyn Weights,
         options: &ExportOptions,
     ) -> Result<Model, Error> {
-        let description = self.architecture.description();
-        let tensors = description.plan();
+        let family = self.architecture.family();
+        let tensors = family.plan();
         // A link to a folder stays a link.
         let resolved = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
         let named = target;
@@ -206,8 +228,8 @@ impl Plan<'_> {
             let path = folder.partial().join(name);
             fs::write(&path, bytes).map_err(Error::io(&path, "write"))
         };
-        save(tokenizer::file(description), &self.tokenizer)?;
-        let vocabulary = tokenizer::file(description).to_owned();
+        save(family.tokenizer().file(), &self.tokenizer)?;
+        let vocabulary = family.tokenizer().file().to_owned();
         let info = ModelInfo {
             name: self.name,
             architecture: self.architecture.clone(),
@@ -217,10 +239,10 @@ impl Plan<'_> {
             source: self.source,
             random_seed: self.random_seed,
             tokenizer: Tokenizer {
-                kind: description.tokenizer().to_owned(),
+                kind: family.tokenizer(),
                 files: vec![vocabulary.clone()],
             },
-            max_residues: description.max_residues(),
+            max_residues: family.max_residues(),
             weights_blake3: Some(hashes.blake3),
             files: BTreeMap::new(),
             tensors: place(&tensors),
@@ -230,7 +252,7 @@ impl Plan<'_> {
         let graph = model.graph(&GraphRequest {
             kind: GraphKind::Padded,
             precision: Precision::Fp32,
-            layer: description.layers(),
+            layer: family.layers(),
             outputs: vec![Output::Mean, Output::Max, Output::Tokens],
         })?;
         save(GRAPH_FILE, &graph)?;
@@ -250,7 +272,9 @@ impl Plan<'_> {
             .filter(|&precision| precision != Precision::Fp32)
         {
             for storage in model.storages(precision)? {
-                cast::write(folder.partial(), folder.partial(), &model, storage)?;
+                model
+                    .cast(storage)
+                    .write(folder.partial(), folder.partial())?;
             }
         }
         // The old model stays until the new one is whole.

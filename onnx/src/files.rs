@@ -1,10 +1,17 @@
-//! Small files that are read as a whole: configurations, indices, vocabularies.
+//! The files of a model folder, and reading small ones as a whole: configurations, indices, vocabularies.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use crate::error::Error;
+
+/// What a model folder is known by.
+pub const INFO_FILE: &str = "seqembed.json";
+/// All weights.
+pub const WEIGHTS_FILE: &str = "weights.bin";
+/// The padded graph of the last layer, for any ONNX Runtime.
+pub const GRAPH_FILE: &str = "model.onnx";
 
 /// How a Git LFS pointer begins, the few lines that stand where `git lfs pull` has not brought the file itself.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";

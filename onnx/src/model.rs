@@ -1,7 +1,6 @@
 //! A model folder: `seqembed.json`, `weights.bin`, `model.onnx` and the tokenizer's files.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,129 +8,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::families::{Architecture, GraphKind, GraphRequest, Output};
+use crate::families::Architecture;
+pub use crate::files::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use crate::files::{read_small, refuse_lfs_pointer};
 use crate::graph::builder::Builder;
-use crate::graph::proto::ElementType;
-use crate::weights::cast;
-use crate::weights::table::{Planned, Recipe, place, place_as};
+use crate::graph::request::{GraphKind, GraphRequest, Output, Precision};
+use crate::tokenizer::TokenizerKind;
+use crate::weights::cast::Cast;
+use crate::weights::table::{Planned, Storage, TensorInfo, TensorSource, place, place_as};
 use crate::weights::verify::{self, Expected, WeightsFile};
 
-/// What a model folder is known by.
-pub const INFO_FILE: &str = "seqembed.json";
-/// All weights.
-pub const WEIGHTS_FILE: &str = "weights.bin";
-/// The padded graph of the last layer, for any ONNX Runtime.
-pub const GRAPH_FILE: &str = "model.onnx";
 /// A line for each number of each tensor's shape.
 const LONGEST_INFO: u64 = 64 << 20;
 /// Counts up whenever graphs or the weights file change in a way that an older folder can't serve.
 pub const GRAPH_VERSION: u32 = 1;
-
-/// A number format of weights and of what is computed from them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    Fp32,
-    /// 16-bit floats: 11 bits of precision, up to 65,504.
-    Fp16,
-    /// 16-bit floats of another kind: 8 bits of precision, and the range of 32-bit ones.
-    Bf16,
-    /// As `Fp16`, but for the dense layers of feed-forward layers, whose products are of 8-bit floats: e4m3, 4 bits of precision.
-    Fp8,
-}
-
-impl Precision {
-    /// All formats.
-    pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Bf16, Self::Fp8];
-
-    /// Its name: `fp32`, `fp16`, `bf16` or `fp8`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Fp16 => "fp16",
-            Self::Bf16 => "bf16",
-            Self::Fp8 => "fp8",
-        }
-    }
-
-    /// The format of this name.
-    #[must_use]
-    pub fn of_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|precision| precision.name() == name)
-    }
-
-    /// Bytes of a number; `Fp8`: outside of feed-forward layers.
-    #[must_use]
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Fp32 => 4,
-            Self::Fp16 | Self::Bf16 | Self::Fp8 => 2,
-        }
-    }
-
-    /// The same for ONNX; `Fp8`: outside of feed-forward layers.
-    #[must_use]
-    pub fn element(self) -> ElementType {
-        match self {
-            Self::Fp32 => ElementType::Float,
-            Self::Fp16 | Self::Fp8 => ElementType::Float16,
-            Self::Bf16 => ElementType::BFloat16,
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.name())
-    }
-}
-
-/// How the weights stand in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Storage {
-    /// Their number format.
-    pub precision: Precision,
-    /// Whether layer norms are folded into the dense layers behind them, see [`crate::weights::norm_fold`].
-    pub folded: bool,
-}
-
-impl Storage {
-    /// What graphs of a kind and number format read.
-    #[must_use]
-    pub fn of(kind: GraphKind, precision: Precision) -> Self {
-        Self {
-            precision,
-            folded: kind == GraphKind::Fused,
-        }
-    }
-
-    /// The file.
-    #[must_use]
-    pub fn file(self) -> &'static str {
-        match (self.precision, self.folded) {
-            (Precision::Fp32, _) => WEIGHTS_FILE,
-            (Precision::Fp16, false) => "weights.fp16.bin",
-            (Precision::Bf16, false) => "weights.bf16.bin",
-            (Precision::Fp16, true) => "weights.fp16.folded.bin",
-            (Precision::Bf16, true) => "weights.bf16.folded.bin",
-            (Precision::Fp8, _) => "weights.fp8.folded.bin",
-        }
-    }
-}
-
-impl From<Precision> for Storage {
-    fn from(precision: Precision) -> Self {
-        Self {
-            precision,
-            folded: false,
-        }
-    }
-}
 
 /// Where the weights came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,24 +35,10 @@ pub struct Source {
 /// Which tokenizer, and its files in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokenizer {
-    /// `esm2`: one token a residue, from `vocab.txt`. `bpe`: byte-pair encoding, from `tokenizer.json`. `bert`: k-mers or
-    /// letters, from `vocab.txt`.
-    pub kind: String,
+    /// How it makes tokens.
+    pub kind: TokenizerKind,
     /// Names of its files.
     pub files: Vec<String>,
-}
-
-/// A tensor of the weights file: little-endian values, row after row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TensorInfo {
-    /// Its name, as in the graphs.
-    pub name: String,
-    /// Its shape; dense weights are [out, in].
-    pub shape: Vec<usize>,
-    /// Its first byte.
-    pub offset: u64,
-    /// How many bytes.
-    pub bytes: u64,
 }
 
 /// What `seqembed.json` holds.
@@ -282,11 +158,9 @@ impl Model {
         }
         let check = check_of(&json);
         let info: ModelInfo = serde_json::from_value(json).map_err(Error::json(&path))?;
-        let description = info.architecture.description();
-        description
-            .validate()
-            .map_err(|message| fault(&path, message))?;
-        if info.tensors != place(&description.plan()) {
+        let family = info.architecture.family();
+        family.validate().map_err(|message| fault(&path, message))?;
+        if info.tensors != place(&family.plan()) {
             return Err(fault(
                 &path,
                 "its table of tensors does not fit its architecture; export the model again"
@@ -385,13 +259,13 @@ impl Model {
     #[must_use]
     pub fn tensors(&self, storage: impl Into<Storage>) -> Vec<TensorInfo> {
         let Storage { precision, folded } = storage.into();
-        let description = self.info.architecture.description();
-        let mut plan = description.plan();
-        let mut eights = Vec::new();
+        let family = self.info.architecture.family();
+        let mut plan = family.plan();
+        let mut fp8 = Vec::new();
         if folded {
-            let mut folds = description.folds();
+            let mut folds = family.folds();
             if precision == Precision::Fp8 {
-                eights = std::mem::take(&mut folds.feed_forward);
+                fp8 = std::mem::take(&mut folds.feed_forward);
             }
             let new = folds.biases.into_iter().filter(|bias| {
                 self.info
@@ -402,11 +276,11 @@ impl Model {
             plan.extend(new.map(|bias| Planned {
                 name: bias.name,
                 shape: vec![bias.length],
-                recipe: Recipe::Rows(Vec::new()),
+                source: TensorSource::Rows(Vec::new()),
             }));
         }
         place_as(&plan, |name| {
-            if eights.iter().any(|eight| eight == name) {
+            if fp8.iter().any(|weight| weight == name) {
                 1
             } else {
                 precision.bytes()
@@ -443,9 +317,7 @@ impl Model {
         let storage = storage.into();
         match storage.precision {
             Precision::Fp32 => Ok(self.folder.clone()),
-            Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => {
-                cast::ensure(self, storage, cache)
-            }
+            Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => self.cast(storage).ensure(cache),
         }
     }
 
@@ -458,19 +330,42 @@ impl Model {
         if storage.precision == Precision::Fp32 {
             return self.wide(&self.folder);
         }
-        let path = cast::ensure(self, storage, cache)?.join(storage.file());
-        let (length, hash) = cast::whole(&path, self, storage)
+        let path = self.cast(storage).ensure(cache)?.join(storage.file());
+        let (length, hash) = self
+            .cast(storage)
+            .whole(&path)
             .ok_or_else(|| Error::Changed { path: path.clone() })?;
         WeightsFile::open(path, length, Expected::Blake3(hash))
     }
 
-    /// `weights.bin` of a folder.
-    pub(crate) fn wide(&self, folder: &Path) -> Result<WeightsFile, Error> {
-        let expected = match &self.info.weights_blake3 {
+    /// The making of a weights file in another number format.
+    pub(crate) fn cast(&self, storage: Storage) -> Cast<'_> {
+        let folds = storage
+            .folded
+            .then(|| self.info.architecture.family().folds());
+        Cast {
+            folder: &self.folder,
+            weights_sha256: &self.info.weights_sha256,
+            expected: self.expected(),
+            from: &self.info.tensors,
+            to: self.tensors(storage),
+            folds: folds.unwrap_or_default(),
+            storage,
+        }
+    }
+
+    /// The hash of `weights.bin`.
+    fn expected(&self) -> Expected {
+        match &self.info.weights_blake3 {
             Some(hash) => Expected::Blake3(hash.clone()),
             None => Expected::Sha256(self.info.weights_sha256.clone()),
-        };
-        WeightsFile::open(folder.join(WEIGHTS_FILE), self.weights_bytes(), expected)
+        }
+    }
+
+    /// `weights.bin` of a folder.
+    fn wide(&self, folder: &Path) -> Result<WeightsFile, Error> {
+        let path = folder.join(WEIGHTS_FILE);
+        WeightsFile::open(path, self.weights_bytes(), self.expected())
     }
 
     /// Builds a graph: the bytes of an ONNX file whose external data is [`Storage::file`].
@@ -488,8 +383,8 @@ impl Model {
     /// # Errors
     /// As [`Model::graph`].
     pub fn graph_at(&self, request: &GraphRequest, location: &str) -> Result<Vec<u8>, Error> {
-        let description = self.info.architecture.description();
-        let layers = description.layers();
+        let family = self.info.architecture.family();
+        let layers = family.layers();
         if request.layer > layers {
             return Err(Error::Layer {
                 layer: request.layer,
@@ -513,7 +408,7 @@ impl Model {
         let tensors = self.tensors(storage);
         let mut builder = Builder::new(&tensors, storage);
         builder.at(location);
-        description.build(&mut builder, request);
+        family.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),
             ("seqembed.layer", &request.layer.to_string()),

@@ -1,52 +1,83 @@
-//! The tokenizer's file of a checkpoint: which it is, where it lies, and whether it fits the weights. What it means is for
-//! those who read sequences with it.
+//! The tokenizer's file of a checkpoint: which it is, where it lies, and whether it fits the weights. Reading sequences with it is for
+//! others.
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::export::ExportOptions;
-use crate::families::Description;
 use crate::files::read_small;
 use crate::shown;
 
 /// A line or two for each token; the largest vocabulary of DNA has 65,536.
 const LONGEST: u64 = 16 << 20;
 
-/// The name of the tokenizer's file.
-#[must_use]
-pub fn file(description: &dyn Description) -> &'static str {
-    match description.tokenizer() {
-        "bpe" => "tokenizer.json",
-        _ => "vocab.txt",
+/// How sequences become tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerKind {
+    /// One token a residue, from `vocab.txt`, with ESM's special tokens. Model folders call it `esm2`.
+    #[serde(rename = "esm2")]
+    Esm,
+    /// k-mers of DNA or single letters, told by `vocab.txt`, with BERT's special tokens.
+    Bert,
+    /// Byte-pair encoding, from `tokenizer.json`.
+    Bpe,
+}
+
+impl TokenizerKind {
+    /// The name of the tokenizer's file.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Bpe => "tokenizer.json",
+            Self::Esm | Self::Bert => "vocab.txt",
+        }
     }
 }
 
-/// Reads the file that was given, else the one in the checkpoint's folder, if there is one, and checks it.
+/// Says of the text of a tokenizer's file why sequences cannot be read with it.
+pub type TokenizerCheck = fn(kind: TokenizerKind, file: &[u8]) -> Result<(), String>;
+
+/// Where to look for the tokenizer's file, and how to check it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lookup<'a> {
+    /// The file that was named.
+    pub named: Option<&'a Path>,
+    /// The checkpoint's folder.
+    pub folder: Option<&'a Path>,
+    /// Asked before any weights are written.
+    pub check: Option<TokenizerCheck>,
+}
+
+/// Reads the file that was named, else the one in the checkpoint's folder, if there is one, and checks it
+/// for a model whose embedding table has `rows` rows.
 ///
 /// # Errors
-/// When the file can't be read, is none, has other tokens than the model, or does not pass [`ExportOptions::check_tokenizer`].
+/// When the file can't be read, is none, has other tokens than the model, or does not pass the check.
 pub fn find(
-    description: &dyn Description,
-    folder: Option<&Path>,
-    options: &ExportOptions,
+    kind: TokenizerKind,
+    rows: usize,
+    lookup: &Lookup<'_>,
 ) -> Result<Option<Vec<u8>>, Error> {
-    let beside = folder.map(|folder| folder.join(file(description)));
-    let path = match (options.tokenizer.as_deref(), &beside) {
-        (Some(given), _) => given,
+    let beside = lookup.folder.map(|folder| folder.join(kind.file()));
+    let path = match (lookup.named, &beside) {
+        (Some(named), _) => named,
         (None, Some(beside)) if beside.is_file() => beside,
         _ => return Ok(None),
     };
     let text = read_small(path, LONGEST)?;
-    let rows = description.vocabulary();
-    let (tokens, fits) = if file(description) == "tokenizer.json" {
-        let tokens = json_tokens(path, &text)?;
-        // A table is often rounded up.
-        (tokens, tokens <= rows)
-    } else {
-        let tokens = text.trim_ascii_end().split(|byte| *byte == b'\n').count();
-        (tokens, tokens == rows)
+    let (tokens, fits) = match kind {
+        TokenizerKind::Bpe => {
+            let tokens = json_tokens(path, &text)?;
+            // A table is often rounded up.
+            (tokens, tokens <= rows)
+        }
+        TokenizerKind::Esm | TokenizerKind::Bert => {
+            let tokens = text.trim_ascii_end().split(|byte| *byte == b'\n').count();
+            (tokens, tokens == rows)
+        }
     };
     if !fits {
         return Err(Error::config(
@@ -57,8 +88,8 @@ pub fn find(
             ),
         ));
     }
-    if let Some(check) = options.check_tokenizer {
-        check(description.tokenizer(), &text).map_err(|why| Error::config(path, why))?;
+    if let Some(check) = lookup.check {
+        check(kind, &text).map_err(|why| Error::config(path, why))?;
     }
     Ok(Some(text))
 }

@@ -136,7 +136,7 @@ impl GraphSpec<'_> {
                         say(&format!(
                             "{device}: ONNX Runtime's operators are used, which are slower, for seqembed's own kernels can't be: {error}"
                         ));
-                        Ok((GraphKind::Plain, None))
+                        Ok((GraphKind::OrtCuda, None))
                     }
                     Err(error) => Err(LoadError::Session {
                         folder: self.model.folder().to_owned(),
@@ -146,7 +146,7 @@ impl GraphSpec<'_> {
                     }),
                 }
             }
-            (Device::Cuda(_), _) => Ok((GraphKind::Plain, None)),
+            (Device::Cuda(_), _) => Ok((GraphKind::OrtCuda, None)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seqembed_onnx::{Architecture, Model};
+use seqembed_onnx::Model;
 
 use super::error::RunError;
 use crate::device::Device;
@@ -22,7 +22,7 @@ impl OpenedModel {
     /// Opens a model by its name or path. A checkpoint is exported first, unless that was done.
     pub(crate) fn open(name: &str, say: &dyn Fn(&str)) -> Result<Self, RunError> {
         let model = Model::open(&models::resolve(name, say)?)?;
-        let kind = model.info().tokenizer.kind.parse()?;
+        let kind = model.info().tokenizer.kind;
         Ok(Self {
             tokenizer: tokenize::open(model.folder(), kind)?.into(),
             model: Arc::new(model),
@@ -63,7 +63,14 @@ impl OpenedModel {
         if max_length < span {
             return Err(SettingsError::Short { max_length, span });
         }
-        if max_length > limit && matches!(self.model.architecture(), Architecture::Bert(_)) {
+        if max_length > limit
+            && self
+                .model
+                .architecture()
+                .family()
+                .position_limit()
+                .is_some()
+        {
             return Err(SettingsError::Long { max_length, limit });
         }
         settings.check_pooling(self.tokenizer.special())?;

@@ -10,8 +10,8 @@ mod windows;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
+pub use seqembed_onnx::TokenizerKind;
 use seqembed_onnx::shown;
 
 pub use self::special::SpecialTokens;
@@ -175,41 +175,12 @@ impl Encoded {
     }
 }
 
-/// Which tokenizer a model folder holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenizerKind {
-    /// `esm2`: a token a residue, `vocab.txt` with ESM's special tokens.
-    Esm,
-    /// `bpe`: byte-pair encoding of DNA, `tokenizer.json`.
-    Bpe,
-    /// `bert`: `vocab.txt` with BERT's special tokens; k-mers of DNA or single letters, told by the vocabulary.
-    Bert,
-}
-
-impl FromStr for TokenizerKind {
-    type Err = VocabularyError;
-
-    fn from_str(kind: &str) -> Result<Self, VocabularyError> {
-        match kind {
-            "esm2" => Ok(Self::Esm),
-            "bpe" => Ok(Self::Bpe),
-            "bert" => Ok(Self::Bert),
-            _ => Err(VocabularyError::Kind {
-                kind: kind.to_owned(),
-            }),
-        }
-    }
-}
-
 /// Opens the tokenizer of a model folder.
 ///
 /// # Errors
 /// When its file can't be read or is no vocabulary of this kind. The error names the file.
 pub fn open(folder: &Path, kind: TokenizerKind) -> Result<Box<dyn Tokenizer>, VocabularyError> {
-    let path = folder.join(match kind {
-        TokenizerKind::Esm | TokenizerKind::Bert => "vocab.txt",
-        TokenizerKind::Bpe => "tokenizer.json",
-    });
+    let path = folder.join(kind.file());
     let text = std::fs::read(&path).map_err(|source| VocabularyError::Io {
         path: path.clone(),
         source,
@@ -242,9 +213,8 @@ pub fn read(kind: TokenizerKind, text: &[u8]) -> Result<Box<dyn Tokenizer>, Voca
 ///
 /// # Errors
 /// The reason.
-pub fn check(kind: &str, text: &[u8]) -> Result<(), String> {
-    kind.parse()
-        .and_then(|kind| read(kind, text))
+pub fn check(kind: TokenizerKind, text: &[u8]) -> Result<(), String> {
+    read(kind, text)
         .map(drop)
         .map_err(|error| error.to_string())
 }
@@ -278,12 +248,6 @@ pub enum VocabularyError {
         path: PathBuf,
         /// What is wrong.
         source: Box<VocabularyError>,
-    },
-    /// No tokenizer of this name is known.
-    #[error("the tokenizer {kind:?} is not known (esm2, bpe and bert are); export the model again")]
-    Kind {
-        /// Its name.
-        kind: String,
     },
     /// A few lines of Git LFS where the file should be.
     #[error("it is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")]

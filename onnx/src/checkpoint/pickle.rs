@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::Dtype;
+use super::dtype::Dtype;
 use crate::shown;
 
 /// What a pickle asked for that is not given.

@@ -11,7 +11,8 @@ use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Described, Id, Pickle, Value};
-use super::{Scalar, Tensor, check_end};
+use super::settings::Scalar;
+use super::tensor::{Tensor, check_end};
 use crate::error::Error;
 use crate::files::refuse_lfs_pointer;
 use crate::shown;

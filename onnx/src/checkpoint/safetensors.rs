@@ -8,7 +8,8 @@ use std::path::Path;
 use safetensors::Dtype as Stored;
 use safetensors::tensor::Metadata;
 
-use super::{Dtype, Tensor, check_end};
+use super::dtype::Dtype;
+use super::tensor::{Tensor, check_end};
 use crate::error::Error;
 use crate::files::refuse_lfs_pointer;
 

@@ -1,23 +1,25 @@
 //! BERT (Devlin et al., 2019) with learned absolute positions: DNABERT (Ji et al., 2021), and any other of that shape.
 //! Post-norm blocks, erf GELU.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::leftovers::Names;
+use super::attention::Attention;
+use super::blocks::Blocks;
+use super::config::Config;
+use super::family::{Alphabet, Family, Likeness, Published};
+use super::learned_positions;
+use super::post_norm;
+use super::sizes::{FusedFormats, Sizes};
+use crate::checkpoint::names::{Names, plain_name};
+use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
-use crate::families::block;
-use crate::families::config::{Config, check_sizes};
-use crate::families::post_norm;
-use crate::families::post_norm::Blocks;
-use crate::families::{Description, GraphKind, GraphRequest, Sizes};
 use crate::graph::builder::Builder;
 use crate::graph::layers::Frame;
-use crate::graph::ort_cuda;
+use crate::graph::request::GraphRequest;
+use crate::tokenizer::TokenizerKind;
 use crate::weights::norm_fold::Folds;
-use crate::weights::table::{Input, Plan, Planned};
+use crate::weights::table::{Plan, Planned};
 
 /// The first tokens of DNABERT's vocabulary; k-mers follow.
 const SPECIALS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -59,12 +61,15 @@ impl Bert {
         }
     }
 
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
+    }
+
     /// Reads Hugging Face's `config.json`. What is missing is what transformers' `BertConfig` takes then.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when a size is missing or impossible, or it is a BERT of another kind.
-    pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
-        let config = Config { path, value };
+    fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         config.expect("position_embedding_type", &["absolute"])?;
         config.check_plain_encoder()?;
         let model = Self {
@@ -80,36 +85,68 @@ impl Bert {
         model.validate().map_err(|message| config.error(message))?;
         Ok(model)
     }
-
-    /// Word and position embeddings, summed; the token type's row is in the words' table.
-    fn embedding(frame: &mut Frame<'_, '_>) -> String {
-        let words = frame.embedding();
-        let table = frame.builder.weight("positions");
-        match frame.kind {
-            GraphKind::Padded => {
-                let positions = frame.positions();
-                let positions = frame.builder.op("Gather", &[&table, &positions], &[]);
-                let words = frame.as_rows(&words);
-                let sum = frame.builder.op("Add", &[&words, &positions], &[]);
-                frame.as_flat(&sum)
-            }
-            GraphKind::Packed | GraphKind::Fused | GraphKind::Plain => {
-                let positions = if frame.kind == GraphKind::Plain {
-                    ort_cuda::position_ids(frame.builder)
-                } else {
-                    let inputs = ["sequence_starts", "input_ids"];
-                    frame.builder.op("seqembed:Positions", &inputs, &[])
-                };
-                let positions = frame.builder.op("Gather", &[&table, &positions], &[]);
-                frame.builder.op("Add", &[&words, &positions], &[])
-            }
-        }
-    }
 }
 
-impl Description for Bert {
-    fn hidden(&self) -> usize {
-        self.hidden
+/// Name, hub id, parameters, bases of a k-mer.
+const PUBLISHED: [(&str, &str, &str, u32); 4] = [
+    ("DNABERT-3", "zhihan1996/DNA_bert_3", "86M", 3),
+    ("DNABERT-4", "zhihan1996/DNA_bert_4", "86M", 4),
+    ("DNABERT-5", "zhihan1996/DNA_bert_5", "87M", 5),
+    ("DNABERT-6", "zhihan1996/DNA_bert_6", "89M", 6),
+];
+
+impl Family for Bert {
+    fn about() -> &'static str {
+        "DNABERT and other BERTs with learned positions (model_type \"bert\")"
+    }
+
+    fn likeness(checkpoint: &Checkpoint) -> Likeness {
+        let Settings::HuggingFace { config, .. } = &checkpoint.settings else {
+            return Likeness::None;
+        };
+        let has = |part: &str| checkpoint.shapes().any(|(name, _)| name.contains(part));
+        // Older files do not say what they are. Their tensors do.
+        match config.get("model_type").and_then(Value::as_str) {
+            Some("bert") | None
+                if has(".attention.self.query.") && !has(".attention.self.Wqkv.") =>
+            {
+                Likeness::Full
+            }
+            Some("bert") => Likeness::Related,
+            _ => Likeness::None,
+        }
+    }
+
+    fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let Settings::HuggingFace { path, config } = &checkpoint.settings else {
+            return Err(Error::config(&checkpoint.path, "it has no config.json"));
+        };
+        if Self::likeness(checkpoint) != Likeness::Full {
+            return Err(Error::config(
+                path,
+                "model_type is \"bert\", but the weights have neither BERT's tensors (attention.self.query) nor \
+                 DNABERT-2's (attention.self.Wqkv)",
+            ));
+        }
+        Self::from_config(&Config {
+            path,
+            value: config,
+        })
+    }
+
+    fn published() -> Vec<Published<Self>> {
+        PUBLISHED
+            .map(|(name, hub_id, parameters, k)| Published {
+                name,
+                hub_id,
+                parameters,
+                family: Self::dnabert(k),
+            })
+            .into()
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.blocks().sizes(true, FusedFormats::Half)
     }
 
     fn layers(&self) -> usize {
@@ -120,25 +157,23 @@ impl Description for Bert {
         self.vocabulary
     }
 
-    fn sizes(&self) -> Sizes {
-        Sizes {
-            hidden: self.hidden,
-            heads: self.heads,
-            intermediate: self.intermediate,
-            rotary_base: None,
-            alibi: false,
-            gated: false,
-            post_norm: true,
-        }
+    fn alphabet(&self) -> Option<Alphabet> {
+        // k-mers of bases, or letters of proteins: the vocabulary tells.
+        None
+    }
+
+    fn tokenizer(&self) -> TokenizerKind {
+        TokenizerKind::Bert
     }
 
     fn max_residues(&self) -> Option<usize> {
-        // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one where it starts.
+        // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one where
+        // it starts.
         Some(self.positions - 2)
     }
 
-    fn tokenizer(&self) -> &'static str {
-        "bert"
+    fn position_limit(&self) -> Option<usize> {
+        Some(self.positions)
     }
 
     /// DNABERT's `vocab.txt`, where the number of tokens is that of all k-mers.
@@ -158,24 +193,18 @@ impl Description for Bert {
     }
 
     fn validate(&self) -> Result<(), String> {
-        check_sizes(
-            ("num_hidden_layers", self.layers),
-            &[
-                ("hidden_size", self.hidden),
-                ("num_attention_heads", self.heads),
-                ("intermediate_size", self.intermediate),
-                ("vocab_size", self.vocabulary),
-                ("type_vocab_size", self.token_types),
-                ("max_position_embeddings", self.positions),
-            ],
-        )?;
+        self.blocks().check(&[
+            ("vocab_size", self.vocabulary),
+            ("type_vocab_size", self.token_types),
+            ("max_position_embeddings", self.positions),
+        ])?;
         if self.positions < 3 {
             return Err(format!(
                 "max_position_embeddings is {}, which leaves no room beside [CLS] and [SEP]",
                 self.positions
             ));
         }
-        post_norm::check(self.hidden, self.heads, self.layer_norm_eps)
+        Ok(())
     }
 
     fn names(&self) -> Names {
@@ -183,55 +212,32 @@ impl Description for Bert {
             prefixes: &["bert."],
             encoder: &["embeddings", "encoder"],
             unused: &["embeddings.token_type_ids", "pooler.**"],
+            spelling: plain_name,
         }
     }
 
     fn plan(&self) -> Vec<Planned> {
-        let hidden = self.hidden;
+        let (hidden, blocks) = (self.hidden, self.blocks());
         let mut plan = Plan::default();
         post_norm::plan_embedding(&mut plan, self.vocabulary, self.token_types, hidden);
-        plan.copy(
-            "positions".to_owned(),
-            Input::new(
-                "embeddings.position_embeddings.weight".to_owned(),
-                &[self.positions, hidden],
-            ),
-        );
-        plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
-        for layer in 0..self.layers {
-            let (ours, theirs) = (format!("layer.{layer}"), format!("encoder.layer.{layer}"));
-            block::plan_attention(&mut plan, layer, hidden);
-            plan.norm(
-                &format!("{ours}.attention_norm"),
-                &format!("{theirs}.attention.output.LayerNorm"),
-                hidden,
-            );
-            block::plan_feed_forward(&mut plan, layer, hidden, self.intermediate);
-            plan.norm(
-                &format!("{ours}.feed_forward_norm"),
-                &format!("{theirs}.output.LayerNorm"),
-                hidden,
-            );
-        }
+        learned_positions::plan(&mut plan, self.positions, 0, hidden);
+        blocks.plan_norm(&mut plan, "embedding_norm", "embeddings.LayerNorm");
+        blocks.plan_post_norm(&mut plan);
         plan.0
     }
 
     fn folds(&self) -> Folds {
-        post_norm::folds(self.layers, self.hidden, self.intermediate, false)
+        self.blocks().fold_post_norm()
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
-        let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
+        let blocks = self.blocks();
+        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
-        let state = Self::embedding(&mut frame);
-        let blocks = Blocks {
-            layers: request.layer,
-            heads: self.heads,
-            alibi: None,
-            of_words: false,
-            gated: None,
-        };
-        let state = blocks.build(&mut frame, &state);
+        let words = frame.embedding();
+        let state = learned_positions::add(&mut frame, &words);
+        let state = blocks.build_post_norm(&mut frame, &attention, &state, request.layer, false);
         frame.outputs(&state, request);
     }
 }

@@ -1,4 +1,4 @@
-//! Reading Hugging Face's `config.json`, and what the spellings of its tensors have in common.
+//! Reading Hugging Face's `config.json`.
 
 use std::path::Path;
 
@@ -83,6 +83,19 @@ impl Config<'_> {
         }
     }
 
+    /// Checks the kind of positions, which a configuration must have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with what it is instead; `why` says which positions the family has.
+    pub fn expect_positions(&self, wanted: &str, why: &str) -> Result<(), Error> {
+        let key = "position_embedding_type";
+        match self.value.get(key).and_then(Value::as_str) {
+            Some(kind) if kind == wanted => Ok(()),
+            Some(other) => Err(self.error(format!("{key} is {other:?}; {why}"))),
+            None => Err(self.error(format!("{key} is missing; {why}"))),
+        }
+    }
+
     /// Checks the settings of all families that would change what a model computes, and that the graphs do not have.
     ///
     /// # Errors
@@ -126,25 +139,6 @@ impl Config<'_> {
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::config(self.path, message)
     }
-}
-
-/// A tensor's name, its layer norm's parts called weight and bias.
-#[must_use]
-pub fn plain_name(name: &str) -> String {
-    if let Some(stem) = name.strip_suffix(".gamma") {
-        format!("{stem}.weight")
-    } else if let Some(stem) = name.strip_suffix(".beta") {
-        format!("{stem}.bias")
-    } else {
-        name.to_owned()
-    }
-}
-
-/// The block that a tensor belongs to, and its name within.
-#[must_use]
-pub fn in_layer(name: &str) -> Option<(usize, &str)> {
-    let (layer, part) = name.strip_prefix("encoder.layer.")?.split_once('.')?;
-    Some((layer.parse().ok()?, part))
 }
 
 /// Checks sizes that every model has, and how many blocks. `sizes` are names and values.

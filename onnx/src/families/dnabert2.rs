@@ -1,27 +1,33 @@
 //! DNABERT-2 (Zhou et al., 2024) and DNABERT-S (Zhou et al., 2025): one architecture, that of `MosaicBERT` (Portes et al., 2023).
 //! Post-norm blocks, `ALiBi` in both directions instead of position embeddings, a gated feed-forward layer.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::leftovers::Names;
+use super::attention::Attention;
+use super::blocks::{Blocks, Positions, tensor};
+use super::config::Config;
+use super::family::{Alphabet, Family, Likeness, Published};
+use super::post_norm;
+use super::sample_bpe::sample_bpe;
+use super::sizes::{FusedFormats, Sizes};
+use crate::checkpoint::names::{Names, plain_name};
+use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
-use crate::families::block;
-use crate::families::config::{Config, check_sizes};
-use crate::families::post_norm;
-use crate::families::post_norm::Blocks;
-use crate::families::sample_bpe::sample_bpe;
-use crate::families::{Description, GraphKind, GraphRequest, Sizes};
-use crate::graph::builder::{Attribute, Builder};
+use crate::graph::builder::Builder;
 use crate::graph::layers::Frame;
-use crate::graph::ort_cuda;
-use crate::graph::proto::ElementType;
+use crate::graph::request::GraphRequest;
+use crate::tokenizer::TokenizerKind;
 use crate::weights::norm_fold::Folds;
-use crate::weights::table::{Input, Plan, Planned, Recipe};
+use crate::weights::table::{Plan, Planned, TensorSource};
 
-/// Sizes of a model of this architecture.
+/// Name, hub id.
+const PUBLISHED: [(&str, &str); 2] = [
+    ("DNABERT-2", "zhihan1996/DNABERT-2-117M"),
+    ("DNABERT-S", "zhihan1996/DNABERT-S"),
+];
+
+/// Sizes and settings of a model of this family.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dnabert2 {
     /// Blocks.
@@ -43,7 +49,7 @@ pub struct Dnabert2 {
 impl Dnabert2 {
     /// The published sizes, which DNABERT-2 and DNABERT-S share.
     #[must_use]
-    pub fn published() -> Self {
+    pub fn of_published_sizes() -> Self {
         Self {
             layers: 12,
             hidden: 768,
@@ -55,12 +61,18 @@ impl Dnabert2 {
         }
     }
 
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            positions: Positions::Alibi,
+            gated: true,
+            up_bias: false,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
+    }
+
     /// Reads Hugging Face's `config.json`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when a size is missing or impossible, or something else is asked for than the architecture has.
-    pub fn from_config(path: &Path, value: &Value) -> Result<Self, Error> {
-        let config = Config { path, value };
+    fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         // The published configurations say "absolute", though there are none.
         config.expect("position_embedding_type", &["absolute", "alibi"])?;
         config.check_plain_encoder()?;
@@ -77,60 +89,87 @@ impl Dnabert2 {
         Ok(model)
     }
 
-    /// What is added to all scores in a padded graph: `-slope * |i - j|`, [1, heads, length, length].
-    fn alibi(&self, frame: &mut Frame<'_, '_>) -> String {
-        frame.builder.scope("alibi");
-        let positions = frame.positions();
-        let builder = &mut *frame.builder;
-        let positions = builder.op(
-            "Cast",
-            &[&positions],
-            &[("to", Attribute::Int(ElementType::Float as i64))],
+    /// Plans a block, whose queries, keys and values are one dense layer in the checkpoint.
+    fn plan_block(&self, blocks: &Blocks, plan: &mut Plan, layer: usize) {
+        let (hidden, inner) = (self.hidden, self.intermediate);
+        let ours = format!("layer.{layer}");
+        plan.copy(
+            format!("{ours}.qkv.weight"),
+            tensor(layer, "attention.self.Wqkv.weight", &[3 * hidden, hidden]),
         );
-        let zero = builder.integers("zero", &[1], &[0]);
-        let one = builder.integers("one", &[1], &[1]);
-        let row = builder.op("Unsqueeze", &[&positions, &zero], &[]);
-        let column = builder.op("Unsqueeze", &[&positions, &one], &[]);
-        let distance = builder.op("Sub", &[&row, &column], &[]);
-        let distance = builder.op("Abs", &[&distance], &[]);
-        let axes = builder.integers("two_axes", &[2], &[0, 1]);
-        let distance = builder.op("Unsqueeze", &[&distance, &axes], &[]);
-        let falls: Vec<f32> = alibi_slopes(self.heads)
-            .iter()
-            .map(|slope| -slope)
-            .collect();
-        let falls = builder.floats("alibi_falls", &[1, self.heads, 1, 1], &falls);
-        builder.op("Mul", &[&distance, &falls], &[])
+        let bias = tensor(layer, "attention.self.Wqkv.bias", &[3 * hidden]);
+        plan.add(
+            format!("{ours}.qk.bias"),
+            &[2 * hidden],
+            TensorSource::Part {
+                input: bias.clone(),
+                first: 0,
+                rows: 2 * hidden,
+            },
+        );
+        blocks.plan_attention_output(plan, layer, bias);
+        blocks.plan_norm(
+            plan,
+            &format!("{ours}.attention_norm"),
+            &format!("encoder.layer.{layer}.attention.output.LayerNorm"),
+        );
+        plan.copy(
+            format!("{ours}.gated.weight"),
+            tensor(layer, "mlp.gated_layers.weight", &[2 * inner, hidden]),
+        );
+        for (kind, shape) in [("weight", &[hidden, inner][..]), ("bias", &[hidden])] {
+            plan.copy(
+                format!("{ours}.down.{kind}"),
+                tensor(layer, &format!("mlp.wo.{kind}"), shape),
+            );
+        }
+        blocks.plan_norm(
+            plan,
+            &format!("{ours}.feed_forward_norm"),
+            &format!("encoder.layer.{layer}.mlp.layernorm"),
+        );
     }
 }
 
-/// A positive slope for each head (Press et al. 2022, and their rule for numbers that are no power of two: the slopes of
-/// the next smaller power, then every second one of the next larger power's).
-#[must_use]
-pub fn alibi_slopes(heads: usize) -> Vec<f32> {
-    let of_power = |power: usize| {
-        let first = -8.0 / power as f64;
-        (1..=power).map(move |head| (first * head as f64).exp2())
-    };
-    let smaller = if heads.is_power_of_two() {
-        heads
-    } else {
-        heads.next_power_of_two() / 2
-    };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounding to f32 is what is wanted"
-    )]
-    of_power(smaller)
-        .chain(of_power(2 * smaller).step_by(2))
-        .take(heads)
-        .map(|slope| slope as f32)
-        .collect()
-}
+impl Family for Dnabert2 {
+    fn about() -> &'static str {
+        "DNABERT-2 and DNABERT-S"
+    }
 
-impl Description for Dnabert2 {
-    fn hidden(&self) -> usize {
-        self.hidden
+    fn likeness(checkpoint: &Checkpoint) -> Likeness {
+        let Settings::HuggingFace { config, .. } = &checkpoint.settings else {
+            return Likeness::None;
+        };
+        let packed = |(name, _): (&str, &[usize])| name.contains(".attention.self.Wqkv.");
+        match config.get("model_type").and_then(Value::as_str) {
+            Some("bert") | None if checkpoint.shapes().any(packed) => Likeness::Full,
+            _ => Likeness::None,
+        }
+    }
+
+    fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let Settings::HuggingFace { path, config } = &checkpoint.settings else {
+            return Err(Error::config(&checkpoint.path, "it has no config.json"));
+        };
+        Self::from_config(&Config {
+            path,
+            value: config,
+        })
+    }
+
+    fn published() -> Vec<Published<Self>> {
+        PUBLISHED
+            .map(|(name, hub_id)| Published {
+                name,
+                hub_id,
+                parameters: "117M",
+                family: Self::of_published_sizes(),
+            })
+            .into()
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.blocks().sizes(true, FusedFormats::Half)
     }
 
     fn layers(&self) -> usize {
@@ -141,16 +180,12 @@ impl Description for Dnabert2 {
         self.vocabulary
     }
 
-    fn sizes(&self) -> Sizes {
-        Sizes {
-            hidden: self.hidden,
-            heads: self.heads,
-            intermediate: self.intermediate,
-            rotary_base: None,
-            alibi: true,
-            gated: true,
-            post_norm: true,
-        }
+    fn alphabet(&self) -> Option<Alphabet> {
+        Some(Alphabet::Dna)
+    }
+
+    fn tokenizer(&self) -> TokenizerKind {
+        TokenizerKind::Bpe
     }
 
     fn max_residues(&self) -> Option<usize> {
@@ -158,26 +193,15 @@ impl Description for Dnabert2 {
         Some(10_000)
     }
 
-    fn tokenizer(&self) -> &'static str {
-        "bpe"
-    }
-
     fn sample_tokenizer(&self) -> Option<Vec<u8>> {
         Some(sample_bpe(self.vocabulary))
     }
 
     fn validate(&self) -> Result<(), String> {
-        check_sizes(
-            ("num_hidden_layers", self.layers),
-            &[
-                ("hidden_size", self.hidden),
-                ("num_attention_heads", self.heads),
-                ("intermediate_size", self.intermediate),
-                ("vocab_size", self.vocabulary),
-                ("type_vocab_size", self.token_types),
-            ],
-        )?;
-        post_norm::check(self.hidden, self.heads, self.layer_norm_eps)
+        self.blocks().check(&[
+            ("vocab_size", self.vocabulary),
+            ("type_vocab_size", self.token_types),
+        ])
     }
 
     fn names(&self) -> Names {
@@ -186,85 +210,32 @@ impl Description for Dnabert2 {
             encoder: &["embeddings", "encoder"],
             // Some versions of the code keep what ALiBi adds to scores of up to 512 tokens.
             unused: &["embeddings.token_type_ids", "encoder.alibi", "pooler.**"],
+            spelling: plain_name,
         }
     }
 
     fn plan(&self) -> Vec<Planned> {
-        let (hidden, inner) = (self.hidden, self.intermediate);
+        let blocks = self.blocks();
         let mut plan = Plan::default();
-        post_norm::plan_embedding(&mut plan, self.vocabulary, self.token_types, hidden);
-        plan.norm("embedding_norm", "embeddings.LayerNorm", hidden);
+        post_norm::plan_embedding(&mut plan, self.vocabulary, self.token_types, self.hidden);
+        blocks.plan_norm(&mut plan, "embedding_norm", "embeddings.LayerNorm");
         for layer in 0..self.layers {
-            let ours = format!("layer.{layer}");
-            let tensor = |name: &str, shape: &[usize]| {
-                Input::new(format!("encoder.layer.{layer}.{name}"), shape)
-            };
-            plan.copy(
-                format!("{ours}.qkv.weight"),
-                tensor("attention.self.Wqkv.weight", &[3 * hidden, hidden]),
-            );
-            let bias = tensor("attention.self.Wqkv.bias", &[3 * hidden]);
-            plan.add(
-                format!("{ours}.qk.bias"),
-                &[2 * hidden],
-                Recipe::Part {
-                    input: bias.clone(),
-                    first: 0,
-                    rows: 2 * hidden,
-                },
-            );
-            block::plan_attention_output(&mut plan, layer, hidden, bias);
-            plan.norm(
-                &format!("{ours}.attention_norm"),
-                &format!("encoder.layer.{layer}.attention.output.LayerNorm"),
-                hidden,
-            );
-            plan.copy(
-                format!("{ours}.gated.weight"),
-                tensor("mlp.gated_layers.weight", &[2 * inner, hidden]),
-            );
-            plan.copy(
-                format!("{ours}.down.weight"),
-                tensor("mlp.wo.weight", &[hidden, inner]),
-            );
-            plan.copy(
-                format!("{ours}.down.bias"),
-                tensor("mlp.wo.bias", &[hidden]),
-            );
-            plan.norm(
-                &format!("{ours}.feed_forward_norm"),
-                &format!("encoder.layer.{layer}.mlp.layernorm"),
-                hidden,
-            );
+            self.plan_block(&blocks, &mut plan, layer);
         }
         plan.0
     }
 
     fn folds(&self) -> Folds {
-        post_norm::folds(self.layers, self.hidden, self.intermediate, true)
+        self.blocks().fold_post_norm()
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
-        let mut frame = Frame::new(builder, request.kind, self.hidden, self.layer_norm_eps);
-        let alibi = match request.kind {
-            GraphKind::Padded => self.alibi(&mut frame),
-            GraphKind::Plain => ort_cuda::alibi(frame.builder, &alibi_slopes(self.heads)),
-            GraphKind::Packed | GraphKind::Fused => {
-                frame
-                    .builder
-                    .floats("alibi_slopes", &[self.heads], &alibi_slopes(self.heads))
-            }
-        };
+        let blocks = self.blocks();
+        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let state = frame.embedding();
-        let blocks = Blocks {
-            layers: request.layer,
-            heads: self.heads,
-            alibi: Some(alibi),
-            of_words: true,
-            gated: Some(self.intermediate),
-        };
-        let state = blocks.build(&mut frame, &state);
+        let state = blocks.build_post_norm(&mut frame, &attention, &state, request.layer, true);
         frame.outputs(&state, request);
     }
 }

@@ -1,172 +1,128 @@
-//! What BERT (Devlin et al., 2019) and DNABERT-2 have in common: word embeddings with the first token type's row in them, and
-//! blocks whose two halves, attention and feed-forward layer, are each added to what came in and then normalised.
+//! Blocks whose norms come last, as those of BERT (Devlin et al., 2019): each half of a block, attention
+//! and feed-forward layer, is added to what came in and then normalised. A norm of the embeddings stands
+//! before the first block.
 
-use crate::families::GraphKind;
-use crate::graph::builder::{Attribute, long};
+use super::attention::Attention;
+use super::blocks::Blocks;
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
+use crate::graph::request::GraphKind;
 use crate::weights::norm_fold::{Bias, Folds, Term};
-use crate::weights::table::{Input, Plan, Recipe};
+use crate::weights::table::{Input, Plan, TensorSource};
 
-/// What must hold of the sizes that both have.
-///
-/// # Errors
-/// What does not, in words.
-pub fn check(hidden: usize, heads: usize, layer_norm_eps: f32) -> Result<(), String> {
-    if !hidden.is_multiple_of(heads) {
-        return Err(format!(
-            "a width of {hidden} can't be split among {heads} heads"
-        ));
-    }
-    if !(0.0..1.0).contains(&layer_norm_eps) {
-        return Err(format!("layer_norm_eps {layer_norm_eps} is out of range"));
-    }
-    Ok(())
-}
-
-/// Plans the table of words, [vocabulary, hidden]: every token is of the first type.
+/// Plans the table of words, [vocabulary, hidden], with the first token type's row in it: every token is
+/// of that type.
 pub fn plan_embedding(plan: &mut Plan, vocabulary: usize, token_types: usize, hidden: usize) {
     let table =
         |name: &str, rows: usize| Input::new(format!("embeddings.{name}.weight"), &[rows, hidden]);
     plan.add(
         "embedding".to_owned(),
         &[vocabulary, hidden],
-        Recipe::Shifted {
+        TensorSource::Shifted {
             table: table("word_embeddings", vocabulary),
             by: table("token_type_embeddings", token_types),
         },
     );
 }
 
-/// The layer norms before the dense layers of both. `gated`: the feed-forward layer is, of twice `intermediate` columns.
-#[must_use]
-pub fn folds(layers: usize, hidden: usize, intermediate: usize, gated: bool) -> Folds {
-    let mut folds = Folds::default();
-    let mut due = "embedding_norm".to_owned();
-    for layer in 0..layers {
-        let name = format!("layer.{layer}");
-        folds.attention(&name, due.clone(), hidden, Some(Term::Norm(due)));
-        due = format!("{name}.attention_norm");
-        let (part, width) = if gated {
-            ("gated", 2 * intermediate)
-        } else {
-            ("up", intermediate)
-        };
-        folds.feed_forward(&name, part, due.clone(), width);
-        folds.biases.push(Bias {
-            name: format!("{name}.down.bias"),
-            length: hidden,
-            terms: vec![Term::Norm(due)],
-        });
-        due = format!("{name}.feed_forward_norm");
-    }
-    folds
-}
-
-/// How blocks are made.
-pub struct Blocks {
-    /// How many.
-    pub layers: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// `ALiBi`, if there is: padded and plain what is added to all scores, packed the heads' slopes.
-    pub alibi: Option<String>,
-    /// Whether the embeddings are those of words alone, without positions.
-    pub of_words: bool,
-    /// Columns of each half of a gated feed-forward layer; `None`: it is not gated.
-    pub gated: Option<usize>,
-}
-
 impl Blocks {
-    /// The hidden states [tokens, hidden] behind all blocks, from the sum of the embeddings.
-    pub fn build(&self, frame: &mut Frame<'_, '_>, embedded: &str) -> String {
-        if frame.kind == GraphKind::Fused {
-            return self.fused(frame, embedded);
+    /// Plans all blocks, from tensors as Hugging Face spells those of BERT.
+    pub fn plan_post_norm(&self, plan: &mut Plan) {
+        for layer in 0..self.layers {
+            let (ours, theirs) = (format!("layer.{layer}"), format!("encoder.layer.{layer}"));
+            self.plan_attention(plan, layer);
+            self.plan_norm(
+                plan,
+                &format!("{ours}.attention_norm"),
+                &format!("{theirs}.attention.output.LayerNorm"),
+            );
+            self.plan_feed_forward(plan, layer);
+            self.plan_norm(
+                plan,
+                &format!("{ours}.feed_forward_norm"),
+                &format!("{theirs}.output.LayerNorm"),
+            );
         }
-        let mut state = frame.norm(embedded, "embedding_norm");
+    }
+
+    /// The norms that fused graphs fold into the dense layers behind them.
+    #[must_use]
+    pub fn fold_post_norm(&self) -> Folds {
+        let mut folds = Folds::default();
+        let mut due = "embedding_norm".to_owned();
         for layer in 0..self.layers {
             let name = format!("layer.{layer}");
+            folds.attention(&name, due.clone(), self.hidden, Some(Term::Norm(due)));
+            due = format!("{name}.attention_norm");
+            self.fold_feed_forward(&mut folds, &name, due.clone());
+            folds.biases.push(Bias {
+                name: format!("{name}.down.bias"),
+                length: self.hidden,
+                terms: vec![Term::Norm(due)],
+            });
+            due = format!("{name}.feed_forward_norm");
+        }
+        folds
+    }
+
+    /// Hidden states, [tokens, hidden], behind `last` blocks, from the sum of the embeddings. `of_words`:
+    /// the embeddings are those of words alone, without positions.
+    pub fn build_post_norm(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        attention: &Attention<'_>,
+        embedded: &str,
+        last: usize,
+        of_words: bool,
+    ) -> String {
+        if frame.kind == GraphKind::Fused {
+            return self.build_fused_post_norm(frame, attention, embedded, last, of_words);
+        }
+        let mut state = frame.norm(embedded, "embedding_norm");
+        for layer in 0..last {
+            let name = format!("layer.{layer}");
             frame.builder.scope(&name);
-            let attended = match frame.kind {
-                GraphKind::Padded | GraphKind::Plain => {
-                    let parts = frame.split_qkv(&state, &name);
-                    frame.attention(&parts, self.heads, self.alibi.as_deref())
-                }
-                GraphKind::Packed | GraphKind::Fused => {
-                    let qkv = frame.qkv(&state, &name);
-                    self.attention(frame, &qkv)
-                }
-            };
+            let attended = attention.attend(frame, &state, &name);
             let attended = frame.project(&attended, &name);
             let bias = format!("{name}.attention_output.bias");
+            let bias = self.attention_bias.then_some(bias.as_str());
             let norm = format!("{name}.attention_norm");
-            [state, _] = frame.skip_norm(&attended, &state, &bias, &norm, false);
-            let fed = match self.gated {
-                Some(half) => Self::gated(frame, &state, &name, half),
-                None => frame.feed_forward(&state, &name),
-            };
+            [state, _] = frame.skip_norm(&attended, &state, bias, &norm, false);
+            let fed = frame.feed_forward(&state, &name, self.feed_forward());
             let bias = format!("{name}.down.bias");
+            let bias = self.down_bias.then_some(bias.as_str());
             let norm = format!("{name}.feed_forward_norm");
-            [state, _] = frame.skip_norm(&fed, &state, &bias, &norm, false);
+            [state, _] = frame.skip_norm(&fed, &state, bias, &norm, false);
         }
         state
     }
 
-    fn fused(&self, frame: &mut Frame<'_, '_>, embedded: &str) -> String {
+    /// The same where dense layers take norms and residuals in.
+    fn build_fused_post_norm(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        attention: &Attention<'_>,
+        embedded: &str,
+        last: usize,
+        of_words: bool,
+    ) -> String {
         let mut norm = "embedding_norm".to_owned();
         let mut stream = Stream::begin_normed(frame, embedded, &norm);
-        for layer in 0..self.layers {
+        for layer in 0..last {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
-            let qkv = if layer == 0 && self.of_words {
-                Stream::qkv_of_words(frame, &name)
+            let attended = if layer == 0 && of_words {
+                let qkv = Stream::qkv_of_words(frame, &name);
+                attention.packed(frame, &qkv)
             } else {
-                stream.qkv(frame, &name)
+                attention.attend_stream(frame, &stream, &name)
             };
-            let attended = self.attention(frame, &qkv);
             stream.add_attention(frame, &attended, &name);
             stream.due(format!("{name}.attention_norm"));
-            stream.add_feed_forward(frame, &name, self.gated.is_some());
+            stream.add_feed_forward(frame, &name, self.gated);
             norm = format!("{name}.feed_forward_norm");
             stream.due(norm.clone());
         }
         frame.norm(&stream.state, &norm)
-    }
-
-    /// Attention of packed queries, keys and values, and the bias of queries and keys.
-    fn attention(&self, frame: &mut Frame<'_, '_>, [qkv, bias]: &[String; 2]) -> String {
-        let operator = match self.alibi {
-            Some(_) => "seqembed:AlibiAttention",
-            None => "seqembed:Attention",
-        };
-        let mut inputs = vec![qkv.as_str(), bias];
-        inputs.extend(self.alibi.as_deref());
-        inputs.push("sequence_starts");
-        let heads = ("num_heads", Attribute::Int(long(self.heads)));
-        frame.builder.op(operator, &inputs, &[heads])
-    }
-
-    /// `(gelu(first half) * second half) @ down^T`, its bias left to what follows.
-    fn gated(frame: &mut Frame<'_, '_>, state: &str, name: &str, half: usize) -> String {
-        let gated = format!("{name}.gated.weight");
-        let product = match frame.kind {
-            GraphKind::Padded | GraphKind::Plain => {
-                // Two views of the one weight, as with queries, keys and values.
-                let [left, right] = [("left", 0), ("right", half)].map(|(side, first)| {
-                    let alias = format!("{name}.gated_{side}.weight");
-                    let weight = frame.builder.weight_rows(&gated, &alias, first, half);
-                    frame.dense(state, &weight, None)
-                });
-                let left = frame.builder.op("com.microsoft:Gelu", &[&left], &[]);
-                frame.builder.op("Mul", &[&left, &right], &[])
-            }
-            GraphKind::Packed | GraphKind::Fused => {
-                let weight = frame.builder.weight(&gated);
-                let both = frame.dense(state, &weight, None);
-                frame.builder.op("seqembed:Geglu", &[&both], &[])
-            }
-        };
-        let weight = frame.builder.weight(&format!("{name}.down.weight"));
-        frame.dense(&product, &weight, None)
     }
 }

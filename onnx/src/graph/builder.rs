@@ -9,7 +9,8 @@ use crate::graph::proto::{
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
     TypeProto, ValueInfoProto,
 };
-use crate::model::{Precision, Storage, TensorInfo};
+use crate::graph::request::Precision;
+use crate::weights::table::{Storage, TensorInfo};
 
 /// ONNX's operator set, and the file format that came with it. 18 is the first with axes as inputs everywhere.
 const OPSET: i64 = 18;
@@ -138,7 +139,7 @@ impl<'table> Builder<'table> {
             .tensors
             .iter()
             .find(|tensor| tensor.name == name)
-            .expect("the table was checked against the architecture's own list");
+            .expect("the table was checked against the family's own list");
         (tensor.shape.clone(), tensor.offset, tensor.bytes)
     }
 

@@ -4,7 +4,7 @@
 
 use crate::graph::builder::Attribute;
 use crate::graph::layers::Frame;
-use crate::model::Precision;
+use crate::graph::request::Precision;
 use crate::weights::fp8;
 use crate::weights::norm_fold::GAIN;
 

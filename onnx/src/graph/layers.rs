@@ -1,9 +1,49 @@
-//! What the graphs of all architectures share: inputs, layer norms, dense layers, multi-head attention, pooled outputs.
+//! What the graphs of all families share: inputs, norms, dense layers, multi-head attention, pooled outputs.
 
-use crate::families::{GraphKind, GraphRequest, Output};
 use crate::graph::builder::{Attribute, Builder, fixed, long, named};
 use crate::graph::ort_cuda;
 use crate::graph::proto::ElementType;
+use crate::graph::request::{GraphKind, GraphRequest, Output};
+
+/// How rows are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norm {
+    /// Less their mean, divided by their deviation (Ba et al., 2016), times a weight.
+    LayerNorm {
+        /// Whether a bias is added.
+        bias: bool,
+    },
+    /// Divided by the root of the mean of their squares (Zhang and Sennrich, 2019), times a weight.
+    RmsNorm,
+}
+
+/// What stands between two dense layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * P(X <= x)`, X standard normal, by the error function (Hendrycks and Gimpel, 2016).
+    Gelu,
+    /// The same approximated by tanh, `gelu_new` in transformers.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * sigmoid(x)`, also called Swish.
+    Silu,
+}
+
+/// A feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedForward {
+    /// What stands between its dense layers.
+    pub activation: Activation,
+    /// Gated (Shazeer, 2020): how many columns each half has that the first dense layer gives;
+    /// `activation(left) * right` goes on.
+    pub half: Option<usize>,
+    /// Whether the first dense layer has a bias.
+    pub up_bias: bool,
+}
+
+/// Widths of heads whose queries and keys the fused kernels rotate.
+const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
 
 /// A graph under construction, with its inputs declared.
 pub struct Frame<'builder, 'table> {
@@ -12,18 +52,22 @@ pub struct Frame<'builder, 'table> {
     /// For which engine.
     pub kind: GraphKind,
     hidden: usize,
+    norm: Norm,
     epsilon: f32,
+    /// Width of all heads together.
+    attention_width: usize,
     /// Padded: the shape [batch, length, hidden].
     rows: Option<String>,
 }
 
 impl<'builder, 'table> Frame<'builder, 'table> {
-    /// Declares the inputs: token ids, how they are divided into sequences, and the ranges to pool.
+    /// Declares the inputs: token ids, how they are divided into sequences, and the ranges to pool. `norm`
+    /// is the kind of all norms, and what is added to a variance.
     pub fn new(
         builder: &'builder mut Builder<'table>,
         kind: GraphKind,
         hidden: usize,
-        epsilon: f32,
+        norm: (Norm, f32),
     ) -> Self {
         let mut rows = None;
         match kind {
@@ -45,7 +89,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
                 rows =
                     Some(builder.op("Concat", &[&shape, &width], &[("axis", Attribute::Int(0))]));
             }
-            GraphKind::Plain => ort_cuda::inputs(builder),
+            GraphKind::OrtCuda => ort_cuda::inputs(builder),
             GraphKind::Packed | GraphKind::Fused => {
                 builder.input("input_ids", ElementType::Int64, &[named("tokens")]);
                 builder.input(
@@ -64,9 +108,30 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             builder,
             kind,
             hidden,
-            epsilon,
+            norm: norm.0,
+            epsilon: norm.1,
+            attention_width: hidden,
             rows,
         }
+    }
+
+    /// Where heads together are not as wide as a token's vector: how wide they are.
+    #[must_use]
+    pub fn attention_width(mut self, width: usize) -> Self {
+        self.attention_width = width;
+        self
+    }
+
+    /// Width of a token's vector.
+    #[must_use]
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// Whether queries and keys of heads so wide are rotated where they leave their product.
+    #[must_use]
+    pub fn fuses_rotary(&self, head_width: usize) -> bool {
+        self.kind == GraphKind::Fused && FUSED_ROTARY_HEADS.contains(&head_width)
     }
 
     /// The rows of the table `embedding` for all tokens, [tokens, hidden].
@@ -84,7 +149,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
                 let ids = builder.op("Reshape", &["input_ids", &flat], &[]);
                 builder.op("Gather", &[table, &ids], &[])
             }
-            GraphKind::Packed | GraphKind::Plain => {
+            GraphKind::Packed | GraphKind::OrtCuda => {
                 builder.op("Gather", &[table, "input_ids"], &[])
             }
             GraphKind::Fused => builder.op("seqembed:TokenRows", &[table, "input_ids"], &[]),
@@ -106,23 +171,31 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         builder.op("Range", &[&first, &length, &step], &[])
     }
 
-    /// Padded: a matrix of all tokens as [batch, length, hidden].
+    /// Padded: a matrix of all tokens, of so many columns, as [batch, length, width].
     ///
     /// # Panics
     /// In a packed graph.
-    pub fn as_rows(&mut self, flat: &str) -> String {
-        let rows = self
-            .rows
-            .as_ref()
-            .expect("asked for of padded graphs alone");
-        self.builder.op("Reshape", &[flat, rows], &[])
+    pub fn as_rows(&mut self, flat: &str, width: usize) -> String {
+        let rows = self.rows.clone().expect("only padded graphs have rows");
+        let rows = if width == self.hidden {
+            rows
+        } else {
+            let shape = self.builder.op("Shape", &["input_ids"], &[]);
+            let width = self.builder.integers("heads_width", &[1], &[long(width)]);
+            let axis = [("axis", Attribute::Int(0))];
+            self.builder.op("Concat", &[&shape, &width], &axis)
+        };
+        self.builder.op("Reshape", &[flat, &rows], &[])
     }
 
-    /// Padded: [batch, length, hidden] as a matrix of all tokens.
-    pub fn as_flat(&mut self, rows: &str) -> String {
-        let flat = self
-            .builder
-            .integers("flat_rows", &[2], &[-1, long(self.hidden)]);
+    /// Padded: [batch, length, width] as a matrix of all tokens.
+    pub fn as_flat(&mut self, rows: &str, width: usize) -> String {
+        let name = if width == self.hidden {
+            "flat_rows"
+        } else {
+            "flat_heads"
+        };
+        let flat = self.builder.integers(name, &[2], &[-1, long(width)]);
         self.builder.op("Reshape", &[rows, &flat], &[])
     }
 
@@ -132,50 +205,74 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         ("epsilon", Attribute::Float(self.epsilon))
     }
 
-    /// The layer norm called `name`.
+    /// The norm called `name`.
     pub fn norm(&mut self, state: &str, name: &str) -> String {
         let gamma = self.builder.weight(&format!("{name}.weight"));
-        let beta = self.builder.weight(&format!("{name}.bias"));
-        let inputs = [state, &gamma, &beta];
+        let beta = self.beta(name);
+        self.norm_by(state, &gamma, beta.as_deref())
+    }
+
+    /// A norm without bias by the tensor `gamma`.
+    pub fn norm_without_bias(&mut self, state: &str, gamma: &str) -> String {
+        self.norm_by(state, gamma, None)
+    }
+
+    /// The bias of the norm called `name`, if the model's norms have one.
+    fn beta(&mut self, name: &str) -> Option<String> {
+        (self.norm == Norm::LayerNorm { bias: true })
+            .then(|| self.builder.weight(&format!("{name}.bias")))
+    }
+
+    fn norm_by(&mut self, state: &str, gamma: &str, beta: Option<&str>) -> String {
+        let mut inputs = vec![state, gamma];
+        inputs.extend(beta);
         let epsilon = self.epsilon();
         if self.kind == GraphKind::Fused {
             return self.builder.op("seqembed:LayerNorm", &inputs, &[epsilon]);
         }
+        let operator = match self.norm {
+            Norm::LayerNorm { .. } => "LayerNormalization",
+            Norm::RmsNorm => "SimplifiedLayerNormalization",
+        };
         let attributes = [("axis", Attribute::Int(-1)), epsilon];
-        self.builder.op("LayerNormalization", &inputs, &attributes)
+        self.builder.op(operator, &inputs, &attributes)
     }
 
-    /// `sum = state + skip + bias` and its layer norm, as (norm, sum).
+    /// `sum = state + skip + bias` and its norm, as (norm, sum).
     pub fn skip_norm(
         &mut self,
         state: &str,
         skip: &str,
-        bias: &str,
+        bias: Option<&str>,
         name: &str,
         want_sum: bool,
     ) -> [String; 2] {
         let gamma = self.builder.weight(&format!("{name}.weight"));
-        let beta = self.builder.weight(&format!("{name}.bias"));
-        let bias = self.builder.weight(bias);
-        let inputs = [state, skip, &gamma, &beta, &bias];
+        let beta = self.beta(name);
+        let bias = bias.map(|bias| self.builder.weight(bias));
         let attributes = [self.epsilon()];
-        match self.kind {
-            GraphKind::Padded | GraphKind::Plain => {
-                let [norm, _, _, sum] = self.builder.ops(
-                    "com.microsoft:SkipLayerNormalization",
-                    &inputs,
-                    &attributes,
-                    [true, false, false, want_sum],
-                );
-                [norm, sum]
-            }
-            GraphKind::Packed | GraphKind::Fused => self.builder.ops(
+        let ours = matches!(self.kind, GraphKind::Packed | GraphKind::Fused);
+        if let (true, Some(beta), Some(bias)) = (ours, &beta, &bias) {
+            return self.builder.ops(
                 "seqembed:SkipLayerNorm",
-                &inputs,
+                &[state, skip, &gamma, beta, bias],
                 &attributes,
                 [true, want_sum],
-            ),
+            );
         }
+        let mut inputs = vec![state, skip, &gamma];
+        let operator = match self.norm {
+            Norm::LayerNorm { .. } => {
+                // An empty name is an input that is left out.
+                inputs.extend([beta.as_deref().unwrap_or_default()]);
+                "com.microsoft:SkipLayerNormalization"
+            }
+            Norm::RmsNorm => "com.microsoft:SkipSimplifiedLayerNormalization",
+        };
+        inputs.extend(bias.as_deref());
+        let wanted = [true, false, false, want_sum];
+        let [norm, _, _, sum] = self.builder.ops(operator, &inputs, &attributes, wanted);
+        [norm, sum]
     }
 
     /// `state @ weight^T + bias`.
@@ -186,18 +283,71 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             .op("Gemm", &inputs, &[("transB", Attribute::Int(1))])
     }
 
-    /// The dense layer `layer.up`, bias and GELU, and the product of `layer.down`, whose bias is left to what follows.
-    pub fn feed_forward(&mut self, state: &str, layer: &str) -> String {
-        let weight = self.builder.weight(&format!("{layer}.up.weight"));
-        let bias = self.builder.weight(&format!("{layer}.up.bias"));
-        let gelu = match self.kind {
-            GraphKind::Padded | GraphKind::Plain => "com.microsoft:BiasGelu",
-            GraphKind::Packed | GraphKind::Fused => "seqembed:BiasGelu",
+    /// The feed-forward layer of `layer`: its first dense layer is `up`, or `gated`, and its second
+    /// `down`, whose bias is left to what follows.
+    pub fn feed_forward(&mut self, state: &str, layer: &str, form: FeedForward) -> String {
+        let inner = match form.half {
+            Some(half) => self.gated(state, layer, form, half),
+            None => self.plain_up(state, layer, form),
         };
-        let up = self.dense(state, &weight, None);
-        let up = self.builder.op(gelu, &[&up, &bias], &[]);
         let weight = self.builder.weight(&format!("{layer}.down.weight"));
-        self.dense(&up, &weight, None)
+        self.dense(&inner, &weight, None)
+    }
+
+    fn plain_up(&mut self, state: &str, layer: &str, form: FeedForward) -> String {
+        let weight = self.builder.weight(&format!("{layer}.up.weight"));
+        let bias = form
+            .up_bias
+            .then(|| self.builder.weight(&format!("{layer}.up.bias")));
+        if let (Activation::Gelu, Some(bias)) = (form.activation, &bias) {
+            let gelu = match self.kind {
+                GraphKind::Padded | GraphKind::OrtCuda => "com.microsoft:BiasGelu",
+                GraphKind::Packed | GraphKind::Fused => "seqembed:BiasGelu",
+            };
+            let up = self.dense(state, &weight, None);
+            return self.builder.op(gelu, &[&up, bias], &[]);
+        }
+        let up = self.dense(state, &weight, bias.as_deref());
+        self.activated(&up, form.activation)
+    }
+
+    /// `activation(left) * right`, of the two halves of the dense layer `gated`.
+    fn gated(&mut self, state: &str, layer: &str, form: FeedForward, half: usize) -> String {
+        let gated = format!("{layer}.gated.weight");
+        let packed = matches!(self.kind, GraphKind::Packed | GraphKind::Fused);
+        if packed && form.activation == Activation::Gelu && !form.up_bias {
+            let weight = self.builder.weight(&gated);
+            let both = self.dense(state, &weight, None);
+            return self.builder.op("seqembed:Geglu", &[&both], &[]);
+        }
+        // Two views of the one weight, as with queries, keys and values.
+        let [left, right] = [("left", 0), ("right", half)].map(|(side, first)| {
+            let mut view = |kind: &str| {
+                self.builder.weight_rows(
+                    &format!("{layer}.gated.{kind}"),
+                    &format!("{layer}.gated_{side}.{kind}"),
+                    first,
+                    half,
+                )
+            };
+            let weight = view("weight");
+            let bias = form.up_bias.then(|| view("bias"));
+            self.dense(state, &weight, bias.as_deref())
+        });
+        let left = self.activated(&left, form.activation);
+        self.builder.op("Mul", &[&left, &right], &[])
+    }
+
+    fn activated(&mut self, x: &str, activation: Activation) -> String {
+        match activation {
+            Activation::Gelu => self.builder.op("com.microsoft:Gelu", &[x], &[]),
+            Activation::GeluTanh => self.builder.op("com.microsoft:FastGelu", &[x], &[]),
+            Activation::Relu => self.builder.op("Relu", &[x], &[]),
+            Activation::Silu => {
+                let alpha = [("alpha", Attribute::Float(1.0))];
+                self.builder.op("com.microsoft:QuickGelu", &[x], &alpha)
+            }
+        }
     }
 
     /// The product of the output projection of a layer's attention, whose bias is left to what follows.
@@ -208,51 +358,57 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.dense(attended, &weight, None)
     }
 
-    /// Packed: queries, keys and values without bias, [tokens, 3 * hidden], and the bias of queries and keys.
-    pub fn qkv(&mut self, state: &str, layer: &str) -> [String; 2] {
+    /// Packed: queries, keys and values without bias, [tokens, 3 * width], and the bias of queries and
+    /// keys.
+    pub fn qkv(&mut self, state: &str, layer: &str, bias: bool) -> [String; 2] {
         let weight = self.builder.weight(&format!("{layer}.qkv.weight"));
-        let bias = self.builder.weight(&format!("{layer}.qk.bias"));
+        let bias = if bias {
+            self.builder.weight(&format!("{layer}.qk.bias"))
+        } else {
+            self.no_bias()
+        };
         [self.dense(state, &weight, None), bias]
     }
 
+    /// Zeros for the bias of queries and keys, where a model has none.
+    pub fn no_bias(&mut self) -> String {
+        let width = 2 * self.attention_width;
+        let zeros = self.builder.floats("no_bias", &[width], &vec![0.0; width]);
+        let element = self.builder.element();
+        self.builder.as_type(&zeros, ElementType::Float, element)
+    }
+
     /// Weight and bias of one of queries (0), keys (1) and values (2): a view of the one tensor of all three, so that
-    /// nothing has to be split afterwards. Values have no bias.
-    pub fn projection(&mut self, layer: &str, index: usize) -> (String, Option<String>) {
-        let hidden = self.hidden;
+    /// nothing has to be split afterwards. Values have no bias: it is folded into what follows.
+    pub fn projection(
+        &mut self,
+        layer: &str,
+        index: usize,
+        bias: bool,
+    ) -> (String, Option<String>) {
+        let width = self.attention_width;
         let what = ["query", "key", "value"][index];
         let mut part = |of: &str, kind: &str| {
             self.builder.weight_rows(
                 &format!("{layer}.{of}.{kind}"),
                 &format!("{layer}.{what}.{kind}"),
-                index * hidden,
-                hidden,
+                index * width,
+                width,
             )
         };
         let weight = part("qkv", "weight");
-        let bias = (index < 2).then(|| part("qk", "bias"));
+        let bias = (bias && index < 2).then(|| part("qk", "bias"));
         (weight, bias)
     }
 
-    /// Queries, keys and values: padded [batch, length, hidden] each, plain [tokens, hidden].
-    pub fn split_qkv(&mut self, state: &str, layer: &str) -> [String; 3] {
-        [0, 1, 2].map(|index| {
-            let (weight, bias) = self.projection(layer, index);
-            let flat = self.dense(state, &weight, bias.as_deref());
-            match self.kind {
-                GraphKind::Padded => self.as_rows(&flat),
-                GraphKind::Packed | GraphKind::Fused | GraphKind::Plain => flat,
-            }
-        })
-    }
-
-    /// Padded and plain: attention, with what is added to all scores ([1, heads, length, length]), as [tokens, hidden].
+    /// Padded, and with ONNX Runtime's CUDA operators: attention, with what is added to all scores ([1, heads, length, length]), as [tokens, hidden].
     pub fn attention(
         &mut self,
         [query, key, value]: &[String; 3],
         heads: usize,
         added: Option<&str>,
     ) -> String {
-        if self.kind == GraphKind::Plain {
+        if self.kind == GraphKind::OrtCuda {
             return ort_cuda::attention(self.builder, [query, key, value], heads, added);
         }
         let mut inputs = vec![query.as_str(), key, value, "", "lengths"];
@@ -262,7 +418,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             &inputs,
             &[("num_heads", Attribute::Int(long(heads)))],
         );
-        self.as_flat(&rows)
+        self.as_flat(&rows, self.attention_width)
     }
 
     /// Declares what the graph gives back: the hidden states `state` [tokens, hidden], pooled or not.
@@ -271,7 +427,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         match self.kind {
             GraphKind::Padded => self.padded_outputs(state, request),
             GraphKind::Packed | GraphKind::Fused => self.packed_outputs(state, request),
-            GraphKind::Plain => ort_cuda::outputs(self.builder, self.hidden, state, request),
+            GraphKind::OrtCuda => ort_cuda::outputs(self.builder, self.hidden, state, request),
         }
     }
 
@@ -309,7 +465,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     }
 
     fn padded_outputs(&mut self, state: &str, request: &GraphRequest) {
-        let tokens = &self.as_rows(state);
+        let tokens = &self.as_rows(state, self.hidden);
         let pooled = request
             .outputs
             .iter()

@@ -5,3 +5,4 @@ pub mod fused;
 pub mod layers;
 pub mod ort_cuda;
 pub mod proto;
+pub mod request;

@@ -3,9 +3,9 @@
 //!
 //! Every shape that a node needs comes in as an input: ONNX Runtime computes with shapes on the CPU.
 
-use crate::families::{GraphRequest, Output};
 use crate::graph::builder::{Attribute, Builder, fixed, long, named};
 use crate::graph::proto::ElementType;
+use crate::graph::request::{GraphRequest, Output};
 
 /// Plain graphs take a number of tokens that is a multiple of this.
 pub const TOKEN_MULTIPLE: usize = 64;
@@ -162,28 +162,14 @@ impl Rotation {
         }
     }
 
-    /// The product of `state` with a projection, rotated if told, [tokens, hidden].
-    pub fn project(
-        &self,
-        builder: &mut Builder<'_>,
-        state: &str,
-        (weight, bias): (String, Option<String>),
-        rotate: bool,
-    ) -> String {
-        let mut inputs = vec![weight];
-        inputs.extend(bias);
-        if rotate {
-            for input in &mut inputs {
-                *input = builder.op("Gather", &[input, &self.order], &[]);
-            }
-        }
-        let mut all = vec![state];
-        all.extend(inputs.iter().map(String::as_str));
-        let product = builder.op("Gemm", &all, &[("transB", Attribute::Int(1))]);
-        if !rotate {
-            return product;
-        }
-        let rows = builder.op("Reshape", &[&product, &self.rows], &[]);
+    /// A tensor of queries' or keys' projection with its rows in the order of the rotation.
+    pub fn reorder(&self, builder: &mut Builder<'_>, tensor: &str) -> String {
+        builder.op("Gather", &[tensor, &self.order], &[])
+    }
+
+    /// Queries or keys in the order of the rotation, rotated, [tokens, heads * width].
+    pub fn rotate(&self, builder: &mut Builder<'_>, product: &str) -> String {
+        let rows = builder.op("Reshape", &[product, &self.rows], &[]);
         let rotated = builder.op(
             "com.microsoft:RotaryEmbedding",
             &[&rows, &self.positions, &self.cos, &self.sin],

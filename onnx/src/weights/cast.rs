@@ -16,65 +16,188 @@ use half::{bf16, f16};
 
 use crate::atomic_file::{self, AtomicFile};
 use crate::error::Error;
-use crate::model::{Model, Precision, Storage, TensorInfo, WEIGHTS_FILE};
+use crate::files::WEIGHTS_FILE;
+use crate::graph::request::Precision;
 use crate::weights::fp8;
 use crate::weights::norm_fold::{Bias, Dense, Folds, GAIN, Term};
-use crate::weights::verify;
+use crate::weights::table::{Storage, TensorInfo, end};
+use crate::weights::verify::{self, Expected, WeightsFile};
 
 /// Numbers that are converted at a time.
 const PIECE: usize = 1 << 18;
 /// More threads than this do not read a file faster.
 const MOST_THREADS: usize = 8;
 
-/// What the file ends with: which weights it was made from, and BLAKE3 of all that stands before.
-fn mark(model: &Model, hash: &str) -> String {
-    format!("\nfrom {}\nblake3 {hash}\n", model.info().weights_sha256)
+/// The making of a weights file from that in 32 bits.
+pub(crate) struct Cast<'model> {
+    /// The model's folder.
+    pub folder: &'model Path,
+    /// SHA-256 of `weights.bin`, in hexadecimal.
+    pub weights_sha256: &'model str,
+    /// What `weights.bin` is verified with.
+    pub expected: Expected,
+    /// The tensors of `weights.bin`.
+    pub from: &'model [TensorInfo],
+    /// The tensors of the file that is made.
+    pub to: Vec<TensorInfo>,
+    /// The norms that are folded into dense layers.
+    pub folds: Folds,
+    /// Its number format.
+    pub storage: Storage,
 }
 
-fn end(tensors: &[TensorInfo]) -> u64 {
-    tensors
-        .last()
-        .map_or(0, |tensor| tensor.offset + tensor.bytes)
-}
+impl Cast<'_> {
+    /// What the file ends with: which weights it was made from, and BLAKE3 of all that stands before.
+    fn mark(&self, hash: &str) -> String {
+        format!("\nfrom {}\nblake3 {hash}\n", self.weights_sha256)
+    }
 
-/// The length and the hash of a file that is there, as long as it should be, and made from the model's weights.
-pub(crate) fn whole(path: &Path, model: &Model, storage: Storage) -> Option<(u64, String)> {
-    let blank = mark(model, &"0".repeat(64));
-    let end = end(&model.tensors(storage));
-    let read = || {
-        let mut file = File::open(path).ok()?;
-        file.seek(SeekFrom::Start(end)).ok()?;
-        let mut found = Vec::new();
-        // Files of other models may be longer by any amount.
-        file.take(blank.len() as u64 + 1)
-            .read_to_end(&mut found)
-            .ok()?;
-        Some(found)
-    };
-    let found = String::from_utf8(read()?).ok()?;
-    let hash = found.strip_suffix('\n')?.rsplit(' ').next()?;
-    (found.len() == blank.len() && found == mark(model, hash)).then(|| (end, hash.to_owned()))
-}
+    /// Length, in bytes, and hash of a file that is there, as long as it should be, and made from the
+    /// model's weights.
+    pub fn whole(&self, path: &Path) -> Option<(u64, String)> {
+        let blank = self.mark(&"0".repeat(64));
+        let end = end(&self.to);
+        let read = || {
+            let mut file = File::open(path).ok()?;
+            file.seek(SeekFrom::Start(end)).ok()?;
+            let mut found = Vec::new();
+            // Files of other models may be longer by any amount.
+            file.take(blank.len() as u64 + 1)
+                .read_to_end(&mut found)
+                .ok()?;
+            Some(found)
+        };
+        let found = String::from_utf8(read()?).ok()?;
+        let hash = found.strip_suffix('\n')?.rsplit(' ').next()?;
+        (found.len() == blank.len() && found == self.mark(hash)).then(|| (end, hash.to_owned()))
+    }
 
-/// Makes the file unless it is there, and returns its folder: the model's, or one below `cache`.
-///
-/// # Errors
-/// See [`Model::weights_in`].
-pub(crate) fn ensure(model: &Model, storage: Storage, cache: &Path) -> Result<PathBuf, Error> {
-    let own = model.folder().to_path_buf();
-    let other = cache.join("weights").join(&model.info().weights_sha256);
-    for folder in [&own, &other] {
-        if whole(&folder.join(storage.file()), model, storage).is_some() {
-            return Ok(folder.clone());
+    /// Makes the file unless it is there, and returns its folder: the model's, or one below `cache` when
+    /// nothing can be written there.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read or
+    /// written.
+    pub fn ensure(&self, cache: &Path) -> Result<PathBuf, Error> {
+        let own = self.folder;
+        let other = cache.join("weights").join(self.weights_sha256);
+        for folder in [own, &other] {
+            if self.whole(&folder.join(self.storage.file())).is_some() {
+                return Ok(folder.to_path_buf());
+            }
+        }
+        match self.make(own) {
+            Err(Error::Io { source, .. }) if refused(source.kind()) => {
+                fs::create_dir_all(&other).map_err(Error::io(&other, "create"))?;
+                self.make(&other)?;
+                Ok(other)
+            }
+            made => made.map(|()| own.to_path_buf()),
         }
     }
-    match make(&own, model, storage) {
-        Err(Error::Io { source, .. }) if refused(source.kind()) => {
-            fs::create_dir_all(&other).map_err(Error::io(&other, "create"))?;
-            make(&other, model, storage)?;
-            Ok(other)
+
+    /// Makes the file in a folder, unless another process does so first.
+    fn make(&self, folder: &Path) -> Result<(), Error> {
+        let lock = folder.join(format!(".{}.lock", self.storage.file()));
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&lock)
+            .map_err(Error::io(&lock, "create"))?;
+        // A file system without locks goes without: then both make it, and the last rename loses nothing.
+        let _ = lock.lock();
+        if self.whole(&folder.join(self.storage.file())).is_some() {
+            return Ok(());
         }
-        made => made.map(|()| own),
+        // What is made from damaged weights would look whole ever after.
+        let path = self.folder.join(WEIGHTS_FILE);
+        let weights = WeightsFile::open(path, end(self.from), self.expected.clone())?;
+        thread::scope(|scope| {
+            let verifying = thread::Builder::new().spawn_scoped(scope, || weights.verify());
+            let made = self.fill(self.folder, folder);
+            match verifying {
+                Ok(verifying) => verifying.join().expect("no part of it panics")?,
+                // The system gives no more threads.
+                Err(_) => weights.verify()?,
+            }
+            self.complete(made?, folder)
+        })
+    }
+
+    /// Converts `weights.bin` of one folder, which has just been written, into another.
+    ///
+    /// # Errors
+    /// As [`Cast::ensure`].
+    pub fn write(&self, from: &Path, folder: &Path) -> Result<(), Error> {
+        let file = self.fill(from, folder)?;
+        self.complete(file, folder)
+    }
+
+    /// Gives the file its end, and its name.
+    fn complete(&self, mut file: AtomicFile, folder: &Path) -> Result<(), Error> {
+        let target = folder.join(self.storage.file());
+        let end = end(&self.to);
+        let finish = || {
+            let hash = verify::blake3_of(file.file(), end)?;
+            file.seek(SeekFrom::Start(end))?;
+            file.write_all(self.mark(&hash).as_bytes())?;
+            // After a crash, a file that has its end has all of it.
+            file.finish()
+        };
+        finish().map_err(Error::io(&target, "write"))
+    }
+
+    /// Converts the numbers.
+    fn fill(&self, from: &Path, folder: &Path) -> Result<AtomicFile, Error> {
+        let source = from.join(WEIGHTS_FILE);
+        let target = folder.join(self.storage.file());
+        let _ = atomic_file::sweep(folder, Some(self.storage.file()));
+        let temporary = AtomicFile::replace(&target).map_err(Error::io(folder, "write into"))?;
+        temporary
+            .file()
+            .set_len(end(&self.to))
+            .map_err(Error::io(&target, "write"))?;
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(), Error> {
+            let mut input = Source {
+                file: File::open(&source).map_err(Error::io(&source, "read"))?,
+                path: &source,
+                table: self.from,
+                bytes: Vec::new(),
+            };
+            let mut output = Target {
+                file: OpenOptions::new()
+                    .write(true)
+                    .open(temporary.partial())
+                    .map_err(Error::io(&target, "write"))?,
+                path: &target,
+                source: &source,
+                precision: self.storage.precision,
+                numbers: Vec::new(),
+                bytes: Vec::new(),
+            };
+            while let Some(tensor) = self.to.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // The others need not go on.
+                output
+                    .make(tensor, &mut input, &self.folds)
+                    .inspect_err(|_| next.store(self.to.len(), Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            // Where the system gives no more threads, there are fewer: this one works, too.
+            let workers: Vec<_> = (1..threads.min(MOST_THREADS))
+                .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+                .collect();
+            let own = work();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().expect("no part of it panics"))
+                .collect::<Result<Vec<()>, Error>>()?;
+            own
+        })?;
+        Ok(temporary)
     }
 }
 
@@ -89,132 +212,15 @@ fn refused(kind: ErrorKind) -> bool {
     )
 }
 
-/// Makes the file in a folder, unless another process does so first.
-fn make(folder: &Path, model: &Model, storage: Storage) -> Result<(), Error> {
-    let lock = folder.join(format!(".{}.lock", storage.file()));
-    let lock = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&lock)
-        .map_err(Error::io(&lock, "create"))?;
-    // A file system without locks goes without: then both make it, and the last rename loses nothing.
-    let _ = lock.lock();
-    if whole(&folder.join(storage.file()), model, storage).is_some() {
-        return Ok(());
-    }
-    // What is made from damaged weights would look whole ever after.
-    let weights = model.wide(model.folder())?;
-    thread::scope(|scope| {
-        let verifying = thread::Builder::new().spawn_scoped(scope, || weights.verify());
-        let made = fill(model.folder(), folder, model, storage);
-        match verifying {
-            Ok(verifying) => verifying.join().expect("no part of it panics")?,
-            // The system gives no more threads.
-            Err(_) => weights.verify()?,
-        }
-        complete(made?, folder, model, storage)
-    })
-}
-
-/// Converts `weights.bin` of one folder, which has just been written, into another.
-pub(crate) fn write(
-    from: &Path,
-    folder: &Path,
-    model: &Model,
-    storage: Storage,
-) -> Result<(), Error> {
-    let file = fill(from, folder, model, storage)?;
-    complete(file, folder, model, storage)
-}
-
-/// Gives the file its end, and its name.
-fn complete(
-    mut file: AtomicFile,
-    folder: &Path,
-    model: &Model,
-    storage: Storage,
-) -> Result<(), Error> {
-    let target = folder.join(storage.file());
-    let end = end(&model.tensors(storage));
-    let finish = || {
-        let hash = verify::blake3_of(file.file(), end)?;
-        file.seek(SeekFrom::Start(end))?;
-        file.write_all(mark(model, &hash).as_bytes())?;
-        // After a crash, a file that has its end has all of it.
-        file.finish()
-    };
-    finish().map_err(Error::io(&target, "write"))
-}
-
-/// Converts the numbers.
-fn fill(from: &Path, folder: &Path, model: &Model, storage: Storage) -> Result<AtomicFile, Error> {
-    let source = from.join(WEIGHTS_FILE);
-    let target = folder.join(storage.file());
-    let _ = atomic_file::sweep(folder, Some(storage.file()));
-    let temporary = AtomicFile::replace(&target).map_err(Error::io(folder, "write into"))?;
-    let narrowed = model.tensors(storage);
-    let end = end(&narrowed);
-    temporary
-        .file()
-        .set_len(end)
-        .map_err(Error::io(&target, "write"))?;
-    let folds = if storage.folded {
-        model.architecture().description().folds()
-    } else {
-        Folds::default()
-    };
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), Error> {
-        let mut wide = Wide {
-            file: File::open(&source).map_err(Error::io(&source, "read"))?,
-            path: &source,
-            table: &model.info().tensors,
-            bytes: Vec::new(),
-        };
-        let mut narrow = Narrow {
-            file: OpenOptions::new()
-                .write(true)
-                .open(temporary.partial())
-                .map_err(Error::io(&target, "write"))?,
-            path: &target,
-            source: &source,
-            precision: storage.precision,
-            numbers: Vec::new(),
-            bytes: Vec::new(),
-        };
-        while let Some(tensor) = narrowed.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // The others need not go on.
-            narrow
-                .make(tensor, &mut wide, &folds)
-                .inspect_err(|_| next.store(narrowed.len(), Ordering::Relaxed))?;
-        }
-        Ok(())
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        // Where the system gives no more threads, there are fewer: this one works, too.
-        let workers: Vec<_> = (1..threads.min(MOST_THREADS))
-            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        let own = work();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().expect("no part of it panics"))
-            .collect::<Result<Vec<()>, Error>>()?;
-        own
-    })?;
-    Ok(temporary)
-}
-
 /// `weights.bin`.
-struct Wide<'paths> {
+struct Source<'paths> {
     file: File,
     path: &'paths Path,
     table: &'paths [TensorInfo],
     bytes: Vec<u8>,
 }
 
-impl<'paths> Wide<'paths> {
+impl<'paths> Source<'paths> {
     fn find(&self, name: &str) -> Option<&'paths TensorInfo> {
         self.table.iter().find(|tensor| tensor.name == name)
     }
@@ -228,7 +234,7 @@ impl<'paths> Wide<'paths> {
     ) -> Result<(), Error> {
         let tensor = self
             .find(name)
-            .expect("the table was checked against the architecture's own list");
+            .expect("the table was checked against the family's own list");
         let width = match tensor.shape[..] {
             [_, width] => width.max(1),
             _ => 1,
@@ -290,10 +296,10 @@ impl<'paths> Wide<'paths> {
 
     /// What is added to a bias.
     fn term(&mut self, term: &Term) -> Result<Vec<f64>, Error> {
-        let product = |wide: &mut Self, dense: &Dense, rows: &Range<usize>| {
-            let beta = wide.vector(&format!("{}.bias", dense.norm))?;
+        let product = |input: &mut Self, dense: &Dense, rows: &Range<usize>| {
+            let beta = input.vector(&format!("{}.bias", dense.norm))?;
             let beta: Vec<f64> = beta.into_iter().map(f64::from).collect();
-            wide.product(&dense.weight, rows.clone(), &beta)
+            input.product(&dense.weight, rows.clone(), &beta)
         };
         match term {
             Term::Norm(norm) => {
@@ -311,7 +317,7 @@ impl<'paths> Wide<'paths> {
 }
 
 /// The file that is made.
-struct Narrow<'paths> {
+struct Target<'paths> {
     file: File,
     path: &'paths Path,
     source: &'paths Path,
@@ -320,28 +326,33 @@ struct Narrow<'paths> {
     bytes: Vec<u8>,
 }
 
-impl Narrow<'_> {
+impl Target<'_> {
     /// Makes one of its tensors.
-    fn make(&mut self, tensor: &TensorInfo, wide: &mut Wide, folds: &Folds) -> Result<(), Error> {
+    fn make(
+        &mut self,
+        tensor: &TensorInfo,
+        input: &mut Source,
+        folds: &Folds,
+    ) -> Result<(), Error> {
         let name = &tensor.name;
         self.file
             .seek(SeekFrom::Start(tensor.offset))
             .map_err(Error::io(self.path, "write"))?;
         if let Some(bias) = folds.bias(name) {
-            return self.bias(wide, bias);
+            return self.bias(input, bias);
         }
         let gamma = match folds.norm_before(name) {
-            Some(norm) => Some(wide.vector(&format!("{norm}.weight"))?),
+            Some(norm) => Some(input.vector(&format!("{norm}.weight"))?),
             None => None,
         };
-        let eight = self.precision == Precision::Fp8 && folds.feed_forward.contains(name);
-        let rows = wide.count(name).unwrap_or_default();
-        wide.rows(name, 0..rows, |numbers, width| {
+        let fp8 = self.precision == Precision::Fp8 && folds.feed_forward.contains(name);
+        let rows = input.count(name).unwrap_or_default();
+        input.rows(name, 0..rows, |numbers, width| {
             if let Some(gamma) = &gamma {
                 let rows = numbers.chunks_exact_mut(width);
                 rows.for_each(|row| fold(row, gamma));
             }
-            if !eight {
+            if !fp8 {
                 return self.put(name, numbers);
             }
             let scale = if gamma.is_some() {
@@ -354,7 +365,7 @@ impl Narrow<'_> {
                 }
                 fp8::WEIGHT_SCALE
             };
-            self.put_eights(name, numbers, scale)
+            self.put_fp8(name, numbers, scale)
         })
     }
 
@@ -363,14 +374,14 @@ impl Narrow<'_> {
         clippy::cast_possible_truncation,
         reason = "rounding to f32 is what is wanted"
     )]
-    fn bias(&mut self, wide: &mut Wide, bias: &Bias) -> Result<(), Error> {
+    fn bias(&mut self, input: &mut Source, bias: &Bias) -> Result<(), Error> {
         let mut sum = vec![0.0; bias.length];
-        if wide.count(&bias.name).is_some() {
-            let own = wide.vector(&bias.name)?;
+        if input.count(&bias.name).is_some() {
+            let own = input.vector(&bias.name)?;
             sum = own.into_iter().map(f64::from).collect();
         }
         for term in &bias.terms {
-            let term = wide.term(term)?;
+            let term = input.term(term)?;
             sum.iter_mut()
                 .zip(term)
                 .for_each(|(sum, term)| *sum += term);
@@ -406,11 +417,11 @@ impl Narrow<'_> {
     }
 
     /// The same in 8 bits, `scale` times larger.
-    fn put_eights(&mut self, name: &str, numbers: &[f32], scale: f32) -> Result<(), Error> {
+    fn put_fp8(&mut self, name: &str, numbers: &[f32], scale: f32) -> Result<(), Error> {
         self.check(name, numbers, fp8::MOST / scale)?;
         self.bytes.clear();
-        let eights = numbers.iter().map(|number| fp8::encode(number * scale));
-        self.bytes.extend(eights);
+        let encoded = numbers.iter().map(|number| fp8::encode(number * scale));
+        self.bytes.extend(encoded);
         self.write()
     }
 

@@ -6,11 +6,69 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
-use crate::model::{Precision, TensorInfo};
+use crate::files::WEIGHTS_FILE;
+use crate::graph::request::{GraphKind, Precision};
 
 /// Every tensor begins at a multiple of this, so that a memory map can hand it out as it is.
 pub const ALIGNMENT: u64 = 4096;
+
+/// A tensor of the weights file: little-endian values, row after row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorInfo {
+    /// Its name, as in the graphs.
+    pub name: String,
+    /// Its shape; dense weights are [out, in].
+    pub shape: Vec<usize>,
+    /// Its first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// How the weights stand in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Storage {
+    /// Their number format.
+    pub precision: Precision,
+    /// Whether layer norms are folded into the dense layers behind them, see [`crate::weights::norm_fold`].
+    pub folded: bool,
+}
+
+impl Storage {
+    /// What graphs of a kind and number format read.
+    #[must_use]
+    pub fn of(kind: GraphKind, precision: Precision) -> Self {
+        Self {
+            precision,
+            folded: kind == GraphKind::Fused,
+        }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match (self.precision, self.folded) {
+            (Precision::Fp32, _) => WEIGHTS_FILE,
+            (Precision::Fp16, false) => "weights.fp16.bin",
+            (Precision::Bf16, false) => "weights.bf16.bin",
+            (Precision::Fp16, true) => "weights.fp16.folded.bin",
+            (Precision::Bf16, true) => "weights.bf16.folded.bin",
+            (Precision::Fp8, _) => "weights.fp8.folded.bin",
+        }
+    }
+}
+
+impl From<Precision> for Storage {
+    fn from(precision: Precision) -> Self {
+        Self {
+            precision,
+            folded: false,
+        }
+    }
+}
 
 /// A tensor of a checkpoint, in Hugging Face's spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +92,7 @@ impl Input {
 
 /// How a tensor is made from those of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Recipe {
+pub enum TensorSource {
     /// The rows of one tensor after those of another.
     Rows(Vec<Input>),
     /// Every value times a factor; some rows are zero.
@@ -62,7 +120,7 @@ pub enum Recipe {
         /// The other one, [.., columns].
         by: Input,
     },
-    /// `bias + weight @ inner`, in f64: a bias before a dense layer moved behind it.
+    /// `(bias + weight @ inner) * factor`, in f64: a bias before a dense layer moved behind it.
     Folded {
         /// The layer's own bias, [out].
         bias: Input,
@@ -70,10 +128,12 @@ pub enum Recipe {
         weight: Input,
         /// A tensor whose last `in` values are the bias that comes before.
         inner: Input,
+        /// What the sum is multiplied by.
+        factor: f32,
     },
 }
 
-impl Recipe {
+impl TensorSource {
     /// The tensors that it needs.
     #[must_use]
     pub fn inputs(&self) -> Vec<&Input> {
@@ -85,6 +145,7 @@ impl Recipe {
                 bias,
                 weight,
                 inner,
+                ..
             } => vec![bias, weight, inner],
         }
     }
@@ -98,7 +159,7 @@ pub struct Planned {
     /// Its shape.
     pub shape: Vec<usize>,
     /// What it is made from.
-    pub recipe: Recipe,
+    pub source: TensorSource,
 }
 
 /// A plan under construction.
@@ -107,28 +168,18 @@ pub struct Plan(pub Vec<Planned>);
 
 impl Plan {
     /// Adds a tensor.
-    pub fn add(&mut self, name: String, shape: &[usize], recipe: Recipe) {
+    pub fn add(&mut self, name: String, shape: &[usize], source: TensorSource) {
         self.0.push(Planned {
             name,
             shape: shape.to_vec(),
-            recipe,
+            source,
         });
     }
 
     /// Adds a tensor as the checkpoint has it.
     pub fn copy(&mut self, name: String, input: Input) {
         let shape = input.shape.clone();
-        self.add(name, &shape, Recipe::Rows(vec![input]));
-    }
-
-    /// Adds a layer norm: `weight` and `bias`.
-    pub fn norm(&mut self, ours: &str, theirs: &str, width: usize) {
-        for part in ["weight", "bias"] {
-            self.copy(
-                format!("{ours}.{part}"),
-                Input::new(format!("{theirs}.{part}"), &[width]),
-            );
-        }
+        self.add(name, &shape, TensorSource::Rows(vec![input]));
     }
 }
 
@@ -181,6 +232,14 @@ pub fn place_as(plan: &[Planned], bytes: impl Fn(&str) -> u64) -> Vec<TensorInfo
         .collect()
 }
 
+/// Where the last tensor ends: the length of a weights file, in bytes.
+#[must_use]
+pub fn end(tensors: &[TensorInfo]) -> u64 {
+    tensors
+        .last()
+        .map_or(0, |tensor| tensor.offset + tensor.bytes)
+}
+
 /// Hashes of a weights file, in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashes {
@@ -195,7 +254,7 @@ pub struct Hashes {
 /// # Errors
 /// When a tensor is missing or has another shape (told before anything is written), or a file can't be read or written.
 pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Hashes, Error> {
-    for input in plan.iter().flat_map(|planned| planned.recipe.inputs()) {
+    for input in plan.iter().flat_map(|planned| planned.source.inputs()) {
         source.check(input)?;
     }
     let file = File::create(path).map_err(Error::io(path, "create"))?;
@@ -209,7 +268,7 @@ pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Hash
     };
     for (planned, placed) in plan.iter().zip(place(plan)) {
         writer.pad(placed.offset)?;
-        make(&planned.recipe, source, &mut writer)?;
+        make(&planned.source, source, &mut writer)?;
         debug_assert_eq!(writer.length, placed.offset + placed.bytes);
     }
     writer.file.flush().map_err(Error::io(path, "write"))?;
@@ -267,12 +326,12 @@ impl Writer<'_> {
     }
 }
 
-fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Result<(), Error> {
+fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) -> Result<(), Error> {
     match recipe {
-        Recipe::Rows(inputs) => inputs
+        TensorSource::Rows(inputs) => inputs
             .iter()
             .try_for_each(|input| source.stream(input, &mut |values| writer.floats(values))),
-        Recipe::Scaled {
+        TensorSource::Scaled {
             input,
             factor,
             zero,
@@ -293,7 +352,7 @@ fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Resul
                 writer.floats(&scaled)
             })
         }
-        Recipe::Part { input, first, rows } => {
+        TensorSource::Part { input, first, rows } => {
             let width = input.shape[1..].iter().product::<usize>();
             let wanted = first * width..(first + rows) * width;
             let mut at = 0;
@@ -305,7 +364,7 @@ fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Resul
                 writer.floats(&values[from..to])
             })
         }
-        Recipe::Shifted { table, by } => {
+        TensorSource::Shifted { table, by } => {
             let width = table.shape.last().copied().unwrap_or(1);
             let by = &whole(by, source)?[..width];
             let mut at = 0;
@@ -317,10 +376,11 @@ fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Resul
                 writer.floats(&shifted)
             })
         }
-        Recipe::Folded {
+        TensorSource::Folded {
             bias,
             weight,
             inner,
+            factor,
         } => {
             let inner = whole(inner, source)?;
             let columns = weight.shape.last().copied().unwrap_or(1);
@@ -338,11 +398,15 @@ fn make(recipe: &Recipe, source: &dyn Weights, writer: &mut Writer<'_>) -> Resul
                 }
                 Ok(())
             })?;
+            let factor = f64::from(*factor);
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "rounding to f32 is what is wanted"
             )]
-            let sums = sums.into_iter().map(|sum| sum as f32).collect::<Vec<_>>();
+            let sums = sums
+                .into_iter()
+                .map(|sum| (sum * factor) as f32)
+                .collect::<Vec<_>>();
             writer.floats(&sums)
         }
     }

@@ -223,7 +223,7 @@ fn plain_graphs_compute_what_padded_ones_do() {
         let graphs: Vec<PathBuf> = [Precision::Fp32, Precision::Fp16]
             .map(|precision| {
                 let graph = model.graph(&GraphRequest {
-                    kind: GraphKind::Plain,
+                    kind: GraphKind::OrtCuda,
                     precision,
                     layer: model.architecture().layers(),
                     outputs: vec![Output::Mean, Output::Max, Output::Tokens],

@@ -65,10 +65,10 @@ fn published_sizes_have_the_published_number_of_parameters() {
     ] {
         let known = known_model(name).unwrap();
         assert_eq!(known_model(known.hub_id).unwrap(), known);
-        let plan = known.architecture.description().plan();
+        let plan = known.architecture.family().plan();
         let mut read = HashSet::new();
         let mut total = 0;
-        for input in plan.iter().flat_map(|planned| planned.recipe.inputs()) {
+        for input in plan.iter().flat_map(|planned| planned.source.inputs()) {
             if read.insert(&input.name) {
                 total += input
                     .shape
@@ -149,6 +149,9 @@ fn damaged_model_folders_are_refused_by_name() {
     refused(&["seqembed.json", "heads"]);
     fs::write(&json, whole.replace("\"layers\": 2", "\"layers\": 3")).unwrap();
     refused(&["seqembed.json", "table of tensors"]);
+    let other = whole.replace("\"kind\": \"esm2\"", "\"kind\": \"wordpiece\"");
+    fs::write(&json, other).unwrap();
+    refused(&["seqembed.json", "wordpiece"]);
     fs::write(&json, &whole[..whole.len() / 2]).unwrap();
     refused(&["seqembed.json"]);
     fs::write(&json, &whole).unwrap();
@@ -215,8 +218,8 @@ const KINDS: [(GraphKind, Precision); 6] = [
     (GraphKind::Packed, Precision::Fp32),
     (GraphKind::Packed, Precision::Fp16),
     (GraphKind::Packed, Precision::Bf16),
-    (GraphKind::Plain, Precision::Fp32),
-    (GraphKind::Plain, Precision::Fp16),
+    (GraphKind::OrtCuda, Precision::Fp32),
+    (GraphKind::OrtCuda, Precision::Fp16),
 ];
 
 #[test]
@@ -231,7 +234,7 @@ fn graphs_that_no_engine_can_run_are_refused() {
             "padded graph in fp16",
         ),
         (
-            GraphKind::Plain,
+            GraphKind::OrtCuda,
             Precision::Bf16,
             Output::Mean,
             "graph in bf16",

@@ -12,8 +12,8 @@ use ort::operator::{
 };
 use ort::session::Session;
 use ort::value::{TensorElementType, ValueRef, ValueRefMut};
+use seqembed_onnx::Precision;
 use seqembed_onnx::graph::builder::{Builder, fixed};
-use seqembed_onnx::model::Precision;
 
 use super::kernels::attention::{Alibi, NoPositions, Packed, Positions, Rotary};
 use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};

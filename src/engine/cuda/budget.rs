@@ -39,6 +39,7 @@ pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usi
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use seqembed_onnx::FusedFormats;
 
     use super::*;
 
@@ -46,11 +47,13 @@ mod tests {
         Sizes {
             hidden,
             heads: (hidden / 64).max(1),
+            head_width: 64,
             intermediate,
             rotary_base: None,
             alibi: gated,
             gated,
             post_norm: gated,
+            fused: FusedFormats::Half,
         }
     }
 

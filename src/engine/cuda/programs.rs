@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use seqembed_onnx::families::esm2::rotary_frequencies;
+use seqembed_onnx::positions::rotary_frequencies;
 use seqembed_onnx::weights::fp8;
 use seqembed_onnx::{Precision, Sizes};
 
@@ -247,6 +247,8 @@ pub(super) fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelErr
 mod tests {
     use rayon::prelude::*;
 
+    use seqembed_onnx::FusedFormats;
+
     use super::*;
     use crate::engine::cuda::compile::machine_code;
 
@@ -263,11 +265,17 @@ mod tests {
         let sizes = |hidden, heads, rotary: bool, gated| Sizes {
             hidden,
             heads,
+            head_width: hidden / heads,
             intermediate: 4 * hidden,
             rotary_base: rotary.then_some(10_000.0),
             alibi: gated,
             gated,
             post_norm: gated,
+            fused: if gated {
+                FusedFormats::Half
+            } else {
+                FusedFormats::HalfAndFp8
+            },
         };
         let cache = tempfile::tempdir().expect("a folder");
         for (arch, hopper) in [

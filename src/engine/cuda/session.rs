@@ -388,7 +388,7 @@ impl Engine for CudaSession {
         if rows == 0 {
             return Ok(Vec::new());
         }
-        if self.kind == GraphKind::Plain && reduce == Reduce::Max {
+        if self.kind == GraphKind::OrtCuda && reduce == Reduce::Max {
             let longest = batch.ranges.iter().map(|[start, end]| end - start).max();
             if longest.is_some_and(|longest| usize::try_from(longest).unwrap_or(0) > LONGEST_MAX) {
                 return Err(EngineError::Runtime(format!(

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, Simd, WithSimd};
-use seqembed_onnx::families::esm2::rotary_frequencies;
+use seqembed_onnx::positions::rotary_frequencies;
 
 use super::simd::{Largest, Scratch, exp2, load, store};
 

@@ -1,0 +1,109 @@
+//! The encoder's tensors by names that do not depend on who wrote the checkpoint.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use super::dtype::{Dtype, decode};
+use super::names::{self, Names};
+use super::open::Checkpoint;
+use super::tensor::Tensor;
+use crate::error::Error;
+use crate::weights::table::{Input, Weights};
+
+/// A checkpoint's tensors by names that do not depend on who wrote it.
+#[derive(Debug)]
+pub struct Canonical<'checkpoint> {
+    pub(super) checkpoint: &'checkpoint Checkpoint,
+    pub(super) names: BTreeMap<String, &'checkpoint str>,
+}
+
+impl<'checkpoint> Canonical<'checkpoint> {
+    /// The encoder's tensors of a checkpoint, as a family of these names spells them.
+    ///
+    /// # Errors
+    /// [`Error::Ambiguous`] when two tensors have one name then.
+    pub fn of(checkpoint: &'checkpoint Checkpoint, names: &Names) -> Result<Self, Error> {
+        let mut found: BTreeMap<String, &str> = BTreeMap::new();
+        let part = checkpoint.is_part(names);
+        for name in checkpoint.tensors.keys() {
+            if let Some(canonical) = names::canonical(names, name, part)
+                && let Some(first) = found.insert(canonical, name)
+            {
+                return Err(Error::Ambiguous {
+                    path: checkpoint.path.clone(),
+                    first: first.to_owned(),
+                    second: name.clone(),
+                });
+            }
+        }
+        Ok(Self {
+            checkpoint,
+            names: found,
+        })
+    }
+
+    /// All canonical names, and what the files say instead.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.names
+            .iter()
+            .map(|(canonical, name)| (canonical.as_str(), *name))
+    }
+
+    pub(super) fn find(&self, input: &Input) -> Result<(&str, &Tensor), Error> {
+        self.names
+            .get(&input.name)
+            .and_then(|name| Some((*name, self.checkpoint.tensors.get(*name)?)))
+            .ok_or_else(|| Error::MissingTensor {
+                path: self.checkpoint.path.clone(),
+                tensor: input.name.clone(),
+            })
+    }
+}
+
+impl Weights for Canonical<'_> {
+    fn check(&self, input: &Input) -> Result<(), Error> {
+        let (name, tensor) = self.find(input)?;
+        if tensor.shape != input.shape {
+            return Err(Error::Shape {
+                path: tensor.path.clone(),
+                tensor: name.to_owned(),
+                expected: input.shape.clone(),
+                found: tensor.shape.clone(),
+            });
+        }
+        if let Dtype::Other(dtype, _) = tensor.dtype {
+            return Err(Error::Dtype {
+                path: tensor.path.clone(),
+                tensor: name.to_owned(),
+                dtype: dtype.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn stream(
+        &self,
+        input: &Input,
+        take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (_, tensor) = self.find(input)?;
+        let failed = || Error::io(&tensor.path, "read");
+        let mut file = File::open(&tensor.path).map_err(failed())?;
+        file.seek(SeekFrom::Start(tensor.offset))
+            .map_err(failed())?;
+        let mut left = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
+        // A multiple of every width.
+        let mut bytes = vec![0; left.min(1 << 20)];
+        let mut values = Vec::with_capacity(bytes.len() / tensor.dtype.bytes());
+        while left > 0 {
+            let piece = left.min(bytes.len());
+            file.read_exact(&mut bytes[..piece]).map_err(failed())?;
+            values.clear();
+            decode(tensor.dtype, &bytes[..piece], &mut values);
+            take(&values)?;
+            left -= piece;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Rotary frequencies that a checkpoint holds: whether they are those that the graph computes with.
+
+use super::canonical::Canonical;
+use super::dtype::Dtype;
+use super::names::{self, Names};
+use super::open::Checkpoint;
+use crate::error::Error;
+use crate::positions::rotary_frequencies;
+use crate::weights::table::{Input, Weights};
+
+/// By how much of itself a frequency may be off that was stored in 16 bits once: a little more than half a unit of its last place.
+const HALF_ROUNDING: f32 = 1e-3;
+/// The same where it still is in bfloat16.
+const BF16_ROUNDING: f32 = 4e-3;
+/// Half of the least number of half precision.
+const HALF_SUBNORMAL: f32 = 3e-8;
+
+/// Compares rotary frequencies that the files hold with those that the graph computes with. Some releases of transformers take the
+/// one, some the other: where they differ, nobody can tell which the model was trained with.
+/// Heads are `head_width` wide, and the graph's frequencies have the base `base`.
+///
+/// # Errors
+/// [`Error::Frequencies`] when one differs by more than rounding, [`Error::Shape`] when there are more or fewer than of a head.
+pub fn check_frequencies(
+    checkpoint: &Checkpoint,
+    names: &Names,
+    head_width: usize,
+    base: f32,
+) -> Result<(), Error> {
+    let computed = rotary_frequencies(head_width, base);
+    let stored = Canonical {
+        checkpoint,
+        names: checkpoint
+            .tensors
+            .keys()
+            .filter(|name| names::are_frequencies(names, name))
+            .map(|name| (name.clone(), name.as_str()))
+            .collect(),
+    };
+    for (name, _) in stored.names() {
+        let input = Input::new(name.to_owned(), &[computed.len()]);
+        stored.check(&input)?;
+        let (_, tensor) = stored.find(&input)?;
+        let bound = match tensor.dtype {
+            Dtype::Bf16 => BF16_ROUNDING,
+            _ => HALF_ROUNDING,
+        };
+        let mut left = computed.iter();
+        stored.stream(&input, &mut |values| {
+            for (&stored, &computed) in values.iter().zip(left.by_ref()) {
+                let is_near = (stored - computed).abs() <= computed * bound + HALF_SUBNORMAL;
+                if !is_near {
+                    return Err(Error::Frequencies {
+                        path: tensor.path.clone(),
+                        tensor: name.to_owned(),
+                        stored,
+                        computed,
+                        base,
+                    });
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! A model's configuration, before any family has read it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// A setting inside a fair-esm file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    /// True or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// Text.
+    Text(String),
+}
+
+/// A model's configuration, as its checkpoint has it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Settings {
+    /// `config.json`.
+    HuggingFace {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        config: Value,
+    },
+    /// The Namespace inside a `.pt`, empty when there is none.
+    FairEsm {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        settings: BTreeMap<String, Scalar>,
+    },
+}

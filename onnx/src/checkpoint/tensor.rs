@@ -1,0 +1,56 @@
+//! A tensor of a weights file: what the header says of it.
+
+use std::path::{Path, PathBuf};
+
+use super::dtype::Dtype;
+use crate::error::Error;
+use crate::shown;
+
+/// Where a tensor stands: little-endian values, row after row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// The file.
+    pub path: PathBuf,
+    /// Its number format.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its first byte in the file.
+    pub offset: u64,
+}
+
+/// Where a tensor ends, checked against the file's length.
+pub(super) fn check_end(
+    path: &Path,
+    name: &str,
+    tensor: &Tensor,
+    length: u64,
+) -> Result<(), Error> {
+    let needed = tensor
+        .shape
+        .iter()
+        .try_fold(tensor.dtype.bytes() as u64, |bytes, &axis| {
+            bytes.checked_mul(axis as u64)
+        })
+        .and_then(|bytes| bytes.checked_add(tensor.offset))
+        .ok_or_else(|| {
+            Error::malformed(
+                path,
+                "weights",
+                format!(
+                    "tensor {} of shape {:?} is larger than any file",
+                    shown::name(name),
+                    tensor.shape
+                ),
+            )
+        })?;
+    if needed > length {
+        return Err(Error::Truncated {
+            path: path.to_path_buf(),
+            tensor: name.to_owned(),
+            needed,
+            length,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! The vocabulary that families describe their blocks in: [`Blocks`]. Sizes, norms, positions,
+//! activations, gates and biases are chosen here; `pre_norm.rs` and `post_norm.rs` build graphs of it.
+
+use super::config::check_sizes;
+use super::sizes::{FusedFormats, Sizes};
+use crate::graph::layers::{Activation, FeedForward, Norm};
+use crate::weights::norm_fold::Folds;
+use crate::weights::table::{Input, Plan, TensorSource};
+
+/// How attention knows where a token is. Learned positions are added to the embeddings, before any
+/// block: for the blocks they are [`Positions::None`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Positions {
+    /// It does not.
+    None,
+    /// Queries and keys are rotated by angles that grow with the position (Su et al., 2021).
+    Rotary {
+        /// Base of the frequencies.
+        base: f32,
+    },
+    /// Scores fall with the distance, on either side (Press et al., 2022).
+    Alibi,
+}
+
+/// What the blocks of a model are made of. All blocks of a model are alike.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says whether a part is there"
+)]
+pub struct Blocks {
+    /// How many blocks.
+    pub layers: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of a head. Heads times this need not be `hidden`.
+    pub head_width: usize,
+    /// Width inside the feed-forward layer; of each half, where it is gated.
+    pub intermediate: usize,
+    /// How rows are normalised.
+    pub norm: Norm,
+    /// Added to the variance (or mean square) before its root is taken.
+    pub epsilon: f32,
+    /// How attention knows positions.
+    pub positions: Positions,
+    /// Whether queries and keys are normalised over their full width before they are rotated, with
+    /// a weight each and no bias.
+    pub query_key_norm: bool,
+    /// What stands between the two dense layers of the feed-forward layer.
+    pub activation: Activation,
+    /// Whether the feed-forward layer is gated: `activation(left) * right`.
+    pub gated: bool,
+    /// Whether the dense layers of attention have biases.
+    pub attention_bias: bool,
+    /// Whether the first dense layer of the feed-forward layer has a bias.
+    pub up_bias: bool,
+    /// Whether the second one has.
+    pub down_bias: bool,
+    /// What both branches of a block are multiplied by before they are added: it is multiplied into
+    /// their last dense layers at export.
+    pub residual_scale: f32,
+}
+
+impl Blocks {
+    /// Blocks as BERT's (Devlin et al., 2019), but for positions: layer norms and dense layers with
+    /// biases, erf GELU, heads that share the width.
+    #[must_use]
+    pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Self {
+        Self {
+            layers,
+            hidden,
+            heads,
+            head_width: hidden / heads.max(1),
+            intermediate,
+            norm: Norm::LayerNorm { bias: true },
+            epsilon: 1e-12,
+            positions: Positions::None,
+            query_key_norm: false,
+            activation: Activation::Gelu,
+            gated: false,
+            attention_bias: true,
+            up_bias: true,
+            down_bias: true,
+            residual_scale: 1.0,
+        }
+    }
+
+    /// Width of all heads together.
+    #[must_use]
+    pub fn attention_width(&self) -> usize {
+        self.heads * self.head_width
+    }
+
+    /// The name, in the weights file, of the first dense layer of the feed-forward layer.
+    #[must_use]
+    pub fn up(&self) -> &'static str {
+        if self.gated { "gated" } else { "up" }
+    }
+
+    /// Rows of the first dense layer of the feed-forward layer.
+    #[must_use]
+    pub fn up_rows(&self) -> usize {
+        if self.gated {
+            2 * self.intermediate
+        } else {
+            self.intermediate
+        }
+    }
+
+    /// The kind of all norms, and what is added to a variance.
+    #[must_use]
+    pub fn norms(&self) -> (Norm, f32) {
+        (self.norm, self.epsilon)
+    }
+
+    /// The feed-forward layer, as graphs compute it.
+    #[must_use]
+    pub fn feed_forward(&self) -> FeedForward {
+        FeedForward {
+            activation: self.activation,
+            half: self.gated.then_some(self.intermediate),
+            up_bias: self.up_bias,
+        }
+    }
+
+    /// The sizes that kernels are chosen by. `fused` says in which number formats the family's
+    /// vectors stay close to those of 32 bits; there are no fused graphs of forms without kernels.
+    #[must_use]
+    pub fn sizes(&self, post_norm: bool, fused: FusedFormats) -> Sizes {
+        let has_kernels = self.norm == Norm::LayerNorm { bias: true }
+            && !self.query_key_norm
+            && self.activation == Activation::Gelu
+            && self.attention_width() == self.hidden
+            && self.attention_bias
+            && (self.gated || self.up_bias)
+            && self.down_bias
+            && (post_norm || !self.gated);
+        Sizes {
+            hidden: self.hidden,
+            heads: self.heads,
+            head_width: self.head_width,
+            intermediate: self.intermediate,
+            rotary_base: match self.positions {
+                Positions::Rotary { base } => Some(base),
+                Positions::None | Positions::Alibi => None,
+            },
+            alibi: self.positions == Positions::Alibi,
+            gated: self.gated,
+            post_norm,
+            fused: if has_kernels {
+                fused
+            } else {
+                FusedFormats::None
+            },
+        }
+    }
+
+    /// Checks that the sizes can be those of a model. `others` are the family's own, by the names that
+    /// its configuration has for them.
+    ///
+    /// # Errors
+    /// What is impossible about them.
+    pub fn check(&self, others: &[(&str, usize)]) -> Result<(), String> {
+        let sizes = [
+            ("hidden_size", self.hidden),
+            ("num_attention_heads", self.heads),
+            ("intermediate_size", self.intermediate),
+        ];
+        check_sizes(
+            ("num_hidden_layers", self.layers),
+            &[&sizes, others].concat(),
+        )?;
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(format!(
+                "a width of {} can't be split among {} heads",
+                self.hidden, self.heads
+            ));
+        }
+        if let Positions::Rotary { base } = self.positions {
+            if !self.head_width.is_multiple_of(2) {
+                return Err(format!(
+                    "a width of {} can't be split among {} heads of even width",
+                    self.hidden, self.heads
+                ));
+            }
+            if base.is_nan() || base <= 1.0 {
+                return Err(format!("the rotary base {base} is out of range"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.epsilon) {
+            return Err(format!("layer_norm_eps {} is out of range", self.epsilon));
+        }
+        Ok(())
+    }
+
+    /// Plans a norm of the model's kind.
+    pub fn plan_norm(&self, plan: &mut Plan, ours: &str, theirs: &str) {
+        let parts: &[&str] = match self.norm {
+            Norm::LayerNorm { bias: true } => &["weight", "bias"],
+            Norm::LayerNorm { bias: false } | Norm::RmsNorm => &["weight"],
+        };
+        for part in parts {
+            plan.copy(
+                format!("{ours}.{part}"),
+                Input::new(format!("{theirs}.{part}"), &[self.hidden]),
+            );
+        }
+    }
+
+    /// Plans a layer's attention, whose queries, keys and values are dense layers of their own in the
+    /// checkpoint.
+    pub fn plan_attention(&self, plan: &mut Plan, layer: usize) {
+        let (hidden, width) = (self.hidden, self.attention_width());
+        let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
+        let weights = three
+            .iter()
+            .map(|part| tensor(layer, &format!("{part}.weight"), &[width, hidden]));
+        plan.add(
+            format!("layer.{layer}.qkv.weight"),
+            &[3 * width, hidden],
+            TensorSource::Rows(weights.collect()),
+        );
+        let [query, key, value] =
+            three.map(|part| tensor(layer, &format!("{part}.bias"), &[width]));
+        if self.attention_bias {
+            plan.add(
+                format!("layer.{layer}.qk.bias"),
+                &[2 * width],
+                TensorSource::Rows(vec![query, key]),
+            );
+        }
+        if self.query_key_norm {
+            for part in ["query_norm", "key_norm"] {
+                let theirs = tensor(layer, &format!("attention.self.{part}.weight"), &[width]);
+                plan.copy(format!("layer.{layer}.{part}.weight"), theirs);
+            }
+        }
+        self.plan_attention_output(plan, layer, value);
+    }
+
+    /// Plans a layer's output projection of attention. `value_bias` ends with the values' bias, which
+    /// is folded into the projection's: a row of attention weights sums to one, so it passes through
+    /// attention as it is.
+    pub fn plan_attention_output(&self, plan: &mut Plan, layer: usize, value_bias: Input) {
+        let ours = format!("layer.{layer}.attention_output");
+        let shape = [self.hidden, self.attention_width()];
+        let weight = tensor(layer, "attention.output.dense.weight", &shape);
+        self.plan_scaled(plan, format!("{ours}.weight"), weight.clone());
+        if self.attention_bias {
+            plan.add(
+                format!("{ours}.bias"),
+                &[self.hidden],
+                TensorSource::Folded {
+                    bias: tensor(layer, "attention.output.dense.bias", &[self.hidden]),
+                    weight,
+                    inner: value_bias,
+                    factor: self.residual_scale,
+                },
+            );
+        }
+    }
+
+    /// Plans a layer's feed-forward layer.
+    pub fn plan_feed_forward(&self, plan: &mut Plan, layer: usize) {
+        let (up, rows) = (self.up(), self.up_rows());
+        let theirs = tensor(layer, "intermediate.dense.weight", &[rows, self.hidden]);
+        plan.copy(format!("layer.{layer}.{up}.weight"), theirs);
+        if self.up_bias {
+            let theirs = tensor(layer, "intermediate.dense.bias", &[rows]);
+            plan.copy(format!("layer.{layer}.{up}.bias"), theirs);
+        }
+        let shape = [self.hidden, self.intermediate];
+        let theirs = tensor(layer, "output.dense.weight", &shape);
+        self.plan_scaled(plan, format!("layer.{layer}.down.weight"), theirs);
+        if self.down_bias {
+            let theirs = tensor(layer, "output.dense.bias", &[self.hidden]);
+            self.plan_scaled(plan, format!("layer.{layer}.down.bias"), theirs);
+        }
+    }
+
+    /// Plans a tensor that is added to the residual.
+    fn plan_scaled(&self, plan: &mut Plan, name: String, input: Input) {
+        if (self.residual_scale - 1.0).abs() < f32::EPSILON {
+            return plan.copy(name, input);
+        }
+        let shape = input.shape.clone();
+        let source = TensorSource::Scaled {
+            input,
+            factor: self.residual_scale,
+            zero: Vec::new(),
+        };
+        plan.add(name, &shape, source);
+    }
+
+    /// Folds the norm `norm` into the first dense layer of a layer's feed-forward layer.
+    pub fn fold_feed_forward(&self, folds: &mut Folds, layer: &str, norm: String) {
+        folds.feed_forward(layer, self.up(), norm, self.up_rows());
+    }
+}
+
+/// A tensor of a layer of the checkpoint.
+#[must_use]
+pub fn tensor(layer: usize, name: &str, shape: &[usize]) -> Input {
+    Input::new(format!("encoder.layer.{layer}.{name}"), shape)
+}

@@ -1,0 +1,249 @@
+//! What the ESM families share: the vocabulary, fair-esm's `.pt` files, names of tensors, and what token
+//! dropout leaves of the embeddings.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::checkpoint::names::{self, Names, in_layer, plain_name};
+use crate::checkpoint::{Checkpoint, Scalar, Settings};
+use crate::error::Error;
+use crate::weights::table::{Input, Plan, TensorSource};
+
+/// One token a residue: the vocabulary of ESM-1b, ESM-1v and ESM-2, by id.
+pub const VOCABULARY: [&str; 33] = [
+    "<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "V", "S", "E", "R", "T", "I", "D", "P", "K",
+    "Q", "N", "F", "Y", "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "<null_1>",
+    "<mask>",
+];
+
+/// What token dropout leaves of an embedding on average: 15 % of the tokens are chosen in training, 80 %
+/// of them masked.
+const TOKEN_DROPOUT_SCALE: f32 = 0.88;
+
+/// The table of words, in the spelling of Hugging Face.
+const WORDS: &str = "embeddings.word_embeddings.weight";
+
+/// The tokenizer's file, for models whose vocabulary has as many tokens as that of ESM.
+#[must_use]
+pub fn vocabulary_file(rows: usize) -> Option<Vec<u8>> {
+    (rows == VOCABULARY.len()).then(|| VOCABULARY.join("\n").into_bytes())
+}
+
+/// How both layouts of ESM checkpoints name their tensors. `unused` are those that no vector depends on.
+#[must_use]
+pub fn names(unused: &'static [&'static str]) -> Names {
+    Names {
+        // fair-esm's own files begin with the second; a plain state dict of its model has no prefix.
+        prefixes: &["esm.", "encoder.sentence_encoder.", "sentence_encoder."],
+        encoder: &[
+            "embed_positions",
+            "embed_tokens",
+            "embeddings",
+            "encoder",
+            "layers",
+        ],
+        unused,
+        spelling: |name| {
+            let name = plain_name(name);
+            from_fair_esm(name.strip_prefix("encoder.").unwrap_or(&name)).unwrap_or(name)
+        },
+    }
+}
+
+/// fair-esm's name, without its prefix, in Hugging Face's spelling.
+fn from_fair_esm(name: &str) -> Option<String> {
+    let renamed = |from: &str, to: &str| name.strip_prefix(from).map(|rest| format!("{to}{rest}"));
+    if name == "embed_tokens.weight" {
+        return Some(WORDS.to_owned());
+    }
+    if name == "embed_positions.weight" {
+        return Some("embeddings.position_embeddings.weight".to_owned());
+    }
+    if let Some(name) = renamed("emb_layer_norm_before.", "embeddings.layer_norm.")
+        .or_else(|| renamed("emb_layer_norm_after.", "encoder.emb_layer_norm_after."))
+    {
+        // Hugging Face's own name for the latter begins with `encoder.`, too, and means the same.
+        return Some(name);
+    }
+    let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
+    layer.parse::<usize>().ok()?;
+    let (module, kind) = part.rsplit_once('.')?;
+    let part = match module {
+        "self_attn.q_proj" => "attention.self.query",
+        "self_attn.k_proj" => "attention.self.key",
+        "self_attn.v_proj" => "attention.self.value",
+        "self_attn.out_proj" => "attention.output.dense",
+        "self_attn_layer_norm" => "attention.LayerNorm",
+        "fc1" => "intermediate.dense",
+        "fc2" => "output.dense",
+        "final_layer_norm" => "LayerNorm",
+        other => other,
+    };
+    Some(format!("encoder.layer.{layer}.{part}.{kind}"))
+}
+
+/// Plans the table of words: under token dropout every row is scaled, and `<mask>`'s is zero.
+pub fn plan_words(plan: &mut Plan, shape: [usize; 2], token_dropout: bool, mask_id: usize) {
+    let words = Input::new(WORDS.to_owned(), &shape);
+    if token_dropout {
+        let source = TensorSource::Scaled {
+            input: words,
+            factor: TOKEN_DROPOUT_SCALE,
+            zero: vec![mask_id],
+        };
+        plan.add("embedding".to_owned(), &shape, source);
+    } else {
+        plan.copy("embedding".to_owned(), words);
+    }
+}
+
+/// Whether a checkpoint is a fair-esm `.pt`, and says that it is of another architecture than those whose
+/// names begin with `wanted`.
+#[must_use]
+pub fn architecture_of(checkpoint: &Checkpoint) -> Option<&str> {
+    match &checkpoint.settings {
+        Settings::FairEsm { settings, .. } => match settings.get("arch") {
+            Some(Scalar::Text(arch)) => Some(arch),
+            _ => None,
+        },
+        Settings::HuggingFace { .. } => None,
+    }
+}
+
+/// A fair-esm `.pt`: its settings, and the shapes of its tensors where it has none.
+pub struct FairEsm<'a> {
+    /// The file.
+    pub path: &'a Path,
+    settings: &'a BTreeMap<String, Scalar>,
+    shapes: BTreeMap<String, &'a [usize]>,
+    /// How many rotary frequencies the first layer has.
+    frequencies: Option<usize>,
+    /// Rows of the table of learned positions, if there is one.
+    pub position_rows: Option<usize>,
+}
+
+impl<'a> FairEsm<'a> {
+    /// Reads settings and shapes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the checkpoint is no `.pt`, or has another activation than erf GELU.
+    pub fn of(checkpoint: &'a Checkpoint, names: &Names) -> Result<Self, Error> {
+        let Settings::FairEsm { path, settings } = &checkpoint.settings else {
+            return Err(Error::config(&checkpoint.path, "not a fair-esm file"));
+        };
+        if let Some(Scalar::Text(activation)) = settings.get("activation_fn")
+            && activation != "gelu"
+        {
+            return Err(Error::config(
+                path,
+                format!(
+                    "its activation_fn is {activation:?}; only models of the kind with \"gelu\" can be exported"
+                ),
+            ));
+        }
+        let part = checkpoint.is_part(names);
+        let mut shapes = BTreeMap::new();
+        let (mut frequencies, mut position_rows) = (None, None);
+        for (name, shape) in checkpoint.shapes() {
+            if name.ends_with("layers.0.self_attn.rot_emb.inv_freq") {
+                frequencies = shape.first().copied();
+            }
+            if name.ends_with("embed_positions.weight") {
+                position_rows = shape.first().copied();
+            }
+            if let Some(name) = names::canonical(names, name, part) {
+                shapes.insert(name, shape);
+            }
+        }
+        Ok(Self {
+            path,
+            settings,
+            shapes,
+            frequencies,
+            position_rows,
+        })
+    }
+
+    fn size(&self, key: &str) -> Option<usize> {
+        match self.settings.get(key) {
+            Some(Scalar::Int(size)) => usize::try_from(*size).ok(),
+            _ => None,
+        }
+    }
+
+    fn axis(&self, name: &str, axis: usize) -> Option<usize> {
+        self.shapes.get(name)?.get(axis).copied()
+    }
+
+    /// A setting that is true or false, if it is there.
+    #[must_use]
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.settings.get(key) {
+            Some(Scalar::Bool(flag)) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// Whether the file has a tensor of this name, in Hugging Face's spelling.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.shapes.contains_key(name)
+    }
+
+    /// Rows of the embedding table.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.axis(WORDS, 0).unwrap_or(VOCABULARY.len())
+    }
+
+    /// Width of a token's vector.
+    ///
+    /// # Errors
+    /// When neither the settings nor the tensors tell it.
+    pub fn hidden(&self) -> Result<usize, Error> {
+        self.size("encoder_embed_dim")
+            .or_else(|| self.axis(WORDS, 1))
+            .ok_or_else(|| self.missing("width (encoder_embed_dim)"))
+    }
+
+    /// How many blocks.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.size("encoder_layers").unwrap_or_else(|| {
+            self.shapes
+                .keys()
+                .filter_map(|name| in_layer(name))
+                .map(|(last, _)| last.saturating_add(1))
+                .max()
+                .unwrap_or(0)
+        })
+    }
+
+    /// Width inside the feed-forward layer of a model whose vectors are `hidden` wide.
+    #[must_use]
+    pub fn intermediate(&self, hidden: usize) -> usize {
+        self.axis("encoder.layer.0.intermediate.dense.weight", 0)
+            .unwrap_or(hidden.saturating_mul(4))
+    }
+
+    /// Attention heads; `known` gives those of a published model of these sizes.
+    ///
+    /// # Errors
+    /// When it is told nowhere.
+    pub fn heads(&self, hidden: usize, known: Option<usize>) -> Result<usize, Error> {
+        let of_frequencies = |half: usize| hidden.checked_div(half.checked_mul(2)?);
+        self.size("encoder_attention_heads")
+            .or_else(|| self.frequencies.and_then(of_frequencies))
+            .or(known)
+            .ok_or_else(|| self.missing("number of heads (encoder_attention_heads)"))
+    }
+
+    fn missing(&self, what: &str) -> Error {
+        Error::config(
+            self.path,
+            format!(
+                "neither its settings nor its tensors tell the {what}; is it an ESM-2 checkpoint?"
+            ),
+        )
+    }
+}

@@ -1,0 +1,149 @@
+//! What a model family is: how its checkpoints are recognised and read, what it takes in, and how its
+//! graphs are built. One file a family implements [`Family`]; `mod.rs` lists them.
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::names::Names;
+use crate::error::Error;
+use crate::families::sizes::Sizes;
+use crate::graph::builder::Builder;
+use crate::graph::request::GraphRequest;
+use crate::tokenizer::TokenizerKind;
+use crate::weights::norm_fold::Folds;
+use crate::weights::table::Planned;
+
+/// How well a checkpoint fits a family. The family with the highest value reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Likeness {
+    /// It is of another family.
+    None,
+    /// Its configuration names the family's `model_type`, or a neighbour's, but something that the
+    /// family needs is missing or different: reading it says what.
+    Related,
+    /// It is of this family.
+    Full,
+}
+
+/// A published model of a family.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published<F> {
+    /// Its name, as `--model` takes it.
+    pub name: &'static str,
+    /// Its repository on the Hugging Face hub.
+    pub hub_id: &'static str,
+    /// How many parameters, as its authors count them.
+    pub parameters: &'static str,
+    /// Its sizes and settings.
+    pub family: F,
+}
+
+/// What the letters of a family's input stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alphabet {
+    /// Amino acids.
+    Protein,
+    /// Bases.
+    Dna,
+}
+
+/// How many special tokens a tokenizer puts around a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Before the first residue or base, such as `<cls>`.
+    pub front: usize,
+    /// After the last one, such as `<eos>` or `[SEP]`.
+    pub behind: usize,
+}
+
+/// Sizes and settings of a model of one family, and all that is the family's own.
+pub trait Family {
+    /// Which models it is, for messages: `ESM-2 (model_type "esm", or a fair-esm .pt)`.
+    fn about() -> &'static str
+    where
+        Self: Sized;
+
+    /// How well a checkpoint fits the family, by its configuration and the names of its tensors.
+    fn likeness(checkpoint: &Checkpoint) -> Likeness
+    where
+        Self: Sized;
+
+    /// Reads sizes and settings from a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when one is missing or impossible, or asks for something that the family's
+    /// graphs do not compute.
+    fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error>
+    where
+        Self: Sized;
+
+    /// The published models, smallest first.
+    fn published() -> Vec<Published<Self>>
+    where
+        Self: Sized;
+
+    /// Sizes and forms of its blocks, which kernels are chosen by.
+    fn sizes(&self) -> Sizes;
+
+    /// How many blocks. Layers are counted from 0, the embeddings, to this.
+    fn layers(&self) -> usize;
+
+    /// Rows of the embedding table.
+    fn vocabulary(&self) -> usize;
+
+    /// What its input is. `None`: the tokenizer's vocabulary tells.
+    fn alphabet(&self) -> Option<Alphabet>;
+
+    /// Which tokenizer reads its input.
+    fn tokenizer(&self) -> TokenizerKind;
+
+    /// The special tokens around each sequence.
+    fn special_tokens(&self) -> SpecialTokens {
+        SpecialTokens {
+            front: 1,
+            behind: 1,
+        }
+    }
+
+    /// Letters that its authors replace before they tokenize: each of the first becomes the second.
+    fn replaced_letters(&self) -> &'static [(char, char)] {
+        &[]
+    }
+
+    /// The longest input that the model was trained on, without special tokens: residues, bases or
+    /// k-mers. Longer ones are embedded in windows unless the user says otherwise.
+    fn max_residues(&self) -> Option<usize>;
+
+    /// The most tokens, special ones included, that the model has positions for. `None`: any number.
+    fn position_limit(&self) -> Option<usize> {
+        None
+    }
+
+    /// The tokenizer's file, where all models of the family share one.
+    fn own_tokenizer(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// A tokenizer's file that goes with random weights.
+    fn sample_tokenizer(&self) -> Option<Vec<u8>> {
+        self.own_tokenizer()
+    }
+
+    /// Checks that the sizes can be those of a model.
+    ///
+    /// # Errors
+    /// What is impossible about them.
+    fn validate(&self) -> Result<(), String>;
+
+    /// How its checkpoints name their tensors.
+    fn names(&self) -> Names;
+
+    /// All tensors of the weights file in the graph's order, and what each is made from.
+    fn plan(&self) -> Vec<Planned>;
+
+    /// The layer norms that fused graphs fold into the dense layers behind them.
+    fn folds(&self) -> Folds {
+        Folds::default()
+    }
+
+    /// Adds a graph's inputs, nodes and outputs.
+    fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest);
+}

@@ -1,0 +1,118 @@
+//! Blocks whose norms come first, as those of ESM (Rives et al., 2021; Lin et al., 2023): each half of a
+//! block, attention and feed-forward layer, is normalised on its way in and added to what came in. A
+//! last norm stands behind the last block.
+
+use super::attention::Attention;
+use super::blocks::Blocks;
+use crate::graph::fused::Stream;
+use crate::graph::layers::Frame;
+use crate::graph::request::GraphKind;
+use crate::weights::norm_fold::Folds;
+use crate::weights::table::Plan;
+
+impl Blocks {
+    /// Plans all blocks and the last norm, from tensors as Hugging Face spells those of ESM.
+    pub fn plan_pre_norm(&self, plan: &mut Plan) {
+        for layer in 0..self.layers {
+            let (ours, theirs) = (format!("layer.{layer}"), format!("encoder.layer.{layer}"));
+            self.plan_norm(
+                plan,
+                &format!("{ours}.attention_norm"),
+                &format!("{theirs}.attention.LayerNorm"),
+            );
+            self.plan_attention(plan, layer);
+            self.plan_norm(
+                plan,
+                &format!("{ours}.feed_forward_norm"),
+                &format!("{theirs}.LayerNorm"),
+            );
+            self.plan_feed_forward(plan, layer);
+        }
+        self.plan_norm(plan, "final_norm", "encoder.emb_layer_norm_after");
+    }
+
+    /// The norms that fused graphs fold into the dense layers behind them.
+    #[must_use]
+    pub fn fold_pre_norm(&self) -> Folds {
+        let mut folds = Folds::default();
+        for layer in 0..self.layers {
+            let name = format!("layer.{layer}");
+            folds.attention(&name, format!("{name}.attention_norm"), self.hidden, None);
+            self.fold_feed_forward(&mut folds, &name, format!("{name}.feed_forward_norm"));
+        }
+        folds
+    }
+
+    /// Hidden states, [tokens, hidden], behind `last` blocks, from the embeddings. Those of the last
+    /// block have passed the last norm.
+    pub fn build_pre_norm(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        attention: &Attention<'_>,
+        embedding: String,
+        last: usize,
+    ) -> String {
+        if last == 0 {
+            return embedding;
+        }
+        if frame.kind == GraphKind::Fused {
+            return self.build_fused(frame, attention, &embedding, last);
+        }
+        frame.builder.scope("layer.0");
+        let mut norm = frame.norm(&embedding, "layer.0.attention_norm");
+        let mut state = embedding;
+        for layer in 0..last {
+            let name = format!("layer.{layer}");
+            frame.builder.scope(&name);
+            let attended = attention.attend(frame, &norm, &name);
+            let attended = frame.project(&attended, &name);
+            let bias = format!("{name}.attention_output.bias");
+            [norm, state] = frame.skip_norm(
+                &attended,
+                &state,
+                self.attention_bias.then_some(bias.as_str()),
+                &format!("{name}.feed_forward_norm"),
+                true,
+            );
+            let down = frame.feed_forward(&norm, &name, self.feed_forward());
+            let bias = format!("{name}.down.bias");
+            let bias = self.down_bias.then_some(bias.as_str());
+            if layer + 1 < last {
+                let next = format!("layer.{}.attention_norm", layer + 1);
+                [norm, state] = frame.skip_norm(&down, &state, bias, &next, true);
+            } else if last == self.layers {
+                [state, _] = frame.skip_norm(&down, &state, bias, "final_norm", false);
+            } else {
+                let bias = bias.map(|bias| frame.builder.weight(bias));
+                state = frame.builder.op("Add", &[&down, &state], &[]);
+                if let Some(bias) = bias {
+                    state = frame.builder.op("Add", &[&state, &bias], &[]);
+                }
+            }
+        }
+        state
+    }
+
+    /// The same where dense layers take norms and residuals in.
+    fn build_fused(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        attention: &Attention<'_>,
+        embedding: &str,
+        last: usize,
+    ) -> String {
+        let mut stream = Stream::begin(frame, embedding);
+        for layer in 0..last {
+            let name = format!("layer.{layer}");
+            frame.builder.scope(&name);
+            let attended = attention.attend_stream(frame, &stream, &name);
+            stream.add_attention(frame, &attended, &name);
+            stream.add_feed_forward(frame, &name, self.gated);
+        }
+        if last == self.layers {
+            frame.norm(&stream.state, "final_norm")
+        } else {
+            stream.state
+        }
+    }
+}

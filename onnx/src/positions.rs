@@ -1,0 +1,41 @@
+//! Numbers that encode positions: rotary frequencies and `ALiBi`'s slopes.
+
+/// The rotary frequencies of a head, `base^(-2i/width)` for i < width/2, rounded where `PyTorch` rounds.
+#[must_use]
+pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
+    (0..width / 2)
+        .map(|index| {
+            let exponent = (2 * index) as f32 / width as f32;
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounding to f32 is what is wanted"
+            )]
+            let power = f64::from(base).powf(f64::from(exponent)) as f32;
+            1.0 / power
+        })
+        .collect()
+}
+
+/// A positive slope for each head (Press et al. 2022, and their rule for numbers that are no power of two: the slopes of
+/// the next smaller power, then every second one of the next larger power's).
+#[must_use]
+pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let of_power = |power: usize| {
+        let first = -8.0 / power as f64;
+        (1..=power).map(move |head| (first * head as f64).exp2())
+    };
+    let smaller = if heads.is_power_of_two() {
+        heads
+    } else {
+        heads.next_power_of_two() / 2
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to f32 is what is wanted"
+    )]
+    of_power(smaller)
+        .chain(of_power(2 * smaller).step_by(2))
+        .take(heads)
+        .map(|slope| slope as f32)
+        .collect()
+}

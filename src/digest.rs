@@ -1,4 +1,5 @@
-//! BLAKE3 of files: of what is written, while it is, and of what is there, on all cores. It is the hash that `b3sum` tells.
+//! BLAKE3 of files: of files being written, on the fly, and of existing files, on all cores. The
+//! hashes are those that `b3sum` prints.
 
 use std::fs::File;
 use std::io;
@@ -9,18 +10,19 @@ use blake3::hazmat::{ChainingValue, HasherExt as _};
 use rayon::prelude::*;
 use seqembed_onnx::weights::verify::blake3_of_parts;
 
-/// Bytes that are hashed by themselves: a whole subtree of BLAKE3's tree, but for the last one.
+/// Block size in bytes: each block, except the last, is a complete subtree of BLAKE3's tree and is
+/// hashed separately.
 const BLOCK: u64 = 1 << 20;
 
-/// The hash of a file's first `length` bytes, in hexadecimal.
+/// The hash of the first `length` bytes of a file, in hexadecimal.
 ///
 /// # Errors
-/// When they can't be read.
+/// If they cannot be read.
 pub fn of_file(file: &File, length: u64) -> io::Result<String> {
     of_blocks(file, length, &[])
 }
 
-/// The same; what is known of its blocks is not read again.
+/// The same, without reading blocks whose hash is already known.
 fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::Result<String> {
     let read = |block: u64| -> io::Result<Vec<u8>> {
         let at = block * BLOCK;
@@ -29,7 +31,7 @@ fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::R
         file.read_exact_at(&mut buffer, at)?;
         Ok(buffer)
     };
-    // The root of the tree is hashed otherwise than what is below it.
+    // BLAKE3 hashes the root of the tree differently from inner nodes.
     if length <= BLOCK {
         return Ok(blake3::hash(&read(0)?).to_hex().to_string());
     }
@@ -47,23 +49,24 @@ fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::R
     Ok(blake3_of_parts(&values))
 }
 
-/// The hash of a file while it is written. What a format fills in later, such as a head, is read again at the end.
+/// Hashes a file while it is written. Blocks that are overwritten later, such as a header, are read
+/// again at the end.
 #[derive(Debug, Default)]
 pub struct Digest {
-    /// The blocks that are full; none for one that was changed since.
+    /// Hashes of the full blocks; `None` for a block that was overwritten since.
     blocks: Vec<Option<ChainingValue>>,
-    /// The block under way.
+    /// The current, incomplete block.
     hasher: Hasher,
-    /// Whether that one was changed since.
+    /// Whether the current block was overwritten.
     is_stale: bool,
-    /// Bytes that were written one after the other.
+    /// Number of bytes written sequentially.
     length: u64,
-    /// Whether some were not: then all is read again.
+    /// Whether some bytes were not written sequentially, so that the whole file must be read again.
     is_lost: bool,
 }
 
 impl Digest {
-    /// Bytes that were written at a place.
+    /// Notes that bytes were written at an offset.
     pub fn wrote(&mut self, at: u64, mut bytes: &[u8]) {
         let end = at + bytes.len() as u64;
         if at != self.length {
@@ -97,14 +100,14 @@ impl Digest {
         self.is_stale = false;
     }
 
-    /// Length and hash of the file, of which all bytes must have been handed to the system.
+    /// Length in bytes and hash of the file. All bytes must have been passed to the system before.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// If the file cannot be read.
     pub fn finish(mut self, file: &File) -> io::Result<(u64, String)> {
         let length = file.metadata()?.len();
         if self.is_lost || self.length != length {
-            // It was written by other ways, too.
+            // The file was also written in other ways.
             self.blocks.clear();
         } else if !length.is_multiple_of(BLOCK) {
             self.end_block();
@@ -122,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that differ from place to place.
+    /// Test data that differs at each offset.
     fn bytes(from: u64, length: u64) -> Vec<u8> {
         let byte = |at: u64| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
         (from..from + length).map(byte).collect()
@@ -132,7 +135,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn it_is_blake3_of_the_bytes_that_the_file_holds(
-            // What is appended, and what is overwritten after it: an offset from the end, and a length.
+            // Bytes appended, and then overwritten: an offset from the end, and a length.
             steps in prop::collection::vec(
                 (prop_oneof![0..9_u64, 0..BLOCK * 2, Just(BLOCK), Just(BLOCK * 4)],
                  prop::option::weighted(0.3, (0..BLOCK * 5, 0..BLOCK * 2))),

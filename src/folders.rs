@@ -1,13 +1,13 @@
-//! Folders that a user names: made where they are not, or a word about what stands in their place.
+//! Creates folders named by the user, with an error that says what is in the way.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Makes a folder and those above it, as far as they are not there.
+/// Creates a folder and its missing parents.
 ///
 /// # Errors
-/// When a file or a dangling link stands in the way, which the error names, or the system refuses.
+/// If a file or a dangling link is in the way, which the error names, or if the system refuses.
 pub fn make(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path).map_err(|error| match obstacle(path) {
         Some(why) => io::Error::new(error.kind(), why),
@@ -15,7 +15,7 @@ pub fn make(path: &Path) -> io::Result<()> {
     })
 }
 
-/// What stands where a folder, or one above it, would be made.
+/// The error for what exists in place of the folder or of one of its parents.
 fn obstacle(path: &Path) -> Option<String> {
     let (at, about) = path
         .ancestors()
@@ -23,14 +23,14 @@ fn obstacle(path: &Path) -> Option<String> {
     if about.is_symlink() && !at.exists() {
         let target = fs::read_link(at).ok()?;
         return Some(format!(
-            "{} is a link to {}, which is not there: make that folder, or name another one",
+            "{} is a link to {}, which does not exist: create that folder, or choose another one",
             at.display(),
             target.display()
         ));
     }
     (!at.is_dir()).then(|| {
         format!(
-            "{} is a file, and no folder: name another one",
+            "{} is a file, not a folder: choose another folder",
             at.display()
         )
     })

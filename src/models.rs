@@ -1,10 +1,13 @@
-//! From what a user names as a MODEL to the folder of its exported graph.
+//! Resolves the MODEL that a user names to the folder of the exported model.
 //!
-//! A MODEL is an exported folder, a Hugging Face folder, a fair-esm `.pt` file, a known name or a repository of the hub
-//! (`ORG/NAME`, `@REVISION` after either). What is not exported yet is exported once into the cache, under a lock, as
-//! `models/NAME-HASH` by the hash of all that decides its numbers. `index/` remembers which export a checkpoint gave: as long as its files keep
-//! their sizes and times, wherever they lie, a later start reads neither them nor the network; copies are told by their hashes. What is there
-//! is used without a lock and without writing anything. Nothing is downloaded here: `seqembed fetch` does that.
+//! A MODEL is an exported folder, a Hugging Face folder, a fair-esm `.pt` file, a known name or a
+//! repository of the hub (`ORG/NAME`, `@REVISION` after either). A checkpoint is exported once into
+//! the cache, under a lock, as `models/NAME-HASH`, where the hash covers everything that affects
+//! the embeddings. `index/` records which export belongs to which checkpoint. As long as the
+//! checkpoint's files keep their sizes and times, even if they are moved, a later start reads
+//! neither them nor the network; copies are recognised by their hashes. Existing exports are used
+//! without a lock and without writing anything. Nothing is downloaded here: `seqembed fetch` does
+//! that.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt as _;
@@ -21,20 +24,22 @@ use crate::atomic_file::{self, AtomicFolder};
 use crate::hub::{self, CONFIG, Hub, HubModel};
 use crate::tokenize;
 
-/// Why a MODEL can't be used.
+/// Why a MODEL cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// Neither a path nor a name.
+    /// Neither an existing path nor a known name.
     #[error(
-        "there is no model `{spec}`: it is no file or folder, and no known name. Known: {}; any other model of the hub is named ORG/NAME",
+        "there is no model `{spec}`: it is neither a file or folder nor a known name. Known names \
+         are {}; name any other model of the hub as ORG/NAME",
         known_names()
     )]
     Unknown {
-        /// What was named.
+        /// The name as given.
         spec: String,
     },
-    /// A name that is right, but the model is not on this machine.
-    #[error("{model} is not on this machine (neither in {} nor in {}). Download it first, where there is a network: seqembed fetch {model}", .cache.display(), .hub_cache.display())]
+    /// A valid name, but the model is not on this machine.
+    #[error("{model} is not on this machine (neither in {} nor in {}). Download it first, on a \
+             machine with network access: seqembed fetch {model}", .cache.display(), .hub_cache.display())]
     NotFetched {
         /// The model's name.
         model: String,
@@ -43,35 +48,38 @@ pub enum ModelError {
         /// The hub's cache.
         hub_cache: PathBuf,
     },
-    /// A model that is on this machine, but not which commit the name stands for.
-    #[error("{repository} is in the hub's cache ({}), but not which commit {revision:?} is (there is no refs/{revision}). There is {}: name it as {repository}@{}", .hub_cache.display(), .commits.join(", "), .commits.first().map_or("COMMIT", String::as_str))]
+    /// The model is in the hub's cache, but not the reference that maps the revision to a commit.
+    #[error("{repository} is in the hub's cache ({}), but the cache does not record which commit \
+             {revision:?} is (refs/{revision} is missing). The cache has {}; to use it, name the \
+             model as {repository}@{}", .hub_cache.display(), .commits.join(", "), .commits.first().map_or("COMMIT", String::as_str))]
     NoReference {
         /// The repository.
         repository: String,
-        /// What was asked for.
+        /// The requested revision.
         revision: String,
-        /// The commits that are there.
+        /// The commits that are in the cache.
         commits: Vec<String>,
         /// The hub's cache.
         hub_cache: PathBuf,
     },
-    /// A path that holds no model.
-    #[error("{} is no model: {why}", .path.display())]
+    /// A path that does not contain a model.
+    #[error("{} is not a model: {why}", .path.display())]
     NoModel {
         /// The path.
         path: PathBuf,
         /// What is missing.
         why: String,
     },
-    /// A file in the hub's cache that is not what it was when it was downloaded.
-    #[error("{} is damaged: its hash is {}, not {}; `seqembed fetch --update {model}` downloads it again", .damage.file.display(), .damage.found, .damage.expected)]
+    /// A file in the hub's cache that changed since it was downloaded.
+    #[error("{} is damaged: its hash is {}, not {}. Run `seqembed fetch --update {model}` to \
+             download it again", .damage.file.display(), .damage.found, .damage.expected)]
     Damaged {
-        /// The model, as `fetch` takes it.
+        /// The model's name for `seqembed fetch`.
         model: String,
-        /// The file.
+        /// The damaged file and its hashes.
         damage: hub::Damage,
     },
-    /// The checkpoint can't be exported.
+    /// The checkpoint cannot be exported.
     #[error("cannot export {}", .path.display())]
     Export {
         /// The checkpoint.
@@ -79,14 +87,16 @@ pub enum ModelError {
         /// What is wrong with it.
         source: Box<seqembed_onnx::Error>,
     },
-    /// The cache has a name that ONNX Runtime does not take.
-    #[error("the cache of exported models, {}, has a path that is not UTF-8, and ONNX Runtime cannot open a model there: set SEQEMBED_CACHE to another folder", .path.display())]
+    /// The path of the cache is not UTF-8, which ONNX Runtime requires.
+    #[error("the path of the cache of exported models, {}, is not valid UTF-8, so ONNX Runtime \
+             cannot open models in it: set SEQEMBED_CACHE to another folder", .path.display())]
     Encoding {
         /// The cache.
         path: PathBuf,
     },
-    /// The cache can't be used.
-    #[error("cannot use the cache of exported models, {}: {source}. Set SEQEMBED_CACHE to a folder that can be written, or export with `seqembed export CHECKPOINT -o DIR` and name DIR as the model", .path.display())]
+    /// The cache cannot be read or written.
+    #[error("cannot use the cache of exported models, {}: {source}. Set SEQEMBED_CACHE to a \
+             writable folder, or run `seqembed export CHECKPOINT -o DIR` and use DIR as the model", .path.display())]
     Cache {
         /// The file or folder.
         path: PathBuf,
@@ -103,7 +113,7 @@ fn known_names() -> String {
         .join(", ")
 }
 
-/// The folder for exported models: `$SEQEMBED_CACHE`, else `seqembed` in the user's folder for caches.
+/// The cache of exported models: `$SEQEMBED_CACHE`, or else `seqembed` in the user's cache folder.
 #[must_use]
 pub fn cache() -> PathBuf {
     std::env::var_os("SEQEMBED_CACHE")
@@ -130,7 +140,7 @@ fn is_exported(folder: &Path) -> bool {
     folder.join(INFO_FILE).is_file()
 }
 
-/// The hub's model that a name means: a known name or `ORG/NAME`, with `@REVISION` or without.
+/// The hub model for a known name or `ORG/NAME`, with or without `@REVISION`.
 ///
 /// # Errors
 /// [`ModelError::Unknown`] for anything else.
@@ -147,10 +157,11 @@ pub fn hub_model(spec: &str) -> Result<HubModel, ModelError> {
     })
 }
 
-/// The exported folder of a MODEL, exported now if need be; `say` hears what takes time.
+/// Resolves a MODEL to its model folder, exporting it first if necessary; `say` receives progress
+/// messages.
 ///
 /// # Errors
-/// [`ModelError`]: its message says what to do.
+/// [`ModelError`], whose message says what to do.
 pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
     let path = Path::new(spec);
     if path.is_dir() {
@@ -180,7 +191,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
     let remembered = Entry::read(&entry_path(&key_of_name(&model)));
     match remembered.and_then(|entry| entry.open()) {
         Some(Export::Whole(folder)) => return Ok(folder),
-        Some(Export::Broken(why)) => say(&format!("damaged in the cache: {why}")),
+        Some(Export::Broken(why)) => say(&format!("the export in the cache is damaged: {why}")),
         None => {}
     }
     let commits = hub.commits(&model);
@@ -199,7 +210,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
     })
 }
 
-/// What a folder without a model has instead.
+/// Explains why a folder is not a model, and names models in it if there are any.
 fn why_none(folder: &Path) -> String {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let below = if folder.join("snapshots").is_dir() {
@@ -217,23 +228,29 @@ fn why_none(folder: &Path) -> String {
     let there = match models.as_slice() {
         [] => String::new(),
         [one] => format!(": name {one}"),
-        [first, ..] => format!(": name one of its {} models, such as {first}", models.len()),
+        [first, ..] => format!(
+            ": name one of the {} models in it, such as {first}",
+            models.len()
+        ),
     };
     match name
         .strip_prefix("models--")
         .map(|name| name.replacen("--", "/", 1))
     {
         Some(repository) if below != folder => {
-            format!("it is the folder of a repository in the hub's cache{there}, or {repository}")
+            format!(
+                "it is a repository folder of the hub's cache{there}, or use the name \
+                     {repository}"
+            )
         }
-        _ if !models.is_empty() => format!("it is a folder of models{there}"),
+        _ if !models.is_empty() => format!("it is a folder that contains models{there}"),
         _ => format!(
             "it has neither {INFO_FILE} (an exported model) nor {CONFIG} (a Hugging Face folder)"
         ),
     }
 }
 
-/// Exports a model that was downloaded, into the cache.
+/// Exports a downloaded model into the cache.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -245,10 +262,11 @@ pub fn export_hub(
     export_cached(snapshot, Some(model), say)
 }
 
-/// Compares a folder's files, as far as they link to the hub's blobs, with the hashes that these are named by.
+/// Verifies those files of a folder that link to blobs of the hub's cache, by the hashes in the
+/// blobs' names.
 ///
 /// # Errors
-/// [`ModelError::Damaged`], or [`ModelError::NoModel`] when one can't be read.
+/// [`ModelError::Damaged`], or [`ModelError::NoModel`] if a file cannot be read.
 pub fn check_intact(folder: &Path, named: Option<&HubModel>) -> Result<(), ModelError> {
     let damage = hub::damage(folder).map_err(|source| ModelError::NoModel {
         path: folder.to_path_buf(),
@@ -264,33 +282,34 @@ pub fn check_intact(folder: &Path, named: Option<&HubModel>) -> Result<(), Model
     })
 }
 
-/// What the index remembers of a checkpoint.
+/// The entry of the index for one checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
-    /// The checkpoint: its path, or its name at the hub.
+    /// The checkpoint's path, or its name on the hub.
     checkpoint: String,
-    /// The version of the exporter.
+    /// Version of the exporter.
     exporter: String,
-    /// The files of the checkpoint that its export was made from.
+    /// The checkpoint files that were exported.
     files: Vec<Fingerprint>,
-    /// The export's folder below `models/`.
+    /// Name of the export's folder in `models/`.
     export: String,
-    /// [`ModelInfo::identity`](seqembed_onnx::ModelInfo::identity) of the model in that folder: another one that lies there now is not
-    /// this checkpoint's.
+    /// [`ModelInfo::identity`](seqembed_onnx::ModelInfo::identity) of the exported model, to notice
+    /// if the folder now holds another one.
     #[serde(default)]
     identity: String,
 }
 
-/// What tells that a file is still the same, without reading it; and what tells it of a copy, when it is read.
+/// Identifies a file without reading it (name, size and times), and a copy of it by its hash.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Fingerprint {
     name: String,
     bytes: u64,
     modified_ns: u64,
-    /// When it was last written to, renamed or given away, which nobody can set back.
+    /// Time of the last change of contents, name or owner (ctime), which cannot be set by users.
     #[serde(default)]
     changed_ns: Option<u64>,
-    /// Images for containers give all of their files one time: this tells two files in one of them apart.
+    /// The inode number, which tells files in a container image apart, where all times may be
+    /// equal.
     #[serde(default)]
     inode: Option<u64>,
     #[serde(default)]
@@ -298,14 +317,14 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Whether the system tells the same of both.
+    /// Whether the system reports the same name, size and times for both.
     fn is_same(&self, other: &Self) -> bool {
         self.is_as_long(other)
             && self.modified_ns == other.modified_ns
             && self.changed_ns == other.changed_ns
     }
 
-    /// The same, of a file that lies elsewhere now.
+    /// The same for files in different folders, whose inode numbers must match too.
     fn is_same_elsewhere(&self, other: &Self) -> bool {
         self.is_same(other) && self.inode == other.inode
     }
@@ -315,7 +334,7 @@ impl Fingerprint {
     }
 }
 
-/// Whether all files of one checkpoint are those of another.
+/// Whether two checkpoints have the same files.
 fn all(
     files: &[Fingerprint],
     others: &[Fingerprint],
@@ -328,11 +347,11 @@ fn all(
             .all(|(file, other)| same(file, other))
 }
 
-/// An export in the cache.
+/// The state of an export in the cache.
 enum Export {
-    /// It can be used.
+    /// Usable; the model folder.
     Whole(PathBuf),
-    /// It can't, and why.
+    /// Damaged; the reason.
     Broken(String),
 }
 
@@ -341,7 +360,7 @@ impl Entry {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// All that the cache remembers.
+    /// All entries of the index.
     fn all() -> impl Iterator<Item = Self> {
         let entries = std::fs::read_dir(cache().join("index"));
         entries
@@ -353,7 +372,7 @@ impl Entry {
             .filter_map(|path| Self::read(&path))
     }
 
-    /// The export, if it is still there and of this version.
+    /// The export, if it still exists and is of the current version.
     fn open(&self) -> Option<Export> {
         let plain = !self.export.contains(['/', '\\']) && !self.export.starts_with('.');
         let folder = cache().join("models").join(&self.export);
@@ -367,7 +386,7 @@ impl Entry {
         })
     }
 
-    /// Whether what it was exported from is there.
+    /// Whether the checkpoint still exists.
     fn has_checkpoint(&self) -> bool {
         let named = self.checkpoint.strip_prefix("hub:");
         match named.and_then(HubModel::parse) {
@@ -377,12 +396,13 @@ impl Entry {
     }
 }
 
-/// Counts up whenever an old export must not be used any more, though its files could still be read: 2, since checkpoints are refused
-/// that hold weights which the graph has no place for; 3, since an entry may have named the export of another model of the same weights;
-/// 4, since such weights beside the encoder are refused too.
+/// Increased whenever old exports must not be used any more although their files are readable. 2:
+/// checkpoints with weights that the graph does not use are refused. 3: an entry could name the
+/// export of another model with the same weights. 4: unused weights outside the encoder are refused
+/// too.
 const EXPORTER: u32 = 4;
 
-/// The program that made an export, as the index has it.
+/// The version string of the exporter, as recorded in the index.
 fn exporter() -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!("{version} exporter {EXPORTER} graph {GRAPH_VERSION}")
@@ -400,7 +420,7 @@ fn entry_path(key: &str) -> PathBuf {
     cache().join("index").join(format!("{hash}.json"))
 }
 
-/// The files of a MODEL that is named by a path, those that are read; none for a name.
+/// The files that are read for a MODEL given as a path; empty for a name.
 #[must_use]
 pub fn files_of(spec: &str) -> Vec<PathBuf> {
     let path = Path::new(spec);
@@ -416,7 +436,7 @@ pub fn files_of(spec: &str) -> Vec<PathBuf> {
             Vec::new()
         };
     }
-    // Outputs of earlier runs may stand there, too.
+    // The folder may also contain outputs of earlier runs.
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
     paths
@@ -431,7 +451,7 @@ pub fn files_of(spec: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The checkpoint's files, those that are read when it is exported.
+/// The files of a checkpoint that an export reads.
 fn checkpoint_files(checkpoint: &Path) -> Vec<PathBuf> {
     let beside = checkpoint.with_file_name(CONFIG);
     if checkpoint.is_dir() {
@@ -447,7 +467,7 @@ fn checkpoint_files(checkpoint: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// The checkpoint's files as they are now, sorted by name.
+/// The current state of the checkpoint's files, sorted by name.
 fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
     let mut files = Vec::new();
     for path in checkpoint_files(checkpoint) {
@@ -475,7 +495,7 @@ fn fingerprints(checkpoint: &Path) -> std::io::Result<Vec<Fingerprint>> {
     Ok(files)
 }
 
-/// Reads the files and adds their hashes.
+/// Reads the files and fills in their hashes.
 fn hash(checkpoint: &Path, files: &mut [Fingerprint]) -> std::io::Result<()> {
     for file in files {
         let path = if checkpoint.is_dir() {
@@ -488,8 +508,8 @@ fn hash(checkpoint: &Path, files: &mut [Fingerprint]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The export of a checkpoint that the cache has: by the checkpoint's path, else by its files, wherever they lie now. `None`: there is
-/// none.
+/// The cached export of a checkpoint, found by the checkpoint's path or else by its files, even if
+/// they were moved. `None` if there is none.
 fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
     let known = Entry::read(&entry_path(key))
         .filter(|entry| all(&entry.files, files, Fingerprint::is_same))
@@ -497,7 +517,7 @@ fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
     if known.is_some() {
         return known;
     }
-    // The same files by another way: mounted elsewhere, as in a container, say.
+    // The same files under another path, for example mounted in a container.
     let others: Vec<Entry> = Entry::all()
         .filter(|entry| all(&entry.files, files, Fingerprint::is_as_long))
         .collect();
@@ -506,7 +526,7 @@ fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
     if found.is_some() || others.is_empty() {
         return found;
     }
-    // Copied, or touched: the files themselves must tell, which is quicker than to export them.
+    // Copied or touched files: compare their hashes, which is faster than exporting them.
     let mut hashed = files.to_vec();
     hash(checkpoint, &mut hashed).ok()?;
     others
@@ -518,13 +538,14 @@ fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
         })
         .find_map(|entry| {
             let found = entry.open()?;
-            // The next start need not read them. A cache that can't be written to is as good.
+            // Saves the next start from reading the files. It is no error if the cache is
+            // read-only.
             let _ = remember(key, &hashed, &entry.export, &entry.identity);
             Some(found)
         })
 }
 
-/// Notes which export a checkpoint gave.
+/// Records the export of a checkpoint in the index.
 fn remember(
     key: &str,
     files: &[Fingerprint],
@@ -543,7 +564,8 @@ fn remember(
     atomic_file::write(&place, &text).map_err(at(&place))
 }
 
-/// Notes that a name of the hub means the model that was found, unless that is noted: later the download may be gone.
+/// Records in the index which export a hub name resolved to, so that it is found even after the
+/// download was deleted.
 fn name(named: Option<&HubModel>, files: &[Fingerprint], found: &Path) {
     let Some(key) = named.map(key_of_name) else {
         return;
@@ -554,12 +576,12 @@ fn name(named: Option<&HubModel>, files: &[Fingerprint], found: &Path) {
         return;
     }
     if let Ok(model) = Model::open(found) {
-        // A cache that can't be written to is as good, as long as the download is there.
+        // It is no error if the cache is read-only, as long as the download exists.
         let _ = remember(&key, files, &export, &model.info().identity());
     }
 }
 
-/// The export of a checkpoint in the cache, made now if need be.
+/// The cached export of a checkpoint, created if necessary.
 fn export_cached(
     checkpoint: &Path,
     named: Option<&HubModel>,
@@ -569,7 +591,7 @@ fn export_cached(
         path: checkpoint.to_path_buf(),
         why: source.to_string(),
     };
-    // Before the work of an export.
+    // Checked before the work of an export.
     if cache().to_str().is_none() {
         return Err(ModelError::Encoding { path: cache() });
     }
@@ -580,7 +602,8 @@ fn export_cached(
         name(named, &files, &folder);
         return Ok(folder);
     }
-    // Another weight is another model. All files are read for it, so only where there is no export yet.
+    // Damaged weights would become another model. All files are read for this check, so it is done
+    // only if there is no export yet.
     if absolute.is_dir() {
         check_intact(&absolute, named)?;
     }
@@ -595,16 +618,19 @@ fn export_cached(
             name(named, &files, &folder);
             return Ok(folder);
         }
-        Some(Export::Broken(why)) => say(&format!("damaged in the cache, made again: {why}")),
+        Some(Export::Broken(why)) => say(&format!(
+            "exporting again, because the export in the \
+                                                   cache is damaged: {why}"
+        )),
         None => {}
     }
 
     let shown = named.map_or_else(|| checkpoint.display().to_string(), ToString::to_string);
     say(&format!(
-        "exporting {shown} (once; kept in {})",
+        "exporting {shown} (done once; stored in {})",
         models.display()
     ));
-    // What killed exports left, before there is need for as much again.
+    // Remove what killed exports left, before as much space is needed again.
     let _ = atomic_file::sweep(&models, None);
     let work = AtomicFolder::create(&models.join("export")).map_err(at(&models))?;
     let target = work.partial().join("model");
@@ -626,14 +652,15 @@ fn export_cached(
     if !all(&now, &files, Fingerprint::is_same) {
         return Err(ModelError::NoModel {
             path: checkpoint.to_path_buf(),
-            why: "its files were changed while they were read; run the same command again"
+            why: "its files changed while they were being read; run the same command again"
                 .to_owned(),
         });
     }
     let identity = model.info().identity();
     let export = folder_name(&model.info().name, &identity);
     let folder = models.join(&export);
-    // The same model from elsewhere, exported before or just now: theirs is as good.
+    // The same model was already exported, from another place or by another process: use that
+    // export.
     if std::fs::rename(&target, &folder).is_err() && !same(&folder, &identity) {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::rename(&target, &folder).map_err(at(&folder))?;
@@ -645,8 +672,8 @@ fn export_cached(
     Ok(folder)
 }
 
-/// Removes a damaged file of a model, if it can be made again: what was made from `weights.bin`, or an export in the cache whose
-/// checkpoint is still there. Whether it did.
+/// Removes a damaged file of a model if it can be recreated: one derived from `weights.bin`, or an
+/// export in the cache whose checkpoint still exists. Returns whether it did.
 pub fn remove_damaged(error: &seqembed_onnx::Error, say: &dyn Fn(&str)) -> bool {
     let seqembed_onnx::Error::Damaged { path, .. } = error else {
         return false;
@@ -655,7 +682,7 @@ pub fn remove_damaged(error: &seqembed_onnx::Error, say: &dyn Fn(&str)) -> bool 
         return false;
     };
     let name = name.to_string_lossy();
-    let again = || say(&format!("damaged, made again: {error}"));
+    let again = || say(&format!("recreating a damaged file: {error}"));
     if name != WEIGHTS_FILE && name.starts_with("weights.") {
         let removed = std::fs::remove_file(path).is_ok();
         if removed {
@@ -667,7 +694,7 @@ pub fn remove_damaged(error: &seqembed_onnx::Error, say: &dyn Fn(&str)) -> bool 
     let export = folder.file_name().unwrap_or_default().to_string_lossy();
     let can = folder.parent() == Some(&models)
         && Entry::all().any(|entry| entry.export == export && entry.has_checkpoint());
-    // Out of the way first: whoever has it open keeps what it has.
+    // Rename it first: processes that have it open can continue to read it.
     let removed = can
         && AtomicFolder::create(&models.join("damaged"))
             .and_then(|aside| std::fs::rename(folder, aside.partial().join("model")))
@@ -683,8 +710,8 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError {
     move |source| ModelError::Cache { path, source }
 }
 
-/// Waits for any other process that exports the same checkpoint. A file system without locks goes without: then both export,
-/// and the last rename loses.
+/// Waits for other processes that export the same checkpoint. On a file system without locks, both
+/// export it, and the first rename wins.
 fn lock(path: &Path, say: &dyn Fn(&str)) -> Result<File, ModelError> {
     let file = OpenOptions::new()
         .create(true)
@@ -692,13 +719,14 @@ fn lock(path: &Path, say: &dyn Fn(&str)) -> Result<File, ModelError> {
         .open(path)
         .map_err(at(path))?;
     if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-        say("waiting for another process that exports the same model");
+        say("waiting for another process to finish exporting the same model");
         let _ = file.lock();
     }
     Ok(file)
 }
 
-/// `NAME-HASH`, the name made safe for a file system: models that differ in whatever decides numbers stand side by side.
+/// `NAME-HASH`, with a name that is safe for file systems: models that differ in anything that
+/// affects the embeddings get different folders.
 fn folder_name(name: &str, identity: &str) -> String {
     let safe: String = name
         .chars()
@@ -713,7 +741,7 @@ fn folder_name(name: &str, identity: &str) -> String {
     format!("{}-{}", safe.trim_start_matches('.'), &identity[..16])
 }
 
-/// Whether a folder holds the same export.
+/// Whether a folder contains the same export.
 fn same(folder: &Path, identity: &str) -> bool {
     Model::open(folder).is_ok_and(|there| there.info().identity() == identity)
 }

@@ -1,4 +1,4 @@
-//! The run's report: what was done to each file and in all, where the time went, and how it is told at the end.
+//! The run's report: the contents of `report.json`, and the summary printed at the end of a run.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,26 +9,26 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::text::{counted, escape_bytes, thousands, was};
 
-/// `report.json`.
+/// The contents of `report.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
-    /// This tool's version.
+    /// Version of seqembed.
     pub seqembed: String,
-    /// Version of ONNX Runtime, when a model was loaded.
+    /// Version of ONNX Runtime; absent if no model was loaded.
     pub onnxruntime: Option<String>,
-    /// Where the models ran.
+    /// The device or devices that the models ran on.
     pub device: String,
-    /// Why there.
+    /// Why these devices were chosen.
     pub device_why: String,
-    /// Threads in all.
+    /// Total number of CPU threads.
     pub threads: usize,
-    /// Batches at work at the same time.
+    /// Number of batches computed at the same time.
     pub workers: usize,
-    /// Every load of a model.
+    /// Every load of a model, in order.
     pub loads: Vec<LoadReport>,
-    /// Each device that was used, once for each precision.
+    /// Each device that was used, with one entry per precision.
     pub devices: Vec<DeviceReport>,
-    /// All files together.
+    /// Sums over all files.
     pub totals: Totals,
     /// Each file, in the order of the manifest.
     pub files: Vec<FileReport>,
@@ -39,179 +39,186 @@ pub struct Report {
 pub struct LoadReport {
     /// The model's name.
     pub model: String,
-    /// SHA-256 of its weights.
+    /// SHA-256 of the model's weights, in hexadecimal.
     pub weights_sha256: String,
-    /// The layer that is given.
+    /// The layer whose output is embedded; 0 is the input of the first layer.
     pub layer: usize,
-    /// The seed, when the weights are random ones.
+    /// The seed of random weights; absent for real weights.
     pub random_seed: Option<u64>,
-    /// The device that it was loaded to.
+    /// The device that the model was loaded on.
     pub device: String,
-    /// The numbers that it computes with there.
+    /// The precision of the loaded model.
     pub precision: String,
-    /// Wall time of the load.
+    /// Wall time of the load in seconds.
     pub seconds: f64,
 }
 
-/// What a device did.
+/// The work of one device in one precision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceReport {
-    /// `cpu`, `cuda:0` ...
+    /// The device: `cpu`, `cuda:0` and so on.
     pub device: String,
-    /// What its maker calls it.
+    /// The product name of the device.
     pub name: String,
-    /// The numbers that it computed with.
+    /// The precision of the computation.
     pub precision: String,
-    /// Loads of models, those in higher precision for batches that overflowed too.
+    /// Number of model loads, including those in higher precision for batches that overflowed.
     pub loads: u64,
-    /// Batches that it computed.
+    /// Number of batches computed.
     pub batches: u64,
-    /// Tokens that it worked on, padding too.
+    /// Number of tokens computed, including padding.
     pub tokens: u64,
-    /// Seconds in which it computed at least one batch.
+    /// Seconds during which at least one batch was being computed.
     pub computing_seconds: f64,
-    /// Seconds from its first batch's start to its last one's end, for each model by itself.
+    /// Seconds from the start of the first batch to the end of the last one, summed over models.
     pub wall_seconds: f64,
-    /// `computing_seconds / wall_seconds`.
+    /// Share of the time in which the device was busy: `computing_seconds / wall_seconds`.
     pub busy: f64,
-    /// How often a batch did not fit into its memory and was split.
+    /// How often a batch did not fit into the device's memory and was split.
     pub out_of_memory_splits: u64,
-    /// Tokens of a batch, as out-of-memory errors taught it.
+    /// The reduced limit of tokens per batch after out-of-memory errors.
     pub learnt_batch_tokens: Option<usize>,
-    /// Batches of which a part was computed again in higher precision.
+    /// Batches of which a part was recomputed in higher precision.
     pub recomputed_batches: u64,
-    /// The sequences in these.
+    /// Sequences recomputed in higher precision.
     pub recomputed_sequences: u64,
-    /// Why the device was lost, if it was.
+    /// Why the device was lost; absent if it was not.
     pub lost: Option<String>,
 }
 
 /// Sums over all files.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
-    /// Files.
+    /// Number of files.
     pub files: u64,
-    /// Files that failed.
+    /// Number of files that failed.
     pub failed_files: u64,
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Residues.
+    /// Number of residues, or bases for DNA.
     pub residues: u64,
-    /// Tokens that the model saw, special ones and overlaps of windows too, padding not. Files of an earlier run do not count.
+    /// Number of tokens that the model computed, with special tokens and overlaps of windows but
+    /// without padding. Files finished by an earlier run are not counted.
     pub tokens: u64,
-    /// Tokens that the device worked on, padding too.
+    /// Number of tokens computed, including padding.
     pub device_tokens: u64,
-    /// `1 - tokens / device_tokens`.
+    /// Share of padding: `1 - tokens / device_tokens`.
     pub padding: f64,
-    /// Batches.
+    /// Number of batches.
     pub batches: u64,
-    /// The most tokens in a batch, unless a single sequence has more; none when nothing was embedded.
+    /// Maximum number of tokens per batch, unless a single sequence has more; null if nothing was
+    /// embedded.
     #[serde(default)]
     pub batch_tokens: Option<u64>,
-    /// How many batches were filled up to 10 % of `batch_tokens`, to 20 % ... to 100 %.
+    /// Histogram of how full the batches were: how many up to 10 % of `batch_tokens`, up to 20 %
+    /// ... up to 100 %.
     #[serde(default)]
     pub batch_fill: [u64; 10],
-    /// Records embedded in windows.
+    /// Number of records embedded in windows.
     pub windowed: u64,
-    /// Records cut at the length limit.
+    /// Number of records truncated at the length limit.
     pub truncated: u64,
-    /// Records with letters outside of the vocabulary.
+    /// Number of records with letters outside the vocabulary.
     pub replaced: u64,
-    /// Records with gaps of an alignment, `-` or `.`.
+    /// Number of records with alignment gaps, `-` or `.`.
     #[serde(default)]
     pub gaps: u64,
-    /// Records without an embedding.
+    /// Number of records without an embedding.
     pub skipped: u64,
-    /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
+    /// How many of the skipped records failed: they did not fit into memory, or gave values that
+    /// are not finite.
     pub failed_records: u64,
-    /// Records whose sequence was computed for another record of the run.
+    /// Number of records whose sequence was already computed for another record of the run.
     #[serde(default)]
     pub repeated: u64,
-    /// Records whose row an interrupted run had saved.
+    /// Number of records whose row was saved by an interrupted run.
     #[serde(default)]
     pub restored: u64,
-    /// Files that an earlier run had finished.
+    /// Number of files finished by an earlier run.
     #[serde(default)]
     pub kept_files: u64,
-    /// Wall time of the run, loads included, in seconds.
+    /// Wall time of the run in seconds, including loads.
     pub seconds: f64,
-    /// Wall time of all loads.
+    /// Wall time of all loads in seconds.
     pub load_seconds: f64,
-    /// Wall time until the devices were found and awake, before anything was read.
+    /// Wall time in seconds until the devices were ready, before anything was read.
     pub start_seconds: f64,
-    /// From the start of the run to the first batch's end.
+    /// Seconds from the start of the run to the end of the first batch.
     pub first_embedding_seconds: Option<f64>,
-    /// Time by stage. Stages overlap, and computing is the sum over all workers.
+    /// Seconds by stage. Stages overlap, and computing is the sum over all workers.
     pub stages: Stages,
-    /// Tokens a second, without the loads.
+    /// Tokens per second, not counting loads and the start.
     pub tokens_per_second: f64,
-    /// The most memory that the process held, in bytes.
+    /// Peak memory of the process in bytes.
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// Seconds by stage.
+/// Seconds spent in each stage, summed over threads.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stages {
     /// Reading and decompressing.
     pub reading: f64,
-    /// Tokenising and batching.
+    /// Tokenizing and batching.
     pub tokenizing: f64,
-    /// The model, all workers together.
+    /// Running the model, summed over all workers.
     pub computing: f64,
     /// Ordering and writing.
     pub writing: f64,
 }
 
-/// One file of the run.
+/// The result of one file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FileReport {
-    /// The sample's name.
+    /// Sample name.
     pub sample: String,
-    /// The input.
+    /// Path of the input.
     pub source: String,
-    /// The output, when the file was done. Bytes of its path that are not UTF-8 are escaped: `\xe9`.
+    /// Path of the output, if the file was finished. Bytes of the path that are not UTF-8 are
+    /// escaped, as in `\xe9`.
     #[serde(serialize_with = "escaped")]
     #[schemars(with = "Option<PathBuf>")]
     pub output: Option<PathBuf>,
-    /// The model.
+    /// The model, as it was named.
     pub model: String,
-    /// Why the file failed.
+    /// Why the file failed; absent if it did not.
     pub error: Option<String>,
-    /// What the user should know.
+    /// Warnings about the file.
     pub warnings: Vec<String>,
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Residues.
+    /// Number of residues, or bases for DNA.
     pub residues: u64,
-    /// Tokens that the model saw.
+    /// Number of tokens that the model computed.
     pub tokens: u64,
-    /// Records embedded in windows.
+    /// Number of records embedded in windows.
     pub windowed: u64,
-    /// Records cut at the length limit.
+    /// Number of records truncated at the length limit.
     pub truncated: u64,
-    /// Records with letters outside of the vocabulary.
+    /// Number of records with letters outside the vocabulary.
     pub replaced: u64,
-    /// Records with gaps of an alignment, `-` or `.`.
+    /// Number of records with alignment gaps, `-` or `.`.
     #[serde(default)]
     pub gaps: u64,
-    /// Records without an embedding.
+    /// Number of records without an embedding.
     pub skipped: u64,
-    /// Those of them that could not be computed: too large for the memory, or numbers that are not finite.
+    /// How many of the skipped records failed: they did not fit into memory, or gave values that
+    /// are not finite.
     pub failed_records: u64,
-    /// Records whose sequence was computed for another record of the run.
+    /// Number of records whose sequence was already computed for another record of the run.
     #[serde(default)]
     pub repeated: u64,
-    /// Records whose row an interrupted run had saved.
+    /// Number of records whose row was saved by an interrupted run.
     #[serde(default)]
     pub restored: u64,
-    /// Whether an earlier run had finished the file. Its numbers are that run's.
+    /// Whether the file was finished by an earlier run; its numbers are then from that run.
     #[serde(default)]
     pub kept: bool,
-    /// The model's time for this file, all workers together: its share of each batch by tokens.
+    /// Seconds of computing attributed to this file, in proportion to its tokens and summed over
+    /// all workers.
     pub computing_seconds: f64,
 }
 
-/// A path as a text, which JSON needs.
+/// Serializes a path as text.
 #[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn escaped<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     let text = path
@@ -221,7 +228,7 @@ fn escaped<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Err
 }
 
 impl Totals {
-    /// How many sequences have which marks, for the summary; none if there are none.
+    /// The line of the summary that counts marked sequences; `None` if there are none.
     fn marks(&self) -> Option<String> {
         let marks = [
             (self.windowed, "in windows"),
@@ -238,10 +245,11 @@ impl Totals {
         (!marks.is_empty()).then(|| marks.join(", "))
     }
 
-    /// Adds how many batches were filled up to each tenth of their budget.
+    /// Adds the counts of batches by how full they were, in tenths of their budget.
     pub fn filled(&mut self, budget: usize, batches: &[u64; 10]) {
         if batches.iter().any(|&count| count > 0) {
-            // Groups of one run have one budget, unless a file has its own: then the largest is told.
+            // All groups of a run have the same budget, unless a file sets its own: then the
+            // largest is reported.
             self.batch_tokens = self.batch_tokens.max(Some(budget as u64));
         }
         for (sum, count) in self.batch_fill.iter_mut().zip(batches) {
@@ -249,7 +257,7 @@ impl Totals {
         }
     }
 
-    /// Tokens a second, for a reader.
+    /// Tokens per second as text.
     fn rate(&self) -> String {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         // `as` saturates, which is right here
@@ -258,7 +266,7 @@ impl Totals {
 }
 
 impl Report {
-    /// Sums the files up, and derives what follows from the sums.
+    /// Computes the totals from the files, and the values derived from them.
     pub fn total(&mut self) {
         let totals = &mut self.totals;
         totals.files = self.files.len() as u64;
@@ -299,7 +307,7 @@ impl Report {
 }
 
 impl Report {
-    /// The JSON schema of what is written, as `docs/report.schema.json` has it.
+    /// The JSON schema of the report, as in `docs/report.schema.json`.
     #[must_use]
     pub fn schema() -> serde_json::Value {
         SchemaSettings::draft2020_12()
@@ -312,16 +320,16 @@ impl Report {
 
 /// The loads of one model and layer on one device.
 pub struct Loaded<'r> {
-    /// The first of them.
+    /// The first of these loads.
     pub load: &'r LoadReport,
-    /// How many.
+    /// Number of loads.
     pub times: u64,
-    /// Wall time of all.
+    /// Wall time of these loads in seconds.
     pub seconds: f64,
 }
 
 impl Report {
-    /// The loads by model, layer, device and precision, in the order of the first.
+    /// The loads grouped by model, layer, device and precision, in order of first appearance.
     #[must_use]
     pub fn models(&self) -> Vec<Loaded<'_>> {
         let mut models: Vec<Loaded> = Vec::new();
@@ -349,7 +357,7 @@ impl Report {
     }
 }
 
-/// The summary that stands at the end of a run.
+/// The summary printed at the end of a run.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let totals = &self.totals;
@@ -362,7 +370,10 @@ impl fmt::Display for Report {
             totals.rate(),
         )?;
         if self.loads.is_empty() {
-            writeln!(f, "  model    not loaded: there was nothing to embed")?;
+            writeln!(
+                f,
+                "  model    not loaded, because there was nothing to embed"
+            )?;
         }
         let models = self.models();
         for Loaded {
@@ -376,7 +387,7 @@ impl fmt::Display for Report {
             } else {
                 String::new()
             };
-            // On a CPU there is one load of each; on GPUs one for each of them.
+            // A CPU loads each model once; GPUs load it once each.
             let times = match times {
                 1 if models.len() > 1 && load.device.starts_with("cuda") => {
                     format!("on {} in {}", load.device, load.precision)
@@ -404,26 +415,26 @@ impl fmt::Display for Report {
             let mut parts = Vec::new();
             if totals.kept_files > 0 {
                 parts.push(format!(
-                    "{} {} finished before",
+                    "{} {} already finished",
                     counted(totals.kept_files, "file"),
                     was(totals.kept_files)
                 ));
             }
             if totals.restored > 0 {
                 let rows = counted(totals.restored, "row");
-                parts.push(format!("{rows} of others had been saved"));
+                parts.push(format!("{rows} of other files restored"));
             }
             writeln!(f, "  resumed  {}", parts.join(", "))?;
         }
         if totals.repeated > 0 {
             writeln!(
                 f,
-                "  repeated {} did not run again: {} had been embedded",
+                "  repeated {} not recomputed, because {} already embedded",
                 counted(totals.repeated, "record"),
                 if totals.repeated == 1 {
-                    "its sequence"
+                    "its sequence was"
                 } else {
-                    "their sequences"
+                    "their sequences were"
                 },
             )?;
         }
@@ -433,14 +444,14 @@ impl fmt::Display for Report {
         if totals.failed_records > 0 {
             writeln!(
                 f,
-                "  failed   {}, named above; the status says why",
+                "  failed   {}, listed above; their status gives the reason",
                 counted(totals.failed_records, "sequence")
             )?;
         }
         if totals.failed_files > 0 {
             writeln!(
                 f,
-                "  failed   {}, named above and in the report",
+                "  failed   {}, listed above and in the report",
                 counted(totals.failed_files, "file")
             )?;
         }
@@ -448,7 +459,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// What is worth a line: how busy a GPU was, and whatever went wrong on any device.
+/// The line of the summary about a device: how busy a GPU was, and any problems.
 impl fmt::Display for DeviceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
@@ -461,13 +472,13 @@ impl fmt::Display for DeviceReport {
         }
         if self.out_of_memory_splits > 0 {
             words.push(format!(
-                "{} split for want of memory",
+                "{} split to fit into memory",
                 counted(self.out_of_memory_splits, "batch")
             ));
         }
         if self.recomputed_batches > 0 {
             words.push(format!(
-                "{} of {} computed again in higher precision",
+                "{} of {} recomputed in higher precision",
                 counted(self.recomputed_sequences, "sequence"),
                 counted(self.recomputed_batches, "batch")
             ));
@@ -490,6 +501,6 @@ impl fmt::Display for DeviceReport {
 
 fn random(load: &LoadReport) -> String {
     load.random_seed
-        .map(|seed| format!(" - RANDOM WEIGHTS (seed {seed}): the numbers mean nothing"))
+        .map(|seed| format!(" - RANDOM WEIGHTS (seed {seed}): the embeddings are meaningless"))
         .unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Files that a command will write, compared with those that it reads, before either is done: no output takes the place of an
-//! input, of a model, or of a file of somebody else's.
+//! Checks, before anything is read or written, that the outputs of a command do not overwrite an
+//! input, a model file, or a file that seqembed did not write.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,37 +11,39 @@ use crate::atomic_file;
 use crate::models;
 use crate::output::Format;
 
-/// Why a file is not written.
+/// Why a file must not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// It is read, too.
-    #[error("{} would be overwritten, which is {what}: name another output", .path.display())]
+    /// The file is also read.
+    #[error("{} would be overwritten, but it is {what}: choose another output", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What it is read as.
+        /// What the file is read as, such as `an input`.
         what: &'static str,
     },
-    /// Two things would have the same file.
-    #[error("{} would be written twice, as {one} and as {other}: name another file for one of them", .path.display())]
+    /// Two outputs would be written to the same file.
+    #[error("{} would be written twice, as {one} and as {other}: choose another file for one of \
+             them", .path.display())]
     Twice {
         /// The file.
         path: PathBuf,
-        /// What it would be.
+        /// What one output is.
         one: &'static str,
-        /// And this.
+        /// What the other output is.
         other: &'static str,
     },
-    /// No file can be there.
+    /// No file can be created at the path.
     #[error("cannot write {}: {source}", .path.display())]
     Special {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// What is there instead.
         source: io::Error,
     },
-    /// A file beside an output has the name that one of the output's own files would get.
-    #[error("{} was not written by seqembed, but {} would have a file of this name beside it: move it away, or take another folder, sample name or format", .path.display(), .output.display())]
+    /// A file has the name that one of an output's companion files would get.
+    #[error("{} was not written by seqembed, and would be overwritten by a companion file of {}: \
+             move it, or choose another folder, sample name or format", .path.display(), .output.display())]
     Stranger {
         /// The file.
         path: PathBuf,
@@ -50,17 +52,18 @@ pub enum TargetError {
     },
 }
 
-/// What is read, and what is to be written.
+/// The files to be read and to be written.
 #[derive(Default)]
 pub struct Targets {
     read: HashMap<(u64, u64), &'static str>,
     written: HashMap<PathBuf, &'static str>,
-    /// Folders by the names that they were given, and by their own.
+    /// Canonical paths of folders, by the paths that were given.
     folders: HashMap<PathBuf, PathBuf>,
 }
 
 impl Targets {
-    /// Notes a file that is read. One that is not there is for its reader to tell.
+    /// Registers a file that is read. A missing file is ignored here; reading it will report the
+    /// error.
     pub fn reads(&mut self, what: &'static str, path: &Path) {
         if let Ok(about) = fs::metadata(path)
             && about.is_file()
@@ -69,7 +72,7 @@ impl Targets {
         }
     }
 
-    /// Notes a file of embeddings that is read, with what belongs to it.
+    /// Registers an embedding file that is read, with its companion files.
     pub fn reads_output(&mut self, what: &'static str, path: &Path) {
         match Format::of(path) {
             Some(format) => {
@@ -81,17 +84,17 @@ impl Targets {
         }
     }
 
-    /// Notes the files of a model that is named by a path.
+    /// Registers the files of a model given as a path.
     pub fn reads_model(&mut self, named: &str) {
         for path in models::files_of(named) {
             self.reads("a file of the model", &path);
         }
     }
 
-    /// Notes a file that is to be written, after all that is read.
+    /// Registers a file to be written. Call this after all files that are read are registered.
     ///
     /// # Errors
-    /// When it is read or written as something else too, or no file can be there.
+    /// If the file is also read, is written twice, or cannot be created.
     pub fn writes(&mut self, what: &'static str, path: &Path) -> Result<(), TargetError> {
         let target = atomic_file::target(path).map_err(|source| TargetError::Special {
             path: path.to_owned(),
@@ -117,10 +120,10 @@ impl Targets {
         }
     }
 
-    /// Notes a file of embeddings that is to be written, with what will stand beside it.
+    /// Registers an embedding file to be written, with its companion files.
     ///
     /// # Errors
-    /// As [`Self::writes`], and when a file of somebody else's has the name of one that belongs to it.
+    /// As [`Self::writes`], and if a companion file would overwrite a file not written by seqembed.
     pub fn writes_output(&mut self, format: Format, path: &Path) -> Result<(), TargetError> {
         for file in format.files(path) {
             self.writes("an output", &file)?;
@@ -134,10 +137,10 @@ impl Targets {
         }
     }
 
-    /// Checks a file that gets a text of its own, or a pipe or a device that does.
+    /// Checks a text file (or a pipe or device) that is written besides embeddings.
     ///
     /// # Errors
-    /// When it is read as something else.
+    /// If the file is also read.
     pub fn is_not_read(&self, target: &Path, named: &Path) -> Result<(), TargetError> {
         let about = fs::metadata(target).ok();
         let read = about.and_then(|about| self.read.get(&(about.dev(), about.ino())));

@@ -1,38 +1,43 @@
-//! How many threads a process computes with, and starting them: an error, where the system gives no more.
+//! The number of threads to compute with, and starting threads without panicking where the system
+//! refuses.
 //!
-//! Rust's own `spawn` and the pool that rayon makes when it is first needed panic instead, and a scope then waits for ever for the threads
-//! that did start. So threads are started here alone, and rayon's pool is made before anything needs it.
+//! `std::thread::spawn` and rayon's lazily created pool panic if no thread can be started, and a
+//! scope then waits forever for the threads that did start. Therefore all threads are started here,
+//! and rayon's pool is created before anything needs it.
 
 use std::io;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// Why there may be no more threads, and what helps.
-pub const MORE_THREADS: &str = "This user or job may have no more of them (`ulimit -u`, a cgroup's pids.max); --threads 1 takes the fewest";
+/// Advice for when the system refuses to start a thread.
+pub const MORE_THREADS: &str = "The limit on threads of this user or job may be reached (`ulimit \
+                                -u`, or pids.max of its cgroup); --threads 1 uses the fewest";
 
-/// The system gave no thread.
+/// The system refused to start a thread.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start a thread: {0}. {advice}", advice = MORE_THREADS)]
 pub struct StartError(#[from] io::Error);
 
-/// Threads that help: as many as this process has processors, by its affinity and its cgroup's quota.
+/// Number of processors available to this process, by its affinity and the CPU quota of its cgroup.
 #[must_use]
 pub fn available() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How many threads are used where so many were asked for: no more than help. More would wait for each other, and take memory.
+/// The number of threads to use if `asked` are requested: at most the available processors, as more
+/// threads would only wait and use memory.
 #[must_use]
 pub fn helpful(asked: Option<usize>) -> usize {
     let available = available();
     asked.unwrap_or(available).clamp(1, available)
 }
 
-/// Makes the pool in which files are hashed and sequences tokenised, unless the process has one.
+/// Creates the thread pool for hashing files and tokenizing sequences, unless the process already
+/// has one.
 ///
 /// # Errors
-/// When the system does not give so many threads.
+/// If the system refuses to start that many threads.
 pub fn pool(threads: usize) -> Result<(), StartError> {
     static MADE: Mutex<bool> = Mutex::new(false);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,16 +53,17 @@ pub fn pool(threads: usize) -> Result<(), StartError> {
         if let Some(cause) = cause {
             return Err(io::Error::new(cause.kind(), cause.to_string()).into());
         }
-        // Whoever uses the library has made a pool already.
+        // The program that uses this library has already created a pool.
     }
     *made = true;
     Ok(())
 }
 
-/// Starts a thread of a scope.
+/// Starts a thread in a scope.
 ///
 /// # Errors
-/// When the system gives none. The scope waits for those that have been started: they are to be told to end.
+/// If the system refuses. The scope still waits for threads that were already started, so the
+/// caller must make them end.
 pub fn start<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
@@ -65,7 +71,8 @@ pub fn start<'scope, T: Send + 'scope>(
     Ok(Builder::new().spawn_scoped(scope, work)?)
 }
 
-/// Whether the system gives a thread right now: for libraries that panic without one, and what can be done without.
+/// Whether a thread can be started right now: to be checked before calling libraries that panic
+/// otherwise.
 #[must_use]
 pub fn is_there_one() -> bool {
     Builder::new()

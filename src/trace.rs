@@ -1,7 +1,8 @@
-//! `--trace`: what happened when, as a file that Chrome's tracing page and Perfetto show.
+//! `--trace`: a timeline of the run, written to a file for Perfetto and Chrome's tracing page.
 //!
-//! The format is Chrome's "Trace Event Format": complete events (`"ph": "X"`) with microseconds since the start, on lanes that are
-//! named by metadata events. What overlaps on a lane, such as two batches on a device, is drawn on several.
+//! The format is Chrome's "Trace Event Format": complete events (`"ph": "X"`) with microseconds
+//! since the start, on lanes that are named by metadata events. Spans that overlap on a lane, such
+//! as two batches on a device, are drawn on several lanes.
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write as _};
@@ -13,23 +14,23 @@ use serde_json::{Value, json};
 
 use crate::atomic_file::AtomicFile;
 
-/// Collects spans, or nothing when nobody asked for them.
+/// Collects spans; does nothing without `--trace`.
 pub struct Trace {
     started: Instant,
     to: Option<(AtomicFile, Mutex<Vec<Span>>)>,
 }
 
-/// Where a span is drawn: a device or the host, and a thread of it.
+/// Where a span is drawn: a group (the host or a device) and a lane in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Lane {
-    /// The group of lanes: `host`, or a device.
+    /// The group of lanes: `host`, or the name of a device.
     pub group: String,
-    /// The lane.
+    /// The name of the lane.
     pub name: String,
 }
 
 impl Lane {
-    /// A lane of the host.
+    /// A lane of the group `host`.
     #[must_use]
     pub fn host(name: &str) -> Self {
         Self {
@@ -48,11 +49,11 @@ struct Span {
 }
 
 impl Trace {
-    /// A trace that begins now, if there is a file for it. The file is begun at once, so that a wrong name is
-    /// known early, and has its name when it is finished.
+    /// Starts a trace if a path is given. The file is created immediately, so that a bad path is
+    /// noticed early, and gets its final name when it is finished.
     ///
     /// # Errors
-    /// When the file can't be made.
+    /// If the file cannot be created.
     pub fn new(path: Option<&Path>) -> io::Result<Self> {
         let file = path.map(AtomicFile::create).transpose()?;
         Ok(Self {
@@ -61,7 +62,7 @@ impl Trace {
         })
     }
 
-    /// Notes a span. `about` is shown with it, and only made when there is a trace.
+    /// Records a span. `about` returns details shown with it, and is called only if tracing is on.
     pub fn span(
         &self,
         lane: &Lane,
@@ -85,10 +86,10 @@ impl Trace {
         }
     }
 
-    /// Writes the file.
+    /// Writes the trace file.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If the file cannot be written.
     pub fn finish(self) -> io::Result<()> {
         let Some((file, spans)) = self.to else {
             return Ok(());
@@ -127,7 +128,7 @@ impl Trace {
                 }),
             )?;
         }
-        // Nothing happened: a list all the same.
+        // Write an empty list even if there are no spans.
         if separator == "[\n" {
             file.write_all(b"[")?;
         }
@@ -137,7 +138,8 @@ impl Trace {
     }
 }
 
-/// Moves spans that begin before another one of their lane has ended to a lane beside it: `device`, `device 2`.
+/// Moves spans that overlap an earlier one on their lane to an additional lane: `device`, `device
+/// 2`.
 fn apart(spans: &mut [Span]) {
     spans.sort_by_key(|span| span.from);
     let mut ends: HashMap<Lane, Vec<Instant>> = HashMap::new();
@@ -155,7 +157,7 @@ fn apart(spans: &mut [Span]) {
     }
 }
 
-/// The index of a thing among those that were seen, and whether it is new.
+/// The index of an item among those seen so far, and whether it is new.
 fn place<T: PartialEq>(seen: &mut Vec<T>, thing: T) -> (usize, bool) {
     if let Some(at) = seen.iter().position(|other| *other == thing) {
         return (at, false);

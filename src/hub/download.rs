@@ -1,4 +1,5 @@
-//! Talking to the hub: which files a revision has, what they are, and their bytes into the cache.
+//! Requests to the hub: lists the files of a revision, queries their hashes, and downloads them
+//! into the cache.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -17,22 +18,22 @@ use ureq::{Agent, Body};
 use super::{Damage, Event, Hub, HubError, HubModel, Pace, at, is_commit, variable};
 use crate::atomic_file;
 
-/// How often a request is repeated without progress.
+/// Number of attempts without progress before giving up.
 const ATTEMPTS: u32 = 5;
-/// How many bytes are progress.
+/// Number of new bytes that count as progress.
 const PROGRESS: u64 = 1 << 20;
-/// The longest wait that a server may ask for.
+/// Limit on the wait that a server may request (`Retry-After`).
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
-/// How long to wait for a connection, and for the next bytes of one.
+/// Timeout for connecting, and for receiving the next bytes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 const MAX_REDIRECTS: u32 = 8;
-/// The longest list of a repository's files.
+/// Maximum size in bytes of the list of a repository's files.
 const LONGEST_LIST: usize = 10 << 20;
-/// How often it is looked whether another process is ready.
+/// Polling interval while another process holds the lock.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A failure, and whether it may pass.
+/// A failure, and whether a retry may help.
 enum Failure {
     Final(HubError),
     Passing {
@@ -47,10 +48,12 @@ impl From<HubError> for Failure {
     }
 }
 
-/// The HTTP client: proxies from the environment, and the certificates of `SSL_CERT_FILE` and its kin where a proxy needs them.
+/// The HTTP client, with proxies from the environment, and with the certificates of `SSL_CERT_FILE`
+/// or a similar variable, which some proxies need.
 fn agent(endpoint: &str, pace: Pace) -> Result<Agent, HubError> {
     let parsed: Option<Uri> = endpoint.parse().ok();
-    // With an `@` in its path it is a password with a slash that was not escaped, and the host is another.
+    // An `@` in the path comes from a password with an unescaped slash; the parsed host would be
+    // wrong.
     let is_cut = parsed.as_ref().is_some_and(|url| url.path().contains('@'));
     if is_cut || parsed.as_ref().and_then(origin).is_none() {
         return Err(HubError::Variable {
@@ -77,7 +80,7 @@ fn agent(endpoint: &str, pace: Pace) -> Result<Agent, HubError> {
                 })
                 .collect();
             if certificates.is_empty() {
-                return Err(wrong("there is no certificate in that file".to_owned()));
+                return Err(wrong("the file contains no certificate".to_owned()));
             }
             RootCerts::new_with_certs(&certificates)
         }
@@ -102,7 +105,7 @@ fn agent(endpoint: &str, pace: Pace) -> Result<Agent, HubError> {
         .new_agent())
 }
 
-/// Scheme, host and port: what must be the same for the token to be sent.
+/// Scheme, host and port, which must match the endpoint's for the token to be sent.
 fn origin(url: &Uri) -> Option<(String, String, u16)> {
     let scheme = url.scheme_str()?.to_ascii_lowercase();
     let default = match scheme.as_str() {
@@ -117,7 +120,7 @@ fn origin(url: &Uri) -> Option<(String, String, u16)> {
     ))
 }
 
-/// Where a redirect leads: `location` may be a whole URL, or a path at the same host.
+/// The target of a redirect: `location` may be an absolute URL, or a path on the same host.
 fn follow(from: &Uri, location: &str) -> Option<Uri> {
     if let Ok(url) = location.parse::<Uri>()
         && origin(&url).is_some()
@@ -139,8 +142,8 @@ fn follow(from: &Uri, location: &str) -> Option<Uri> {
     whole.parse().ok()
 }
 
-/// A URL as messages show it: without the user and password before its host, and without the query, which is a secret of its own
-/// in a signed URL, and long.
+/// A URL for messages, without user and password, and without the query, which is long and secret
+/// in signed URLs.
 fn told(url: &str) -> String {
     let url = url.split('?').next().unwrap_or_default();
     let begin = url.find("://").map_or(0, |at| at + 3);
@@ -152,7 +155,7 @@ fn told(url: &str) -> String {
     }
 }
 
-/// What should have been a URL, without what may be a password in it, wherever that ends.
+/// Text that should be a URL, with everything removed that may be part of a password.
 fn without_password(text: &str) -> String {
     let Some((before, host)) = text.rsplit_once('@') else {
         return text.to_owned();
@@ -161,38 +164,38 @@ fn without_password(text: &str) -> String {
     format!("{scheme}***@{host}")
 }
 
-/// What a request is for: it decides what a redirect means.
+/// The kind of a request, which decides how redirects are handled.
 #[derive(Clone, Copy, PartialEq)]
 enum Ask {
     /// A document.
     Get,
-    /// A file from this byte on.
+    /// The file from this byte on.
     From(u64),
-    /// What the hub says of a file, without the file.
+    /// Only the metadata of a file.
     Head,
 }
 
-/// A file as the hub announces it.
+/// Metadata of a file, as given by the hub.
 struct Announced {
-    /// Its hash, and the name of its blob.
+    /// Its hash, which is also the name of its blob.
     etag: String,
     size: Option<u64>,
-    /// Where its bytes are.
+    /// The URL to download it from.
     url: Uri,
 }
 
-/// Takes some bytes of an answer; false when it needs no more.
+/// Receives a part of a response body; returns false to stop reading.
 type Take<'t, 'a> = dyn FnMut(&mut Download<'a>, &[u8]) -> Result<bool, Failure> + 't;
 
-/// One model's download.
+/// The download of one model.
 pub(super) struct Download<'a> {
     hub: &'a Hub,
     agent: Agent,
     model: &'a HubModel,
     commit: String,
-    /// Whether files that are there are read and compared with their hashes.
+    /// Whether existing files are verified by their hashes.
     update: bool,
-    /// Bytes received in all that had not come before: an attempt that brings some is worth another.
+    /// Total number of new bytes received: attempts that make progress do not count as failed.
     received: u64,
     events: &'a mut dyn FnMut(&Event<'_>),
 }
@@ -216,12 +219,12 @@ impl<'a> Download<'a> {
         })
     }
 
-    /// The commit that the revision means; known after [`Download::list`].
+    /// The commit of the revision; known after [`Download::list`].
     pub(super) fn commit(&self) -> &str {
         &self.commit
     }
 
-    /// Asks for the commit that the revision means, and for the names of its files.
+    /// Queries the commit of the revision and the names of its files.
     pub(super) fn list(&mut self) -> Result<Vec<String>, HubError> {
         #[derive(Deserialize)]
         struct Sibling {
@@ -241,14 +244,16 @@ impl<'a> Download<'a> {
             url: told(&url),
             why,
         };
-        let uri: Uri = url.parse().map_err(|_| answer("it is no URL".to_owned()))?;
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| answer("it is not a valid URL".to_owned()))?;
         let what = format!("model {}", self.model);
         let text = self.repeat(|this| {
             let (response, url) = this.request(&uri, Ask::Get, &what)?;
             let mut text = Vec::new();
             this.body(&url, response, &mut |_, piece| {
                 text.extend_from_slice(piece);
-                // No list of files is as long as this.
+                // Stop at a limit that no genuine list reaches.
                 Ok(text.len() < LONGEST_LIST)
             })?;
             Ok(text)
@@ -256,7 +261,7 @@ impl<'a> Download<'a> {
         let info: Info =
             serde_json::from_slice(&text).map_err(|error| answer(error.to_string()))?;
         if !is_commit(&info.sha) {
-            return Err(answer(format!("its commit is `{}`", info.sha)));
+            return Err(answer(format!("it gives the commit as `{}`", info.sha)));
         }
         self.commit = info.sha;
         Ok(info
@@ -266,7 +271,7 @@ impl<'a> Download<'a> {
             .collect())
     }
 
-    /// Whether a file of the snapshot is there; and undamaged, where that is asked for.
+    /// Whether a file of the snapshot exists and, if files are to be verified, is undamaged.
     fn is_there(&self, pointer: &Path) -> Result<bool, HubError> {
         if !pointer.is_file() {
             return Ok(false);
@@ -274,7 +279,7 @@ impl<'a> Download<'a> {
         Ok(!self.update || damage(pointer).map_err(at(pointer))?.is_none())
     }
 
-    /// Makes one file of the snapshot, which links to a blob.
+    /// Creates one file of the snapshot, as a link to its blob.
     pub(super) fn file(&mut self, name: &str) -> Result<(), HubError> {
         let storage = self.hub.storage(self.model);
         let pointer = storage.join("snapshots").join(&self.commit).join(name);
@@ -287,7 +292,7 @@ impl<'a> Download<'a> {
             std::fs::create_dir_all(folder).map_err(at(folder))?;
         }
         let _lock = self.lock(name, &announced.etag)?;
-        // Another process may have made it meanwhile.
+        // Another process may have created it in the meantime.
         if self.is_there(&pointer)? {
             return Ok(());
         }
@@ -301,7 +306,8 @@ impl<'a> Download<'a> {
         link(&blob, &announced.etag, &pointer)
     }
 
-    /// Takes the lock that `huggingface_hub` takes for the same blob. A file system without locks goes without.
+    /// Takes the lock that `huggingface_hub` uses for the same blob. Continues without it on file
+    /// systems without locks.
     fn lock(&mut self, name: &str, etag: &str) -> Result<File, HubError> {
         let folder = self.hub.cache.join(".locks").join(
             self.hub
@@ -319,14 +325,14 @@ impl<'a> Download<'a> {
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             (self.events)(&Event::Waiting { file: name });
             while let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-                self.in_time("another process downloads the same file")?;
+                self.in_time("another process is downloading the same file")?;
                 std::thread::sleep(TICK);
             }
         }
         Ok(file)
     }
 
-    /// Asks what the hub says of a file.
+    /// Queries the metadata of a file.
     fn announced(&mut self, name: &str) -> Result<Announced, HubError> {
         let url = format!(
             "{}/{}/resolve/{}/{name}",
@@ -336,7 +342,7 @@ impl<'a> Download<'a> {
             url: told(&url),
             why: why.to_owned(),
         };
-        let uri: Uri = url.parse().map_err(|_| answer("it is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| answer("it is not a valid URL"))?;
         let what = format!("file {name} of model {}", self.model);
         let (response, url) = self.repeat(|this| this.request(&uri, Ask::Head, &what))?;
         let header = |name: &str| {
@@ -347,7 +353,7 @@ impl<'a> Download<'a> {
         };
         let etag = header("x-linked-etag")
             .or_else(|| header(ETAG.as_str()))
-            .ok_or_else(|| answer("it has no ETag"))?;
+            .ok_or_else(|| answer("it has no ETag header"))?;
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
         let plain = etag
             .chars()
@@ -364,15 +370,19 @@ impl<'a> Download<'a> {
             .get(LOCATION)
             .and_then(|location| location.to_str().ok())
         {
-            Some(location) if redirected => {
-                follow(&url, location).ok_or_else(|| answer("it redirects to nowhere"))?
-            }
+            Some(location) if redirected => follow(&url, location).ok_or_else(|| {
+                answer(
+                    "it is a redirect without a valid \
+                                                             target",
+                )
+            })?,
             _ => url,
         };
         Ok(Announced { etag, size, url })
     }
 
-    /// The hash of a file that is not the announced one. One that the hub announces no hash of is taken as it is, and that is told.
+    /// The hash of a downloaded file if it is not the expected one, else `None`. A file for which
+    /// the hub gives no hash is accepted, with a warning.
     fn wrong_hash(
         &mut self,
         name: &str,
@@ -390,7 +400,7 @@ impl<'a> Download<'a> {
         Ok(None)
     }
 
-    /// Downloads a blob, going on from what is there, and checks it.
+    /// Downloads a blob, resuming a partial download, and verifies it.
     fn blob(&mut self, name: &str, announced: &Announced, blob: &Path) -> Result<(), HubError> {
         let part = blob.with_file_name(format!("{}.incomplete", announced.etag));
         let before = std::fs::metadata(&part).map_or(0, |part| part.len());
@@ -408,7 +418,8 @@ impl<'a> Download<'a> {
                 return Ok(());
             };
             std::fs::remove_file(&part).map_err(at(&part))?;
-            // What another run left may have been the damage: once more, from the beginning.
+            // The damage may be in the part that an earlier run left: download once more from the
+            // start.
             if done == 0 || before != done {
                 return Err(HubError::Hash {
                     file: name.to_owned(),
@@ -420,10 +431,10 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Brings the bytes that are missing, with as many attempts as make progress.
+    /// Downloads the missing bytes, retrying as long as attempts make progress.
     fn transfer(&mut self, name: &str, announced: &Announced, part: &Path) -> Result<(), HubError> {
         let what = format!("file {name} of model {}", self.model);
-        // Bytes that come again, or beyond the announced size, are no progress.
+        // Repeated bytes, or bytes beyond the announced size, are no progress.
         let most = announced.size.unwrap_or(u64::MAX);
         let mut highest = std::fs::metadata(part)
             .map_or(0, |part| part.len())
@@ -451,11 +462,15 @@ impl<'a> Download<'a> {
                 .and_then(|range| range.to_str().ok())
                 .is_some_and(|range| range.starts_with(&format!("bytes {done}-")));
             if done > 0 && !(response.status() == 206 && goes_on) {
-                // The server begins at the beginning, or does not know that part: so do we.
+                // The server sends the file from the start, or does not support ranges: restart the
+                // file.
                 file.set_len(0).map_err(at(part))?;
                 done = 0;
                 if response.status() != 200 {
-                    let why = format!("asked for a part, it answers with {}", response.status());
+                    let why = format!(
+                        "the request for a part of the file returned HTTP status {}",
+                        response.status()
+                    );
                     return Err(this.broken(&url, why));
                 }
             }
@@ -473,14 +488,14 @@ impl<'a> Download<'a> {
                 return Ok(());
             };
             let came = if done > size {
-                // None of it can be trusted.
+                // Nothing of the file can be trusted then.
                 file.set_len(0).map_err(at(part))?;
                 format!("more than {size}")
             } else {
                 done.to_string()
             };
             if highest > before {
-                return Err(this.broken(&url, format!("{came} of {size} bytes came")));
+                return Err(this.broken(&url, format!("received {came} of {size} bytes")));
             }
             std::fs::remove_file(part).map_err(at(part))?;
             Err(Failure::Final(HubError::Size {
@@ -492,7 +507,7 @@ impl<'a> Download<'a> {
         })
     }
 
-    /// Hands out the bytes of an answer as they come, until `take` has enough of them.
+    /// Passes the bytes of a response to `take` as they arrive, until it returns false.
     fn body(
         &mut self,
         url: &Uri,
@@ -520,7 +535,8 @@ impl<'a> Download<'a> {
             if seconds >= time {
                 if (came as f64) < bytes as f64 * seconds.as_secs_f64() {
                     let why = format!(
-                        "it sent {came} bytes in {:.0} s, and the least speed is {bytes} a second (--speed-limit)",
+                        "it sent {came} bytes in {:.0} s, but the minimum speed is {bytes} bytes \
+                         per second (--speed-limit)",
                         seconds.as_secs_f64()
                     );
                     return Err(self.broken(url, why));
@@ -530,13 +546,13 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// How much time there is left.
+    /// The time left until the deadline.
     fn left(&self) -> Option<Duration> {
         let (deadline, _) = self.hub.deadline?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether there is time left; `why` is what it was spent on.
+    /// Fails if the deadline has passed; `why` is the last error.
     fn in_time(&self, why: &str) -> Result<(), HubError> {
         match (self.left(), self.hub.deadline) {
             (Some(Duration::ZERO), Some((_, timeout))) => Err(HubError::Timeout {
@@ -551,7 +567,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// One request, through its redirects. The token goes to the endpoint only.
+    /// Sends one request and follows redirects. The token is sent only to the endpoint.
     fn request(
         &mut self,
         url: &Uri,
@@ -571,7 +587,7 @@ impl<'a> Download<'a> {
             if let Some(token) = self.hub.token.as_ref().filter(|_| origin(&url) == home) {
                 request = request.header(AUTHORIZATION, format!("Bearer {token}"));
             }
-            // A wait for the first byte ends in time, too.
+            // The wait for the first byte is also bounded by the deadline.
             if let Some(left) = self.left() {
                 let left = left.max(Duration::from_millis(1));
                 request = request.config().timeout_global(Some(left)).build();
@@ -599,7 +615,7 @@ impl<'a> Download<'a> {
                 .and_then(|location| location.to_str().ok());
             url = location
                 .and_then(|location| follow(&url, location))
-                .ok_or_else(|| answer("it redirects to nowhere"))?;
+                .ok_or_else(|| answer("it is a redirect without a valid target"))?;
         }
         Err(HubError::Answer {
             url: told(&url.to_string()),
@@ -608,7 +624,7 @@ impl<'a> Download<'a> {
         .into())
     }
 
-    /// What an answer that is no success means.
+    /// The error for an unsuccessful response.
     fn refusal(&self, response: &Response<Body>, url: &Uri, what: &str) -> Failure {
         let status = response.status();
         let header = |name: &str| {
@@ -625,10 +641,11 @@ impl<'a> Download<'a> {
                 let page = format!("{}/{}", told(&self.hub.endpoint), self.model.repository);
                 let token = match (&self.hub.token, self.hub.token_from.as_str()) {
                     (Some(_), from) => format!(
-                        "The token of {from} was sent: is it valid, and were the terms at {page} accepted?"
+                        "The token from {from} was sent: check that it is valid, and that you \
+                         have accepted the terms at {page}"
                     ),
                     (None, _) => {
-                        format!("Accept its terms at {page}, and set HF_TOKEN to a token of yours")
+                        format!("Accept the terms at {page}, and set HF_TOKEN to your token")
                     }
                 };
                 HubError::Refused {
@@ -673,11 +690,12 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// What it means that no answer came. It may pass once the hub has answered before, or if the connection was there.
+    /// The error for a request without a response. It is retried if the hub has responded before,
+    /// or if a connection existed.
     fn network(&self, url: &Uri, error: &ureq::Error) -> Failure {
         let why = match error {
             ureq::Error::HostNotFound => {
-                format!("there is no host {}", url.host().unwrap_or_default())
+                format!("the host {} was not found", url.host().unwrap_or_default())
             }
             other => other.to_string(),
         };
@@ -697,7 +715,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// What it means that a body broke off.
+    /// The error for a response body that ended early.
     #[expect(clippy::unused_self, reason = "reads like its neighbours")]
     fn broken(&self, url: &Uri, why: String) -> Failure {
         Failure::Passing {
@@ -709,8 +727,8 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Repeats what may pass, waiting longer each time (1, 2, 4, 8 s, or what the server asks for), until [`ATTEMPTS`] in a
-    /// row brought less than [`PROGRESS`].
+    /// Retries temporary failures with increasing waits (1, 2, 4, 8 s, or what the server
+    /// requests), until [`ATTEMPTS`] in a row brought less than [`PROGRESS`] bytes.
     fn repeat<T>(
         &mut self,
         mut action: impl FnMut(&mut Self) -> Result<T, Failure>,
@@ -732,7 +750,7 @@ impl<'a> Download<'a> {
             let mut wait = wait.unwrap_or(Duration::from_secs(1 << (attempt - 1)));
             let why = match &error {
                 HubError::Network { why, .. } | HubError::Broken { why, .. } => why.clone(),
-                HubError::Status { status, .. } => format!("the hub answers with {status}"),
+                HubError::Status { status, .. } => format!("the hub returned HTTP status {status}"),
                 other => other.to_string(),
             };
             self.in_time(&why)?;
@@ -744,8 +762,8 @@ impl<'a> Download<'a> {
     }
 }
 
-/// The hash of a file as the hub names it, by what such a name looks like: SHA-256, or git's SHA-1 of a blob. `None` for a name
-/// that is neither.
+/// The hash of a file by the method that the length of `name` implies: SHA-256, or git's SHA-1 of a
+/// blob. `None` if `name` is neither.
 fn hash_as(name: &str, path: &Path) -> std::io::Result<Option<String>> {
     if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(None);
@@ -759,10 +777,10 @@ fn hash_as(name: &str, path: &Path) -> std::io::Result<Option<String>> {
     }
 }
 
-/// The hash of a snapshot's file, where it is not the one that the blob it links to is named by. What is no such link has nothing
-/// to be compared with.
+/// The hash of a snapshot's file if it differs from the name of its blob. `None` if they are equal,
+/// or if the file is not a link to a blob.
 pub(super) fn damage(pointer: &Path) -> std::io::Result<Option<Damage>> {
-    // The blob itself may be a link to another disk.
+    // The blob may itself be a link to another disk.
     let targets = [std::fs::read_link(pointer), std::fs::canonicalize(pointer)];
     for blob in targets.into_iter().flatten() {
         let folder = blob.parent().and_then(Path::file_name);
@@ -794,7 +812,8 @@ fn digest(mut file: File, mut hash: impl Digest) -> std::io::Result<String> {
     }
 }
 
-/// Makes a snapshot's file: a relative link to the blob, as `huggingface_hub` makes it, or a copy where there are no links.
+/// Creates a snapshot's file: a relative link to the blob, as `huggingface_hub` does, or a copy
+/// where links are not supported.
 fn link(blob: &Path, etag: &str, pointer: &Path) -> Result<(), HubError> {
     let name = pointer.file_name().unwrap_or_default().to_string_lossy();
     let folder = atomic_file::folder_of(pointer);
@@ -804,7 +823,7 @@ fn link(blob: &Path, etag: &str, pointer: &Path) -> Result<(), HubError> {
         .make_in(folder, |path| {
             std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), path)
         });
-    // By rename: a link to a blob that is gone is in nobody's way, and a good one never away.
+    // Renaming replaces a dangling link, and never leaves a moment without the file.
     let linked = linked.and_then(|link| link.persist(pointer).map_err(|error| error.error));
     match linked {
         Ok(()) => Ok(()),

@@ -1,11 +1,13 @@
-//! The Hugging Face hub: a model's files, downloaded into the cache that Python's `huggingface_hub` uses too.
+//! The Hugging Face hub: downloads the files of a model into the cache shared with Python's
+//! `huggingface_hub`.
 //!
-//! The cache is `models--ORG--NAME/{blobs,refs,snapshots}` below `$HF_HUB_CACHE`; a snapshot's files are links to blobs named
-//! by their hash. A snapshot that is complete is used without the network. A download goes to `blobs/HASH.incomplete` under
-//! the lock that Python takes as well, is resumed where it broke off, and becomes the blob by rename once its hash is right:
-//! SHA-256 for large files, git's SHA-1 for small ones, as the hub names them in its `ETag`.
+//! The cache is `models--ORG--NAME/{blobs,refs,snapshots}` below `$HF_HUB_CACHE`; a snapshot's
+//! files are links to blobs named by their hash. A complete snapshot is used without the network. A
+//! download goes to `blobs/HASH.incomplete` under the same lock that Python takes, resumes where it
+//! was interrupted, and is renamed to the blob once its hash is verified: SHA-256 for large files,
+//! git's SHA-1 for small ones, as given in the hub's `ETag`.
 //!
-//! The token is sent to the endpoint alone, never to where it redirects.
+//! The token is sent only to the endpoint itself, never to a redirect target.
 
 mod download;
 
@@ -18,13 +20,13 @@ use serde::Deserialize;
 
 use crate::atomic_file;
 
-/// Where models come from unless `HF_ENDPOINT` says otherwise.
+/// The default of `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Tells that a repository is of an adapter, whatever else it holds.
+/// A repository with this file is an adapter, whatever else it contains.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// The files of a tokenizer, as far as a repository has them.
+/// Tokenizer files, downloaded if the repository has them.
 const TOKENIZER_FILES: [&str; 6] = [
     "vocab.txt",
     "tokenizer.json",
@@ -34,10 +36,10 @@ const TOKENIZER_FILES: [&str; 6] = [
     "merges.txt",
 ];
 
-/// What a Hugging Face folder is known by.
+/// The file that identifies a Hugging Face folder.
 pub const CONFIG: &str = "config.json";
 
-/// The weights, the best form first: one file, or an index that names its shards.
+/// Weights files in order of preference: a single file, or an index that names its shards.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -50,7 +52,7 @@ const WEIGHTS: [&str; 4] = [
 pub struct HubModel {
     /// `ORG/NAME`.
     pub repository: String,
-    /// A branch, tag or commit; `main` unless something else was asked for.
+    /// A branch, tag or commit; `main` by default.
     pub revision: String,
 }
 
@@ -71,7 +73,7 @@ impl HubModel {
         let good = word(org) && word(name) && revision.split('/').all(word);
         good.then(|| Self {
             repository: repository.to_owned(),
-            // The hub and the cache's folders have commits in lower case.
+            // The hub and the cache's folders write commits in lower case.
             revision: if is_commit(revision) {
                 revision.to_ascii_lowercase()
             } else {
@@ -91,34 +93,34 @@ impl std::fmt::Display for HubModel {
     }
 }
 
-/// What happens during a download, for whoever shows it.
+/// Progress of a download.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A file begins, at byte `done` if it was begun before.
+    /// The download of a file starts, or resumes at byte `done`.
     Begin {
         /// Its name in the repository.
         file: &'a str,
-        /// Bytes that are there already.
+        /// Bytes already downloaded.
         done: u64,
-        /// Its size, if the hub tells.
+        /// Its size in bytes, if the hub gives it.
         size: Option<u64>,
     },
-    /// This many bytes of the file are there.
+    /// Total bytes of the file downloaded so far.
     Bytes(u64),
-    /// The file is complete and its hash is right.
+    /// The file is complete, and its hash was verified if the hub gives one.
     End,
-    /// Something went wrong that may pass: the next attempt begins after this wait.
+    /// A temporary failure: the next attempt starts after `wait`.
     Retry {
         /// What went wrong.
         why: &'a str,
-        /// How long until the next attempt.
+        /// Time until the next attempt.
         wait: Duration,
     },
-    /// The hub announces no hash of this file, so nobody knows whether it is the right one.
+    /// The hub gives no hash for this file, so it could not be verified.
     Unverified {
         /// Its name in the repository.
         file: &'a str,
-        /// The hub, as messages show it.
+        /// The URL of the hub, without secrets.
         endpoint: &'a str,
     },
     /// Another process is downloading the same file.
@@ -128,145 +130,160 @@ pub enum Event<'a> {
     },
 }
 
-/// Why a model could not be had from the hub.
+/// Why a model could not be fetched from the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// `HF_HUB_OFFLINE` is set, and the cache has no complete copy.
-    #[error("{model} is not in the cache ({}){commits}, and HF_HUB_OFFLINE forbids downloading it: unset HF_HUB_OFFLINE, or copy the model's folder from another machine and name that folder as the model", .cache.display())]
+    #[error("{model} is not in the cache ({}){commits}, and it cannot be downloaded because \
+             HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE, or copy the model folder from another \
+             machine and use that folder as the model", .cache.display())]
     Offline {
         /// The model.
         model: String,
         /// The hub's cache.
         cache: PathBuf,
-        /// Which commits of it are there after all.
+        /// Which commits of the model are in the cache, as text for the message; empty if there are
+        /// none.
         commits: String,
     },
-    /// No answer at all.
-    #[error("the hub at {endpoint} can't be reached ({why}). Behind a firewall, set HTTPS_PROXY, or HF_ENDPOINT to a mirror; without any network, download the model elsewhere and copy its folder here (HF_HUB_CACHE is {}), then set HF_HUB_OFFLINE=1 or name that folder as the model", .cache.display())]
+    /// No response from the hub.
+    #[error("the hub at {endpoint} cannot be reached ({why}). Behind a firewall, set HTTPS_PROXY, \
+             or set HF_ENDPOINT to a mirror. Without a network, download the model on another \
+             machine and copy its folder here (HF_HUB_CACHE is {}), then set HF_HUB_OFFLINE=1 or \
+             use that folder as the model", .cache.display())]
     Network {
-        /// Where it was looked for.
+        /// The URL of the hub, without secrets.
         endpoint: String,
         /// What went wrong.
         why: String,
         /// The hub's cache.
         cache: PathBuf,
     },
-    /// 401 or 403.
+    /// HTTP status 401 or 403.
     #[error(
-        "the hub refuses {what} ({status}): the model may be gated or private, or its name may be misspelt. {token}"
+        "the hub refused access to {what} ({status}): the model may be gated or private, or its \
+         name may be misspelt. {token}"
     )]
     Refused {
         /// The model or file.
         what: String,
-        /// The status and what the hub says of it.
+        /// The HTTP status and the hub's message.
         status: String,
-        /// What to do about the token.
+        /// Advice about the token.
         token: String,
     },
-    /// 404: no such model, revision or file.
+    /// HTTP status 404: no such model, revision or file.
     #[error("there is no {what} at {endpoint} (404{said})")]
     NotFound {
         /// The model, revision or file.
         what: String,
-        /// Where it was looked for.
+        /// The URL of the hub, without secrets.
         endpoint: String,
-        /// What the hub says of it.
+        /// The hub's message, if any.
         said: String,
     },
-    /// Any other refusal, after all attempts.
-    #[error("{url} answers with {status}: try again later, or set HF_ENDPOINT to a mirror")]
+    /// Any other HTTP error, after all attempts.
+    #[error("{url} returned HTTP status {status}: try again later, or set HF_ENDPOINT to a mirror")]
     Status {
-        /// The request.
+        /// The URL that was requested, without secrets.
         url: String,
-        /// The answer.
+        /// The HTTP status.
         status: String,
     },
-    /// The connection broke, and went on breaking.
+    /// The connection failed repeatedly.
     #[error(
-        "the download of {url} broke off again and again ({why}): run the same command again, it goes on where it stopped"
+        "the download of {url} failed repeatedly ({why}): run the same command again to continue \
+         where it stopped"
     )]
     Broken {
-        /// The request.
+        /// The URL that was requested, without secrets.
         url: String,
         /// What went wrong.
         why: String,
     },
-    /// An answer that no hub gives.
-    #[error("{url} does not answer as a Hugging Face hub does: {why} (is HF_ENDPOINT right?)")]
+    /// A response that a Hugging Face hub would not give.
+    #[error("the response of {url} is not that of a Hugging Face hub: {why} (check HF_ENDPOINT)")]
     Answer {
-        /// The request.
+        /// The URL that was requested, without secrets.
         url: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         why: String,
     },
-    /// The bytes are not the ones that the hub announced.
+    /// The downloaded bytes do not have the hash that the hub gives.
     #[error(
-        "{file} of {model} arrived damaged: its hash is {found}, not {expected}. It was discarded; run the same command again, and if that does not help, the mirror or proxy in between changes files"
+        "{file} of {model} was damaged in the download: its hash is {found}, not {expected}. The \
+         file was discarded; run the same command again. If it fails again, a mirror or proxy may \
+         be changing the files"
     )]
     Hash {
         /// The file.
         file: String,
         /// The model.
         model: String,
-        /// The hub's hash.
+        /// The hash given by the hub.
         expected: String,
-        /// The file's.
+        /// The hash of the downloaded file.
         found: String,
     },
-    /// As many bytes as the hub never announced.
+    /// The hub repeatedly sent more or fewer bytes than it announced.
     #[error(
-        "{file} of {model}: the hub announces {announced} bytes, and {came} came, again and again: the hub, or a mirror or proxy in between, is at fault. What came was discarded; try again later, or set HF_ENDPOINT to a mirror"
+        "{file} of {model}: the hub announced {announced} bytes but repeatedly sent {came}; the \
+         fault lies with the hub, or with a mirror or proxy. The download was discarded; try again \
+         later, or set HF_ENDPOINT to a mirror"
     )]
     Size {
         /// The file.
         file: String,
         /// The model.
         model: String,
-        /// Bytes that were announced.
+        /// Size in bytes given by the hub.
         announced: u64,
-        /// Bytes that came.
+        /// Number of bytes received, as text.
         came: String,
     },
-    /// It took longer than was allowed.
+    /// The download took longer than the time limit.
     #[error(
-        "it did not end within {seconds} s (--timeout){why}: run the same command again, it goes on where it stopped"
+        "the download did not finish within {seconds} s (--timeout){why}: run the same command \
+         again to continue where it stopped"
     )]
     Timeout {
-        /// How long was allowed.
+        /// The time limit in seconds.
         seconds: u64,
-        /// What went wrong on the way.
+        /// The last error, if any.
         why: String,
     },
-    /// A repository that is no model for this program.
-    #[error("{model} has no {missing} (it has: {has}): it is no model that can be used here")]
+    /// The repository does not contain a model that seqembed can use.
+    #[error("{model} cannot be used, because the repository has no {missing} (it has {has})")]
     Unusable {
         /// The model.
         model: String,
-        /// What is missing.
+        /// The file that is missing.
         missing: String,
-        /// What there is.
+        /// The files in the repository.
         has: String,
     },
-    /// An adapter's repository.
+    /// The repository is an adapter (PEFT), not a complete model.
     #[error(
-        "{model} is an adapter (it has {ADAPTER_CONFIG}), whose weights are changes to those of another model. In Python, load it with PEFT, \
-         then model.merge_and_unload().save_pretrained(FOLDER), put the tokenizer's files there too, and name that folder"
+        "{model} is an adapter (it has {ADAPTER_CONFIG}): its weights only modify those of \
+         another model. In Python, load it with PEFT, call \
+         model.merge_and_unload().save_pretrained(FOLDER), copy the tokenizer files to FOLDER, and \
+         use FOLDER as the model"
     )]
     Adapter {
         /// The repository.
         model: String,
     },
-    /// A variable with a value that can't be used.
-    #[error("{variable} is {value}: {why}")]
+    /// An environment variable has an invalid value.
+    #[error("{variable} is set to {value}: {why}")]
     Variable {
-        /// Its name.
+        /// Name of the variable.
         variable: String,
-        /// Its value.
+        /// Value of the variable, without secrets.
         value: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         why: String,
     },
-    /// The disk refused.
+    /// A file in the cache cannot be written.
     #[error("cannot write {}: {source}", .path.display())]
     Io {
         /// The file or folder.
@@ -276,18 +293,18 @@ pub enum HubError {
     },
 }
 
-/// Attaches a path to the system's error.
+/// Adds the path to an I/O error.
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
     let path = path.to_path_buf();
     move |source| HubError::Io { path, source }
 }
 
-/// The least speed of a download: a slower connection is given up, and another one tried.
+/// The minimum speed of a download: slower connections are closed and reopened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Bytes a second; 0: any speed will do.
+    /// Bytes per second; 0 accepts any speed.
     pub bytes: u64,
-    /// For how long it must have been slower.
+    /// How long a connection may be slower.
     pub time: Duration,
 }
 
@@ -300,7 +317,7 @@ impl Default for Pace {
     }
 }
 
-/// The hub and its cache, as the environment sets them.
+/// The hub and its cache, configured by environment variables.
 pub struct Hub {
     endpoint: String,
     cache: PathBuf,
@@ -308,9 +325,9 @@ pub struct Hub {
     token_from: String,
     offline: bool,
     pace: Pace,
-    /// When downloads must have ended, and how long they had.
+    /// The deadline of downloads, and the time limit it was computed from.
     deadline: Option<(Instant, Duration)>,
-    /// Whether the hub ever answered: from then on a broken connection is worth repeating.
+    /// Whether the hub has ever responded: only then are failed connections retried.
     answered: Cell<bool>,
 }
 
@@ -354,7 +371,7 @@ impl Hub {
         }
     }
 
-    /// The same, for downloads of a least speed, which end within a time.
+    /// Sets the minimum speed and the time limit of downloads.
     #[must_use]
     pub fn within(self, pace: Pace, timeout: Option<Duration>) -> Self {
         let deadline =
@@ -366,19 +383,19 @@ impl Hub {
         }
     }
 
-    /// The cache's folder, whether it exists or not.
+    /// The path of the cache, which need not exist.
     #[must_use]
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// The folder of a model in the cache.
+    /// The folder of a model in the cache (`models--ORG--NAME`).
     fn storage(&self, model: &HubModel) -> PathBuf {
         self.cache
             .join(format!("models--{}", model.repository.replace('/', "--")))
     }
 
-    /// The model's complete snapshot in the cache, if there is one.
+    /// The model's snapshot in the cache, if it is complete.
     #[must_use]
     pub fn snapshot(&self, model: &HubModel) -> Option<PathBuf> {
         let storage = self.storage(model);
@@ -396,7 +413,8 @@ impl Hub {
         is_complete(&folder).then_some(folder)
     }
 
-    /// The commits whose complete snapshots are in the cache, where the model's revision is not known to be one of them.
+    /// The commits with a complete snapshot in the cache, for a revision that the cache cannot map
+    /// to a commit.
     #[must_use]
     pub fn commits(&self, model: &HubModel) -> Vec<String> {
         if is_commit(&model.revision) {
@@ -413,11 +431,12 @@ impl Hub {
         commits
     }
 
-    /// The model's folder in the cache, downloaded as far as it is not there. With `update` the hub is asked for a newer
-    /// revision even if a complete one is there, and what is there is compared with its hash and downloaded again if it is damaged.
+    /// Returns the model's folder in the cache after downloading what is missing. With `update`,
+    /// checks the hub for a newer revision even if the snapshot is complete, verifies the files in
+    /// the cache by their hashes, and downloads damaged ones again.
     ///
     /// # Errors
-    /// [`HubError`]; what was downloaded so far is kept, and the next call goes on from there.
+    /// [`HubError`]; partial downloads are kept, and the next call continues from there.
     pub fn fetch(
         &self,
         model: &HubModel,
@@ -434,7 +453,7 @@ impl Hub {
                 commits: match self.commits(model).as_slice() {
                     [] => String::new(),
                     there => format!(
-                        " (its commit {} is there: name it as {}@{})",
+                        " (commit {} is: to use it, name the model as {}@{})",
                         there.join(", "),
                         model.repository,
                         there[0]
@@ -491,7 +510,7 @@ impl Hub {
     }
 }
 
-/// A variable that is set and not empty.
+/// The value of an environment variable, if it is set and not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name)
         .ok()
@@ -499,10 +518,10 @@ fn variable(name: &str) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
-/// A folder from a variable, with `~/` for the user's home.
+/// A folder from an environment variable; a leading `~/` is the user's home.
 fn path_variable(name: &str) -> Option<PathBuf> {
     let Some(value) = variable(name) else {
-        // A folder's name may be in another encoding than UTF-8.
+        // The path need not be UTF-8.
         let value = std::env::var_os(name)?;
         return value.to_str().is_none().then(|| PathBuf::from(value));
     };
@@ -512,7 +531,7 @@ fn path_variable(name: &str) -> Option<PathBuf> {
     }
 }
 
-/// The user's folder for caches: `$XDG_CACHE_HOME`, else `~/.cache`.
+/// The user's cache folder: `$XDG_CACHE_HOME`, or else `~/.cache`.
 #[must_use]
 pub fn user_cache() -> PathBuf {
     path_variable("XDG_CACHE_HOME")
@@ -524,21 +543,22 @@ fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A file in the hub's cache that is not the one which its blob is named by.
+/// A damaged file in the hub's cache: its hash differs from the name of its blob.
 #[derive(Debug)]
 pub struct Damage {
-    /// The file in its snapshot.
+    /// Path of the file in its snapshot.
     pub file: PathBuf,
-    /// The name of its blob, which is its right hash.
+    /// The name of its blob, which is the expected hash.
     pub expected: String,
     /// Its hash.
     pub found: String,
 }
 
-/// The first damaged file of those that an export of a folder reads. All that links to the hub's blobs is read for it.
+/// The first damaged file among those that an export of the folder reads. Reads every file that
+/// links to a blob of the hub's cache.
 ///
 /// # Errors
-/// When a file can't be read.
+/// If a file cannot be read.
 pub fn damage(folder: &Path) -> std::io::Result<Option<Damage>> {
     for name in files_of(folder) {
         if let Some(damage) = download::damage(&folder.join(name))? {
@@ -548,7 +568,7 @@ pub fn damage(folder: &Path) -> std::io::Result<Option<Damage>> {
     Ok(None)
 }
 
-/// The hub's model whose snapshot a folder of the cache is.
+/// The hub model of a snapshot folder in the cache.
 #[must_use]
 pub fn model_of(snapshot: &Path) -> Option<HubModel> {
     let commit = snapshot.file_name()?.to_str()?;
@@ -557,7 +577,7 @@ pub fn model_of(snapshot: &Path) -> Option<HubModel> {
     HubModel::parse(&format!("{repository}@{commit}"))
 }
 
-/// The files of a Hugging Face folder that an export reads, as far as they are there.
+/// The existing files of a Hugging Face folder that an export reads.
 #[must_use]
 pub fn files_of(folder: &Path) -> Vec<String> {
     let has = |name: &str| folder.join(name).is_file();
@@ -573,14 +593,14 @@ pub fn files_of(folder: &Path) -> Vec<String> {
     files
 }
 
-/// A folder's files of a tokenizer.
+/// The tokenizer files in a folder.
 pub fn tokenizer_files_of(folder: &Path) -> impl Iterator<Item = &'static str> {
     TOKENIZER_FILES
         .into_iter()
         .filter(move |name| folder.join(name).is_file())
 }
 
-/// Whether a folder holds all that a model needs: its config, all of its weights, its vocabulary.
+/// Whether a folder is complete: config, all weights, and vocabulary.
 fn is_complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     let weights = WEIGHTS.iter().find(|name| has(name)).is_some_and(|name| {
@@ -591,7 +611,8 @@ fn is_complete(folder: &Path) -> bool {
     weights && has("config.json") && (has("vocab.txt") || has("tokenizer.json"))
 }
 
-/// The files that an index of weights names; `None` for a broken index, or one that points out of the folder.
+/// The shards named by an index of weights; `None` if the index is invalid or names files outside
+/// the folder.
 fn shards(index: &Path) -> Option<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {
@@ -613,7 +634,7 @@ fn shards(index: &Path) -> Option<BTreeSet<String>> {
     (!shards.is_empty() && shards.iter().all(plain)).then_some(shards)
 }
 
-/// Writes a small file by rename.
+/// Writes a small file atomically, by rename.
 fn write_whole(path: &Path, content: &[u8]) -> Result<(), HubError> {
     let folder = atomic_file::folder_of(path);
     crate::folders::make(folder).map_err(at(folder))?;

@@ -1,8 +1,8 @@
-//! A manifest, or a list of files on the command line -> a checked list of jobs.
+//! Turns a manifest, or a list of files on the command line, into a validated list of jobs.
 //!
-//! A manifest is YAML (or JSON, which is YAML too), CSV or TSV. All its mistakes are found and reported together,
-//! with their lines, before a model is loaded: unknown keys, values that can't be, samples without a name or with one
-//! name, input files that are not there.
+//! A manifest is YAML (which includes JSON), CSV or TSV. All errors are reported together, with
+//! line numbers, before a model is loaded: unknown keys, invalid values, missing or repeated sample
+//! names, and missing input files.
 
 mod table;
 mod yaml;
@@ -17,10 +17,11 @@ use crate::records::Source;
 use crate::settings::{OptionError, Overrides, RunOverrides, Settings};
 use crate::text::{counted, escape_bytes};
 
-/// Names that may be given for the input file.
+/// The keys of the input file; `fastq` is a synonym.
 const INPUT_KEYS: [&str; 2] = ["fasta", "fastq"];
 
-/// Options of `seqembed run` that belong to one start of it: where its files lie on this machine, and what it says.
+/// Options that can be given only on the command line, because they belong to one run on one
+/// machine.
 pub const COMMAND_LINE_ONLY: [&str; 7] = [
     "out",
     "resume",
@@ -31,52 +32,53 @@ pub const COMMAND_LINE_ONLY: [&str; 7] = [
     "quiet",
 ];
 
-/// File names end at 255 bytes; this leaves room for the suffix and for a temporary name.
+/// Maximum length of a sample name in bytes. File names are limited to 255 bytes; this leaves room
+/// for the extension and for a temporary name.
 const LONGEST_SAMPLE: usize = 200;
 
-/// Compressions' suffixes, for samples named after their files.
+/// Extensions of compressed files, removed when a sample is named after its file.
 const COMPRESSION_SUFFIXES: [&str; 8] = ["gz", "bgz", "bgzf", "bz2", "xz", "zst", "zstd", "gzip"];
 
-/// Sequence files' suffixes, for samples named after their files.
+/// Extensions of sequence files, removed when a sample is named after its file.
 const SEQUENCE_SUFFIXES: [&str; 13] = [
     "fa", "faa", "fasta", "fas", "fna", "ffn", "frn", "fsa", "mpfa", "pep", "seq", "fq", "fastq",
 ];
 
-/// What is to be done.
+/// A validated manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// The jobs in the manifest's order, at least one.
     pub jobs: Vec<Job>,
-    /// What its top says about the run as a whole.
+    /// Options of the whole run, from the top level.
     pub run: RunOverrides,
 }
 
-/// One input file and what becomes of it.
+/// One input file, its output name and its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Names the output file; fit for a file name, and no other job has it.
+    /// The sample name, which names the output file: a valid file name, unique among the jobs.
     pub sample: String,
     /// The input.
     pub source: Source,
     /// Its options.
     pub settings: Settings,
-    /// Where the manifest names it, from 1.
+    /// The line of the manifest, from 1; `None` for a file named on the command line.
     pub line: Option<usize>,
 }
 
-/// All that is wrong with a manifest.
+/// All errors found in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestErrors {
-    /// The manifest; none for a list of files on the command line.
+    /// The manifest; `None` for a list of files on the command line.
     pub path: Option<PathBuf>,
-    /// In the order of lines, at least one.
+    /// The errors in order of lines, at least one.
     pub mistakes: Vec<Mistake>,
 }
 
-/// One thing that is wrong.
+/// One error in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where, from 1.
+    /// The line, from 1, if known.
     pub line: Option<usize>,
     /// What.
     pub text: String,
@@ -98,7 +100,7 @@ impl fmt::Display for ManifestErrors {
         if self.mistakes.len() > 1 {
             write!(
                 f,
-                "\n{}: nothing was done",
+                "\n{} found; nothing was run",
                 counted(self.mistakes.len() as u64, "mistake")
             )?;
         }
@@ -108,7 +110,7 @@ impl fmt::Display for ManifestErrors {
 
 impl std::error::Error for ManifestErrors {}
 
-/// A text with its line, as it stands in a manifest.
+/// A key with its text and line in the manifest.
 #[derive(Debug, Clone)]
 struct Field {
     key: String,
@@ -116,23 +118,24 @@ struct Field {
     line: usize,
 }
 
-/// One file's entry.
+/// The entry of one file.
 #[derive(Debug)]
 struct Entry {
     line: usize,
     fields: Vec<Field>,
-    /// Whether a field was dropped for a mistake already reported: then nothing is said of its absence.
+    /// Whether a field was dropped because of an error already reported; its absence is then not
+    /// reported again.
     is_damaged: bool,
 }
 
-/// A manifest before it is checked.
+/// A parsed manifest before validation.
 #[derive(Debug, Default)]
 struct Draft {
     top: Vec<Field>,
     entries: Vec<Entry>,
 }
 
-/// What is wrong so far.
+/// The errors found so far.
 #[derive(Debug, Default)]
 struct Mistakes(Vec<Mistake>);
 
@@ -144,7 +147,7 @@ impl Mistakes {
         });
     }
 
-    /// The errors in the order of their lines, if there are any.
+    /// The errors in order of lines, if there are any.
     fn into_errors(mut self, path: Option<&Path>) -> Result<(), ManifestErrors> {
         if self.0.is_empty() {
             return Ok(());
@@ -157,10 +160,11 @@ impl Mistakes {
     }
 }
 
-/// Reads and checks a manifest. `command_line` beats what it says. Paths in it are relative to its folder.
+/// Reads and validates a manifest. Options in `command_line` take precedence. Paths in the manifest
+/// are relative to its folder.
 ///
 /// # Errors
-/// With every mistake that was found.
+/// All errors that were found.
 pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestErrors> {
     let mut mistakes = Mistakes::default();
     let mut jobs = Vec::new();
@@ -172,7 +176,7 @@ pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestE
             Kind::Sequences => {
                 mistakes.add(
                     1,
-                    "this is a sequence file, not a manifest: give it to `seqembed embed`",
+                    "this is a sequence file, not a manifest: use `seqembed embed` for it",
                 );
                 None
             }
@@ -186,11 +190,12 @@ pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestE
     Ok(Manifest { jobs, run })
 }
 
-/// The jobs for files named on the command line: each sample is named after its file, without the suffixes of
-/// sequence files and compressions (`a/b.faa.gz`: `b`); `-` is the standard input, named `stdin`.
+/// The jobs for files named on the command line. Each sample is named after its file, without the
+/// extensions of sequence files and compressions (`a/b.faa.gz` gives `b`); `-` is standard input,
+/// named `stdin`.
 ///
 /// # Errors
-/// With every mistake that was found.
+/// All errors that were found.
 pub fn jobs_from_files(
     files: &[PathBuf],
     overrides: &Overrides,
@@ -199,7 +204,7 @@ pub fn jobs_from_files(
     let mut seen: HashMap<String, &Path> = HashMap::new();
     let mut jobs = Vec::new();
     if files.is_empty() {
-        mistakes.add(None, "no files are named");
+        mistakes.add(None, "no input files are given");
     }
     let settings = Settings::resolve(&[overrides])
         .map_err(|error| mistakes.add(None, error.to_string()))
@@ -216,7 +221,7 @@ pub fn jobs_from_files(
             mistakes.add(
                 None,
                 format!(
-                    "{}: the sample name `{sample}` {trouble}; name it in a manifest",
+                    "{}: the sample name `{sample}` {trouble}; set the sample name in a manifest",
                     file.display()
                 ),
             );
@@ -225,7 +230,8 @@ pub fn jobs_from_files(
             mistakes.add(
                 None,
                 format!(
-                    "{} and {} would both be written to `{sample}`: name them in a manifest",
+                    "{} and {} would both be written to `{sample}`: set their sample names in a \
+                     manifest",
                     first.display(),
                     file.display()
                 ),
@@ -269,14 +275,14 @@ fn text_of(path: &Path, mistakes: &mut Mistakes) -> Option<String> {
             let line = good.split(|&byte| byte == b'\n').count();
             mistakes.add(
                 line,
-                "the text is not UTF-8: a manifest is YAML, CSV or TSV, saved as UTF-8",
+                "the text is not valid UTF-8: save the manifest (YAML, CSV or TSV) as UTF-8",
             );
             None
         }
     }
 }
 
-/// How a manifest is written.
+/// The format of a manifest.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Yaml,
@@ -284,7 +290,7 @@ enum Kind {
     Sequences,
 }
 
-/// By the name's suffix; where that does not tell, by the first line with text.
+/// Detects the format from the extension or, failing that, from the first line with text.
 fn kind_of(path: &Path, text: &str) -> Kind {
     let suffix = path.extension().and_then(|suffix| suffix.to_str());
     let suffix = suffix.unwrap_or("").to_ascii_lowercase();
@@ -293,7 +299,8 @@ fn kind_of(path: &Path, text: &str) -> Kind {
     if first.starts_with('>') {
         return Kind::Sequences;
     }
-    // Tables say their columns first; spreadsheets of some countries write `;` into CSV.
+    // Tables start with the names of their columns. In some locales, spreadsheets separate CSV with
+    // `;`.
     let delimiter = ['\t', ',', ';']
         .into_iter()
         .find(|&delimiter| first.contains(delimiter));
@@ -309,7 +316,7 @@ fn kind_of(path: &Path, text: &str) -> Kind {
     }
 }
 
-/// Turns a draft into jobs and options of the run, and finds its mistakes.
+/// Validates a draft, and turns it into jobs and options of the run.
 fn check(
     draft: &Draft,
     folder: &Path,
@@ -340,7 +347,7 @@ fn check(
             } else if INPUT_KEYS.contains(&field.key.as_str()) {
                 if let Some(other) = input.replace(field) {
                     let text = format!(
-                        "both `{}` and `{}`: a sample has one file",
+                        "`{}` and `{}` are both set, but a sample has one file",
                         other.key, field.key
                     );
                     mistakes.add(field.line, text);
@@ -352,7 +359,7 @@ fn check(
 
         match sample {
             None if !entry.is_damaged => {
-                mistakes.add(entry.line, "`sample` is missing: it names the output file");
+                mistakes.add(entry.line, "`sample` is missing; it names the output file");
             }
             None => {}
             Some(field) => {
@@ -366,7 +373,8 @@ fn check(
                     mistakes.add(
                         field.line,
                         format!(
-                            "the sample name `{}` stands on line {first} already: both would be written to one file",
+                            "the sample name `{}` is already used on line {first}; both would be \
+                             written to the same file",
                             field.text
                         ),
                     );
@@ -378,14 +386,14 @@ fn check(
         match (input, &source) {
             (Some(field), Some(Source::Stdin)) => {
                 if let Some(first) = stdin_line.replace(field.line) {
-                    let text = format!("the standard input (`-`) is read on line {first} already");
+                    let text = format!("standard input (`-`) is already used on line {first}");
                     mistakes.add(field.line, text);
                 }
             }
             (Some(field), _) if field.text.is_empty() => {
                 mistakes.add(
                     field.line,
-                    format!("`{}` is empty: it names the input file", field.key),
+                    format!("`{}` is empty; it names the input file", field.key),
                 );
             }
             (Some(field), Some(source)) => {
@@ -394,16 +402,17 @@ fn check(
                 }
             }
             _ if !entry.is_damaged => {
-                mistakes.add(entry.line, "`fasta` is missing: it names the input file");
+                mistakes.add(entry.line, "`fasta` is missing; it names the input file");
             }
             _ => {}
         }
 
         let layers = [command_line, &own, &top];
         if layers.iter().all(|layer| layer.model.is_none()) {
-            // Said once, not for every line of a long table.
+            // Reported once, not for every line of a long table.
             if !entry.is_damaged && !std::mem::replace(&mut lacks_model, true) {
-                let text = "no model: name one here, for all files (`model`), or with `--model`";
+                let text = "no model is named: set `model` here or for all files, or give \
+                            `--model`";
                 mistakes.add(entry.line, text);
             }
             continue;
@@ -428,7 +437,7 @@ fn note(result: Result<(), OptionError>, field: &Field, mistakes: &mut Mistakes)
     }
 }
 
-/// A path of a manifest, which is relative to the manifest's folder.
+/// A path in a manifest, resolved relative to the manifest's folder.
 fn resolve(folder: &Path, text: &str) -> Source {
     match Source::new(text) {
         Source::Path(path) => Source::Path(folder.join(path)),
@@ -436,7 +445,7 @@ fn resolve(folder: &Path, text: &str) -> Source {
     }
 }
 
-/// Why a file can't be read, if that can be told without reading it.
+/// Why a file cannot be read, as far as this is known without reading it.
 fn trouble_with(source: &Source) -> Option<String> {
     let Source::Path(path) = source else {
         return None;
@@ -454,9 +463,9 @@ fn trouble_with(source: &Source) -> Option<String> {
         Err(error) => return Some(format!("cannot be opened: {error}")),
     };
     if about.is_dir() {
-        return Some("is a folder: name the files in it".to_owned());
+        return Some("is a folder; name the files in it".to_owned());
     }
-    // Opening a named pipe now would take its only reader away.
+    // Opening and closing a named pipe here would break it for the real reader.
     if !about.is_file() {
         return None;
     }
@@ -465,28 +474,29 @@ fn trouble_with(source: &Source) -> Option<String> {
         .map(|error| format!("cannot be opened: {error}"))
 }
 
-/// Why a sample can't name a file.
+/// Why a sample name cannot be used as a file name.
 fn trouble_with_name(sample: &str) -> Option<&'static str> {
     if sample.is_empty() {
-        Some("is empty: it names the output file")
+        Some("is empty, but it names the output file")
     } else if sample.contains(['/', '\\']) {
-        Some("has a path separator: it names a file in the output folder")
+        Some("contains a path separator, but it names a file in the output folder")
     } else if sample.starts_with('.') {
-        Some("starts with a dot: it would name a hidden file")
+        Some("starts with a dot, so the output would be a hidden file")
     } else if sample.starts_with('-') {
-        Some("starts with `-`: other tools would take the output file for an option")
+        Some("starts with `-`, so other tools would take the output file for an option")
     } else if sample.chars().any(char::is_control) {
-        Some("has a control character: it names the output file")
+        Some("contains a control character, but it names the output file")
     } else if sample.len() > LONGEST_SAMPLE {
-        Some("is longer than 200 bytes: it names the output file")
+        Some("is longer than 200 bytes, but it names the output file")
     } else {
         None
     }
 }
 
-/// A file's name without its suffixes.
+/// The name of a file without its extensions.
 fn sample_of(path: &Path) -> String {
-    // Bytes that are not UTF-8 as in a URL, and a backslash, which other systems take for a separator, so that names that differ stay different.
+    // Bytes that are not UTF-8, and backslashes, which are path separators on other systems, are
+    // escaped as in URLs, so that different names stay different.
     let name = path.file_name().unwrap_or_default();
     let name = escape_bytes(name.as_bytes(), "%").replace('\\', "%5c");
     let bare = without_suffix(&name, &COMPRESSION_SUFFIXES);
@@ -504,7 +514,7 @@ fn without_suffix<'a>(name: &'a str, suffixes: &[&str]) -> &'a str {
     }
 }
 
-/// Where a key stands.
+/// Where in a manifest a key occurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Top,
@@ -512,7 +522,8 @@ enum Place {
     Column,
 }
 
-/// The key as we spell it (`max-length` is `max_length`), if it is one of `known`; else what to tell.
+/// The canonical spelling of a key (`max_length` for `max-length`) if it is one of `known`, else
+/// the error message.
 fn key_among(key: &str, known: &[&'static str], place: Place) -> Result<&'static str, String> {
     let spelt = key.replace('-', "_");
     if let Some(&known) = known.iter().find(|&&known| known == spelt) {
@@ -521,17 +532,18 @@ fn key_among(key: &str, known: &[&'static str], place: Place) -> Result<&'static
     let option = spelt.replace('_', "-");
     if COMMAND_LINE_ONLY.contains(&spelt.as_str()) {
         return Err(format!(
-            "`{spelt}` can't be set in a manifest: it belongs on the command line (`--{option}`)"
+            "`{spelt}` cannot be set in a manifest: give it on the command line (`--{option}`)"
         ));
     }
     if RunOverrides::KEYS.contains(&spelt.as_str()) {
         let top = if place == Place::Column {
-            "top of a YAML manifest"
+            "at the top level of a YAML manifest"
         } else {
-            "the manifest's top"
+            "at the top level of the manifest"
         };
         return Err(format!(
-            "`{spelt}` holds for the whole run: put it on the command line (`--{option}`) or on {top}"
+            "`{spelt}` applies to the whole run: give it on the command line (`--{option}`) or \
+             {top}"
         ));
     }
     let lower = spelt.to_lowercase();
@@ -547,13 +559,16 @@ fn key_among(key: &str, known: &[&'static str], place: Place) -> Result<&'static
     };
     Err(match nearest {
         Some((distance, known)) if distance <= known.len().div_ceil(3) => {
-            format!("there is no {word} `{key}`: did you mean `{known}`?")
+            format!("unknown {word} `{key}`: did you mean `{known}`?")
         }
-        _ => format!("there is no {word} `{key}`: there are {}", known.join(", ")),
+        _ => format!(
+            "unknown {word} `{key}`: the known ones are {}",
+            known.join(", ")
+        ),
     })
 }
 
-/// The keys that a file's entry may have.
+/// The keys allowed in the entry of a file.
 fn entry_keys() -> Vec<&'static str> {
     let mut keys = vec!["sample"];
     keys.extend(INPUT_KEYS);

@@ -1,20 +1,20 @@
-//! A manifest in CSV or TSV -> a draft of it. The first row with text names the columns; an empty cell says nothing, and neither do
-//! rows and columns of empty cells, which spreadsheets write as `,,,`.
+//! Parses a manifest in CSV or TSV. The first row with text names the columns. Empty cells set
+//! nothing, and empty rows and columns, which spreadsheets write as `,,,`, are ignored.
 
 use super::{Draft, Entry, Field, INPUT_KEYS, Mistakes, Place, entry_keys, key_among};
-use crate::text::{are, counted};
+use crate::text::counted;
 
-/// What the first row says about a column.
+/// A column, as named in the first row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Known(&'static str),
-    /// Reported already.
+    /// An unknown name, which was already reported.
     Unknown,
-    /// Its cells must be empty, too.
+    /// No name; its cells must be empty as well.
     Unnamed,
 }
 
-/// The draft, unless the columns are of no use.
+/// Parses the table; `None` if its columns are unusable.
 pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Option<Draft> {
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -30,7 +30,8 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
         None => {
             mistakes.add(
                 None,
-                "the manifest is empty: a row with the columns `sample` and `fasta` is needed",
+                "the manifest is empty; it needs a first row that names the columns `sample` and \
+                 `fasta`",
             );
             return None;
         }
@@ -62,9 +63,8 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
         if is_damaged {
             let cells = row.len().min(filled.max(named));
             let text = format!(
-                "{}, but there {} {}",
+                "the row has {}, but the table has {}",
                 counted(cells as u64, "cell"),
-                are(named as u64),
                 counted(named as u64, "column")
             );
             mistakes.add(line, text);
@@ -80,7 +80,7 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
                 Column::Unnamed if !text.is_empty() => mistakes.add(
                     line,
                     format!(
-                        "`{}` stands in column {}, which has no name in the first row",
+                        "`{}` is in column {}, which has no name in the first row",
                         text.escape_debug(),
                         number + 1
                     ),
@@ -97,13 +97,13 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
     if draft.entries.is_empty() {
         mistakes.add(
             None,
-            "the manifest has columns but no rows: there is nothing to embed",
+            "the manifest has no rows below the first, so there is nothing to embed",
         );
     }
     Some(draft)
 }
 
-/// The columns, or none if those that every row needs are not there.
+/// The columns, or `None` if a required one is missing.
 fn columns(
     header: &csv::StringRecord,
     line: usize,
@@ -115,7 +115,7 @@ fn columns(
         let column = match key_among(name, &known, Place::Column) {
             _ if name.is_empty() => Column::Unnamed,
             Ok(key) if columns.contains(&Column::Known(key)) => {
-                mistakes.add(line, format!("the column `{key}` is there twice"));
+                mistakes.add(line, format!("the column `{key}` occurs twice"));
                 Column::Unknown
             }
             Ok(key) => Column::Known(key),
@@ -133,7 +133,7 @@ fn columns(
     if !has(&["sample"]) || !has(&INPUT_KEYS) {
         mistakes.add(
             line,
-            "the first row must name the columns, `sample` and `fasta` among them",
+            "the first row must name the columns, including `sample` and `fasta`",
         );
         return None;
     }

@@ -16,14 +16,18 @@ pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
         Err(error) => {
             mistakes.add(
                 error.marker().line(),
-                format!("this is not valid YAML: {}", error.info()),
+                format!("invalid YAML: {}", error.info()),
             );
             return None;
         }
     };
     if documents.len() > 1 {
         let line = documents[1].span.start.line();
-        mistakes.add(line, "a second YAML document (`---`): a manifest is one");
+        mistakes.add(
+            line,
+            "a second YAML document starts here (`---`), but a manifest must be a \
+                            single one",
+        );
         return None;
     }
     let root = match documents.pop() {
@@ -31,13 +35,14 @@ pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
         _ => {
             mistakes.add(
                 None,
-                "the manifest is empty: `files:` with a list of files is needed",
+                "the manifest is empty; it needs `files:` with a list of files",
             );
             return None;
         }
     };
     let YamlData::Mapping(pairs) = &root.data else {
-        let text = "a manifest starts with keys such as `model:` and `files:`; put the list of files under `files:`";
+        let text = "a manifest must start with keys such as `model:` and `files:`; put the list \
+                    of files under `files:`";
         mistakes.add(root.span.start.line(), text);
         return None;
     };
@@ -58,12 +63,12 @@ pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
         }
     }
     if !has_files {
-        mistakes.add(None, "`files:` is missing: the list of files to embed");
+        mistakes.add(None, "`files:` is missing; it lists the files to embed");
     }
     Some(draft)
 }
 
-/// Parses without turning scalars into numbers, and without recursion.
+/// Parses YAML without converting scalars to numbers, and without recursion.
 fn load(text: &str) -> Result<Vec<MarkedYaml<'_>>, ScanError> {
     let mut loader = YamlLoader::<MarkedYaml>::default();
     loader.early_parse(false);
@@ -77,7 +82,7 @@ fn load(text: &str) -> Result<Vec<MarkedYaml<'_>>, ScanError> {
             _ => {}
         }
         if depth > DEEPEST {
-            return Err(ScanError::new_str(span.start, "nested too deep"));
+            return Err(ScanError::new_str(span.start, "nested too deeply"));
         }
         loader.on_event(event, span);
         if let Some(error) = loader.error() {
@@ -87,7 +92,7 @@ fn load(text: &str) -> Result<Vec<MarkedYaml<'_>>, ScanError> {
     Ok(loader.into_documents())
 }
 
-/// Nothing, or what YAML takes for nothing.
+/// Whether a node is absent or one of YAML's spellings of null.
 fn is_blank(node: &MarkedYaml) -> bool {
     match &node.data {
         YamlData::BadValue => true,
@@ -98,17 +103,17 @@ fn is_blank(node: &MarkedYaml) -> bool {
     }
 }
 
-/// The list under `files:`.
+/// Parses the list under `files:`.
 fn entries(list: &MarkedYaml, line: usize, mistakes: &mut Mistakes) -> Vec<Entry> {
     let YamlData::Sequence(nodes) = &list.data else {
         mistakes.add(
             line,
-            "`files` must be a list: lines that start with `- sample: ...`",
+            "`files` must be a list, with lines that start with `- sample: ...`",
         );
         return Vec::new();
     };
     if nodes.is_empty() {
-        mistakes.add(line, "`files` is empty: there is nothing to embed");
+        mistakes.add(line, "`files` is empty, so there is nothing to embed");
     }
     nodes
         .iter()
@@ -119,7 +124,10 @@ fn entries(list: &MarkedYaml, line: usize, mistakes: &mut Mistakes) -> Vec<Entry
 fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
     let line = node.span.start.line();
     let YamlData::Mapping(pairs) = &node.data else {
-        mistakes.add(line, "a file is given as `sample: NAME` and `fasta: PATH`");
+        mistakes.add(
+            line,
+            "a file must be given as `sample: NAME` and `fasta: PATH`",
+        );
         return None;
     };
     let known = entry_keys();
@@ -138,7 +146,8 @@ fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
     })
 }
 
-/// A key, if it is one of `known`.
+/// The canonical spelling of a key; reports an error and returns `None` if it is not one of
+/// `known`.
 fn key_of(
     key: &MarkedYaml,
     known: &[&'static str],
@@ -147,7 +156,7 @@ fn key_of(
 ) -> Option<&'static str> {
     let line = key.span.start.line();
     let YamlData::Representation(text, ..) = &key.data else {
-        mistakes.add(line, "a key must be a word");
+        mistakes.add(line, "a key must be a plain word");
         return None;
     };
     key_among(text, known, place)
@@ -155,7 +164,7 @@ fn key_of(
         .ok()
 }
 
-/// A key with its text.
+/// A key with its value as text; reports an error and returns `None` if the value is not a scalar.
 fn field(
     name: &'static str,
     key: &MarkedYaml,
@@ -164,7 +173,7 @@ fn field(
 ) -> Option<Field> {
     let line = key.span.start.line();
     let trouble = match &value.data {
-        _ if is_blank(value) => "has no value: give one, or leave the key out",
+        _ if is_blank(value) => "has no value: give one, or remove the key",
         YamlData::Representation(text, ..) => {
             return Some(Field {
                 key: name.to_owned(),
@@ -172,9 +181,9 @@ fn field(
                 line,
             });
         }
-        YamlData::Sequence(_) => "must be one value, not a list",
-        YamlData::Mapping(_) => "must be one value, not keys with values",
-        _ => "must be a text or a number",
+        YamlData::Sequence(_) => "must be a single value, not a list",
+        YamlData::Mapping(_) => "must be a single value, not a mapping",
+        _ => "must be text or a number",
     };
     mistakes.add(line, format!("`{name}` {trouble}"));
     None

@@ -111,7 +111,7 @@ fn a_batch_without_room_is_split_and_the_next_ones_are_smaller() {
         assert_run(&embed(&place, "", model, &["a.faa"], &options), DONE, &[]);
         let expected = place.rows("a.parquet").unwrap();
         let split = embed(&place, "oom-above=600", model, &["a.faa"], &options);
-        assert_run(&split, DONE, &["split for want of memory"]);
+        assert_run(&split, DONE, &["split to fit into memory"]);
         let rows = place.rows("a.parquet").unwrap();
         assert_eq!((&rows.ids, &rows.status), (&expected.ids, &expected.status));
         assert_eq!(rows.vectors, expected.vectors);
@@ -289,7 +289,7 @@ fn what_overflows_is_computed_again_in_higher_precision() {
             .count();
         assert!(hit > 0);
         let run = embed(&place, inject, "esm2", &["a.faa"], &options);
-        assert_run(&run, DONE, &["computed again in higher precision"]);
+        assert_run(&run, DONE, &["recomputed in higher precision"]);
         let rows = place.rows("a.parquet").unwrap();
         assert_eq!(rows.status, expected.status);
         assert_close(&rows.values, &expected.values, 1e-5, pooling);
@@ -612,13 +612,13 @@ fn started_by(mut command: Command, place: &Place, options: &[&str]) -> Output {
 fn no_more_threads_are_started_than_help() {
     let place = Place::new(&[("a.faa", proteins(60).as_bytes())]);
     let run = embed(&place, "", "esm2", &["a.faa"], &["--threads", "5000"]);
-    assert_run(&run, DONE, &["of 5000 threads are used"]);
+    assert_run(&run, DONE, &["of the 5000 requested threads"]);
     let processors = std::thread::available_parallelism().unwrap().get();
     assert_eq!(place.report()["threads"], processors);
     // No word where there is nothing to say.
     let run = embed(&place, "", "esm2", &["a.faa"], &["--threads", "1"]);
     assert_run(&run, DONE, &[]);
-    assert!(!String::from_utf8_lossy(&run.stderr).contains("threads are used"));
+    assert!(!String::from_utf8_lossy(&run.stderr).contains("requested threads"));
 }
 
 #[test]

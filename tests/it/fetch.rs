@@ -549,7 +549,7 @@ fn a_gated_model_asks_for_a_token() {
         .code(1)
         .stderr(says("HF_TOKEN").and(says("401")));
     // With a token that the hub does not take, it says which one was sent, but not what it is.
-    let wanted = says("The token of HF_TOKEN").and(says("hf_secret").not());
+    let wanted = says("The token from HF_TOKEN").and(says("hf_secret").not());
     scene
         .fetch(REPOSITORY)
         .env("HF_TOKEN", "hf_secret")
@@ -812,7 +812,7 @@ fn a_file_without_a_hash_is_told() {
     });
     scene.fetch(REPOSITORY).assert().success().stderr(
         says("warning: vocab.txt could not be verified because the hub at http://127.0.0.1:")
-            .and(says("announces no hash"))
+            .and(says("gives no hash for it"))
             .and(says("config.json could not").not()),
     );
 }
@@ -946,7 +946,7 @@ fn a_download_ends_when_its_time_is_over() {
         .args(["--timeout", "2"])
         .assert()
         .code(1)
-        .stderr(says("--timeout").and(says("goes on where it stopped")));
+        .stderr(says("--timeout").and(says("continue where it stopped")));
     assert!(started.elapsed() < Duration::from_secs(20));
     // What came is kept.
     assert!(std::fs::metadata(scene.part()).expect("a part").len() > 0);

@@ -705,7 +705,7 @@ fn a_wrong_manifest_is_told_before_a_model_is_looked_for() {
             "missing.faa: no such file",
             "manifest.yaml:5: ",
             "folder: is a folder",
-            "manifest.yaml:6: the sample name `a` stands on line 3 already",
+            "manifest.yaml:6: the sample name `a` is already used on line 3",
             "3 mistakes",
         ],
     );

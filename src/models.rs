@@ -719,7 +719,7 @@ fn lock(path: &Path, say: &dyn Fn(&str)) -> Result<File, ModelError> {
         .open(path)
         .map_err(at(path))?;
     if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-        say("waiting for another process to finish exporting the same model");
+        say("waiting for another process to finish the export of the same model");
         let _ = file.lock();
     }
     Ok(file)

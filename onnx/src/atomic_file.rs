@@ -1,8 +1,9 @@
-//! The one way to make a file or a folder that appears whole or not at all.
+//! Creates files and folders atomically: they appear complete or not at all.
 //!
-//! It is written beside its place as `.NAME.XXXXXX.partial`, with the permissions that the umask gives to any new file, and gets its name by
-//! rename once its bytes are on the disk. While it is written, its writer holds a lock on it, which the system takes back when
-//! the process dies: what a killed process left can be told from what is being written, and [`sweep`] removes the former alone.
+//! A file is written in its final folder as `.NAME.XXXXXX.partial`, with the permissions given by
+//! the umask, and renamed once its bytes are on disk. Its writer holds a lock on it, which the
+//! system releases when the process dies. So [`sweep`] can tell files left by killed processes from
+//! files being written, and removes only the former.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,42 +12,44 @@ use std::time::Duration;
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// Ending of what is being written; it begins with a dot.
+/// Extension of partial files, whose names also start with a dot.
 pub const PARTIAL: &str = ".partial";
 
-/// Random letters of the name.
+/// Number of random letters in the temporary name.
 const RANDOM: usize = 6;
 
-/// A folder's lock stands in it; it is gone before the folder gets its name.
+/// The lock file in a partial folder, removed before the folder is renamed.
 const LOCK: &str = ".lock";
 
-/// A folder without a lock is being begun or finished by another process, unless that was so long ago; and so is anything where
-/// the file system has no locks.
+/// A partial folder without a lock may be in the making by another process, unless it is older than
+/// this. The same holds for everything on file systems without locks.
 const ABANDONED: Duration = Duration::from_hours(24);
 
-/// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
+/// A file that does not have its final name yet: hidden, in the final folder, and removed on drop.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: NamedTempFile,
     path: PathBuf,
-    /// What gets the bytes: the path, or what it links to.
+    /// The file to replace: the path, or the file it links to.
     target: PathBuf,
 }
 
 impl AtomicFile {
-    /// Begins the file that will be `path`, whose folder must exist. Where that is a link to a file, the file gets the bytes.
+    /// Starts the file that will become `path`, whose folder must exist. If `path` is a link to a
+    /// file, that file is replaced.
     ///
     /// # Errors
-    /// When the folder can't be written to, the link leads nowhere, or something else than a file has the name (a folder is told
-    /// of at the end).
+    /// If the folder is not writable, the link is broken, or the path is not a file (a folder is
+    /// reported at the end).
     pub fn create(path: &Path) -> io::Result<Self> {
         Self::begin(path, target(path)?)
     }
 
-    /// Begins the file that will be `path`, in the place of whatever stands there, a link too: for folders that are ours alone.
+    /// Starts the file that will become `path`, replacing whatever is there, even a link: for
+    /// folders that only seqembed uses.
     ///
     /// # Errors
-    /// When the folder can't be written to.
+    /// If the folder is not writable.
     pub fn replace(path: &Path) -> io::Result<Self> {
         Self::begin(path, path.to_path_buf())
     }
@@ -56,7 +59,7 @@ impl AtomicFile {
             let file = builder(&target, 0o666, |builder| {
                 builder.tempfile_in(folder_of(&target))
             })?;
-            // Whoever swept between the two calls has removed it.
+            // A sweep by another process between the two calls has removed it.
             if hold(file.as_file()) != Held::ByAnother && file.path().exists() {
                 return Ok(Self {
                     file,
@@ -67,43 +70,44 @@ impl AtomicFile {
         }
     }
 
-    /// Where it will stand.
+    /// The final path, as given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file that gets the bytes: the same, or what that links to.
+    /// The file that is replaced: the final path, or the file it links to.
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Where it stands until then.
+    /// The temporary path.
     #[must_use]
     pub fn partial(&self) -> &Path {
         self.file.path()
     }
 
-    /// The open file.
+    /// The open file, for writing.
     #[must_use]
     pub fn file(&self) -> &File {
         self.file.as_file()
     }
 
-    /// Gives the file its name once its bytes are on the disk, so that not even a power cut leaves half of it.
+    /// Syncs the file to disk and renames it, so that not even a power failure leaves a partial
+    /// file.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If a write, sync or rename fails.
     pub fn finish(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
         self.publish()
     }
 
-    /// Gives the file its name, for one whose bytes are on the disk already.
+    /// Renames the file, whose bytes must already be on disk.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If a write, sync or rename fails.
     pub fn publish(self) -> io::Result<()> {
         self.file
             .persist(&self.target)
@@ -134,10 +138,11 @@ impl Seek for AtomicFile {
     }
 }
 
-/// What a file that is to be written replaces: `path` itself, or the file that it links to.
+/// The file that writing to `path` replaces: `path` itself, or the file it links to.
 ///
 /// # Errors
-/// When a link leads nowhere, or a pipe, a device or a socket has the name, which no file may replace.
+/// If a link is broken, or the path is a pipe, device or socket, which must not be replaced by a
+/// file.
 pub fn target(path: &Path) -> io::Result<PathBuf> {
     let Ok(about) = fs::symlink_metadata(path) else {
         return Ok(path.to_path_buf());
@@ -146,14 +151,14 @@ pub fn target(path: &Path) -> io::Result<PathBuf> {
         let target = fs::canonicalize(path).map_err(|error| {
             let to = fs::read_link(path).unwrap_or_default();
             let why = if error.kind() == io::ErrorKind::NotFound {
-                "which is not there".to_owned()
+                "which does not exist".to_owned()
             } else {
                 error.to_string()
             };
             io::Error::new(
                 error.kind(),
                 format!(
-                    "it is a link to {}, {why}: remove the link, or name another file",
+                    "it is a link to {}, {why}: remove the link, or choose another file",
                     to.display()
                 ),
             )
@@ -165,13 +170,13 @@ pub fn target(path: &Path) -> io::Result<PathBuf> {
     };
     match special(kind) {
         Some(what) => Err(io::Error::other(format!(
-            "it is {what}, not a file: name another one"
+            "it is {what}, not a file: choose another one"
         ))),
         None => Ok(target),
     }
 }
 
-/// What something is that is neither a file nor a folder nor a link.
+/// The kind of a special file, in words.
 #[must_use]
 pub fn special(kind: fs::FileType) -> Option<&'static str> {
     #[cfg(unix)]
@@ -188,10 +193,11 @@ pub fn special(kind: fs::FileType) -> Option<&'static str> {
     (!is_ordinary).then_some("a device")
 }
 
-/// Writes one text to wherever the user says: a file, whole or not at all; or a pipe or a device, which takes it as it comes.
+/// Writes a text to the user's choice of output: atomically to a file, or directly to a pipe or
+/// device.
 ///
 /// # Errors
-/// When the disk or the device refuses.
+/// If the file or device cannot be written.
 pub fn write_anywhere(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|about| special(about.file_type()).is_some()) {
         return OpenOptions::new()
@@ -202,30 +208,31 @@ pub fn write_anywhere(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     write(path, bytes)
 }
 
-/// Writes a small file, whole or not at all.
+/// Writes a small file atomically.
 ///
 /// # Errors
-/// When the disk refuses.
+/// If a write, sync or rename fails.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes.as_ref())?;
     file.finish()
 }
 
-/// A folder that has no name of its own yet: hidden, beside its place, gone when dropped.
+/// A folder that does not have its final name yet: hidden, in the final parent, and removed on
+/// drop.
 #[derive(Debug)]
 pub struct AtomicFolder {
     folder: TempDir,
-    /// Held until the folder has its name.
+    /// The lock, held until the folder is renamed.
     _lock: File,
     path: PathBuf,
 }
 
 impl AtomicFolder {
-    /// Begins the folder that will be `path`, whose parent must exist.
+    /// Starts the folder that will become `path`, whose parent must exist.
     ///
     /// # Errors
-    /// When the parent can't be written to.
+    /// If the parent is not writable.
     pub fn create(path: &Path) -> io::Result<Self> {
         let folder = builder(path, 0o777, |builder| builder.tempdir_in(folder_of(path)))?;
         let lock = OpenOptions::new()
@@ -240,25 +247,25 @@ impl AtomicFolder {
         })
     }
 
-    /// Where it stands until it has its name.
+    /// The temporary path of the folder.
     #[must_use]
     pub fn partial(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Gives the folder its name. A folder that has the name already is replaced if `replace`.
+    /// Renames the folder to its final path, replacing an existing folder if `replace` is set.
     ///
     /// # Errors
-    /// When the disk refuses, or the name is taken; what had the name is then as it was.
+    /// If the rename fails, or the path exists; what was there then remains unchanged.
     pub fn finish(self, replace: bool) -> io::Result<()> {
         fs::remove_file(self.folder.path().join(LOCK))?;
         if !replace || !self.path.exists() {
             fs::rename(self.folder.path(), &self.path)?;
-            // It is not the temporary one any more.
+            // It is no longer temporary.
             let _ = self.folder.keep();
             return Ok(());
         }
-        // What was there goes aside, and comes back if the new one can't take its place.
+        // Move the old folder aside, and restore it if the new one cannot be renamed.
         let old = builder(&self.path, 0o777, |builder| {
             builder.tempdir_in(folder_of(&self.path))
         })?;
@@ -275,11 +282,11 @@ impl AtomicFolder {
     }
 }
 
-/// Removes what killed processes left of files and folders that they were making in a folder: all, or only those that were to get one
-/// name. What another process holds stays. Returns how many there were.
+/// Removes partial files and folders that killed processes left in a folder: all of them, or only
+/// those for one final name. Those locked by other processes are kept. Returns the number removed.
 ///
 /// # Errors
-/// When the folder can't be listed, or something in it can't be removed.
+/// If the folder cannot be listed, or something in it cannot be removed.
 pub fn sweep(folder: &Path, name: Option<&str>) -> io::Result<usize> {
     let mut swept = 0;
     for entry in fs::read_dir(folder)? {
@@ -290,7 +297,8 @@ pub fn sweep(folder: &Path, name: Option<&str>) -> io::Result<usize> {
         }
         let path = entry.path();
         let kind = entry.file_type()?;
-        // Held until the file is gone: its maker, if it has just made it, sees that.
+        // Hold the lock until the file is removed, so that a process that has just created it
+        // notices.
         let held = if kind.is_file() {
             OpenOptions::new().append(true).open(&path)
         } else if kind.is_dir() {
@@ -304,7 +312,7 @@ pub fn sweep(folder: &Path, name: Option<&str>) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 kind.is_dir() && is_old(&entry)
             }
-            // Somebody is writing it, or it is another user's.
+            // It is being written, or belongs to another user.
             Ok(Held::ByAnother) | Err(_) => false,
         };
         if !is_left {
@@ -324,7 +332,7 @@ pub fn sweep(folder: &Path, name: Option<&str>) -> io::Result<usize> {
     Ok(swept)
 }
 
-/// Whether a file's name is that of something being written: `.NAME.XXXXXX.partial`.
+/// Whether a file name is that of a partial file: `.NAME.XXXXXX.partial`.
 fn is_partial(found: &str, name: Option<&str>) -> bool {
     let inner = found
         .strip_prefix('.')
@@ -332,29 +340,29 @@ fn is_partial(found: &str, name: Option<&str>) -> bool {
     inner
         .and_then(|inner| inner.rsplit_once('.'))
         .is_some_and(|(whose, random)| {
-            // Other programs hide their unfinished files, too.
+            // Other programs also have hidden partial files.
             random.len() == RANDOM
                 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
                 && name.is_none_or(|name| whose == name)
         })
 }
 
-/// Whether nobody can be at work on something any more.
+/// Whether something is so old that no process can still be writing it.
 fn is_old(entry: &fs::DirEntry) -> bool {
     let written = entry.metadata().and_then(|about| about.modified());
     written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > ABANDONED))
 }
 
-/// Whose the lock of a file is.
+/// The state of a file's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     ByUs,
     ByAnother,
-    /// The file system has no locks.
+    /// The file system does not support locks.
     NotAtAll,
 }
 
-/// Takes the lock of an open file.
+/// Tries to lock an open file.
 fn hold(file: &File) -> Held {
     match file.try_lock() {
         Ok(()) => Held::ByUs,
@@ -363,7 +371,8 @@ fn hold(file: &File) -> Held {
     }
 }
 
-/// Makes something beside `path` with a hidden name. A temporary file is private by default; ours follow the umask.
+/// Creates something with a hidden name in the folder of `path`. Temporary files are private by
+/// default; these follow the umask.
 fn builder<T>(
     path: &Path,
     mode: u32,
@@ -378,7 +387,7 @@ fn builder<T>(
     make(&mut builder)
 }
 
-/// The folder that a file stands in.
+/// The parent folder of a file.
 #[must_use]
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
@@ -411,7 +420,7 @@ mod tests {
         let left = folder.path().join(".model.AbC123.partial");
         fs::create_dir(&left).unwrap();
         fs::write(left.join("weights.bin"), "left").unwrap();
-        // One that another process has just begun has no lock yet.
+        // A folder that another process has just created has no lock yet.
         assert_eq!(sweep(folder.path(), Some("model")).unwrap(), 0);
         fs::write(left.join(LOCK), "").unwrap();
         assert_eq!(sweep(folder.path(), Some("model")).unwrap(), 1);
@@ -444,7 +453,7 @@ mod tests {
         let nowhere = link("below/nothing", "nowhere");
         let error = write(&nowhere, "new").unwrap_err().to_string();
         assert!(
-            error.contains("below/nothing, which is not there"),
+            error.contains("below/nothing, which does not exist"),
             "{error}"
         );
         let loops = link("loops", "loops");

@@ -134,7 +134,10 @@ impl Model {
         if !path.is_file() {
             return Err(fault(
                 folder,
-                format!("no exported model: it has no {INFO_FILE}; `seqembed export` makes one"),
+                format!(
+                    "not a model folder: it has no {INFO_FILE}; run `seqembed export` to make \
+                         one"
+                ),
             ));
         }
         let text = read_small(&path, LONGEST_INFO)?;
@@ -151,7 +154,8 @@ impl Model {
                 return Err(fault(
                     &path,
                     format!(
-                        "its graph version is {version}, this seqembed reads {GRAPH_VERSION}; export the model again"
+                        "its graph version is {version}, but this version of seqembed reads \
+                         {GRAPH_VERSION}; export the model again"
                     ),
                 ));
             }
@@ -163,7 +167,7 @@ impl Model {
         if info.tensors != place(&family.plan()) {
             return Err(fault(
                 &path,
-                "its table of tensors does not fit its architecture; export the model again"
+                "its table of tensors does not match its architecture; export the model again"
                     .to_owned(),
             ));
         }
@@ -189,7 +193,7 @@ impl Model {
                     if length < expected {
                         "truncated"
                     } else {
-                        "not the weights of this model"
+                        "these are not the weights of this model"
                     }
                 ),
             ));
@@ -203,7 +207,7 @@ impl Model {
         {
             return Err(fault(
                 folder,
-                format!("the tokenizer's file {file:?} is missing; export the model again"),
+                format!("the tokenizer file {file:?} is missing; export the model again"),
             ));
         }
         if let Some(expected) = model.info.check.as_ref().filter(|known| **known != check) {

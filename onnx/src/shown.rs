@@ -1,11 +1,12 @@
-//! Text from a file in a message: nothing in it may move a terminal's cursor, ring its bell, or turn the line around.
+//! Makes text from files safe for messages: nothing in it may control the terminal or change the
+//! text direction.
 
 use std::fmt::{self, Display, Write};
 
-/// More of a name than this says nothing more.
+/// Longest name shown in a message, in characters.
 const LONGEST_NAME: usize = 200;
 
-/// A name from a file, for a message: escaped as in [`message`], and cut where it is very long.
+/// A name from a file for a message: escaped as in [`message`], and shortened if it is very long.
 #[must_use]
 pub fn name(text: &str) -> Shown<'_> {
     Shown {
@@ -14,8 +15,8 @@ pub fn name(text: &str) -> Shown<'_> {
     }
 }
 
-/// Text that may hold names from a file, for a message: what a terminal would obey, or not show, is escaped as in Rust. Doing it
-/// twice changes nothing.
+/// Text for a message that may contain names from a file: characters that a terminal would
+/// interpret or not show are escaped as in Rust. Escaping is idempotent.
 #[must_use]
 pub fn message(text: &str) -> Shown<'_> {
     Shown {
@@ -24,7 +25,7 @@ pub fn message(text: &str) -> Shown<'_> {
     }
 }
 
-/// Text that is escaped when it is written.
+/// Text that is escaped when it is formatted.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'text> {
     text: &'text str,
@@ -48,7 +49,8 @@ impl Display for Shown<'_> {
     }
 }
 
-/// Neither a control character nor one that is invisible or changes the direction of what follows.
+/// Whether a character is neither a control character, nor invisible, nor changes the text
+/// direction.
 fn is_shown(letter: char) -> bool {
     !letter.is_control()
         && !matches!(letter,

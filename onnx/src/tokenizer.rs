@@ -83,8 +83,8 @@ pub fn find(
         return Err(Error::config(
             path,
             format!(
-                "it has {tokens} tokens, the model's embedding table has {rows} rows: tokenizer and weights are not of the \
-                 same model"
+                "it has {tokens} tokens, but the embedding table of the model has {rows} rows: \
+                 the tokenizer and the weights are not from the same model"
             ),
         ));
     }
@@ -103,7 +103,7 @@ fn json_tokens(path: &Path, text: &[u8]) -> Result<usize, Error> {
         return Err(Error::config(
             path,
             format!(
-                "it is no BPE tokenizer (its model is {})",
+                "it is not a BPE tokenizer (its model is {})",
                 shown::name(kind.unwrap_or("missing"))
             ),
         ));

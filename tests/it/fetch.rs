@@ -635,7 +635,7 @@ fn no_network_says_what_can_be_done() {
         .env("HF_ENDPOINT", "mirror")
         .assert()
         .code(1)
-        .stderr(says("HF_ENDPOINT is mirror"));
+        .stderr(says("HF_ENDPOINT is set to mirror"));
 }
 
 #[test]
@@ -906,8 +906,8 @@ fn a_file_of_another_size_than_announced_ends() {
             answer
         });
         let wanted = says("model.safetensors")
-            .and(says(&format!("announces {announced} bytes")))
-            .and(says(&format!("{told} came")));
+            .and(says(&format!("announced {announced} bytes")))
+            .and(says(&format!("repeatedly sent {told};")));
         scene.fetch(REPOSITORY).assert().code(1).stderr(wanted);
         assert!(storage.requests().len() <= 3, "{told}");
         assert_eq!(files(&scene.folder().join("blobs")).len(), 2, "{told}");

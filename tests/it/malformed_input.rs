@@ -790,7 +790,7 @@ fn damaged_models_are_refused() {
     assert_run(
         &embed(no_vocabulary.path()),
         WRONG,
-        &["vocab.txt: damaged, or another model's"],
+        &["vocab.txt: damaged or belongs to another model"],
     );
 
     assert!(place.rows("a").is_none());

@@ -344,7 +344,7 @@ files:
     assert_eq!(lines.len(), 16);
     let start = format!("{}:2: unknown key", place.manifest.display());
     assert!(lines[0].starts_with(&start), "{}", lines[0]);
-    assert_eq!(lines[15], "15 mistakes: nothing was done");
+    assert_eq!(lines[15], "15 mistakes found; nothing was run");
 }
 
 #[test]
@@ -447,7 +447,7 @@ fn what_is_no_manifest_is_told() {
     );
     let errors = place.read().unwrap_err();
     assert_eq!(errors.mistakes[0].line, Some(3));
-    assert!(errors.to_string().contains("not UTF-8"), "{errors}");
+    assert!(errors.to_string().contains("not valid UTF-8"), "{errors}");
 
     let nothing = Overrides::default();
     let errors = manifest::read(Path::new("missing/m.yaml"), &nothing).unwrap_err();
@@ -596,7 +596,7 @@ fn files_on_the_command_line_name_their_samples() {
              file; set the sample name in a manifest",
             "DIR/missing.faa: no such file",
             "DIR: is a folder; name the files in it",
-            "5 mistakes: nothing was done",
+            "5 mistakes found; nothing was run",
         ]
     );
 }

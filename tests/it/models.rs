@@ -551,7 +551,7 @@ fn damaged_weights_of_the_users_are_an_error() {
     // Another model's file of the same size.
     let other = std::fs::read(&weights).expect("weights").into_iter().rev();
     std::fs::write(&weights, other.collect::<Vec<u8>>()).expect("weights");
-    let wanted = predicate::str::contains("another model's");
+    let wanted = predicate::str::contains("belongs to another model");
     scene.embed("model").assert().code(2).stderr(wanted);
 }
 

@@ -276,10 +276,10 @@ fn what_stands_in_the_way_of_a_folder_is_named() {
     for (name, why) in [
         ("file", "is a file"),
         ("file/below", "is a file"),
-        ("dangling", "is a link to no/where, which is not there"),
+        ("dangling", "is a link to no/where, which does not exist"),
         (
             "dangling/below",
-            "is a link to no/where, which is not there",
+            "is a link to no/where, which does not exist",
         ),
     ] {
         for command in commands {
@@ -376,7 +376,7 @@ fn a_page_goes_into_a_pipe_and_an_output_never_replaces_one() {
     assert_run(
         &seqembed(&report),
         FAILED,
-        &["is a link to real, which is not there"],
+        &["is a link to real, which does not exist"],
     );
     fs::write(place.path("real"), "old").expect("a file");
     assert_run(&seqembed(&report), DONE, &[]);

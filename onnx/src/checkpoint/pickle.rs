@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use super::dtype::Dtype;
 use crate::shown;
 
-/// What a pickle asked for that is not given.
+/// Why a pickle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
-    /// A global outside of the list.
+    /// A global that is not on the list of allowed ones.
     #[error(
-        "its pickle asks for the global {}.{}, which no checkpoint needs; nothing was executed. Save the weights \
-         alone (the state dict), or as safetensors",
+        "its pickle refers to the global {}.{}, which no checkpoint needs; nothing was executed. \
+         Save only the weights (the state dict), or use safetensors",
         shown::name(module),
         shown::name(name)
     )]
@@ -26,9 +26,10 @@ pub enum PickleError {
         /// The name in it.
         name: String,
     },
-    /// An opcode outside of the list.
+    /// An opcode that is not supported.
     #[error(
-        "its pickle has the unknown opcode 0x{opcode:02x} ({shown:?}) at byte {at}; nothing was executed"
+        "its pickle has the unsupported opcode 0x{opcode:02x} ({shown:?}) at byte {at}; nothing \
+         was executed"
     )]
     Opcode {
         /// The opcode.
@@ -41,10 +42,10 @@ pub enum PickleError {
     /// The pickle ends before its STOP.
     #[error("its pickle is truncated after {length} bytes")]
     Truncated {
-        /// How long it is.
+        /// Its length in bytes.
         length: usize,
     },
-    /// Known opcodes that make no sense.
+    /// Supported opcodes in an invalid combination.
     #[error("its pickle is damaged at byte {at}: {what}")]
     Damaged {
         /// Where.
@@ -251,12 +252,22 @@ impl<'bytes> Machine<'bytes> {
 
     fn u32(&mut self) -> Outcome<usize> {
         let long = u32::from_le_bytes(self.array()?);
-        usize::try_from(long).or_else(|_| self.damaged("a length beyond this machine"))
+        usize::try_from(long).or_else(|_| {
+            self.damaged(
+                "a length that is too large for this \
+                                                        machine",
+            )
+        })
     }
 
     fn u64(&mut self) -> Outcome<usize> {
         let long = u64::from_le_bytes(self.array()?);
-        usize::try_from(long).or_else(|_| self.damaged("a length beyond this machine"))
+        usize::try_from(long).or_else(|_| {
+            self.damaged(
+                "a length that is too large for this \
+                                                        machine",
+            )
+        })
     }
 
     /// The rest of the line.
@@ -281,18 +292,18 @@ impl<'bytes> Machine<'bytes> {
             .last()
             .is_some_and(|mark| *mark >= self.stack.len())
         {
-            return self.damaged("nothing above the mark");
+            return self.damaged("no value above the mark");
         }
         match self.stack.pop() {
             Some(id) => Ok(id),
-            None => self.damaged("nothing on the stack"),
+            None => self.damaged("the stack is empty"),
         }
     }
 
     fn top(&self) -> Outcome<Id> {
         match self.stack.last() {
             Some(id) => Ok(*id),
-            None => self.damaged("nothing on the stack"),
+            None => self.damaged("the stack is empty"),
         }
     }
 
@@ -308,7 +319,7 @@ impl<'bytes> Machine<'bytes> {
         let bytes = self.take(length)?;
         match std::str::from_utf8(bytes) {
             Ok(text) => self.push(Value::Text(text.to_owned())),
-            Err(_) => return self.damaged("a text that is not UTF-8"),
+            Err(_) => return self.damaged("text that is not UTF-8"),
         }
         Ok(())
     }
@@ -372,7 +383,7 @@ impl<'bytes> Machine<'bytes> {
         let list = self.top()?;
         match &mut self.values[list] {
             Value::List(list) => list.extend(items),
-            _ => return self.damaged("appends to what is no list"),
+            _ => return self.damaged("appends to a value that is not a list"),
         }
         Ok(())
     }
@@ -384,7 +395,7 @@ impl<'bytes> Machine<'bytes> {
             Value::Dict(entries) if rest.is_empty() => {
                 entries.extend(pairs.iter().map(|[key, value]| (*key, *value)));
             }
-            _ => return self.damaged("sets items of what is no dict"),
+            _ => return self.damaged("sets items of a value that is not a dict"),
         }
         Ok(())
     }
@@ -544,7 +555,7 @@ impl<'bytes> Machine<'bytes> {
                             let (module, name) = (module.clone(), name.clone());
                             self.global(&module, &name)?;
                         }
-                        _ => return self.damaged("a global whose name is no text"),
+                        _ => return self.damaged("a global whose name is not text"),
                     }
                 }
                 b'R' | 0x81 => self.call()?,
@@ -565,10 +576,10 @@ impl<'bytes> Machine<'bytes> {
     fn call(&mut self) -> Outcome {
         let (arguments, callee) = (self.pop()?, self.pop()?);
         let Value::Class(class) = self.values[callee] else {
-            return self.damaged("calls what is no global");
+            return self.damaged("calls a value that is not a global");
         };
         let Value::Tuple(arguments) = &self.values[arguments] else {
-            return self.damaged("a call whose arguments are no tuple");
+            return self.damaged("a call whose arguments are not a tuple");
         };
         match (class, arguments.as_slice()) {
             (Class::OrderedDict, []) => self.push(Value::Dict(Vec::new())),
@@ -597,7 +608,7 @@ impl<'bytes> Machine<'bytes> {
             return self.damaged("a tensor without a storage");
         };
         let Value::Int(offset) = self.values[offset] else {
-            return self.damaged("a tensor's offset is no whole number");
+            return self.damaged("the offset of a tensor is not a whole number");
         };
         let lengths = |id: Id| {
             let Value::Tuple(items) = &self.values[id] else {
@@ -630,7 +641,7 @@ impl<'bytes> Machine<'bytes> {
                     strides,
                 })
             }
-            _ => self.damaged("a tensor's offset, shape or strides make no sense"),
+            _ => self.damaged("the offset, shape or strides of a tensor are invalid"),
         }
     }
 
@@ -643,7 +654,7 @@ impl<'bytes> Machine<'bytes> {
             Value::Namespace(attributes) if is_dict => *attributes = Some(state),
             // A state dict carries its version history as an attribute.
             Value::Dict(_) => {}
-            _ => return self.damaged("gives a state to what takes none"),
+            _ => return self.damaged("sets the state of a value that has none"),
         }
         Ok(())
     }
@@ -652,7 +663,7 @@ impl<'bytes> Machine<'bytes> {
     fn storage(&mut self) -> Outcome {
         let id = self.pop()?;
         let Value::Tuple(parts) = &self.values[id] else {
-            return self.damaged("a persistent id that is no tuple");
+            return self.damaged("a persistent id that is not a tuple");
         };
         let [kind, class, key, ..] = parts.as_slice() else {
             return self.damaged("a persistent id that is too short");
@@ -672,7 +683,7 @@ impl<'bytes> Machine<'bytes> {
                 self.push(storage);
                 Ok(())
             }
-            _ => self.damaged("a persistent id that names no storage"),
+            _ => self.damaged("a persistent id that does not name a storage"),
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
     if !begin.starts_with(b"PK") {
         return Err(Error::NotACheckpoint {
             path: path.to_path_buf(),
-            why: "the file is no PyTorch file (no zip archive)".to_owned(),
+            why: "the file is not a PyTorch file (not a zip archive)".to_owned(),
         });
     }
     file.rewind().map_err(Error::io(path, "read"))?;
@@ -71,7 +71,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         Error::malformed(
             path,
             FORMAT,
-            format!("{error}; it may be truncated: fetch or copy it again"),
+            format!("{error}; the file may be truncated: download or copy it again"),
         )
     })?;
     let entries = entries(path, &mut zip)?;
@@ -82,7 +82,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         return Err(Error::malformed(
             path,
             FORMAT,
-            "the archive has no data.pkl; a TorchScript or other zip file can't be read",
+            "the archive has no data.pkl; TorchScript and other zip files are not supported",
         ));
     };
     let folder = name.strip_suffix("data.pkl").unwrap_or("");
@@ -102,7 +102,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
             return Err(Error::malformed(
                 path,
                 FORMAT,
-                "its numbers are big-endian; save it again on another machine",
+                "its values are big-endian; save the file again on a little-endian machine",
             ));
         }
     }
@@ -117,7 +117,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         return Err(Error::malformed(
             path,
             FORMAT,
-            "it names more than a hundred thousand tensors, which no checkpoint has",
+            "it has more than a hundred thousand tensors, more than any checkpoint",
         ));
     }
     for (name, described) in state_dict {
@@ -127,7 +127,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
     if tensors.is_empty() {
         return Err(Error::NotACheckpoint {
             path: path.to_path_buf(),
-            why: "the file holds no named tensors".to_owned(),
+            why: "the file contains no named tensors".to_owned(),
         });
     }
     Ok(Archive {
@@ -159,7 +159,7 @@ fn entries(path: &Path, zip: &mut Zip) -> Result<BTreeMap<String, Entry>, Error>
             return Err(Error::malformed(
                 path,
                 FORMAT,
-                format!("entry {index} of the archive can't be found"),
+                format!("entry {index} of the archive cannot be found"),
             ));
         };
         entries.insert(
@@ -283,7 +283,7 @@ fn place(
     let key = format!("{folder}data/{}", described.key);
     let entry = entries.get(&key).ok_or_else(|| {
         bad(format!(
-            "should be in {}, which the archive does not have",
+            "refers to {}, which is not in the archive",
             shown::name(&key)
         ))
     })?;
@@ -295,7 +295,7 @@ fn place(
     for (axis, stride) in described.shape.iter().zip(&described.strides).rev() {
         if *axis != 1 && step != Some(*stride) && !described.shape.contains(&0) {
             return Err(bad(
-                "is not stored row after row; save it again after .contiguous()".to_owned(),
+                "is not contiguous; save it again after .contiguous()".to_owned()
             ));
         }
         step = step.and_then(|step| step.checked_mul(*axis as u64));

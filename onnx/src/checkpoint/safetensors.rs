@@ -78,7 +78,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
         return Err(Error::malformed(
             path,
             FORMAT,
-            format!("its tensors end at byte {end}, the file at {length}"),
+            format!("its tensors end at byte {end}, but the file at byte {length}"),
         ));
     }
     Ok(tensors)

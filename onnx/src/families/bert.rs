@@ -200,7 +200,8 @@ impl Family for Bert {
         ])?;
         if self.positions < 3 {
             return Err(format!(
-                "max_position_embeddings is {}, which leaves no room beside [CLS] and [SEP]",
+                "max_position_embeddings is {}, which leaves no position for a token between \
+                 [CLS] and [SEP]",
                 self.positions
             ));
         }

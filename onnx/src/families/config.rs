@@ -25,7 +25,7 @@ impl Config<'_> {
             .get(key)
             .and_then(Value::as_u64)
             .and_then(|size| usize::try_from(size).ok())
-            .ok_or_else(|| self.error(format!("{key} is missing or no whole number")))
+            .ok_or_else(|| self.error(format!("{key} is missing or not a whole number")))
     }
 
     /// A size, or what a model has that does not tell it.
@@ -50,7 +50,7 @@ impl Config<'_> {
             Some(value) => value
                 .as_f64()
                 .map(|value| value as f32)
-                .ok_or_else(|| self.error(format!("{key} is {value}, which is no number"))),
+                .ok_or_else(|| self.error(format!("{key} is {value}, which is not a number"))),
         }
     }
 
@@ -77,7 +77,7 @@ impl Config<'_> {
             None | Some(Value::Null) => Ok(()),
             Some(Value::String(text)) if wanted.contains(&text.as_str()) => Ok(()),
             Some(other) => Err(self.error(format!(
-                "{key} is {other}; of such models, those with {:?} alone can be exported",
+                "{key} is {other}, but only models with {:?} can be exported",
                 wanted[0]
             ))),
         }
@@ -102,22 +102,21 @@ impl Config<'_> {
     /// [`Error::Config`] with the setting's name.
     pub fn check_plain_encoder(&self) -> Result<(), Error> {
         if self.flag("is_decoder")? {
-            return Err(self.error(
-                "is_decoder is true: a decoder's tokens see only those before them; it cannot be exported",
-            ));
+            return Err(self.error("is_decoder is true, but decoders cannot be exported"));
         }
         if self.flag("add_cross_attention")? {
             return Err(self.error(
-                "add_cross_attention is true: it attends to another model's output; it cannot be exported",
+                "add_cross_attention is true, but models with cross-attention cannot be exported",
             ));
         }
         // erf GELU, under its two names.
         self.expect("hidden_act", &["gelu", "gelu_python"])?;
         let pruned = self.value.get("pruned_heads").and_then(Value::as_object);
         if pruned.is_some_and(|pruned| !pruned.is_empty()) {
-            return Err(
-                self.error("pruned_heads is not empty: layers of fewer heads cannot be exported")
-            );
+            return Err(self.error(
+                "pruned_heads is not empty, but models with pruned heads cannot be \
+                            exported",
+            ));
         }
         let scaled = ["rope_scaling", "rope_parameters"]
             .into_iter()
@@ -128,7 +127,7 @@ impl Config<'_> {
             });
         match scaled {
             Some(scaled) => Err(self.error(format!(
-                "{scaled}: scaled rotary positions cannot be exported"
+                "{scaled}: models with scaled rotary positions cannot be exported"
             ))),
             None => Ok(()),
         }
@@ -154,7 +153,7 @@ pub fn check_sizes(layers: (&str, usize), sizes: &[(&str, usize)]) -> Result<(),
         .chain(&mut sizes)
         .find(|(_, size, most)| *size == 0 || size > most)
     {
-        Some((what, size, _)) => Err(format!("{what} is {size}, which no model has")),
+        Some((what, size, _)) => Err(format!("{what} is {size}, which is out of range")),
         None => Ok(()),
     }
 }

@@ -208,7 +208,7 @@ impl WeightsFile {
         let name = real.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| Error::Model {
             path: real.clone(),
-            message: "its name is not UTF-8, which ONNX Runtime can't open".to_owned(),
+            message: "its name is not valid UTF-8, which ONNX Runtime cannot open".to_owned(),
         })?;
         let file = File::open(&real).map_err(Error::io(&path, "open"))?;
         let about = file.metadata().map_err(Error::io(&path, "open"))?;

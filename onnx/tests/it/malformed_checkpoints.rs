@@ -159,7 +159,7 @@ fn tensors_that_do_not_fit_their_entry_are_named() {
     write_archive(&path, &pickle, &[]);
     assert_all(
         &refused(&path),
-        &["tensor.a", "which the archive does not have"],
+        &["tensor.a", "which is not in the archive"],
     );
 }
 
@@ -178,7 +178,7 @@ fn old_and_other_files_say_what_helps() {
     );
     for bytes in [b"".as_slice(), b"<html>404</html>"] {
         fs::write(&path, bytes).unwrap();
-        assert_all(&refused(&path), &["model.pt", "no PyTorch file"]);
+        assert_all(&refused(&path), &["model.pt", "not a PyTorch file"]);
     }
     assert_all(&refused(folder.path()), &["config.json", "fair-esm"]);
     write_config(folder.path());
@@ -240,7 +240,7 @@ fn headers_that_lie_are_refused() {
         write_raw_safetensors(&path, header, &[0; 8]);
         assert_all(
             &refused(&source),
-            &["model.safetensors", "not a sound safetensors file"],
+            &["model.safetensors", "not a valid safetensors file"],
         );
     }
     // A length beyond the file.
@@ -279,7 +279,7 @@ fn weights_that_do_not_fit_the_configuration_are_named_with_both_shapes() {
     let twice = tensors[name].clone();
     tensors.insert(format!("esm.{name}"), twice);
     let source = hub_folder(&at("twice"), &tensors, Format::F32);
-    assert_all(&refused(&source), &[name, "two spellings"]);
+    assert_all(&refused(&source), &[name, "two names for the same weight"]);
 
     let header = serde_json::json!({"embeddings.word_embeddings.weight":
         {"dtype": "I32", "shape": [33, 16], "data_offsets": [0, 33 * 16 * 4]}});
@@ -361,7 +361,10 @@ fn a_shard_that_lacks_what_the_index_promises_is_named() {
     fs::remove_file(source.join("pytorch_model-00002-of-00002.bin")).unwrap();
     assert_all(&refused(&source), &["pytorch_model-00002-of-00002.bin"]);
     fs::write(&index, text.replace("00002-of", "00001-of")).unwrap();
-    assert_all(&refused(&source), &["index.json", "where it is not"]);
+    assert_all(
+        &refused(&source),
+        &["index.json", "but that file does not have it"],
+    );
     fs::write(&index, r#"{"weight_map": {"a": "../../secret.bin"}}"#).unwrap();
     assert_all(
         &refused(&source),
@@ -511,7 +514,7 @@ const LEFTOVERS: [(&str, &str); 24] = [
 
 fn assert_leftovers(source: &Path, names: &[&str], help: &str) {
     let text = refused(source);
-    let count = format!("no place for {} of the encoder's tensors", names.len());
+    let count = format!("does not use {} of the encoder's tensors", names.len());
     assert_all(&text, &[&count, help]);
     assert_all(&text, names);
 }
@@ -611,7 +614,7 @@ fn what_feeds_the_encoder_from_beside_is_refused() {
             tensors.insert(name.to_owned(), tensor);
             support::write_safetensors(&source.join("model.safetensors"), &tensors, Format::F32);
             let text = refused(&source);
-            assert_all(&text, &[name, "no place for 1 of"]);
+            assert_all(&text, &[name, "does not use 1 of"]);
             assert_all(&text, words);
         };
         for (name, help) in [
@@ -641,7 +644,7 @@ fn a_model_within_another_says_how_to_get_it_out() {
     for (number, (prefix, help)) in [
         ("base_model.model.esm.", "merge_and_unload()"),
         ("module.esm.", "module."),
-        ("model.", "the inner model's state dict"),
+        ("model.", "the state dict of the inner model"),
     ]
     .into_iter()
     .enumerate()

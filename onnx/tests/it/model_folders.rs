@@ -117,7 +117,7 @@ fn targets_are_replaced_only_when_told() {
     }
     let options = ExportOptions::default();
     let exported = export(&target, &targets.join("x"), &options).unwrap_err();
-    assert!(exported.to_string().contains("an exported model already"));
+    assert!(exported.to_string().contains("already an exported model"));
     assert!(matches!(
         export_random("esm3", 1, &targets.join("x"), &options),
         Err(Error::UnknownModel { .. })
@@ -171,7 +171,7 @@ fn damaged_model_folders_are_refused_by_name() {
     fs::remove_file(&weights).unwrap();
     refused(&["weights.bin"]);
     fs::remove_file(&json).unwrap();
-    refused(&["no exported model", "seqembed export"]);
+    refused(&["not a model folder", "seqembed export"]);
 }
 
 #[test]
@@ -231,19 +231,19 @@ fn graphs_that_no_engine_can_run_are_refused() {
             GraphKind::Padded,
             Precision::Fp16,
             Output::Mean,
-            "padded graph in fp16",
+            "fp16 is not available for the padded graph",
         ),
         (
             GraphKind::OrtCuda,
             Precision::Bf16,
             Output::Mean,
-            "graph in bf16",
+            "bf16 is not available for the",
         ),
         (
             GraphKind::Padded,
             Precision::Fp32,
             Output::HalfTokens,
-            "padded graph in fp16",
+            "fp16 is not available for the padded graph",
         ),
     ] {
         let request = GraphRequest {

@@ -144,7 +144,7 @@ impl SessionInfo {
     ) -> Result<Self, EngineError> {
         let missing = |what: &str| {
             EngineError::Runtime(format!(
-                "the session was loaded, but it does not tell its {what}"
+                "the session was loaded, but its metadata has no {what}"
             ))
         };
         let metadata = session.metadata()?;

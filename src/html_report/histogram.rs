@@ -100,8 +100,8 @@ impl Histogram {
         )?;
         writeln!(
             html,
-            "<details><summary>The same as a table</summary><table><thead><tr><th class=\"text\" scope=\"col\">{}</th>\
-             <th scope=\"col\">{}</th></tr></thead><tbody>",
+            "<details><summary>Show as a table</summary><table><thead><tr><th class=\"text\" \
+             scope=\"col\">{}</th><th scope=\"col\">{}</th></tr></thead><tbody>",
             escaped(&self.axis),
             escaped(&self.counted)
         )?;

@@ -90,9 +90,9 @@ impl Lengths {
             }
         }
         Histogram {
-            title: "How many sequences there are of each length".to_owned(),
+            title: "Number of sequences by length".to_owned(),
             counted: "Sequences".to_owned(),
-            axis: "Length in residues or bases (logarithmic)".to_owned(),
+            axis: "Length in residues or bases (logarithmic scale)".to_owned(),
             bins,
             ticks,
         }

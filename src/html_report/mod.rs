@@ -116,7 +116,8 @@ impl Page {
         if let Some(load) = self.report.loads.iter().find(|l| l.random_seed.is_some()) {
             writeln!(
                 html,
-                "<p class=\"note\" role=\"note\">Random weights ({}): for demonstration only, the vectors mean nothing</p>",
+                "<p class=\"note\" role=\"note\">Random weights ({}): for demonstration only, the \
+                 embeddings are meaningless</p>",
                 escaped(&load.model)
             )?;
         }
@@ -124,7 +125,7 @@ impl Page {
         if !failed.is_empty() {
             writeln!(
                 html,
-                "<div class=\"note bad\" role=\"note\">{} failed, without an output<ul>",
+                "<div class=\"note bad\" role=\"note\">{} failed; no output was written<ul>",
                 counted(failed.len() as u64, "file")
             )?;
             for file in failed {
@@ -140,8 +141,8 @@ impl Page {
         if !self.unread.is_empty() {
             writeln!(
                 html,
-                "<div class=\"note\" role=\"note\">{} could not be read, and {} not in what this page shows of lengths, records and \
-                 embeddings<ul>",
+                "<div class=\"note\" role=\"note\">{} could not be read, and {} not included in \
+                 the lengths, records and embeddings below<ul>",
                 counted(self.unread.len() as u64, "output"),
                 are(self.unread.len() as u64)
             )?;
@@ -160,18 +161,18 @@ impl Page {
             ("Sequences", thousands(totals.records)),
             ("Residues or bases", thousands(totals.residues)),
             ("Time", duration(totals.seconds)),
-            ("Tokens a second", rounded(totals.tokens_per_second)),
+            ("Tokens per second", rounded(totals.tokens_per_second)),
             (
                 if self.report.loads.len() == 1 {
-                    "Load of the model"
+                    "Model load"
                 } else {
-                    "Loads of models"
+                    "Model loads"
                 },
                 thousands(self.report.loads.len() as u64),
             ),
         ];
         if let Some(bytes) = totals.peak_memory_bytes {
-            tiles.push(("Most memory held", memory(bytes)));
+            tiles.push(("Peak memory", memory(bytes)));
         }
         writeln!(html, "<dl class=\"tiles\">")?;
         for (what, value) in tiles {
@@ -211,7 +212,7 @@ impl Page {
         let Some([shortest, median, longest]) = self.lengths.extent() else {
             return writeln!(
                 html,
-                "<p class=\"soft\">No sequences to show.</p></section>"
+                "<p class=\"soft\">There are no sequences to show.</p></section>"
             );
         };
         writeln!(
@@ -228,16 +229,14 @@ impl Page {
 
     fn fill(&self, html: &mut String) -> fmt::Result {
         let totals = &self.report.totals;
-        writeln!(html, "<section><h2>Fill of the batches</h2>")?;
+        writeln!(html, "<section><h2>How full the batches were</h2>")?;
         let Some(budget) = totals.batch_tokens else {
-            return writeln!(
-                html,
-                "<p class=\"soft\">The report does not tell.</p></section>"
-            );
+            return writeln!(html, "<p class=\"soft\">Not in the report.</p></section>");
         };
         writeln!(
             html,
-            "<p>{} of up to {} tokens, {} in each on average; {:.1} % of what the device worked on was padding.</p>",
+            "<p>{} of up to {} tokens, {} on average; {:.1} % of the tokens computed were \
+             padding.</p>",
             counted(totals.batches, "batch"),
             thousands(budget),
             rounded(totals.tokens as f64 / totals.batches.max(1) as f64),
@@ -245,9 +244,9 @@ impl Page {
         )?;
         let bins = totals.batch_fill.iter().enumerate();
         let histogram = Histogram {
-            title: "How many batches were filled up to each tenth of their budget".to_owned(),
+            title: "Number of batches by share of the token limit".to_owned(),
             counted: "Batches".to_owned(),
-            axis: "Tokens in a batch, as a share of its budget".to_owned(),
+            axis: "Tokens in a batch, as a share of the limit".to_owned(),
             bins: bins
                 .map(|(tenth, &count)| Bin {
                     label: format!("{} to {} %", 10 * tenth, 10 * (tenth + 1)),
@@ -269,21 +268,26 @@ impl Page {
             ("Loading models", totals.load_seconds),
             ("Reading and decompressing", stages.reading),
             ("Tokenizing and batching", stages.tokenizing),
-            ("Computing, all workers together", stages.computing),
+            ("Computing (all workers)", stages.computing),
             ("Ordering and writing", stages.writing),
         ];
         let most = rows.iter().map(|row| row.1).fold(0.0, f64::max);
         writeln!(
             html,
-            "<section><h2>Time by stage</h2>\n<p>The run took {} with {} and {} at work at a time. Stages overlap, so they do not add up \
-             to that.{}{}</p>\n<table class=\"bars\"><thead><tr><th class=\"text\" scope=\"col\">Stage</th><th scope=\"col\">Seconds</th>\
-             <th class=\"text\" scope=\"col\">Compared</th></tr></thead><tbody>",
+            "<section><h2>Time by stage</h2>\n<p>The run took {} with {} and {} computed at a \
+             time. Stages overlap, so their times do not add up to the total.{}{}</p>\n<table \
+             class=\"bars\"><thead><tr><th class=\"text\" scope=\"col\">Stage</th><th \
+             scope=\"col\">Seconds</th><th class=\"text\" \
+             scope=\"col\">Compared</th></tr></thead><tbody>",
             duration(totals.seconds),
             counted(report.threads as u64, "thread"),
             counted(report.workers as u64, "batch"),
             totals
                 .first_embedding_seconds
-                .map(|seconds| format!(" The first batch was done after {}.", duration(seconds)))
+                .map(|seconds| format!(
+                    " The first batch was finished after {}.",
+                    duration(seconds)
+                ))
                 .unwrap_or_default(),
             self.spared(),
         )?;
@@ -308,16 +312,16 @@ impl Page {
         let mut parts = Vec::new();
         if totals.kept_files > 0 {
             let files = counted(totals.kept_files, "file");
-            parts.push(format!(" An earlier run had finished {files}."));
+            parts.push(format!(" An earlier run had already finished {files}."));
         }
         if totals.restored > 0 {
             let rows = counted(totals.restored, "row");
-            parts.push(format!(" {rows} had been saved by an interrupted run."));
+            parts.push(format!(" An interrupted run had saved {rows}."));
         }
         if totals.repeated > 0 {
             let records = counted(totals.repeated, "record");
             parts.push(format!(
-                " {records} did not run again: the same sequence had been embedded."
+                " Not recomputed because the same sequence was already embedded: {records}."
             ));
         }
         parts.concat()
@@ -328,14 +332,15 @@ impl Page {
         if self.report.loads.is_empty() {
             return writeln!(
                 html,
-                "<p class=\"soft\">No model was loaded: there was nothing to embed.</p></section>"
+                "<p class=\"soft\">No model was loaded, because there was nothing to \
+                 embed.</p></section>"
             );
         }
         writeln!(
             html,
             "<div class=\"scroll\" role=\"region\" aria-label=\"Loads\" tabindex=\"0\"><table><thead><tr>\
              <th class=\"text\" scope=\"col\">Model</th><th scope=\"col\">Layer</th><th class=\"text\" scope=\"col\">Device</th>\
-             <th class=\"text\" scope=\"col\">Precision</th><th scope=\"col\">Loads</th><th scope=\"col\">Seconds in all</th>\
+             <th class=\"text\" scope=\"col\">Precision</th><th scope=\"col\">Loads</th><th scope=\"col\">Total seconds</th>\
              <th class=\"text\" scope=\"col\">SHA-256 of the weights</th></tr></thead><tbody>"
         )?;
         for Loaded {
@@ -372,8 +377,8 @@ impl Page {
             html,
             "<div class=\"scroll\" role=\"region\" aria-label=\"Devices\" tabindex=\"0\"><table><thead><tr>\
              <th class=\"text\" scope=\"col\">Device</th><th class=\"text\" scope=\"col\">Precision</th><th scope=\"col\">Batches</th>\
-             <th scope=\"col\">Tokens</th><th scope=\"col\">Busy</th><th scope=\"col\">Split for memory</th>\
-             <th scope=\"col\">Computed again</th><th class=\"text\" scope=\"col\">State</th></tr></thead><tbody>"
+             <th scope=\"col\">Tokens</th><th scope=\"col\">Busy</th><th scope=\"col\">Out-of-memory splits</th>\
+             <th scope=\"col\">Recomputed</th><th class=\"text\" scope=\"col\">State</th></tr></thead><tbody>"
         )?;
         for device in &self.report.devices {
             writeln!(
@@ -410,22 +415,19 @@ impl Page {
         writeln!(html, "<section><h2>Marked records</h2>")?;
         let marks = [
             (
-                "could not be computed: too large for the memory, or numbers that are not finite",
+                "failed: too large for the memory, or values that are not finite",
                 totals.failed_records,
             ),
             (
                 "skipped, without an embedding",
                 totals.skipped.saturating_sub(totals.failed_records),
             ),
+            ("with unknown letters, replaced", totals.replaced),
             (
-                "with letters that the model does not know, replaced",
-                totals.replaced,
-            ),
-            (
-                "with gaps of an alignment (`-` or `.`), embedded as they stand",
+                "with alignment gaps (`-` or `.`), embedded as given",
                 totals.gaps,
             ),
-            ("longer than the limit, cut", totals.truncated),
+            ("longer than the limit, truncated", totals.truncated),
             (
                 "longer than the limit, embedded in windows",
                 totals.windowed,
@@ -434,7 +436,7 @@ impl Page {
         if marks.iter().all(|(_, count)| *count == 0) {
             return writeln!(
                 html,
-                "<p class=\"soft\">None: every record was embedded as it stands.</p></section>"
+                "<p class=\"soft\">None: every record was embedded as given.</p></section>"
             );
         }
         writeln!(html, "<ul>")?;
@@ -457,7 +459,10 @@ impl Page {
                  </tr></thead><tbody>",
                 if shown <= 12 { " open=\"open\"" } else { "" },
                 if shown < all {
-                    format!(": the first {}; the outputs tell of each", thousands(shown))
+                    format!(
+                        ": the first {}; the outputs have all of them",
+                        thousands(shown)
+                    )
                 } else {
                     String::new()
                 }
@@ -489,7 +494,7 @@ impl Page {
              <th scope=\"col\">Tokens</th><th scope=\"col\">Marked</th><th scope=\"col\">Computing</th>{}</tr></thead><tbody>",
             if files.len() > FILES {
                 format!(
-                    "<caption>The first {} of {}; report.json has all</caption>",
+                    "<caption>The first {} of {}; report.json has all of them</caption>",
                     thousands(FILES as u64),
                     thousands(files.len() as u64)
                 )
@@ -497,7 +502,7 @@ impl Page {
                 String::new()
             },
             if warned {
-                "<th class=\"text\" scope=\"col\">What happened</th>"
+                "<th class=\"text\" scope=\"col\">Remarks</th>"
             } else {
                 ""
             }

@@ -23,7 +23,7 @@ pub enum JournalError {
     Copy(#[from] OutputError),
     /// Another process works in the folder.
     #[error(
-        "{} is in use by another seqembed, {holder}: wait for its end, or take another folder", .folder.display()
+        "{} is in use by another seqembed, {holder}: wait until it ends, or use another folder", .folder.display()
     )]
     Locked {
         /// The folder.

@@ -32,13 +32,13 @@ impl Facts {
                 Some(then) if then.len().max(now.len()) <= TOLD => {
                     changes.push(format!("{key} was {then} and is {now}"));
                 }
-                Some(_) => changes.push(format!("{key} is another")),
+                Some(_) => changes.push(format!("{key} differs")),
                 None => changes.push(format!("{key} is {now}")),
             }
         }
         for (key, _) in &before.0 {
             if self.get(key).is_none() {
-                changes.push(format!("{key} is gone"));
+                changes.push(format!("{key} is missing now"));
             }
         }
         (!changes.is_empty()).then(|| changes.join(", "))

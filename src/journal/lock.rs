@@ -43,7 +43,7 @@ impl Lock {
             // Some network file systems have no locks: better to run than to refuse.
             Err(TryLockError::Error(_)) => false,
         };
-        let host = sysinfo::System::host_name().unwrap_or_else(|| "an unnamed host".to_owned());
+        let host = sysinfo::System::host_name().unwrap_or_else(|| "an unknown host".to_owned());
         let name = format!("process {} on {host}\n", std::process::id());
         file.set_len(0)
             .and_then(|()| file.rewind())

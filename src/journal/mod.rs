@@ -145,7 +145,8 @@ impl Past {
         };
         if ![log::VERSION, log::WITHOUT_HASHES].contains(&version) {
             let why = format!(
-                "another release of seqembed wrote it (version {version} of its format; this one reads {} and {}). {ALL_AGAIN}",
+                "it was written by another version of seqembed (format {version}; this version \
+                 reads {} and {}). {ALL_AGAIN}",
                 log::WITHOUT_HASHES,
                 log::VERSION
             );
@@ -172,8 +173,8 @@ impl Past {
         let dropped = before - past.done.len();
         let why = (dropped > 0).then(|| {
             format!(
-                "an older seqembed wrote it, without the hashes that finished files are known by: {} will be computed again; \
-                 saved rows of other files are taken",
+                "it was written by an older version of seqembed, without hashes of finished \
+                 files: {} will be recomputed; saved rows of other files are reused",
                 counted(dropped as u64, "finished file")
             )
         });
@@ -181,7 +182,7 @@ impl Past {
     }
 }
 
-const ALL_AGAIN: &str = "Finished files and saved rows that only it knows of are computed again";
+const ALL_AGAIN: &str = "Finished files and saved rows recorded only there are recomputed";
 
 impl Journal {
     /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, what an earlier run left is
@@ -214,7 +215,8 @@ impl Journal {
         }
         if let Some((_, folder)) = locks.iter().find(|(lock, _)| !lock.is_kept) {
             note(&format!(
-                "the file system of {} keeps no locks: see to it that no other seqembed works there",
+                "the file system of {} does not support locks: make sure that no other seqembed \
+                 uses the folder",
                 folder.display()
             ));
         }
@@ -280,7 +282,7 @@ impl Journal {
                 let (lines, damaged) = log::parse(&text);
                 if damaged > 0 {
                     note(&format!(
-                        "{}: {}: what was noted there is computed again",
+                        "{}: {}: what was recorded there is recomputed",
                         self.log_path.display(),
                         counted(damaged as u64, "damaged line")
                     ));
@@ -326,7 +328,7 @@ impl Journal {
             .map_err(cannot("read", &path))?;
             if damaged > 0 {
                 note(&format!(
-                    "{}: {}: the sequences that were saved there are computed again",
+                    "{}: {}: the sequences saved there are recomputed",
                     path.display(),
                     counted(damaged as u64, "damaged place")
                 ));
@@ -458,7 +460,9 @@ impl Journal {
             ));
         }
         match request.source {
-            Source::Stdin => return again("the standard input can't be compared".to_owned()),
+            Source::Stdin => {
+                return again("standard input cannot be compared with the earlier run".to_owned());
+            }
             Source::Path(path) => match done.input.is_still(path) {
                 Ok(true) => {}
                 Ok(false) => return again(format!("{} has changed", path.display())),
@@ -482,7 +486,12 @@ impl Journal {
         let is_there = done.files.iter().any(|file| here.join(&file.name).exists());
         if copy(&cache, here, &done.files)? {
             // An empty output folder is what a cache is for: nothing to tell.
-            let note = is_there.then(|| format!("{why}: the cache's copy was put in its place"));
+            let note = is_there.then(|| {
+                format!(
+                    "{why}: it was restored from the copy in the \
+                                                 cache"
+                )
+            });
             return Ok(Verdict::Finished { note });
         }
         again(match are_as_written(&cache, &done.files) {
@@ -649,13 +658,13 @@ fn are_as_written(folder: &Path, files: &[Written]) -> Result<(), String> {
         let file = match ordinary::read(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(format!("{} is gone", path.display()));
+                return Err(format!("{} no longer exists", path.display()));
             }
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
         let is_same = has_length(folder, written)
             && digest::of_file(&file, written.bytes).is_ok_and(|hash| hash == written.hash);
-        let why = || format!("{} is not the file that was written", path.display());
+        let why = || format!("{} was changed after it was written", path.display());
         is_same.then_some(()).ok_or_else(why)
     })
 }
@@ -718,7 +727,8 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
     }
     if let Some((_, first)) = shards.first() {
         note(&format!(
-            "what an interrupted run saved in {} was removed ({}): with --resume the run would have gone on with it",
+            "removed what an interrupted run had saved in {} ({}); use --resume to continue such \
+             a run instead",
             first.parent().unwrap_or(Path::new("")).display(),
             counted(bytes, "byte")
         ));

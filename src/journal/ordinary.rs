@@ -22,7 +22,7 @@ pub fn write(path: &Path) -> io::Result<File> {
     checked(file.map_err(|error| {
         if is_link {
             io::Error::other(
-                "it is a symbolic link, which seqembed does not write through: remove it",
+                "it is a symbolic link, which seqembed does not follow here: remove it",
             )
         } else {
             error

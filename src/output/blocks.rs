@@ -63,7 +63,7 @@ impl Blocks {
     fn block(&mut self, place: &mut Place) -> io::Result<Option<Rows>> {
         if place.row == self.rows && place.left == 0 {
             if self.vectors > 0 {
-                return Err(invalid("it has vectors that belong to no record"));
+                return Err(invalid("it has vectors that do not belong to any record"));
             }
             return Ok(None);
         }
@@ -81,12 +81,12 @@ impl Blocks {
         while place.row < self.rows && vectors < most && rows.len() < BLOCK_ROWS {
             let record = (self.next)()?;
             if !per_token && record.vectors != 1 {
-                return Err(invalid("a pooled record must have one vector"));
+                return Err(invalid("a pooled record must have exactly one vector"));
             }
             self.vectors = self
                 .vectors
                 .checked_sub(record.vectors)
-                .ok_or_else(|| invalid("its records have more vectors than it holds"))?;
+                .ok_or_else(|| invalid("its records refer to more vectors than it has"))?;
             let count = usize::try_from(record.vectors).map_err(|_| invalid("too many vectors"))?;
             // Files have signed numbers: a negative one reads as one that is too large.
             length(record.length.cast_signed())?;
@@ -149,7 +149,7 @@ pub(super) fn counts(mut end: impl FnMut() -> io::Result<u64>) -> impl FnMut() -
         let end = end()?;
         let count = end.checked_sub(before);
         before = end;
-        count.ok_or_else(|| invalid("offsets don't ascend"))
+        count.ok_or_else(|| invalid("its offsets do not increase"))
     }
 }
 

@@ -16,7 +16,8 @@ pub enum OutputError {
         source: io::Error,
     },
     /// A folder stands in the file's place.
-    #[error("cannot write {path}: a folder has this name; move it elsewhere, or write to another folder", path = .path.display())]
+    #[error("cannot write {path}: there is a folder of this name; move it, or use another output \
+             folder", path = .path.display())]
     Folder {
         /// The file.
         path: PathBuf,
@@ -30,7 +31,7 @@ pub enum OutputError {
         source: io::Error,
     },
     /// Rows that don't fit together or don't fit the file: a fault of seqembed, not of the input.
-    #[error("cannot write {path}: {what}; this is a fault of seqembed, please report it", path = .path.display())]
+    #[error("cannot write {path}: {what}; this is a bug in seqembed, please report it", path = .path.display())]
     Inconsistent {
         /// The file.
         path: PathBuf,
@@ -38,7 +39,8 @@ pub enum OutputError {
         what: String,
     },
     /// A value that a 16-bit float can't hold.
-    #[error("cannot write {path}: record {id:?} has the value {value}, and 16-bit floats end at 65504; write 32-bit ones (--output-precision fp32)", path = .path.display())]
+    #[error("cannot write {path}: record {id:?} has the value {value}, but the largest 16-bit \
+             float is 65504; use --output-precision fp32", path = .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -48,7 +50,7 @@ pub enum OutputError {
         value: f32,
     },
     /// A file that is no output of seqembed, or is damaged.
-    #[error("{path} is not a whole file of embeddings: {what}", path = .path.display())]
+    #[error("{path} is not a complete embedding file: {what}", path = .path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

@@ -224,7 +224,7 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
         let others: Vec<&str> = others.iter().map(|format| format.extension()).collect();
         return Err(OutputError::malformed(
             path,
-            format!("none of {} and {last}", others.join(", ")),
+            format!("it is none of {} and {last}", others.join(", ")),
         ));
     };
     let reader = (format.open)(path)?;
@@ -233,7 +233,7 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
     if hidden > WIDEST || (hidden == 0 && reader.rows > 0) {
         return Err(OutputError::malformed(
             path,
-            format!("its vectors are {hidden} wide, where 1 to {WIDEST} values are possible"),
+            format!("its vectors have {hidden} dimensions, but 1 to {WIDEST} are supported"),
         ));
     }
     Ok(reader)

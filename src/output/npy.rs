@@ -229,16 +229,19 @@ impl Array {
         };
         let (Some(descr), Some(shape)) = (between("'descr': '", '\''), between("'shape': (", ')'))
         else {
-            return Err(invalid("its header gives no type or no shape"));
+            return Err(invalid("its header lacks the type or the shape"));
         };
         if header.contains("'fortran_order': True") {
-            return Err(invalid("its header says Fortran order"));
+            return Err(invalid("it is in Fortran order, which is not supported"));
         }
         let shape = shape
             .split(',')
             .map(str::trim)
             .filter(|side| !side.is_empty())
-            .map(|side| side.parse().map_err(|_| invalid("its shape is no number")))
+            .map(|side| {
+                side.parse()
+                    .map_err(|_| invalid("its shape is not a number"))
+            })
             .collect::<io::Result<_>>()?;
         Ok(Array { descr, shape, data })
     }
@@ -257,7 +260,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     else {
         return Err(OutputError::malformed(
             path,
-            "it is no matrix of float32 or float16",
+            "it is it has no matrix of float32 or float16",
         ));
     };
     let tsv = table_path(path);
@@ -271,7 +274,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let Some(per_token) = [false, true].into_iter().find(|&t| columns == header(t)) else {
         return Err(OutputError::malformed(
             &tsv,
-            "its columns are not those of an output",
+            "its columns are not those of an embedding file",
         ));
     };
     // Counted before they are read, since a reader tells how many there are.
@@ -287,7 +290,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         return Err(OutputError::malformed(
             path,
             format!(
-                "it has {}, and {} has {rows}",
+                "it has {}, but {} has {rows}",
                 counted(vectors, "row"),
                 tsv.display()
             ),
@@ -309,7 +312,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         let number = |at: usize| {
             let text = fields.get(at).unwrap_or_default();
             text.parse::<u64>()
-                .map_err(|_| invalid(format!("{}: {text:?} is no number", tsv.display())))
+                .map_err(|_| invalid(format!("{}: {text:?} is not a number", tsv.display())))
         };
         let vectors = if per_token {
             number(4)?.checked_sub(number(3)?)

@@ -252,7 +252,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let precision = npy::precision(&embeddings.descr);
     let Some(precision) = precision.filter(|_| integers && in_step) else {
         return Err(malformed(
-            "its arrays' types or shapes don't fit together".into(),
+            "the types or shapes of its arrays do not match".into(),
         ));
     };
     let whole = |array: Option<Array>| match array {

@@ -549,7 +549,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     }
     let Some(precision) = precision else {
         return Err(malformed(&format!(
-            "column \"embeddings\" is {embeddings}, not fixed-size lists of float32 or float16"
+            "column \"embeddings\" is {embeddings}, not a fixed-size list of float32 or float16"
         )));
     };
     let metadata = about.metadata().file_metadata();

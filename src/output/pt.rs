@@ -127,7 +127,7 @@ pub(super) fn open(file: &TorchFile) -> Result<Reader, OutputError> {
     };
     let precision = file.precision(data)?;
     let &[vectors, hidden] = data.shape.as_slice() else {
-        return Err(file.malformed("its `data` is no matrix"));
+        return Err(file.malformed("its `data` is not a matrix"));
     };
     let rows = ids.len();
     let lengths = file.numbers("lengths", rows)?;
@@ -136,11 +136,11 @@ pub(super) fn open(file: &TorchFile) -> Result<Reader, OutputError> {
     let status = file.texts("status")?;
     let short = |column: &Option<Vec<String>>| column.as_ref().is_some_and(|c| c.len() != rows);
     if short(&headers) || short(&status) {
-        return Err(file.malformed("its lists are not equally long"));
+        return Err(file.malformed("its lists differ in length"));
     }
     if offsets.is_none() && rows != vectors {
         return Err(file.malformed(format!(
-            "it has {} for {}, so nobody can tell which row is whose",
+            "it has {} for {}, so rows cannot be assigned to records",
             counted(rows as u64, "id"),
             counted(vectors as u64, "row")
         )));

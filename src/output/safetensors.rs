@@ -86,7 +86,7 @@ impl SafetensorsSink {
             columns.each(|row| {
                 let text = &row.texts[column];
                 if text.contains('\n') {
-                    return Err(invalid(format!("{text:?} has a line break in it")));
+                    return Err(invalid(format!("{text:?} contains a line break")));
                 }
                 file.write_all(text.as_bytes())?;
                 file.write_all(b"\n")
@@ -236,7 +236,7 @@ impl<'path> Opened<'path> {
             .try_fold(width, |size: u64, &side| size.checked_mul(side));
         if end > self.bytes || end.checked_sub(start) != bytes {
             return Err(malformed(format!(
-                "tensor {name:?} does not fit into the file"
+                "tensor {name:?} extends beyond the end of the file"
             )));
         }
         Ok(Some(tensor))
@@ -287,7 +287,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         lengths.shape.as_slice(),
     ) else {
         return Err(malformed(
-            "its tensors' types or shapes don't fit together".into(),
+            "the types or shapes of its tensors do not match".into(),
         ));
     };
     let integers = offsets.iter().chain([&lengths]).all(|t| t.dtype == "I64");
@@ -297,7 +297,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     };
     if !integers || !in_step || texts.iter().any(|text| text.dtype != "U8") {
         return Err(malformed(
-            "its tensors' types or shapes don't fit together".into(),
+            "the types or shapes of its tensors do not match".into(),
         ));
     }
     let per_token = offsets.is_some();

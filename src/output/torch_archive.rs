@@ -147,7 +147,7 @@ impl<'path> TorchFile<'path> {
         let texts: Option<Vec<String>> = texts;
         texts
             .map(Some)
-            .ok_or_else(|| self.malformed(format!("{key:?} is no list of texts")))
+            .ok_or_else(|| self.malformed(format!("{key:?} is not a list of strings")))
     }
 
     /// A tensor of so many whole numbers.
@@ -169,7 +169,7 @@ impl<'path> TorchFile<'path> {
                     numbers.iter().map(|&n| u64::from_le_bytes(n)).collect(),
                 ))
             }
-            _ => Err(self.malformed(format!("{key:?} is no tensor of {count} int64"))),
+            _ => Err(self.malformed(format!("{key:?} is not a tensor of {count} int64 values"))),
         }
     }
 
@@ -198,9 +198,9 @@ impl<'path> TorchFile<'path> {
         let mut step = 1_u64;
         for (&side, &stride) in tensor.shape.iter().zip(&tensor.strides).rev() {
             if side != 1 && stride != step && !tensor.shape.contains(&0) {
-                return Err(self.malformed(
-                    "a tensor is not stored row after row; save it again after .contiguous()",
-                ));
+                return Err(
+                    self.malformed("a tensor is not contiguous; save it again after .contiguous()")
+                );
             }
             step = step.saturating_mul(side as u64);
         }
@@ -208,7 +208,7 @@ impl<'path> TorchFile<'path> {
         let from = tensor.offset.saturating_mul(width);
         let entry = self.entries.get(&tensor.key);
         let Some((start, _)) = entry.filter(|(_, size)| from.saturating_add(bytes) <= *size) else {
-            return Err(self.malformed("a tensor does not fit into its entry of the archive"));
+            return Err(self.malformed("a tensor is larger than its entry in the archive"));
         };
         Ok(Stream {
             start: start + from,

@@ -161,11 +161,11 @@ pub(super) fn open(file: &TorchFile) -> Result<Option<Reader>, OutputError> {
         (None, None) => return Ok(None),
     };
     let Some(Value::List(data)) = file.entry("data") else {
-        return Err(file.malformed("its `data` is no list"));
+        return Err(file.malformed("its `data` is not a list"));
     };
     if data.len() != ids.len() {
         return Err(file.malformed(format!(
-            "it has {} ids for {} vectors, so nobody can tell which vector is whose",
+            "it has {} ids for {} vectors, so vectors cannot be assigned to records",
             ids.len(),
             data.len()
         )));
@@ -185,19 +185,25 @@ pub(super) fn open(file: &TorchFile) -> Result<Option<Reader>, OutputError> {
                 let label = file.pickle.entry(dict, "label");
                 if !matches!(label, Some(Value::Text(label)) if label == id) {
                     return Err(file.malformed(format!(
-                        "the vector at the place of {id:?} has another label: ids and vectors are shifted"
+                        "the vector in the position of {id:?} has another label: ids and vectors \
+                         are shifted"
                     )));
                 }
                 numbers(file, dict)
             }
             _ => None,
         };
-        vector.ok_or_else(|| file.malformed(format!("the vector of {id:?} is no list of numbers")))
+        vector.ok_or_else(|| {
+            file.malformed(format!(
+                "the vector of {id:?} is not a list of \
+                                                     numbers"
+            ))
+        })
     });
     let vectors = vectors.collect::<Result<Vec<Vec<f32>>, _>>()?;
     let hidden = vectors.first().map_or(0, Vec::len);
     if vectors.iter().any(|vector| vector.len() != hidden) {
-        return Err(file.malformed("its vectors are not equally long"));
+        return Err(file.malformed("its vectors differ in length"));
     }
     let rows = ids.len() as u64;
     let values: Vec<u8> = vectors

@@ -31,7 +31,7 @@ pub enum Problem {
     #[error("no such file")]
     Missing,
     /// A folder where a file is needed.
-    #[error("is a folder: name the files in it")]
+    #[error("is a folder; name the files in it")]
     Folder,
     /// The system refused to open it.
     #[error("cannot be opened: {0}")]
@@ -45,7 +45,8 @@ pub enum Problem {
         source: io::Error,
     },
     /// The compressed data end too soon, or a checksum does not fit.
-    #[error("the {compression} data are {}{}: {source}; get the file again, or check it with `{check}`",
+    #[error("the {compression} data are {}{}: {source}; download or copy the file again, or check \
+             it with `{check}`",
         if *cut { "cut short" } else { "damaged" }, after(*delivered, last))]
     Damaged {
         /// The compression.
@@ -62,7 +63,8 @@ pub enum Problem {
         source: io::Error,
     },
     /// Something stands behind the compressed data.
-    #[error("the {compression} data end whole after {} (their checksums fit), but something else stands behind them (`{found}`): {}",
+    #[error("the {compression} data are complete after {} (the checksums match), but are followed \
+             by other data (`{found}`): {}",
         records(*delivered, last), junk(compression))]
     Behind {
         /// The compression.
@@ -76,7 +78,8 @@ pub enum Problem {
     },
     /// The file was written to by somebody else.
     #[error(
-        "changed while it was read ({what}): nothing of it is kept; run again when it is complete"
+        "changed while it was being read ({what}): its results are discarded; run again when the \
+         file is complete"
     )]
     Changed {
         /// What is different.
@@ -94,7 +97,8 @@ pub enum Problem {
     },
     /// FASTA text that starts without a header.
     #[error(
-        "line {line}: a sequence before any header (`{found}`): a line that starts with `>` must come first"
+        "line {line}: sequence without a header (`{found}`): the file must start with a header \
+         line (`>`)"
     )]
     NoHeader {
         /// The line.
@@ -103,14 +107,15 @@ pub enum Problem {
         found: String,
     },
     /// A NUL byte.
-    #[error("line {line}: a NUL byte: a binary or damaged file?")]
+    #[error("line {line}: NUL byte: is this a binary or damaged file?")]
     Nul {
         /// The line.
         line: u64,
     },
     /// A `>` that does not start its line.
     #[error(
-        "line {line}: `>` inside the sequence of record `{id}`: were files joined without a line end between them?"
+        "line {line}: `>` within the sequence of record `{id}`: were files concatenated without a \
+         line break between them?"
     )]
     HeaderInSequence {
         /// The line.
@@ -120,7 +125,9 @@ pub enum Problem {
     },
     /// More letters than are read.
     #[error(
-        "line {line}: record `{id}` is longer than {}, the most that one record may have (--max-record): is a header or a line end missing? If it is one sequence, give --max-record a larger number, or --long truncate", thousands(*longest)
+        "line {line}: record `{id}` is longer than {}, the limit for one record (--max-record): \
+         is a header or a line break missing? If it is a single sequence, increase --max-record, \
+         or use --long truncate", thousands(*longest)
     )]
     TooLong {
         /// The line of its header.
@@ -131,14 +138,15 @@ pub enum Problem {
         longest: u64,
     },
     /// A header that is none.
-    #[error("line {line}: a header of more than 16 MB: is this text, with line ends?")]
+    #[error("line {line}: header of more than 16 MB: is this a text file with line breaks?")]
     LongHeader {
         /// The line.
         line: u64,
     },
     /// Lines end with a lone carriage return.
     #[error(
-        "line {line}: lines end as on old Macs (CR alone), this one or more: convert them, for example with `tr '\\r' '\\n'`"
+        "line {line}: line ends with CR only, as on old Macs: convert the file, for example with \
+         `tr '\\r' '\\n'`"
     )]
     CarriageReturns {
         /// The line.
@@ -166,7 +174,7 @@ pub enum Problem {
         quality: u64,
     },
     /// FASTQ: the file ends within a record.
-    #[error("line {line}: the file ends within FASTQ record `{id}`: is it cut short?")]
+    #[error("line {line}: the file ends within FASTQ record `{id}`: is it truncated?")]
     FastqCut {
         /// The last line.
         line: u64,
@@ -189,10 +197,13 @@ fn records(delivered: u64, last: &str) -> String {
     match delivered {
         0 => "no record".to_owned(),
         1 => format!("1 record (`{last}`)"),
-        all => format!("all of {all} records (the last is `{last}`)"),
+        all => format!("all {all} records (the last is `{last}`)"),
     }
 }
 
 fn junk(compression: &str) -> String {
-    format!("get the file again, or unpack it with `{compression} -dc` and give what comes out")
+    format!(
+        "download or copy the file again, or decompress it with `{compression} -dc` and use \
+             the result"
+    )
 }

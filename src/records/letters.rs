@@ -71,7 +71,7 @@ impl Letter {
             '\u{2014}' => "em dash",
             '\u{2028}' => "line separator",
             '\u{2029}' => "paragraph separator",
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => "a mark of the writing direction",
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => "a text direction mark",
             '\u{202f}' => "narrow no-break space",
             '\u{2060}' => "word joiner",
             '\u{2212}' => "minus sign",

@@ -128,8 +128,7 @@ impl Reader {
         match holds {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.fail(Problem::Changed {
-                what: "other bytes stand there now, though its time of writing is as it was"
-                    .to_owned(),
+                what: "its contents changed, although its modification time did not".to_owned(),
             })),
             Err(source) => Err(self.fail(Problem::Changed {
                 what: format!("it cannot be read again: {source}"),
@@ -146,7 +145,7 @@ impl Reader {
         let mut told = Vec::new();
         if self.end.lacks_last_block() {
             told.push(
-                "the end-of-file block of bgzip is missing: the file may be cut short".to_owned(),
+                "the end-of-file block of bgzip is missing: the file may be truncated".to_owned(),
             );
         } else if self.is_empty() {
             told.push("the file has no records".to_owned());
@@ -154,15 +153,16 @@ impl Reader {
         let odd = &self.parser.odd;
         if let Some((line, _, byte)) = odd.headers.first {
             told.push(format!(
-                "line {line}: the header is not UTF-8{}: such bytes are written as `\\x{byte:02x}`, so that ids that differ stay \
-                 different; `iconv -t UTF-8 -f` and the file's encoding, such as LATIN1, converts it",
+                "line {line}: the header is not valid UTF-8{}: such bytes are written as \
+                 `\\x{byte:02x}`, so that different ids stay different; to convert the file, run \
+                 `iconv -t UTF-8 -f` with its encoding, such as LATIN1",
                 more(odd.headers.count, "header is not", "headers are not")
             ));
         }
         if let Some((line, id, ())) = &odd.backslashes.first {
             told.push(format!(
-                "line {line}: the header of record `{id}` has a backslash that looks like a byte that is not UTF-8{}: it is \
-                 doubled, so that ids that differ stay different",
+                "line {line}: the header of record `{id}` contains text that looks like an \
+                 escaped byte{}: its backslash is doubled, so that different ids stay different",
                 more(odd.backslashes.count, "header has", "headers have")
             ));
         }
@@ -172,27 +172,28 @@ impl Reader {
             };
             let what = match letter {
                 Letter::Mask => {
-                    "it counts as one letter, and is embedded as an unknown one, not as a mask"
+                    "it counts as one letter, and is embedded as an unknown letter, not as a mask"
                 }
                 letter if letter.is_invisible() => {
-                    "it is invisible, counts as one letter, and is embedded as an unknown one; take it out if it is there by mistake"
+                    "it is invisible, counts as one letter, and is embedded as an unknown letter; \
+                     remove it if it is there by mistake"
                 }
-                _ => "it counts as one letter, and is embedded as an unknown one",
+                _ => "it counts as one letter, and is embedded as an unknown letter",
             };
             let (one, many) = match letter {
                 Letter::Mask => ("is in this file", "are in this file"),
                 _ => ("letter is not ASCII", "letters are not ASCII"),
             };
             told.push(format!(
-                "line {line}: {letter} stands in the sequence of record `{id}`{}: {what}",
+                "line {line}: {letter} in the sequence of record `{id}`{}: {what}",
                 more(odd.count, one, many)
             ));
         }
         if let Some((line, id, ())) = &odd.separators.first {
             told.push(format!(
-                "line {line}: `--` alone on its line, which `grep -A` puts between matches, is read as two gaps of record `{id}`{}: \
-                 `grep --no-group-separator` leaves it out",
-                more(odd.separators.count, "line is like it", "lines are like it")
+                "line {line}: a line with only `--`, which `grep -A` prints between matches, is \
+                 read as two gaps of record `{id}`{}: use `grep --no-group-separator` to avoid it",
+                more(odd.separators.count, "such line", "such lines")
             ));
         }
         for text in &mut told {

@@ -52,7 +52,7 @@ impl Watch {
                 thousands(about.len())
             ));
         }
-        (about.modified().ok() != self.written).then(|| "it was written to".to_owned())
+        (about.modified().ok() != self.written).then(|| "its modification time changed".to_owned())
     }
 
     /// Whether the file still has the bytes that were read, of which this is the BLAKE3 hash. It is read again only if something

@@ -217,7 +217,7 @@ impl<'a> Chunker<'a> {
         let changed = std::mem::take(&mut self.changed);
         (changed > 0).then(|| {
             format!(
-                "{} has changed: {} of other sequences {} saved; what changed is computed again",
+                "{} has changed: {} {} saved for other sequences; what changed is recomputed",
                 self.tasks[end.task].job.source,
                 counted(changed, "row"),
                 was(changed)
@@ -424,7 +424,8 @@ fn apply_policies(
             }
             Long::Error => {
                 return fail(format!(
-                    "{length} {units} are more than --max-length {limit} (--long window or --long truncate embed it)"
+                    "{length} {units} exceed --max-length {limit}; use --long window or --long \
+                     truncate to embed the record anyway"
                 ));
             }
         }
@@ -449,7 +450,9 @@ fn apply_policies(
             }
             Unknown::Error => {
                 return fail(format!(
-                    "{letter} at position {position} is not in the model's vocabulary (--unknown replace embeds what is not as the unknown token, --unknown skip leaves the record out)"
+                    "{letter} at position {position} is not in the model's vocabulary; use \
+                     --unknown replace to embed it as the unknown token, or --unknown skip to skip \
+                     the record"
                 ));
             }
         }

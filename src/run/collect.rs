@@ -67,7 +67,7 @@ pub enum CollectError {
     #[error(transparent)]
     Weights(#[from] seqembed_onnx::Error),
     /// A batch failed.
-    #[error("{files}: the model could not be run on a batch of {}: {source}",
+    #[error("{files}: the model failed on a batch of {}: {source}",
         counted(*sequences as u64, "sequence"))]
     Engine {
         /// The files whose sequences were in the batch.

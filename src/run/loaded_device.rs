@@ -124,7 +124,7 @@ impl<'a> LoadedDevice<'a> {
         Some(match engine {
             Ok(engine) => self.run_on(&**engine, "again", batch, reduce, trace),
             Err(why) => Err(EngineError::Runtime(format!(
-                "it can't be loaded in higher precision: {why}"
+                "the model cannot be loaded in higher precision: {why}"
             ))),
         })
     }

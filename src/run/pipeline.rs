@@ -229,7 +229,7 @@ impl Pipeline<'_> {
         if left.is_empty() {
             queue.stop();
         } else {
-            let text = format!("{text}. Its work goes to {}", left.join(", "));
+            let text = format!("{text}. Its work continues on {}", left.join(", "));
             // Nobody listens when the run ended for another reason.
             let _ = sender.send(Event::Warning(text));
         }

@@ -193,7 +193,7 @@ fn vocabulary(group: &Group) -> String {
 }
 
 fn again(why: &str) -> String {
-    format!("computed again: {why}")
+    format!("recomputed: {why}")
 }
 
 /// All that decides the numbers of a file, beside its sequences: its provenance, and the rest of the

@@ -166,11 +166,12 @@ impl<'a> TaskReader<'a> {
         let why = self.open.as_ref()?.check.why_not(self.alphabet)?;
         (!job.settings.force_alphabet).then(|| {
             let (letters, help) = match self.alphabet {
-                Alphabet::Protein => ("proteins", "translate it first"),
+                Alphabet::Protein => ("proteins", "translate the sequences first"),
                 Alphabet::Dna => ("DNA", "choose a protein model"),
             };
             format!(
-                "{} {why}; {} is a model of {letters}: {help}, or embed it as it is with --force-alphabet",
+                "{} {why}, but {} is a {letters} model: {help}, or use --force-alphabet to embed \
+                 the file anyway",
                 job.source, job.settings.model
             )
         })

@@ -168,7 +168,7 @@ fn check_merges(model: &Value) -> Result<(), VocabularyError> {
             pair => pair[0].as_str().zip(pair[1].as_str()),
         };
         let Some((left, right)) = pair else {
-            return fault(number, "is no pair of tokens".to_owned());
+            return fault(number, "is not a pair of tokens".to_owned());
         };
         let Some(rest) = right.strip_prefix(prefix) else {
             return fault(
@@ -253,7 +253,7 @@ fn check_added(file: &Value) -> Result<(), VocabularyError> {
         if cut_out && !same {
             return refused(
                 token,
-                "which would be cut out of sequences before the model's own tokens; this is not supported",
+                "which would be split off before the model's own tokens; this is not supported",
             );
         }
     }
@@ -367,7 +367,7 @@ fn ids(file: &Value) -> HashMap<String, u32> {
 fn special(file: &Value, ids: &HashMap<String, u32>) -> Result<SpecialTokens, VocabularyError> {
     let Some(unk) = file["model"]["unk_token"].as_str() else {
         return Err(VocabularyError::Bpe {
-            reason: "the model's unk_token is missing, so letters that it lacks would be lost"
+            reason: "the model has no unk_token, so letters outside its vocabulary would be lost"
                 .to_owned(),
         });
     };

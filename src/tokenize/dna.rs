@@ -59,12 +59,12 @@ impl DnaCheck {
         let letters = self.letters;
         match alphabet {
             Alphabet::Protein if self.looks_like_dna() => Some(format!(
-                "looks like DNA: {:.0} % of its first {letters} letters are A, C, G, T, U or N",
+                "looks like DNA ({:.0} % of its first {letters} letters are A, C, G, T, U or N)",
                 percent(self.bases)
             )),
             Alphabet::Dna if self.looks_like_protein() => Some(format!(
-                "looks like protein: {:.0} % of its first {letters} letters are E, F, I, L, P or Q, which stand for no \
-                 nucleotide",
+                "looks like protein ({:.0} % of its first {letters} letters are E, F, I, L, P or \
+                 Q, which are not nucleotide codes)",
                 percent(self.amino_acids)
             )),
             _ => None,

@@ -37,9 +37,7 @@ pub enum VirnucproError {
     #[error(transparent)]
     Contigs(#[from] RecordError),
     /// Contigs have bases.
-    #[error(
-        "{contigs} {why}; VirNucPro reads the frames of DNA: give the contigs, not their proteins"
-    )]
+    #[error("{contigs} {why}, but VirNucPro needs DNA: use the contigs, not their proteins")]
     Proteins {
         /// The file.
         contigs: String,
@@ -58,7 +56,8 @@ pub enum VirnucproError {
         source: io::Error,
     },
     /// A reading frame has no vector.
-    #[error("{path}: record {id:?} has no vector ({why}); nothing was merged, so that no row is at another's place", path = .path.display())]
+    #[error("{path}: record {id:?} has no vector ({why}); nothing was merged, because rows would \
+             be shifted", path = .path.display())]
     Missing {
         /// The file with the sequence.
         path: PathBuf,
@@ -68,7 +67,7 @@ pub enum VirnucproError {
         why: String,
     },
     /// The two sides do not belong together.
-    #[error("{nucleotides} and {proteins} don't belong together: {why}; nothing was merged", nucleotides = .nucleotides.display(), proteins = .proteins.display())]
+    #[error("{nucleotides} and {proteins} do not match: {why}; nothing was merged", nucleotides = .nucleotides.display(), proteins = .proteins.display())]
     Mismatch {
         /// One side.
         nucleotides: PathBuf,
@@ -250,8 +249,12 @@ pub fn prepare(
     found.warnings.extend(reader.warnings());
     if repeated > 0 {
         found.warnings.push(format!(
-            "{contigs}: {} the name of an earlier one; each keeps its own rows, but their ids are the same",
-            if repeated == 1 { "1 contig has".to_owned() } else { counted(repeated, "contig") + " have" }
+            "{contigs}: {} the name of an earlier one; both have their own rows, but the same ids",
+            if repeated == 1 {
+                "1 contig has".to_owned()
+            } else {
+                counted(repeated, "contig") + " have"
+            }
         ));
     }
     if empty > 0 {
@@ -266,7 +269,7 @@ pub fn prepare(
     }
     if found.contigs > 0 && found.frames == 0 {
         found.warnings.push(format!(
-            "{contigs}: no reading frame is without a stop, so there is nothing to embed"
+            "{contigs}: every reading frame has a stop codon, so there is nothing to embed"
         ));
     }
     Ok(found)

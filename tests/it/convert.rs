@@ -137,7 +137,7 @@ fn what_cannot_be_converted_is_told_before_anything_is_written() {
         &[&place.path("text.npz")],
         &["-o", text(&place.path("x.h5"))],
     );
-    assert_run(&no, 1, &["text.npz is not a whole file of embeddings"]);
+    assert_run(&no, 1, &["text.npz is not a complete embedding file"]);
     assert!(!place.path("x.h5").exists());
 }
 
@@ -325,11 +325,11 @@ fn shapes_that_cannot_be_are_errors() {
                 && (command[0] == "convert" || !said.contains("per residue"))
             {
                 assert_eq!(code, Some(1), "{command:?}: {said}");
-                let told = said.contains("not a whole file of embeddings") && said.contains(name);
+                let told = said.contains("not a complete embedding file") && said.contains(name);
                 let why = [
                     "negative length -3",
                     "first offset is -2",
-                    "\"-3\" is no number",
+                    "\"-3\" is not a number",
                 ];
                 assert!(
                     told && why.iter().any(|why| said.contains(why)),

@@ -184,7 +184,7 @@ fn without_a_driver_auto_is_the_cpu_and_cuda_an_error() {
     assert_run(
         &auto,
         DONE,
-        &["device: cpu (there is no NVIDIA driver on this machine)"],
+        &["device: cpu (no NVIDIA driver was found on this machine)"],
     );
     assert!(
         machine
@@ -196,7 +196,7 @@ fn without_a_driver_auto_is_the_cpu_and_cuda_an_error() {
 #[test]
 fn a_runtime_for_cpus_is_named_with_the_command_for_the_other() {
     let machine = Machine::new(2);
-    let helps = ["is the one for CPUs", CUDA_13];
+    let helps = ["is the CPU build", CUDA_13];
     assert_run(&machine.embed("cuda"), FAILED, &helps);
     // Nothing was asked for: the CPU, and why.
     let auto = machine.embed("auto");
@@ -460,7 +460,7 @@ fn gpus_that_are_hidden_are_said_to_be() {
     assert_run(
         &machine.embed("cuda"),
         FAILED,
-        &["shows no GPU", "nvidia-smi -L"],
+        &["reports no GPU", "nvidia-smi -L"],
     );
     let machine = machine.with("CUDA_VISIBLE_DEVICES", "9");
     assert_run(

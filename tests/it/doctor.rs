@@ -112,7 +112,7 @@ fn without_a_runtime_it_lists_what_was_tried_and_the_command() {
     let tried = [
         "--ort-lib",
         "ORT_DYLIB_PATH",
-        "beside the executable",
+        "next to the executable",
         "$PATH",
         "the user's Python packages",
         "`python3`",
@@ -129,9 +129,9 @@ fn without_a_runtime_it_lists_what_was_tried_and_the_command() {
 fn each_place_is_found() {
     let wheel = "site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0";
     let places = [
-        ("bin/libonnxruntime.so.1", "beside the executable", None),
-        ("bin/lib/libonnxruntime.so", "beside the executable", None),
-        ("lib/libonnxruntime.so", "beside the executable", None),
+        ("bin/libonnxruntime.so.1", "next to the executable", None),
+        ("bin/lib/libonnxruntime.so", "next to the executable", None),
+        ("lib/libonnxruntime.so", "next to the executable", None),
         (
             &format!("lib/python3.12/{wheel}"),
             "the Python packages of the executable's environment",
@@ -236,7 +236,7 @@ fn the_order_is_option_variable_executable_wheel() {
     doctor()
         .assert()
         .success()
-        .stdout(found_by("beside the executable"));
+        .stdout(found_by("next to the executable"));
     doctor()
         .env("ORT_DYLIB_PATH", &variable)
         .assert()
@@ -270,7 +270,7 @@ fn where_both_wheels_share_a_folder_the_one_for_gpus_is_taken() {
         if let Some(wheel) = wheel {
             std::fs::create_dir(scene.home.path().join(packages).join(wheel)).expect("a folder");
         }
-        let text = format!("{} is there, but", broken.display());
+        let text = format!("{} exists, but", broken.display());
         scene.doctor().assert().code(1).stdout(says(&text));
     }
 }
@@ -327,7 +327,7 @@ fn a_broken_library_that_was_only_found_is_passed_over_and_named() {
         .doctor()
         .assert()
         .code(1)
-        .stdout(says("libonnxruntime.so is there, but"));
+        .stdout(says("libonnxruntime.so exists, but"));
     scene.install("venv/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0");
     let mut doctor = scene.doctor();
     doctor.env("VIRTUAL_ENV", scene.home.path().join("venv"));

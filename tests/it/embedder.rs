@@ -120,7 +120,7 @@ fn what_a_policy_forbids_is_an_error_and_the_model_stays() {
     for (sequence, why) in [
         (
             "MKTAYIAKQR",
-            "record \"bad\": 10 residues are more than --max-length 8",
+            "record \"bad\": 10 residues exceed --max-length 8",
         ),
         ("MKJ", "'J' at position 3 is not in the model's vocabulary"),
     ] {
@@ -256,7 +256,7 @@ fn a_session_of_something_else_is_refused() {
         pooling: Some(pooling),
         ..Overrides::default()
     };
-    assert!(refused("dnabert2", Overrides::default()).contains("it holds other weights"));
+    assert!(refused("dnabert2", Overrides::default()).contains("it has other weights"));
     assert!(
         refused(
             "esm2",
@@ -290,7 +290,10 @@ fn a_session_of_something_else_is_refused() {
     let options_of_other = options(Overrides::default());
     let result = Embedder::with_session(text(&other), Arc::clone(&session), options_of_other);
     let error = result.err().unwrap().to_string();
-    assert!(error.contains("another config.json"), "{error}");
+    assert!(
+        error.contains("another configuration (config.json)"),
+        "{error}"
+    );
     // The first token's vector comes from the same output as the mean.
     let model = text(exported("esm2"));
     assert!(Embedder::with_session(model, session, options(pooled(Pooling::Cls))).is_ok());
@@ -307,7 +310,7 @@ fn a_device_that_is_not_there_is_an_error_and_the_embedder_stays() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("cuda:999 can't be had"),
+        error.to_string().contains("cuda:999 is not available"),
         "{error}"
     );
     embedder.to_device(Device::Cpu).unwrap();
@@ -322,7 +325,7 @@ fn a_device_that_is_not_there_is_an_error_and_the_embedder_stays() {
     };
     let mut other = Embedder::new(text(exported("esm2")), options).unwrap();
     let error = other.embed([("a", "MKT")]).unwrap_err().to_string();
-    assert!(error.contains("cuda:999 can't be had"), "{error}");
+    assert!(error.contains("cuda:999 is not available"), "{error}");
 }
 
 #[test]

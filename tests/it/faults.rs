@@ -228,7 +228,7 @@ fn a_device_that_is_lost_leaves_its_work_to_the_other() {
         assert_run(
             &run,
             DONE,
-            &["warning: CPU 0 was lost", "Its work goes to CPU 1"],
+            &["warning: CPU 0 was lost", "Its work continues on CPU 1"],
         );
         let bytes = |place: &Place| fs::read(place.path("out/a.parquet")).unwrap();
         assert!(bytes(&whole) == bytes(&lossy), "the output differs");
@@ -260,7 +260,7 @@ fn with_no_device_left_the_finished_files_stay_and_the_others_are_named() {
     );
     let said = [
         "error: CPU was lost",
-        "1 file was finished and is kept, not finished: b.",
+        "1 file is finished and kept; unfinished: b.",
     ];
     assert_run(&run, LOST, &said);
     let names: BTreeSet<_> = fs::read_dir(place.path("out"))

@@ -548,6 +548,6 @@ fn truncation_is_what_a_cut_by_hand_is() {
         }
         let place = Place::new(&[("x.fna", fasta(&dna).as_bytes())]);
         let run = place.embed(model, "x.fna", &["--long", "error", "--max-length", "100"]);
-        assert_run(&run, PARTLY, &["x.fna: record", "bases are more than"]);
+        assert_run(&run, PARTLY, &["x.fna: record", "bases exceed"]);
     }
 }

@@ -191,7 +191,7 @@ fn specimens() -> Vec<Specimen> {
         "sequence before a header",
         b"MKLV\n>a\nMK\n",
         PARTLY,
-        "line 1: a sequence before any header",
+        "line 1: sequence without a header",
         None,
     );
     add("no final newline", b">a\nMKLV", DONE, "", Some(&["ok"]));
@@ -201,7 +201,7 @@ fn specimens() -> Vec<Specimen> {
         "NUL",
         b">a\nMK\n>b\nM\0K\n",
         PARTLY,
-        "line 4: a NUL byte",
+        "line 4: NUL byte",
         None,
     );
     add(
@@ -222,28 +222,29 @@ fn specimens() -> Vec<Specimen> {
         "lines of grep -A",
         b">a\nMKLV\n--\n>b\nMKLV\n",
         DONE,
-        "specimen.faa: line 3: `--` alone on its line, which `grep -A` puts between matches",
+        "specimen.faa: line 3: a line with only `--`, which `grep -A` prints between matches",
         Some(&["gaps", "ok"]),
     );
     add(
         "an en dash",
         ">a\nMK–AY\n".as_bytes(),
         DONE,
-        "specimen.faa: line 2: '–' (U+2013, en dash) stands in the sequence of record `a`",
+        "specimen.faa: line 2: '–' (U+2013, en dash) in the sequence of record `a`",
         Some(&["replaced"]),
     );
     add(
         "a no-break space",
         ">a\nMK\u{a0}AY\n".as_bytes(),
         DONE,
-        "specimen.faa: line 2: U+00A0 (no-break space) stands in the sequence of record `a`: it is invisible",
+        "specimen.faa: line 2: U+00A0 (no-break space) in the sequence of record `a`: it is invisible",
         Some(&["replaced"]),
     );
     add(
         "a mask",
         b">a\nMK<mask>LV\n",
         DONE,
-        "`<mask>` stands in the sequence of record `a`: it counts as one letter, and is embedded as an unknown one, not as a mask",
+        "`<mask>` in the sequence of record `a`: it counts as one letter, and is embedded \
+         as an unknown letter, not as a mask",
         Some(&["replaced"]),
     );
     add(
@@ -257,7 +258,8 @@ fn specimens() -> Vec<Specimen> {
         "something else behind gzip data",
         &[&gzip(b">a\nMKLV\n")[..], b"junk"].concat(),
         PARTLY,
-        "the gzip data end whole after 1 record (`a`) (their checksums fit), but something else stands behind them (`junk`)",
+        "the gzip data are complete after 1 record (`a`) (the checksums match), but are followed \
+         by other data (`junk`)",
         None,
     );
     for (name, bytes) in [
@@ -274,7 +276,7 @@ fn specimens() -> Vec<Specimen> {
             name,
             bytes,
             PARTLY,
-            "lines end as on old Macs (CR alone)",
+            "line ends with CR only, as on old Macs",
             None,
         );
     }
@@ -540,7 +542,7 @@ fn an_input_that_is_written_to_in_place_fails_by_name() {
     assert_run(
         &run,
         PARTLY,
-        &["a.faa: changed while it was read (other bytes stand there now"],
+        &["a.faa: changed while it was being read (its contents changed"],
     );
     assert!(place.rows("a").is_none() && place.rows("b").is_some());
 }
@@ -629,7 +631,7 @@ fn an_input_that_grows_while_it_is_read_fails_by_name() {
         &run,
         PARTLY,
         &[&format!(
-            "a.faa: changed while it was read (it had {} bytes, and has {} now)",
+            "a.faa: changed while it was being read (it had {} bytes, and has {} now)",
             lengths[0], lengths[1]
         )],
     );

@@ -465,12 +465,12 @@ fn hostile_yaml_is_refused() {
     assert_mistakes(
         "m.yaml",
         &"- ".repeat(200_000),
-        &["1: invalid YAML: nested too deep"],
+        &["1: invalid YAML: nested too deeply"],
     );
     assert_mistakes(
         "m.yaml",
         &"{a: ".repeat(100),
-        &["1: invalid YAML: nested too deep"],
+        &["1: invalid YAML: nested too deeply"],
     );
     // Each line is ten of the line before.
     let mut laughs = "a0: &a0 [x]\n".to_owned();

@@ -282,7 +282,7 @@ fn sixteen_bit_weights_are_written_when_asked_for() {
         .assert()
         .code(2)
         .stderr(predicate::str::contains(
-            "no fused graph in fp8 of this model",
+            "fp8 is not available for the fused graph of this model",
         ));
     assert!(!scene.path("x").exists());
 
@@ -375,7 +375,7 @@ fn a_tensor_that_the_graph_has_no_place_for_is_named() {
     refused(
         &scene,
         "tuned",
-        &[name, "no place for 1", "merge_and_unload()"],
+        &[name, "does not use 1", "merge_and_unload()"],
     );
 }
 

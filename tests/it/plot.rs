@@ -212,7 +212,7 @@ fn what_cannot_be_drawn_is_told() {
         (vec!["empty"], "empty contains no embedding file"),
         (
             vec!["text.npz"],
-            "text.npz is not a whole file of embeddings: none of parquet",
+            "text.npz is not a complete embedding file: it is none of parquet",
         ),
         (vec!["missing.npz"], "cannot read missing.npz"),
         (

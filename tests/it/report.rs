@@ -99,7 +99,7 @@ fn the_page_tells_what_happened() {
     for part in [
         "4 files embedded in",
         "<dt>Sequences</dt><dd>13</dd>",
-        "1 file failed, without an output",
+        "1 file failed; no output was written",
         "<li>wrong: ",
         // The records that were not embedded as they stand, and why.
         "<th class=\"text\" scope=\"row\">p3</th><td class=\"text\">gut_1</td><td>0</td><td class=\"text\">skipped: empty sequence</td>",
@@ -114,7 +114,7 @@ fn the_page_tells_what_happened() {
         "dnabert-3",
         "weights_sha256",
         "12 sequences: 0 to 1,440 long",
-        "1 record did not run again: the same sequence had been embedded",
+        "Not recomputed because the same sequence was already embedded: 1 record.",
         "of up to 512 tokens",
     ] {
         assert!(html.contains(part), "no {part:?} in\n{html}");
@@ -193,7 +193,7 @@ fn an_empty_run_and_one_for_each_residue_have_a_page_too() {
     assert_run(&place.embed("esm2", "none.faa", &[]), DONE, &[]);
     let html = page(&place);
     for part in [
-        "No sequences to show",
+        "There are no sequences to show",
         "No model was loaded",
         "None: every record",
     ] {

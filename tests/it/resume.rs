@@ -124,7 +124,7 @@ fn only_what_still_belongs_is_taken() {
     ] {
         let name = option.trim_start_matches('-');
         let (said, rows) = killed.resume(name, &[option, value]);
-        assert_says(&said, &["long: computed again: ", told]);
+        assert_says(&said, &["long: recomputed: ", told]);
         assert_eq!(rows, 0, "{name}");
     }
     // A frame that was damaged, and a journal.
@@ -133,14 +133,14 @@ fn only_what_still_belongs_is_taken() {
         bytes / 2
     });
     let (said, rows) = killed.resume("shard", &[]);
-    assert_says(&said, &["rows-000000", "damaged", "computed again"]);
+    assert_says(&said, &["rows-000000", "damaged", "recomputed"]);
     assert!(rows < all, "{rows}");
     copy(&killed.path("killed"), &killed.path("journal"));
     flip(&killed.path("journal/.seqembed/journal"), |bytes| {
         bytes - 20
     });
     let (said, _) = killed.resume("journal", &[]);
-    assert_says(&said, &["journal", "damaged", "computed again"]);
+    assert_says(&said, &["journal", "damaged", "recomputed"]);
     // A byte of the input.
     let file = killed.path("long.faa");
     let whole = fs::read_to_string(&file).unwrap();
@@ -151,7 +151,7 @@ fn only_what_still_belongs_is_taken() {
     changed.replace_range(at..=at, if &whole[at..=at] == "A" { "C" } else { "A" });
     fs::write(&file, changed).unwrap();
     let (said, rows) = killed.resume("input", &[]);
-    assert_says(&said, &["long.faa has changed", "computed again"]);
+    assert_says(&said, &["long.faa has changed", "recomputed"]);
     assert!(rows < all && rows > 0, "{rows}");
     // A record more at the start: no row stands where it stood.
     fs::write(&file, format!(">first\nMKV\n{whole}")).unwrap();
@@ -180,11 +180,11 @@ fn only_what_still_belongs_is_taken() {
     facts.as_object_mut().unwrap().remove("check").unwrap();
     fs::write(&info, facts.to_string()).unwrap();
     let (said, rows) = killed.resume("weights", &[]);
-    assert_says(&said, &["computed again", "weights_sha256 is another"]);
+    assert_says(&said, &["recomputed", "weights_sha256 differs"]);
     assert_eq!(rows, 0);
     // Without --resume nothing is taken, and what is removed is told.
     let run = killed.command("killed", &[]).output().unwrap();
-    assert_run(&run, DONE, &["was removed", "with --resume"]);
+    assert_run(&run, DONE, &["removed what", "with --resume"]);
     assert_eq!(report(&killed.path("killed"))["totals"]["restored"], 0);
     assert_eq!(leftovers(&killed.path("killed")), Vec::<String>::new());
 }
@@ -213,7 +213,7 @@ fn finished_files_stay_unless_they_must_be_made_again() {
     assert_run(
         &embed(&["--resume"]),
         PARTLY,
-        &["2 files", "were finished before"],
+        &["2 files", "were already finished"],
     );
     fs::write(&files[2], b">a\nMKVW\n").unwrap();
     assert_run(&embed(&["--resume"]), DONE, &[]);
@@ -234,11 +234,11 @@ fn finished_files_stay_unless_they_must_be_made_again() {
         &run,
         DONE,
         &[
-            "a: computed again: ",
+            "a: recomputed: ",
             "a.faa has changed",
-            "b: computed again: ",
-            "b.parquet is gone",
-            "c: computed again: ",
+            "b: recomputed: ",
+            "b.parquet no longer exists",
+            "c: recomputed: ",
             "c.parquet is not the file that was written",
         ],
     );
@@ -315,15 +315,16 @@ fn the_bytes_of_a_finished_file_decide() {
     // The folder holds the other run's files: the cache has ours.
     let said = run(&cached);
     assert_eq!((kept(), outputs(&out) == mean), (6, true), "{said}");
-    let told = "npz.npz is not the file that was written: the cache's copy was put in its place";
+    let told = "npz.npz was changed after it was written: it was restored from the copy in the \
+                cache";
     assert_says(&said, &[told]);
-    // And without a cache they are computed again.
+    // And without a cache they are recomputed.
     let said = run(&alone);
     assert_eq!((kept(), outputs(&out) == max), (0, true), "{said}");
     assert_says(
         &said,
         &[
-            "npz: computed again: ",
+            "npz: recomputed: ",
             "npz.npz is not the file that was written",
         ],
     );
@@ -336,14 +337,17 @@ fn the_bytes_of_a_finished_file_decide() {
         let said = run(&alone);
         assert_eq!((kept(), outputs(&out) == max), (5, true), "{name}: {said}");
         let told = format!("{name} is not the file that was written");
-        assert_says(&said, &["computed again: ", &told]);
+        assert_says(&said, &["recomputed: ", &told]);
     }
     // A file of a set that is gone, or something else in its place.
     for name in ["npy.tsv", "npy.provenance.json", "npy.npy", "h5.h5"] {
         fs::remove_file(out.join(name)).unwrap();
         let said = run(&alone);
         assert_eq!((kept(), outputs(&out) == max), (5, true), "{name}: {said}");
-        assert_says(&said, &["computed again: ", &format!("{name} is gone")]);
+        assert_says(
+            &said,
+            &["recomputed: ", &format!("{name} no longer exists")],
+        );
     }
     fs::remove_file(out.join("pt.pt")).unwrap();
     pipe(&out.join("pt.pt"));
@@ -353,7 +357,7 @@ fn the_bytes_of_a_finished_file_decide() {
     fs::remove_file(out.join("pt.pt")).unwrap();
     let said = run(&alone);
     assert_eq!((kept(), outputs(&out) == max), (5, true), "{said}");
-    assert_says(&said, &["computed again: ", "pt.pt is gone"]);
+    assert_says(&said, &["recomputed: ", "pt.pt no longer exists"]);
     // The cache gives whole outputs back, and none that was damaged there.
     fs::remove_dir_all(&out).unwrap();
     let said = run(&cached);
@@ -372,7 +376,7 @@ fn the_bytes_of_a_finished_file_decide() {
             "and in the cache {} is not the file",
             files.join(name).display()
         );
-        assert_says(&said, &["computed again: ", &told]);
+        assert_says(&said, &["recomputed: ", &told]);
     }
     assert!(outputs(&files) == mean);
 }
@@ -440,7 +444,7 @@ fn a_folder_in_an_outputs_place_costs_that_file_alone() {
             "--format",
             format,
         ]);
-        assert_run(&run, PARTLY, &[name, "a folder has this name"]);
+        assert_run(&run, PARTLY, &[name, "there is a folder of this name"]);
         assert_eq!(place.rows(&format!("b.{format}")).unwrap().ids, ["b"]);
         let told = report(&out);
         assert_eq!(told["totals"]["failed_files"], 1);
@@ -524,7 +528,7 @@ fn a_journal_of_another_version_is_told() {
             // Rows are as good as ours.
             assert_eq!(rows, all, "{said}");
             assert_eq!(
-                said.contains("an older seqembed wrote it"),
+                said.contains("it was written by an older version of seqembed"),
                 done > 0,
                 "{said}"
             );
@@ -532,7 +536,10 @@ fn a_journal_of_another_version_is_told() {
             assert_eq!(rows, 0);
             assert_says(
                 &said,
-                &["journal: another release of seqembed", "version 99"],
+                &[
+                    "journal: it was written by another version of seqembed",
+                    "version 99",
+                ],
             );
         }
     }
@@ -540,10 +547,7 @@ fn a_journal_of_another_version_is_told() {
     copy(&killed.path("killed"), &killed.path("headless"));
     flip(&killed.path("headless/.seqembed/journal"), |_| 20);
     let (said, rows) = killed.resume("headless", &[]);
-    assert_says(
-        &said,
-        &["journal: its first line is damaged", "computed again"],
-    );
+    assert_says(&said, &["journal: its first line is damaged", "recomputed"]);
     assert_eq!(rows, 0);
     // Finished files of the version before are told, and made again.
     let log = killed.path("same/.seqembed/journal");
@@ -560,8 +564,8 @@ fn a_journal_of_another_version_is_told() {
         &run,
         DONE,
         &[
-            "an older seqembed",
-            "2 finished files will be computed again",
+            "an older version of seqembed",
+            "2 finished files will be recomputed",
         ],
     );
     assert_eq!(report(&killed.path("same"))["totals"]["kept_files"], 0);
@@ -765,7 +769,7 @@ fn the_same_sequence_once() {
         // Vectors of residues are not kept over the border of two chunks.
         let runs = if pooling == "none" { 60 } else { 30 };
         assert_eq!(once["totals"]["repeated"], 600 - runs, "{pooling}");
-        let told = format!("repeated {} records did not run again", 600 - runs);
+        let told = format!("repeated {} records not recomputed", 600 - runs);
         assert_says(&said, &[&told]);
         assert_eq!(each["totals"]["repeated"], 0);
         let tokens = |report: &serde_json::Value| report["totals"]["tokens"].as_u64().unwrap();

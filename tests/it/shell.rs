@@ -298,7 +298,7 @@ fn what_stands_in_the_way_of_a_folder_is_named() {
     }
     for name in ["file", "dangling"] {
         let run = seqembed(&[commands[4], &["-o", &path(name)]].concat());
-        assert_run(&run, WRONG, &[name, "in the way"]);
+        assert_run(&run, WRONG, &[name, "is not a model folder"]);
     }
     assert_eq!(fs::read(place.path("file")).expect("a file"), b"precious");
 }

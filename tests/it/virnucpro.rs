@@ -49,7 +49,7 @@ fn proteins_are_no_contigs() {
     let run = virnucpro(&place, &["--frames-only"]);
     let said = [
         "x.fna looks like protein",
-        "give the contigs, not their proteins",
+        "use the contigs, not their proteins",
     ];
     assert_run(&run, 1, &said);
     assert!(!place.path("out/x_chunked500.fa").exists());
@@ -171,7 +171,7 @@ fn nothing_to_embed_and_wrong_input_are_told() {
     assert_run(
         &virnucpro(&stops, &[]),
         DONE,
-        &["no reading frame is without a stop"],
+        &["every reading frame has a stop codon"],
     );
     assert_run(
         &virnucpro(&place, &["--chunk", "2"]),

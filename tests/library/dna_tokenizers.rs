@@ -242,7 +242,8 @@ fn what_is_no_bpe_tokenizer_is_told() {
     );
     assert_eq!(
         error(|file| file["model"]["unk_token"] = Value::Null),
-        "no BPE tokenizer: the model's unk_token is missing, so letters that it lacks would be lost"
+        "no BPE tokenizer: the model has no unk_token, so letters outside its vocabulary would be \
+         lost"
     );
     assert_eq!(
         error(|file| {
@@ -262,8 +263,8 @@ fn what_is_no_bpe_tokenizer_is_told() {
             json!(["[MASK]", "[MASK]"]),
             "needs the token \"[MASK][MASK]\"",
         ),
-        (json!("TA"), "is no pair"),
-        (json!(7), "is no pair"),
+        (json!("TA"), "is not a pair"),
+        (json!(7), "is not a pair"),
     ] {
         let mut file = viral();
         file["model"]["merges"][3] = pair;
@@ -424,11 +425,11 @@ fn what_is_no_vocabulary_is_told() {
     let three = kmers(3);
     assert_eq!(
         error(&three.replace("GAT\n", "")),
-        "the vocabulary has 63 k-mers of 3 bases; all 4^3 are needed"
+        "the vocabulary has 63 k-mers of 3 bases, but all 4^3 are required"
     );
     assert_eq!(
         error(&(three.clone() + "ACGT\n")),
-        "the vocabulary has k-mers of 3 and of 4 bases (`ACGT`); a model has one k"
+        "the vocabulary has k-mers of 3 and of 4 bases (`ACGT`), but a model must have a single k"
     );
     assert_eq!(
         error(&three.replace("[SEP]\n", "")),
@@ -447,7 +448,7 @@ fn what_is_no_vocabulary_is_told() {
     );
     assert_eq!(
         error("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"),
-        "the vocabulary has 0 k-mers of 1 bases; all 4^1 are needed"
+        "the vocabulary has 0 k-mers of 1 bases, but all 4^1 are required"
     );
     let nowhere = tokenize::open(Path::new("/nowhere"), TokenizerKind::Bert)
         .err()
@@ -506,7 +507,8 @@ fn dna_and_proteins_are_told_apart() {
     assert_eq!(why_not(&dna, Alphabet::Dna), None);
     assert_eq!(
         why_not(protein, Alphabet::Dna).unwrap(),
-        "looks like protein: 38 % of its first 52 letters are E, F, I, L, P or Q, which stand for no nucleotide"
+        "looks like protein (38 % of its first 52 letters are E, F, I, L, P or Q, which are not \
+         nucleotide codes)"
     );
     assert_eq!(
         why_not(&b"ACGTU".repeat(20), Alphabet::Protein).unwrap(),

@@ -293,9 +293,9 @@ fn what_else_stands_behind_the_data_is_told_after_all_records() {
                 .to_string();
             for part in [
                 &format!(
-                    "the {name} data end whole after all of 50 records (the last is `protein_49`)"
+                    "the {name} data are complete after all 50 records (the last is `protein_49`)"
                 ),
-                "something else stands behind them",
+                "are followed by other data",
                 &junk[junk.len() - 3..].escape_ascii().to_string(),
             ] {
                 assert!(
@@ -427,7 +427,7 @@ fn records_behind_lone_carriage_returns_are_not_lost() {
         for bytes in [text.to_vec(), gzip(text)] {
             let (before, error) = read(&bytes);
             let error = error.unwrap_or_else(|| panic!("{}: no error", text.escape_ascii()));
-            let expected = format!("line {line}: lines end as on old Macs");
+            let expected = format!("line {line}: line ends with CR only, as on old Macs");
             let said = error.to_string();
             assert!(said.contains(&expected), "{}: {said}", text.escape_ascii());
             assert_eq!(before.len(), whole, "{}", text.escape_ascii());
@@ -462,7 +462,7 @@ fn headers_that_are_not_utf8_are_kept_apart() {
     let ids: Vec<_> = all.iter().map(Record::id).collect();
     assert_eq!(ids, ["caf\\xe9", "a\\b\\x7f", "caf\\\\xe9", "c\\\\\\xe9"]);
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    let expected = r"input: line 5: the header of record `caf\\xe9` has a backslash";
+    let expected = r"input: line 5: the header of record `caf\\xe9` contains text that looks like an escaped byte";
     assert!(warnings[1].starts_with(expected), "{warnings:?}");
     let (all, warnings) = told(">señal α\nMK\n".as_bytes());
     assert_eq!(all[0].header, "señal α");
@@ -486,7 +486,7 @@ fn a_character_of_several_bytes_is_one_letter() {
         (
             "M\u{202e}K".as_bytes(),
             "M.K",
-            "U+202E (a mark of the writing direction)",
+            "U+202E (a text direction mark)",
         ),
         ("MKé".as_bytes(), "MK.", "'é' (U+00E9)"),
         (b"M\xe9K", "M.K", "the byte 0xE9, which is not UTF-8,"),
@@ -546,7 +546,7 @@ fn a_mask_is_one_letter_and_is_told() {
         let sequence: String = all[0].sequence.iter().copied().map(char::from).collect();
         assert_eq!(sequence, format!("M{other}K"), "{text}");
         assert_eq!(all[0].letter(1).to_string(), "`<mask>`");
-        assert!(warnings[0].contains("`<mask>` stands in the sequence of record `a`"));
+        assert!(warnings[0].contains("`<mask>` in the sequence of record `a`"));
         assert!(warnings[0].contains("not as a mask"), "{warnings:?}");
     }
     assert_eq!(
@@ -555,7 +555,7 @@ fn a_mask_is_one_letter_and_is_told() {
     );
     // It is ASCII, and not one of the letters that are not.
     let (_, warnings) = told(">a\nM<mask>K\n>b\nM–K\n<mask>\n".as_bytes());
-    let stand = "stands in the sequence of record";
+    let stand = "in the sequence of record";
     for (warning, expected) in warnings.iter().zip([
         format!("line 4: '–' (U+2013, en dash) {stand} `b`: it"),
         format!("line 2: `<mask>` {stand} `a` (1 more is in this file): it"),
@@ -565,7 +565,7 @@ fn a_mask_is_one_letter_and_is_told() {
     assert_eq!(warnings.len(), 2);
     let (_, message) = bad(b">a\nM<pad>K\n");
     assert!(
-        message.contains("line 2: `>` inside the sequence"),
+        message.contains("line 2: `>` within the sequence"),
         "{message}"
     );
 }
@@ -577,9 +577,9 @@ fn lines_that_grep_puts_between_matches_are_told() {
     assert_eq!(pairs(&all), expected);
     assert_eq!(warnings.len(), 1);
     for part in [
-        "line 3: `--` alone on its line",
+        "line 3: a line with only `--`",
         "record `a`",
-        "2 more lines are",
+        "2 more such lines",
     ] {
         assert!(warnings[0].contains(part), "{warnings:?}");
     }
@@ -683,7 +683,7 @@ fn a_file_that_is_written_to_while_it_is_read_is_an_error() {
             if is_told {
                 let message = error.expect("an error").to_string();
                 assert!(
-                    message.contains("input: changed while it was read"),
+                    message.contains("input: changed while it was being read"),
                     "{message}"
                 );
             } else {
@@ -744,7 +744,11 @@ fn a_file_that_is_written_to_in_place_is_read_again_at_its_end() {
             let outcome = reader.verify(bytes.len() as u64, &hash);
             assert_eq!(outcome.is_err(), is_told, "{outcome:?}");
             if let Err(error) = outcome {
-                assert!(error.to_string().contains("changed while it was read"));
+                assert!(
+                    error
+                        .to_string()
+                        .contains("changed while it was being read")
+                );
             }
         }
     }
@@ -806,9 +810,9 @@ fn mistakes_are_told_with_line_and_record() {
         (
             &b"MKLV\n>a\nMK\n"[..],
             0,
-            "line 1: a sequence before any header (`MKLV`)",
+            "line 1: sequence without a header (`MKLV`)",
         ),
-        (b"\n\nMKLV\n", 0, "line 3: a sequence before any header"),
+        (b"\n\nMKLV\n", 0, "line 3: sequence without a header"),
         (
             b"#name\tx\n",
             0,
@@ -832,23 +836,23 @@ fn mistakes_are_told_with_line_and_record() {
             "LZMA data? Unpack them first",
         ),
         (b"<!DOCTYPE html>\n", 0, "a web page or XML?"),
-        (b">a\nMK\n>b\nM\0K\n", 1, "line 4: a NUL byte"),
-        (b">a\0b\nMK\n", 0, "line 1: a NUL byte"),
-        (b">a\nMK\n\0\0\0\0", 0, "line 3: a NUL byte"),
+        (b">a\nMK\n>b\nM\0K\n", 1, "line 4: NUL byte"),
+        (b">a\0b\nMK\n", 0, "line 1: NUL byte"),
+        (b">a\nMK\n\0\0\0\0", 0, "line 3: NUL byte"),
         (
             b">a\nMK\n>b\nMKLV>c\nGG\n",
             1,
-            "line 4: `>` inside the sequence of record `b`",
+            "line 4: `>` within the sequence of record `b`",
         ),
         (
             b">a x\rMKLV\r>b\rGG\r",
             0,
-            "line 1: lines end as on old Macs",
+            "line 1: line ends with CR only, as on old Macs",
         ),
         (
             b"@r1 x\rACGT\r+\rIIII\r@r2\rA\r+\rI\r",
             0,
-            "line 1: lines end as on old Macs",
+            "line 1: line ends with CR only, as on old Macs",
         ),
         (
             b"@r1\nG\n+\nI\n@r2\nACGT\n+\nIII\n@r3\nG\n+\nI\n",
@@ -880,7 +884,7 @@ fn mistakes_are_told_with_line_and_record() {
             1,
             "the file ends within FASTQ record `r2`",
         ),
-        (b"@r1\nAC\n+\n\0I\n", 0, "line 4: a NUL byte"),
+        (b"@r1\nAC\n+\n\0I\n", 0, "line 4: NUL byte"),
     ] {
         let (before, message) = bad(text);
         assert!(

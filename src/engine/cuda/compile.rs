@@ -19,14 +19,15 @@ use crate::atomic_file;
 pub enum CompileError {
     /// The compiler's library is not there.
     #[error(
-        "CUDA's run-time compiler (libnvrtc) cannot be found; it comes with the CUDA toolkit, and with pip install nvidia-cuda-nvrtc"
+        "CUDA's run-time compiler (libnvrtc) was not found; install the CUDA toolkit, or run pip \
+         install nvidia-cuda-nvrtc"
     )]
     Missing,
     /// The library could not be used.
     #[error("CUDA's run-time compiler failed: {0}")]
     Library(String),
     /// It refused the source.
-    #[error("CUDA's run-time compiler refused a kernel for {arch}: {log}")]
+    #[error("CUDA's run-time compiler could not compile a kernel for {arch}: {log}")]
     Source {
         /// For which GPU.
         arch: String,

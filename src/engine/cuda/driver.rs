@@ -32,12 +32,13 @@ pub struct Driver {
 pub enum GpuError {
     /// There is no driver.
     #[error(
-        "there is no NVIDIA driver on this machine (libcuda.so.1 is missing). Install the driver; in a container, start it with \
-         access to the GPU (docker run --gpus all, apptainer exec --nv)"
+        "no NVIDIA driver was found on this machine (libcuda.so.1 is missing). Install the \
+         driver; in a container, start it with access to the GPU (docker run --gpus all, apptainer \
+         exec --nv)"
     )]
     NoDriver,
     /// There is one, and it shows no GPU.
-    #[error("the NVIDIA driver shows no GPU{}", hidden(.0.as_deref()))]
+    #[error("the NVIDIA driver reports no GPU{}", hidden(.0.as_deref()))]
     NoGpu(Option<String>),
     /// The number is too high.
     #[error("there is no GPU {number}: {}", numbers(*.count))]
@@ -48,21 +49,30 @@ pub enum GpuError {
         count: usize,
     },
     /// The driver refused.
-    #[error("the NVIDIA driver refused ({0}). `nvidia-smi` tells whether it is in order")]
+    #[error("the NVIDIA driver failed ({0}). Run `nvidia-smi` to check it")]
     Refused(String),
 }
 
 fn hidden(visible: Option<&str>) -> String {
     visible.map_or_else(
-        || ". `nvidia-smi -L` lists those of the machine; a batch job has to ask for one (SLURM: --gres=gpu:1)".to_owned(),
-        |list| format!(": CUDA_VISIBLE_DEVICES is {list:?}. Unset it, or name one that `nvidia-smi -L` lists"),
+        || {
+            ". Run `nvidia-smi -L` to list the GPUs of the machine; a batch job must request one \
+            (SLURM: --gres=gpu:1)"
+                .to_owned()
+        },
+        |list| {
+            format!(
+                ": CUDA_VISIBLE_DEVICES is {list:?}. Unset it, or set it to a GPU listed \
+                        by `nvidia-smi -L`"
+            )
+        },
     )
 }
 
 fn numbers(count: usize) -> String {
     match count {
-        1 => "there is one, cuda:0".to_owned(),
-        count => format!("there are {count}, cuda:0 to cuda:{}", count - 1),
+        1 => "the only GPU is cuda:0".to_owned(),
+        count => format!("the machine has {count}, cuda:0 to cuda:{}", count - 1),
     }
 }
 

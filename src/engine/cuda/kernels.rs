@@ -103,13 +103,16 @@ impl CudaKernels {
         let (major, minor) = capability(device)?;
         if major < 8 {
             return Err(KernelError::Unsupported(format!(
-                "kernels need a GPU of compute capability 8.0 or higher, this one has {major}.{minor}"
+                "they need a GPU of compute capability 8.0 or higher, but this one has \
+                 {major}.{minor}"
             )));
         }
         let hopper = (major, minor) == (9, 0);
         if precision == Precision::Fp8 && !fused {
             return Err(KernelError::Unsupported(
-                "there are some for GPUs of compute capability 9.0 (H100, H200) and models of the ESM-2 kind with layers of a multiple of 128 columns alone".to_owned(),
+                "fp8 kernels need a GPU of compute capability 9.0 (H100, H200) and an ESM-2 model \
+                 whose width is a multiple of 128"
+                    .to_owned(),
             ));
         }
         let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
@@ -473,7 +476,7 @@ impl CudaKernels {
         let short = tokens < 192 * starts.1;
         let Some(&(queries, function)) = self.attention.get(usize::from(!short)) else {
             return Err(KernelError::Unsupported(
-                "there is no attention over queries, keys and values that stand apart where layers are fused".to_owned(),
+                "fused layers have no attention over separate queries, keys and values".to_owned(),
             ));
         };
         let [queries_at, keys, values] = parts;

@@ -72,7 +72,7 @@ pub(super) enum Element {
 
 fn as_int(number: usize) -> Result<i32, KernelError> {
     i32::try_from(number)
-        .map_err(|_| KernelError::Unsupported(format!("{number} is more than a batch may have")))
+        .map_err(|_| KernelError::Unsupported(format!("{number} exceeds the limit for a batch")))
 }
 
 pub(super) fn int(number: usize) -> Result<Argument, KernelError> {

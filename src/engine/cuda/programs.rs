@@ -235,7 +235,7 @@ pub(super) fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelErr
         Ok(())
     } else {
         Err(KernelError::Unsupported(format!(
-            "there are no kernels for {} heads of {} and a width of {} in {precision}",
+            "there are no {precision} kernels for {} heads of {} dimensions and a width of {}",
             sizes.heads,
             sizes.head(),
             sizes.hidden

@@ -35,8 +35,9 @@ pub struct Provider {
 pub enum ProviderError {
     /// The library that was found has no provider for CUDA beside it.
     #[error(
-        "the ONNX Runtime that was found, {}, is the one for CPUs: it has no {PROVIDER} beside it. Install the other with: {} (in an \
-         environment without `onnxruntime`), or name it with --ort-lib", .path.display(), install(*.driver)
+        "the ONNX Runtime that was found, {}, is the CPU build: there is no {PROVIDER} in the \
+         same folder. Install the GPU build with: {} (in an environment without `onnxruntime`), or \
+         name it with --ort-lib", .path.display(), install(*.driver)
     )]
     CpuBuild {
         /// The library.
@@ -46,8 +47,9 @@ pub enum ProviderError {
     },
     /// It needs a library that is not there.
     #[error(
-        "ONNX Runtime's CUDA provider needs {library}, which can't be loaded: {why}. Install CUDA's libraries beside it with: {}; or load your \
-         system's CUDA{} (module load cuda, or LD_LIBRARY_PATH)", libraries(*.cuda), of(*.cuda)
+        "ONNX Runtime's CUDA provider needs {library}, which cannot be loaded: {why}. Install the \
+         CUDA libraries with: {}; or load your system's CUDA{} (module load cuda, or \
+         LD_LIBRARY_PATH)", libraries(*.cuda), of(*.cuda)
     )]
     Library {
         /// The library.
@@ -67,7 +69,8 @@ pub enum ProviderError {
     },
     /// The driver is older than the provider's CUDA.
     #[error(
-        "ONNX Runtime's CUDA provider is built for CUDA {needs}, and the NVIDIA driver serves CUDA {}.{} at most. Update the driver{}", .has.0, .has.1, older(.has.0)
+        "ONNX Runtime's CUDA provider is built for CUDA {needs}, but the NVIDIA driver supports \
+         CUDA {}.{} at most. Update the driver{}", .has.0, .has.1, older(.has.0)
     )]
     Driver {
         /// The provider's CUDA.
@@ -172,7 +175,7 @@ fn needed(path: &Path) -> Result<Vec<String>, String> {
             })
             .collect()
     };
-    read().map_err(|error| format!("it is no library for Linux on 64 bits ({error})"))
+    read().map_err(|error| format!("it is not a library for 64-bit Linux ({error})"))
 }
 
 /// The version of CUDA in the name of one of its versioned libraries: 13 of `libcudart.so.13`.
@@ -254,7 +257,7 @@ fn open(name: &OsStr) -> Result<(), String> {
 
 #[cfg(not(unix))]
 fn open(_: &OsStr) -> Result<(), String> {
-    Err("CUDA is used on Linux alone".to_owned())
+    Err("CUDA is supported only on Linux".to_owned())
 }
 
 #[cfg(test)]

@@ -377,7 +377,7 @@ impl Engine for CudaSession {
         let most = i32::MAX as usize / (4 * self.hidden);
         if batch.tokens() > most {
             return Err(EngineError::OutOfMemory(format!(
-                "{} tokens, and {most} are the most that ONNX Runtime can count",
+                "the batch has {} tokens, but ONNX Runtime supports at most {most}",
                 batch.tokens()
             )));
         }
@@ -392,8 +392,8 @@ impl Engine for CudaSession {
             let longest = batch.ranges.iter().map(|[start, end]| end - start).max();
             if longest.is_some_and(|longest| usize::try_from(longest).unwrap_or(0) > LONGEST_MAX) {
                 return Err(EngineError::Runtime(format!(
-                    "the maximum over more than {LONGEST_MAX} tokens can't be taken with portable kernels; make windows \
-                     shorter (--max-length)"
+                    "portable kernels cannot compute the maximum over more than {LONGEST_MAX} \
+                     tokens; use shorter windows (--max-length)"
                 )));
             }
         }

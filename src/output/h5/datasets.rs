@@ -48,7 +48,7 @@ pub(super) fn precision(dataset: &H5Dataset) -> Result<OutputPrecision, Hdf5Erro
     .into_iter()
     .find(|(known, _)| is_matrix && *known == kind)
     .map(|(_, precision)| precision)
-    .ok_or_else(|| Hdf5Error::TypeMismatch("no matrix of float32 or float16".into()))
+    .ok_or_else(|| Hdf5Error::TypeMismatch("it has no matrix of float32 or float16".into()))
 }
 
 /// Rows of a matrix.
@@ -78,7 +78,7 @@ pub(super) fn length(number: i64) -> Result<u64, Hdf5Error> {
 }
 
 pub(super) fn unequal() -> Hdf5Error {
-    Hdf5Error::InvalidState("its columns are not equally long".into())
+    Hdf5Error::InvalidState("its columns differ in length".into())
 }
 
 /// Refuses a matrix that the file can't hold: what is not there is zeros to HDF5, as many as the shape says.
@@ -100,6 +100,6 @@ pub(super) fn check_shape(
         return Ok(());
     }
     Err(Hdf5Error::InvalidState(format!(
-        "a matrix of {rows} x {hidden} values can't be in a file of {size} bytes"
+        "a matrix of {rows} x {hidden} values cannot be in a file of {size} bytes"
     )))
 }

@@ -415,7 +415,7 @@ pub(super) fn open(
         }
         if (kind, hidden) != (layout.precision, layout.hidden) {
             return Err(Hdf5Error::TypeMismatch(format!(
-                "dataset {name:?} is of another type or width than the others"
+                "dataset {name:?} differs from the others in type or width"
             )));
         }
         records.push((row, name.clone()));

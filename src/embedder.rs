@@ -65,7 +65,7 @@ pub enum EmbedError {
     #[error("{0}")]
     Sequences(String),
     /// The session that was handed in is none of this model with these options.
-    #[error("the session can't serve {model}: {why}")]
+    #[error("the session cannot be used for {model}: {why}")]
     Session {
         /// The model.
         model: String,
@@ -199,12 +199,12 @@ impl Embedder {
         let info = embedder.opened.model.info();
         let wanted = embedder.settings.pooling.reduce();
         let why = if loaded.weights_sha256 != info.weights_sha256 {
-            "it holds other weights".to_owned()
+            "it has other weights".to_owned()
         } else if loaded.architecture != info.architecture.blake3() {
-            "it computes something else with the same weights (another config.json)".to_owned()
+            "it has the same weights but another configuration (config.json)".to_owned()
         } else if loaded.layer != embedder.layer {
             format!(
-                "it gives layer {}, and {} is wanted",
+                "it computes layer {}, but layer {} is required",
                 loaded.layer, embedder.layer
             )
         } else if loaded.outputs.contains(&wanted) {
@@ -219,7 +219,7 @@ impl Embedder {
             return Ok(embedder);
         } else {
             format!(
-                "pooling {} needs the output `{}`, which it was loaded without",
+                "pooling {} needs the output `{}`, which the session was loaded without",
                 embedder.settings.pooling,
                 wanted.name()
             )

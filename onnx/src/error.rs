@@ -1,4 +1,4 @@
-//! What can go wrong between a checkpoint and a graph.
+//! Errors of reading checkpoints, and of writing and opening models.
 
 use std::path::{Path, PathBuf};
 
@@ -10,17 +10,17 @@ use crate::shown;
 /// Why a checkpoint could not be read, or a model not be written or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// An I/O error.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried.
+        /// The attempted operation, such as `read`.
         action: &'static str,
-        /// The system's answer.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A JSON file that is none, or that lacks something.
+    /// Invalid JSON, or JSON without a required field.
     #[error("{}: {}", path.display(), shown::message(&source.to_string()))]
     Json {
         /// The file.
@@ -28,10 +28,10 @@ pub enum Error {
         /// Where and what.
         source: serde_json::Error,
     },
-    /// Neither of the known kinds of checkpoint.
+    /// Not a checkpoint of a known kind.
     #[error(
-        "{}: {why}; a checkpoint is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin, \
-         whole or sharded) or a fair-esm .pt file", path.display()
+        "{}: {why}; a checkpoint is a Hugging Face folder (config.json with model.safetensors or \
+         pytorch_model.bin, single or sharded) or a fair-esm .pt file", path.display()
     )]
     NotACheckpoint {
         /// The file or folder.
@@ -39,29 +39,32 @@ pub enum Error {
         /// What was found instead.
         why: String,
     },
-    /// A folder of an adapter, whatever else lies in it.
+    /// The folder of an adapter (PEFT), whatever else is in it.
     #[error(
-        "{}: it is an adapter's (there is {file}), whose weights are changes to those of another model. In Python, load it with PEFT, then \
-         model.merge_and_unload().save_pretrained(FOLDER), put the tokenizer's files there too, and name that folder", path.display()
+        "{}: this is an adapter (it has {file}): its weights only modify those of another model. \
+         In Python, load it with PEFT, call model.merge_and_unload().save_pretrained(FOLDER), copy \
+         the tokenizer files to FOLDER, and use FOLDER", path.display()
     )]
     Adapter {
         /// The folder.
         path: PathBuf,
-        /// The file that tells.
+        /// The file that shows it.
         file: &'static str,
     },
-    /// A few lines of Git LFS where a file should be.
+    /// A Git LFS pointer instead of the file.
     #[error(
-        "{}: it is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository, or download it with `seqembed fetch`",
+        "{}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in its \
+         repository, or download it with `seqembed fetch`",
         path.display()
     )]
     LfsPointer {
         /// The file.
         path: PathBuf,
     },
-    /// Tensors of the encoder that the graph would leave out.
+    /// Tensors of the encoder that the graph does not use.
     #[error(
-        "{}: the graph has no place for {count} of {} tensors ({}{}), so the vectors {} be this model's: {help}",
+        "{}: the graph does not use {count} of {} tensors ({}{}), so the embeddings {} be those \
+         of this model: {help}",
         path.display(), help.whose(), shown::name(first),
         second.as_ref().map_or_else(String::new, |second| format!(", {}{}", shown::name(second), if *count > 2 { ", ..." } else { "" })),
         help.effect()
@@ -69,49 +72,50 @@ pub enum Error {
     Leftover {
         /// The checkpoint.
         path: PathBuf,
-        /// How many there are.
+        /// Number of unused tensors.
         count: usize,
-        /// The first, as the file spells it.
+        /// Name of the first one, as in the file.
         first: String,
-        /// Another one.
+        /// Name of a second one, if any.
         second: Option<String>,
-        /// What helps.
+        /// What they probably are, and what to do.
         help: Remedy,
     },
-    /// A configuration that describes no model that can be exported.
+    /// A configuration that is invalid or not supported.
     #[error("{}: {}", path.display(), shown::message(message))]
     Config {
         /// The file with the configuration.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the configuration.
         message: String,
     },
-    /// A weight that the architecture needs is in none of the files.
+    /// A tensor that the architecture needs is missing.
     #[error("{}: the checkpoint has no tensor {}", path.display(), shown::name(tensor))]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
-        /// The tensor, in Hugging Face's spelling.
+        /// The tensor, by its Hugging Face name.
         tensor: String,
     },
-    /// A weight whose shape is not the one that the configuration asks for.
+    /// A tensor whose shape contradicts the configuration.
     #[error(
-        "{}: tensor {} has shape {found:?}, but the configuration asks for {expected:?}: weights and configuration \
-         are not of the same model", path.display(), shown::name(tensor)
+        "{}: tensor {} has shape {found:?}, but the configuration requires {expected:?}: the \
+         weights and the configuration are not from the same model", path.display(), shown::name(tensor)
     )]
     Shape {
         /// The weights file.
         path: PathBuf,
-        /// The tensor, as the file spells it.
+        /// The tensor, by its name in the file.
         tensor: String,
-        /// What the configuration asks for.
+        /// The shape that the configuration requires.
         expected: Vec<usize>,
-        /// What the file has.
+        /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A weight in a number format that is no float.
+    /// A tensor that is not of a supported floating-point type.
     #[error(
-        "{}: tensor {} is of type {dtype}; F64, F32, F16 and BF16 can be read. Of a quantised model, name the original",
+        "{}: tensor {} is of type {dtype}, but only F64, F32, F16 and BF16 are supported. If the \
+         model is quantised, use the original",
         path.display(), shown::name(tensor)
     )]
     Dtype {
@@ -122,111 +126,114 @@ pub enum Error {
         /// Its type.
         dtype: String,
     },
-    /// Rotary frequencies that are not those of the configuration.
+    /// Stored rotary frequencies that contradict the configuration.
     #[error(
-        "{}: tensor {} holds the rotary frequency {stored}, and {computed} is computed of the base {base}: positions would not be \
-         those that the model was trained with. In a Hugging Face folder, set rope_theta in config.json to the base of its training, \
-         or, where the tensor is of no use, save the checkpoint again without it", path.display(), shown::name(tensor)
+        "{}: tensor {} stores the rotary frequency {stored}, but the base {base} gives \
+         {computed}: positions might not be encoded as in training. In a Hugging Face folder, set \
+         rope_theta in config.json to the base used in training; if the tensor is obsolete, save \
+         the checkpoint again without it", path.display(), shown::name(tensor)
     )]
     Frequencies {
         /// The weights file.
         path: PathBuf,
-        /// The tensor, as the file spells it.
+        /// The tensor, by its name in the file.
         tensor: String,
-        /// What it holds.
+        /// The stored frequency.
         stored: f32,
-        /// What the graph would compute with.
+        /// The frequency that the graph would use.
         computed: f32,
-        /// The base of the computed ones.
+        /// The base of the computed frequencies.
         base: f32,
     },
-    /// One weight under two spellings.
+    /// Two tensors with names for the same weight.
     #[error(
-        "{}: tensors {} and {} are the same weight in two spellings",
+        "{}: tensors {} and {} are two names for the same weight",
         path.display(), shown::name(first), shown::name(second)
     )]
     Ambiguous {
         /// The checkpoint.
         path: PathBuf,
-        /// The one.
+        /// One name, as in the file.
         first: String,
-        /// The other.
+        /// The other name, as in the file.
         second: String,
     },
-    /// A weights file whose header contradicts itself or the file.
-    #[error("{}: not a sound {format} file: {}", path.display(), shown::message(message))]
+    /// A weights file that is not valid.
+    #[error("{}: not a valid {format} file: {}", path.display(), shown::message(message))]
     Malformed {
         /// The weights file.
         path: PathBuf,
-        /// Which format it was read as.
+        /// The format it was read as.
         format: &'static str,
         /// What is wrong.
         message: String,
     },
-    /// A file that ends before its weights do.
+    /// A file that ends before the end of its tensors.
     #[error(
-        "{}: truncated: tensor {} ends at byte {needed}, the file at {length}; fetch or copy it again",
+        "{}: the file is truncated: tensor {} ends at byte {needed}, but the file at byte \
+         {length}; download or copy it again",
         path.display(), shown::name(tensor)
     )]
     Truncated {
         /// The weights file.
         path: PathBuf,
-        /// The first tensor that is cut off.
+        /// The first incomplete tensor.
         tensor: String,
-        /// Where it should end.
+        /// The end of the tensor, in bytes.
         needed: u64,
-        /// Where the file ends.
+        /// The length of the file in bytes.
         length: u64,
     },
-    /// A file of `PyTorch` before 1.6.
+    /// A file in the format of `PyTorch` before 1.6.
     #[error(
-        "{}: written in PyTorch's format of before version 1.6, which cannot be read here; load it and save it again with \
-         a current PyTorch (torch.save), or as safetensors", path.display()
+        "{}: this file is in the format of PyTorch before version 1.6, which is not supported; \
+         load it and save it again with a current PyTorch (torch.save), or as safetensors", path.display()
     )]
     OldPyTorch {
         /// The weights file.
         path: PathBuf,
     },
-    /// A pickle that asks for something that a checkpoint has no need of.
+    /// A pickle that requests something no checkpoint needs.
     #[error("{}: {source}", path.display())]
     Pickle {
         /// The weights file.
         path: PathBuf,
-        /// What it asked for.
+        /// What it requested.
         source: PickleError,
     },
-    /// A checkpoint without a tokenizer.
+    /// A checkpoint without tokenizer files.
     #[error(
-        "{}: there is no {file}, and the model's {vocabulary} tokens can't be told without it; put it there, or name it \
-         (--tokenizer)", path.display()
+        "{}: {file} is missing, which defines the model's {vocabulary} tokens; copy it there, or \
+         give it with --tokenizer", path.display()
     )]
     NoTokenizer {
         /// The checkpoint.
         path: PathBuf,
         /// The file that is missing.
         file: &'static str,
-        /// How many tokens the model has.
+        /// Number of tokens of the model.
         vocabulary: usize,
     },
-    /// The target is a model already.
-    #[error("{}: holds a model already; --force replaces it", path.display())]
+    /// The target folder already contains a model.
+    #[error("{}: the folder already contains a model; use --force to replace it", path.display())]
     Exists {
         /// The target folder.
         path: PathBuf,
     },
-    /// The target is something else that must not be lost.
-    #[error("{} is in the way: no model, but a file, a link to nothing, or a folder with other things; name a new folder", path.display())]
+    /// The target exists and is not a model, so it must not be replaced.
+    #[error("{} exists but is not a model folder (it is a file, a broken link, or a folder with \
+             other content); choose a new folder", path.display())]
     Occupied {
         /// The target folder.
         path: PathBuf,
     },
-    /// No such known model.
-    #[error("no known model is called {name:?}; `seqembed models` lists them")]
+    /// Not the name of a known model.
+    #[error("{name:?} is not the name of a known model; run `seqembed models` for the list")]
     UnknownModel {
         /// What was asked for.
         name: String,
     },
-    /// A folder that is no exported model, or a damaged one.
+    /// A folder that is not a model folder, or a damaged one.
     #[error("{}: {message}", path.display())]
     Model {
         /// The folder or the file in it.
@@ -234,34 +241,36 @@ pub enum Error {
         /// What is wrong, and what to do.
         message: String,
     },
-    /// A file of a model whose bytes are not those that were exported.
+    /// A file of a model folder that changed since the export.
     #[error(
-        "{}: damaged, or another model's: its {algorithm} is {found}, and {expected} was written down when the model was \
-         exported; copy the folder again, or export the model again", path.display()
+        "{}: the file is damaged or belongs to another model: its {algorithm} is {found}, but it \
+         was {expected} when the model was exported; copy the folder again, or export the model \
+         again", path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Which hash.
+        /// Name of the hash function.
         algorithm: &'static str,
-        /// What it was, in hexadecimal.
+        /// The hash at the export, in hexadecimal.
         expected: String,
-        /// What it is.
+        /// The current hash, in hexadecimal.
         found: String,
     },
-    /// A weights file that somebody wrote to, or took away, while it was used.
+    /// A weights file that was changed or removed while in use.
     #[error(
-        "{}: the model's weights were changed while they were used; what was computed with them since is not kept. Put \
-         the model back (or name the new one), and run the same command again with --resume", path.display()
+        "{}: the weights changed while they were in use; results computed since then are \
+         discarded. Restore the model (or name the new one), and run the same command again with \
+         --resume", path.display()
     )]
     Changed {
         /// The file.
         path: PathBuf,
     },
-    /// A weight that a number format can't hold.
+    /// A weight that is out of the range of a precision.
     #[error(
-        "{}: tensor {tensor} holds {value:e}, which {precision} has no number for; compute in another precision \
-         (--precision bf16 or --precision fp32)", path.display(), tensor = shown::name(tensor)
+        "{}: tensor {tensor} has the value {value:e}, which is out of range for {precision}; use \
+         another precision (--precision bf16 or --precision fp32)", path.display(), tensor = shown::name(tensor)
     )]
     Overflow {
         /// The weights file.
@@ -273,25 +282,26 @@ pub enum Error {
         /// The format.
         precision: Precision,
     },
-    /// A kind of graph that there is not in a number format.
-    #[error("there is no {} graph in {precision}{}", match kind {
+    /// A kind of graph that does not support a precision.
+    #[error("{precision} is not available for the {} graph{}", match kind {
         GraphKind::Padded => "padded",
         GraphKind::Packed => "packed",
         GraphKind::Fused => "fused",
         GraphKind::OrtCuda => "portable CUDA",
     }, match precision {
-        Precision::Fp8 => " of this model: there are some of ESM-2 alone, from 150M on; choose fp16",
+        Precision::Fp8 => " of this model, only for ESM-2 from 150M on; use fp16",
         _ => "",
     })]
     Precision {
-        /// The kind.
+        /// The kind of graph.
         kind: GraphKind,
-        /// The number format.
+        /// The precision.
         precision: Precision,
     },
     /// A layer that the model does not have.
     #[error(
-        "layer {layer} was asked for; the model has layers 0 (the embeddings) to {layers} (the last)"
+        "there is no layer {layer}: the model has layers 0 (the embedding layer) to {layers} (the \
+         last)"
     )]
     Layer {
         /// What was asked for.
@@ -302,7 +312,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is the input that is wrong, and not the machine.
+    /// Whether the cause is the user's input, not the machine.
     #[must_use]
     pub fn is_input(&self) -> bool {
         match self {

@@ -13,16 +13,16 @@ pub const WEIGHTS_FILE: &str = "weights.bin";
 /// The padded graph of the last layer, for any ONNX Runtime.
 pub const GRAPH_FILE: &str = "model.onnx";
 
-/// How a Git LFS pointer begins, the few lines that stand where `git lfs pull` has not brought the file itself.
+/// The start of a Git LFS pointer, which replaces a file until `git lfs pull` is run.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Whether a file that begins so is a Git LFS pointer.
+/// Whether a file that starts with these bytes is a Git LFS pointer.
 #[must_use]
 pub fn is_lfs_pointer(begin: &[u8]) -> bool {
     begin.starts_with(LFS_POINTER)
 }
 
-/// Refuses a file that begins as a Git LFS pointer does.
+/// Refuses a Git LFS pointer, given the start of a file.
 ///
 /// # Errors
 /// [`Error::LfsPointer`].
@@ -35,15 +35,15 @@ pub(crate) fn refuse_lfs_pointer(path: &Path, begin: &[u8]) -> Result<(), Error>
     Ok(())
 }
 
-/// Reads a file of at most so many bytes.
+/// Reads a file of at most `most` bytes.
 ///
 /// # Errors
-/// When it can't be read, is no file, is longer, or is a Git LFS pointer.
+/// If it cannot be read, is not a regular file, is longer, or is a Git LFS pointer.
 pub(crate) fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
-    // A pipe without a writer would never be opened.
+    // Opening a pipe without a writer would block forever.
     let kind = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
     if !kind.is_file() {
-        return Err(Error::config(path, "it is no regular file"));
+        return Err(Error::config(path, "it is not a regular file"));
     }
     let file = File::open(path).map_err(Error::io(path, "read"))?;
     let mut bytes = Vec::new();
@@ -53,7 +53,7 @@ pub(crate) fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     if bytes.len() as u64 > most {
         return Err(Error::config(
             path,
-            format!("it has more than {most} bytes, which no such file needs"),
+            format!("it has more than {most} bytes, more than any such file needs"),
         ));
     }
     refuse_lfs_pointer(path, &bytes)?;

@@ -19,7 +19,7 @@ pub enum EngineError {
     #[error("the device was lost: {0}")]
     DeviceLost(String),
     /// The model's folder has a name that ONNX Runtime does not take.
-    #[error("the path is not UTF-8, and ONNX Runtime cannot open it: give the folder another name")]
+    #[error("the path is not valid UTF-8, so ONNX Runtime cannot open it: rename the folder")]
     Encoding,
     /// The model has no such output.
     #[error("the graph was built without the output {0:?}")]

@@ -134,14 +134,16 @@ impl GraphSpec<'_> {
                     Ok((kind, kernels)) => Ok((kind, Some(Arc::new(kernels)))),
                     Err(error) if precision == Precision::Fp16 => {
                         say(&format!(
-                            "{device}: ONNX Runtime's operators are used, which are slower, for seqembed's own kernels can't be: {error}"
+                            "{device}: using ONNX Runtime's slower operators, because seqembed's \
+                             own kernels are not available: {error}"
                         ));
                         Ok((GraphKind::OrtCuda, None))
                     }
                     Err(error) => Err(LoadError::Session {
                         folder: self.model.folder().to_owned(),
                         source: EngineError::Runtime(format!(
-                            "{precision} needs seqembed's own kernels, which can't be used: {error}"
+                            "{precision} needs seqembed's own kernels, which are not available: \
+                             {error}"
                         )),
                     }),
                 }

@@ -22,8 +22,9 @@ pub fn register(path: &Path) {
 
 /// The message, in pieces. Safe in a signal handler: it neither allocates nor waits.
 pub fn message() -> impl Iterator<Item = &'static str> {
-    let first = "error: a file with a model's weights could no longer be read (SIGBUS): it was cut or replaced while it was used, or its \
-                 disk failed. Finished files stay; put the model back, and run the same command again with --resume. The file is one of:\n";
+    let first = "error: a weights file could no longer be read (SIGBUS): it was truncated or \
+                 replaced while in use, or its disk failed. Finished files are kept; restore the \
+                 model, and run the same command again with --resume. The file is one of:\n";
     let files = MESSAGES.iter().map_while(OnceLock::get);
     std::iter::once(first).chain(files.map(String::as_str))
 }

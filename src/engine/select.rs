@@ -44,7 +44,7 @@ impl SelectedDevice {
 
 /// Why a device that was asked for cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("--device {choice} can't be had: {source}")]
+#[error("--device {choice} is not available: {source}")]
 pub struct SelectError {
     /// What was asked for.
     pub choice: String,
@@ -65,7 +65,8 @@ pub enum DeviceError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The GPU is older than what ONNX Runtime's kernels are built for.
-    #[error("{name} is too old: its compute capability is {}.{}, and 7.5 is the least that ONNX Runtime for CUDA 13 serves", .capability.0, .capability.1)]
+    #[error("{name} is too old: its compute capability is {}.{}, but ONNX Runtime for CUDA 13 \
+             needs at least 7.5", .capability.0, .capability.1)]
     Old {
         /// The GPU's name.
         name: String,
@@ -100,31 +101,31 @@ pub fn select(
         source,
     };
     match choice {
-        DeviceChoice::Cpu => Ok(cpu("it was asked for", faults)),
+        DeviceChoice::Cpu => Ok(cpu("as requested", faults)),
         DeviceChoice::Cuda(numbers) => {
             let driver = usable_driver(runtime).map_err(named)?;
             let devices = numbers
                 .iter()
                 .map(|&number| gpu(&driver, number).map_err(named));
             let devices = devices.collect::<Result<Vec<_>, _>>()?;
-            Ok(gpus(devices, "asked for"))
+            Ok(gpus(devices, "as requested"))
         }
         DeviceChoice::CudaAll => {
             let driver = usable_driver(runtime).map_err(named)?;
             let devices = (0..driver.gpus.len()).map(|number| gpu(&driver, number).map_err(named));
             let devices = devices.collect::<Result<Vec<_>, _>>()?;
-            Ok(gpus(devices, "all there are"))
+            Ok(gpus(devices, "all GPUs"))
         }
         DeviceChoice::Auto => Ok(match most_free_gpu(runtime) {
             Ok((device, count)) => {
                 let why = match count {
                     1 => "the only GPU",
-                    _ => "the GPU with the most free memory; --device cuda:all uses every one",
+                    _ => "the GPU with the most free memory; --device cuda:all uses all of them",
                 };
                 gpus(vec![device], why)
             }
             Err(DeviceError::Gpu(GpuError::NoDriver)) => {
-                cpu("there is no NVIDIA driver on this machine", faults)
+                cpu("no NVIDIA driver was found on this machine", faults)
             }
             Err(error) => cpu(&error.to_string(), faults),
         }),
@@ -235,20 +236,22 @@ pub fn check_precision(
         return match precision {
             Precision::Auto | Precision::Fp32 => Ok(()),
             Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => Err(format!(
-                "{precision} needs a GPU (--device cuda); leave `precision` out, or choose fp32"
+                "{precision} needs a GPU (--device cuda); omit `precision`, or use fp32"
             )),
         };
     };
     match precision {
         Precision::Bf16 | Precision::Fp8 if kernels == Kernels::Portable => Err(format!(
-            "ONNX Runtime has no {precision} kernels for packed sequences; leave `--kernels portable` out, or choose fp16"
+            "ONNX Runtime has no {precision} kernels for packed sequences; omit `--kernels \
+             portable`, or use fp16"
         )),
         Precision::Fp8 if gpu.capability != (9, 0) => Err(format!(
-            "it needs compute capability 9.0 (H100, H200), and this GPU has {}.{}; choose fp16",
+            "it needs compute capability 9.0 (H100, H200), but this GPU has {}.{}; use fp16",
             gpu.capability.0, gpu.capability.1
         )),
         Precision::Bf16 if gpu.capability < (8, 0) => Err(format!(
-            "it needs compute capability 8.0 or more, such as an A100, and this GPU has {}.{}; choose fp16",
+            "it needs compute capability 8.0 or higher (such as an A100), but this GPU has {}.{}; \
+             use fp16",
             gpu.capability.0, gpu.capability.1
         )),
         Precision::Auto | Precision::Fp32 | Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => {

@@ -55,7 +55,8 @@ pub enum RunError {
     #[error(transparent)]
     Device(#[from] SelectError),
     /// No device is left.
-    #[error("{why}. No device is left. {}, not finished: {}. Run the same command again with --resume for these",
+    #[error("{why}. No device is left. {}; unfinished: {}. Run the same command again with \
+             --resume to finish them",
         files(*.finished), names(.unfinished))]
     Lost {
         /// Each device, and why it is gone.
@@ -87,7 +88,8 @@ pub enum RunError {
     Journal(#[from] JournalError),
     /// The run was asked to stop.
     #[error(
-        "stopped by {}: finished files are in place, and {saved} saved; the same command with --resume goes on",
+        "stopped by {}: finished files are complete, and {saved} saved; run the same command with \
+         --resume to continue",
         match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") }
     )]
     Interrupted {
@@ -101,8 +103,8 @@ pub enum RunError {
 fn files(count: usize) -> String {
     match count {
         0 => "No file was finished".to_owned(),
-        1 => "1 file was finished and is kept".to_owned(),
-        count => format!("{count} files were finished and are kept"),
+        1 => "1 file is finished and kept".to_owned(),
+        count => format!("{count} files are finished and kept"),
     }
 }
 

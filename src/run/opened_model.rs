@@ -45,7 +45,7 @@ impl OpenedModel {
         match loader::cache_fp16_weights(&self.model, device, kernels) {
             Ok(()) => Ok(Precision::Fp16),
             Err(error @ seqembed_onnx::Error::Overflow { .. }) => {
-                say(&format!("fp32 is used: {error}"));
+                say(&format!("using fp32: {error}"));
                 Ok(Precision::Fp32)
             }
             Err(error) => Err(error.into()),

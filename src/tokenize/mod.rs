@@ -250,10 +250,10 @@ pub enum VocabularyError {
         source: Box<VocabularyError>,
     },
     /// A few lines of Git LFS where the file should be.
-    #[error("it is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")]
+    #[error("this is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")]
     LfsPointer,
     /// Bytes that are no text.
-    #[error("it is no text: byte {at} is not UTF-8")]
+    #[error("it is not text: byte {at} is not valid UTF-8")]
     NoText {
         /// Where.
         at: usize,
@@ -290,7 +290,8 @@ pub enum VocabularyError {
     },
     /// k-mers of more than one length.
     #[error(
-        "the vocabulary has k-mers of {first} and of {second} bases (`{}`); a model has one k",
+        "the vocabulary has k-mers of {first} and of {second} bases (`{}`), but a model must have \
+         a single k",
         shown::name(token)
     )]
     SeveralK {
@@ -302,7 +303,7 @@ pub enum VocabularyError {
         token: String,
     },
     /// Not all k-mers.
-    #[error("the vocabulary has {found} k-mers of {k} bases; all 4^{k} are needed")]
+    #[error("the vocabulary has {found} k-mers of {k} bases, but all 4^{k} are required")]
     Kmers {
         /// The k-mers' length.
         k: usize,

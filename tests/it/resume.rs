@@ -239,7 +239,7 @@ fn finished_files_stay_unless_they_must_be_made_again() {
             "b: recomputed: ",
             "b.parquet no longer exists",
             "c: recomputed: ",
-            "c.parquet is not the file that was written",
+            "c.parquet was changed after it was written",
         ],
     );
     let rows = place.rows("a.parquet").unwrap();
@@ -325,7 +325,7 @@ fn the_bytes_of_a_finished_file_decide() {
         &said,
         &[
             "npz: recomputed: ",
-            "npz.npz is not the file that was written",
+            "npz.npz was changed after it was written",
         ],
     );
     assert!(!run(&alone).contains("warning"));
@@ -336,7 +336,7 @@ fn the_bytes_of_a_finished_file_decide() {
         damage(&out.join(name), |_| usize::try_from(at).unwrap());
         let said = run(&alone);
         assert_eq!((kept(), outputs(&out) == max), (5, true), "{name}: {said}");
-        let told = format!("{name} is not the file that was written");
+        let told = format!("{name} was changed after it was written");
         assert_says(&said, &["recomputed: ", &told]);
     }
     // A file of a set that is gone, or something else in its place.
@@ -373,7 +373,7 @@ fn the_bytes_of_a_finished_file_decide() {
     assert_eq!((kept(), outputs(&out) == mean), (4, true), "{said}");
     for name in ["npz.npz", "npy.tsv"] {
         let told = format!(
-            "and in the cache {} is not the file",
+            "and in the cache {} was changed",
             files.join(name).display()
         );
         assert_says(&said, &["recomputed: ", &told]);

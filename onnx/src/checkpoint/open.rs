@@ -62,7 +62,7 @@ impl Checkpoint {
             if !config.is_file() {
                 return Err(Error::NotACheckpoint {
                     path: path.to_path_buf(),
-                    why: "there is no config.json beside it".to_owned(),
+                    why: "there is no config.json in the same folder".to_owned(),
                 });
             }
             let folder = path.parent().unwrap_or(Path::new("."));
@@ -95,7 +95,7 @@ impl Checkpoint {
         let path = folder.join("config.json");
         if !path.is_file() {
             let why = if folder.join(INFO_FILE).is_file() {
-                "the folder is an exported model already"
+                "the folder is already an exported model"
             } else {
                 "the folder has no config.json"
             };
@@ -132,7 +132,7 @@ impl Checkpoint {
                 &index,
                 "shard index",
                 format!(
-                    "it says that tensor {} is in {}, where it is not",
+                    "it lists tensor {} in {}, but that file does not have it",
                     shown::name(tensor),
                     shown::name(file)
                 ),

@@ -125,41 +125,53 @@ impl fmt::Display for Remedy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Peft => {
-                "it is a PEFT adapter (LoRA or its like) that is not merged into the weights. In Python, load it with PEFT, then \
-                 model.merge_and_unload().save_pretrained(FOLDER), put the tokenizer's files there too, and name that folder"
+                "this is a PEFT adapter (LoRA or similar) that is not merged into the weights. In \
+                 Python, load it with PEFT, call model.merge_and_unload().save_pretrained(FOLDER), \
+                 copy the tokenizer files to FOLDER, and use FOLDER"
             }
             Self::Prompt => {
-                "it has learned prompts, which stand before each sequence and cannot be merged into the weights: it cannot be exported"
+                "the model has learned prompts, which are prepended to each sequence; such models \
+                 cannot be exported"
             }
             Self::Adapter => {
-                "it has adapters, layers between those of the model, which cannot be merged into the weights: it cannot be exported"
+                "the model has adapter layers, which cannot be merged into its weights; such \
+                 models cannot be exported"
             }
             Self::Quantised => {
-                "its weights are quantised. Name the original, or save it again in 32 or 16 bits (in Python, model.dequantize(), \
-                 then save_pretrained)"
+                "the weights are quantised. Use the original model, or save it in 32 or 16 bits \
+                 (in Python, model.dequantize(), then save_pretrained)"
             }
             Self::Parametrised => {
-                "its weights are parametrised (weight norm or its like). In Python, make them plain with \
-                 torch.nn.utils.remove_weight_norm or torch.nn.utils.parametrize.remove_parametrizations, and save it again"
+                "the weights are parametrised (weight norm or similar). In Python, call \
+                 torch.nn.utils.remove_weight_norm or \
+                 torch.nn.utils.parametrize.remove_parametrizations, and save the model again"
             }
             Self::Pruned => {
-                "its weights are pruned by masks. In Python, make that permanent with torch.nn.utils.prune.remove, and save it again"
+                "the weights are pruned by masks. In Python, make the pruning permanent with \
+                 torch.nn.utils.prune.remove, and save the model again"
             }
-            Self::Decoder => "it is a decoder, with attention to another model's output: it cannot be exported",
+            Self::Decoder => {
+                "the model is a decoder with cross-attention; such models cannot be \
+                              exported"
+            }
             Self::Input => {
-                "by its name it makes the encoder's input. If it does not, save the encoder alone (in Python, \
-                 model.base_model.save_pretrained(FOLDER)), put the tokenizer's files there too, and name that folder"
+                "its name suggests that it changes the input of the encoder. If it does not, save \
+                 only the encoder (in Python, model.base_model.save_pretrained(FOLDER)), copy the \
+                 tokenizer files to FOLDER, and use FOLDER"
             }
             Self::Unknown => {
-                "it is beside the encoder, and its name does not say whether it is a head. If it is one, save the encoder alone \
-                 (in Python, model.base_model.save_pretrained(FOLDER)), put the tokenizer's files there too, and name that folder"
+                "it is not part of the encoder, and its name does not show whether it is a head. \
+                 If it is one, save only the encoder (in Python, \
+                 model.base_model.save_pretrained(FOLDER)), copy the tokenizer files to FOLDER, \
+                 and use FOLDER"
             }
             Self::Foreign => {
-                "no tensor is called as the model's are. Where a wrapper put a prefix before all names (module., model.), save the inner \
-                 model's state dict"
+                "no tensor has a name of this model family. If a wrapper added a prefix to all \
+                 names (module., model.), save the state dict of the inner model"
             }
             Self::Variant => {
-                "it is a variant of the model that computes something else, or was damaged when it was changed: it cannot be exported"
+                "the model is a variant that computes something else, or was damaged by a \
+                 conversion; it cannot be exported"
             }
         })
     }

@@ -38,7 +38,7 @@ pub(super) fn check_end(
                 path,
                 "weights",
                 format!(
-                    "tensor {} of shape {:?} is larger than any file",
+                    "tensor {} of shape {:?} is larger than any file can be",
                     shown::name(name),
                     tensor.shape
                 ),

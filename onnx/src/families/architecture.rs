@@ -30,13 +30,17 @@ impl Architecture {
         }
         let known = known();
         let (path, why) = match &checkpoint.settings {
-            Settings::FairEsm { path, .. } => (path, "it is of no known family".to_owned()),
+            Settings::FairEsm { path, .. } => {
+                (path, "it does not belong to a supported family".to_owned())
+            }
             Settings::HuggingFace { path, config } => {
                 match config.get("model_type").and_then(serde_json::Value::as_str) {
-                    Some(other) => (path, format!("model_type {other:?} is not known")),
+                    Some(other) => (path, format!("model_type {other:?} is not supported")),
                     None => (
                         path,
-                        "it has no model_type, and its tensors are of no known family".to_owned(),
+                        "it has no model_type, and its tensors are not those of a supported \
+                         family"
+                            .to_owned(),
                     ),
                 }
             }

@@ -174,14 +174,14 @@ impl Blocks {
         )?;
         if !self.hidden.is_multiple_of(self.heads) {
             return Err(format!(
-                "a width of {} can't be split among {} heads",
+                "a width of {} cannot be split into {} heads",
                 self.hidden, self.heads
             ));
         }
         if let Positions::Rotary { base } = self.positions {
             if !self.head_width.is_multiple_of(2) {
                 return Err(format!(
-                    "a width of {} can't be split among {} heads of even width",
+                    "a width of {} cannot be split into {} heads of even width",
                     self.hidden, self.heads
                 ));
             }

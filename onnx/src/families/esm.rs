@@ -137,7 +137,8 @@ impl<'a> FairEsm<'a> {
             return Err(Error::config(
                 path,
                 format!(
-                    "its activation_fn is {activation:?}; only models of the kind with \"gelu\" can be exported"
+                    "its activation_fn is {activation:?}; only models with \"gelu\" can be \
+                     exported"
                 ),
             ));
         }
@@ -242,7 +243,7 @@ impl<'a> FairEsm<'a> {
         Error::config(
             self.path,
             format!(
-                "neither its settings nor its tensors tell the {what}; is it an ESM-2 checkpoint?"
+                "neither its settings nor its tensors give the {what}; is it an ESM-2 checkpoint?"
             ),
         )
     }

@@ -140,7 +140,7 @@ impl Esm2 {
         if file.position_rows.is_some() {
             return Err(Error::config(
                 file.path,
-                "it has learned positions (embed_positions), which ESM-2 has not",
+                "it has learned positions (embed_positions), which ESM-2 does not have",
             ));
         }
         model.hidden = file.hidden()?;

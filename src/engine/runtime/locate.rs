@@ -46,7 +46,8 @@ pub struct RuntimeLibrary {
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
     /// `--ort-lib` or `ORT_DYLIB_PATH` names something that is no library, nor a folder with one.
-    #[error("{how} names {}, but {why}\nInstall ONNX Runtime with `{}` and leave {how} out, or name a {} of version 1.{OLDEST} or newer", .path.display(), install(), file_name())]
+    #[error("{how} is set to {}, but {why}\nInstall ONNX Runtime with `{}` and omit {how}, or set \
+             it to a {} of version 1.{OLDEST} or newer", .path.display(), install(), file_name())]
     Explicit {
         /// What named it.
         how: String,
@@ -104,7 +105,7 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, RuntimeLibra
             }
         }
         Err(why) => {
-            let _ = writeln!(tried, "  `python3`, asked for its onnxruntime: {why}");
+            let _ = writeln!(tried, "  the onnxruntime of `python3`: {why}");
         }
     }
     Err(LocateError::Missing { tried })
@@ -132,7 +133,7 @@ fn search(
             match try_load(&library, &location.how) {
                 Ok(loaded) => return Some(loaded),
                 Err(why) => {
-                    let _ = write!(tried, " ({} is there, but {why})", library.display());
+                    let _ = write!(tried, " ({} exists, but {why})", library.display());
                 }
             }
         }
@@ -151,7 +152,7 @@ fn search_locations() -> Vec<SearchLocation> {
     let prefix = bin.as_deref().and_then(Path::parent);
     let beside = bin.iter().flat_map(|bin| [bin.clone(), bin.join("lib")]);
     locations.push(SearchLocation {
-        how: "beside the executable".to_owned(),
+        how: "next to the executable".to_owned(),
         folders: beside
             .chain(prefix.map(|prefix| prefix.join("lib")))
             .collect(),
@@ -299,7 +300,7 @@ fn named_library(path: &Path) -> Result<PathBuf, String> {
         return ["", "lib", "capi", "onnxruntime/capi"]
             .iter()
             .find_map(|below| newest_library(&absolute.join(below)))
-            .ok_or_else(|| format!("there is no {} in that folder", file_name()));
+            .ok_or_else(|| format!("the folder does not contain {}", file_name()));
     }
     if absolute.exists() {
         Ok(absolute)
@@ -372,7 +373,7 @@ fn try_load(library: &Path, how: &str) -> Result<(EnvironmentBuilder, RuntimeLib
     let (_open, version) = open(&path)?;
     let builder = ort::init_from(&path).map_err(|error| match error {
         ort::LoadDynamicError::BadVersion { .. } => {
-            format!("it is version {version}, and 1.{OLDEST} or newer is needed")
+            format!("it is version {version}, but 1.{OLDEST} or newer is required")
         }
         other => other.to_string(),
     })?;
@@ -400,12 +401,12 @@ fn open(path: &Path) -> Result<(libloading::Library, String), String> {
         library
             .get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0")
     }
-    .map_err(|_| "it is no ONNX Runtime (it has no OrtGetApiBase)".to_owned())?;
+    .map_err(|_| "it is not ONNX Runtime (it has no OrtGetApiBase)".to_owned())?;
     // SAFETY: the function takes nothing and gives a pointer to a static structure, or null; the
     // version is a static, null-terminated string in the library, which is still open while it is
     // copied.
     let version = unsafe {
-        let base = base().as_ref().ok_or("its OrtGetApiBase gives nothing")?;
+        let base = base().as_ref().ok_or("its OrtGetApiBase returns nothing")?;
         CStr::from_ptr((base.GetVersionString)())
             .to_string_lossy()
             .into_owned()

@@ -85,7 +85,7 @@ impl Runtime {
             .as_ref()
             .ok_or_else(|| RuntimeError::Start {
                 library: PathBuf::from("ONNX Runtime"),
-                source: EngineError::Runtime("it refused to start before".to_owned()),
+                source: EngineError::Runtime("it failed to start earlier in this run".to_owned()),
             })
     }
 }
@@ -106,7 +106,7 @@ pub fn start(
             return Ok(environment.clone());
         }
         return Err(EngineError::Runtime(format!(
-            "{} serves this process already, and {} can't be loaded beside it",
+            "{} is already loaded in this process, so {} cannot be loaded as well",
             path.display(),
             library.path.display()
         )));

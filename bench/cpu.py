@@ -24,7 +24,7 @@ import json
 from pathlib import Path
 
 import common
-import contest
+import compare
 from common import esm2
 
 CAP = 1022
@@ -44,7 +44,7 @@ def bench_size(size: str, arguments, count: int, repeats: int) -> dict:
     tokens = sum(len(sequence) + 2 for _, sequence in proteins)
     print(f"{size}: {count} proteins, {tokens} tokens", flush=True)
 
-    task = contest.Task(
+    task = compare.Task(
         fasta=fasta,
         tokens=tokens,
         sample=sample,
@@ -55,7 +55,7 @@ def bench_size(size: str, arguments, count: int, repeats: int) -> dict:
         reference="transformers",
     )
     about = {"size": size, "proteins": count, "tokens": tokens, "cut_at": CAP, "threads": arguments.threads}
-    return about | contest.hold(task, arguments, repeats)
+    return about | compare.hold(task, arguments, repeats)
 
 
 def markdown(results: dict) -> str:
@@ -73,7 +73,7 @@ def markdown(results: dict) -> str:
         lines += ["", f"## {one['size']}: {one['proteins']:,} proteins, {one['tokens']:,} tokens", ""]
         if one["proteins"] < 2000:
             lines += [f"A subset of {one['proteins']:,} proteins (of the 2,000 asked for), so that every peer ends in bounded time.", ""]
-        lines += contest.table(one["contestants"], "transformers", "the faster of transformers and fair-esm")
+        lines += compare.table(one["contestants"], "transformers", "the faster of transformers and fair-esm")
     return "\n".join(lines) + "\n"
 
 
@@ -88,9 +88,9 @@ def main() -> None:
     parser.add_argument("--proteins", nargs="+", default=[], metavar="SIZE=N", help=f"default {PROTEINS}")
     parser.add_argument("--repeats", nargs="+", default=[], metavar="SIZE=N", help=f"default {REPEATS}")
     parser.add_argument("--proteins-from", type=Path, help="FASTA file (default: Debian's mmseqs2-examples)")
-    contest.add_arguments(parser, ["transformers", "fair-esm", "esm-cpp"])
+    compare.add_arguments(parser, ["transformers", "fair-esm", "esm-cpp"])
     arguments = parser.parse_args()
-    machine = contest.begin(arguments)
+    machine = compare.begin(arguments)
     counts, repeats = pairs(arguments.proteins, PROTEINS), pairs(arguments.repeats, REPEATS)
     results = {"machine": machine, "sizes": []}
     for size in arguments.sizes:

@@ -33,7 +33,7 @@ import zipfile
 from pathlib import Path
 
 import common
-import contest
+import compare
 from common import esm2
 
 LAYERS, HIDDEN, HEADS, INNER, VOCABULARY = 12, 768, 12, 3072, 4096
@@ -101,7 +101,7 @@ def counter(folder: Path):
 
 
 def beside_peer(arguments, machine: dict) -> tuple[str, dict, list[str]]:
-    """The contest: name, figures, and the page."""
+    """The comparison: name, figures, and the page."""
     work, count = arguments.work, arguments.pieces
     pieces = cut(read_genomes(arguments.genomes_from or find_genomes(work)))
     folder = random_checkpoint(work, pieces)
@@ -113,7 +113,7 @@ def beside_peer(arguments, machine: dict) -> tuple[str, dict, list[str]]:
     tokens_of = counter(folder)
     tokens, bases = tokens_of(s for _, s in chosen), sum(len(s) for _, s in chosen)
     print(f"{count} pieces, {bases} bases, {tokens} tokens", flush=True)
-    task = contest.Task(
+    task = compare.Task(
         fasta=fasta,
         tokens=tokens,
         sample=sample,
@@ -124,7 +124,7 @@ def beside_peer(arguments, machine: dict) -> tuple[str, dict, list[str]]:
         reference="dnabert2",
     )
     figures = {"machine": machine, "pieces": count, "bases": bases, "tokens": tokens, "threads": arguments.threads}
-    figures |= contest.hold(task, arguments, arguments.repeats)
+    figures |= compare.hold(task, arguments, arguments.repeats)
     page = [
         "# DNABERT-2 on a CPU: seqembed beside PyTorch",
         "",
@@ -136,7 +136,7 @@ def beside_peer(arguments, machine: dict) -> tuple[str, dict, list[str]]:
         "counted apart; medians. `dnabert2` is DNABERT-2 in PyTorch as transformers would run it. Made by `bench/cpu_dna.py`, whose",
         "head says what is counted.",
         "",
-        *contest.table(figures["contestants"], "dnabert2", "dnabert2 in PyTorch"),
+        *compare.table(figures["contestants"], "dnabert2", "dnabert2 in PyTorch"),
     ]
     return "cpu-dna", figures, page
 
@@ -157,7 +157,7 @@ def by_length(arguments, machine: dict) -> tuple[str, dict, list[str]]:
         esm2.write_fasta(fasta, [(f"first-{bases}", sequence)])
         options = ["--max-length", str(bases), *arguments.seqembed_options]
         runs = [
-            contest.seqembed_run(arguments.seqembed, model, fasta, work / "out/long", arguments.threads, options)
+            compare.seqembed_run(arguments.seqembed, model, fasta, work / "out/long", arguments.threads, options)
             for _ in range(arguments.repeats)
         ]
         tokens = tokens_of([sequence])
@@ -194,11 +194,11 @@ def main() -> None:
     parser.add_argument("--genomes-from", type=Path, help=f"FASTA file (default: that of PyPI's {PACKAGE})")
     parser.add_argument("--long-check", action="store_true", help="seqembed's memory and speed by length")
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, help="of --long-check, in bases")
-    contest.add_arguments(parser, ["dnabert2"])
+    compare.add_arguments(parser, ["dnabert2"])
     arguments = parser.parse_args()
     if arguments.long_check and not arguments.seqembed:
         parser.error("--long-check is of seqembed alone")
-    machine = contest.begin(arguments)
+    machine = compare.begin(arguments)
     name, figures, page = (by_length if arguments.long_check else beside_peer)(arguments, machine)
     stem = arguments.results / f"{name}-{common.slug(machine)}"
     stem.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")

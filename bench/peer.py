@@ -1,4 +1,4 @@
-"""One run of one peer: a FASTA file on disk -> one mean vector a record on disk. Started by contest.py, a process a run.
+"""One run of one peer: a FASTA file on disk -> one mean vector a record on disk. Started by compare.py, a process a run.
 
     python bench/peer.py transformers|fair-esm|esm-cpp|dnabert2 --model PATH --fasta FILE --out FOLDER --budget N --threads N
 

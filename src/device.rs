@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Device {
     /// The CPU.
     Cpu,

@@ -51,6 +51,7 @@ impl Default for EmbedderOptions {
 
 /// Why something could not be embedded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EmbedError {
     /// The model can't be had or loaded, or the run broke off.
     #[error(transparent)]
@@ -80,8 +81,7 @@ pub enum EmbedError {
 /// ([`Embedder::with_session`]); several embedders can share one, and threads as well, with an embedder each.
 ///
 /// ```
-/// use seqembed::settings::{Overrides, Pooling};
-/// use seqembed::{Embedder, EmbedderOptions};
+/// use seqembed::{Embedder, EmbedderOptions, Overrides, Pooling};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
@@ -126,6 +126,20 @@ impl Embedder {
     /// Opens a model: a known name, a checkpoint (exported into the cache now, if it was not yet) or an exported folder.
     ///
     /// Neither ONNX Runtime nor weights are loaded before the first batch.
+    ///
+    /// ```no_run
+    /// use seqembed::{Embedder, EmbedderOptions, Overrides, Pooling};
+    ///
+    /// // Not loaded before the first batch; 4 threads, each vector the maximum over a sequence's residues.
+    /// let options = EmbedderOptions {
+    ///     settings: Overrides { pooling: Some(Pooling::Max), ..Overrides::default() },
+    ///     threads: Some(4),
+    ///     ..EmbedderOptions::default()
+    /// };
+    /// let embedder = Embedder::new("esm2_t6_8M_UR50D", options)?;
+    /// assert!(embedder.loads().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// When there is no such model, or the options don't fit it.
@@ -234,8 +248,26 @@ impl Embedder {
     ///
     /// Rows stand in the order of the sequences. One that could not be embedded has a row too: NaN, and a status that says why.
     ///
+    /// ```
+    /// use seqembed::{Embedder, EmbedderOptions};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let model = folder.path().join("model");
+    /// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/esm2/checkpoints/hub-safetensors");
+    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &seqembed_onnx::ExportOptions::default())?;
+    /// # let model = model.to_str().ok_or("a path")?;
+    /// let mut embedder = Embedder::new(model, EmbedderOptions::default())?;
+    /// let rows = embedder.embed([("P1 a kinase", "MKTAYIAKQR"), ("P2", "")])?;
+    /// assert_eq!(rows.ids, ["P1", "P2"]);
+    /// assert_eq!(rows.status, ["ok", "skipped: empty sequence"]);
+    /// assert!(rows.values[..rows.hidden].iter().all(|value| value.is_finite()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// When the model can't be loaded or run, or a policy (`--long error`, `--unknown error`, letters of another alphabet)
+    /// When the model can't be loaded or run, or a policy ([`Long::Error`](crate::Long::Error), [`Unknown::Error`](crate::Unknown::Error), letters of another alphabet)
     /// forbids a sequence.
     pub fn embed<H, L>(
         &mut self,
@@ -267,6 +299,28 @@ impl Embedder {
     ///
     /// A file that can't be read to its end has no output, and its entry in the report names the reason.
     ///
+    /// ```
+    /// use seqembed::{Embedder, EmbedderOptions, Silent, read_file};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let model = folder.path().join("model");
+    /// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/esm2/checkpoints/hub-safetensors");
+    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &seqembed_onnx::ExportOptions::default())?;
+    /// # let model = model.to_str().ok_or("a path")?;
+    /// let mut embedder = Embedder::new(model, EmbedderOptions::default())?;
+    /// let file = folder.path().join("a.faa");
+    /// std::fs::write(&file, ">P1\nMKTAYIAKQR\n>P2\nGSHM\n")?;
+    /// let out = folder.path().join("out");
+    /// let report = embedder.run(&[file], &out, &mut Silent)?;
+    /// assert_eq!((report.totals.records, report.totals.failed_files), (2, 0));
+    /// let (rows, layout) = read_file(&out.join("a.parquet"))?;
+    /// assert_eq!(rows.ids, ["P1", "P2"]);
+    /// assert_eq!(layout.provenance("pooling"), Some("mean"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When a file is not there or two would get one output, when the model can't be loaded, or the run broke off.
     pub fn run(
@@ -284,6 +338,21 @@ impl Embedder {
     }
 
     /// The session, loaded now if it was not yet: another embedder's [`Embedder::with_session`] takes it.
+    ///
+    /// ```no_run
+    /// use seqembed::{Embedder, EmbedderOptions};
+    ///
+    /// let mut first = Embedder::new("esm2_t6_8M_UR50D", EmbedderOptions::default())?;
+    /// let session = first.session()?;
+    /// // A thread of its own, and one model in memory.
+    /// std::thread::spawn(move || {
+    ///     let mut second =
+    ///         Embedder::with_session("esm2_t6_8M_UR50D", session, EmbedderOptions::default())?;
+    ///     second.embed([("P1", "MKTAYIAKQR")])
+    /// });
+    /// first.embed([("P2", "GSHM")])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// When the model can't be loaded.
@@ -304,6 +373,15 @@ impl Embedder {
     }
 
     /// Moves to another device: the session is dropped, and loaded there.
+    ///
+    /// ```no_run
+    /// use seqembed::{Device, Embedder, EmbedderOptions};
+    ///
+    /// let mut embedder = Embedder::new("esm2_t6_8M_UR50D", EmbedderOptions::default())?;
+    /// embedder.to_device(Device::Cuda(0))?;
+    /// assert_eq!(embedder.device(), Device::Cuda(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// When the device can't be had: then the embedder stays where it is. When the model can't be loaded there: then the next

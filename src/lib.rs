@@ -1,34 +1,77 @@
-//! The modules of seqembed: manifest -> records -> tokens -> batches -> engine -> outputs.
+//! Embeddings of protein and DNA sequences by language models (ESM-2, DNABERT, DNABERT-2 and their
+//! kin), with one load of the model however many sequences and files there are.
+//!
+//! [`Embedder`] is the way in: [`Embedder::embed`] takes sequences and gives [`Rows`],
+//! [`Embedder::run`] takes files and writes a file of embeddings for each, and [`open_file`] and
+//! [`read_file`] read such files back, in any [`Format`].
+//!
+//! ```no_run
+//! use seqembed::{Embedder, EmbedderOptions};
+//!
+//! let mut embedder = Embedder::new("esm2_t6_8M_UR50D", EmbedderOptions::default())?;
+//! let rows = embedder.embed([("P1 first", "MKTAYIAKQR"), ("P2 second", "GSHMKL")])?;
+//! for (id, vector) in rows.ids.iter().zip(rows.values.chunks_exact(rows.hidden)) {
+//!     println!("{id}: {} values, the first of them {}", vector.len(), vector[0]);
+//! }
+//! # Ok::<(), seqembed::EmbedError>(())
+//! ```
+//!
+//! A name such as `esm2_t6_8M_UR50D` must have been downloaded before (`seqembed fetch`); a
+//! checkpoint or an exported folder is named by its path.
+//!
+//! The modules are the executable's: manifest -> records -> tokens -> batches -> engine -> outputs.
+//! Those that its tests need can be reached, but are no part of the interface.
 
 // All messages to the user go through `cli::terminal`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod batch;
+mod batch;
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod device;
-pub mod digest;
+mod digest;
+#[doc(hidden)]
 pub mod embedder;
+#[doc(hidden)]
 pub mod engine;
-pub mod folders;
-pub mod html_report;
-pub mod hub;
-pub mod interrupt;
+mod folders;
+mod html_report;
+mod hub;
+mod interrupt;
+#[doc(hidden)]
 pub mod journal;
+#[doc(hidden)]
 pub mod manifest;
-pub mod models;
+mod models;
+#[doc(hidden)]
 pub mod output;
-pub mod plot;
-pub mod pooling;
+mod plot;
+mod pooling;
+#[doc(hidden)]
 pub mod records;
-pub mod report;
+mod report;
+#[doc(hidden)]
 pub mod run;
+#[doc(hidden)]
 pub mod settings;
-pub mod targets;
+mod targets;
+#[doc(hidden)]
 pub mod text;
-pub mod threads;
+mod threads;
+#[doc(hidden)]
 pub mod tokenize;
-pub mod trace;
-pub mod virnucpro;
+mod trace;
+mod virnucpro;
 
-pub use embedder::{Embedder, EmbedderOptions};
-pub use seqembed_onnx::atomic_file;
+pub use device::Device;
+pub use embedder::{EmbedError, Embedder, EmbedderOptions, Silent};
+pub use engine::session::{Session, SessionInfo};
+pub use output::{
+    Format, Layout, OutputError, OutputPrecision, Reader, Rows, open as open_file,
+    read as read_file,
+};
+pub use report::{FileReport, LoadReport, Report};
+pub use run::Observer;
+use seqembed_onnx::atomic_file;
+pub use settings::{Kernels, Long, Overrides, Pooling, Precision, Revcomp, Unknown};

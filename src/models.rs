@@ -26,6 +26,7 @@ use crate::tokenize;
 
 /// Why a MODEL cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelError {
     /// Neither an existing path nor a known name.
     #[error(

@@ -7,13 +7,12 @@ use std::ops::Range;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::batch::Reduce;
-use crate::engine::cpu::kernels::rows::larger_or_nan;
 use crate::tokenize::{SpecialTokens, Window};
 
 /// How a record's vectors are combined into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Pooling {
     /// Mean over the residues, without special tokens
     #[default]
@@ -42,6 +41,29 @@ pub struct PooledWindow {
     pub window: Window,
     /// The tokens that are pooled, as the model counts them: 0 is the first special token in front.
     pub range: Range<usize>,
+}
+
+/// What a graph gives back for a batch, from which every pooling is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reduce {
+    /// The mean of each range, [ranges, hidden].
+    Mean,
+    /// The maximum of each range, [ranges, hidden].
+    Max,
+    /// All tokens, [tokens, hidden].
+    Tokens,
+}
+
+impl Reduce {
+    /// The name of the graph's output that gives it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::Tokens => "tokens",
+        }
+    }
 }
 
 impl Pooling {
@@ -239,6 +261,15 @@ impl Joined {
         }
         self.values
     }
+}
+
+/// The larger of two numbers, and NaN if one of them is infinite or none: a maximum hides what is wrong with the others.
+#[inline(always)]
+#[must_use]
+pub fn larger_or_nan(best: f32, x: f32) -> f32 {
+    // NaN is not less than anything: once `best` is NaN, it stays so.
+    let larger = if best < x { x } else { best };
+    if x.is_finite() { larger } else { f32::NAN }
 }
 
 #[cfg(test)]

@@ -357,18 +357,10 @@ impl Report {
     }
 }
 
-/// The summary printed at the end of a run.
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let totals = &self.totals;
-        writeln!(
-            f,
-            "{} and {} in {:.1} s ({} tokens/s)",
-            counted(totals.files, "file"),
-            counted(totals.records, "sequence"),
-            totals.seconds,
-            totals.rate(),
-        )?;
+/// Parts of the summary.
+impl Report {
+    /// A line for each model.
+    fn write_models(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.loads.is_empty() {
             writeln!(
                 f,
@@ -402,6 +394,45 @@ impl fmt::Display for Report {
                 random(load)
             )?;
         }
+        Ok(())
+    }
+}
+
+impl Totals {
+    /// What an earlier run had done, if it had done anything.
+    fn write_resumed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kept_files + self.restored > 0 {
+            let mut parts = Vec::new();
+            if self.kept_files > 0 {
+                parts.push(format!(
+                    "{} {} already finished",
+                    counted(self.kept_files, "file"),
+                    was(self.kept_files)
+                ));
+            }
+            if self.restored > 0 {
+                let rows = counted(self.restored, "row");
+                parts.push(format!("{rows} of other files restored"));
+            }
+            writeln!(f, "  resumed  {}", parts.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// The summary printed at the end of a run.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        writeln!(
+            f,
+            "{} and {} in {:.1} s ({} tokens/s)",
+            counted(totals.files, "file"),
+            counted(totals.records, "sequence"),
+            totals.seconds,
+            totals.rate(),
+        )?;
+        self.write_models(f)?;
         writeln!(
             f,
             "  device   {}, {}",
@@ -411,21 +442,7 @@ impl fmt::Display for Report {
         for device in &self.devices {
             write!(f, "{device}")?;
         }
-        if totals.kept_files + totals.restored > 0 {
-            let mut parts = Vec::new();
-            if totals.kept_files > 0 {
-                parts.push(format!(
-                    "{} {} already finished",
-                    counted(totals.kept_files, "file"),
-                    was(totals.kept_files)
-                ));
-            }
-            if totals.restored > 0 {
-                let rows = counted(totals.restored, "row");
-                parts.push(format!("{rows} of other files restored"));
-            }
-            writeln!(f, "  resumed  {}", parts.join(", "))?;
-        }
+        totals.write_resumed(f)?;
         if totals.repeated > 0 {
             writeln!(
                 f,

@@ -16,6 +16,7 @@ use crate::tokenize::SpecialTokens;
 /// What to do with a sequence longer than `--max-length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Long {
     /// Embed it in overlapping windows; each residue's vector is taken from the window in which it
     /// is most central
@@ -30,6 +31,7 @@ pub enum Long {
 /// What to do with a sequence that has letters outside the model's vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Unknown {
     /// Embed each such letter as the unknown token
     #[default]
@@ -43,6 +45,7 @@ pub enum Unknown {
 /// How the reverse strand of DNA is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Revcomp {
     /// Not at all: the sequence is embedded as given
     #[default]
@@ -54,6 +57,7 @@ pub enum Revcomp {
 /// The floating-point format that the model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Precision {
     /// fp32 on a CPU, fp16 on a GPU
     #[default]
@@ -92,6 +96,7 @@ impl Precision {
 
 /// Whose operators a model runs with, and so which graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[non_exhaustive]
 pub enum Kernels {
     /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
     #[default]
@@ -343,6 +348,7 @@ fn one_of<T: ValueEnum>(key: &str, text: &str) -> Result<T, OptionError> {
 
 /// An option that does not exist, or a value that is not valid for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum OptionError {
     /// The name is not one of [`Overrides::KEYS`] or [`RunOverrides::KEYS`].
     #[error("there is no option `{0}`")]
@@ -362,6 +368,7 @@ pub enum OptionError {
 
 /// Options that contradict each other, or a required option that is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SettingsError {
     /// No level of precedence names a model.
     #[error("no model is named: give `--model`, or set `model:` in the manifest")]

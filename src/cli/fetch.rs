@@ -15,7 +15,7 @@ use seqembed_onnx::{Model, Precision};
 
 use super::export::precision_parser;
 use super::{USAGE, pass_on, say, shown};
-use crate::hub::{Event, Hub, HubModel, Pace};
+use crate::hub::{self, Event, Hub, HubModel, Pace};
 use crate::models;
 
 /// Interval between progress lines of a long download when standard error is not a terminal.
@@ -80,8 +80,7 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     };
     let hub = Hub::from_env().within(pace, args.timeout.map(Duration::from_secs));
     let mut progress = Progress::default();
-    let folder = hub
-        .fetch(&model, args.update, &mut |event| progress.show(event))
+    let folder = hub::fetch(&hub, &model, args.update, &mut |event| progress.show(event))
         .with_context(|| format!("cannot fetch {model}"))?;
     say(&format!("{model}: {}", folder.display()));
     let folder = if args.no_export {

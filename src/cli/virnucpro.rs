@@ -149,21 +149,31 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
     if code != ExitCode::SUCCESS {
         return Ok(code);
     }
+    merge(&all, args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Joins the features of both models, and writes where they come from.
+fn merge(all: &[(Places, Found)], args: &VirnucproArgs) -> anyhow::Result<()> {
     for (places, found) in all {
         let mut told = None;
         for part in 1..=found.parts {
-            told = Some(features::merge(&places, part, args.truncation)?);
+            told = Some(features::merge(places, part, args.truncation)?);
         }
         if let Some(layouts) = told {
-            features::write_provenance(&places, args.chunk, args.truncation, &layouts)?;
+            features::write_provenance(places, args.chunk, args.truncation, &layouts)?;
         }
         if !args.common.quiet {
             say(&format!(
                 "  merged   {} in {}",
                 counted(found.frames, "row"),
-                places.merged(1).parent().unwrap_or(out).display()
+                places
+                    .merged(1)
+                    .parent()
+                    .unwrap_or(&args.common.out)
+                    .display()
             ));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

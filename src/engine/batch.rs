@@ -1,6 +1,8 @@
 //! What goes into a session, and what can be asked of it: packed token sequences, and one of the
 //! graph's outputs.
 
+pub use crate::pooling::Reduce;
+
 /// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -23,28 +25,5 @@ impl Batch {
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)
-    }
-}
-
-/// What a session gives back for a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reduce {
-    /// The mean of each range, [ranges, hidden].
-    Mean,
-    /// The maximum of each range, [ranges, hidden].
-    Max,
-    /// All tokens, [tokens, hidden].
-    Tokens,
-}
-
-impl Reduce {
-    /// The name of the graph's output that gives it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Max => "max",
-            Self::Tokens => "tokens",
-        }
     }
 }

@@ -6,16 +6,18 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use seqembed_onnx::weights::table::hex;
 use serde::Deserialize;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 use ureq::http::header::{AUTHORIZATION, ETAG, LOCATION, RETRY_AFTER};
 use ureq::http::{Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::{Damage, Event, Hub, HubError, HubModel, Pace, at, is_commit, variable};
+use super::cache::Hub;
+use super::damage::{damage_of_file, hash_as};
+use super::environment::variable;
+use super::error::{HubError, at};
+use super::event::{Event, Pace};
+use super::model::{HubModel, is_commit};
 use crate::atomic_file;
 
 /// Number of attempts without progress before giving up.
@@ -276,7 +278,7 @@ impl<'a> Download<'a> {
         if !pointer.is_file() {
             return Ok(false);
         }
-        Ok(!self.update || damage(pointer).map_err(at(pointer))?.is_none())
+        Ok(!self.update || damage_of_file(pointer).map_err(at(pointer))?.is_none())
     }
 
     /// Creates one file of the snapshot, as a link to its blob.
@@ -759,56 +761,6 @@ impl<'a> Download<'a> {
             std::thread::sleep(wait);
             attempt += 1;
         }
-    }
-}
-
-/// The hash of a file by the method that the length of `name` implies: SHA-256, or git's SHA-1 of a
-/// blob. `None` if `name` is neither.
-fn hash_as(name: &str, path: &Path) -> std::io::Result<Option<String>> {
-    if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(None);
-    }
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
-    match name.len() {
-        64 => digest(file, Sha256::new()).map(Some),
-        40 => digest(file, Sha1::new_with_prefix(format!("blob {size}\0"))).map(Some),
-        _ => Ok(None),
-    }
-}
-
-/// The hash of a snapshot's file if it differs from the name of its blob. `None` if they are equal,
-/// or if the file is not a link to a blob.
-pub(super) fn damage(pointer: &Path) -> std::io::Result<Option<Damage>> {
-    // The blob may itself be a link to another disk.
-    let targets = [std::fs::read_link(pointer), std::fs::canonicalize(pointer)];
-    for blob in targets.into_iter().flatten() {
-        let folder = blob.parent().and_then(Path::file_name);
-        let name = blob.file_name().and_then(|name| name.to_str());
-        let (Some(folder), Some(name)) = (folder, name) else {
-            continue;
-        };
-        if folder == "blobs"
-            && let Some(found) = hash_as(name, pointer)?
-        {
-            return Ok((!name.eq_ignore_ascii_case(&found)).then(|| Damage {
-                file: pointer.to_path_buf(),
-                expected: name.to_owned(),
-                found,
-            }));
-        }
-    }
-    Ok(None)
-}
-
-fn digest(mut file: File, mut hash: impl Digest) -> std::io::Result<String> {
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(&buffer[..count]);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::output::OutputError;
 
 /// Why the journal can't be kept.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum JournalError {
     /// The operating system refused.
     #[error("cannot {doing} {}: {source}", .path.display())]

@@ -1,7 +1,9 @@
 //! Parses a manifest in CSV or TSV. The first row with text names the columns. Empty cells set
 //! nothing, and empty rows and columns, which spreadsheets write as `,,,`, are ignored.
 
-use super::{Draft, Entry, Field, INPUT_KEYS, Mistakes, Place, entry_keys, key_among};
+use super::draft::{Draft, Field, FileEntry};
+use super::error::Mistakes;
+use super::keys::{INPUT_KEYS, KeyPosition, entry_keys, key_among};
 use crate::text::counted;
 
 /// A column, as named in the first row.
@@ -56,43 +58,7 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
         if is_blank(&row) {
             continue;
         }
-        let blank = row.iter().rev().take_while(|text| text.is_empty()).count();
-        let filled = row.len() - blank;
-        let named = named(&columns);
-        let is_damaged = row.len() < named || filled > columns.len();
-        if is_damaged {
-            let cells = row.len().min(filled.max(named));
-            let text = format!(
-                "the row has {}, but the table has {}",
-                counted(cells as u64, "cell"),
-                counted(named as u64, "column")
-            );
-            mistakes.add(line, text);
-        }
-        let mut fields = Vec::new();
-        for (number, (column, text)) in columns.iter().zip(&row).enumerate() {
-            match column {
-                Column::Known(key) if !text.is_empty() => fields.push(Field {
-                    key: (*key).to_owned(),
-                    text: text.to_owned(),
-                    line,
-                }),
-                Column::Unnamed if !text.is_empty() => mistakes.add(
-                    line,
-                    format!(
-                        "`{}` is in column {}, which has no name in the first row",
-                        text.escape_debug(),
-                        number + 1
-                    ),
-                ),
-                _ => {}
-            }
-        }
-        draft.entries.push(Entry {
-            line,
-            fields,
-            is_damaged,
-        });
+        draft.entries.push(entry(&row, line, &columns, mistakes));
     }
     if draft.entries.is_empty() {
         mistakes.add(
@@ -101,6 +67,52 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
         );
     }
     Some(draft)
+}
+
+/// What a row says of a file.
+fn entry(
+    row: &csv::StringRecord,
+    line: usize,
+    columns: &[Column],
+    mistakes: &mut Mistakes,
+) -> FileEntry {
+    let blank = row.iter().rev().take_while(|text| text.is_empty()).count();
+    let filled = row.len() - blank;
+    let named = named(columns);
+    let is_damaged = row.len() < named || filled > columns.len();
+    if is_damaged {
+        let cells = row.len().min(filled.max(named));
+        let text = format!(
+            "the row has {}, but the table has {}",
+            counted(cells as u64, "cell"),
+            counted(named as u64, "column")
+        );
+        mistakes.add(line, text);
+    }
+    let mut fields = Vec::new();
+    for (number, (column, text)) in columns.iter().zip(row).enumerate() {
+        match column {
+            Column::Known(key) if !text.is_empty() => fields.push(Field {
+                key: (*key).to_owned(),
+                text: text.to_owned(),
+                line,
+            }),
+            Column::Unnamed if !text.is_empty() => mistakes.add(
+                line,
+                format!(
+                    "`{}` is in column {}, which has no name in the first row",
+                    text.escape_debug(),
+                    number + 1
+                ),
+            ),
+            _ => {}
+        }
+    }
+    FileEntry {
+        line,
+        fields,
+        is_damaged,
+    }
 }
 
 /// The columns, or `None` if a required one is missing.
@@ -112,7 +124,7 @@ fn columns(
     let known = entry_keys();
     let mut columns = Vec::new();
     for name in header {
-        let column = match key_among(name, &known, Place::Column) {
+        let column = match key_among(name, &known, KeyPosition::Column) {
             _ if name.is_empty() => Column::Unnamed,
             Ok(key) if columns.contains(&Column::Known(key)) => {
                 mistakes.add(line, format!("the column `{key}` occurs twice"));

@@ -3,7 +3,9 @@
 use saphyr::{MarkedYaml, ScalarStyle, ScanError, YamlData, YamlLoader};
 use saphyr_parser::{Event, Parser, SpannedEventReceiver};
 
-use super::{Draft, Entry, Field, Mistakes, Place, entry_keys, key_among};
+use super::draft::{Draft, Field, FileEntry};
+use super::error::Mistakes;
+use super::keys::{KeyPosition, entry_keys, key_among};
 use crate::settings::{Overrides, RunOverrides};
 
 /// A manifest needs three levels. The limit keeps hostile nesting from using up the stack.
@@ -53,7 +55,7 @@ pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
     let mut draft = Draft::default();
     let mut has_files = false;
     for (key, value) in pairs {
-        match key_of(key, &known, Place::Top, mistakes) {
+        match key_of(key, &known, KeyPosition::Top, mistakes) {
             Some("files") => {
                 has_files = true;
                 draft.entries = entries(value, key.span.start.line(), mistakes);
@@ -104,7 +106,7 @@ fn is_blank(node: &MarkedYaml) -> bool {
 }
 
 /// Parses the list under `files:`.
-fn entries(list: &MarkedYaml, line: usize, mistakes: &mut Mistakes) -> Vec<Entry> {
+fn entries(list: &MarkedYaml, line: usize, mistakes: &mut Mistakes) -> Vec<FileEntry> {
     let YamlData::Sequence(nodes) = &list.data else {
         mistakes.add(
             line,
@@ -121,7 +123,7 @@ fn entries(list: &MarkedYaml, line: usize, mistakes: &mut Mistakes) -> Vec<Entry
         .collect()
 }
 
-fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
+fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<FileEntry> {
     let line = node.span.start.line();
     let YamlData::Mapping(pairs) = &node.data else {
         mistakes.add(
@@ -134,12 +136,12 @@ fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
     let mut fields = Vec::new();
     let mut is_damaged = false;
     for (key, value) in pairs {
-        let found = key_of(key, &known, Place::File, mistakes)
+        let found = key_of(key, &known, KeyPosition::File, mistakes)
             .and_then(|name| field(name, key, value, mistakes));
         is_damaged |= found.is_none();
         fields.extend(found);
     }
-    Some(Entry {
+    Some(FileEntry {
         line,
         fields,
         is_damaged,
@@ -151,7 +153,7 @@ fn entry(node: &MarkedYaml, mistakes: &mut Mistakes) -> Option<Entry> {
 fn key_of(
     key: &MarkedYaml,
     known: &[&'static str],
-    place: Place,
+    position: KeyPosition,
     mistakes: &mut Mistakes,
 ) -> Option<&'static str> {
     let line = key.span.start.line();
@@ -159,7 +161,7 @@ fn key_of(
         mistakes.add(line, "a key must be a plain word");
         return None;
     };
-    key_among(text, known, place)
+    key_among(text, known, position)
         .map_err(|text| mistakes.add(line, text))
         .ok()
 }

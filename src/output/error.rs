@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Why an output could not be written or read back.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OutputError {
     /// The operating system refused.
     #[error("cannot write {path}: {source}", path = .path.display())]

@@ -207,6 +207,15 @@ pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputErr
 /// Opens a file of embeddings that [`create`] made, or one of VirNucPro's `.pt` files; its format is told by
 /// content, not by name.
 ///
+/// ```no_run
+/// # use std::path::Path;
+/// for rows in seqembed::open_file(Path::new("out/proteins.parquet"))? {
+///     let rows = rows?;
+///     println!("{} more records", rows.len());
+/// }
+/// # Ok::<(), seqembed::OutputError>(())
+/// ```
+///
 /// # Errors
 /// When the file can't be read, or isn't a file of embeddings: the error names the path.
 pub fn open(path: &Path) -> Result<Reader, OutputError> {
@@ -240,6 +249,13 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
 }
 
 /// Reads a whole file of embeddings.
+///
+/// ```no_run
+/// # use std::path::Path;
+/// let (rows, layout) = seqembed::read_file(Path::new("out/proteins.npz"))?;
+/// println!("{} vectors of {}", rows.len(), layout.provenance("model").unwrap_or("?"));
+/// # Ok::<(), seqembed::OutputError>(())
+/// ```
 ///
 /// # Errors
 /// As [`open`].

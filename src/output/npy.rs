@@ -264,33 +264,12 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         ));
     };
     let tsv = table_path(path);
-    let mut table = read_table(&tsv)?;
-    let columns: Vec<String> = table
-        .headers()
-        .map_err(|e| OutputError::malformed(&tsv, e))?
-        .iter()
-        .map(str::to_owned)
-        .collect();
-    let Some(per_token) = [false, true].into_iter().find(|&t| columns == header(t)) else {
-        return Err(OutputError::malformed(
-            &tsv,
-            "its columns are not those of an embedding file",
-        ));
-    };
-    // Counted before they are read, since a reader tells how many there are.
-    let mut rows = 0;
-    let mut record = csv::StringRecord::new();
-    while table
-        .read_record(&mut record)
-        .map_err(|e| OutputError::malformed(&tsv, e))?
-    {
-        rows += 1;
-    }
+    let (per_token, rows) = survey(&tsv)?;
     if !per_token && rows != vectors {
         return Err(OutputError::malformed(
             path,
             format!(
-                "it has {}, but {} has {rows}",
+                "it has {}, and {} has {rows}",
                 counted(vectors, "row"),
                 tsv.display()
             ),
@@ -341,6 +320,33 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         values: matrix.data,
     }
     .into_reader())
+}
+
+/// Whether a table is of per-token output, and how many rows it has: counted before they are read, since a reader
+/// tells how many there are.
+fn survey(tsv: &Path) -> Result<(bool, u64), OutputError> {
+    let mut table = read_table(tsv)?;
+    let columns: Vec<String> = table
+        .headers()
+        .map_err(|e| OutputError::malformed(tsv, e))?
+        .iter()
+        .map(str::to_owned)
+        .collect();
+    let Some(per_token) = [false, true].into_iter().find(|&t| columns == header(t)) else {
+        return Err(OutputError::malformed(
+            tsv,
+            "its columns are not those of an embedding file",
+        ));
+    };
+    let mut rows = 0;
+    let mut record = csv::StringRecord::new();
+    while table
+        .read_record(&mut record)
+        .map_err(|e| OutputError::malformed(tsv, e))?
+    {
+        rows += 1;
+    }
+    Ok((per_token, rows))
 }
 
 fn read_table(path: &Path) -> Result<csv::Reader<File>, OutputError> {

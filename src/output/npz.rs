@@ -223,14 +223,11 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let mut array = |name: &str| {
         member(path, &mut zip, name).map_err(|e| malformed(format!("array {name:?}: {e}")))
     };
-    let need = |name: &str, array: Option<Array>| {
-        array.ok_or_else(|| malformed(format!("it has no array {name:?}")))
-    };
-    let ids = need("ids", array("ids")?)?;
-    let headers = need("headers", array("headers")?)?;
-    let status = need("status", array("status")?)?;
-    let mut lengths = need("lengths", array("lengths")?)?;
-    let embeddings = need("embeddings", array("embeddings")?)?;
+    let mut need =
+        |name: &str| array(name)?.ok_or_else(|| malformed(format!("it has no array {name:?}")));
+    let (ids, headers, status) = (need("ids")?, need("headers")?, need("status")?);
+    let mut lengths = need("lengths")?;
+    let embeddings = need("embeddings")?;
     let offsets = array("offsets")?;
     let facts = array("provenance")?;
     let long_text = array("long_text")?;
@@ -242,15 +239,15 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         return Err(malformed("array \"embeddings\" is not a matrix".into()));
     };
     let mut texts = [ids, headers, status];
-    let integers = offsets.iter().chain([&lengths]).all(|a| a.descr == "<i8");
-    let in_step = texts.iter().chain([&lengths]).all(|a| a.shape == [rows])
+    let is_in_step = texts.iter().chain([&lengths]).all(|a| a.shape == [rows])
         && texts.iter().all(|a| text_width(a).is_some())
+        && offsets.iter().chain([&lengths]).all(|a| a.descr == "<i8")
         && match &offsets {
             Some(offsets) => offsets.shape == [rows.saturating_add(1)],
             None => vectors == rows,
         };
     let precision = npy::precision(&embeddings.descr);
-    let Some(precision) = precision.filter(|_| integers && in_step) else {
+    let Some(precision) = precision.filter(|_| is_in_step) else {
         return Err(malformed(
             "the types or shapes of its arrays do not match".into(),
         ));
@@ -260,24 +257,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         None => Ok(String::new()),
     };
     let facts = whole(facts)?;
-    let mut long = HashMap::new();
-    for line in whole(long_text)?.lines() {
-        let (name, row, text): (String, u64, String) =
-            serde_json::from_str(line).map_err(|e| malformed(format!("long_text: {e}")))?;
-        if let Some(column) = TEXTS.iter().position(|&column| column == name) {
-            long.insert((column, row), text);
-        }
-    }
+    let mut long = long_texts(path, &whole(long_text)?)?;
     let per_token = offsets.is_some();
-    let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match offsets {
-        Some(mut offsets) => {
-            // After the first, which is 0, each row reads where it ends.
-            let first = read_u64(&mut offsets.data).map_err(reading)?;
-            check_first(first).map_err(|e| malformed(e.to_string()))?;
-            Box::new(counts(move || read_u64(&mut offsets.data)))
-        }
-        None => Box::new(|| Ok(1)),
-    };
+    let mut count = vectors_of_rows(path, offsets)?;
     let mut row = 0;
     let next = move || {
         let mut column = |column: usize| -> io::Result<String> {
@@ -300,10 +282,9 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             hidden: usize::try_from(hidden).map_err(|e| malformed(e.to_string()))?,
             per_token,
             precision,
-            provenance: if facts.is_empty() {
-                Vec::new()
-            } else {
-                provenance(path, &facts)?
+            provenance: match facts.as_str() {
+                "" => Vec::new(),
+                facts => provenance(path, facts)?,
             },
         },
         rows,
@@ -312,6 +293,36 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         values: Box::new(embeddings.data),
     }
     .into_reader())
+}
+
+/// How many vectors each row has, from where it ends; one where there are no offsets.
+fn vectors_of_rows(
+    path: &Path,
+    offsets: Option<Array>,
+) -> Result<Box<dyn FnMut() -> io::Result<u64> + Send>, OutputError> {
+    let Some(mut offsets) = offsets else {
+        return Ok(Box::new(|| Ok(1)));
+    };
+    // After the first, which is 0, each row reads where it ends.
+    let first = read_u64(&mut offsets.data).map_err(|source| OutputError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    check_first(first).map_err(|e| OutputError::malformed(path, e))?;
+    Ok(Box::new(counts(move || read_u64(&mut offsets.data))))
+}
+
+/// The texts that do not fit into their arrays, by column and row.
+fn long_texts(path: &Path, lines: &str) -> Result<HashMap<(usize, u64), String>, OutputError> {
+    let mut long = HashMap::new();
+    for line in lines.lines() {
+        let (name, row, text): (String, u64, String) = serde_json::from_str(line)
+            .map_err(|e| OutputError::malformed(path, format!("long_text: {e}")))?;
+        if let Some(column) = TEXTS.iter().position(|&column| column == name) {
+            long.insert((column, row), text);
+        }
+    }
+    Ok(long)
 }
 
 /// An array of the archive.

@@ -19,6 +19,7 @@ use half::f16;
     serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum OutputPrecision {
     /// 32-bit floats
     #[default]

@@ -178,16 +178,16 @@ struct Tensor {
     data_offsets: [u64; 2],
 }
 
-/// A file whose header was read.
-struct Opened<'path> {
+/// The header of a file, and where its tensors stand.
+struct Header<'path> {
     path: &'path Path,
     /// Where the tensors begin, and how many bytes they have.
     start: u64,
     bytes: u64,
-    header: Map<String, Value>,
+    tensors: Map<String, Value>,
 }
 
-impl<'path> Opened<'path> {
+impl<'path> Header<'path> {
     fn new(path: &'path Path) -> Result<Self, OutputError> {
         let reading = |source| OutputError::Read {
             path: path.to_owned(),
@@ -210,14 +210,15 @@ impl<'path> Opened<'path> {
             path,
             start,
             bytes: size - start,
-            header: serde_json::from_slice(&text).map_err(|e| malformed(format!("header: {e}")))?,
+            tensors: serde_json::from_slice(&text)
+                .map_err(|e| malformed(format!("header: {e}")))?,
         })
     }
 
     /// A tensor that lies within the file.
     fn find(&mut self, name: &str) -> Result<Option<Tensor>, OutputError> {
         let malformed = |what: String| OutputError::malformed(self.path, what);
-        let Some(tensor) = self.header.remove(name) else {
+        let Some(tensor) = self.tensors.remove(name) else {
             return Ok(None);
         };
         let tensor: Tensor = serde_json::from_value(tensor)
@@ -261,11 +262,40 @@ impl<'path> Opened<'path> {
     }
 }
 
+/// The floats, the number of records, and the sides of the matrix, unless the tensors do not fit together.
+fn shape(
+    embeddings: &Tensor,
+    lengths: &Tensor,
+    offsets: Option<&Tensor>,
+    texts: &[Tensor],
+) -> Option<(OutputPrecision, u64, [u64; 2])> {
+    let precision = match embeddings.dtype.as_str() {
+        "F32" => OutputPrecision::Fp32,
+        "F16" => OutputPrecision::Fp16,
+        _ => return None,
+    };
+    let (&[vectors, hidden], &[rows]) = (embeddings.shape.as_slice(), lengths.shape.as_slice())
+    else {
+        return None;
+    };
+    let is_in_step = match offsets {
+        Some(offsets) => offsets.shape == [rows.saturating_add(1)],
+        None => vectors == rows,
+    };
+    let is_fit = is_in_step
+        && offsets
+            .into_iter()
+            .chain([lengths])
+            .all(|t| t.dtype == "I64")
+        && texts.iter().all(|text| text.dtype == "U8");
+    is_fit.then_some((precision, rows, [vectors, hidden]))
+}
+
 /// Opens a safetensors file of embeddings.
 pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let malformed = |what: String| OutputError::malformed(path, what);
-    let mut file = Opened::new(path)?;
-    let facts = match file.header.remove("__metadata__") {
+    let mut file = Header::new(path)?;
+    let facts = match file.tensors.remove("__metadata__") {
         Some(Value::Object(facts)) => facts,
         _ => Map::new(),
     };
@@ -276,30 +306,13 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     for name in TEXTS {
         texts.push(file.need(name)?);
     }
-    let precision = match embeddings.dtype.as_str() {
-        "F32" => Some(OutputPrecision::Fp32),
-        "F16" => Some(OutputPrecision::Fp16),
-        _ => None,
-    };
-    let (Some(precision), &[vectors, hidden], &[rows]) = (
-        precision,
-        embeddings.shape.as_slice(),
-        lengths.shape.as_slice(),
-    ) else {
+    let Some((precision, rows, [vectors, hidden])) =
+        shape(&embeddings, &lengths, offsets.as_ref(), &texts)
+    else {
         return Err(malformed(
             "the types or shapes of its tensors do not match".into(),
         ));
     };
-    let integers = offsets.iter().chain([&lengths]).all(|t| t.dtype == "I64");
-    let in_step = match &offsets {
-        Some(offsets) => offsets.shape == [rows.saturating_add(1)],
-        None => vectors == rows,
-    };
-    if !integers || !in_step || texts.iter().any(|text| text.dtype != "U8") {
-        return Err(malformed(
-            "the types or shapes of its tensors do not match".into(),
-        ));
-    }
     let per_token = offsets.is_some();
     let mut count: Box<dyn FnMut() -> io::Result<u64> + Send> = match &offsets {
         Some(offsets) => {

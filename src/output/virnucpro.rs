@@ -206,11 +206,8 @@ pub(super) fn open(file: &TorchFile) -> Result<Option<Reader>, OutputError> {
         return Err(file.malformed("its vectors differ in length"));
     }
     let rows = ids.len() as u64;
-    let values: Vec<u8> = vectors
-        .iter()
-        .flatten()
-        .flat_map(|v| v.to_le_bytes())
-        .collect();
+    let values = vectors.iter().flatten();
+    let values: Vec<u8> = values.flat_map(|v| v.to_le_bytes()).collect();
     let mut ids = ids.into_iter();
     let next = move || {
         let id = ids.next().ok_or_else(|| invalid("no id"))?;

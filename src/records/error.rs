@@ -26,6 +26,7 @@ impl RecordError {
 
 /// What is wrong. Lines are counted from 1, in the decompressed text.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// Nothing is there.
     #[error("no such file")]

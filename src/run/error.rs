@@ -16,6 +16,7 @@ use crate::tokenize::VocabularyError;
 
 /// Why a run stopped, or did not begin.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The output folder cannot be made or written to.
     #[error("cannot write to the output folder {}: {source}", .path.display())]

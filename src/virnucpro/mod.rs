@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use self::frames::Frame;
 use crate::atomic_file;
 use crate::output::{OutputError, Unfinished};
 use crate::records::{self, Limits, RecordError, Source};
@@ -162,6 +163,37 @@ pub struct Found {
     pub warnings: Vec<String>,
 }
 
+impl Found {
+    /// Tells what is odd: contigs with the name of another one, contigs without a base, and no frame at all.
+    fn warn(&mut self, contigs: &Source, repeated: u64, empty: u64) {
+        if repeated > 0 {
+            self.warnings.push(format!(
+            "{contigs}: {} the name of an earlier one; both have their own rows, but the same ids",
+            if repeated == 1 {
+                "1 contig has".to_owned()
+            } else {
+                counted(repeated, "contig") + " have"
+            }
+        ));
+        }
+        if empty > 0 {
+            self.warnings.push(format!(
+                "{contigs}: {} no sequence and so no chunk",
+                if empty == 1 {
+                    "1 contig has".to_owned()
+                } else {
+                    counted(empty, "contig") + " have"
+                }
+            ));
+        }
+        if self.contigs > 0 && self.frames == 0 {
+            self.warnings.push(format!(
+                "{contigs}: every reading frame has a stop codon, so there is nothing to embed"
+            ));
+        }
+    }
+}
+
 /// Cuts contigs into chunks, reads their frames, and writes both as FASTA.
 ///
 /// `per_file` reading frames go into a part. A contig of more than `longest` bases (none: as many as is usual) is refused.
@@ -179,11 +211,16 @@ pub fn prepare(
         make(&places.folder(side))?;
     }
     let mut chunked = Fasta::create(&places.file(&format!("chunked{chunk}.fa")))?;
-    let mut whole = [
+    let whole = [
         Fasta::create(&places.file("identified_nucleotide.fa"))?,
         Fasta::create(&places.file("identified_protein.faa"))?,
     ];
-    let mut part: Option<[Fasta; 2]> = None;
+    let mut frames = FrameFiles {
+        places,
+        per_file: per_file as u64,
+        whole,
+        part: None,
+    };
     let mut found = Found::default();
     let mut seen = HashSet::new();
     let mut repeated = 0_u64;
@@ -224,54 +261,15 @@ pub fn prepare(
             chunked.wrapped(&id, sequence)?;
             found.chunks += 1;
             for frame in frames::frames(sequence) {
-                if found.frames.is_multiple_of(per_file as u64) {
-                    finish(part.take())?;
-                    found.parts += 1;
-                    part = Some([
-                        Fasta::create(&places.part(Side::Nucleotide, found.parts))?,
-                        Fasta::create(&places.part(Side::Protein, found.parts))?,
-                    ]);
-                }
-                let id = format!("{id}{}", frame.name);
-                let files = whole.iter_mut().chain(part.iter_mut().flatten());
-                let sequences = [&frame.nucleotides, &frame.protein];
-                for (file, sequence) in files.zip(sequences.into_iter().cycle()) {
-                    file.line(&id, sequence)?;
-                }
-                found.frames += 1;
+                frames.write(&id, &frame, &mut found)?;
             }
         }
     }
     proteins(&check)?;
-    finish(part)?;
     chunked.finish()?;
-    finish(Some(whole))?;
+    frames.finish()?;
     found.warnings.extend(reader.warnings());
-    if repeated > 0 {
-        found.warnings.push(format!(
-            "{contigs}: {} the name of an earlier one; both have their own rows, but the same ids",
-            if repeated == 1 {
-                "1 contig has".to_owned()
-            } else {
-                counted(repeated, "contig") + " have"
-            }
-        ));
-    }
-    if empty > 0 {
-        found.warnings.push(format!(
-            "{contigs}: {} no sequence and so no chunk",
-            if empty == 1 {
-                "1 contig has".to_owned()
-            } else {
-                counted(empty, "contig") + " have"
-            }
-        ));
-    }
-    if found.contigs > 0 && found.frames == 0 {
-        found.warnings.push(format!(
-            "{contigs}: every reading frame has a stop codon, so there is nothing to embed"
-        ));
-    }
+    found.warn(contigs, repeated, empty);
     Ok(found)
 }
 
@@ -284,6 +282,42 @@ fn make(folder: &Path) -> Result<(), VirnucproError> {
     // It takes room, and nothing else.
     let _ = atomic_file::sweep(folder, None);
     Ok(())
+}
+
+/// The reading frames, in files of all and in parts, each as nucleotides and as protein.
+struct FrameFiles<'p> {
+    places: &'p Places,
+    /// Frames in a part.
+    per_file: u64,
+    whole: [Fasta; 2],
+    part: Option<[Fasta; 2]>,
+}
+
+impl FrameFiles<'_> {
+    /// Writes a frame of a chunk, into a new part where the last one is full.
+    fn write(&mut self, chunk: &str, frame: &Frame, found: &mut Found) -> Result<(), OutputError> {
+        if found.frames.is_multiple_of(self.per_file) {
+            finish(self.part.take())?;
+            found.parts += 1;
+            self.part = Some([
+                Fasta::create(&self.places.part(Side::Nucleotide, found.parts))?,
+                Fasta::create(&self.places.part(Side::Protein, found.parts))?,
+            ]);
+        }
+        let id = format!("{chunk}{}", frame.name);
+        let files = self.whole.iter_mut().chain(self.part.iter_mut().flatten());
+        let sequences = [&frame.nucleotides, &frame.protein];
+        for (file, sequence) in files.zip(sequences.into_iter().cycle()) {
+            file.line(&id, sequence)?;
+        }
+        found.frames += 1;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), OutputError> {
+        finish(self.part)?;
+        finish(Some(self.whole))
+    }
 }
 
 fn finish(files: Option<[Fasta; 2]>) -> Result<(), OutputError> {

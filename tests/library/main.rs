@@ -10,6 +10,7 @@
 mod common;
 
 mod dna_tokenizers;
+mod format_lists;
 mod imports;
 mod output_formats;
 mod protein_tokenizer;

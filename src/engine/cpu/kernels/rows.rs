@@ -4,6 +4,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::simd::{erf, load, store};
+use crate::pooling::larger_or_nan;
 
 /// `sum = x + skip + bias` and `y = LayerNorm(sum)`, for rows of `gamma.len()` values.
 pub struct SkipLayerNorm<'a> {
@@ -223,15 +224,6 @@ pub enum Pool {
     Mean,
     /// The largest value of each column.
     Max,
-}
-
-/// The larger of two numbers, and NaN if one of them is infinite or none: a maximum hides what is wrong with the others.
-#[inline(always)]
-#[must_use]
-pub fn larger_or_nan(best: f32, x: f32) -> f32 {
-    // NaN is not less than anything: once `best` is NaN, it stays so.
-    let larger = if best < x { x } else { best };
-    if x.is_finite() { larger } else { f32::NAN }
 }
 
 /// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range gives NaN.

@@ -147,7 +147,7 @@ def table(contestants: dict, reference: str, pytorch: str) -> list[str]:
 
 
 def add_arguments(parser, peers: list[str]) -> None:
-    """The options of every contest."""
+    """The options of every comparison."""
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="tokens a batch to try with the peers")
     parser.add_argument("--peers", nargs="*", default=peers)
     parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")

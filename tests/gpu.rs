@@ -1,6 +1,10 @@
 //! Models on a GPU against the same models on the CPU in fp32, which the other tests compare with independent
 //! implementations. For machines with a GPU: `make test-gpu`.
 //!
+//! A program of its own, so that it can be carried to a machine without cargo. There,
+//! `SEQEMBED_TEST_EXECUTABLE` names the executable, and `SEQEMBED_TEST_ROOT` the folder that has
+//! `tests/fixtures`.
+//!
 //! `SEQEMBED_TEST_GPU` names the device (`cuda` by default). ONNX Runtime must be one with the CUDA provider.
 
 #![allow(clippy::unwrap_used)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -255,20 +256,20 @@ pub fn signal(child: &Child, name: &str) {
     assert!(status.success());
 }
 
-/// Waits until a condition holds.
+/// Waits until a condition holds. Fails after five minutes.
 #[track_caller]
 pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(
-            started.elapsed() < Duration::from_mins(1),
+            started.elapsed() < Duration::from_mins(5),
             "waited for {what}"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Kills a run once it has saved rows; says whether it came to that before the run ended.
+/// Kills a run once it has saved rows; says whether it came to that before the run ended by itself.
 pub fn kill_once_saved(mut child: Child, out: &Path) -> bool {
     loop {
         let entries = fs::read_dir(out.join(".seqembed"))
@@ -280,8 +281,7 @@ pub fn kill_once_saved(mut child: Child, out: &Path) -> bool {
             .any(|entry| entry.metadata().is_ok_and(|about| about.len() > 4000));
         if has_rows {
             child.kill().unwrap();
-            child.wait().unwrap();
-            return true;
+            return child.wait().unwrap().code().is_none();
         }
         if child.try_wait().unwrap().is_some() {
             return false;
@@ -290,7 +290,7 @@ pub fn kill_once_saved(mut child: Child, out: &Path) -> bool {
     }
 }
 
-/// The end of a child, with what it said. Fails after a minute.
+/// The end of a child, with what it said.
 #[track_caller]
 pub fn end(child: Child) -> Output {
     child.wait_with_output().unwrap()
@@ -352,8 +352,10 @@ pub fn flip(path: &Path, at: impl Fn(u64) -> u64) {
 
 /// A pipe whose reader is gone.
 pub fn closed_pipe() -> Stdio {
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
     drop(reader);
+    // A program that another test is starting may have inherited the reader, until it has started.
+    wait_for("the reader to be gone", || writer.write_all(b"?").is_err());
     writer.into()
 }
 

@@ -8,8 +8,9 @@ pub mod reference;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -45,6 +46,45 @@ pub fn seqembed(arguments: &[&str]) -> Output {
 
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Writes an executable script, by another process: a file that this one has open for writing is
+/// inherited by a program that another test is starting, and until that has started, nobody can run
+/// the file ("Text file busy").
+pub fn write_script(path: &Path, script: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "rm -f \"$0\" && cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    input.write_all(script.as_bytes()).unwrap();
+    drop(input);
+    assert!(shell.wait().unwrap().success(), "{}", path.display());
+}
+
+/// Copies an executable, by another process for the reason given at [`write_script`].
+pub fn copy_executable(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status().unwrap();
+    assert!(copied.success(), "{}", to.display());
+}
+
+/// Runs something again, at most six times, while it gives none: this process was held up by other
+/// work on the machine, and came too late for what it was to do to a running program. It is told how
+/// often it ran before.
+#[track_caller]
+pub fn retry_if_late<T>(attempt: impl FnMut(u32) -> Option<T>) -> T {
+    let outcome = (0..6).find_map(attempt);
+    outcome.expect("one attempt of six to be in time")
+}
+
+/// A value of `SEQEMBED_INJECT`: each batch takes longer the more attempts were too late before.
+pub fn slower(before: u32) -> String {
+    if before == 0 {
+        return String::new();
+    }
+    format!("slow={}", 50 * before)
 }
 
 /// Asserts the exit code, that each fragment stands in stderr, and that nothing panicked.

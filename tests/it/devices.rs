@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
+use crate::common::interrupted::copy;
 use crate::common::{self, DONE, WRONG, assert_run, exported, text};
 use tempfile::TempDir;
 
@@ -67,6 +68,16 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
         .trim()
         .into()
 });
+
+/// A copy of the model, apart from the one that all tests share: 16-bit weights are stored beside it.
+fn model() -> &'static Path {
+    static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(exported("esm2"), folder.path());
+        folder
+    });
+    MODEL.path()
+}
 
 /// A machine.
 struct Machine {
@@ -152,7 +163,7 @@ impl Machine {
 
     fn embed(&self, device: &str) -> Output {
         let (file, out) = (self.path("a.faa"), self.path("out"));
-        let model = text(exported("esm2"));
+        let model = text(model());
         let arguments = ["embed", text(&file), "-m", model, "-o", text(&out)];
         self.command(&[&arguments[..], &["--device", device]].concat())
     }
@@ -186,11 +197,7 @@ fn without_a_driver_auto_is_the_cpu_and_cuda_an_error() {
         DONE,
         &["device: cpu (no NVIDIA driver was found on this machine)"],
     );
-    assert!(
-        machine
-            .doctor()
-            .contains("none (there is no NVIDIA driver)")
-    );
+    assert!(machine.doctor().contains("none (no NVIDIA driver found)"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
+
+use crate::common::write_script;
 
 /// What stands in for a model of the hub: one of `tests/fixtures`, by the family.
 const STAND_INS: [(&str, &str); 3] = [
@@ -172,9 +174,7 @@ impl Sandbox {
     }
 
     fn script(&self, below: &str, text: &str) {
-        let path = self.path(below);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&self.path(below), &format!("#!/bin/sh\n{text}\n"));
     }
 
     /// The cache of a hub from which every known model was fetched.
@@ -380,10 +380,12 @@ fn a_job_near_its_time_limit_saves_and_queues_again() {
     }
     let sandbox = Sandbox::new();
     fs::remove_file(sandbox.path("bin/seqembed")).unwrap();
-    // It lets the script come to its `wait` before the signal is sent.
+    // It lets the script come to its `wait`, in which it sleeps, before the signal is sent.
     sandbox.script(
         "bin/seqembed",
-        "[ -e saved ] && exit 0\ntrap 'sleep 0.2; echo saved > saved; exit 143' TERM\nsleep 0.5\n: > started\nwhile :; do sleep 0.05; done",
+        "[ -e saved ] && exit 0\ntrap 'sleep 0.2; echo saved > saved; exit 143' TERM\nsleep 0.5\n\
+         while [ -e /proc/$PPID/status ] && ! grep -q '^State:.S' /proc/$PPID/status; do sleep 0.05; done\n\
+         : > started\nwhile :; do sleep 0.05; done",
     );
     sandbox.script(
         "bin/scontrol",
@@ -399,7 +401,7 @@ fn a_job_near_its_time_limit_saves_and_queues_again() {
     let mut job = start();
     let begun = Instant::now();
     while !sandbox.path("work/started").exists() {
-        assert!(begun.elapsed() < Duration::from_mins(1), "not started");
+        assert!(begun.elapsed() < Duration::from_mins(5), "not started");
         std::thread::sleep(Duration::from_millis(20));
     }
     let id = job.id().to_string();
@@ -407,7 +409,7 @@ fn a_job_near_its_time_limit_saves_and_queues_again() {
     assert!(sent.success());
     let begun = Instant::now();
     while job.try_wait().unwrap().is_none() {
-        if begun.elapsed() > Duration::from_mins(1) {
+        if begun.elapsed() > Duration::from_mins(5) {
             let _ = job.kill();
             panic!("the script goes on after the signal");
         }

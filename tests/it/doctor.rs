@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 use assert_cmd::Command;
 use predicates::prelude::*;
 
+use crate::common::{copy_executable, write_script};
+
 /// A real library.
 static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let output = Command::new(env!("CARGO_BIN_EXE_seqembed"))
@@ -35,7 +37,7 @@ impl Scene {
         let executable = Path::new(env!("CARGO_BIN_EXE_seqembed"));
         let here = home.path().join("bin/seqembed");
         if std::fs::hard_link(executable, &here).is_err() {
-            std::fs::copy(executable, &here).expect("a copy");
+            copy_executable(executable, &here);
         }
         Self { home }
     }
@@ -186,12 +188,8 @@ fn a_python_in_the_path_is_looked_into_without_running_it() {
     // A python3 that would give no answer, and leaves a trace if it is asked for one.
     let python = scene.home.path().join("usr/bin/python3");
     std::fs::create_dir(scene.home.path().join("usr/bin")).expect("a folder");
-    std::fs::write(
-        &python,
-        format!("#!/bin/sh\n: > {}/asked\n", scene.home.path().display()),
-    )
-    .expect("a script");
-    make_executable(&python);
+    let script = format!("#!/bin/sh\n: > {}/asked\n", scene.home.path().display());
+    write_script(&python, &script);
     scene
         .doctor()
         .env("PATH", scene.home.path().join("usr/bin"))
@@ -207,18 +205,12 @@ fn python_is_asked_last() {
     let library = scene.install("odd/place/onnxruntime/capi/libonnxruntime.so.1.32.0");
     let package = library.parent().and_then(Path::parent).expect("a package");
     let python = scene.home.path().join("bin/python3");
-    std::fs::write(&python, format!("#!/bin/sh\necho {}\n", package.display())).expect("a script");
-    make_executable(&python);
+    write_script(&python, &format!("#!/bin/sh\necho {}\n", package.display()));
     scene
         .doctor()
         .assert()
         .success()
         .stdout(found_by("the package that `python3` finds"));
-}
-
-fn make_executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
 }
 
 #[test]

@@ -1,9 +1,17 @@
-//! The tests of the executable, one program with a module for each subject: `cargo test --test it fetch::` runs those of one.
+//! The tests of the executable: one program, with a module for each subject (`cargo test --test it
+//! fetch::` runs those of one).
 //!
-//! They run side by side in one process, which they therefore leave as it is: variables, the current directory and limits are set for
-//! the programs that a test starts, and each test has a folder of its own.
+//! They run side by side in one process, on machines that may be busy:
 //!
-//! What needs neither the executable nor ONNX Runtime is in `tests/library`, what needs a GPU in `tests/gpu.rs`.
+//! - Environment variables, the current directory and limits are set for the programs that a test
+//!   starts, never for this process. Each test has a folder of its own.
+//! - A folder that several tests share (`common::exported`) is only read.
+//! - Any thread may be held up for many seconds: no test measures time, and one that must catch a
+//!   running program at some point says how it knows, or tries again (`common::retry_if_late`).
+//! - Scripts and executables are written by `common::write_script` and `common::copy_executable`.
+//!
+//! What needs neither the executable nor ONNX Runtime is in `tests/library`, what needs a GPU in
+//! `tests/gpu.rs`.
 
 #![allow(
     clippy::unwrap_used,

@@ -458,7 +458,7 @@ fn a_window_beyond_the_positions_is_refused() {
     let place = Place::new(&[("x.fna", fasta(&plain()).as_bytes())]);
     // 512 positions: 510 k-mers, and those of 512 bases.
     let run = place.embed("dnabert-3", "x.fna", &["--max-length", "513"]);
-    assert_run(&run, WRONG, &["513", "512 at most"]);
+    assert_run(&run, WRONG, &["513", "at most 512"]);
     let run = place.embed("dnabert-3", "x.fna", &["--max-length", "512"]);
     assert_run(&run, DONE, &[]);
     // ALiBi has no positions.

@@ -7,65 +7,28 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::process::{Command, Output, Stdio};
 
-use seqembed::output::{self, Rows};
+use seqembed::output::Rows;
 use tempfile::TempDir;
 
-/// All done.
-const DONE: i32 = 0;
+use crate::common::interrupted::wait_for;
+use crate::common::{
+    self, DONE, PARTLY, Place, WRONG, assert_run, executable, exported, fixtures, seqembed, text,
+};
+
 /// The job could not be done.
 const FAILED: i32 = 1;
-/// The usage, the manifest or the input is wrong, seen before a model is loaded.
-const WRONG: i32 = 2;
-/// Done, but some files failed.
-const PARTLY: i32 = 3;
 
 const GOOD: &[u8] =
     b">good one\nMKTVRQERLKSIVRILERSKEPVSGAQLAEELSVSRQVIVQDIAYLRSLGYNIVATPRGYVLAGG\n";
-
-fn seqembed(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_seqembed"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 fn stderr(run: &Output) -> String {
     String::from_utf8_lossy(&run.stderr).into_owned()
 }
 
-/// Asserts the exit code, that each fragment stands in stderr, and that nothing panicked.
-#[track_caller]
-fn assert_run(run: &Output, code: i32, fragments: &[&str]) {
-    let said = stderr(run);
-    assert_eq!(run.status.code(), Some(code), "{said}");
-    for fragment in fragments {
-        assert!(said.contains(fragment), "`{fragment}` is not in:\n{said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
-}
-
 fn checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/esm2/checkpoints/hub-safetensors")
-}
-
-/// The exported model, made once for all tests.
-fn model() -> &'static Path {
-    static MODEL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, model) = MODEL.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let model = scratch.path().join("model");
-        let run = seqembed(&["export", text(&checkpoint()), "-o", text(&model)]);
-        assert_run(&run, DONE, &[]);
-        (scratch, model)
-    });
-    model
+    fixtures().join("esm2/checkpoints/hub-safetensors")
 }
 
 /// A copy of a folder's files, to be damaged.
@@ -78,60 +41,57 @@ fn copied(folder: &Path) -> TempDir {
     copy
 }
 
-/// A folder with input files and a folder for the output.
-struct Place {
-    folder: TempDir,
+/// `seqembed embed` of files of the folder.
+fn embed(place: &Place, files: &[&str], options: &[&str]) -> Output {
+    let files: Vec<PathBuf> = files.iter().map(|file| place.path(file)).collect();
+    let out = place.path("out");
+    let mut arguments = vec!["embed"];
+    arguments.extend(files.iter().map(|file| text(file)));
+    arguments.extend(["-m", text(exported("esm2")), "-o", text(&out)]);
+    arguments.extend(options);
+    seqembed(&arguments)
 }
 
-impl Place {
-    fn new(files: &[(&str, &[u8])]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, bytes) in files {
-            fs::write(folder.path().join(name), bytes).unwrap();
-        }
-        Self { folder }
-    }
+/// The rows written for a sample, if its file is there.
+fn rows_written(place: &Place, sample: &str) -> Option<Rows> {
+    place.rows(&format!("{sample}.parquet"))
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
+/// What stands in the output folder, beside the journal.
+fn written(place: &Place) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(place.path("out")) else {
+        return Vec::new();
+    };
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != ".seqembed")
+        .collect();
+    names.sort();
+    names
+}
 
-    /// `seqembed embed` of files of the folder.
-    fn embed(&self, files: &[&str], options: &[&str]) -> Output {
-        let files: Vec<PathBuf> = files.iter().map(|file| self.path(file)).collect();
-        let out = self.path("out");
-        let mut arguments = vec!["embed"];
-        arguments.extend(files.iter().map(|file| text(file)));
-        arguments.extend(["-m", text(model()), "-o", text(&out)]);
-        arguments.extend(options);
-        seqembed(&arguments)
-    }
-
-    /// `seqembed run` of a manifest.
-    fn run(&self, manifest: &str) -> Output {
-        let path = self.path("manifest.yaml");
-        fs::write(&path, manifest).unwrap();
-        seqembed(&["run", text(&path), "-o", text(&self.path("out"))])
-    }
-
-    /// The rows written for a sample, if its file is there.
-    fn rows(&self, sample: &str) -> Option<Rows> {
-        let path = self.path("out").join(format!("{sample}.parquet"));
-        path.exists().then(|| output::read(&path).unwrap().0)
-    }
-
-    /// What stands in the output folder, beside the journal.
-    fn written(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.path("out")) else {
-            return Vec::new();
-        };
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".seqembed")
-            .collect();
-        names.sort();
-        names
-    }
+/// A run on `a.faa` and `b.faa`. The first one is `bytes`, so many that `change` comes while it is read.
+fn changed_while_read(bytes: &[u8], change: impl Fn(&Place)) -> (Place, Output) {
+    common::retry_if_late(|before| {
+        let place = Place::new(&[("a.faa", bytes), ("b.faa", GOOD)]);
+        let (a, b, out) = (place.path("a.faa"), place.path("b.faa"), place.path("out"));
+        let mut run = Command::new(executable())
+            .args(["embed", text(&a), text(&b), "-m", text(exported("esm2"))])
+            .args(["-o", text(&out), "--no-dedup", "--threads", "1"])
+            .env("SEQEMBED_INJECT", common::slower(before))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // An output that is begun shows that its input is.
+        wait_for("an output to be begun", || {
+            let is_begun = fs::read_dir(&out).is_ok_and(|entries| entries.count() > 1);
+            is_begun || run.try_wait().unwrap().is_some()
+        });
+        change(&place);
+        let is_late = out.join("a.parquet").exists();
+        let run = run.wait_with_output().unwrap();
+        (!is_late).then_some((place, run))
+    })
 }
 
 fn gzip(text: &[u8]) -> Vec<u8> {
@@ -352,7 +312,7 @@ fn specimens() -> Vec<Specimen> {
 fn each_specimen_has_its_outcome() {
     for specimen in specimens() {
         let place = Place::new(&[("specimen.faa", &specimen.bytes)]);
-        let run = place.embed(&["specimen.faa"], &[]);
+        let run = embed(&place, &["specimen.faa"], &[]);
         let said = stderr(&run);
         assert_eq!(
             run.status.code(),
@@ -369,7 +329,7 @@ fn each_specimen_has_its_outcome() {
                 specimen.name
             );
         }
-        let rows = place.rows("specimen");
+        let rows = rows_written(&place, "specimen");
         let status = rows
             .as_ref()
             .map(|rows| rows.status.iter().map(String::as_str).collect());
@@ -394,8 +354,8 @@ fn each_specimen_has_its_outcome() {
 fn dna_is_embedded_by_a_protein_model_when_the_user_insists() {
     let dna = [b">a\n", &b"ACGTTGCA".repeat(20)[..], b"\n"].concat();
     let place = Place::new(&[("x.faa", &dna)]);
-    assert_run(&place.embed(&["x.faa"], &["--force-alphabet"]), DONE, &[]);
-    assert_eq!(place.rows("x").unwrap().status, ["ok"]);
+    assert_run(&embed(&place, &["x.faa"], &["--force-alphabet"]), DONE, &[]);
+    assert_eq!(rows_written(&place, "x").unwrap().status, ["ok"]);
 }
 
 #[test]
@@ -404,8 +364,8 @@ fn headers_and_ids_are_kept() {
         "x.faa",
         b">a first\nMK\n>a second\nLVG\n>caf\xe9 x\nMK\n>\nMK\n",
     )]);
-    assert_run(&place.embed(&["x.faa"], &[]), DONE, &[]);
-    let rows = place.rows("x").unwrap();
+    assert_run(&embed(&place, &["x.faa"], &[]), DONE, &[]);
+    let rows = rows_written(&place, "x").unwrap();
     assert_eq!(rows.ids, ["a", "a", "caf\\xe9", ""]);
     assert_eq!(rows.headers, ["a first", "a second", "caf\\xe9 x", ""]);
     assert_eq!(rows.lengths, [2, 3, 2, 2]);
@@ -429,11 +389,11 @@ fn the_form_of_a_sequence_does_not_matter() {
     let files: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(forms).collect();
     let place = Place::new(&files);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    assert_run(&place.embed(&names, &[]), DONE, &[]);
-    let first = place.rows("f0").unwrap();
+    assert_run(&embed(&place, &names, &[]), DONE, &[]);
+    let first = rows_written(&place, "f0").unwrap();
     assert!(first.values.iter().any(|value| value.abs() > 1e-3));
     for name in &names[1..] {
-        let rows = place.rows(name).unwrap();
+        let rows = rows_written(&place, name).unwrap();
         assert_eq!(rows.lengths, [10], "{name}");
         for (left, right) in first.values.iter().zip(&rows.values) {
             assert!((left - right).abs() < 1e-5, "{name}: {left} {right}");
@@ -444,15 +404,19 @@ fn the_form_of_a_sequence_does_not_matter() {
 #[test]
 fn letters_outside_of_the_vocabulary_follow_the_policy() {
     let place = Place::new(&[("x.faa", b">a\nMKJLV\n>b\nMKLV\n")]);
-    assert_run(&place.embed(&["x.faa"], &["--unknown", "skip"]), DONE, &[]);
-    let rows = place.rows("x").unwrap();
+    assert_run(
+        &embed(&place, &["x.faa"], &["--unknown", "skip"]),
+        DONE,
+        &[],
+    );
+    let rows = rows_written(&place, "x").unwrap();
     assert!(rows.status[0].starts_with("skipped: "), "{:?}", rows.status);
     assert_eq!(rows.status[1], "ok");
 
     let place = Place::new(&[("x.faa", b">a\nMKJLV\n>b\nMKLV\n")]);
-    let run = place.embed(&["x.faa"], &["--unknown", "error"]);
+    let run = embed(&place, &["x.faa"], &["--unknown", "error"]);
     assert_run(&run, PARTLY, &["x.faa: record \"a\": 'J' at position 3"]);
-    assert!(place.rows("x").is_none());
+    assert!(rows_written(&place, "x").is_none());
 }
 
 /// The `*` that is dropped is the one that ends a record, not one at the place where it is cut. As the vocabulary lacks `*`
@@ -467,9 +431,9 @@ fn a_stop_at_the_cut_is_a_residue() {
         ("y.faa", b">a\nMKTA*KKRR\n"),
     ]);
     let cut = ["--long", "truncate", "--max-length", "5", "--unknown"];
-    let embed = |file: &str, more: &[&str]| place.embed(&[file], &[&cut, more].concat());
+    let embed = |file: &str, more: &[&str]| embed(&place, &[file], &[&cut, more].concat());
     assert_run(&embed("x.faa", &["replace"]), DONE, &[]);
-    let rows = place.rows("x").unwrap();
+    let rows = rows_written(&place, "x").unwrap();
     let replaced = "truncated,replaced";
     assert_eq!(
         rows.status,
@@ -483,7 +447,7 @@ fn a_stop_at_the_cut_is_a_residue() {
     assert_ne!(row(0), row(2));
 
     assert_run(&embed("x.faa", &["skip"]), DONE, &[]);
-    let rows = place.rows("x").unwrap();
+    let rows = rows_written(&place, "x").unwrap();
     for (at, status) in rows.status.iter().enumerate() {
         assert_eq!(
             status.contains("skipped: "),
@@ -500,7 +464,7 @@ fn a_stop_at_the_cut_is_a_residue() {
     assert_run(&run, PARTLY, &["record \"a\": '*' at position 5"]);
     let run = embed("y.faa", &["replace", "--pooling", "none"]);
     assert_run(&run, DONE, &[]);
-    let rows = place.rows("y").unwrap();
+    let rows = rows_written(&place, "y").unwrap();
     assert_eq!(rows.values.len(), 5 * rows.hidden);
 }
 
@@ -509,42 +473,23 @@ fn a_stop_at_the_cut_is_a_residue() {
 fn an_input_that_is_written_to_in_place_fails_by_name() {
     use std::os::unix::fs::FileExt as _;
 
-    let many = GOOD.repeat(4_000);
-    let place = Place::new(&[("a.faa", &many), ("b.faa", GOOD)]);
-    let out = place.path("out");
-    let mut run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
-        .args([
-            "embed",
-            text(&place.path("a.faa")),
-            text(&place.path("b.faa")),
-        ])
-        .args(["-m", text(model()), "-o", text(&out), "--no-dedup"])
-        .args(["--threads", "1"])
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let begun = || fs::read_dir(&out).is_ok_and(|entries| entries.count() > 1);
-    while !begun() && run.try_wait().unwrap().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    let file = fs::File::options()
-        .write(true)
-        .open(place.path("a.faa"))
-        .unwrap();
-    let written = file.metadata().unwrap().modified().unwrap();
-    file.write_all_at(b"A", 10).unwrap();
-    file.set_modified(written).unwrap();
-    // Of this one nothing but the permissions change.
-    let mut permissions = fs::metadata(place.path("b.faa")).unwrap().permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(place.path("b.faa"), permissions).unwrap();
-    let run = run.wait_with_output().unwrap();
+    let (place, run) = changed_while_read(&GOOD.repeat(4_000), |place| {
+        let file = fs::File::options().write(true).open(place.path("a.faa"));
+        let file = file.unwrap();
+        let written = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(b"A", 10).unwrap();
+        file.set_modified(written).unwrap();
+        // Of this one nothing but the permissions change.
+        let mut permissions = fs::metadata(place.path("b.faa")).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(place.path("b.faa"), permissions).unwrap();
+    });
     assert_run(
         &run,
         PARTLY,
         &["a.faa: changed while it was being read (its contents changed"],
     );
-    assert!(place.rows("a").is_none() && place.rows("b").is_some());
+    assert!(rows_written(&place, "a").is_none() && rows_written(&place, "b").is_some());
 }
 
 #[test]
@@ -555,15 +500,15 @@ fn a_hundred_megabytes_on_one_line_take_no_memory() {
         report["totals"]["peak_memory_bytes"].as_u64().unwrap()
     };
     let short = Place::new(&[("short.faa", GOOD)]);
-    assert_run(&short.embed(&["short.faa"], &[]), DONE, &[]);
+    assert_run(&embed(&short, &["short.faa"], &[]), DONE, &[]);
     let mut bytes = b">long one\n".to_vec();
     bytes.resize(100_000_010, b'K');
     bytes.extend(b"*\n>next\nMKLV\n");
     let place = Place::new(&[("long.faa", &bytes), ("other.faa", GOOD)]);
     drop(bytes);
     let truncate = ["--long", "truncate"];
-    assert_run(&place.embed(&["long.faa"], &truncate), DONE, &[]);
-    let rows = place.rows("long").unwrap();
+    assert_run(&embed(&place, &["long.faa"], &truncate), DONE, &[]);
+    let rows = rows_written(&place, "long").unwrap();
     assert_eq!(rows.status, ["truncated", "ok"]);
     // The terminal stop does not count, as it does not in a short record.
     assert_eq!(rows.lengths, [100_000_000, 4]);
@@ -572,7 +517,7 @@ fn a_hundred_megabytes_on_one_line_take_no_memory() {
 
     // Whole, it is far more than any protein has: most likely line ends were lost.
     let both = ["long.faa", "other.faa"];
-    let run = place.embed(&both, &[]);
+    let run = embed(&place, &both, &[]);
     assert_run(
         &run,
         PARTLY,
@@ -581,7 +526,7 @@ fn a_hundred_megabytes_on_one_line_take_no_memory() {
             "--max-record",
         ],
     );
-    assert!(place.rows("other").is_some());
+    assert!(rows_written(&place, "other").is_some());
     let more = peak(&place).saturating_sub(peak(&short));
     assert!(more < 90 << 20, "{more} bytes more than for a short record");
 
@@ -589,10 +534,10 @@ fn a_hundred_megabytes_on_one_line_take_no_memory() {
     let run = place.run(&format!(
         "model: {}\nfiles:\n- {{sample: a, fasta: other.faa, max_record: 64}}\n- {{sample: b, fasta: other.faa, max_record: 65}}\n\
          - {{sample: c, fasta: other.faa, max_record: 64, max_length: 10, long: truncate}}\n",
-        text(model())
+        text(exported("esm2"))
     ));
     assert_run(&run, PARTLY, &["record `good` is longer than 64"]);
-    let is_there = ["a", "b", "c"].map(|sample| place.rows(sample).is_some());
+    let is_there = ["a", "b", "c"].map(|sample| rows_written(&place, sample).is_some());
     assert_eq!(is_there, [false, true, false]);
 }
 
@@ -600,31 +545,10 @@ fn a_hundred_megabytes_on_one_line_take_no_memory() {
 #[test]
 fn an_input_that_grows_while_it_is_read_fails_by_name() {
     let many = GOOD.repeat(4_000);
-    let place = Place::new(&[("a.faa", &many), ("b.faa", GOOD)]);
-    let out = place.path("out");
-    let mut run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
-        .args([
-            "embed",
-            text(&place.path("a.faa")),
-            text(&place.path("b.faa")),
-        ])
-        .args(["-m", text(model()), "-o", text(&out), "--no-dedup"])
-        .args(["--threads", "1"])
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // An output that is begun shows that its input is.
-    let begun = || fs::read_dir(&out).is_ok_and(|entries| entries.count() > 1);
-    while !begun() && run.try_wait().unwrap().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    let mut file = fs::OpenOptions::new()
-        .append(true)
-        .open(place.path("a.faa"))
-        .unwrap();
-    file.write_all(b">late\nMK\n").unwrap();
-    drop(file);
-    let run = run.wait_with_output().unwrap();
+    let (place, run) = changed_while_read(&many, |place| {
+        let file = fs::File::options().append(true).open(place.path("a.faa"));
+        file.unwrap().write_all(b">late\nMK\n").unwrap();
+    });
     let length = many.len();
     let lengths = [length, length + 9].map(|length| seqembed::text::thousands(length as u64));
     assert_run(
@@ -635,7 +559,7 @@ fn an_input_that_grows_while_it_is_read_fails_by_name() {
             lengths[0], lengths[1]
         )],
     );
-    assert!(place.rows("a").is_none() && place.rows("b").is_some());
+    assert!(rows_written(&place, "a").is_none() && rows_written(&place, "b").is_some());
 }
 
 /// Two files whose names differ in bytes that are not UTF-8 have an output each.
@@ -647,19 +571,19 @@ fn file_names_that_are_not_utf8_stay_apart() {
 
     let place = Place::new(&[]);
     let names = [&b"caf\xe9.faa"[..], b"caf\xe8.faa", b"caf\\xe9.faa"]
-        .map(|name| place.folder.path().join(OsStr::from_bytes(name)));
+        .map(|name| place.path("").join(OsStr::from_bytes(name)));
     for name in &names {
         fs::write(name, GOOD).unwrap();
     }
-    let run = Command::new(env!("CARGO_BIN_EXE_seqembed"))
+    let run = Command::new(executable())
         .arg("embed")
         .args(&names)
-        .args(["-m", text(model()), "-o", text(&place.path("out"))])
+        .args(["-m", text(exported("esm2")), "-o", text(&place.path("out"))])
         .output()
         .unwrap();
     assert_run(&run, DONE, &[]);
     assert_eq!(
-        place.written(),
+        written(&place),
         [
             "caf%5cxe9.parquet",
             "caf%e8.parquet",
@@ -674,17 +598,20 @@ fn one_bad_file_does_not_lose_the_others() {
     let mut cut = gzip(&GOOD.repeat(50));
     cut.truncate(cut.len() / 2);
     let place = Place::new(&[("a.faa", GOOD), ("bad.faa.gz", &cut), ("c.faa", GOOD)]);
-    let run = place.embed(&["a.faa", "bad.faa.gz", "c.faa"], &[]);
+    let run = embed(&place, &["a.faa", "bad.faa.gz", "c.faa"], &[]);
     assert_run(&run, PARTLY, &["bad.faa.gz", "cut short"]);
-    assert_eq!(place.written(), ["a.parquet", "c.parquet", "report.json"]);
+    assert_eq!(written(&place), ["a.parquet", "c.parquet", "report.json"]);
     let report = fs::read_to_string(place.path("out").join("report.json")).unwrap();
     assert!(
         report.contains("bad.faa.gz") && report.contains("cut short"),
         "{report}"
     );
     let alone = Place::new(&[("a.faa", GOOD)]);
-    assert_run(&alone.embed(&["a.faa"], &[]), DONE, &[]);
-    let (with, alone) = (place.rows("a").unwrap(), alone.rows("a").unwrap());
+    assert_run(&embed(&alone, &["a.faa"], &[]), DONE, &[]);
+    let (with, alone) = (
+        rows_written(&place, "a").unwrap(),
+        rows_written(&alone, "a").unwrap(),
+    );
     for (left, right) in with.values.iter().zip(&alone.values) {
         assert!((left - right).abs() < 1e-5);
     }
@@ -712,13 +639,13 @@ fn a_wrong_manifest_is_told_before_a_model_is_looked_for() {
         ],
     );
     assert!(!stderr(&run).contains("/nowhere"), "{}", stderr(&run));
-    assert!(place.written().is_empty());
+    assert!(written(&place).is_empty());
 }
 
 #[test]
 fn wrong_files_on_the_command_line_are_told_together() {
     let place = Place::new(&[("a.faa", GOOD), ("a.fa", GOOD)]);
-    let run = place.embed(&["a.faa", "missing.faa", ".", "a.fa"], &[]);
+    let run = embed(&place, &["a.faa", "missing.faa", ".", "a.fa"], &[]);
     assert_run(
         &run,
         WRONG,
@@ -728,7 +655,7 @@ fn wrong_files_on_the_command_line_are_told_together() {
             "would both be written to `a`",
         ],
     );
-    assert!(place.written().is_empty());
+    assert!(written(&place).is_empty());
 }
 
 #[test]
@@ -757,15 +684,15 @@ fn an_output_folder_that_cannot_be_written_is_told_first() {
 fn the_standard_input_is_read() {
     let place = Place::new(&[("a.faa", GOOD)]);
     let out = place.path("out");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_seqembed"))
-        .args(["embed", "-", "-m", text(model()), "-o", text(&out)])
-        .stdin(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+    let mut child = Command::new(executable())
+        .args(["embed", "-", "-m", text(exported("esm2")), "-o", text(&out)])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(&gzip(GOOD)).unwrap();
     assert_run(&child.wait_with_output().unwrap(), DONE, &[]);
-    assert_eq!(place.rows("stdin").unwrap().headers, ["good one"]);
+    assert_eq!(rows_written(&place, "stdin").unwrap().headers, ["good one"]);
 }
 
 #[test]
@@ -776,7 +703,7 @@ fn damaged_models_are_refused() {
     let embed =
         |model: &Path| seqembed(&["embed", text(&input), "-m", text(model), "-o", text(&out)]);
 
-    let cut = copied(model());
+    let cut = copied(exported("esm2"));
     let weights = cut.path().join("weights.bin");
     let length = fs::metadata(&weights).unwrap().len();
     fs::File::options()
@@ -787,7 +714,7 @@ fn damaged_models_are_refused() {
         .unwrap();
     assert_run(&embed(cut.path()), WRONG, &["weights.bin", "truncated"]);
 
-    let no_vocabulary = copied(model());
+    let no_vocabulary = copied(exported("esm2"));
     fs::write(no_vocabulary.path().join("vocab.txt"), "<cls>\n<pad>\n").unwrap();
     assert_run(
         &embed(no_vocabulary.path()),
@@ -795,7 +722,7 @@ fn damaged_models_are_refused() {
         &["vocab.txt: damaged or belongs to another model"],
     );
 
-    assert!(place.rows("a").is_none());
+    assert!(rows_written(&place, "a").is_none());
 }
 
 /// A checkpoint whose safetensors file was changed by `change`.

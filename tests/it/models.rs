@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use predicates::prelude::*;
 
+use crate::common::interrupted::wait_for;
+use crate::common::retry_if_late;
+
 /// Small checkpoints with random weights, all of one model.
 const CHECKPOINTS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -627,19 +630,25 @@ fn changed_on_the_way(change: impl Fn(&Path)) {
         .arg("clean")
         .assert()
         .success();
-    let run = std::process::Command::new(env!("CARGO_BIN_EXE_seqembed"))
-        .args(arguments)
-        .args(["out", "--save-every", "0.05"])
-        .env("SEQEMBED_INJECT", "slow=20")
-        .current_dir(scene.home.path())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("a run");
-    while !scene.path("out/a.parquet").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    change(&weights);
-    let run = run.wait_with_output().expect("a run");
+    let run = retry_if_late(|before| {
+        let _ = std::fs::remove_dir_all(scene.path("out"));
+        std::fs::write(&weights, &whole).expect("weights");
+        let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_seqembed"))
+            .args(arguments)
+            .args(["out", "--save-every", "0.05"])
+            .env("SEQEMBED_INJECT", format!("slow={}", 20 + 100 * before))
+            .current_dir(scene.home.path())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("a run");
+        wait_for("the first file", || {
+            scene.path("out/a.parquet").exists() || run.try_wait().expect("it runs").is_some()
+        });
+        change(&weights);
+        let is_late = scene.path("out/b.parquet").exists();
+        let run = run.wait_with_output().expect("a run");
+        (!is_late).then_some(run)
+    });
     let said = String::from_utf8_lossy(&run.stderr);
     assert_eq!(run.status.code(), Some(1), "{said}");
     assert!(said.contains("model/weights.bin"), "{said}");

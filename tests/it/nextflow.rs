@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -60,9 +60,7 @@ impl Pipeline {
     /// Puts a command of ours before the machine's.
     fn command(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
-        let _ = fs::remove_file(&path);
-        fs::write(&path, format!("#!/bin/bash\nset -u\n{script}")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        common::write_script(&path, &format!("#!/bin/bash\nset -u\n{script}"));
     }
 
     /// `nextflow run` of the pipeline.
@@ -243,13 +241,15 @@ fn a_killed_task_is_tried_again() {
         example("sars_cov_2.faa")
     ));
     let model = exported("esm2");
-    // The first task is ended in the middle of its work, as a scheduler ends it.
+    // The first task is ended in the middle of its work, as a scheduler ends it. It would go on for
+    // so long that it is in the middle, however late this comes.
     place.command(
         "seqembed",
         &format!(
             "real={}\n\
              if [ \"$1\" = run ] && mkdir '{}' 2>/dev/null; then\n\
-               \"$real\" \"$@\" & pid=$!\n\
+               SEQEMBED_INJECT=slow=20000 \"$real\" \"$@\" & pid=$!\n\
+               while ! ls */.seqembed/lock && kill -0 $pid; do sleep 0.1; done\n\
                sleep 0.4; kill -TERM $pid; wait $pid; code=$?\n\
                ls */ > '{}/outputs'\n\
                exit $code\n\

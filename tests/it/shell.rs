@@ -423,111 +423,72 @@ fn nothing_that_is_read_is_overwritten() {
     };
     let path = |name: &str| text(&place.path(name)).to_owned();
     let before = contents();
-    let (here, model) = (path(""), text(exported("esm2")));
-    let checkpoint = path("esm2_small.pt");
-    let weights = format!("{model}/weights.bin");
-    for (arguments, told) in [
+    let (model, checkpoint) = (text(exported("esm2")), path("esm2_small.pt"));
+    let embed = |fasta: &str, model: &str, out: &str, more: &[&str]| {
+        let (fasta, out) = (path(fasta), path(out));
+        seqembed(&[&["embed", &fasta, "-m", model, "-o", &out], more].concat())
+    };
+    for (fasta, model, out, more, told) in [
         (
-            vec![
-                "embed",
-                &path("esm2_small.faa"),
-                "-m",
-                &checkpoint,
-                "-o",
-                &here,
-                "--format",
-                "pt",
-            ],
+            "esm2_small.faa",
+            checkpoint.as_str(),
+            "",
+            ["--format", "pt"],
             ["esm2_small.pt", "a file of the model"],
         ),
         (
-            vec!["run", &path("manifest.tsv"), "-o", &here],
-            ["manifest.tsv", "the manifest"],
-        ),
-        (
-            vec![
-                "embed",
-                &path("samples.faa"),
-                "-m",
-                model,
-                "-o",
-                &here,
-                "--format",
-                "npy",
-            ],
+            "samples.faa",
+            model,
+            "",
+            ["--format", "npy"],
             ["samples.tsv", "not written by seqembed"],
         ),
         (
-            vec![
-                "embed",
-                &path("other.faa"),
-                "-m",
-                model,
-                "-o",
-                &here,
-                "--format",
-                "npy",
-            ],
+            "other.faa",
+            model,
+            "",
+            ["--format", "npy"],
             ["other.provenance.json", "not written by seqembed"],
         ),
         (
-            vec!["embed", &path("report.json"), "-m", model, "-o", &here],
+            "report.json",
+            model,
+            "",
+            ["--format", "parquet"],
             ["report.json", "an input"],
         ),
         (
-            vec![
-                "embed",
-                &path("other.faa"),
-                "-m",
-                model,
-                "-o",
-                &path("out"),
-                "--trace",
-                &path("other.faa"),
-            ],
+            "other.faa",
+            model,
+            "out",
+            ["--trace", &path("other.faa")],
             ["other.faa", "an input"],
         ),
         (
-            vec![
-                "embed",
-                &path("other.faa"),
-                "-m",
-                model,
-                "-o",
-                &path("out"),
-                "--trace",
-                &weights,
-            ],
+            "other.faa",
+            model,
+            "out",
+            ["--trace", &format!("{model}/weights.bin")],
             ["weights.bin", "a file of the model"],
         ),
         (
-            vec![
-                "embed",
-                &path("other.faa"),
-                "-m",
-                model,
-                "-o",
-                &path("out"),
-                "--trace",
-                &path("out/other.parquet"),
-            ],
+            "other.faa",
+            model,
+            "out",
+            ["--trace", &path("out/other.parquet")],
             ["other.parquet", "as an output and as the trace"],
         ),
     ] {
-        assert_run(&seqembed(&arguments), WRONG, &told);
-        assert!(contents() == before, "{arguments:?}");
+        assert_run(&embed(fasta, model, out, &more), WRONG, &told);
+        assert!(contents() == before, "{fasta} {more:?}");
     }
-    let embed = [
-        "embed",
-        &path("samples.faa"),
-        "-m",
-        model,
-        "-o",
-        &path("out"),
-    ]
-    .map(str::to_owned);
-    let embed: Vec<&str> = embed.iter().map(String::as_str).collect();
-    assert_run(&seqembed(&embed), DONE, &[]);
+    assert_run(
+        &seqembed(&["run", &path("manifest.tsv"), "-o", &path("")]),
+        WRONG,
+        &["manifest.tsv", "the manifest"],
+    );
+    assert!(contents() == before);
+    assert_run(&embed("samples.faa", model, "out", &[]), DONE, &[]);
     let (parquet, report) = (path("out/samples.parquet"), path("out/report.json"));
     let convert = ["convert", &parquet, "-o", &path("samples.npy")].map(str::to_owned);
     let convert: Vec<&str> = convert.iter().map(String::as_str).collect();

@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::common::{DONE, assert_close, assert_run, exported, seqembed, text};
+use crate::common::{DONE, assert_close, assert_run, exported, seqembed, text, write_script};
 use seqembed::output;
 use tempfile::TempDir;
 
@@ -76,9 +76,7 @@ impl Scene {
             env!("CARGO_BIN_EXE_seqembed"),
             text(&self.path("calls")),
         );
-        let path = bin.join("seqembed");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&bin.join("seqembed"), &script);
     }
 
     /// How often seqembed was started.
@@ -201,7 +199,7 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
         .unwrap();
     let begun = Instant::now();
     while !scene.path("hanging").exists() {
-        assert!(begun.elapsed() < Duration::from_mins(2), "no second job");
+        assert!(begun.elapsed() < Duration::from_mins(10), "no second job");
         assert!(engine.try_wait().unwrap().is_none(), "Snakemake ended");
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -1,5 +1,6 @@
-//! The tests of the library that need neither the executable nor ONNX Runtime: reading sequence files, tokens, output formats, and
-//! what fuzzing found. One program with a module for each subject: `cargo test --test library records::` runs those of one.
+//! The tests of the library that need neither the executable nor ONNX Runtime: reading sequence
+//! files, tokenizers, output formats, and what fuzzing found. One program, with a module for each
+//! subject (`cargo test --test library records::` runs those of one).
 
 #![allow(
     clippy::unwrap_used,

@@ -138,13 +138,13 @@ fn no_bytes_break_a_reader() {
         }
         let started = Instant::now();
         let mut number = 0;
-        while started.elapsed() < TIME {
+        // However slow the machine: as many as show that the target works.
+        while number <= 20 || started.elapsed() < TIME {
             for seed in &seeds {
                 number += 1;
                 target(&mutate(seed, number));
             }
         }
         println!("{name}: {number} mutations of {} seeds", seeds.len());
-        assert!(number > 20, "{name}: {number}");
     }
 }

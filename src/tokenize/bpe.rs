@@ -18,13 +18,18 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{Model, Tokenizer as Library};
 
-use super::special::{BERT, SpecialNames};
-use super::{Alphabet, Encoded, SpecialTokens, Tokenizer, VocabularyError};
+use super::alphabet::Alphabet;
+use super::encoded::Encoded;
+use super::error::VocabularyError;
+use super::family_rules::FamilyRules;
+use super::special::{BERT, SpecialNames, SpecialTokens};
+use super::tokenizer::Tokenizer;
 
 /// A `tokenizer.json` at work.
 pub struct BpeTokenizer {
     library: Library,
     special: SpecialTokens,
+    alphabet: Alphabet,
     size: usize,
     /// What the library is given for each byte of a sequence.
     read: [u8; 256],
@@ -37,6 +42,14 @@ impl BpeTokenizer {
     /// # Errors
     /// When it is no BPE tokenizer or lacks a special token.
     pub fn from_json(text: &str) -> Result<Self, VocabularyError> {
+        Self::from_json_with(text, &FamilyRules::default())
+    }
+
+    /// The same, with a family's own rules.
+    ///
+    /// # Errors
+    /// As [`BpeTokenizer::from_json`].
+    pub fn from_json_with(text: &str, rules: &FamilyRules) -> Result<Self, VocabularyError> {
         let fault = |reason: String| VocabularyError::Bpe { reason };
         let mut file: Value =
             serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
@@ -47,9 +60,12 @@ impl BpeTokenizer {
         check_merges(&file["model"])?;
         check_rewriting(&file)?;
         let ids = ids(&file);
-        let special = special(&file, &ids)?;
+        let unk = unknown_token(&file)?;
+        let names = rules.special.unwrap_or(SpecialNames { unk, ..BERT });
+        let special = names.ids(|name| ids.get(name).copied())?;
         check_added(&file)?;
-        check_around(&file, &BERT, &special)?;
+        check_around(&file, &names, &special)?;
+        let alphabet = rules.alphabet.unwrap_or(Alphabet::Dna);
         let size = ids.values().max().map_or(0, |&id| id as usize + 1);
 
         // What is switched off, and what this module does itself.
@@ -65,8 +81,8 @@ impl BpeTokenizer {
 
         let mut read = [0; 256];
         for (byte, to) in (0..=u8::MAX).zip(&mut read) {
-            *to = match u8::to_ascii_uppercase(&byte) {
-                b'U' if !ids.contains_key("U") => b'T',
+            *to = match rules.letters.apply(byte).to_ascii_uppercase() {
+                b'U' if alphabet == Alphabet::Dna && !ids.contains_key("U") => b'T',
                 // A sign that is neither part of a word nor a space, and in no vocabulary.
                 0x80.. => 0x1a,
                 other => other,
@@ -79,6 +95,7 @@ impl BpeTokenizer {
         Ok(Self {
             library,
             special,
+            alphabet,
             size,
             read,
             fast,
@@ -141,7 +158,7 @@ impl Tokenizer for BpeTokenizer {
     }
 
     fn alphabet(&self) -> Alphabet {
-        Alphabet::Dna
+        self.alphabet
     }
 
     fn vocabulary(&self) -> usize {
@@ -364,14 +381,14 @@ fn ids(file: &Value) -> HashMap<String, u32> {
         .collect()
 }
 
-fn special(file: &Value, ids: &HashMap<String, u32>) -> Result<SpecialTokens, VocabularyError> {
-    let Some(unk) = file["model"]["unk_token"].as_str() else {
-        return Err(VocabularyError::Bpe {
+/// The name of the file's unknown token.
+fn unknown_token(file: &Value) -> Result<&str, VocabularyError> {
+    file["model"]["unk_token"]
+        .as_str()
+        .ok_or_else(|| VocabularyError::Bpe {
             reason: "the model has no unk_token, so letters outside its vocabulary would be lost"
                 .to_owned(),
-        });
-    };
-    SpecialNames { unk, ..BERT }.ids(|name| ids.get(name).copied())
+        })
 }
 
 /// What a byte is to the tokenizer: a letter of the vocabulary, by its number, or one of these.

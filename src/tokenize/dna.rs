@@ -1,6 +1,6 @@
 //! DNA or protein? And the other strand.
 
-use super::Alphabet;
+use super::alphabet::Alphabet;
 
 /// Fewer letters than this don't say that a file holds DNA.
 const ENOUGH: u64 = 60;

@@ -3,8 +3,13 @@
 //! The rule: letters are taken in upper case, U as T; a k-mer of A, C, G and T is its token, any other is one unknown
 //! token; a sequence shorter than k has none. k and the ids are the file's.
 
+use super::alphabet::Alphabet;
+use super::encoded::Encoded;
+use super::error::VocabularyError;
+use super::family_rules::FamilyRules;
+use super::special::{self, SpecialTokens};
+use super::tokenizer::Tokenizer;
 use super::vocabulary::Vocabulary;
-use super::{Alphabet, Encoded, SpecialTokens, Tokenizer, VocabularyError, special};
 
 /// A letter that is no base.
 const NO_BASE: u8 = 4;
@@ -25,6 +30,8 @@ const BASES: [u8; 256] = {
 #[derive(Debug, Clone)]
 pub struct KmerTokenizer {
     k: usize,
+    /// [`BASES`], by the family's rules.
+    bases: [u8; 256],
     /// The id of each k-mer, two bits a base, its first base highest.
     ids: Vec<u32>,
     special: SpecialTokens,
@@ -36,9 +43,12 @@ impl KmerTokenizer {
     ///
     /// # Errors
     /// When a special token or a k-mer is missing, or k-mers have several lengths.
-    pub(super) fn new(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
+    pub(super) fn new(
+        vocabulary: &Vocabulary,
+        rules: &FamilyRules,
+    ) -> Result<Self, VocabularyError> {
         vocabulary.check(&["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"])?;
-        let special = special::BERT.ids(|name| vocabulary.id(name))?;
+        let special = rules.special(special::BERT, |name| vocabulary.id(name))?;
         let mut words: Vec<(&str, u32)> = vocabulary.words().collect();
         words.sort_unstable_by_key(|&(_, id)| id);
         let k = words.first().map_or(1, |(word, _)| word.len());
@@ -65,6 +75,7 @@ impl KmerTokenizer {
         }
         Ok(Self {
             k,
+            bases: rules.letters.compose(&BASES),
             ids,
             special,
             size: vocabulary.size(),
@@ -85,7 +96,7 @@ impl Tokenizer for KmerTokenizer {
         // The last bases, and how many k-mers from here on hold a letter that is none.
         let (mut kmer, mut spoilt) = (0, 0);
         let mut next = |byte: u8| {
-            let base = BASES[usize::from(byte)];
+            let base = self.bases[usize::from(byte)];
             kmer = (kmer << 2 | usize::from(base)) & mask;
             spoilt = if base == NO_BASE {
                 self.k
@@ -112,7 +123,7 @@ impl Tokenizer for KmerTokenizer {
         if unknown > 0 {
             encoded.first_unknown = sequence
                 .iter()
-                .position(|&byte| BASES[usize::from(byte)] == NO_BASE);
+                .position(|&byte| self.bases[usize::from(byte)] == NO_BASE);
         }
         encoded
     }

@@ -4,8 +4,13 @@
 //! Z, O, `.` and `-` too) is its token; any other byte is one unknown token. Where all letters are A, C, G, T, U and N,
 //! it is DNA's: U is read as T, unless it has U and not T, and no `*` is dropped.
 
+use super::alphabet::Alphabet;
+use super::encoded::Encoded;
+use super::error::VocabularyError;
+use super::family_rules::FamilyRules;
+use super::special::{self, SpecialTokens};
+use super::tokenizer::Tokenizer;
 use super::vocabulary::Vocabulary;
-use super::{Alphabet, Encoded, SpecialTokens, Tokenizer, VocabularyError, special};
 
 /// The table of a vocabulary.
 #[derive(Debug, Clone)]
@@ -23,12 +28,20 @@ impl LetterTokenizer {
     /// # Errors
     /// When it lacks a token that every protein needs, has one twice, or a word of several letters.
     pub fn esm(text: &str) -> Result<Self, VocabularyError> {
+        Self::esm_with(text, &FamilyRules::default())
+    }
+
+    /// The same, with a family's own rules.
+    ///
+    /// # Errors
+    /// As [`LetterTokenizer::esm`].
+    pub fn esm_with(text: &str, rules: &FamilyRules) -> Result<Self, VocabularyError> {
         let vocabulary = Vocabulary::read(text)?;
         vocabulary.check(&[
             "<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "D", "E", "F", "G", "H", "I", "K", "L",
             "M", "N", "P", "Q", "R", "S", "T", "V", "W", "Y",
         ])?;
-        let special = special::ESM.ids(|name| vocabulary.id(name))?;
+        let special = rules.special(special::ESM, |name| vocabulary.id(name))?;
         // transformers cuts every token of the file out of a sequence, the longest first.
         let long = vocabulary.words().filter(|(word, _)| {
             word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_alphabetic())
@@ -39,15 +52,18 @@ impl LetterTokenizer {
                 id,
             });
         }
-        Ok(Self::new(&vocabulary, special))
+        Ok(Self::new(&vocabulary, special, rules))
     }
 
     /// From a BERT's vocabulary of single letters.
     ///
     /// # Errors
     /// When it lacks a special token or has a word of several letters.
-    pub(super) fn bert(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
-        let special = special::BERT.ids(|name| vocabulary.id(name))?;
+    pub(super) fn bert(
+        vocabulary: &Vocabulary,
+        rules: &FamilyRules,
+    ) -> Result<Self, VocabularyError> {
+        let special = rules.special(special::BERT, |name| vocabulary.id(name))?;
         let long = vocabulary.words().filter(|(word, _)| word.len() != 1);
         if let Some((token, id)) = long.min_by_key(|&(_, id)| id) {
             return Err(VocabularyError::Word {
@@ -55,10 +71,10 @@ impl LetterTokenizer {
                 id,
             });
         }
-        Ok(Self::new(vocabulary, special))
+        Ok(Self::new(vocabulary, special, rules))
     }
 
-    fn new(vocabulary: &Vocabulary, special: SpecialTokens) -> Self {
+    fn new(vocabulary: &Vocabulary, special: SpecialTokens, rules: &FamilyRules) -> Self {
         let mut table = [special.unk; 256];
         let mut alphabet = Alphabet::Dna;
         for (letter, id) in vocabulary.letters() {
@@ -67,6 +83,7 @@ impl LetterTokenizer {
                 alphabet = Alphabet::Protein;
             }
         }
+        let alphabet = rules.alphabet.unwrap_or(alphabet);
         if alphabet == Alphabet::Dna && table[usize::from(b'U')] == special.unk {
             table[usize::from(b'U')] = table[usize::from(b'T')];
         }
@@ -74,7 +91,7 @@ impl LetterTokenizer {
             table[usize::from(letter)] = table[usize::from(letter.to_ascii_uppercase())];
         }
         Self {
-            table,
+            table: rules.letters.compose(&table),
             special,
             alphabet,
             size: vocabulary.size(),

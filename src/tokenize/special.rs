@@ -1,6 +1,6 @@
 //! Special tokens: what a model wants to see in front of and behind every sequence.
 
-use super::VocabularyError;
+use super::error::VocabularyError;
 
 /// A model's special tokens, by their ids.
 ///

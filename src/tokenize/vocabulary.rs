@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::VocabularyError;
+use super::error::VocabularyError;
 
 /// The tokens and their ids.
 #[derive(Debug)]

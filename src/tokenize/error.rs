@@ -1,0 +1,93 @@
+//! Why a vocabulary cannot be used.
+
+use std::path::PathBuf;
+
+use seqembed_onnx::shown;
+
+/// Why a vocabulary cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VocabularyError {
+    /// The file can't be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not the vocabulary that it should be.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<VocabularyError>,
+    },
+    /// A few lines of Git LFS where the file should be.
+    #[error("this is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")]
+    LfsPointer,
+    /// Bytes that are no text.
+    #[error("it is not text: byte {at} is not valid UTF-8")]
+    NoText {
+        /// Where.
+        at: usize,
+    },
+    /// Tokens that every sequence needs are not in it.
+    #[error("the vocabulary lacks {}", shown::message(&tokens.join(", ")))]
+    Missing {
+        /// The tokens.
+        tokens: Vec<String>,
+    },
+    /// One token stands there twice.
+    #[error(
+        "the vocabulary has `{}` twice (ids {first} and {second})",
+        shown::name(token)
+    )]
+    Twice {
+        /// The token.
+        token: String,
+        /// Its first id.
+        first: u32,
+        /// Its second id.
+        second: u32,
+    },
+    /// A word that fits no kind of vocabulary.
+    #[error(
+        "`{}` (id {id}) is neither a single letter nor a k-mer of A, C, G and T; word pieces are not supported",
+        shown::name(token)
+    )]
+    Word {
+        /// The word.
+        token: String,
+        /// Its id.
+        id: u32,
+    },
+    /// k-mers of more than one length.
+    #[error(
+        "the vocabulary has k-mers of {first} and of {second} bases (`{}`), but a model must have \
+         a single k",
+        shown::name(token)
+    )]
+    SeveralK {
+        /// The first length.
+        first: usize,
+        /// Another one.
+        second: usize,
+        /// A k-mer of it.
+        token: String,
+    },
+    /// Not all k-mers.
+    #[error("the vocabulary has {found} k-mers of {k} bases, but all 4^{k} are required")]
+    Kmers {
+        /// The k-mers' length.
+        k: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A `tokenizer.json` that is none, or of another kind.
+    #[error("no BPE tokenizer: {}", shown::message(reason))]
+    Bpe {
+        /// What is wrong.
+        reason: String,
+    },
+}

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::collect::CollectError;
+use super::collect_error::CollectError;
 use super::save::SavedCounts;
 use crate::engine::loader::LoadError;
 use crate::engine::runtime::RuntimeError;

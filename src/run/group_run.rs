@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use super::batch_limits;
 use super::chunk::Chunk;
 use super::chunker::{ChunkLimits, Chunker};
-use super::collect::{Collector, Observer};
+use super::collect::Collector;
+use super::collect_error::Observer;
 use super::context::{Resources, RunContext};
 use super::dedup::Dedup;
 use super::error::RunError;
 use super::group::Group;
 use super::loaded_device::LoadedDevice;
 use super::loading::{ModelLoading, load_report};
+use super::output_files::OutputFiles;
 use super::pipeline::{self, Pipeline};
 use super::provenance::{self, ComputedBy};
 use super::resume::Resumed;
@@ -89,27 +91,24 @@ impl GroupRun<'_> {
             },
             |device| ComputedBy::session(device.session.info()),
         );
-        let mut collector = Collector::new(
-            &group.tasks,
-            provenance::layouts(group, options, &by),
-            resumed.files,
-            group.model.architecture().hidden(),
-            resumed.saver,
-            resumed.saved,
-        );
-        collector.budget = limits.batch_tokens;
-        collector.sessions = sessions(&devices);
-        collector.interrupt = options.interrupt.clone();
+        let hidden = group.model.architecture().hidden();
+        let layouts = provenance::layouts(group, options, &by);
+        let saver = resumed.saver;
+        let mut files = OutputFiles::new(&group.tasks, layouts, resumed.files, hidden, saver);
+        files.sessions = sessions(&devices);
         if let Some(sink) = sink {
-            collector.give(sink);
+            files.give(sink);
         }
+        let mut collector = Collector::new(&group.tasks, files, hidden, resumed.saved);
+        collector.budget = limits.batch_tokens;
+        collector.interrupt = options.interrupt.clone();
         let pipeline = self.pipeline(group, &devices);
         let stages = &mut self.report.totals.stages;
         let result = pipeline.run(chunker, first, &mut collector, stages, self.observer);
         self.account(group, &devices, &collector);
         self.drop_lost(&devices);
         result?;
-        self.report.files.append(&mut collector.files);
+        self.report.files.append(&mut collector.files.reports);
         Ok(())
     }
 

@@ -1,96 +1,255 @@
-//! A long record between its first part and its last: what is known of it, and where the vectors of its parts are kept until
-//! they can all go to the file.
+//! Long records, whose parts come one after the other: what is known of one between its first part and its last, and
+//! how its row comes to its file.
 //!
-//! They can't before, for only the last part tells that none failed, and a record that failed has no vectors. Where a journal
-//! is, they are in its shards, and a run that is stopped goes on behind the last of them.
+//! Where each token has a vector, the parts' vectors wait on the disk until the last one tells that none failed, for a
+//! record that failed has no vectors. Where a journal is, they are in its shards, and a run that is stopped goes on
+//! behind the last of them.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::PathBuf;
+use super::chunk::{ChunkRecord, RecordPart, RecordStatus};
+use super::collect_error::CollectError;
+use super::collect_error::Observer;
+use super::output_files::{OutputFiles, RecordCounts};
+use super::results::Results;
+use super::save::RowBlock;
+use super::stored::{Stored, StoredRows};
+use crate::interrupt::Interrupt;
+use crate::output::{OutputError, Rows};
+use crate::pooling::{Joined, Pooling, join_strands};
 
-use super::chunk::RecordStatus;
-use crate::atomic_file::folder_of;
-use crate::journal::rows::{Place, Spot, read_values};
-use crate::output::Layout;
-use crate::pooling::Joined;
+/// A part whose windows were computed, or that an earlier run saved.
+#[derive(Clone, Copy)]
+pub struct FinishedPart<'p> {
+    /// The task's index.
+    pub task: usize,
+    /// The part.
+    pub record: &'p ChunkRecord,
+    /// Where in its record it is.
+    pub part: RecordPart,
+    /// Its status, with what happened on its device.
+    pub status: &'p RecordStatus,
+    /// Tokens that were computed.
+    pub tokens: u64,
+    /// What its vectors are made from.
+    pub results: &'p Results<'p>,
+    /// Where its vectors are, if this run saved them already.
+    pub stored: Option<&'p Stored>,
+    /// The task's pooling.
+    pub pooling: Pooling,
+}
 
-/// A long record of which some parts were taken.
+/// The long record whose parts are coming in.
 #[derive(Default)]
 pub struct LongRecord {
     /// What happened to the record so far.
-    pub status: RecordStatus,
+    status: RecordStatus,
     /// Whether a device had trouble with it: then it is tried again by the next run.
-    pub has_issue: bool,
+    has_issue: bool,
     /// Tokens that were computed.
-    pub tokens: u64,
+    tokens: u64,
     /// Whether something of it was saved by an earlier run.
-    pub is_restored: bool,
+    is_restored: bool,
     /// Whether something of it was not.
-    pub has_segments: bool,
+    has_segments: bool,
     /// Where each token has a vector: those of its parts.
-    pub parts: Vec<Stored>,
+    parts: Vec<Stored>,
     /// Where it is pooled: its vector so far, and that of the reverse complement.
-    pub strands: [Joined; 2],
+    strands: [Joined; 2],
 }
 
-/// Where the vectors of a part are.
-#[derive(Clone)]
-pub enum Stored {
-    /// In a shard of an earlier run.
-    Saved(Spot),
-    /// In a shard of this run, so many values.
-    Shard(Place, usize),
-    /// In the spool, from this byte on, so many values.
-    Spool(u64, usize),
-    /// In memory.
-    Values(Vec<f32>),
-}
-
-/// An unnamed file of vectors in the folder of the output, where no journal is.
-#[derive(Default)]
-pub struct Spool {
-    file: Option<File>,
-    bytes: u64,
-}
-
-impl Spool {
-    /// Appends values, in the folder of a file.
-    ///
-    /// # Errors
-    /// When the disk refuses, with the file's path.
-    pub fn put(&mut self, layout: &Layout, values: &[f32]) -> Result<Stored, (PathBuf, io::Error)> {
-        let start = self.bytes;
-        let mut put = || {
-            let file = match &mut self.file {
-                Some(file) => file,
-                none => none.insert(tempfile::tempfile_in(folder_of(&layout.path))?),
+impl LongRecord {
+    /// Takes the next part, and writes the record after the last.
+    pub fn take(
+        &mut self,
+        part: FinishedPart,
+        files: &mut OutputFiles,
+        rows: &mut StoredRows,
+        interrupt: &Interrupt,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        if part.part.is_first {
+            *self = Self {
+                status: part.record.status.clone(),
+                ..Self::default()
             };
-            let mut bytes = Vec::with_capacity(1 << 16);
-            for part in values.chunks(1 << 14) {
-                bytes.clear();
-                bytes.extend(part.iter().flat_map(|value| value.to_le_bytes()));
-                file.write_all(&bytes)?;
-                self.bytes += bytes.len() as u64;
-            }
-            Ok(())
-        };
-        put().map_err(|error| (layout.path.clone(), error))?;
-        Ok(Stored::Spool(start, values.len()))
-    }
-
-    /// Appends values that were put there to `values`.
-    ///
-    /// # Errors
-    /// When they can't be read.
-    pub fn read(&self, start: u64, count: usize, values: &mut Vec<f32>) -> io::Result<()> {
-        match &self.file {
-            Some(file) => read_values(file, start, count, values),
-            None => Err(io::ErrorKind::NotFound.into()),
+            rows.spool.clear();
         }
+        let has_issue = *part.status != part.record.status;
+        self.has_issue |= has_issue;
+        self.status.windowed |= part.status.windowed;
+        if let Some(why) = &part.status.skipped {
+            self.status.skipped.get_or_insert_with(|| why.clone());
+        }
+        self.tokens += part.tokens;
+        self.is_restored |= part.record.saved.is_some();
+        self.has_segments |= part.record.has_segments();
+        if self.status.skipped.is_none() && !files.has_failed(part.task) {
+            if part.pooling.is_per_token() {
+                let stored = match (part.record.saved, part.stored) {
+                    (Some(spot), _) => Stored::Saved(spot),
+                    (None, Some(stored)) => stored.clone(),
+                    (None, None) => store(part, has_issue, files, rows)?,
+                };
+                self.parts.push(stored);
+            } else {
+                self.join(part, files, rows)?;
+            }
+        }
+        if part.part.is_last {
+            return std::mem::take(self).finish(part, files, rows, interrupt, observer);
+        }
+        Ok(())
     }
 
-    /// Forgets all of it.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Joins a pooled part to those before it.
+    fn join(
+        &mut self,
+        part: FinishedPart,
+        files: &mut OutputFiles,
+        rows: &mut StoredRows,
+    ) -> Result<(), CollectError> {
+        let FinishedPart { task, record, .. } = part;
+        let strand = usize::from(part.part.is_reverse);
+        if let Some(spot) = record.saved {
+            let mut values = Vec::new();
+            let path = &files.layout(task).path;
+            rows.read(task, path, &Stored::Saved(spot), &mut values)?;
+            self.strands[strand] = Joined {
+                values,
+                tokens: part.part.weight,
+            };
+            return Ok(());
+        }
+        let joined = &mut self.strands[strand];
+        for segments in [&record.segments, &record.reverse] {
+            part.results.join(joined, segments.clone(), part.pooling);
+        }
+        if let Some(saver) = &mut files.saver
+            && !self.has_issue
+        {
+            let mut block = RowBlock::part(task);
+            block.values.clone_from(&joined.values);
+            block.mark(record.mark(1), false);
+            saver.hold(block);
+        }
+        Ok(())
     }
+
+    /// Counts the record, and writes its row. `last`: its last part.
+    fn finish(
+        self,
+        last: FinishedPart,
+        files: &mut OutputFiles,
+        rows: &mut StoredRows,
+        interrupt: &Interrupt,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        let FinishedPart {
+            task,
+            record,
+            pooling,
+            ..
+        } = last;
+        let counts = RecordCounts {
+            tokens: self.tokens,
+            is_restored: self.is_restored,
+            has_segments: self.has_segments,
+        };
+        files.count(task, record, &self.status, counts, observer);
+        if files.has_failed(task) {
+            return Ok(());
+        }
+        let is_whole = self.status.skipped.is_none();
+        if is_whole && pooling.is_per_token() {
+            return self.write_parts(last, files, rows, interrupt, observer);
+        }
+        let vectors = pooling.missing_vectors();
+        files.begin_row(record, &self.status, vectors);
+        if is_whole {
+            let [forward, reverse] = self.strands;
+            let mut vector = forward.finish(pooling.reduce());
+            join_strands(&mut vector, &reverse.finish(pooling.reduce()));
+            files.values().extend(vector);
+        } else {
+            let values = files.values();
+            values.resize(values.len() + vectors * last.results.hidden, f32::NAN);
+        }
+        // Its parts are saved.
+        files.mark(record.mark(vectors), true);
+        Ok(())
+    }
+
+    /// Writes a record whose tokens have a vector each, part by part.
+    fn write_parts(
+        self,
+        last: FinishedPart,
+        files: &mut OutputFiles,
+        stored: &mut StoredRows,
+        interrupt: &Interrupt,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        let FinishedPart { task, record, .. } = last;
+        let hidden = last.results.hidden;
+        files.flush(Some(task), observer)?;
+        if files.has_failed(task) {
+            return Ok(());
+        }
+        let mut left = last.part.vectors;
+        files.begin_row(record, &self.status, left);
+        let mut rows = files.take_rows();
+        for part in &self.parts {
+            if interrupt.signal().is_some() {
+                return Err(CollectError::Stopped);
+            }
+            stored.read(task, &files.layout(task).path, part, &mut rows.values)?;
+            let count = rows.values.len() / hidden.max(1);
+            left = left.saturating_sub(count);
+            rows.after = left;
+            if rows.is_empty() {
+                rows.before = count;
+            }
+            if let Err(source) = files.write(task, &rows) {
+                return files.refused(task, source, observer);
+            }
+            rows = Rows::new(hidden);
+        }
+        stored.spool.clear();
+        Ok(())
+    }
+}
+
+/// Keeps the vectors of a part until the record's last one is there.
+fn store(
+    part: FinishedPart,
+    has_issue: bool,
+    files: &mut OutputFiles,
+    rows: &mut StoredRows,
+) -> Result<Stored, CollectError> {
+    let FinishedPart {
+        task,
+        record,
+        results,
+        ..
+    } = part;
+    let mut block = RowBlock::part(task);
+    results.append(&mut block.values, record, &record.status, part.pooling);
+    let count = block.values.len();
+    let mut mark = record.mark(count / results.hidden.max(1));
+    if has_issue {
+        // What a device could not do as it was meant is tried again by the next run, which must not find it.
+        mark.index = u64::MAX;
+    }
+    block.mark(mark, false);
+    if files.saver.is_some() {
+        files.check_weights()?;
+    }
+    if let Some(saver) = &mut files.saver
+        && let Some(place) = saver.write(&block)?
+    {
+        return Ok(Stored::Shard(place, count));
+    }
+    if files.is_given() {
+        return Ok(Stored::Values(block.values));
+    }
+    let stored = rows.spool.put(&files.layout(task).path, &block.values);
+    stored.map_err(|(path, source)| files.error(task, OutputError::Io { path, source }))
 }

@@ -8,6 +8,7 @@ mod batch_limits;
 mod chunk;
 mod chunker;
 mod collect;
+mod collect_error;
 pub(crate) mod context;
 mod dedup;
 pub mod error;
@@ -16,9 +17,11 @@ mod group;
 mod group_run;
 mod loaded_device;
 mod loading;
-mod long;
+mod long_records;
 mod opened_model;
 pub mod options;
+mod output_files;
+mod pending;
 mod pipeline;
 #[cfg(test)]
 mod pipeline_properties;
@@ -28,6 +31,7 @@ mod record_parts;
 mod results;
 mod resume;
 mod save;
+mod stored;
 mod task;
 mod task_reader;
 
@@ -36,7 +40,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-pub use self::collect::{CollectError, Observer};
+pub use self::collect_error::{CollectError, Observer};
 pub use self::error::RunError;
 pub(crate) use self::group::Group;
 pub(crate) use self::group_run::GroupRun;
@@ -46,9 +50,9 @@ pub use self::options::Options;
 pub use self::save::SavedCounts;
 pub(crate) use self::task::Task;
 
-use self::collect::output_path;
 use self::context::{Resources, ReusedSession, RunContext};
 use self::group::group_jobs;
+use self::output_files::output_path;
 use self::resume::Skipped;
 use crate::device::{Device, DeviceChoice};
 use crate::engine::fault_injection::Faults;

@@ -13,7 +13,8 @@ use serde_json::json;
 
 use super::chunk::Chunk;
 use super::chunker::Chunker;
-use super::collect::{CollectError, Collector, FinishedBatch, Message, Observer};
+use super::collect::{Collector, FinishedBatch, Message};
+use super::collect_error::{CollectError, Observer};
 use super::error::RunError;
 use super::execute::Executor;
 use super::loaded_device::LoadedDevice;
@@ -306,7 +307,7 @@ impl Pipeline<'_> {
                     let _ = permits.recv();
                 }
             }
-            if self.strict && collector.any_failed() {
+            if self.strict && collector.files.any_failed() {
                 return Ok(());
             }
         }
@@ -320,7 +321,7 @@ impl Pipeline<'_> {
         });
         let mut finished = 0;
         let mut unfinished = Vec::new();
-        for file in &collector.files {
+        for file in &collector.files.reports {
             if file.output.is_some() {
                 finished += 1;
             } else if file.error.is_none() {

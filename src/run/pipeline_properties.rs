@@ -12,10 +12,12 @@ use proptest::prelude::*;
 
 use super::chunk::Chunk;
 use super::chunker::{ChunkLimits, Chunker};
-use super::collect::{Collector, FinishedBatch, Message, Observer};
+use super::collect::{Collector, FinishedBatch, Message};
+use super::collect_error::Observer;
 use super::dedup::Dedup;
 use super::execute::Executor;
 use super::loaded_device::LoadedDevice;
+use super::output_files::OutputFiles;
 use super::record_parts::PartTokens;
 use super::save::Saver;
 use super::task::Task;
@@ -353,14 +355,9 @@ impl Case<'_> {
             chunker.share(Dedup::with_capacity(capacity));
         }
         let keeper = Saver::new(&mut journal, left.tickets, HIDDEN, Duration::from_hours(1));
-        let mut collector = Collector::new(
-            &tasks,
-            left.layouts,
-            files.collect(),
-            HIDDEN,
-            Some(keeper),
-            saved,
-        );
+        let reports = files.collect();
+        let files = OutputFiles::new(&tasks, left.layouts, reports, HIDDEN, Some(keeper));
+        let mut collector = Collector::new(&tasks, files, HIDDEN, saved);
         let device = LoadedDevice::new(
             SelectedDevice::cpu(),
             Precision::Fp32,

@@ -1,8 +1,8 @@
 //! What an output says about itself: all that decides its numbers, beside the sequences.
 
-use super::collect::output_path;
 use super::group::Group;
 use super::options::Options;
+use super::output_files::output_path;
 use super::task::Task;
 use crate::device::Device;
 use crate::engine::loader::PreparedModel;

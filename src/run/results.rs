@@ -90,6 +90,12 @@ impl<'a> Results<'a> {
         }
     }
 
+    /// What is pooled of a segment.
+    pub fn pooled(&self, segment: usize) -> &'a [f32] {
+        let mut parts = self.parts(segment..segment + 1);
+        parts.next().map_or(&[], |(part, _)| part)
+    }
+
     /// What is pooled of each segment, and over how many tokens.
     fn parts(&self, segments: Range<usize>) -> impl ExactSizeIterator<Item = (&'a [f32], usize)> {
         let Self {

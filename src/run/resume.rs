@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::collect::output_path;
 use super::context::RunContext;
 use super::error::RunError;
 use super::group::Group;
 use super::options::Options;
+use super::output_files::output_path;
 use super::provenance::{self, ComputedBy};
 use super::save::Saver;
 use super::task::Task;

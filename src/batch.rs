@@ -39,12 +39,13 @@ impl ModelInput {
     }
 }
 
-/// Groups sequences of the given lengths (in tokens) into batches of at most `budget` tokens, and returns the indices of
-/// each batch. Every index comes once. A sequence longer than the budget is a batch by itself.
+/// Groups sequences of the given lengths (in tokens) into batches of at most `budget` tokens, and
+/// returns the indices of each batch. Every index comes once. A sequence longer than the budget is
+/// a batch by itself.
 ///
-/// The longest come first, so that the last batches of a run are the small ones that keep all workers busy to the end.
-/// With `padded`, a batch costs its longest length times its count, and no sequence of it is more than 3 % shorter than
-/// the longest.
+/// The longest come first, so that the last batches of a run are the small ones that keep all
+/// workers busy to the end. With `padded`, a batch costs its longest length times its count, and no
+/// sequence of it is more than 3 % shorter than the longest.
 #[must_use]
 pub fn group(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
@@ -76,7 +77,8 @@ pub fn group(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>> 
     batches
 }
 
-/// Lays windows end to end, each between the special tokens. `encoded`: the records that they are of.
+/// Lays windows end to end, each between the special tokens. `encoded`: the records that they are
+/// of.
 #[must_use]
 pub fn lay<'i>(
     inputs: impl Iterator<Item = &'i ModelInput> + Clone,
@@ -105,8 +107,8 @@ pub fn lay<'i>(
     batch
 }
 
-/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer sequence
-/// is refused before.
+/// A batch's positions are 32-bit in the graph; a batch is far smaller than that, and a longer
+/// sequence is refused before.
 fn position(token: usize) -> i32 {
     i32::try_from(token).unwrap_or(i32::MAX)
 }

@@ -1,5 +1,5 @@
-//! What a pooling is: which tokens of a record it takes, what the graph has to give for them, how the
-//! windows of a long record are joined, and how many vectors come out.
+//! What a pooling is: which tokens of a record it takes, what the graph has to give for them, how
+//! the windows of a long record are joined, and how many vectors come out.
 
 use std::fmt;
 use std::ops::Range;
@@ -95,8 +95,8 @@ impl Pooling {
         usize::from(!self.is_per_token())
     }
 
-    /// What is pooled of each of a record's windows. Windows of which nothing is pooled are left out.
-    /// `pool_first`: only so many of the record's first tokens are pooled; none: all.
+    /// What is pooled of each of a record's windows. Windows of which nothing is pooled are left
+    /// out. `pool_first`: only so many of the record's first tokens are pooled; none: all.
     ///
     /// # Panics
     /// If the pooling is not [available](Pooling::is_available): the settings are checked before.
@@ -141,8 +141,8 @@ fn kept_tokens(window: &Window, special: &SpecialTokens) -> Range<usize> {
     front + kept.start - seen.start..front + kept.end - seen.start
 }
 
-/// The tokens that a window answers for: of the special ones, the first window for those in front, the
-/// last one for those behind.
+/// The tokens that a window answers for: of the special ones, the first window for those in front,
+/// the last one for those behind.
 fn answered_tokens(
     window: &Window,
     is_first: bool,
@@ -189,8 +189,8 @@ pub fn rows_of(reduce: Reduce, tokens: usize) -> usize {
     }
 }
 
-/// Which of the rows that the engine gives for a sequence are what is pooled of it: the one, or those of
-/// the tokens in `range`.
+/// Which of the rows that the engine gives for a sequence are what is pooled of it: the one, or
+/// those of the tokens in `range`.
 #[must_use]
 pub fn pooled_rows(reduce: Reduce, range: &Range<usize>) -> Range<usize> {
     match reduce {
@@ -199,8 +199,9 @@ pub fn pooled_rows(reduce: Reduce, range: &Range<usize>) -> Range<usize> {
     }
 }
 
-/// Appends the vectors of a sequence, joined from its windows' [`pooled_rows`] and the number of tokens
-/// that each is pooled over: the mean weighted by these numbers, the maximum, or one after the other.
+/// Appends the vectors of a sequence, joined from its windows' [`pooled_rows`] and the number of
+/// tokens that each is pooled over: the mean weighted by these numbers, the maximum, or one after
+/// the other.
 pub fn join_windows<'v>(
     values: &mut Vec<f32>,
     windows: impl ExactSizeIterator<Item = (&'v [f32], usize)>,

@@ -1,5 +1,6 @@
-//! What is in memory at once: consecutive records, of as many files as it takes to fill a chunk, cut into windows and
-//! grouped into batches. Sequences of different files share batches; rows leave in input order.
+//! What is in memory at once: consecutive records, of as many files as it takes to fill a chunk,
+//! cut into windows and grouped into batches. Sequences of different files share batches; rows
+//! leave in input order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ pub struct ChunkRecord {
     pub part: Option<RecordPart>,
 }
 
-/// Consecutive windows of a record that has too many to be in memory at once. Its parts follow each other, in this chunk
-/// and the next ones.
+/// Consecutive windows of a record that has too many to be in memory at once. Its parts follow each
+/// other, in this chunk and the next ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPart {
     /// Whether it is the record's first that is still to be done.

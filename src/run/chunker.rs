@@ -244,8 +244,8 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// Applies the task's policies to a record, and appends its windows to the chunk. `None`: it is a long one, and in
-    /// `self.remaining`.
+    /// Applies the task's policies to a record, and appends its windows to the chunk. `None`: it is
+    /// a long one, and in `self.remaining`.
     ///
     /// # Errors
     /// What a policy forbids, in words.
@@ -466,7 +466,8 @@ fn apply_policies(
     })
 }
 
-/// How many letters a record has, a terminal `*` of a protein not counted. Its rest was counted while it was read.
+/// How many letters a record has, a terminal `*` of a protein not counted. Its rest was counted
+/// while it was read.
 fn length_of(record: &Record, encoded: &Encoded, alphabet: Alphabet) -> usize {
     let Some(rest) = record.rest else {
         return encoded.letters;

@@ -1,7 +1,8 @@
 //! Results -> rows -> files: puts what the workers return back into input order and writes it.
 //!
-//! Batches return in any order. A chunk is written when all of its batches are there and every earlier chunk was
-//! written, so each file's rows stand in input order, and at most a few chunks wait in memory.
+//! Batches return in any order. A chunk is written when all of its batches are there and every
+//! earlier chunk was written, so each file's rows stand in input order, and at most a few chunks
+//! wait in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -189,8 +190,8 @@ impl<'a> Collector<'a> {
         Ok(saver.sync()?)
     }
 
-    /// Ends a run that can't go on: files that are not finished leave nothing under their names, and what was computed
-    /// for them is saved if that can be. Returns how much was saved in all.
+    /// Ends a run that can't go on: files that are not finished leave nothing under their names,
+    /// and what was computed for them is saved if that can be. Returns how much was saved in all.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -298,8 +299,8 @@ impl<'a> Collector<'a> {
         Ok(progress)
     }
 
-    /// Writes a record, or takes a part of a long one. `stored` and `is_saved`: what was saved of it before. Returns the
-    /// tokens that were computed.
+    /// Writes a record, or takes a part of a long one. `stored` and `is_saved`: what was saved of
+    /// it before. Returns the tokens that were computed.
     fn record(
         &mut self,
         task: usize,
@@ -396,8 +397,9 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Keeps the pooled rows that later chunks may need, and takes those out that this one needs of earlier chunks. Returns
-    /// these, and what happened on the devices to what each segment's numbers come from.
+    /// Keeps the pooled rows that later chunks may need, and takes those out that this one needs of
+    /// earlier chunks. Returns these, and what happened on the devices to what each segment's
+    /// numbers come from.
     fn exchange(
         &mut self,
         pending: &PendingChunk,

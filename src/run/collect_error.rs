@@ -44,6 +44,7 @@ pub trait Observer {
     fn warning(&mut self, text: &str);
     /// A file failed.
     fn failure(&mut self, text: &str);
-    /// Sequences and tokens that were done since the last call, input bytes that were read in all, and files ended.
+    /// Sequences and tokens that were done since the last call, input bytes that were read in all,
+    /// and files ended.
     fn advanced(&mut self, sequences: u64, tokens: u64, bytes: u64, files: u64);
 }

@@ -1,9 +1,10 @@
 //! The same sequence once: which windows of a run have the tokens of one that was seen before.
 //!
-//! What is decided here, while chunks are made, is carried out when they are written. Both go through the
-//! segments in the same order, so a place in the cache holds at every moment what was meant. Within a chunk a
-//! window shares the result of the first that has its tokens. Across chunks, pooled rows are kept in a cache of
-//! fixed size, where a new row takes the place of the least recently used one.
+//! What is decided here, while chunks are made, is carried out when they are written. Both go
+//! through the segments in the same order, so a place in the cache holds at every moment what was
+//! meant. Within a chunk a window shares the result of the first that has its tokens. Across
+//! chunks, pooled rows are kept in a cache of fixed size, where a new row takes the place of the
+//! least recently used one.
 
 use std::collections::HashMap;
 
@@ -68,7 +69,8 @@ impl Dedup {
         self.chunk.clear();
     }
 
-    /// Where the numbers of the chunk's segment number `at` come from; `ids` are the record's tokens.
+    /// Where the numbers of the chunk's segment number `at` come from; `ids` are the record's
+    /// tokens.
     pub fn origin(&mut self, at: usize, input: &ModelInput, reduce: Reduce, ids: &[u32]) -> Origin {
         let key = self.key(input, reduce, ids);
         if let Some(&first) = self.chunk.get(&key) {
@@ -146,8 +148,8 @@ mod tests {
     use crate::tokenize::SpecialTokens;
 
     proptest! {
-        /// A stand-in for the engine gives every sequence a row of its own: each segment must get its sequence's row,
-        /// however small the cache is and wherever chunks end.
+        /// A stand-in for the engine gives every sequence a row of its own: each segment must get
+        /// its sequence's row, however small the cache is and wherever chunks end.
         #[test]
         fn every_segment_gets_the_row_of_its_own_tokens(
             sequences in prop::collection::vec(0..12_u32, 0..200),

@@ -1,14 +1,16 @@
-//! Runs batches on a device. A batch that the device refuses, or whose numbers are not finite, is split, cut into
-//! windows, or computed again.
+//! Runs batches on a device. A batch that the device refuses, or whose numbers are not finite, is
+//! split, cut into windows, or computed again.
 //!
-//! - Out of memory: the batch is halved, down to one sequence, and the device's later batches are cut to what fits.
-//!   One sequence that is too large alone is embedded in windows when its job has `--long window`: first of the
-//!   model's own length, then of half of that, and so on. Otherwise its record has no embedding, and its status says
-//!   why.
-//! - Numbers that are not finite (an activation overflowed half precision): those sequences are computed again in
-//!   higher precision. If that does not help either, their records have no embedding.
+//! - Out of memory: the batch is halved, down to one sequence, and the device's later batches are
+//!   cut to what fits. One sequence that is too large alone is embedded in windows when its job has
+//!   `--long window`: first of the model's own length, then of half of that, and so on. Otherwise
+//!   its record has no embedding, and its status says why.
+//! - Numbers that are not finite (an activation overflowed half precision): those sequences are
+//!   computed again in higher precision. If that does not help either, their records have no
+//!   embedding.
 //!
-//! Each is reported in the output's status and in the report. Other errors, such as a lost device, go to the caller.
+//! Each is reported in the output's status and in the report. Other errors, such as a lost device,
+//! go to the caller.
 
 use std::ops::Range;
 
@@ -112,7 +114,8 @@ impl Piece {
 }
 
 impl Attempt<'_> {
-    /// The rows of pieces, in as many batches as it takes. With `cut`, a piece that is too large alone is cut into windows.
+    /// The rows of pieces, in as many batches as it takes. With `cut`, a piece that is too large
+    /// alone is cut into windows.
     fn rows(&mut self, pieces: &[Piece], cut: bool) -> Result<Vec<f32>, EngineError> {
         let mut all = Vec::new();
         for part in parts(pieces, self.with.device.limit()) {
@@ -159,7 +162,8 @@ impl Attempt<'_> {
         Ok(rows)
     }
 
-    /// The rows of pieces that overflowed, in higher precision. Notes those that it does not help. `None`: there is none.
+    /// The rows of pieces that overflowed, in higher precision. Notes those that it does not help.
+    /// `None`: there is none.
     fn higher(&mut self, pieces: &[Piece]) -> Result<Option<Vec<f32>>, EngineError> {
         let with = self.with;
         let precision = with.device.precision;
@@ -225,8 +229,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// The rows of pieces that gave no numbers together and have no higher precision, each computed alone: ONNX Runtime's own operators let
-    /// a sequence spoil others of its batch. Notes those that give none alone.
+    /// The rows of pieces that gave no numbers together and have no higher precision, each computed
+    /// alone: ONNX Runtime's own operators let a sequence spoil others of its batch. Notes those
+    /// that give none alone.
     fn each_alone(&mut self, pieces: &[Piece]) -> Result<Vec<f32>, EngineError> {
         let with = self.with;
         let mut rows = Vec::with_capacity(self.values(pieces));
@@ -278,8 +283,8 @@ impl Attempt<'_> {
         Ok(vec![f32::NAN; self.values(std::slice::from_ref(piece))])
     }
 
-    /// The windows of a piece of which something is pooled. Where the engine gives every token's vector, those of the
-    /// special ones too.
+    /// The windows of a piece of which something is pooled. Where the engine gives every token's
+    /// vector, those of the special ones too.
     fn windows(&self, piece: &Piece, size: usize, overlap: usize) -> Vec<Piece> {
         let ModelInput {
             record,

@@ -1,9 +1,9 @@
-//! Long records, whose parts come one after the other: what is known of one between its first part and its last, and
-//! how its row comes to its file.
+//! Long records, whose parts come one after the other: what is known of one between its first part
+//! and its last, and how its row comes to its file.
 //!
-//! Where each token has a vector, the parts' vectors wait on the disk until the last one tells that none failed, for a
-//! record that failed has no vectors. Where a journal is, they are in its shards, and a run that is stopped goes on
-//! behind the last of them.
+//! Where each token has a vector, the parts' vectors wait on the disk until the last one tells that
+//! none failed, for a record that failed has no vectors. Where a journal is, they are in its
+//! shards, and a run that is stopped goes on behind the last of them.
 
 use super::chunk::{ChunkRecord, RecordPart, RecordStatus};
 use super::collect_error::CollectError;
@@ -235,7 +235,8 @@ fn store(
     let count = block.values.len();
     let mut mark = record.mark(count / results.hidden.max(1));
     if has_issue {
-        // What a device could not do as it was meant is tried again by the next run, which must not find it.
+        // What a device could not do as it was meant is tried again by the next run, which must not
+        // find it.
         mark.index = u64::MAX;
     }
     block.mark(mark, false);

@@ -1,5 +1,5 @@
-//! Rows -> output files: gathers a file's rows, hands them to its sink and to the journal, and gives files that have all
-//! of their rows their names.
+//! Rows -> output files: gathers a file's rows, hands them to its sink and to the journal, and
+//! gives files that have all of their rows their names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,8 +151,8 @@ impl<'a> OutputFiles<'a> {
         file.skipped += u64::from(status.skipped.is_some());
     }
 
-    /// The values of the rows that are gathered: a record's are appended before its row is [begun](OutputFiles::begin_row),
-    /// or after it.
+    /// The values of the rows that are gathered: a record's are appended before its row is
+    /// [begun](OutputFiles::begin_row), or after it.
     pub fn values(&mut self) -> &mut Vec<f32> {
         &mut self.rows.values
     }
@@ -243,7 +243,8 @@ impl<'a> OutputFiles<'a> {
         Ok(sink.as_mut().expect("it was just made"))
     }
 
-    /// Gives files their names that have all of their rows: several at a time, as each waits for the disk.
+    /// Gives files their names that have all of their rows: several at a time, as each waits for
+    /// the disk.
     pub fn finish(
         &mut self,
         whole: &mut Vec<(usize, Option<&Input>)>,

@@ -1,4 +1,5 @@
-//! Chunks whose batches are under way: what was returned of them so far, and what of it is saved before it is written.
+//! Chunks whose batches are under way: what was returned of them so far, and what of it is saved
+//! before it is written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -134,8 +135,8 @@ impl PendingChunk {
         Ok(())
     }
 
-    /// Whether a record's windows were computed, as they were meant. Cached rows are known when the chunk is written:
-    /// before, their places may hold what an earlier chunk needs.
+    /// Whether a record's windows were computed, as they were meant. Cached rows are known when the
+    /// chunk is written: before, their places may hold what an earlier chunk needs.
     fn is_computed(&self, record: &ChunkRecord, locations: &[ResultLocation]) -> bool {
         let mut segments = record.segments.clone().chain(record.reverse.clone());
         record.has_segments()

@@ -236,8 +236,8 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Takes what returns until there is no more, or the run is asked to stop. What was computed for files that are not
-    /// finished then is saved.
+    /// Takes what returns until there is no more, or the run is asked to stop. What was computed
+    /// for files that are not finished then is saved.
     fn gather(
         &self,
         collector: &mut Collector,

@@ -1,6 +1,7 @@
-//! Properties of the way from records to files, with a stand-in for the model: whatever the files, the options, the special
-//! tokens, the batches, the device's memory, the order in which batches return, and the moments at which the run is killed
-//! or stopped, in the end every record has its own row, once, in its place, as computed from the whole sequence.
+//! Properties of the way from records to files, with a stand-in for the model: whatever the files,
+//! the options, the special tokens, the batches, the device's memory, the order in which batches
+//! return, and the moments at which the run is killed or stopped, in the end every record has its
+//! own row, once, in its place, as computed from the whole sequence.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -335,7 +336,8 @@ impl Case<'_> {
         left
     }
 
-    /// One run, which ends after so many messages: at once, or saving what it has. Says whether all was done.
+    /// One run, which ends after so many messages: at once, or saving what it has. Says whether all
+    /// was done.
     fn run(&self, dice: &mut Dice, messages: usize, is_killed: bool) -> bool {
         let out = self.folder.join("out");
         let mut journal = Journal::open(&out, None, true, &mut |text| {

@@ -1,7 +1,8 @@
 //! The queue between the reader and the workers of all devices.
 //!
-//! It differs from a channel in one thing: what was taken can come back. When a device is lost, its batch goes to the others, so a
-//! worker that finds the queue empty waits until nothing that was taken is under way any more.
+//! It differs from a channel in one thing: what was taken can come back. When a device is lost, its
+//! batch goes to the others, so a worker that finds the queue empty waits until nothing that was
+//! taken is under way any more.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -74,7 +75,8 @@ impl<T> Queue<T> {
         self.changed.notify_all();
     }
 
-    /// The next thing. `None`: there will be none, for either everything is done, or the queue was stopped.
+    /// The next thing. `None`: there will be none, for either everything is done, or the queue was
+    /// stopped.
     pub fn take(&self) -> Option<Taken<'_, T>> {
         let idle = |state: &mut State<T>| {
             !state.stopped && state.waiting.is_empty() && !(state.closed && state.taken == 0)
@@ -135,7 +137,8 @@ mod tests {
                     while let Some(taken) = queue.take() {
                         std::thread::sleep(std::time::Duration::from_millis(1));
                         if lost {
-                            // At the end everybody else has nothing left to do but to wait for this.
+                            // At the end everybody else has nothing left to do but to wait for
+                            // this.
                             std::thread::sleep(std::time::Duration::from_millis(50));
                             taken.give_back();
                             break;

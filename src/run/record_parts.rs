@@ -1,5 +1,5 @@
-//! A record that has too many windows to be in memory at once: how it is cut into parts, which go into this chunk
-//! and the next ones.
+//! A record that has too many windows to be in memory at once: how it is cut into parts, which go
+//! into this chunk and the next ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::journal::rows::{Saved, Spot};
 use crate::pooling::{PooledWindow, Pooling};
 use crate::tokenize::Encoded;
 
-/// Tokens of a part of a long record, about. Nothing else decides where a record is cut, so a part that was saved is
-/// found again whatever the devices and batches are.
+/// Tokens of a part of a long record, about. Nothing else decides where a record is cut, so a part
+/// that was saved is found again whatever the devices and batches are.
 #[derive(Debug, Clone, Copy)]
 pub struct PartTokens {
     /// Where the record is pooled.
@@ -64,8 +64,9 @@ pub struct CutPart {
 }
 
 impl RemainingParts {
-    /// Cuts a record of `vectors` pooled tokens into parts. `strands`: its tokens and their windows, and where they are
-    /// embedded too, those of its reverse complement. `saved`: what an earlier run saved of its file.
+    /// Cuts a record of `vectors` pooled tokens into parts. `strands`: its tokens and their
+    /// windows, and where they are embedded too, those of its reverse complement. `saved`: what an
+    /// earlier run saved of its file.
     pub fn new(
         task: usize,
         record: ChunkRecord,
@@ -165,7 +166,8 @@ impl CutPart {
     }
 }
 
-/// Drops the parts of each strand before the last one that is saved: of a pooled part, the vector up to its end is.
+/// Drops the parts of each strand before the last one that is saved: of a pooled part, the vector
+/// up to its end is.
 fn drop_joined(parts: &mut VecDeque<CutPart>) {
     for is_reverse in [true, false] {
         let is_saved = |part: &CutPart| part.is_reverse == is_reverse && part.saved.is_some();

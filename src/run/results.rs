@@ -1,4 +1,5 @@
-//! Results of batches -> the vectors of a record: where each window's result lies, and what is taken from it.
+//! Results of batches -> the vectors of a record: where each window's result lies, and what is
+//! taken from it.
 
 use std::ops::Range;
 

@@ -1,6 +1,8 @@
-//! Rows that are computed but stand in no finished file yet: every few seconds they are made durable in the journal.
+//! Rows that are computed but stand in no finished file yet: every few seconds they are made
+//! durable in the journal.
 //!
-//! What a killed run loses is the time since then. A file that is finished before that never sees the journal's shards.
+//! What a killed run loses is the time since then. A file that is finished before that never sees
+//! the journal's shards.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -96,7 +98,8 @@ impl fmt::Display for SavedCounts {
 }
 
 impl<'a> Saver<'a> {
-    /// `tickets` has one for each task. `every` is how often rows are saved; a save costs one wait for the disk.
+    /// `tickets` has one for each task. `every` is how often rows are saved; a save costs one wait
+    /// for the disk.
     pub fn new(
         journal: &'a mut Journal,
         tickets: Vec<Ticket>,

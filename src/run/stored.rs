@@ -1,4 +1,5 @@
-//! Vectors that are not in memory: saved by an earlier run, in this run's journal, or in an unnamed file.
+//! Vectors that are not in memory: saved by an earlier run, in this run's journal, or in an unnamed
+//! file.
 
 use std::fs::File;
 use std::io::{self, Write as _};

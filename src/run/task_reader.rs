@@ -1,4 +1,5 @@
-//! Input files -> records, one task's file after the other, and at each file's end what is known of it.
+//! Input files -> records, one task's file after the other, and at each file's end what is known of
+//! it.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,7 +145,8 @@ impl<'a> TaskReader<'a> {
         })
     }
 
-    /// How much is read of a long record: where only its beginning can be embedded, no more than that is kept.
+    /// How much is read of a long record: where only its beginning can be embedded, no more than
+    /// that is kept.
     fn limits_of(&self, task: &Task) -> records::Limits {
         let settings = &task.job.settings;
         let is_cut = matches!(settings.long, Long::Truncate | Long::Error);
@@ -160,7 +162,8 @@ impl<'a> TaskReader<'a> {
         }
     }
 
-    /// Why the file that is read seems to be no input for this model, unless the user said that it is.
+    /// Why the file that is read seems to be no input for this model, unless the user said that it
+    /// is.
     fn wrong_alphabet(&self, task: usize) -> Option<String> {
         let job = &self.tasks[task].job;
         let why = self.open.as_ref()?.check.why_not(self.alphabet)?;

@@ -19,8 +19,9 @@ impl Alphabet {
         }
     }
 
-    /// The longest record that is read unless the user says otherwise: the longest protein known has some 45,000 residues, the
-    /// longest human chromosome 249 million bases. What is longer most likely is many records whose headers were lost.
+    /// The longest record that is read unless the user says otherwise: the longest protein known
+    /// has some 45,000 residues, the longest human chromosome 249 million bases. What is longer
+    /// most likely is many records whose headers were lost.
     #[must_use]
     pub fn longest_record(self) -> u64 {
         match self {

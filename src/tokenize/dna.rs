@@ -5,7 +5,8 @@ use super::alphabet::Alphabet;
 /// Fewer letters than this don't say that a file holds DNA.
 const ENOUGH: u64 = 60;
 
-/// Fewer letters than this don't say that it holds proteins: their own letters are a third of any protein.
+/// Fewer letters than this don't say that it holds proteins: their own letters are a third of any
+/// protein.
 const ENOUGH_PROTEIN: u64 = 20;
 
 /// More letters than this need not be looked at.
@@ -45,8 +46,8 @@ impl DnaCheck {
         self.letters >= ENOUGH && self.bases * 100 >= self.letters * 95
     }
 
-    /// Whether at least 10 % of the letters, and of 20 letters or more, are E, F, I, L, P or Q, which stand for amino
-    /// acids and for no nucleotide, not even an ambiguous one.
+    /// Whether at least 10 % of the letters, and of 20 letters or more, are E, F, I, L, P or Q,
+    /// which stand for amino acids and for no nucleotide, not even an ambiguous one.
     #[must_use]
     pub fn looks_like_protein(&self) -> bool {
         self.letters >= ENOUGH_PROTEIN && self.amino_acids * 10 >= self.letters
@@ -88,8 +89,9 @@ pub fn looks_like_protein(sequence: &[u8]) -> bool {
     check.looks_like_protein()
 }
 
-/// The other strand, read from its 5' end: IUPAC's ambiguous codes too (R and Y, K and M, B and V, D and H; S, W and N are
-/// their own), in each letter's case. The complement of U is A, and that of A is T. Anything else stays.
+/// The other strand, read from its 5' end: IUPAC's ambiguous codes too (R and Y, K and M, B and V,
+/// D and H; S, W and N are their own), in each letter's case. The complement of U is A, and that of
+/// A is T. Anything else stays.
 #[must_use]
 pub fn reverse_complement(sequence: &[u8]) -> Vec<u8> {
     sequence

@@ -17,8 +17,8 @@ pub struct Encoded {
     pub first_unknown: Option<usize>,
     /// Whether a terminal `*` was dropped.
     pub dropped_stop: bool,
-    /// Where tokens have several lengths: token `i` starts at letter `starts[i]`. `None`: token `i` starts at letter
-    /// `i`.
+    /// Where tokens have several lengths: token `i` starts at letter `starts[i]`. `None`: token `i`
+    /// starts at letter `i`.
     pub starts: Option<Vec<u32>>,
 }
 
@@ -33,11 +33,13 @@ impl Encoded {
         at(letters.start)..at(letters.end)
     }
 
-    /// Cuts a sequence into windows of `size` letters of which neighbours share `overlap`, and returns their tokens.
+    /// Cuts a sequence into windows of `size` letters of which neighbours share `overlap`, and
+    /// returns their tokens.
     ///
-    /// The windows are those of `windows`, over the letters where a token of `span` letters can start; a token
-    /// belongs to the letter where it starts, and is never cut in two: where tokens have several lengths, a window's last
-    /// one may reach past it. A window that no token is taken from is left out.
+    /// The windows are those of `windows`, over the letters where a token of `span` letters can
+    /// start; a token belongs to the letter where it starts, and is never cut in two: where tokens
+    /// have several lengths, a window's last one may reach past it. A window that no token is taken
+    /// from is left out.
     ///
     /// # Panics
     /// If `overlap` or `span - 1` is not smaller than `size`: the settings are checked before.
@@ -73,7 +75,8 @@ impl Encoded {
             .collect()
     }
 
-    /// The letters where the tokens of a stretch can start, a token being of `span` letters at least.
+    /// The letters where the tokens of a stretch can start, a token being of `span` letters at
+    /// least.
     #[must_use]
     pub fn letters_of(&self, tokens: Range<usize>, span: usize) -> Range<usize> {
         let at = |token: usize| match &self.starts {

@@ -1,5 +1,5 @@
-//! What a model family says about the letters of its sequences, beside the vocabulary: the tokenizers apply it before
-//! anything else.
+//! What a model family says about the letters of its sequences, beside the vocabulary: the
+//! tokenizers apply it before anything else.
 
 use super::alphabet::Alphabet;
 use super::error::VocabularyError;
@@ -30,8 +30,8 @@ impl FamilyRules {
     }
 }
 
-/// Letters that are read as others before they are looked up, in upper and lower case alike: ProtT5 and ProtBert read
-/// `U`, `Z`, `O` and `B` as `X`. None by default.
+/// Letters that are read as others before they are looked up, in upper and lower case alike: ProtT5
+/// and ProtBert read `U`, `Z`, `O` and `B` as `X`. None by default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterRules {
     table: [u8; 256],
@@ -132,7 +132,8 @@ mod tests {
     }
 
     proptest! {
-        /// A sequence with rules has the tokens that the sequence with its letters replaced has without.
+        /// A sequence with rules has the tokens that the sequence with its letters replaced has
+        /// without.
         #[test]
         fn letters_are_replaced_before_they_become_tokens(
             sequence in prop::collection::vec(prop::sample::select(&b"ACGTNRUZOBuzobXx-*\xff"[..]), 0..60),

@@ -1,7 +1,7 @@
 //! DNABERT's vocabulary: a token for each k-mer, at a stride of one base.
 //!
-//! The rule: letters are taken in upper case, U as T; a k-mer of A, C, G and T is its token, any other is one unknown
-//! token; a sequence shorter than k has none. k and the ids are the file's.
+//! The rule: letters are taken in upper case, U as T; a k-mer of A, C, G and T is its token, any
+//! other is one unknown token; a sequence shorter than k has none. k and the ids are the file's.
 
 use super::alphabet::Alphabet;
 use super::encoded::Encoded;

@@ -1,8 +1,9 @@
 //! A token for each letter: ESM's vocabulary, and BERTs of single residues.
 //!
-//! The rule: letters are taken in upper case; one terminal `*` is dropped; a letter of the vocabulary (in ESM's X, B, U,
-//! Z, O, `.` and `-` too) is its token; any other byte is one unknown token. Where all letters are A, C, G, T, U and N,
-//! it is DNA's: U is read as T, unless it has U and not T, and no `*` is dropped.
+//! The rule: letters are taken in upper case; one terminal `*` is dropped; a letter of the
+//! vocabulary (in ESM's X, B, U, Z, O, `.` and `-` too) is its token; any other byte is one unknown
+//! token. Where all letters are A, C, G, T, U and N, it is DNA's: U is read as T, unless it has U
+//! and not T, and no `*` is dropped.
 
 use super::alphabet::Alphabet;
 use super::encoded::Encoded;

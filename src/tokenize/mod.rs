@@ -3,6 +3,8 @@
 
 mod alphabet;
 pub mod bpe;
+mod bpe_file;
+mod bpe_merges;
 pub mod dna;
 mod encoded;
 mod error;

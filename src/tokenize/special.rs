@@ -4,16 +4,16 @@ use super::error::VocabularyError;
 
 /// A model's special tokens, by their ids.
 ///
-/// How many stand around a sequence is the model family's choice: ESM and BERT have one in front and one
-/// behind, Nucleotide Transformer has none behind, T5 has none in front.
+/// How many stand around a sequence is the model family's choice: ESM and BERT have one in front
+/// and one behind, Nucleotide Transformer has none behind, T5 has none in front.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
     /// In front of each sequence, in this order: none, one or more.
     pub front: Vec<u32>,
     /// Behind each sequence, in this order: none, one or more.
     pub behind: Vec<u32>,
-    /// The one in front whose vector is meant to stand for the whole sequence (`<cls>`, `[CLS]`), where
-    /// the model was trained with one.
+    /// The one in front whose vector is meant to stand for the whole sequence (`<cls>`, `[CLS]`),
+    /// where the model was trained with one.
     pub cls: Option<u32>,
     /// Fills shorter sequences up in a padded batch.
     pub pad: u32,
@@ -28,7 +28,8 @@ impl SpecialTokens {
         self.front.len() + self.behind.len()
     }
 
-    /// Where the token stands that pooling `cls` takes, counted from the first special token in front.
+    /// Where the token stands that pooling `cls` takes, counted from the first special token in
+    /// front.
     #[must_use]
     pub fn cls_position(&self) -> Option<usize> {
         let cls = self.cls?;

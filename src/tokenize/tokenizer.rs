@@ -6,12 +6,12 @@ use super::special::SpecialTokens;
 
 /// A model's vocabulary at work.
 pub trait Tokenizer: Send + Sync {
-    /// The tokens of a sequence, without special ones. Any bytes are taken, each as a letter: [`Record`](crate::records::Record)
-    /// says how a character of several bytes comes to be one.
+    /// The tokens of a sequence, without special ones. Any bytes are taken, each as a letter:
+    /// [`Record`](crate::records::Record) says how a character of several bytes comes to be one.
     fn encode(&self, sequence: &[u8]) -> Encoded;
 
-    /// The tokens of a sequence's beginning, which goes on behind it: what [`Tokenizer::encode`] drops at a sequence's end is a
-    /// letter here.
+    /// The tokens of a sequence's beginning, which goes on behind it: what [`Tokenizer::encode`]
+    /// drops at a sequence's end is a letter here.
     fn encode_beginning(&self, beginning: &[u8]) -> Encoded {
         self.encode(beginning)
     }
@@ -22,10 +22,12 @@ pub trait Tokenizer: Send + Sync {
     /// What the sequences are made of.
     fn alphabet(&self) -> Alphabet;
 
-    /// How many ids there are: all are below this. The model's embedding table has at least as many rows.
+    /// How many ids there are: all are below this. The model's embedding table has at least as many
+    /// rows.
     fn vocabulary(&self) -> usize;
 
-    /// How many letters a token reads where all read as many: `k` of k-mers, else 1. A sequence of fewer has no token.
+    /// How many letters a token reads where all read as many: `k` of k-mers, else 1. A sequence of
+    /// fewer has no token.
     fn span(&self) -> usize {
         1
     }

@@ -7,16 +7,16 @@ use std::ops::Range;
 pub struct Window {
     /// The residues that the model sees.
     pub seen: Range<usize>,
-    /// The residues whose vectors are taken from here, a part of `seen`. The windows of a sequence share no residue
-    /// here, and together have all of them.
+    /// The residues whose vectors are taken from here, a part of `seen`. The windows of a sequence
+    /// share no residue here, and together have all of them.
     pub kept: Range<usize>,
 }
 
 /// Cuts a sequence into windows of `size` residues of which neighbours share `overlap`.
 ///
-/// Window `k` begins at `k * (size - overlap)`; the last one ends with the sequence, so it may share more. A residue is
-/// taken from the window in whose middle it lies closest, the earlier one of two as close. A sequence that fits is one
-/// window; an empty one has none.
+/// Window `k` begins at `k * (size - overlap)`; the last one ends with the sequence, so it may
+/// share more. A residue is taken from the window in whose middle it lies closest, the earlier one
+/// of two as close. A sequence that fits is one window; an empty one has none.
 ///
 /// # Panics
 /// If `overlap` is not smaller than `size`: the settings are checked before.

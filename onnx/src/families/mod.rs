@@ -17,6 +17,7 @@ pub mod sample_bpe;
 pub mod sizes;
 
 families! {
+    esm1::Esm1,
     esm2::Esm2,
     bert::Bert,
     dnabert2::Dnabert2,

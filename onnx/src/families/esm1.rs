@@ -1,0 +1,291 @@
+//! ESM-1b (Rives et al., 2021) and ESM-1v (Meier et al., 2021): ESM-2's blocks with learned positions
+//! instead of rotary ones, and in ESM-1b a layer norm behind the embeddings.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::attention::Attention;
+use super::blocks::Blocks;
+use super::config::Config;
+use super::esm::{self, FairEsm};
+use super::family::{Alphabet, Family, Likeness, Published};
+use super::learned_positions;
+use super::sizes::{FusedFormats, Sizes};
+use crate::checkpoint::names::Names;
+use crate::checkpoint::{Checkpoint, Settings};
+use crate::error::Error;
+use crate::graph::builder::Builder;
+use crate::graph::layers::Frame;
+use crate::graph::request::GraphRequest;
+use crate::tokenizer::TokenizerKind;
+use crate::weights::norm_fold::Folds;
+use crate::weights::table::{Plan, Planned};
+
+/// Name, hub id, and whether it has a layer norm behind the embeddings. All have the same sizes.
+const PUBLISHED: [(&str, &str, bool); 6] = [
+    (
+        "esm1b_t33_650M_UR50S",
+        "facebook/esm1b_t33_650M_UR50S",
+        true,
+    ),
+    (
+        "esm1v_t33_650M_UR90S_1",
+        "facebook/esm1v_t33_650M_UR90S_1",
+        false,
+    ),
+    (
+        "esm1v_t33_650M_UR90S_2",
+        "facebook/esm1v_t33_650M_UR90S_2",
+        false,
+    ),
+    (
+        "esm1v_t33_650M_UR90S_3",
+        "facebook/esm1v_t33_650M_UR90S_3",
+        false,
+    ),
+    (
+        "esm1v_t33_650M_UR90S_4",
+        "facebook/esm1v_t33_650M_UR90S_4",
+        false,
+    ),
+    (
+        "esm1v_t33_650M_UR90S_5",
+        "facebook/esm1v_t33_650M_UR90S_5",
+        false,
+    ),
+];
+
+/// What fair-esm calls the architecture.
+const ARCHITECTURE: &str = "roberta_large";
+
+/// Sizes and settings of an ESM-1b or ESM-1v model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Esm1 {
+    /// Blocks.
+    pub layers: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width inside the feed-forward layer.
+    pub intermediate: usize,
+    /// Rows of the embedding table.
+    pub vocabulary: usize,
+    /// Rows of the table of positions.
+    pub position_rows: usize,
+    /// The row of that table that the first token of a sequence has: one behind that of `<pad>`.
+    pub first_position: usize,
+    /// Added to a layer norm's variance.
+    pub layer_norm_eps: f32,
+    /// Whether embeddings are scaled by 0.88, as they were on average in training.
+    pub token_dropout: bool,
+    /// Whether the embeddings have a layer norm of their own: in ESM-1b, not in ESM-1v.
+    pub norm_before: bool,
+    /// The `<mask>` token's id: its embedding is zero under token dropout.
+    pub mask_id: usize,
+}
+
+impl Esm1 {
+    /// The published sizes, with or without a layer norm behind the embeddings.
+    #[must_use]
+    pub fn of_published_sizes(norm_before: bool) -> Self {
+        Self {
+            layers: 33,
+            hidden: 1280,
+            heads: 20,
+            intermediate: 5120,
+            vocabulary: esm::VOCABULARY.len(),
+            position_rows: 1026,
+            first_position: 2,
+            layer_norm_eps: 1e-5,
+            token_dropout: true,
+            norm_before,
+            mask_id: 32,
+        }
+    }
+
+    /// Reads Hugging Face's `config.json`. What is missing is what transformers' `EsmConfig` takes then.
+    fn from_config(config: &Config<'_>) -> Result<Self, Error> {
+        config.check_plain_encoder()?;
+        Ok(Self {
+            layers: config.size("num_hidden_layers")?,
+            hidden: config.size("hidden_size")?,
+            heads: config.size("num_attention_heads")?,
+            intermediate: config.size("intermediate_size")?,
+            vocabulary: config.size("vocab_size")?,
+            position_rows: config.size_or("max_position_embeddings", 1026)?,
+            first_position: config.size_or("pad_token_id", 1)?.saturating_add(1),
+            layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
+            token_dropout: config.flag("token_dropout")?,
+            norm_before: config.flag("emb_layer_norm_before")?,
+            mask_id: config.size_or("mask_token_id", 32)?,
+        })
+    }
+
+    /// Reads the settings inside a fair-esm `.pt`.
+    fn from_fair_esm(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let published = Self::of_published_sizes(true);
+        let file = FairEsm::of(checkpoint, &published.names())?;
+        let hidden = file.hidden()?;
+        Ok(Self {
+            layers: file.layers(),
+            hidden,
+            heads: file.heads(hidden, (hidden == 1280).then_some(20))?,
+            intermediate: file.intermediate(hidden),
+            vocabulary: file.vocabulary(),
+            position_rows: file.position_rows.unwrap_or(published.position_rows),
+            token_dropout: file.flag("token_dropout").unwrap_or(false),
+            norm_before: file.has("embeddings.layer_norm.weight"),
+            ..published
+        })
+    }
+
+    /// The most tokens that it has positions for.
+    fn positions(&self) -> usize {
+        self.position_rows.saturating_sub(self.first_position)
+    }
+
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
+    }
+}
+
+impl Family for Esm1 {
+    fn about() -> &'static str {
+        "ESM-1b and ESM-1v (model_type \"esm\" with learned positions, or a fair-esm .pt)"
+    }
+
+    fn likeness(checkpoint: &Checkpoint) -> Likeness {
+        let is = match &checkpoint.settings {
+            Settings::HuggingFace { config, .. } => {
+                let is = |key: &str, value: Value| config.get(key) == Some(&value);
+                // Models of DNA with this model_type have other vocabularies.
+                is("model_type", "esm".into())
+                    && is("position_embedding_type", "absolute".into())
+                    && is("vocab_size", esm::VOCABULARY.len().into())
+            }
+            Settings::FairEsm { .. } => esm::architecture_of(checkpoint) == Some(ARCHITECTURE),
+        };
+        if is { Likeness::Full } else { Likeness::None }
+    }
+
+    fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let (path, model) = match &checkpoint.settings {
+            Settings::HuggingFace { path, config } => {
+                let config = Config {
+                    path,
+                    value: config,
+                };
+                (path, Self::from_config(&config)?)
+            }
+            Settings::FairEsm { path, .. } => (path, Self::from_fair_esm(checkpoint)?),
+        };
+        model
+            .validate()
+            .map_err(|message| Error::config(path, message))?;
+        Ok(model)
+    }
+
+    fn published() -> Vec<Published<Self>> {
+        PUBLISHED
+            .map(|(name, hub_id, norm_before)| Published {
+                name,
+                hub_id,
+                parameters: "650M",
+                family: Self::of_published_sizes(norm_before),
+            })
+            .into()
+    }
+
+    fn sizes(&self) -> Sizes {
+        // In 8 bits, vectors were not compared yet.
+        self.blocks().sizes(false, FusedFormats::Half)
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn alphabet(&self) -> Option<Alphabet> {
+        Some(Alphabet::Protein)
+    }
+
+    fn tokenizer(&self) -> TokenizerKind {
+        TokenizerKind::Esm
+    }
+
+    fn max_residues(&self) -> Option<usize> {
+        // Two positions go to <cls> and <eos>.
+        Some(self.positions() - 2)
+    }
+
+    fn position_limit(&self) -> Option<usize> {
+        Some(self.positions())
+    }
+
+    fn own_tokenizer(&self) -> Option<Vec<u8>> {
+        esm::vocabulary_file(self.vocabulary)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.blocks().check(&[
+            ("vocab_size", self.vocabulary),
+            ("max_position_embeddings", self.position_rows),
+        ])?;
+        if self.positions() < 3 {
+            return Err(format!(
+                "max_position_embeddings is {}, which leaves no room beside <cls> and <eos>: positions begin at {}",
+                self.position_rows, self.first_position
+            ));
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Names {
+        esm::names(&[
+            "contact_head.**",
+            "encoder.contact_head.**",
+            "encoder.lm_head.**",
+            "lm_head.**",
+            "pooler.**",
+        ])
+    }
+
+    fn plan(&self) -> Vec<Planned> {
+        let (hidden, blocks) = (self.hidden, self.blocks());
+        let mut plan = Plan::default();
+        let shape = [self.vocabulary, hidden];
+        esm::plan_words(&mut plan, shape, self.token_dropout, self.mask_id);
+        learned_positions::plan(&mut plan, self.position_rows, self.first_position, hidden);
+        if self.norm_before {
+            blocks.plan_norm(&mut plan, "embedding_norm", "embeddings.layer_norm");
+        }
+        blocks.plan_pre_norm(&mut plan);
+        plan.0
+    }
+
+    fn folds(&self) -> Folds {
+        self.blocks().fold_pre_norm()
+    }
+
+    fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
+        let blocks = self.blocks();
+        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let attention = Attention::new(&blocks, &mut frame);
+        frame.builder.scope("embedding");
+        let words = frame.embedding();
+        let mut state = learned_positions::add(&mut frame, &words);
+        if self.norm_before {
+            state = frame.norm(&state, "embedding_norm");
+        }
+        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
+        frame.outputs(&state, request);
+    }
+}

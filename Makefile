@@ -45,6 +45,7 @@ test-install: need-cargo setup ## install with pip into a fresh environment, and
 
 lint: need-cargo ## check the format and the lints, and that nothing a tool left behind is committed
 	@git ls-files | sh scripts/leftovers.sh
+	@! git grep -nE '^(<{7}|>{7}) ' || { echo "error: these lines are left from a merge" >&2; exit 1; }
 	@$(CARGO) fmt --all --check
 	@# The list of families declares its modules by a macro, into which cargo fmt does not look.
 	@rustfmt --edition 2024 --check onnx/src/families/*.rs

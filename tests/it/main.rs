@@ -28,6 +28,7 @@ mod dna_parity;
 mod docs;
 mod doctor;
 mod embedder;
+mod esm1_parity;
 mod esm2_parity;
 mod exported_graph;
 mod faults;

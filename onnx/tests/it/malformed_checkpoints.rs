@@ -304,8 +304,8 @@ fn configurations_of_other_models_are_refused() {
         ("model_type", serde_json::json!("t5"), "t5"),
         (
             "position_embedding_type",
-            serde_json::json!("absolute"),
-            "absolute",
+            serde_json::json!("relative_key"),
+            "relative_key",
         ),
         ("num_attention_heads", serde_json::json!(0), "heads"),
         ("num_attention_heads", serde_json::json!(3), "3 heads"),
@@ -329,9 +329,12 @@ fn configurations_of_other_models_are_refused() {
     fs::write(source.join("vocab.txt"), "<cls>\n<pad>\n").unwrap();
     assert_all(&refused(&source), &["vocab.txt", "2 tokens", "33"]);
 
-    let path = folder.path().join("esm1b.pt");
+    let path = folder.path().join("esm1.pt");
+    write_fair_esm(&path, &renamed(&weights(), fair_esm), "protein_bert_base");
+    assert_all(&refused(&path), &["esm1.pt", "protein_bert_base"]);
+    // ESM-1b has positions, which these weights lack.
     write_fair_esm(&path, &renamed(&weights(), fair_esm), "roberta_large");
-    assert_all(&refused(&path), &["esm1b.pt", "roberta_large"]);
+    assert_all(&refused(&path), &["esm1.pt", "position_embeddings"]);
     let mut positions = renamed(&weights(), fair_esm);
     positions.insert(
         "encoder.sentence_encoder.embed_positions.weight".to_owned(),
@@ -341,9 +344,9 @@ fn configurations_of_other_models_are_refused() {
         },
     );
     write_bin(&path, &positions, Format::F32);
-    assert_all(&refused(&path), &["esm1b.pt", "learned positions"]);
+    assert_all(&refused(&path), &["esm1.pt", "learned positions"]);
     write_bin(&path, &renamed(&weights(), fair_esm), Format::F32);
-    assert_all(&refused(&path), &["esm1b.pt", "number of heads"]);
+    assert_all(&refused(&path), &["esm1.pt", "number of heads"]);
 }
 
 #[test]

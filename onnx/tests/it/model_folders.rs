@@ -55,6 +55,9 @@ fn published_sizes_have_the_published_number_of_parameters() {
         ("esm2_t33_650M_UR50D", 649_400_320),
         ("esm2_t36_3B_UR50D", 2_832_442_880),
         ("esm2_t48_15B_UR50D", 15_102_868_480),
+        // transformers' EsmModel without the pooler and the contact head.
+        ("esm1b_t33_650M_UR50S", 650_716_160),
+        ("esm1v_t33_650M_UR90S_1", 650_713_600),
         // What BertModel and DNABERT-2's own code hold without the pooler.
         ("DNABERT-3", 85_503_744),
         ("DNABERT-4", 85_651_200),
@@ -85,7 +88,7 @@ fn published_sizes_have_the_published_number_of_parameters() {
             bytes >= 4 * (parameters - folded) && bytes < 4 * parameters + 4096 * plan.len() as u64
         );
     }
-    assert_eq!(known_models().len(), 12);
+    assert_eq!(known_models().len(), 18);
     assert!(known_model("esm2_t7").is_none());
 }
 

@@ -1,0 +1,95 @@
+//! ESM-1b and ESM-1v against fair-esm and transformers.
+//!
+//! `tests/fixtures/esm1` is made by `onnx/reference/esm1_fixtures.py`: checkpoints in the layouts of the
+//! hub and of fair-esm, and the vectors on which both packages agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
+use crate::common::{assert_close, seqembed, text};
+
+fn reference() -> &'static Reference {
+    static REFERENCE: OnceLock<Reference> = OnceLock::new();
+    REFERENCE.get_or_init(|| Reference::open("esm1"))
+}
+
+/// The exported folder of a checkpoint, made once for all tests.
+fn exported(checkpoint: &str) -> &'static Path {
+    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
+    let (_, folders) = EXPORTED.get_or_init(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let all: BTreeSet<&String> =
+            reference().cases().iter().flat_map(|case| &case.models).collect();
+        let folders = export_all(&reference().folder, all, "esm1", scratch.path());
+        (scratch, folders)
+    });
+    &folders[checkpoint]
+}
+
+#[test]
+fn mixed_lengths_and_unknown_letters_in_every_pooling_and_layer() {
+    for case in reference().cases() {
+        reference().check_pooled(&case.name, exported(&case.models[0]));
+    }
+}
+
+#[test]
+fn per_token_vectors() {
+    for case in reference().cases() {
+        for kernels in KERNELS {
+            let options = ["--kernels", kernels, "--pooling", "none"];
+            let rows = embed(
+                &reference().input(case),
+                exported(&case.models[0]),
+                &options,
+            );
+            for record in &case.per_token_records {
+                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
+                let theirs = reference().expected(&name);
+                assert_close(row(&rows, *record), theirs, BOUND, &name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_layout_of_a_checkpoint_gives_the_same_weights_and_graph() {
+    for case in reference().cases() {
+        let first = exported(&case.models[0]);
+        for checkpoint in &case.models[1..] {
+            let other = exported(checkpoint);
+            for file in ["weights.bin", "model.onnx"] {
+                let same = std::fs::read(first.join(file)).unwrap()
+                    == std::fs::read(other.join(file)).unwrap();
+                assert!(same, "{checkpoint}: {file} differs");
+            }
+        }
+    }
+}
+
+/// There are positions for 300 tokens, of which <cls> and <eos> take two: a record of 298 residues or
+/// fewer is embedded whole, a longer one in windows, and more at a time cannot be asked for.
+#[test]
+fn no_sequence_is_longer_than_the_table_of_positions() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("long.faa");
+    let fits = "MKV".repeat(100)[..298].to_owned();
+    std::fs::write(&input, format!(">fits\n{fits}\n>long\n{fits}A\n")).unwrap();
+    let model = exported(&reference().cases()[0].models[0]);
+    let rows = embed(&input, model, &[]);
+    assert_eq!(rows.status, ["ok", "windowed"]);
+    let out = folder.path().join("out");
+    let mut arguments = vec!["embed", text(&input), "-m", text(model), "-o", text(&out)];
+    arguments.extend(["--max-length", "299"]);
+    let run = seqembed(&arguments);
+    assert_eq!(run.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(
+        message.contains("299") && message.contains("298"),
+        "{message}"
+    );
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env nextflow
 /*
- * Embeddings of many sequence files, many files a task: a task loads its model once.
+ * Embeds many sequence files, several per task, so that each task loads its model only once.
  * samplesheet -> groups of files -> SEQEMBED -> outdir/embeddings/SAMPLE.*, outdir/report.json, outdir/samples.tsv
  */
 
@@ -20,9 +20,9 @@ workflow {
 
     def rows = readSamplesheet(file(params.input, checkIfExists: true), params.model)
     def groups = groupFiles(rows, params.group_tokens, params.group_files)
-    log.info("${counted(rows.size(), 'file')} in ${counted(groups.size(), 'task')}, each with one load of the model")
+    log.info("${counted(rows.size(), 'file')} in ${counted(groups.size(), 'task')}, loading the model once per task")
 
-    // A model that is not exported yet is exported once, not in each task.
+    // A model that is not exported yet is exported in a task of its own, not in each task.
     def names = rows.collect { row -> row.model }.unique()
     def (exported, others) = names.split { name -> isExported(name) }
     def raw = others.collect { name -> [name, file(name).exists() ? file(name) : []] }

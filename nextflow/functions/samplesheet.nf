@@ -1,11 +1,11 @@
-// From a samplesheet to groups of files, each of them one task.
+// Reads the samplesheet, and splits the files into groups; each group becomes one task.
 
-// The samplesheet's rows: sample, file, model, and options of the manifest. All mistakes are told together, with their lines.
+// The rows of the samplesheet: sample, file, model, and options of the manifest. All mistakes are reported together, with line numbers.
 def readSamplesheet(sheet, defaultModel) {
     def known = sheetSchema()
     def rows = sheetRows(sheet)
     if (!rows) {
-        error("${sheet}: no files in it. It is a CSV or TSV with the columns sample,fasta[,model,...]")
+        error("${sheet}: the samplesheet is empty. It must be CSV or TSV with the columns sample,fasta[,model,...]")
     }
     def columns = rows[0].cells.collect { name -> name.replace('-', '_') }
     def mistakes = columnMistakes(columns, known).collect { text -> "${sheet}:${rows[0].line}: ${text}" }
@@ -13,7 +13,7 @@ def readSamplesheet(sheet, defaultModel) {
         stop(mistakes)
     }
     if (rows.size() == 1) {
-        error("${sheet}: no files in it: there are columns but no rows")
+        error("${sheet}: the samplesheet has no rows below the first")
     }
     def lines = [:]
     def read = rows.drop(1).collect { row ->
@@ -21,7 +21,7 @@ def readSamplesheet(sheet, defaultModel) {
         def tell = { text -> mistakes << "${where}: ${text}" }
         row.cells.eachWithIndex { cell, index ->
             if (cell && !columns[index]) {
-                tell.call("`${cell}` stands in column ${index + 1}, which has no name in the first row")
+                tell.call("`${cell}` is in column ${index + 1}, which has no name in the first row")
             }
         }
         def values = [columns, row.cells].transpose().findAll { name, cell -> name && cell }.collectEntries { name, cell -> [name, cell] }
@@ -33,28 +33,28 @@ def readSamplesheet(sheet, defaultModel) {
         }
         def sample = values.sample
         if (!sample) {
-            tell.call('no sample name')
+            tell.call('`sample` is missing; it names the output file')
         }
         else if (lines.containsKey(sample)) {
-            tell.call("the sample `${sample}` is in line ${lines[sample]} already")
+            tell.call("the sample name `${sample}` is already used on line ${lines[sample]}")
         }
         lines.putIfAbsent(sample, row.line)
         def model = values.model ?: defaultModel
         if (!model) {
-            tell.call('no model: give --model, or a column `model`')
+            tell.call('no model is named: give --model, or add a column `model`')
         }
         def paths = ['fasta', 'fastq'].collect { name -> values[name] }.findAll { path -> path }
         if (!paths) {
-            tell.call("no file for the sample `${sample}`")
+            tell.call("`fasta` is missing for the sample `${sample}`")
         }
         if (paths.size() > 1) {
-            tell.call('both `fasta` and `fastq`: a sample has one file')
+            tell.call('`fasta` and `fastq` are both set, but a sample has one file')
         }
-        // The samplesheet's own folder is in a relative path, too.
+        // A relative path includes the folder of the samplesheet.
         def input = paths ? resolve(sheet, paths[0]) : null
         def staged = input instanceof List || !input ? null : unstageable(input.toString())
         if (staged) {
-            tell.call("${paths[0]}: Nextflow can't stage a path with ${staged}: rename it")
+            tell.call("${paths[0]}: Nextflow cannot stage a path with ${staged}: rename the file")
         }
         else if (paths && (input instanceof List || !input.exists() || input.isDirectory())) {
             tell.call("${paths[0]}: no such file (relative to the samplesheet)")
@@ -69,25 +69,25 @@ def readSamplesheet(sheet, defaultModel) {
 }
 
 def stop(mistakes) {
-    error(mistakes.join('\n') + (mistakes.size() > 1 ? "\n${mistakes.size()} mistakes: nothing was done" : ''))
+    error(mistakes.join('\n') + (mistakes.size() > 1 ? "\n${mistakes.size()} mistakes found; nothing was run" : ''))
 }
 
-// name -> what assets/schema_input.json says of a column
+// The entries of assets/schema_input.json by column name.
 def sheetSchema() {
     return new groovy.json.JsonSlurper().parseText(file("${projectDir}/assets/schema_input.json").text).items.properties
 }
 
-// [line, cells] of each row with text, the columns first. Spreadsheets write byte order marks, and empty rows and columns.
+// [line, cells] of each row that is not empty, starting with the column names. Spreadsheets write byte order marks, and empty rows and columns.
 def sheetRows(sheet) {
     def whole = sheet.getText('UTF-8').replace('\r\n', '\n').replace('\r', '\n')
     def text = whole.startsWith('\uFEFF') ? whole.substring(1) : whole
     if (text.contains('\uFFFD')) {
         def line = text.substring(0, text.indexOf('\uFFFD')).count('\n') + 1
-        error("${sheet}:${line}: the text is not UTF-8: save the samplesheet as UTF-8")
+        error("${sheet}:${line}: the text is not valid UTF-8: save the samplesheet as UTF-8")
     }
     def head = text.readLines().find { row -> row.trim() } ?: ''
     def separator = sheet.name ==~ /.*\.(tsv|tab|txt)/ ? '\t' : (head.contains(';') && !head.contains(',') ? ';' : ',')
-    // A cell in quotes, in which two of them are one, or a plain one; and what ends it.
+    // A quoted cell, in which a doubled quote stands for one, or a plain cell; followed by a separator or a line end.
     def pattern = '\\G(?: *"([^"]*+(?:""[^"]*+)*+)" *|([^' + separator + '\\n]*+))(' + separator + '|\\n|\\z)'
     def rows = []
     def cells = []
@@ -105,7 +105,7 @@ def sheetRows(sheet) {
             start = line
         }
     }
-    // As many cells a row as there are columns, or more where there is text in them.
+    // Pads rows to the number of columns; longer rows are kept if the extra cells have text.
     def width = rows ? rows[0].cells.size() : 0
     return rows.collect { row ->
         def filled = row.cells.findLastIndexOf { cell -> cell } + 1
@@ -114,21 +114,21 @@ def sheetRows(sheet) {
     }
 }
 
-// What is wrong with the columns' names.
+// Mistakes in the names of the columns.
 def columnMistakes(columns, known) {
     def names = columns.findAll { name -> name }
     def unknown = names.findAll { name -> !known.containsKey(name) }.unique(false).collect { name ->
         def nearest = known.keySet().min { other -> distance(name.toLowerCase(), other) }
         def meant = distance(name.toLowerCase(), nearest) <= (nearest.size() + 2).intdiv(3)
-        "there is no column `${name}`: ${meant ? "did you mean `${nearest}`?" : "there are ${known.keySet().join(', ')}"}"
+        "unknown column `${name}`: ${meant ? "did you mean `${nearest}`?" : "the known ones are ${known.keySet().join(', ')}"}"
     }
-    def twice = names.findAll { name -> names.count(name) > 1 }.unique(false).collect { name -> "the column `${name}` is there twice" }
+    def twice = names.findAll { name -> names.count(name) > 1 }.unique(false).collect { name -> "the column `${name}` occurs twice" }
     def lacks = !('sample' in names) || !names.any { name -> name in ['fasta', 'fastq'] }
-        ? ["there must be columns `sample` and `fasta`, but these are there: ${names.join(', ')}"] : []
+        ? ["the columns `sample` and `fasta` are required, but the columns are: ${names.join(', ')}"] : []
     return unknown + twice + lacks
 }
 
-// How many letters must be changed, put in or left out to make one word of the other.
+// Levenshtein distance between two words.
 def distance(from, to) {
     return from.toList().inject((0..to.size()).toList()) { row, letter ->
         to.toList().withIndex().inject([row[0] + 1]) { next, other ->
@@ -138,7 +138,7 @@ def distance(from, to) {
     }.last()
 }
 
-// What the schema says against a cell, or null.
+// The mistake in a cell according to the schema, or null.
 def cellMistake(name, cell, about) {
     def number = about.type == 'integer' && cell ==~ /[+-]?\d{1,18}/ ? cell as long : null
     def fits = about['enum'] ? cell.toLowerCase() in about['enum']
@@ -149,10 +149,10 @@ def cellMistake(name, cell, about) {
         return null
     }
     def shown = cell.replaceAll(/\s/, ' ')
-    return "`${name}` can't be `${shown}`: ${about['enum'] ? "it is one of ${about['enum'].join(', ')}" : about.errorMessage}"
+    return "invalid value `${shown}` for `${name}`: ${about['enum'] ? "expected one of ${about['enum'].join(', ')}" : about.errorMessage}"
 }
 
-// The character of a path that Nextflow's own scripts would not take for itself, in words; or null.
+// A character that Nextflow's own scripts do not quote in paths, in words; or null.
 def unstageable(path) {
     if (path.contains('$')) {
         return 'a `$`'
@@ -160,25 +160,25 @@ def unstageable(path) {
     if (path.contains('`')) {
         return 'a backtick'
     }
-    // Of a file's name it would make a pattern.
+    // In a file name, these would be read as a glob pattern.
     if (path.tokenize('/').last().contains('*') || path.tokenize('/').last().contains('?')) {
         return 'a `*` or `?`'
     }
     return path ==~ /(?s).*[\x00-\x1f\x7f].*/ ? 'a control character' : null
 }
 
-// Paths are relative to the samplesheet, as in a manifest of seqembed; addresses (s3://...) stay.
+// Paths are relative to the samplesheet, as in a manifest; URLs (s3://...) are unchanged.
 def resolve(sheet, path) {
     return path.startsWith('/') || path ==~ /\w+:\/\/.*/ ? file(path, glob: false) : file(sheet).parent.resolve(path)
 }
 
-// Whether a model is a folder that seqembed has exported.
+// Whether a model is a model folder made by `seqembed export`.
 def isExported(model) {
     return file("${model}/seqembed.json", glob: false).exists()
 }
 
-// Files in the samplesheet's order, one model a group; a group ends before it would have more than so many tokens or files.
-// Rows added at the end change the last group alone, so that `-resume` finds the others.
+// Groups of files in the order of the samplesheet, with one model per group and at most `tokens` tokens and `files` files.
+// Rows added at the end change only the last group, so that `-resume` can reuse the others.
 def groupFiles(rows, tokens, files) {
     def groups = []
     rows.groupBy { row -> row.model }.each { model, rowsOfModel ->
@@ -206,7 +206,7 @@ def groupFiles(rows, tokens, files) {
     }
 }
 
-// An estimate: a byte a token, and two where the file is compressed.
+// Estimated number of tokens: one per byte, or two per byte if the file is compressed.
 def tokensOf(file) {
     return file.size() * (file.name ==~ /.*\.(gz|bgz|bz2|xz|zst)/ ? 2 : 1)
 }

@@ -1,4 +1,4 @@
-"""Snakemake wrapper for seqembed: many sequence files, one load of the model."""
+"""Snakemake wrapper for seqembed: embeds many sequence files with one load of the model."""
 
 __author__ = "The seqembed authors"
 __copyright__ = "Copyright 2026, The seqembed authors"
@@ -26,7 +26,7 @@ COMPRESSIONS = ("gz", "bgz", "bgzf", "bz2", "xz", "zst", "zstd", "gzip")
 
 
 def sample_of(fasta):
-    """A file's name without its suffixes."""
+    """The name of a file without its extensions."""
     path = Path(fasta)
     return (path.with_suffix("") if path.suffix[1:] in COMPRESSIONS else path).stem
 
@@ -34,7 +34,7 @@ def sample_of(fasta):
 fastas = paths(snakemake.input.get("fasta", snakemake.input[:1]))
 embeddings = paths(snakemake.output.get("embeddings", snakemake.output[:1]))
 options = snakemake.params.get("options") or [{} for _ in fastas]
-# A folder, which holds a file for each input; or the files themselves.
+# The output is either a folder with one file per input, or the files themselves.
 folder = len(embeddings) == 1 and Path(embeddings[0]).suffix[1:] not in FORMATS
 counted = [("param `options`", options)]
 if not folder:
@@ -42,13 +42,13 @@ if not folder:
 for name, values in counted:
     if len(values) != len(fastas):
         raise ValueError(
-            f"{len(fastas)} input files need as many in the {name}, which has {len(values)}"
+            f"there are {len(fastas)} input files, but {len(values)} entries in the {name}"
         )
 
 allow_failed = snakemake.params.get("allow_failed", False)
 if allow_failed and not folder:
     raise ValueError(
-        "`allow_failed` needs a folder as the output: Snakemake deletes all outputs of a job where one is missing"
+        "`allow_failed` needs a folder as the output, because Snakemake deletes all outputs of a job if one is missing"
     )
 
 formats = (
@@ -58,26 +58,26 @@ formats = (
 )
 if len(formats) != 1:
     raise ValueError(
-        f"the embeddings of one job have one format, not {sorted(formats)}"
+        f"all embeddings of a job must have the same format, not {sorted(formats)}"
     )
 output_format = formats.pop()
 if output_format == "npy" and not folder:
-    raise ValueError("npy is three files a sample: take npz, or a folder as the output")
+    raise ValueError("npy has three files per sample: use npz, or a folder as the output")
 
-# In the manifest's head, and not on the command line: there it would go before a file's own.
+# These options go to the top level of the manifest, because the command line would override the options of single files.
 head = {"format": output_format}
 model = snakemake.input.get("model") or snakemake.params.get("model")
 if model:
-    # A path is meant from here, not from the manifest.
+    # A path is relative to the working directory, not to the manifest.
     head["model"] = str(Path(model).absolute()) if Path(model).exists() else model
 
-# A job computes on what it asked for, whatever else the node has.
+# A job uses only the GPUs it requested, even if the node has more.
 gpus = int(snakemake.resources.get("gpu", 0))
 device = f"cuda:{','.join(map(str, range(gpus)))}" if gpus else "cpu"
 device = "" if "--device" in extra else f"--device {device}"
 
-# Beside the outputs, so that they are moved by renaming; the same folder for each attempt, so that none leaves rubbish behind.
-# Likewise for what is kept from one attempt to the next: a folder of its own for each job.
+# The work folder is next to the outputs, so that they can be moved by renaming, and is the same for each attempt, so that nothing is left
+# behind. The cache is likewise a separate folder for each job.
 unique = hashlib.sha256("\n".join(embeddings).encode()).hexdigest()[:16]
 work = Path(embeddings[0]).absolute().parent / f".seqembed-{unique}"
 shutil.rmtree(work, ignore_errors=True)
@@ -89,7 +89,7 @@ if kept:
     kept = Path(kept) / unique
     cache_dir = f"--cache-dir {shlex.quote(str(kept))}"
 
-# The stems where each is another one; names in the output's provenance are then those of the files.
+# Samples are named after the files if the names are unique, so that the provenance of the outputs has the names of the files.
 stems = [sample_of(path) for path in fastas]
 if not folder:
     stems = [Path(path).stem for path in embeddings]
@@ -103,7 +103,7 @@ manifest = work / "manifest.yaml"
 # JSON is YAML.
 manifest.write_text(json.dumps({**head, "files": files}, indent=1))
 
-# 3: done, but for files that the report names.
+# Exit code 3: finished, but some files failed; the report lists them.
 allow = "|| [ $? -eq 3 ]" if allow_failed else ""
 shell(
     "seqembed run {manifest:q}"
@@ -128,11 +128,11 @@ for made, path in moved.items():
     shutil.move(made, path)
 shutil.rmtree(work)
 shutil.rmtree(out / ".seqembed", ignore_errors=True)
-# What failed is computed by the next run, which takes the rest from here.
+# If files failed, the next run computes only these, and takes the others from the cache.
 if kept and not totals["failed_files"] + totals["failed_records"]:
     shutil.rmtree(kept, ignore_errors=True)
 
-# The log tells of files where they were made: what moved is told where it is, and the rest is gone with its folder.
+# The log has the paths in the work folder: replace those of files that were moved. The others were deleted with the folder.
 for path in map(Path, snakemake.log[:1]):
     text = path.read_text(errors="surrogateescape")
     for made, now in moved.items():

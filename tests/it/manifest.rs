@@ -735,7 +735,7 @@ fn the_docs_say_which_options_a_manifest_takes() {
     assert_eq!(table("option"), of((true, true)), "beside a file");
     assert_eq!(table("option of the run"), of((true, false)), "on top");
     let line = docs
-        .split("On the command line alone stand")
+        .split("These options can be given only on the command line")
         .nth(1)
         .unwrap();
     let line = line.split(".\n").next().unwrap();

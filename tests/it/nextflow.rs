@@ -348,7 +348,7 @@ fn mistakes_are_told_before_any_task() {
     assert_said(
         &run,
         1,
-        &["--groupFiles: there is no such parameter: it is --group_files"],
+        &["--groupFiles: unknown parameter: did you mean --group_files?"],
     );
     let run = place.run("v2", &["--model", "m"]);
     assert_said(
@@ -356,14 +356,14 @@ fn mistakes_are_told_before_any_task() {
         1,
         &[
             "samples.csv:4: nowhere.faa: no such file",
-            "samples.csv:6: `pooling` can't be `meen`: it is one of mean, mean-all, cls, max, none",
-            "samples.csv:6: the sample `a` is in line 4 already",
-            "samples.csv:7: `sample` can't be `../b`: it names the output file",
-            "samples.csv:8: `sample` can't be `c d`: it names the output file",
-            "samples.csv:11: a$b.faa: Nextflow can't stage a path with a `$`",
-            "samples.csv:12: a`b.faa: Nextflow can't stage a path with a backtick",
-            "samples.csv:12: `x` stands in column 4, which has no name",
-            "samples.csv:13: a*b.faa: Nextflow can't stage a path with a `*` or `?`",
+            "samples.csv:6: invalid value `meen` for `pooling`: expected one of mean, mean-all, cls, max, none",
+            "samples.csv:6: the sample name `a` is already used on line 4",
+            "samples.csv:7: invalid value `../b` for `sample`: it names the output file",
+            "samples.csv:8: invalid value `c d` for `sample`: it names the output file",
+            "samples.csv:11: a$b.faa: Nextflow cannot stage a path with a `$`",
+            "samples.csv:12: a`b.faa: Nextflow cannot stage a path with a backtick",
+            "samples.csv:12: `x` is in column 4, which has no name",
+            "samples.csv:13: a*b.faa: Nextflow cannot stage a path with a `*` or `?`",
             "9 mistakes",
         ],
     );
@@ -376,7 +376,7 @@ fn mistakes_are_told_before_any_task() {
     assert_said(
         &run,
         1,
-        &["samples.csv:1: there is no column `poling`: did you mean `pooling`?"],
+        &["samples.csv:1: unknown column `poling`: did you mean `pooling`?"],
     );
 }
 

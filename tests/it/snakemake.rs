@@ -345,7 +345,7 @@ fn mistakes_of_the_sheet_are_told_before_any_job() {
 
     let run = plan(&sheet.replace("pooling", "poling"));
     assert_eq!(run.status.code(), Some(1));
-    let told = "config/samples.tsv:2: there is no column `poling`: did you mean `pooling`?";
+    let told = "config/samples.tsv:2: unknown column `poling`: did you mean `pooling`?";
     assert!(said(&run).contains(told), "{}", said(&run));
 
     let run = plan(&format!(
@@ -353,14 +353,14 @@ fn mistakes_of_the_sheet_are_told_before_any_job() {
     ));
     assert_eq!(run.status.code(), Some(1));
     for told in [
-        "samples.tsv:7: `pooling` can't be `meen`: it is one of mean, mean-all, cls, max, none",
-        "samples.tsv:7: `max_length` can't be '0': a whole number of at least 1",
-        "samples.tsv:7: the sample `a` is in line 4 already",
-        "samples.tsv:8: `sample` can't be '../c': it names the output file",
-        "samples.tsv:8: `fasta` can't be '{x}.faa': Snakemake takes braces",
-        "samples.tsv:9: `x` stands in column 5, which has no name",
+        "samples.tsv:7: invalid value `meen` for `pooling`: expected one of mean, mean-all, cls, max, none",
+        "samples.tsv:7: invalid value '0' for `max_length`: expected a whole number of at least 1",
+        "samples.tsv:7: the sample name `a` is already used on line 4",
+        "samples.tsv:8: invalid value '../c' for `sample`: it names the output file",
+        "samples.tsv:8: invalid value '{x}.faa' for `fasta`: Snakemake reads braces",
+        "samples.tsv:9: `x` is in column 5, which has no name",
         "samples.tsv:9: 'fasta' is a required property",
-        "7 mistakes: nothing was done",
+        "7 mistakes found; nothing was run",
     ] {
         assert!(said(&run).contains(told), "{told}: {}", said(&run));
     }

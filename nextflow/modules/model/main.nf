@@ -23,7 +23,7 @@ process SEQEMBED_MODEL {
     else {
         """
         mkdir exported
-        # In a container no folder but the task's can be written; a hub's cache that can be is used.
+        # In a container, only the task's folder is writable. Use the hub's cache if it is writable.
         export SEQEMBED_CACHE="\$PWD/cache"
         [ -w "\${HF_HOME:-/nowhere}" ] || export HF_HOME="\$PWD/hub"
         folder=\$(seqembed fetch '${name}')

@@ -1,4 +1,4 @@
-// The tasks' reports as one, and what is said when files failed. Runs in Nextflow itself: no container, no job.
+// Merges the reports of the tasks, and reports failed files. This runs in Nextflow itself, without a container or job.
 
 process MERGE_REPORTS {
     executor 'local'
@@ -21,7 +21,7 @@ process MERGE_REPORTS {
     task.workDir.resolve('failed.tsv').text = table(failures(whole.files), ['sample', 'source', 'error'])
 }
 
-// All is published by now: this tells the user, and makes the run's exit code speak.
+// Runs after everything is published: reports failed files to the user, and makes the run fail unless they are allowed.
 process FAILED_FILES {
     executor 'local'
     errorStrategy 'finish'
@@ -34,7 +34,7 @@ process FAILED_FILES {
     tell(failed)
 }
 
-// One report of the same form; `group` says which task a load or a file belongs to.
+// One report in the format of the parts; `group` names the task of each load and file.
 def mergeReports(reports, sources) {
     def parts = reports
         .collect { path -> [group: path.name - '.report.json'] + new groovy.json.JsonSlurper().parseText(path.text) }
@@ -53,15 +53,15 @@ def mergeReports(reports, sources) {
     return whole
 }
 
-// The files that failed, and those of which sequences did.
+// The files that failed, and those in which sequences failed.
 def failures(entries) {
     return entries.findAll { entry -> entry.error || entry.failed_records }.collect { entry ->
         def number = entry.failed_records == 1 ? '1 sequence' : "${entry.failed_records} sequences"
-        entry + [error: entry.error ?: "${number} could not be computed: see the column `status` of ${entry.output}".toString()]
+        entry + [error: entry.error ?: "${number} failed: see the column `status` of ${entry.output}".toString()]
     }
 }
 
-// Sums; but rates, shares and peaks are derived.
+// Sums the totals; rates, shares and peaks are recomputed.
 def mergeTotals(totals) {
     def sums = [:]
     totals.each { part ->
@@ -74,7 +74,7 @@ def mergeTotals(totals) {
             }
         }
     }
-    // Only of a single task does it mean anything.
+    // This is meaningful only for a single task.
     sums.remove('first_embedding_seconds')
     if (sums.device_tokens) {
         sums.padding = 1 - sums.tokens / sums.device_tokens
@@ -98,9 +98,9 @@ def tell(failed) {
     def shown = lines.take(10).collect { line -> "  ${line.tokenize('\t').first()}: ${line.tokenize('\t').last()}" }
     def more = lines.size() > 10 ? ["  and ${lines.size() - 10} more"] : []
     def number = lines.size() == 1 ? '1 file' : "${lines.size()} files"
-    def text = (["${number} failed; all others are published, and ${params.outdir}/failed.tsv lists what failed:"] + shown + more).join('\n')
+    def text = (["${number} failed. All other files are published; ${params.outdir}/failed.tsv lists the failures:"] + shown + more).join('\n')
     if (!params.allow_failed) {
-        error("${text}\nMend or remove what failed and run again with -resume, or accept it with --allow_failed")
+        error("${text}\nCorrect or remove the failed files and run again with -resume, or accept the failures with --allow_failed")
     }
     log.warn(text)
 }

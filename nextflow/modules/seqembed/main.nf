@@ -24,9 +24,9 @@ process SEQEMBED {
     def rows = manifestRows(samples, sequences)
     def from = model ? "--model ${model}" : ''
     def device = task.accelerator ? '--device cuda:all' : ''
-    // A retry has a new work folder: what was computed before it lies in the cache.
+    // A retry gets a new work folder, so what was already computed is kept in the cache.
     def cache = task.ext.cache_dir ? "--resume --cache-dir '${task.ext.cache_dir}/${prefix}'" : ''
-    // 3: done, but for files that the report names.
+    // Exit code 3: finished, but some files failed; the report lists them.
     def allow = task.ext.allow_failed ? '|| { status=$?; [ $status -eq 3 ] || exit $status; }' : ''
     """
     cat > ${prefix}.manifest.csv <<'END_OF_MANIFEST'
@@ -72,7 +72,7 @@ process SEQEMBED {
     """
 }
 
-// A sample is a name, or a map of `sample` and options of the manifest; without samples, files are named after themselves.
+// A sample is a name, or a map with `sample` and options of the manifest; without samples, they are named after the files.
 def sampleMaps(samples, sequences) {
     return sequences.withIndex().collect { file, index ->
         def sample = samples ? samples[index] : file.name.tokenize('/').last().replaceFirst(/\.(gz|bgz|bz2|xz|zst)$/, '').replaceFirst(/\.[^.]+$/, '')
@@ -84,13 +84,13 @@ def sampleNames(samples, sequences) {
     return sampleMaps(samples, sequences).collect { sample -> sample.sample }
 }
 
-// The manifest of the staged files, as CSV: every name can be quoted in it.
+// The manifest of the staged files, as CSV, in which any name can be quoted.
 def manifestRows(samples, sequences) {
     def maps = sampleMaps(samples, sequences)
     def options = maps.collectMany { sample -> sample.keySet() as List }.unique() - ['sample', 'fasta']
     def columns = ['sample'] + options
     def rows = maps.withIndex().collect { sample, index ->
-        // The name is the path in the task's folder, as it is: the path as text is quoted for a shell.
+        // `name` is the unquoted path in the task's folder; the path as text would be quoted for a shell.
         def cells = columns.collect { column -> sample[column] } + [sequences[index].name]
         cells.collect { cell -> cell == null ? '' : "\"${cell.toString().replace('"', '""')}\"" }.join(',')
     }

@@ -1,4 +1,4 @@
-# Reads the configuration and the sample sheet, and puts the files into groups, each of which is one job.
+# Reads the configuration and the sample sheet, and splits the files into groups; each group becomes one job.
 import csv
 import difflib
 import io
@@ -15,20 +15,20 @@ from snakemake.utils import validate
 
 
 def read_schema():
-    """What the sheet's columns may hold."""
+    """The schema of the columns of the sample sheet."""
     path = Path(workflow.basedir) / "schemas/samples.schema.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def sheet_rows(path):
-    """(line, cells) of each row with text. Spreadsheets write byte order marks, and empty rows and columns."""
+    """(line, cells) of each row that is not empty. Spreadsheets write byte order marks, and empty rows and columns."""
     data = Path(path).read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise WorkflowError(
-            f"{path}:{line}: the text is not UTF-8: save the sheet as UTF-8"
+            f"{path}:{line}: the text is not valid UTF-8: save the sheet as UTF-8"
         )
     delimiter = "," if str(path).lower().endswith(".csv") else "\t"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -44,7 +44,7 @@ def sheet_rows(path):
 
 
 def read_columns(where, header, known):
-    """The columns' names, and what is wrong with them."""
+    """The names of the columns, and the mistakes in them."""
     columns = [name.replace("-", "_") for name in header]
     mistakes = []
     for name in filter(None, columns):
@@ -53,21 +53,21 @@ def read_columns(where, header, known):
             hint = (
                 f"did you mean `{meant[0]}`?"
                 if meant
-                else f"there are {', '.join(known)}"
+                else f"the known ones are {', '.join(known)}"
             )
-            mistakes.append(f"{where}: there is no column `{name}`: {hint}")
+            mistakes.append(f"{where}: unknown column `{name}`: {hint}")
         elif columns.count(name) > 1:
-            mistakes.append(f"{where}: the column `{name}` is there twice")
+            mistakes.append(f"{where}: the column `{name}` occurs twice")
     for name in ("sample", "fasta"):
         if name not in columns:
             mistakes.append(
-                f"{where}: there is no column `{name}` (columns are separated by tabs; in a .csv, by commas)"
+                f"{where}: the column `{name}` is missing (columns are separated by tabs; in a .csv, by commas)"
             )
     return columns, list(dict.fromkeys(mistakes))
 
 
 def as_type(text, about):
-    """A cell as what the schema says that it is, where it can be."""
+    """The value of a cell, converted to the type in the schema if possible."""
     if about.get("type") == "integer" and re.fullmatch(r"[+-]?\d+", text):
         return int(text)
     if about.get("type") == "boolean" and text.lower() in ("true", "false"):
@@ -76,7 +76,7 @@ def as_type(text, about):
 
 
 def row_mistakes(row, schema):
-    """What the schema says against a row."""
+    """The mistakes in a row according to the schema."""
     properties = schema["properties"]
     typed = {key: as_type(text, properties[key]) for key, text in row.items()}
     for error in Draft202012Validator(schema).iter_errors(typed):
@@ -85,13 +85,13 @@ def row_mistakes(row, schema):
         if key is None:
             yield error.message
         elif "enum" in about:
-            yield f"`{key}` can't be `{row[key]}`: it is one of {', '.join(about['enum'])}"
+            yield f"invalid value `{row[key]}` for `{key}`: expected one of {', '.join(about['enum'])}"
         else:
-            yield f"`{key}` can't be {row[key]!r}: {about.get('errorMessage', error.message)}"
+            yield f"invalid value {row[key]!r} for `{key}`: {about.get('errorMessage', error.message)}"
 
 
 def read_samples(path):
-    """The rows of the sample sheet, each without its empty cells. All mistakes are told together."""
+    """The rows of the sample sheet, without empty cells. All mistakes are reported together."""
     schema = read_schema()
     rows = sheet_rows(path)
     line, header = next(rows, (1, []))
@@ -106,29 +106,29 @@ def read_samples(path):
         for number, cell in enumerate(cells):
             if cell and (number >= len(columns) or not columns[number]):
                 mistakes.append(
-                    f"{where}: `{cell}` stands in column {number + 1}, which has no name in the first row"
+                    f"{where}: `{cell}` is in column {number + 1}, which has no name in the first row"
                 )
         row = {name: cell for name, cell in zip(columns, cells) if name and cell}
         mistakes += [f"{where}: {mistake}" for mistake in row_mistakes(row, schema)]
         sample = row.get("sample")
         if sample in lines:
             mistakes.append(
-                f"{where}: the sample `{sample}` is in line {lines[sample]} already"
+                f"{where}: the sample name `{sample}` is already used on line {lines[sample]}"
             )
         elif sample is not None:
             lines[sample] = line
         samples.append(row)
     if not samples:
-        mistakes.append(f"{path}: there are columns but no rows")
+        mistakes.append(f"{path}: the sample sheet has no rows below the first")
     if len(mistakes) > 1:
-        mistakes.append(f"{len(mistakes)} mistakes: nothing was done")
+        mistakes.append(f"{len(mistakes)} mistakes found; nothing was run")
     if mistakes:
         raise WorkflowError("\n".join(mistakes))
     return samples
 
 
 def group_samples(samples, files_per_job):
-    """The rows of each job: those of one `group`, or the next `files_per_job` of those that have the same model."""
+    """The rows of each job: those with the same `group`, or up to `files_per_job` consecutive rows with the same model."""
     groups = {}
     counts = {}
     for row in samples:
@@ -137,7 +137,7 @@ def group_samples(samples, files_per_job):
             model = row.get("model", config["model"])
             number = counts.get(model, 0)
             counts[model] = number + 1
-            # It names a rule and files.
+            # The name is used for a rule and for files.
             stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(model).name)
             name = f"{stem}_{number // files_per_job:04}"
         groups.setdefault(name, []).append(row)
@@ -145,12 +145,12 @@ def group_samples(samples, files_per_job):
 
 
 def own_options(row):
-    """What the sheet says about a file beside where it is: its sample, and options of seqembed, in the columns' names."""
+    """The sample name and the options of seqembed in a row, by column."""
     return {key: value for key, value in row.items() if key not in ("fasta", "group")}
 
 
 def write_table(path, columns, rows):
-    """A TSV; what would end a cell becomes a space."""
+    """Writes a TSV; tabs and line breaks in cells become spaces."""
     lines = ["\t".join(columns)]
     for row in rows:
         cells = ["" if row.get(name) is None else str(row[name]) for name in columns]
@@ -159,7 +159,7 @@ def write_table(path, columns, rows):
 
 
 def collect_jobs(jobs, reports, output):
-    """All embeddings in one folder, as links; a table of the samples, and one of those that failed."""
+    """Links all embeddings into one folder, and writes a table of all samples and one of the failed ones."""
     embeddings = Path(output.embeddings)
     embeddings.mkdir(parents=True)
     for job in jobs:
@@ -184,34 +184,34 @@ def collect_jobs(jobs, reports, output):
         noun = "1 sequence" if number == 1 else f"{number} sequences"
         entry["error"] = (
             entry["error"]
-            or f"{noun} could not be computed: see the column `status` of {entry['output']}"
+            or f"{noun} failed: see the column `status` of {entry['output']}"
         )
     write_table(output.failed, ["sample", "source", "error"], failed)
 
 
 def check_failed(table, allow_failed):
-    """Ends the workflow with an error if files failed, unless that is allowed."""
+    """Ends the workflow with an error if files failed, unless `allow_failed` is set."""
     with open(table, newline="", encoding="utf-8") as file:
         failed = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     if not failed:
         return
     number = "1 file" if len(failed) == 1 else f"{len(failed)} files"
     lines = [
-        f"{number} failed; the results of all others are in results/embeddings, and {table} lists what failed:"
+        f"{number} failed. The results of all other files are in results/embeddings; {table} lists the failures:"
     ]
     lines += [f"  {row['sample']}: {row['error']}" for row in failed[:10]]
     if len(failed) > 10:
         lines.append(f"  and {len(failed) - 10} more")
     if not allow_failed:
         lines.append(
-            "Correct or remove what failed and start again, or accept it with `allow_failed: true` in the configuration"
+            "Correct or remove the failed files and run the workflow again, or accept the failures with `allow_failed: true` in the configuration"
         )
         raise WorkflowError("\n".join(lines))
-    # A rule's own process: what its logger is told is not shown.
+    # This runs in the process of the rule, whose logger output is not shown.
     print("\n".join(lines), file=sys.stderr)
 
 
 validate(config, schema="../schemas/config.schema.yaml")
 GROUPS = group_samples(read_samples(config["samples"]), config["files_per_job"])
-# Of this repository. In a copy of the workflow alone: "vX.Y.Z/bio/seqembed", of the Snakemake wrapper repository.
+# The wrapper in this repository. In a copy of only the workflow, use "vX.Y.Z/bio/seqembed", of the Snakemake wrapper repository.
 WRAPPER = config.get("wrapper") or f"file:{Path(workflow.basedir).parent / 'wrapper'}"

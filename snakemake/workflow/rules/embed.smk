@@ -1,5 +1,5 @@
-# A rule for each group of files: one job, and one load of the model. Files that fail are missing in its folder, and the report
-# says why: a job of which some files failed is done, and is not tried again.
+# One rule per group of files, so one job and one load of the model. Files that fail are missing in its folder, and the report gives
+# the reasons. A job in which some files failed counts as finished, and is not retried.
 for group, rows in GROUPS.items():
 
     rule:

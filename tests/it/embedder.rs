@@ -265,7 +265,7 @@ fn a_session_of_something_else_is_refused() {
                 ..Overrides::default()
             }
         )
-        .contains("and 0 is wanted")
+        .contains("but layer 0 is required")
     );
     assert!(refused("esm2", pooled(Pooling::Max)).contains("pooling max needs the output `max`"));
     // The same weights, computed with otherwise.

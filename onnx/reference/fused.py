@@ -206,7 +206,7 @@ def attention(queries, keys, values, starts, heads, slopes=None):
     return out
 
 
-class TurnedAttention(OpRun):
+class PreRotatedAttention(OpRun):
     op_domain = "seqembed"
 
     def _run(self, qkv, starts, num_heads=None):

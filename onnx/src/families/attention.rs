@@ -123,7 +123,7 @@ impl<'blocks> Attention<'blocks> {
         let inputs = [rotated.as_str(), "sequence_starts"];
         frame
             .builder
-            .op("seqembed:TurnedAttention", &inputs, &[heads])
+            .op("seqembed:PreRotatedAttention", &inputs, &[heads])
     }
 
     /// Packed and fused: attention of queries, keys and values side by side, [tokens, 3 * width], and

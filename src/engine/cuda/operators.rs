@@ -1,12 +1,20 @@
-//! The operators of the domain `seqembed` on a GPU: what packed and fused graphs are made of, in 16 bits.
+//! The operators of the domain `seqembed` on a GPU, of which packed and fused graphs consist, in
+//! fp16 or bf16, and some in fp8.
 //!
-//! The same names and shapes as on CPUs (`engine/operators.rs`), and those of fused graphs: `NormDense(x, moments, weight)`,
-//! `NormDenseGelu` and `NormDenseGeglu(x, moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`,
-//! `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments, gamma)`, which give the sum and its
-//! moments, `TokenRows(table, input_ids)`, `LayerNorm(x, gamma, beta)`, `RowMoments(x)`, `RotaryAngles(sequence_starts, input_ids)` and
-//! `TurnedAttention(qkv, sequence_starts)`. With rows and weights of 8 bits there are `QuantizeRows(x, moments)`, which gives rows and a
-//! factor of each, `NormDenseGeluFp8(rows, factors, weight, bias)`, and `DenseResidualFp8` as that without. Sizes are those of the
-//! model, for which the kernels were compiled; each operator checks that what it gets has them.
+//! Packed graphs have the operators that there are on CPUs, too
+//! ([`crate::engine::cpu::operators`]), with the same names and shapes. Fused graphs have these:
+//! - `NormDense(x, moments, weight)`, `NormDenseGelu` and `NormDenseGeglu(x, moments, weight,
+//!   bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`;
+//! - `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments,
+//!   gamma)`, which give the sum and its moments;
+//! - `TokenRows(table, input_ids)`, `LayerNorm(x, gamma, beta)`, `RowMoments(x)`;
+//! - `RotaryAngles(sequence_starts, input_ids)` and `PreRotatedAttention(qkv, sequence_starts)`;
+//! - in fp8, `QuantizeRows(x, moments)`, which gives rows and a factor for each,
+//!   `NormDenseGeluFp8(rows, factors, weight, bias)`, and `DenseResidualFp8`, which is
+//!   `DenseResidual` in fp8.
+//!
+//! The kernels are compiled for the sizes of one model. Each operator checks that its inputs have
+//! them.
 
 use std::ptr;
 use std::sync::Arc;
@@ -41,7 +49,7 @@ pub fn domain(kernels: &Arc<CudaKernels>) -> ort::Result<OperatorDomain> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OpKind {
     RotaryAttention,
-    TurnedAttention,
+    PreRotatedAttention,
     AlibiAttention,
     Attention,
     SkipLayerNorm,
@@ -66,10 +74,10 @@ enum OpKind {
 }
 
 impl OpKind {
-    /// All, by name.
+    /// All operators with their names in graphs.
     const ALL: [(Self, &'static str); 23] = [
         (Self::RotaryAttention, "RotaryAttention"),
-        (Self::TurnedAttention, "TurnedAttention"),
+        (Self::PreRotatedAttention, "PreRotatedAttention"),
         (Self::AlibiAttention, "AlibiAttention"),
         (Self::Attention, "Attention"),
         (Self::SkipLayerNorm, "SkipLayerNorm"),
@@ -93,7 +101,7 @@ impl OpKind {
         (Self::DenseResidualFp8, "DenseResidualFp8"),
     ];
 
-    /// Whether it has a layer norm's attribute.
+    /// Whether it has the attribute `epsilon` of a layer norm.
     fn norms(self) -> bool {
         matches!(
             self,
@@ -139,7 +147,7 @@ impl Operator for CudaOperator {
             OpKind::BiasGelu => vec![own, own],
             OpKind::Geglu | OpKind::RowMoments => vec![own],
             OpKind::Positions | OpKind::RotaryAngles => vec![I32, TensorElementType::Int64],
-            OpKind::PoolMean | OpKind::PoolMax | OpKind::TurnedAttention => vec![own, I32],
+            OpKind::PoolMean | OpKind::PoolMax | OpKind::PreRotatedAttention => vec![own, I32],
             OpKind::TokenRows => vec![own, TensorElementType::Int64],
             OpKind::NormDense => vec![own, F32, own],
             OpKind::NormDenseGelu | OpKind::NormDenseGeglu => vec![own, F32, own, own],
@@ -169,7 +177,7 @@ impl Operator for CudaOperator {
                 OperatorOutput::required(TensorElementType::Float32),
             ],
             OpKind::NormDenseGeluFp8 => vec![OperatorOutput::required(TensorElementType::Uint8)],
-            // The second one is room to work in: ONNX Runtime's arena gives it.
+            // The second one is scratch memory, from ONNX Runtime's arena.
             OpKind::SkipLayerNorm | OpKind::RotaryAttention => {
                 vec![OperatorOutput::required(own), OperatorOutput::optional(own)]
             }
@@ -301,7 +309,7 @@ impl Tensor {
     }
 }
 
-/// Where a tensor's values are.
+/// The address of a tensor's values.
 fn memory(value: *const ort::sys::OrtValue) -> ort::Result<DevicePtr> {
     let mut data = ptr::null_mut();
     // SAFETY: a live tensor.
@@ -316,7 +324,7 @@ struct Call<'a> {
     kernels: &'a CudaKernels,
     context: &'a ComputeContext,
     stream: DevicePtr,
-    /// The node's, of those operators that have them.
+    /// Attributes of the node, for operators that have them.
     epsilon: f32,
     gain: f32,
 }
@@ -327,7 +335,7 @@ impl Call<'_> {
         Tensor::of(&value.ok_or_else(|| fault(format!("input {index} is missing")))?)
     }
 
-    /// Starts of the sequences, and how many there are.
+    /// Where the sequences start, and how many there are.
     fn starts(&self, index: usize) -> ort::Result<(DevicePtr, usize)> {
         let starts = self.input(index)?;
         let sequences = starts.length().checked_sub(1);
@@ -350,7 +358,7 @@ impl Call<'_> {
     fn run(&self, kind: OpKind) -> ort::Result<()> {
         match kind {
             OpKind::RotaryAttention
-            | OpKind::TurnedAttention
+            | OpKind::PreRotatedAttention
             | OpKind::AlibiAttention
             | OpKind::Attention => self.attention(kind),
             OpKind::SkipLayerNorm => self.skip_layer_norm(),
@@ -378,7 +386,7 @@ impl Call<'_> {
         let qkv = self.input(0)?;
         let tokens = qkv.rows(3 * hidden)?;
         let starts = self.starts(match kind {
-            OpKind::TurnedAttention => 1,
+            OpKind::PreRotatedAttention => 1,
             OpKind::AlibiAttention => 3,
             _ => 2,
         })?;
@@ -388,7 +396,7 @@ impl Call<'_> {
             _ => NULL,
         };
         let bias = match kind {
-            OpKind::TurnedAttention => NULL,
+            OpKind::PreRotatedAttention => NULL,
             _ => self.input(1)?.check(2 * hidden)?,
         };
         let part =
@@ -396,15 +404,16 @@ impl Call<'_> {
         let mut parts = [0, 1, 2].map(|index| (part(qkv.memory, index * hidden), 3 * hidden));
         let mut query_bias = bias;
         if kind == OpKind::RotaryAttention {
-            let turned = self.output(1, &[tokens, 2 * hidden])?;
-            // SAFETY: ONNX Runtime's tensors live until the stream is done with them; shapes were checked.
+            let rotated = self.output(1, &[tokens, 2 * hidden])?;
+            // SAFETY: ONNX Runtime's tensors live until the stream is done with them; shapes were
+            // checked.
             unsafe {
                 self.kernels
-                    .rotate(self.stream, [qkv.memory, bias], starts, turned, tokens)
+                    .rotate(self.stream, [qkv.memory, bias], starts, rotated, tokens)
             }
             .map_err(refused)?;
-            parts[0] = (turned, 2 * hidden);
-            parts[1] = (part(turned, hidden), 2 * hidden);
+            parts[0] = (rotated, 2 * hidden);
+            parts[1] = (part(rotated, hidden), 2 * hidden);
             query_bias = NULL;
         }
         // SAFETY: as above.
@@ -477,12 +486,15 @@ impl Call<'_> {
 
     fn by_position(&self, kind: OpKind) -> ort::Result<()> {
         let starts = self.starts(0)?;
-        // Their number stands on the device alone, and in the shape of the ids.
+        // The number of tokens is in the shape of the ids; the starts are in the device's memory.
         let tokens = self.input(1)?.length();
         if kind == OpKind::Positions {
-            let places = self.output(0, &[tokens])?;
+            let positions = self.output(0, &[tokens])?;
             // SAFETY: as in `attention`.
-            unsafe { self.kernels.positions(self.stream, starts, places, tokens) }
+            unsafe {
+                self.kernels
+                    .positions(self.stream, starts, positions, tokens)
+            }
         } else {
             let angles = self.output(0, &[tokens, self.kernels.sizes().head()])?;
             // SAFETY: as in `attention`.
@@ -569,24 +581,31 @@ impl Call<'_> {
             Epilogue::NormGeglu => rows / 2,
             _ => rows,
         };
-        let mut around = self.around();
+        let mut arguments = self.epilogue_arguments();
         if layer.fp8 {
-            around.factors = self.input(1)?.check(tokens)?;
+            arguments.factors = self.input(1)?.check(tokens)?;
         } else {
             let moments = self.moments(tokens).iter().product();
-            around.moments = self.input(1)?.check(moments)?;
+            arguments.moments = self.input(1)?.check(moments)?;
         }
         match layer.epilogue {
-            Epilogue::NormGelu | Epilogue::NormGeglu => around.bias = self.input(3)?.check(rows)?,
+            Epilogue::NormGelu | Epilogue::NormGeglu => {
+                arguments.bias = self.input(3)?.check(rows)?
+            }
             Epilogue::NormRotary => {
-                around.bias = self.input(3)?.check(2 * sizes.hidden)?;
-                around.angles = self.input(4)?.check(tokens * sizes.head())?;
+                arguments.bias = self.input(3)?.check(2 * sizes.hidden)?;
+                arguments.angles = self.input(4)?.check(tokens * sizes.head())?;
             }
             _ => {}
         }
         let output = self.output(0, &[tokens, outputs])?;
         let shape = [tokens, outputs, sizes.hidden];
-        self.dense(layer, [input.memory, weight.memory, output], around, shape)
+        self.dense(
+            layer,
+            [input.memory, weight.memory, output],
+            arguments,
+            shape,
+        )
     }
 
     fn residual(&self, layer: Layer) -> ort::Result<()> {
@@ -600,21 +619,26 @@ impl Call<'_> {
         };
         weight.check(hidden * inputs)?;
         let moments = self.moments(tokens);
-        let mut around = self.around();
-        around.bias = self.input(2)?.check(hidden)?;
-        around.skip = self.input(3)?.check(tokens * hidden)?;
+        let mut arguments = self.epilogue_arguments();
+        arguments.bias = self.input(2)?.check(hidden)?;
+        arguments.skip = self.input(3)?.check(tokens * hidden)?;
         if layer.epilogue == Epilogue::ResidualNorm {
-            around.moments = self.input(4)?.check(moments.iter().product())?;
-            around.gamma = self.input(5)?.check(hidden)?;
+            arguments.moments = self.input(4)?.check(moments.iter().product())?;
+            arguments.gamma = self.input(5)?.check(hidden)?;
         }
         let output = self.output(0, &[tokens, hidden])?;
-        around.sums = self.output(1, &moments)?;
+        arguments.sums = self.output(1, &moments)?;
         let shape = [tokens, hidden, inputs];
-        self.dense(layer, [input.memory, weight.memory, output], around, shape)
+        self.dense(
+            layer,
+            [input.memory, weight.memory, output],
+            arguments,
+            shape,
+        )
     }
 
-    /// Nothing around a dense layer, but for the node's attributes.
-    fn around(&self) -> EpilogueArguments {
+    /// The arguments of an epilogue that needs nothing but the node's attributes.
+    fn epilogue_arguments(&self) -> EpilogueArguments {
         EpilogueArguments {
             bias: NULL,
             angles: NULL,
@@ -632,7 +656,7 @@ impl Call<'_> {
         &self,
         layer: Layer,
         memory: [DevicePtr; 3],
-        around: EpilogueArguments,
+        arguments: EpilogueArguments,
         shape: [usize; 3],
     ) -> ort::Result<()> {
         if shape[0] == 0 {
@@ -641,7 +665,7 @@ impl Call<'_> {
         // SAFETY: as in `attention`.
         unsafe {
             self.kernels
-                .dense(self.stream, layer, memory, around, shape)
+                .dense(self.stream, layer, memory, arguments, shape)
         }
         .map_err(refused)
     }

@@ -5,8 +5,8 @@
 //! - `engines=N`: N engines on the CPU, as if there were N devices;
 //! - `oom-above=T`: a batch of more than T tokens is too large for any device;
 //! - `lost-after=N`: the first device is lost after N batches;
-//! - `nonfinite-tokens=T`: a sequence of T tokens (special ones included) overflows when it is first
-//!   computed;
+//! - `nonfinite-tokens=T`: a sequence of T tokens (special ones included) overflows when it is
+//!   first computed;
 //! - `nonfinite-always`: it overflows in higher precision, too;
 //! - `half`: devices are said to compute in half precision, so that there is a higher one to fall
 //!   back on;
@@ -73,8 +73,8 @@ impl Faults {
         Ok(faults)
     }
 
-    /// An engine that has the faults. `index` counts the devices, and `fallback` says that the engine
-    /// is the one in higher precision.
+    /// An engine that has the faults. `index` counts the devices, and `fallback` says that the
+    /// engine is the one in higher precision.
     #[must_use]
     pub fn wrap(self, engine: Box<dyn Engine>, index: usize, fallback: bool) -> Box<dyn Engine> {
         Box::new(FaultyEngine {

@@ -163,7 +163,8 @@ impl<'a> LoadedDevice<'a> {
         result
     }
 
-    /// Records that a batch of so many tokens was too large. Later batches get at most half of them.
+    /// Records that a batch of so many tokens was too large. Later batches get at most half of
+    /// them.
     pub fn lower_limit(&self, tokens: usize) {
         self.limit.fetch_min((tokens / 2).max(1), Ordering::Relaxed);
         self.tally().splits += 1;

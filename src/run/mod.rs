@@ -157,8 +157,8 @@ pub(crate) fn ended(report: &mut Report, started: Instant) {
     report.total();
 }
 
-/// Runs the groups, and returns the jobs' positions in the manifest in the order in which their files
-/// were reported.
+/// Runs the groups, and returns the jobs' positions in the manifest in the order in which their
+/// files were reported.
 fn run_groups(
     jobs: Vec<Job>,
     context: &RunContext,

@@ -75,8 +75,8 @@ const SOURCE: &str = "source";
 /// The most samples that a message names.
 const NAMED: usize = 3;
 
-/// Looks each file of a group up in the journal. Files that are finished, or in whose place there is
-/// a folder, leave the group.
+/// Looks each file of a group up in the journal. Files that are finished, or in whose place there
+/// is a folder, leave the group.
 ///
 /// # Errors
 /// When the graph cannot be made, or a finished file not be put in its place.
@@ -196,8 +196,8 @@ fn again(why: &str) -> String {
     format!("recomputed: {why}")
 }
 
-/// All that decides the numbers of a file, beside its sequences: its provenance, and the rest of the
-/// options.
+/// All that decides the numbers of a file, beside its sequences: its provenance, and the rest of
+/// the options.
 fn facts(options: &Options, task: &Task, layout: &Layout, vocabulary: &str) -> Facts {
     let mut facts = layout.provenance.clone();
     facts.retain(|(key, _)| key != SOURCE);

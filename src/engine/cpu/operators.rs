@@ -1,8 +1,10 @@
-//! The operators of the domain `seqembed`, which the packed graph uses on CPUs, registered with ONNX Runtime.
+//! The operators of the domain `seqembed`, which the packed graph uses on CPUs, registered with
+//! ONNX Runtime.
 //!
-//! The graph's author and this file agree on: `RotaryAttention(qkv, bias, sequence_starts)`, `AlibiAttention(qkv, bias,
-//! slopes, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`,
-//! `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
+//! Their names and inputs, which graphs are written with: `RotaryAttention(qkv, bias,
+//! sequence_starts)`, `AlibiAttention(qkv, bias, slopes, sequence_starts)`, `Attention(qkv, bias,
+//! sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`,
+//! `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
 //! pool_range)`; shapes stand with the kernels.
 
 use ort::environment::Environment;
@@ -15,7 +17,7 @@ use ort::value::{TensorElementType, ValueRef, ValueRefMut};
 use seqembed_onnx::Precision;
 use seqembed_onnx::graph::builder::{Builder, fixed};
 
-use super::kernels::attention::{Alibi, NoPositions, Packed, Positions, Rotary};
+use super::kernels::attention::{Alibi, NoPositions, Packed, PositionEncoding, Rotary};
 use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
 
 const F32: TensorElementType = TensorElementType::Float32;
@@ -38,10 +40,11 @@ pub fn domain() -> ort::Result<OperatorDomain> {
         .add(PoolOperator(Pool::Max))
 }
 
-/// Makes the domain's name known to ONNX Runtime, with a session that is let go of at once.
+/// Registers the domain's name with ONNX Runtime, by making a session and dropping it.
 ///
-/// ONNX Runtime keeps the names of domains in a table of the process, which it looks at and adds to without a lock: of two
-/// sessions that were the first and began together, one failed. After this, any number may begin together.
+/// ONNX Runtime keeps the names of domains in a table of the process, which it reads and changes
+/// without a lock: where the first two sessions were made at the same time, one failed. After this,
+/// any number of sessions can be made at the same time.
 ///
 /// # Errors
 /// When ONNX Runtime refuses the operators.
@@ -180,7 +183,8 @@ struct Sequences {
 }
 
 impl Sequences {
-    /// From the packed product (input 0) and the starts (input `starts`), checked against each other.
+    /// From the packed product (input 0) and the starts (input `starts`), checked against each
+    /// other.
     fn of(context: &ComputeContext, starts: usize, heads: usize) -> ort::Result<Self> {
         let (qkv, starts) = (input(context, 0)?, input(context, starts)?);
         let (shape, _) = qkv.try_extract_tensor::<f32>()?;
@@ -261,7 +265,7 @@ fn in_blocks(
 }
 
 /// Attention over every sequence and head, each a task.
-fn attention<P: Positions>(
+fn attention<P: PositionEncoding>(
     context: &ComputeContext,
     sequences: &Sequences,
     positions: &P,
@@ -294,7 +298,8 @@ fn attention<P: Positions>(
     let work = |task: usize| {
         let Target(output) = { output };
         let (sequence, head) = (task / heads, task % heads);
-        // SAFETY: `output` holds `tokens * hidden` values, and a task owns its head's columns of its rows.
+        // SAFETY: `output` holds `tokens * hidden` values, and a task owns its head's columns of
+        // its rows.
         unsafe { packed.head(head, starts[sequence], starts[sequence + 1], output) };
     };
     let tasks = starts.len().saturating_sub(1) * heads;
@@ -367,7 +372,8 @@ fn skip_layer_norm(context: &ComputeContext, epsilon: f32) -> ort::Result<()> {
             beta,
             bias,
             epsilon,
-            // SAFETY: the outputs hold `rows` rows of `hidden` values, and the blocks do not overlap.
+            // SAFETY: the outputs hold `rows` rows of `hidden` values, and the blocks do not
+            // overlap.
             y: unsafe { y.rows(from, to, hidden) },
             // SAFETY: as above.
             sum: sum.map(|sum| unsafe { sum.rows(from, to, hidden) }),
@@ -410,7 +416,8 @@ impl Operator for BiasGeluOperator {
             let [rows, width] = shape;
             in_blocks(context, rows, |from, to| {
                 let (Source(x), Target(y)) = (x, y);
-                // SAFETY: both hold `rows * width` values, the blocks do not overlap, and `y` is `x` or apart from it.
+                // SAFETY: both hold `rows * width` values, the blocks do not overlap, and `y` is
+                // `x` or apart from it.
                 unsafe {
                     BiasGelu {
                         x: x.add(from * width),
@@ -457,7 +464,8 @@ impl Operator for GegluOperator {
                 Geglu {
                     x: &x[from * both..to * both],
                     width,
-                    // SAFETY: the output holds `rows` rows of `width` values, and the blocks do not overlap.
+                    // SAFETY: the output holds `rows` rows of `width` values, and the blocks do not
+                    // overlap.
                     y: unsafe { y.rows(from, to, width) },
                 }
                 .run();

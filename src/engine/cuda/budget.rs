@@ -1,22 +1,27 @@
-//! How many tokens go into a batch on a GPU: enough to keep it busy, and what its memory takes.
+//! How many tokens go into a batch on a GPU: enough to keep it busy, and as many as its memory
+//! takes.
 //!
-//! A packed batch of `T` tokens needs, at the widest place of a block, for each token: the residual stream and its norm
-//! (2 `H`), query, key and value (3 `H`), the attention's output and its projection (2 `H`), one more of `H` for what is being
-//! rotated or copied, and the wide layer before and after its activation (2 `I`, GEGLU 3 `I`), all of them numbers of the precision
-//! computed in; and at the end a row of 32-bit floats (`H`) that is pooled. Attention itself keeps no matrix of `T` by `T`. ONNX
-//! Runtime's arena holds up to one batch more than are on the device at once, because blocks of one shape are kept for the next.
+//! A packed batch of `T` tokens needs, at the widest point of a layer, for each token: the residual
+//! stream and its norm (2 `H`), query, key and value (3 `H`), the attention's output and its
+//! projection (2 `H`), another `H` for what is being rotated or copied, and the feed-forward layer
+//! before and after its activation (2 `I`, GEGLU 3 `I`), all in the precision computed in; and at
+//! the end a row of 32-bit floats (`H`) that is pooled. Attention itself needs no matrix of `T` by
+//! `T`. ONNX Runtime's arena holds up to one batch more than are on the device at the same time,
+//! because it keeps memory for the next batch.
 
 use seqembed_onnx::Sizes;
 
 use super::permits::concurrent_batches;
 
-/// No batch is planned smaller than this; what does not fit even so is split when it is tried.
+/// The fewest tokens that a batch is planned with. Where even these do not fit, batches are split
+/// when the device runs out of memory.
 pub const MIN_TOKENS: usize = 4_096;
-/// Beyond this nothing gets faster. Four times 132 tiles of 128 rows: on a GPU of 132 processors (H100, H200) every product has whole
-/// waves of tiles, however many columns it has.
+/// Beyond this nothing gets faster. Four times 132 tiles of 128 rows: on a GPU of 132
+/// multiprocessors (H100, H200), the tiles of every product come in whole waves, however many
+/// columns it has.
 pub const MAX_TOKENS: usize = 67_584;
 
-/// Bytes of activations that a token needs, `bytes` being those of one number.
+/// Bytes of activations that a token needs, where a number takes `bytes`.
 #[must_use]
 pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
     let wide = if sizes.gated { 3 } else { 2 } * sizes.intermediate;
@@ -25,14 +30,16 @@ pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
 
 /// Tokens of a batch, for a GPU with `free` bytes of memory of which the weights take `weights`.
 ///
-/// [`MAX_TOKENS`] where it fits: the more tiles a product has, the less its last, partly filled wave of them costs.
+/// [`MAX_TOKENS`] where these fit: the more tiles a product has, the less its last, partly filled
+/// wave of tiles costs.
 #[must_use]
 pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
-    // A tenth is left for the libraries' workspaces and for others.
+    // A tenth is left for the workspaces of libraries and for other processes.
     let room = free.saturating_sub(weights) / 10 * 9;
     let each = ((1 + concurrent_batches(sizes)) * bytes_per_token(sizes, bytes).max(1)) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
-    // Whole thousands (of 1,024): the same number from one run to the next, though free memory varies a little.
+    // Whole thousands (of 1,024): the same number from one run to the next, though free memory
+    // varies a little.
     (fits / 1_024 * 1_024).clamp(MIN_TOKENS, MAX_TOKENS)
 }
 
@@ -61,7 +68,8 @@ mod tests {
     fn large_gpus_get_the_target_and_small_ones_less() {
         // ESM-2 650M.
         let wide = &sizes(1_280, 5_120, false);
-        // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the arena.
+        // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the
+        // arena.
         assert_eq!(bytes_per_token(wide, 2), 46_080);
         assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MAX_TOKENS);
         // 2 GiB less 1.3 GB leave 0.76 GB for activations: 8,276 tokens.
@@ -69,7 +77,8 @@ mod tests {
         assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), MIN_TOKENS);
         let narrow = &sizes(768, 3_072, true);
         assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MAX_TOKENS);
-        // (8 * 768 + 3 * 3072) * 2 + 4 * 768 = 33,792 bytes a token, three times that for two batches and the arena; 1.71 GB.
+        // (8 * 768 + 3 * 3072) * 2 + 4 * 768 = 33,792 bytes a token, three times that for two
+        // batches and the arena; 1.71 GB.
         assert_eq!(batch_tokens(2 << 30, 250_000_000, narrow, 2), 16_384);
     }
 

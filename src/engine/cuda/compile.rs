@@ -1,7 +1,8 @@
-//! CUDA C++ to machine code for the GPU at hand, by NVRTC, once: what was compiled is kept in the cache.
+//! Compiles CUDA C++ to machine code for the GPU at hand, with NVRTC. Compiled code is cached on
+//! disk.
 //!
-//! So neither a compiler nor CUDA's headers are needed to build seqembed, the sizes of the model are constants in its kernels,
-//! and the code is for the very GPU that runs it.
+//! So neither a CUDA compiler nor CUDA's headers are needed to build seqembed, the sizes of the
+//! model are constants in its kernels, and the code is for the very GPU that runs it.
 
 use std::ffi::{CString, c_char};
 use std::fs;
@@ -42,7 +43,8 @@ impl From<nvrtc::NvrtcError> for CompileError {
     }
 }
 
-/// The machine code of a source for an architecture, `sm_90a` say: from the folder, or compiled and put there.
+/// The machine code of a source for an architecture such as `sm_90a`: from the cache, or compiled
+/// and put there.
 ///
 /// # Errors
 /// When there is no compiler, or it refuses.
@@ -70,7 +72,7 @@ pub fn machine_code(
         return Ok(code);
     }
     let code = compile(source, options, arch)?;
-    // A cache that can't be written to costs the next process its seconds, and nothing else.
+    // If the cache cannot be written, the next process compiles again.
     let _ = keep(&path, &code);
     Ok(code)
 }

@@ -1,6 +1,7 @@
 //! The NVIDIA GPUs of this machine, asked of the CUDA driver.
 //!
-//! The driver numbers those that `CUDA_VISIBLE_DEVICES` shows, as every CUDA program sees them. Nothing here needs ONNX Runtime.
+//! The driver numbers those that `CUDA_VISIBLE_DEVICES` shows, as every CUDA program sees them.
+//! Nothing here needs ONNX Runtime.
 
 use cudarc::driver::result::{self, DriverError, ctx, device, primary_ctx};
 use cudarc::driver::sys;
@@ -10,7 +11,7 @@ use cudarc::driver::sys;
 pub struct Gpu {
     /// Its number.
     pub number: usize,
-    /// What its maker calls it.
+    /// Its product name, such as `NVIDIA H100 PCIe`.
     pub name: String,
     /// Compute capability, such as (9, 0).
     pub capability: (i32, i32),
@@ -27,7 +28,7 @@ pub struct Driver {
     pub gpus: Vec<Gpu>,
 }
 
-/// Why a GPU can't be had, as far as the driver knows.
+/// Why a GPU cannot be used, as far as the driver knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
     /// There is no driver.
@@ -141,16 +142,17 @@ fn gpu(ordinal: i32) -> Result<Gpu, DriverError> {
     })
 }
 
-/// The free memory of a GPU, in bytes: one that gives an answer works. It makes the device's context for that, which takes some
-/// 0.2 s and stays for those who compute there; [`release_context`] ends it where nobody will.
+/// The free memory of a GPU, in bytes. A GPU that gives an answer works. This makes the device's
+/// context, which takes some 0.2 s and stays for sessions on the device; [`release_context`] ends
+/// it where there will be none.
 ///
 /// # Errors
 /// What the driver refuses, such as a GPU that another process has to itself.
 pub fn free_memory(number: usize) -> Result<u64, GpuError> {
     let ask = || -> Result<usize, DriverError> {
         let handle = handle(number)?;
-        // SAFETY: the handle is the driver's; the context is current on this thread while it is asked, and the one that was
-        // current before is put back.
+        // SAFETY: the handle is the driver's; the context is current on this thread while it is
+        // asked, and the one that was current before is put back.
         unsafe {
             let before = ctx::get_current()?;
             let context = primary_ctx::retain(handle)?;
@@ -162,9 +164,9 @@ pub fn free_memory(number: usize) -> Result<u64, GpuError> {
     ask().map(|free| free as u64).map_err(GpuError::of)
 }
 
-/// Gives back the context of a GPU whose free memory was asked for once, and where nothing was done.
+/// Releases the context of a GPU that was asked for its free memory once, and is not used.
 pub fn release_context(number: usize) {
-    // Nothing hangs on it: what the driver refuses to end, it ends with the process.
+    // Errors do not matter: a context that is not released now ends with the process.
     let _ = handle(number).and_then(|handle| {
         // SAFETY: the handle is the driver's, and `free_memory` retained the context.
         unsafe { primary_ctx::release(handle) }

@@ -1,11 +1,13 @@
-//! What ONNX Runtime's CUDA provider says when something fails, and what that means for the batches to come.
+//! Errors of ONNX Runtime's CUDA provider: out of memory, device lost, or something else.
 //!
-//! ONNX Runtime has one error code for all of it, so the message decides. It quotes CUDA as `CUDA failure N: ...` with the
-//! number of `cudaError_t`, and cuBLAS as `CUBLAS failure N: CUBLAS_STATUS_...`.
+//! ONNX Runtime has one error code for all of these, so the message decides. It quotes CUDA as
+//! `CUDA failure N: ...` with the number of `cudaError_t`, and cuBLAS as
+//! `CUBLAS failure N: CUBLAS_STATUS_...`.
 
 use crate::engine::error::EngineError;
 
-/// What the arena and cuBLAS say when memory is short. A cuBLAS that could not be initialised had no memory for its handle.
+/// Messages of the arena and of cuBLAS when memory is short. A cuBLAS that could not be initialised
+/// had no memory for its handle.
 const OUT_OF_MEMORY: [&str; 8] = [
     "Failed to allocate memory for requested buffer",
     "is smaller than requested bytes of",
@@ -17,7 +19,7 @@ const OUT_OF_MEMORY: [&str; 8] = [
     "out of memory",
 ];
 
-/// What libraries say when the device itself has failed.
+/// Messages of libraries when the device itself has failed.
 const LOST: [&str; 10] = [
     "CUBLAS_STATUS_EXECUTION_FAILED",
     "CUBLAS_STATUS_INTERNAL_ERROR",
@@ -31,8 +33,8 @@ const LOST: [&str; 10] = [
     "device is lost",
 ];
 
-/// `cudaError_t` numbers that tell of a call that was wrong, or of a device that never was there. They say nothing about the
-/// next call. All other numbers stay with the process until it ends.
+/// `cudaError_t` numbers of calls that were wrong, or of devices that never were there, after which
+/// other calls work. All other errors are sticky: they stay with the process until it ends.
 const HARMLESS: [u32; 14] = [1, 3, 8, 9, 35, 98, 99, 100, 101, 200, 209, 222, 701, 801];
 
 /// The number after `CUDA failure` or `CUDA error`.
@@ -44,7 +46,7 @@ fn number(message: &str) -> Option<u32> {
     rest[..digits].parse().ok()
 }
 
-/// Sorts an error by its message.
+/// Classifies an error by its message.
 #[must_use]
 pub fn classify(message: &str) -> EngineError {
     const OUT_OF_MEMORY_NUMBER: u32 = 2;
@@ -62,7 +64,7 @@ pub fn classify(message: &str) -> EngineError {
     }
 }
 
-/// The error of a call to ONNX Runtime.
+/// The error of a call to ONNX Runtime, classified.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "it is what `map_err` hands over"

@@ -15,40 +15,42 @@ use super::launch::{
 use super::programs::{Epilogue, Layer, ProgramKind, check, programs};
 use super::streams::Streams;
 
-/// Rows and columns of a block's tile in `dense_sm90.cu`.
+/// Rows and columns of a block's output tile in `dense_sm90.cu`.
 const TILE: [u32; 2] = [128, 256];
-/// Shared memory of a block there: four stages of both tiles, two staging buffers for each warpgroup, barriers, and two vectors of a
-/// tile's columns for each warpgroup.
+/// Bytes of shared memory of a block there: four stages of both input tiles, two staging buffers
+/// for each warpgroup, barriers, and two vectors of a tile's columns for each warpgroup.
 const DENSE_SHARED: u32 = 4 * 2 * 64 * (128 + 256) + 4 * 8192 + (2 * 4 + 4) * 8 + 2 * 2 * 512;
 
-/// Shared memory of a block of `attention_sm90.cu`, for each of two teams: two times two tiles of queries, a ring of four of keys and
-/// values, barriers, and two tasks.
+/// Bytes of shared memory of a block of `attention_sm90.cu`, for each of two teams: two times two
+/// tiles of queries, a ring of four tiles of keys and of values, barriers, and two tasks.
 const ATTENTION_SHARED: u32 = 2 * ((2 * 2 + 4 * 2) * 64 * 64 * 2 + (2 * 4 + 2 * 2) * 8 + 2 * 16);
 
-/// What a dense layer reads and writes beside its input, weight and output. What its epilogue has no use for is [`NULL`].
+/// What the epilogue of a dense layer reads and writes beside the layer's input, weight and output.
+/// Pointers that it has no use for are [`NULL`].
 #[derive(Clone, Copy)]
 pub struct EpilogueArguments {
-    /// [outputs], gated [2 * outputs], rotary [2 * hidden].
+    /// The bias: [outputs], gated [2 * outputs], rotary [2 * hidden].
     pub bias: DevicePtr,
-    /// Cosine and sine of all angles, [rows, head / 2, 2] in 32 bits.
+    /// Cosine and sine of the rotary angles, [rows, head / 2, 2] in fp32.
     pub angles: DevicePtr,
-    /// Of the rows that are normed, the input's or the residual's, [rows, parts, 2] in 32 bits.
+    /// Moments of the rows that are normed, the input's or the residual's, [rows, parts, 2] in
+    /// fp32.
     pub moments: DevicePtr,
     /// The residual, [rows, outputs].
     pub skip: DevicePtr,
-    /// The weights of the residual's norm, [outputs].
+    /// The weights of the residual's layer norm, [outputs].
     pub gamma: DevicePtr,
-    /// Residual: where the moments of the output go, as above.
+    /// Residual: where the moments of the output are written, as above.
     pub sums: DevicePtr,
-    /// Added to the variance.
+    /// What the layer norm adds to the variance.
     pub epsilon: f32,
-    /// Of rows in 8 bits that are normed: what their products are multiplied by, [rows] in 32 bits.
+    /// Of normed rows in fp8: what their products are multiplied by, [rows] in fp32.
     pub factors: DevicePtr,
-    /// Products are multiplied by it.
+    /// What all products are multiplied by.
     pub gain: f32,
 }
 
-/// The kernels of a model, loaded on a device.
+/// The kernels of one model, loaded onto one GPU.
 pub struct CudaKernels {
     sizes: Sizes,
     bf16: bool,
@@ -67,20 +69,22 @@ pub struct CudaKernels {
     quantize_rows: Option<Function>,
     pool_mean: Function,
     pool_max: Function,
-    /// For short sequences, and for long ones, each with its queries a block; none where Hopper's serves all.
+    /// Attention for short sequences and for long ones, each with its queries a block; empty where
+    /// Hopper's attention serves all.
     attention: Vec<(u32, Function)>,
     dense: Vec<(Layer, Function)>,
-    /// Where the device and the heads are those that it is for, and queries, keys and values stand side by side.
+    /// Hopper's attention, for its heads, where queries, keys and values are side by side.
     attention_sm90: Option<Function>,
 }
 
-// SAFETY: handles of functions are valid in every thread, and launching is what the driver synchronises.
+// SAFETY: handles of functions are valid in every thread, and launching is what the driver
+// synchronises.
 unsafe impl Send for CudaKernels {}
 // SAFETY: as above.
 unsafe impl Sync for CudaKernels {}
 
 impl CudaKernels {
-    /// Whether dense layers can be fused on this device, in these numbers, with what stands around them.
+    /// Whether dense layers can be fused with the operators around them on this GPU.
     ///
     /// # Errors
     /// When the device can't be asked.
@@ -91,7 +95,7 @@ impl CudaKernels {
     /// Compiles the kernels, or takes them from the cache, and loads them.
     ///
     /// # Errors
-    /// When they can't be compiled or loaded, or don't fit the model or the device.
+    /// When they cannot be compiled or loaded, or do not fit the model or the device.
     pub fn load(
         sizes: Sizes,
         precision: Precision,
@@ -123,8 +127,8 @@ impl CudaKernels {
             .map(|program| machine_code(&program.source, &program.options, &arch, cache))
             .collect::<Result<Vec<_>, _>>()?;
         let handle = cu_device(device)?;
-        // The context that ONNX Runtime uses, too. It is kept: the kernels live in it.
-        // SAFETY: the device exists.
+        // The context that ONNX Runtime uses, too. It is kept, because the kernels are loaded in
+        // it. SAFETY: the device exists.
         let context = unsafe { driver::primary_ctx::retain(handle) }?;
         // SAFETY: the context was just retained.
         unsafe { driver::ctx::set_current(context) }?;
@@ -192,7 +196,7 @@ impl CudaKernels {
         })
     }
 
-    /// The sizes that they are made for.
+    /// The sizes of the model that they are compiled for.
     #[must_use]
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
@@ -207,7 +211,8 @@ impl CudaKernels {
     /// `sum = x + skip + bias` and its layer norm, [rows, hidden].
     ///
     /// # Safety
-    /// Here and below: memory must be on the device, of the shapes told, and stay until the stream's work is done.
+    /// Here and below: memory must be on the device, of the shapes told, and stay until the
+    /// stream's work is done.
     ///
     /// # Errors
     /// Here and below: when the driver refuses.
@@ -265,7 +270,7 @@ impl CudaKernels {
         unsafe { launch(self.layer_norm, stream, blocks, 256, &arguments) }
     }
 
-    /// Blocks of a layer norm, with as many warps a row as `rows.cu` has them.
+    /// Blocks of a layer norm, for the number of warps a row that `rows.cu` uses.
     fn norm_blocks(&self, rows: usize) -> [usize; 2] {
         let warps = match self.sizes.hidden / 8 {
             ..=192 => 1,
@@ -302,7 +307,7 @@ impl CudaKernels {
             launch(
                 self.bias_gelu,
                 stream,
-                [self.every_processor(), 1],
+                [self.all_processors(), 1],
                 256,
                 &arguments,
             )
@@ -334,14 +339,14 @@ impl CudaKernels {
             launch(
                 self.geglu,
                 stream,
-                [self.every_processor(), 1],
+                [self.all_processors(), 1],
                 256,
                 &arguments,
             )
         }
     }
 
-    /// The place of each token in its sequence, 64-bit integers.
+    /// The position of each token in its sequence, [tokens] in 64-bit integers.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -352,14 +357,14 @@ impl CudaKernels {
         &self,
         stream: DevicePtr,
         starts: (DevicePtr, usize),
-        places: DevicePtr,
+        positions: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
         let arguments = [
             Pointer(starts.0),
             int(starts.1)?,
-            Pointer(places),
+            Pointer(positions),
             int(tokens)?,
         ];
         // SAFETY: the caller's promise.
@@ -374,7 +379,7 @@ impl CudaKernels {
         }
     }
 
-    /// Cosine and sine of all angles, [tokens, head / 2, 2] in 32 bits.
+    /// Cosine and sine of the rotary angles, [tokens, head / 2, 2] in fp32.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -408,7 +413,8 @@ impl CudaKernels {
         }
     }
 
-    /// Queries and keys with bias, turned: [tokens, 2 * hidden] out of [tokens, 3 * hidden].
+    /// Queries and keys with bias and rotary embedding: [tokens, 2 * hidden] out of
+    /// [tokens, 3 * hidden].
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -420,7 +426,7 @@ impl CudaKernels {
         stream: DevicePtr,
         [qkv, bias]: [DevicePtr; 2],
         starts: (DevicePtr, usize),
-        turned: DevicePtr,
+        rotated: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
@@ -429,7 +435,7 @@ impl CudaKernels {
             Pointer(bias),
             Pointer(starts.0),
             int(starts.1)?,
-            Pointer(turned),
+            Pointer(rotated),
             int(tokens)?,
         ];
         // SAFETY: the caller's promise.
@@ -444,7 +450,8 @@ impl CudaKernels {
         }
     }
 
-    /// Attention of `tokens` tokens, [tokens, hidden]. Queries, keys and values come with the width of a row.
+    /// Attention of `tokens` tokens, [tokens, hidden]. Queries, keys and values come with the width
+    /// of a row.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -519,7 +526,7 @@ impl CudaKernels {
     ) -> Result<(), KernelError> {
         use Argument::{Matrix, Pointer};
         let shape = [tokens, 3 * self.sizes.hidden];
-        let places = tokens / 128 + sequences;
+        let query_tiles = tokens / 128 + sequences;
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let number = streams.number(stream.0.addr());
         drop(streams);
@@ -529,18 +536,18 @@ impl CudaKernels {
             Pointer(slopes),
             Pointer(starts),
             int(sequences)?,
-            int(places)?,
+            int(query_tiles)?,
             int(number)?,
             Pointer(out),
         ];
-        // Two tasks at a time a processor.
-        let tasks = places * self.sizes.hidden / 64;
+        // Two tasks at a time on a multiprocessor.
+        let tasks = query_tiles * self.sizes.hidden / 64;
         let blocks = tasks.div_ceil(2).min(self.processors as usize);
         // SAFETY: the caller's promise.
         unsafe { launch(function, stream, [blocks, 1], 640, &arguments) }
     }
 
-    /// The mean or the maximum over ranges of tokens, [ranges, hidden] in 32 bits.
+    /// The mean or the maximum over ranges of tokens, [ranges, hidden] in fp32.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -562,7 +569,8 @@ impl CudaKernels {
         unsafe { launch(function, stream, grid, 256, &arguments) }
     }
 
-    /// The rows of a table, [rows, width], that tokens name: [tokens, width]. The width is a multiple of 8.
+    /// Embedding lookup: the rows of a table, [rows, width], by token ids: [tokens, width]. The
+    /// width is a multiple of 8.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -590,7 +598,7 @@ impl CudaKernels {
         unsafe { launch(self.token_rows, stream, blocks, 256, &arguments) }
     }
 
-    /// The sum and the sum of squares of each row, [rows, parts, 2] in 32 bits.
+    /// The sum and the sum of squares of each row, [rows, parts, 2] in fp32.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -610,7 +618,8 @@ impl CudaKernels {
         unsafe { launch(self.row_moments, stream, [blocks, 1], 256, &arguments) }
     }
 
-    /// Rows in 8 bits, [rows, hidden], and what products of them are multiplied by to be those of the normed rows, [rows] in 32 bits.
+    /// Rows in fp8, [rows, hidden], and the factors that scale products of these rows to products
+    /// of the normed rows, [rows] in fp32.
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -640,14 +649,14 @@ impl CudaKernels {
         unsafe { launch(function, stream, [rows.div_ceil(8), 1], 256, &arguments) }
     }
 
-    /// In how many parts the moments of a row come: one for each tile of columns.
+    /// How many parts the moments of a row have: one for each tile of columns.
     #[must_use]
     pub fn moment_parts(&self) -> usize {
         self.sizes.hidden.div_ceil(TILE[1] as usize)
     }
 
-    /// `output = input @ weight^T` and what stands around it, for an input [rows, inputs] and a weight [outputs, inputs] (gated: twice
-    /// as many rows); the output is [rows, outputs].
+    /// `output = input @ weight^T` with an epilogue, for an input [rows, inputs] and a weight
+    /// [outputs, inputs] (gated: twice as many rows); the output is [rows, outputs].
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -659,7 +668,7 @@ impl CudaKernels {
         stream: DevicePtr,
         layer: Layer,
         [input, weight, output]: [DevicePtr; 3],
-        around: EpilogueArguments,
+        epilogue: EpilogueArguments,
         [rows, outputs, inputs]: [usize; 3],
     ) -> Result<(), KernelError> {
         use Argument::{Float, Matrix, Pointer};
@@ -676,42 +685,42 @@ impl CudaKernels {
         };
         let own = self.element();
         let product = if layer.fp8 { Element::Fp8 } else { own };
-        let handed_on = if layer.outputs_fp8() {
+        let output_element = if layer.outputs_fp8() {
             Element::Fp8
         } else {
             own
         };
-        // Where nothing is added, no residual is read: any matrix will do.
-        let skip = if around.skip.0.is_null() {
+        // Without a residual, the kernel does not read it, and any matrix will do.
+        let skip = if epilogue.skip.0.is_null() {
             output
         } else {
-            around.skip
+            epilogue.skip
         };
-        let turning = match layer.epilogue {
+        let rotated_columns = match layer.epilogue {
             Epilogue::NormRotary => 2 * self.sizes.hidden,
             _ => 0,
         };
         let (result, half) = ([rows, outputs], tile_rows / 2);
         let arguments = [
             Matrix(tensor_map(input, [rows, inputs], tile_rows, product)?),
-            // Half of a weight tile each is what the two blocks of a cluster load.
+            // Each of the two blocks of a cluster loads half of a weight tile.
             Matrix(tensor_map(
                 weight,
                 [weight_rows, inputs],
                 tile_columns / 2,
                 product,
             )?),
-            Matrix(tensor_map(output, result, half, handed_on)?),
+            Matrix(tensor_map(output, result, half, output_element)?),
             Matrix(tensor_map(skip, result, half, own)?),
-            Pointer(around.bias),
-            Pointer(around.angles),
-            Pointer(around.moments),
-            Pointer(around.factors),
-            Pointer(around.gamma),
-            Pointer(around.sums),
-            int(turning)?,
-            Float(around.epsilon),
-            Float(around.gain),
+            Pointer(epilogue.bias),
+            Pointer(epilogue.angles),
+            Pointer(epilogue.moments),
+            Pointer(epilogue.factors),
+            Pointer(epilogue.gamma),
+            Pointer(epilogue.sums),
+            int(rotated_columns)?,
+            Float(epilogue.epsilon),
+            Float(epilogue.gain),
             int(rows)?,
             int(outputs)?,
             int(inputs)?,
@@ -721,7 +730,7 @@ impl CudaKernels {
         unsafe { launch(function, stream, [blocks, 1], 384, &arguments) }
     }
 
-    /// What most matrices are made of.
+    /// The 16-bit number format of the model.
     fn element(&self) -> Element {
         if self.bf16 {
             Element::Bf16
@@ -730,7 +739,7 @@ impl CudaKernels {
         }
     }
 
-    fn every_processor(&self) -> usize {
+    fn all_processors(&self) -> usize {
         8 * self.processors as usize
     }
 }

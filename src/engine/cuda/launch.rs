@@ -1,5 +1,5 @@
-//! What kernels need of CUDA's driver: a device's properties, functions of loaded code, how the tensor memory accelerator reads a matrix,
-//! and launches.
+//! What kernels need of CUDA's driver: a device's properties, functions of loaded code, how the
+//! tensor memory accelerator reads a matrix, and launches.
 
 use std::ffi::{CString, c_void};
 

@@ -1,35 +1,37 @@
-//! A batch as graphs without padding take it: the numbers of their inputs.
+//! The inputs of graphs without padding, for a batch.
 //!
-//! Every size that ONNX Runtime has not seen yet makes its arena grow, so batches are filled up to few numbers of tokens: with
-//! sequences that nothing is taken from, no longer than the batch's longest. Attention never leaves a sequence and pooling
-//! never leaves a range, so the batch's own rows do not depend on them.
+//! ONNX Runtime's arena grows with every size that it has not seen before, so the number of tokens
+//! in a batch is rounded up to one of few sizes: with filler sequences, no longer than the longest
+//! of the batch, from which nothing is pooled. Attention stays within a sequence and pooling within
+//! a range, so the batch's own rows do not depend on them.
 
 use seqembed_onnx::graph::ort_cuda::{LENGTH_MULTIPLE, TOKEN_MULTIPLE};
 
 use crate::engine::batch::Batch;
 
-/// Numbers of tokens between one power of two and the next, from 2,048 on: at most 1 in 32 tokens is filled up.
+/// Sizes between one power of two and the next, from 2,048 on: at most 1 in 32 tokens is filler.
 const STEPS: usize = 32;
 
-/// How many tokens a batch of `tokens` is filled up to.
+/// The number of tokens that a batch of `tokens` is rounded up to.
 #[must_use]
-pub fn filled_up(tokens: usize) -> usize {
+pub fn rounded_up(tokens: usize) -> usize {
     let power = (tokens.max(1) + 1).next_power_of_two() / 2;
     tokens.next_multiple_of((power / STEPS).max(TOKEN_MULTIPLE))
 }
 
-/// A batch, filled up.
+/// A batch with its filler sequences.
 #[derive(Debug)]
-pub struct Layout<'batch> {
+pub struct BatchLayout<'batch> {
     batch: &'batch Batch,
-    /// Where each sequence begins and the last one ends, those that fill up included.
+    /// Where each sequence begins and the last one ends, filler sequences included.
     starts: Vec<i32>,
     tokens: usize,
     length: usize,
 }
 
-impl<'batch> Layout<'batch> {
-    /// Fills a batch up. Attention sees at least `least_length` columns.
+impl<'batch> BatchLayout<'batch> {
+    /// Adds filler sequences to a batch. A padded batch of it would have at least `least_length`
+    /// columns.
     #[must_use]
     pub fn new(batch: &'batch Batch, least_length: usize) -> Self {
         let mut starts = batch.starts.clone();
@@ -37,7 +39,7 @@ impl<'batch> Layout<'batch> {
             starts.push(0);
         }
         let longest = lengths(&starts).max().unwrap_or(0).max(1);
-        let tokens = filled_up(batch.tokens());
+        let tokens = rounded_up(batch.tokens());
         let mut at = batch.tokens();
         while at < tokens {
             at = tokens.min(at + longest);
@@ -51,13 +53,13 @@ impl<'batch> Layout<'batch> {
         }
     }
 
-    /// How many tokens, those that fill up included.
+    /// How many tokens, filler included.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// How many sequences, those that fill up included.
+    /// How many sequences, filler included.
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.starts.len() - 1
@@ -85,13 +87,13 @@ impl<'batch> Layout<'batch> {
     pub fn ids(&self, target: &mut [i64]) {
         let (own, rest) = target.split_at_mut(self.batch.tokens());
         own.copy_from_slice(&self.batch.ids);
-        // Tokens of the batch itself overflow no sooner than it does.
+        // Filler of the batch's own tokens overflows only where the batch itself does.
         for (target, id) in rest.iter_mut().zip(self.batch.ids.iter().cycle()) {
             *target = *id;
         }
     }
 
-    /// Writes each token's place in its sequence.
+    /// Writes each token's position in its sequence.
     pub fn positions(&self, target: &mut [i64]) {
         let places = lengths(&self.starts).flat_map(|length| 0_i64..long(length));
         for (target, place) in target.iter_mut().zip(places) {
@@ -99,7 +101,7 @@ impl<'batch> Layout<'batch> {
         }
     }
 
-    /// Writes the places of all tokens in a padded batch, then those of its padding.
+    /// Writes the offsets of all tokens in a padded batch, then those of its padding.
     pub fn offsets(&self, target: &mut [i32]) {
         let (tokens, padding) = target.split_at_mut(self.tokens);
         let (mut tokens, mut padding) = (tokens.iter_mut(), padding.iter_mut());
@@ -124,7 +126,7 @@ fn lengths(starts: &[i32]) -> impl Iterator<Item = usize> {
         .map(|pair| usize::try_from(pair[1] - pair[0]).unwrap_or(0))
 }
 
-/// A position in a batch: far below 2^31, as memory for so many tokens is nowhere to be had.
+/// A position in a batch. It is far below 2^31: no device has memory for so many tokens.
 fn int(position: usize) -> i32 {
     i32::try_from(position).unwrap_or(i32::MAX)
 }
@@ -153,16 +155,16 @@ mod tests {
 
     #[test]
     fn few_sizes_and_little_filling() {
-        let sizes: std::collections::BTreeSet<usize> = (1..=40_000).map(filled_up).collect();
+        let sizes: std::collections::BTreeSet<usize> = (1..=40_000).map(rounded_up).collect();
         assert!(sizes.len() <= 32 + 5 * STEPS, "{}", sizes.len());
         for tokens in 1..=40_000 {
-            let filled = filled_up(tokens);
+            let filled = rounded_up(tokens);
             assert!(filled >= tokens && filled.is_multiple_of(TOKEN_MULTIPLE));
             let most = TOKEN_MULTIPLE.max(tokens / STEPS + 1);
             assert!(filled - tokens < most, "{tokens} {filled}");
         }
         // A budget that is a power of two costs nothing.
-        assert_eq!(filled_up(32_768), 32_768);
+        assert_eq!(rounded_up(32_768), 32_768);
     }
 
     proptest! {
@@ -173,9 +175,9 @@ mod tests {
             least in prop::sample::select(vec![64_usize, 256]),
         ) {
             let batch = batch(&given);
-            let layout = Layout::new(&batch, least);
+            let layout = BatchLayout::new(&batch, least);
             let (tokens, length) = (layout.tokens(), layout.length());
-            prop_assert_eq!(tokens, filled_up(batch.tokens()));
+            prop_assert_eq!(tokens, rounded_up(batch.tokens()));
             prop_assert_eq!(&layout.starts()[..=given.len()], &batch.starts[..]);
             prop_assert_eq!(layout.starts().last().copied(), Some(int(tokens)));
             let all: Vec<usize> = lengths(layout.starts()).collect();

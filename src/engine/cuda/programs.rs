@@ -1,6 +1,6 @@
-//! What is compiled for a model: which kernels it needs, and with what constants.
+//! Which CUDA programs are compiled for a model, and with which constants.
 //!
-//! The sources, with what each kernel does and its shapes, are in `kernels/`.
+//! The sources, which say what each kernel does and on what shapes, are in `kernels/`.
 
 use std::fmt::Write as _;
 
@@ -17,25 +17,26 @@ const ROWS: &str = include_str!("kernels/rows.cu");
 const DENSE: &str = include_str!("kernels/dense_sm90.cu");
 const ATTENTION_SM90: &str = include_str!("kernels/attention_sm90.cu");
 
-/// What stands around a dense layer and is done on its way out.
+/// The operators around a dense layer that its kernel does, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
-    /// The layer norm before it.
+    /// A layer norm before it.
     Norm,
-    /// That, bias and GELU.
+    /// A layer norm before it; bias and GELU after it.
     NormGelu,
-    /// That, bias, and the first half of the columns, through GELU, times the second half.
+    /// A layer norm before it; bias and GEGLU after it: GELU of the first half of the columns times
+    /// the second half.
     NormGeglu,
-    /// That, and bias and rotary positions of queries and keys.
+    /// A layer norm before it; bias and rotary embedding of queries and keys after it.
     NormRotary,
-    /// Bias and residual.
+    /// Bias and residual after it.
     Residual,
-    /// Bias and the layer norm of the residual.
+    /// Bias and the layer norm of the residual after it.
     ResidualNorm,
 }
 
 impl Epilogue {
-    /// Its name in `dense_sm90.cu`.
+    /// The constant's name in `dense_sm90.cu`.
     fn name(self) -> &'static str {
         match self {
             Self::Norm => "NORM",
@@ -51,20 +52,20 @@ impl Epilogue {
 /// A dense layer's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
-    /// What stands around it.
+    /// What it does beside the product.
     pub epilogue: Epilogue,
-    /// Whether inputs and weights are of 8 bits, and what comes out of GELU.
+    /// Whether its input and weights are fp8, and its output after GELU.
     pub fp8: bool,
 }
 
 impl Layer {
-    /// Whether the output is of 8 bits.
+    /// Whether its output is fp8.
     pub(super) fn outputs_fp8(self) -> bool {
         self.fp8 && self.epilogue == Epilogue::NormGelu
     }
 }
 
-/// What a source is for.
+/// Which kernels a program has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProgramKind {
     Rows,
@@ -73,16 +74,19 @@ pub(super) enum ProgramKind {
     Dense(Layer),
 }
 
-/// A source to compile.
+/// A program to compile.
 pub(super) struct Program {
     pub source: String,
     pub options: Vec<String>,
     pub kind: ProgramKind,
 }
 
-/// What a model needs: rows, attention for short and for long sequences, or Hopper's, dense layers. Where layers are not fused, queries,
-/// keys and values may stand apart, which Hopper's attention can't read: there it comes beside the others. Where they are, rotary positions
-/// leave them together for all heads that it serves ([`Sizes::can_fuse_rotary`]).
+/// The programs of a model: kernels for rows, attention for short and for long sequences or that
+/// for Hopper, and dense layers.
+///
+/// Where layers are not fused, queries, keys and values may be in separate matrices, which Hopper's
+/// attention cannot read: it is compiled in addition to the others. In fused graphs, they are in
+/// one matrix for all heads that Hopper's attention serves ([`Sizes::can_fuse_rotary`]).
 pub(super) fn programs(
     sizes: &Sizes,
     precision: Precision,
@@ -190,25 +194,26 @@ pub(super) fn programs(
     programs
 }
 
-/// Whether Hopper's attention is for a model like this.
+/// Whether Hopper's attention serves a model of these sizes.
 fn has_hopper_attention(sizes: &Sizes) -> bool {
     match sizes.head() {
         64 => true,
-        // Two of them at a time.
+        // Two heads at a time.
         32 => sizes.heads.is_multiple_of(2) && !sizes.alibi,
         _ => false,
     }
 }
 
-/// What kernels for 8 bits are compiled with.
+/// The constants that kernels for fp8 are compiled with.
 fn fp8_defines() -> [String; 2] {
     [
         "-DFP8=1".to_owned(),
-        format!("-DEIGHT_SCALE={:?}f", fp8::ACTIVATION_SCALE),
+        format!("-DFP8_SCALE={:?}f", fp8::ACTIVATION_SCALE),
     ]
 }
 
-/// How many units of an epilogue go out in two steps: as few as the shortest product leaves room for.
+/// How many units of an epilogue run during two steps of the next tile: as few as the shortest
+/// product allows.
 fn units(sizes: &Sizes, layer: Layer) -> usize {
     let mut units = match sizes.hidden.min(sizes.intermediate) {
         2048.. => 1,
@@ -216,14 +221,14 @@ fn units(sizes: &Sizes, layer: Layer) -> usize {
         _ => 4,
     };
     if layer.epilogue == Epilogue::NormGeglu {
-        // Half as many columns come out.
+        // The output has half as many columns.
         units = (units / 2).max(1);
     }
     // Steps are twice as deep.
     if layer.fp8 { 2 * units } else { units }
 }
 
-/// Whether the kernels are for a model like this.
+/// Checks that there are kernels for a model of these sizes.
 pub(super) fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelError> {
     let fits = precision != Precision::Fp32
         && sizes.hidden.is_multiple_of(8)
@@ -252,8 +257,8 @@ mod tests {
     use super::*;
     use crate::engine::cuda::compile::machine_code;
 
-    /// The kernels of models of all kinds compile for all GPUs that are served. Needs NVRTC, which `make test` brings on Linux, and
-    /// no GPU.
+    /// The kernels of models of all kinds compile for all supported GPUs. This needs NVRTC, which
+    /// `make test` installs on Linux, and no GPU.
     #[test]
     fn they_compile_for_every_gpu() {
         crate::engine::cuda::provider::open_compiler_of_tests();

@@ -1,9 +1,11 @@
-//! ONNX Runtime's CUDA provider: whether it stands beside the library that was found, and whether all that it needs can be had.
+//! ONNX Runtime's CUDA provider: whether it is beside the library that was found, and whether the
+//! libraries that it needs can be loaded.
 //!
-//! The provider is a library of its own that ONNX Runtime opens when a session asks for it. It must not be opened before (it
-//! would look for a host that is not there yet), so its list of needed libraries is read from the file, and each of those is
-//! opened instead: from the CUDA wheels beside ONNX Runtime's (`nvidia/cu13/lib`, `nvidia/cublas/lib` ...), by full path, so that
-//! nobody has to set `LD_LIBRARY_PATH`; else wherever the dynamic linker finds it.
+//! The provider is a library of its own that ONNX Runtime opens when a session asks for it. It must
+//! not be opened before (it needs symbols of ONNX Runtime that are not there yet), so the list of
+//! libraries that it needs is read from the file, and each of those is opened instead: from the
+//! CUDA wheels beside ONNX Runtime's (`nvidia/cu13/lib`, `nvidia/cublas/lib` ...), by full path, so
+//! that nobody has to set `LD_LIBRARY_PATH`; else wherever the dynamic linker finds it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -30,7 +32,7 @@ pub struct Provider {
     pub cuda: Option<i32>,
 }
 
-/// Why there is none.
+/// Why the provider cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
     /// The library that was found has no provider for CUDA beside it.
@@ -84,22 +86,25 @@ fn of(cuda: Option<i32>) -> String {
     cuda.map(|major| format!(" {major}")).unwrap_or_default()
 }
 
-/// The last release whose provider is built for CUDA 12. It links cuDNN and cuFFT, too, and only its extra `cudnn` brings cuBLAS.
+/// The last release whose provider is built for CUDA 12. It links cuDNN and cuFFT, too, and only
+/// its extra `cudnn` installs cuBLAS.
 const CUDA_12: &str = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.26.0'";
-/// The releases for CUDA 13, which link no cuDNN. None of their own extras brings cuBLAS without it.
+/// The releases for CUDA 13, which do not link cuDNN. None of their own extras installs cuBLAS
+/// without it.
 const CUDA_13: &str = "pip install 'onnxruntime-gpu[cuda]==1.31.*' 'nvidia-cublas~=13.0'";
 
-/// What brings a provider, and all that it needs, for a driver that serves this version of CUDA at most.
+/// The command that installs a provider, and all that it needs, for a driver that supports this
+/// version of CUDA at most.
 fn install(driver: i32) -> &'static str {
     if driver < 13 { CUDA_12 } else { CUDA_13 }
 }
 
-/// What brings the libraries of a provider that is built for this version of CUDA.
+/// The command that installs the libraries of a provider that is built for this version of CUDA.
 fn libraries(cuda: Option<i32>) -> &'static str {
     install(cuda.unwrap_or(13))
 }
 
-/// What to do where the driver can't be updated.
+/// What to do where the driver cannot be updated.
 fn older(driver: i32) -> String {
     if driver < 12 {
         return String::new();
@@ -107,7 +112,8 @@ fn older(driver: i32) -> String {
     format!(", or install the last ONNX Runtime for CUDA 12: {CUDA_12}")
 }
 
-/// Looks for the provider beside ONNX Runtime, and loads what it needs. `driver` is the newest CUDA that the driver serves.
+/// Looks for the provider beside ONNX Runtime, and loads the libraries that it needs. `driver` is
+/// the newest CUDA that the driver supports.
 ///
 /// # Errors
 /// [`ProviderError`], which names what is missing and the command that helps.
@@ -186,7 +192,8 @@ fn cuda_of(library: &str) -> Option<i32> {
         .and_then(|version| version.split('.').next()?.parse().ok())
 }
 
-/// Opens the compiler of seqembed's own kernels, and its tables, which it looks for by name alone. Without it, others run.
+/// Opens NVRTC, the compiler of seqembed's own kernels, and its built-ins, which it looks for by
+/// name alone. Without NVRTC, ONNX Runtime's kernels run.
 fn open_compiler(wheels: &BTreeMap<String, PathBuf>) {
     for name in ["libnvrtc-builtins.so.", "libnvrtc.so."] {
         for (_, library) in wheels.iter().filter(|(file, _)| file.starts_with(name)) {
@@ -229,7 +236,8 @@ fn wheels(packages: &Path) -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// Opens a library for good, and before it those that it needs itself, as far as the wheels have them.
+/// Opens a library for good, and before it those that it needs itself, as far as the wheels have
+/// them.
 fn load(library: &str, wheels: &BTreeMap<String, PathBuf>) -> Result<(), String> {
     let Some(path) = wheels.get(library) else {
         return open(OsStr::new(library));

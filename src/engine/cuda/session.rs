@@ -25,7 +25,7 @@ use seqembed_onnx::graph::ort_cuda::LONGEST_MAX;
 use seqembed_onnx::{GraphKind, Precision};
 
 use super::errors::engine_error;
-use super::layout::{Layout, filled_up};
+use super::layout::{BatchLayout, rounded_up};
 use super::permits::Permits;
 use crate::device::Device;
 use crate::engine::batch::{Batch, Reduce};
@@ -190,15 +190,15 @@ impl CudaSession {
         })
     }
 
-    /// When batches began and ended on the device, since this was last asked. Times in which callers
-    /// waited for a permit do not count.
+    /// When batches began and ended on the device, since this was last asked. Times in which
+    /// callers waited for a permit do not count.
     pub fn take_computed(&self) -> Vec<(Instant, Instant)> {
         std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A tensor in the host's memory, its values not yet set. Page-locked memory would save less
-    /// than a thousandth of a batch's time, and ONNX Runtime refuses it for outputs: it takes it for
-    /// memory of the device.
+    /// than a thousandth of a batch's time, and ONNX Runtime refuses it for outputs: it takes it
+    /// for memory of the device.
     fn tensor<T: PrimitiveTensorElementType + std::fmt::Debug>(
         shape: &[usize],
     ) -> Result<Tensor<T>, EngineError> {
@@ -215,7 +215,7 @@ impl CudaSession {
         Ok(tensor.into_dyn())
     }
 
-    fn input(layout: &Layout, input: Input) -> Result<DynValue, EngineError> {
+    fn input(layout: &BatchLayout, input: Input) -> Result<DynValue, EngineError> {
         let (tokens, length) = (layout.tokens(), layout.length());
         match input {
             Input::Ids => Self::filled(&[tokens], |target| layout.ids(target)),
@@ -289,9 +289,9 @@ impl CudaSession {
         let values: Vec<_> = inputs.iter().map(AsPointer::ptr).collect();
         let outputs = [output.as_ptr()];
         let mut results = [target.ptr_mut()];
-        // SAFETY: names are C strings and values live tensors, as many as told; the session outlives
-        // the call. The result is written into `target`, which is of the output's type and shape, or
-        // ONNX Runtime refuses.
+        // SAFETY: names are C strings and values live tensors, as many as told; the session
+        // outlives the call. The result is written into `target`, which is of the output's type and
+        // shape, or ONNX Runtime refuses.
         unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -325,7 +325,7 @@ impl CudaSession {
                 format!("gpu:{}", self.device),
             )
             .map_err(engine_error)?;
-        let layout = Layout::new(&batch, self.least_length);
+        let layout = BatchLayout::new(&batch, self.least_length);
         let inputs = self.inputs(&layout)?;
         let mut target = self.target(&layout, reduce)?;
         match self.infer(&inputs, name(reduce), &mut target, Some(&options)) {
@@ -335,7 +335,7 @@ impl CudaSession {
         }
     }
 
-    fn inputs(&self, layout: &Layout) -> Result<Vec<DynValue>, EngineError> {
+    fn inputs(&self, layout: &BatchLayout) -> Result<Vec<DynValue>, EngineError> {
         self.inputs
             .iter()
             .map(|&(_, input)| Self::input(layout, input))
@@ -343,7 +343,7 @@ impl CudaSession {
     }
 
     /// The tensor that an output goes to.
-    fn target(&self, layout: &Layout, reduce: Reduce) -> Result<DynValue, EngineError> {
+    fn target(&self, layout: &BatchLayout, reduce: Reduce) -> Result<DynValue, EngineError> {
         match reduce {
             Reduce::Tokens if self.half_tokens => {
                 let tensor = Self::tensor::<f16>(&[layout.tokens(), self.hidden])?;
@@ -397,7 +397,7 @@ impl Engine for CudaSession {
                 )));
             }
         }
-        let layout = Layout::new(batch, self.least_length);
+        let layout = BatchLayout::new(batch, self.least_length);
         let inputs = self.inputs(&layout)?;
         let mut target = self.target(&layout, reduce)?;
         self.compute(&inputs, name(reduce), &mut target)?;
@@ -413,7 +413,7 @@ impl Engine for CudaSession {
     }
 
     fn cost(&self, batch: &Batch) -> usize {
-        filled_up(batch.tokens())
+        rounded_up(batch.tokens())
     }
 
     fn computed(&self) -> Vec<(Instant, Instant)> {
@@ -501,7 +501,8 @@ mod tests {
         batch
     }
 
-    /// A graph of the kind that runs on CPUs too, in a session of the CPU: all but the device is the same.
+    /// A graph of the kind that runs on CPUs too, in a session of the CPU: all but the device is
+    /// the same.
     #[test]
     fn filling_up_changes_no_row() {
         for fixture in ["esm2/checkpoints/hub-safetensors", "dna/dnabert-3"] {

@@ -1,9 +1,12 @@
-//! Streams by number: kernels that keep something between their blocks in the device's memory have a place of their own for each.
+//! Small numbers for CUDA streams: kernels whose blocks share counters in the device's memory have
+//! counters of their own for each stream.
 
-/// Streams on which launches may be under way at once. There are as many as batches on the device.
+/// How many streams are told apart. Launches on these may overlap; there are as many as batches on
+/// the device.
 pub const STREAMS: usize = 16;
 
-/// The last streams that were used. Launches on one come one after the other, so they can share a place.
+/// The last streams that were used. Launches on one come one after the other, so they can share a
+/// place.
 #[derive(Default)]
 pub struct Streams {
     known: [Option<usize>; STREAMS],
@@ -11,7 +14,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// The number of the stream with this handle. A new one gets that of the stream that was seen first, which is long idle.
+    /// The number of the stream with this handle. A new stream gets the number of the one that was
+    /// seen longest ago, which is idle by now.
     pub fn number(&mut self, handle: usize) -> usize {
         let known = self.known.iter().position(|&known| known == Some(handle));
         known.unwrap_or_else(|| {

@@ -1,4 +1,5 @@
-//! Finding ONNX Runtime: where its library may be, in which order, and what to say when there is none.
+//! Finding ONNX Runtime: where its library may be, in which order, and what to say when there is
+//! none.
 //!
 //! Order: `--ort-lib`, `ORT_DYLIB_PATH`, beside the executable, then the Python wheel `onnxruntime`
 //! or `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`; first that of the
@@ -396,7 +397,8 @@ fn open(path: &Path) -> Result<(libloading::Library, String), String> {
             .map_or_else(|| error.to_string(), ToString::to_string);
         format!("it cannot be loaded: {why}")
     })?;
-    // SAFETY: this is the function's type in onnxruntime_c_api.h, unchanged since its first version.
+    // SAFETY: this is the function's type in onnxruntime_c_api.h, unchanged since its first
+    // version.
     let base = unsafe {
         library
             .get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0")

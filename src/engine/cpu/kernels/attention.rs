@@ -1,17 +1,20 @@
-//! Attention over packed sequences: the kernel behind `seqembed.RotaryAttention`, `seqembed.AlibiAttention` and
-//! `seqembed.Attention`, which differ in what positions do to it ([`Positions`]).
+//! Attention over packed sequences: the kernel behind `seqembed.RotaryAttention`,
+//! `seqembed.AlibiAttention` and `seqembed.Attention`, which differ in their position encoding
+//! ([`PositionEncoding`]).
 //!
-//! A batch is laid end to end, and each sequence attends to itself alone: no padding, no mask. For one head of
-//! one sequence the scores are kept transposed, a key a row and a query a lane, so that the maximum, the
-//! exponential and the sum of the softmax are plain vertical arithmetic, keys and values are read by broadcast in
-//! the layout they come in, and the width of a head needs no padding to the width of a vector. Keys are taken in
-//! blocks with a running maximum (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), so
-//! that memory does not grow with the square of the length.
+//! A batch is laid end to end, and each sequence attends to itself alone: no padding, no mask. For
+//! one head of one sequence the scores are kept transposed, a key a row and a query a lane, so that
+//! the maximum, the exponential and the sum of the softmax are plain vertical arithmetic, keys and
+//! values are read by broadcast in the layout they come in, and the width of a head needs no
+//! padding to the width of a vector. Keys are taken in blocks with a running maximum (Milakov and
+//! Gimelshein 2018, "Online normalizer calculation for softmax"), so that memory does not grow with
+//! the square of the length.
 //!
-//! A number that is infinite or none, anywhere in a sequence's queries, keys or values of a head, makes all its rows of that head NaN,
-//! and so do queries and keys whose products might overflow. Both are seen while keys and values are gathered, which takes a
-//! length's share of the time of the products: what comes after that works on numbers alone, and takes maxima and powers of two as
-//! the processor has them.
+//! A number that is infinite or none, anywhere in a sequence's queries, keys or values of a head,
+//! makes all its rows of that head NaN, and so do queries and keys whose products might overflow.
+//! Both are seen while keys and values are gathered, which takes a length's share of the time of
+//! the products: what comes after that works on numbers alone, and takes maxima and powers of two
+//! as the processor has them.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -31,15 +34,16 @@ const HIGHEST: f32 = 100.0;
 /// A total that large says that a maximum was too low.
 const OVERFLOW: f32 = 1e30;
 
-/// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60 is nothing beside 1
-/// in single precision, for any number of keys.
+/// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60
+/// is nothing beside 1 in single precision, for any number of keys.
 const FAR: f32 = 60.0;
 
-/// Scores are less than this, so that differences of two, and sums on the way to one, do not overflow.
+/// Scores are less than this, so that differences of two, and sums on the way to one, do not
+/// overflow.
 const MOST_SCORE: f32 = 1e38;
 
-/// What positions do to attention.
-pub trait Positions: Sync {
+/// How positions change queries, keys and scores.
+pub trait PositionEncoding: Sync {
     /// Whether scores fall with the distance between query and key.
     const SLOPED: bool = false;
 
@@ -68,20 +72,21 @@ pub trait Positions: Sync {
 pub struct Packed<'a, P> {
     /// Queries, keys and values, [tokens, 3 * hidden], without bias.
     pub qkv: &'a [f32],
-    /// Bias of the queries, then of the keys, [2 * hidden]. The values' is folded into the output projection.
+    /// Bias of the queries, then of the keys, [2 * hidden]. The values' is folded into the output
+    /// projection.
     pub bias: &'a [f32],
     /// heads * head width.
     pub hidden: usize,
     /// Attention heads.
     pub heads: usize,
-    /// What positions do.
+    /// How positions change queries, keys and scores.
     pub positions: &'a P,
 }
 
-/// Positions do nothing: they are in the embeddings.
+/// Attention does not depend on positions: they are added to the embeddings.
 pub struct NoPositions;
 
-impl Positions for NoPositions {
+impl PositionEncoding for NoPositions {
     #[inline(always)]
     fn key(&self, _: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
         for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {
@@ -105,13 +110,14 @@ impl Positions for NoPositions {
     }
 }
 
-/// Scores fall linearly with distance, in either direction (Press et al. 2022, "Train Short, Test Long", `ALiBi`).
+/// Scores fall linearly with distance, in either direction (Press et al. 2022, "Train Short, Test
+/// Long", `ALiBi`).
 pub struct Alibi<'a> {
     /// A positive slope a head.
     pub slopes: &'a [f32],
 }
 
-impl Positions for Alibi<'_> {
+impl PositionEncoding for Alibi<'_> {
     const SLOPED: bool = true;
 
     #[inline(always)]
@@ -138,7 +144,8 @@ impl Positions for Alibi<'_> {
     }
 }
 
-/// Cosines and sines of rotary embedding (Su et al. 2021, `RoFormer`), [positions, head width / 2] each.
+/// Cosines and sines of rotary embedding (Su et al. 2021, `RoFormer`), [positions, head width / 2]
+/// each.
 pub struct Rotary {
     half: usize,
     cos: Vec<f32>,
@@ -146,7 +153,8 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The table for `positions` positions: angle `p * base^(-2i / width)`, rounded where the checkpoints' own code rounds.
+    /// The table for `positions` positions: angle `p * base^(-2i / width)`, rounded where the
+    /// checkpoints' own code rounds.
     #[allow(clippy::cast_possible_truncation)] // the tables are single precision
     fn new(width: usize, base: f32, positions: usize) -> Self {
         let frequencies = rotary_frequencies(width, base);
@@ -191,7 +199,7 @@ impl Rotary {
     }
 }
 
-impl Positions for Rotary {
+impl PositionEncoding for Rotary {
     #[inline(always)]
     fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
         let half = self.half;
@@ -245,12 +253,12 @@ thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
-impl<P: Positions> Packed<'_, P> {
+impl<P: PositionEncoding> Packed<'_, P> {
     /// Attention of one head over the tokens `start..end`, written into `output` [tokens, hidden].
     ///
     /// # Safety
-    /// `output` must be valid for `tokens * hidden` values, and no other thread may write to this head's columns of
-    /// these rows at the same time.
+    /// `output` must be valid for `tokens * hidden` values, and no other thread may write to this
+    /// head's columns of these rows at the same time.
     pub unsafe fn head(&self, head: usize, start: usize, end: usize, output: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe { self.head_on(Arch::new(), head, start, end, output) }
@@ -285,7 +293,7 @@ struct Head<'a, P> {
     workspace: &'a mut Workspace,
 }
 
-impl<P: Positions> WithSimd for Head<'_, P> {
+impl<P: PositionEncoding> WithSimd for Head<'_, P> {
     type Output = ();
 
     #[inline(always)]
@@ -309,7 +317,8 @@ impl<P: Positions> WithSimd for Head<'_, P> {
         let (output, start) = (self.output, self.start);
         let row_of = |position: usize| {
             let at = (start + position) * hidden + column;
-            // SAFETY: the row lies inside of `output` (the caller's promise), and these columns are ours.
+            // SAFETY: the row lies inside of `output` (the caller's promise), and these columns are
+            // ours.
             unsafe { std::slice::from_raw_parts_mut(output.add(at), width) }
         };
         // Scores in units of ln 2, for a softmax by powers of two.
@@ -318,8 +327,8 @@ impl<P: Positions> WithSimd for Head<'_, P> {
         // Whether it pays to find out which keys are too far away.
         let nearby = P::SLOPED && slope * self.length as f32 > 2.0 * FAR;
 
-        // Keys, with bias and rotation, one after the other, and values likewise: in `qkv` they lie a multiple of
-        // 64 bytes apart that sends many of them to the same few sets of the cache.
+        // Keys, with bias and rotation, one after the other, and values likewise: in `qkv` they lie
+        // a multiple of 64 bytes apart that sends many of them to the same few sets of the cache.
         let keys = self.workspace.keys.take(self.length * width);
         let values = self.workspace.values.take(self.length * width);
         let query_bias = &bias[column..column + width];
@@ -393,7 +402,8 @@ impl<P: Positions> WithSimd for Head<'_, P> {
                 keys: keys.as_ptr(),
                 values: values.as_ptr(),
                 width,
-                // With a slope, that of the queries themselves; far from them, scores are lower than any weight can tell.
+                // With a slope, that of the queries themselves; far from them, scores are lower
+                // than any weight can tell.
                 nearest: if P::SLOPED {
                     (first - reached.start) / KEY_BLOCK
                 } else {
@@ -405,8 +415,8 @@ impl<P: Positions> WithSimd for Head<'_, P> {
                 state: state.as_mut_ptr(),
                 slope,
             };
-            // SAFETY: the scratch slices were taken with room for two vectors a row, and `keys` and `values` hold
-            // `length` rows of `width` values, more than `reached` ends at.
+            // SAFETY: the scratch slices were taken with room for two vectors a row, and `keys` and
+            // `values` hold `length` rows of `width` values, more than `reached` ends at.
             unsafe {
                 if vectors == 2 {
                     task.run::<S, P, 2>(simd);
@@ -452,10 +462,11 @@ fn longer(a: f32, b: f32) -> f32 {
     if a > b || a.is_nan() { a } else { b }
 }
 
-/// The distance beyond which no key can matter to a query, from the squared lengths of the longest of each.
+/// The distance beyond which no key can matter to a query, from the squared lengths of the longest
+/// of each.
 ///
-/// A query's best score is at least that with the key at its own place. A key at distance `d` has, by Cauchy and
-/// Schwarz, a score of at most `2 |query| |key| - slope * d` above it.
+/// A query's best score is at least that with the key at its own place. A key at distance `d` has,
+/// by Cauchy and Schwarz, a score of at most `2 |query| |key| - slope * d` above it.
 #[inline(always)]
 fn reach(slope: f32, longest_query: f32, longest_key: f32) -> usize {
     let bound = (FAR + 2.0 * longest_query.sqrt() * longest_key.sqrt()) / slope;
@@ -472,7 +483,8 @@ fn reach(slope: f32, longest_query: f32, longest_key: f32) -> usize {
     }
 }
 
-/// A block of queries against the keys. Rows of `queries`, `scores` and `sums` are `V` vectors wide.
+/// A block of queries against the keys. Rows of `queries`, `scores` and `sums` are `V` vectors
+/// wide.
 struct Block {
     queries: *const f32,
     keys: *const f32,
@@ -491,7 +503,7 @@ struct Block {
 
 impl Block {
     #[inline(always)]
-    unsafe fn run<S: Simd, P: Positions, const V: usize>(&self, simd: S) {
+    unsafe fn run<S: Simd, P: PositionEncoding, const V: usize>(&self, simd: S) {
         // SAFETY: the caller's promise is that of `attend`.
         unsafe {
             if !self.attend::<S, P, V, false>(simd) {
@@ -500,18 +512,19 @@ impl Block {
         }
     }
 
-    /// With `CAREFUL`, every block of keys may raise the maximum that weights are relative to. Without, it stays that of the
-    /// first block, which saves two passes over the scores; a weight far above 1 is as exact, until it overflows: then the
-    /// answer is no, and what was computed is of no use.
+    /// With `CAREFUL`, every block of keys may raise the maximum that weights are relative to.
+    /// Without, it stays that of the first block, which saves two passes over the scores; a weight
+    /// far above 1 is as exact, until it overflows: then the answer is no, and what was computed is
+    /// of no use.
     #[inline(always)]
-    unsafe fn attend<S: Simd, P: Positions, const V: usize, const CAREFUL: bool>(
+    unsafe fn attend<S: Simd, P: PositionEncoding, const V: usize, const CAREFUL: bool>(
         &self,
         simd: S,
     ) -> bool {
         let lanes = S::F32_LANES;
         let row = V * lanes;
-        // SAFETY: every pointer is valid for the rows named in `Block` (the caller's promise), and the loops stay
-        // within `width` and `reached`.
+        // SAFETY: every pointer is valid for the rows named in `Block` (the caller's promise), and
+        // the loops stay within `width` and `reached`.
         unsafe {
             let (maximum, total) = (self.state, self.state.add(row));
             for v in 0..V {
@@ -556,7 +569,7 @@ impl Block {
     /// `scores[key, query] = keys . queries`, less what distance takes. With `RELATIVE`, less the
     /// maximum so far.
     #[inline(always)]
-    unsafe fn score<S: Simd, P: Positions, const V: usize, const RELATIVE: bool>(
+    unsafe fn score<S: Simd, P: PositionEncoding, const V: usize, const RELATIVE: bool>(
         &self,
         simd: S,
         first: usize,
@@ -585,7 +598,7 @@ impl Block {
     #[inline(always)]
     unsafe fn score_tile<
         S: Simd,
-        P: Positions,
+        P: PositionEncoding,
         const V: usize,
         const K: usize,
         const RELATIVE: bool,
@@ -638,7 +651,8 @@ impl Block {
         }
     }
 
-    /// Turns a block's scores into weights, and scales what was summed so far down to the new maximum.
+    /// Turns a block's scores into weights, and scales what was summed so far down to the new
+    /// maximum.
     #[inline(always)]
     unsafe fn softmax<S: Simd, const V: usize>(
         &self,
@@ -839,7 +853,7 @@ mod tests {
             }
         }
 
-        fn attend_at<P: Positions>(
+        fn attend_at<P: PositionEncoding>(
             &self,
             positions: &P,
             arch: Arch,
@@ -903,8 +917,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-        /// Infinity or NaN in one query, key, value or bias: no row of that head of the sequence has a number, and all the others have
-        /// the bits that they have without it.
+        /// Infinity or NaN in one query, key, value or bias: no row of that head of the sequence
+        /// has a number, and all the others have the bits that they have without it.
         #[test]
         fn what_is_no_number_stays_none(
             case in cases(),
@@ -946,8 +960,8 @@ mod tests {
             }
         }
 
-        /// Numbers of any size: a row is a mean of the values, or it has something that is no number; and that it has, where the score
-        /// of a key is larger than a float can be.
+        /// Numbers of any size: a row is a mean of the values, or it has something that is no
+        /// number; and that it has, where the score of a key is larger than a float can be.
         #[test]
         fn scores_that_overflow_give_no_numbers(case in cases(), power in 0..38_i32, share in 0.0..1.0_f64) {
             let (mut qkv, bias) = case.numbers();
@@ -980,7 +994,8 @@ mod tests {
                             let (low, high) = values.fold((9.0_f32, -9.0_f32), |(low, high), x| (low.min(x), high.max(x)));
                             prop_assert!((low - 1e-4..=high + 1e-4).contains(x), "{arch:?}: {x} of {low} to {high}");
                         }
-                        // Rotation keeps the score of a query and the key at its own place, and so does distance.
+                        // Rotation keeps the score of a query and the key at its own place, and so
+                        // does distance.
                         let with = |part: usize| {
                             let bias = &bias[part * hidden + head * case.width..][..case.width];
                             let own = own(row, part, head).iter().zip(bias);
@@ -995,7 +1010,8 @@ mod tests {
         }
     }
 
-    /// Scores far above those of the first block of keys, where weights relative to that block's maximum overflow.
+    /// Scores far above those of the first block of keys, where weights relative to that block's
+    /// maximum overflow.
     #[test]
     fn a_late_key_may_outweigh_all_before_it() {
         const WIDTH: usize = 4;
@@ -1036,7 +1052,8 @@ mod tests {
         }
     }
 
-    /// Against the definition in double precision, where distance leaves keys out and where it does not.
+    /// Against the definition in double precision, where distance leaves keys out and where it does
+    /// not.
     #[test]
     fn scores_fall_with_distance() {
         const WIDTH: usize = 8;

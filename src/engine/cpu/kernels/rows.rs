@@ -1,5 +1,5 @@
-//! The kernels that work row by row: layer norm with residual, bias with GELU, gated GELU, and pooling
-//! over ranges of rows.
+//! The kernels that work row by row: layer norm with residual, bias with GELU, gated GELU, and
+//! pooling over ranges of rows.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -89,7 +89,8 @@ impl WithSimd for SkipLayerNorm<'_> {
                 squares_tail += (value - mean) * (value - mean);
             }
             let variance = (simd.reduce_sum_f32s(squares) + squares_tail) / hidden as f32;
-            // Of a variance that overflowed the inverse is 0, and all of the row would be `beta`, as if there were nothing wrong.
+            // Of a variance that overflowed the inverse is 0, and all of the row would be `beta`,
+            // as if there were nothing wrong.
             let inverse = if variance < f32::INFINITY {
                 1.0 / (variance + self.epsilon).sqrt()
             } else {
@@ -107,7 +108,8 @@ impl WithSimd for SkipLayerNorm<'_> {
     }
 }
 
-/// `y = gelu(x + bias)` with the exact (erf) GELU, for rows of `bias.len()` values. `x` and `y` may be the same memory.
+/// `y = gelu(x + bias)` with the exact (erf) GELU, for rows of `bias.len()` values. `x` and `y` may
+/// be the same memory.
 pub struct BiasGelu<'a> {
     /// [rows, width].
     pub x: *const f32,
@@ -123,8 +125,8 @@ impl BiasGelu<'_> {
     /// Computes all rows.
     ///
     /// # Safety
-    /// `x` must be valid for reading and `y` for writing `rows * bias.len()` values, and they are the same memory or
-    /// do not overlap.
+    /// `x` must be valid for reading and `y` for writing `rows * bias.len()` values, and they are
+    /// the same memory or do not overlap.
     pub unsafe fn run(self) {
         Arch::new().dispatch(self);
     }
@@ -162,8 +164,8 @@ impl WithSimd for BiasGelu<'_> {
     }
 }
 
-/// `y = gelu(left) * right` with the exact (erf) GELU, where a row of `x` is `left` followed by `right` (Shazeer 2020,
-/// "GLU Variants Improve Transformer").
+/// `y = gelu(left) * right` with the exact (erf) GELU, where a row of `x` is `left` followed by
+/// `right` (Shazeer 2020, "GLU Variants Improve Transformer").
 pub struct Geglu<'a> {
     /// [rows, 2 * width].
     pub x: &'a [f32],
@@ -206,7 +208,8 @@ impl WithSimd for Geglu<'_> {
     }
 }
 
-/// NaN stays NaN whatever `erf` makes of it, for it is multiplied by `x`; infinity stays infinite, and minus infinity becomes NaN.
+/// NaN stays NaN whatever `erf` makes of it, for it is multiplied by `x`; infinity stays infinite,
+/// and minus infinity becomes NaN.
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let e = erf(
@@ -226,7 +229,8 @@ pub enum Pool {
     Max,
 }
 
-/// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range gives NaN.
+/// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range gives
+/// NaN.
 pub fn pool(
     how: Pool,
     tokens: &[f32],
@@ -285,7 +289,8 @@ mod tests {
             .collect()
     }
 
-    /// Asserts that of three rows the one in the middle has a value that is no number, and the others are those expected to the bit.
+    /// Asserts that of three rows the one in the middle has a value that is no number, and the
+    /// others are those expected to the bit.
     #[track_caller]
     fn assert_middle(found: &[f32], expected: &[f32], width: usize, what: &str) {
         let middle = width..2 * width;

@@ -1,8 +1,9 @@
-//! Vector arithmetic that the kernels share: aligned scratch, unaligned loads, and `2^x`, `erf` and the largest magnitude over a
-//! vector of any width.
+//! Vector arithmetic that the kernels share: aligned scratch, unaligned loads, and `2^x`, `erf` and
+//! the largest magnitude over a vector of any width.
 //!
-//! The maximum and minimum of floats treat NaN as each processor likes: x86 gives the second operand, whatever the first was, NEON
-//! gives NaN, and Rust's own gives the other number. No kernel may lean on either: what was not a number must not become one.
+//! The maximum and minimum of floats treat NaN as each processor likes: x86 gives the second
+//! operand, whatever the first was, NEON gives NaN, and Rust's own gives the other number. No
+//! kernel may lean on either: what was not a number must not become one.
 
 use pulp::Simd;
 
@@ -23,7 +24,8 @@ impl Scratch {
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0.0; 16]));
         }
-        // SAFETY: `Line` is `repr(C)` around 16 f32 with no padding, so the lines are that many f32 in a row.
+        // SAFETY: `Line` is `repr(C)` around 16 f32 with no padding, so the lines are that many f32
+        // in a row.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), lines * 16) }
     }
 }
@@ -51,8 +53,8 @@ pub unsafe fn store<S: Simd>(target: *mut f32, value: S::f32s) {
 
 /// The largest magnitude of the values that were seen, which is NaN if one of them was.
 ///
-/// Without their sign floats stand in the order of their bits, infinity above every number and NaN above infinity: so the maximum is
-/// one of integers, which is the same on every processor.
+/// Without their sign floats stand in the order of their bits, infinity above every number and NaN
+/// above infinity: so the maximum is one of integers, which is the same on every processor.
 #[derive(Clone, Copy)]
 pub struct Largest<S: Simd> {
     whole: S::u32s,
@@ -95,11 +97,12 @@ impl<S: Simd> Largest<S> {
     }
 }
 
-/// `2^x` of each lane for `x < 127`, to about one unit in the last place; below -126 the result is about 1e-38. `x` is a number: NaN
-/// may give anything.
+/// `2^x` of each lane for `x < 127`, to about one unit in the last place; below -126 the result is
+/// about 1e-38. `x` is a number: NaN may give anything.
 ///
-/// `x = n + r` with `|r| <= 1/2`: a polynomial for `2^r` (least squares, reweighted until its error was level at 7.5e-8), and `2^n` from the
-/// exponent bits: adding 1.5 * 2^23 + 127 leaves `n + 127` in the lowest bits of the sum.
+/// `x = n + r` with `|r| <= 1/2`: a polynomial for `2^r` (least squares, reweighted until its error
+/// was level at 7.5e-8), and `2^n` from the exponent bits: adding 1.5 * 2^23 + 127 leaves `n + 127`
+/// in the lowest bits of the sum.
 #[inline(always)]
 pub fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ROUND: f32 = 12_582_912.0 + 127.0;
@@ -121,9 +124,9 @@ pub fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_f32s(p, simd.transmute_f32s_u32s(power))
 }
 
-/// `erf(x)` of each lane, to 4e-7: `x P(x^2) / Q(x^2)` on |x| <= 3.925, beyond which it is 1 in single precision.
-/// The coefficients are a least-squares fit, reweighted towards the largest error until it was level. NaN gives NaN or a number within
-/// +-1, as the processor likes.
+/// `erf(x)` of each lane, to 4e-7: `x P(x^2) / Q(x^2)` on |x| <= 3.925, beyond which it is 1 in
+/// single precision. The coefficients are a least-squares fit, reweighted towards the largest error
+/// until it was level. NaN gives NaN or a number within +-1, as the processor likes.
 #[inline(always)]
 pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const P: [f32; 6] = [
@@ -156,7 +159,8 @@ pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.min_f32s(simd.max_f32s(value, simd.neg_f32s(one)), one)
 }
 
-/// The instruction sets that this processor has, for the tests of the kernels: what one drops, another may keep.
+/// The instruction sets that this processor has, for the tests of the kernels: what one drops,
+/// another may keep.
 #[cfg(test)]
 pub(super) fn instruction_sets() -> Vec<pulp::Arch> {
     use pulp::Arch;

@@ -1,12 +1,13 @@
-// Attention over sequences laid end to end (FlashAttention-2, Dao 2023): scores never leave the chip, and nothing is padded.
-// For sm_80 and newer.
+// Attention over sequences laid end to end (FlashAttention-2, Dao 2023): scores never leave the
+// chip, and nothing is padded. For sm_80 and newer.
 //
-// Sizes are constants: -DHEAD (width of a head, at most 128), -DHEADS, -DALIBI=0|1 (Press et al. 2022, in its symmetric form:
-// slope * |i - j| is taken off the scores).
+// Sizes are constants: -DHEAD (width of a head, at most 128), -DHEADS, -DALIBI=0|1 (Press et al.
+// 2022, in its symmetric form: slope * |i - j| is subtracted from the scores).
 //
-// A block of four warps computes the rows of one head for 128 queries of one sequence (64 where heads are wide).
+// A block of four warps computes the rows of one head for 128 queries of one sequence (64 where
+// heads are wide).
 
-// Width in shared memory: a multiple of what the tensor cores take; what is beyond HEAD is zero.
+// Width in shared memory: a multiple of what the tensor cores take. Columns beyond HEAD are zero.
 #define WIDTH (HEAD <= 16 ? 16 : HEAD <= 32 ? 32 : HEAD <= 64 ? 64 : 128)
 #define CHUNKS (WIDTH / 8)
 // Groups of 16 queries that a warp holds.
@@ -18,14 +19,15 @@
 
 __device__ __forceinline__ u32 attention_shared(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
-// Where 8 numbers stand in a tile, such that neither rows nor columns of eight of them share memory banks.
-__device__ __forceinline__ u32 place(int row, int chunk) {
+// The offset in bytes of 8 numbers in a tile, such that neither rows nor columns of eight of these
+// share memory banks.
+__device__ __forceinline__ u32 swizzle(int row, int chunk) {
     const int fold = CHUNKS >= 8 ? row & 7 : CHUNKS == 4 ? (row >> 1) & 3 : (row >> 2) & 1;
     return (row * CHUNKS + (chunk ^ fold)) * 16;
 }
 
-__device__ __forceinline__ void copy_async(u32 to, const void* from, bool exists) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
+__device__ __forceinline__ void copy_async(u32 to, const void* from, bool in_range) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(in_range ? 16 : 0) : "memory");
 }
 
 __device__ __forceinline__ void load_four(u32 (&to)[4], u32 address) {
@@ -60,26 +62,26 @@ __device__ __forceinline__ float power_of_two(float x) {
     return y;
 }
 
-// Loads `rows` rows of a head, of which those from `end` on do not exist.
+// Loads `rows` rows of a head, with zeros for rows from `end` on.
 __device__ __forceinline__ void load_rows(u32 to, const u16* from, int stride, int first, int end, int rows) {
     for (int i = threadIdx.x; i < rows * CHUNKS; i += 128) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
-        const bool exists = first + row < end && chunk * 8 < HEAD;
-        copy_async(to + place(row, chunk), exists ? from + (u64)(first + row) * stride + chunk * 8 : from, exists);
+        const bool in_range = first + row < end && chunk * 8 < HEAD;
+        copy_async(to + swizzle(row, chunk), in_range ? from + (u64)(first + row) * stride + chunk * 8 : from, in_range);
     }
 }
 
-// `bias` is added to the queries, if it is there. A bias of the keys would add the same to all scores of a query: it is left out.
-// `out` is [tokens, HEADS * HEAD].
+// `query_bias` is added to the queries, unless it is null. A bias of the keys would add the same to
+// all scores of a query, and is left out. `out` is [tokens, HEADS * HEAD].
 extern "C" __global__ void __launch_bounds__(128)
     attention(const u16* queries, int query_stride, const u16* keys, int key_stride, const u16* values, int value_stride,
               const u16* query_bias, const float* slopes, const int* starts, int sequences, u16* out) {
     __shared__ __align__(128) u16 query_tile[QUERIES * WIDTH];
-    // Two blocks of keys and values are on their way or at work at any time.
+    // Two blocks of keys and values are being loaded or worked on at any time.
     __shared__ __align__(128) u16 key_tiles[2][KEYS * WIDTH];
     __shared__ __align__(128) u16 value_tiles[2][KEYS * WIDTH];
 
-    // Blocks are handed out so that sequence s begins at block starts[s] / QUERIES + s, which leaves room for all of its own.
+    // Sequence s begins at block starts[s] / QUERIES + s, which leaves enough blocks for each.
     int low = 0, high = sequences - 1;
     while (low < high) {
         const int middle = (low + high + 1) / 2;
@@ -107,24 +109,26 @@ extern "C" __global__ void __launch_bounds__(128)
     load_block(1);
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int own_row = warp * 16 * GROUPS;
-    // Scores stay as the products are; the scale, and what makes exp of exp2, come in with the exponential.
+    const int warp_row = warp * 16 * GROUPS;
+    // Scores are the plain products. Their scale, and the factor from exp to exp2, are applied with
+    // the exponential.
     const float scale = 1.4426950408889634f * rsqrtf((float)HEAD);
 #if ALIBI
     const float slope = -slopes[head] * sqrtf((float)HEAD);
 #endif
     u32 q[GROUPS][WIDTH / 16][4];
     float sums[GROUPS][WIDTH / 8][4];
-    float most[GROUPS][2], total[GROUPS][2];
+    float row_max[GROUPS][2], row_sum[GROUPS][2];
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) {
-        most[g][0] = most[g][1] = -1e30f;
-        total[g][0] = total[g][1] = 0.0f;
+        row_max[g][0] = row_max[g][1] = -1e30f;
+        row_sum[g][0] = row_sum[g][1] = 0.0f;
 #pragma unroll
         for (int i = 0; i < WIDTH / 8; i++) sums[g][i][0] = sums[g][i][1] = sums[g][i][2] = sums[g][i][3] = 0.0f;
     }
-    // A warp whose queries all lie beyond the end loads and waits with the others, and computes nothing.
-    const bool works = first + own_row < end;
+    // A warp whose queries are all beyond the end loads and waits with the others, and computes
+    // nothing.
+    const bool is_active = first + warp_row < end;
 
     for (int block = 0; block < blocks; block++) {
         const int now = block & 1;
@@ -135,15 +139,15 @@ extern "C" __global__ void __launch_bounds__(128)
             for (int g = 0; g < GROUPS; g++)
 #pragma unroll
                 for (int k = 0; k < WIDTH / 16; k++) {
-                    load_four(q[g][k], query_at + place(own_row + g * 16 + (lane & 15), 2 * k + (lane >> 4)));
+                    load_four(q[g][k], query_at + swizzle(warp_row + g * 16 + (lane & 15), 2 * k + (lane >> 4)));
                     if (query_bias) {
 #pragma unroll
                         for (int i = 0; i < 4; i++) {
                             const int column = k * 16 + (i / 2) * 8 + 2 * (lane & 3);
                             const float2 x = unpack(q[g][k][i]);
-                            const bool exists = column < HEAD;
-                            const float b0 = exists ? single(query_bias[head * HEAD + column]) : 0.0f;
-                            const float b1 = exists ? single(query_bias[head * HEAD + column + 1]) : 0.0f;
+                            const bool in_range = column < HEAD;
+                            const float b0 = in_range ? single(query_bias[head * HEAD + column]) : 0.0f;
+                            const float b1 = in_range ? single(query_bias[head * HEAD + column + 1]) : 0.0f;
                             q[g][k][i] = pack(x.x + b0, x.y + b1);
                         }
                     }
@@ -152,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(128)
         const int key = block * KEYS;
         const bool more = block + 1 < blocks;
         float scores[GROUPS][KEYS / 8][4];
-        if (works) {
+        if (is_active) {
             const u32 tile = attention_shared(key_tiles[now]);
 #pragma unroll
             for (int n = 0; n < KEYS / 16; n++) {
@@ -163,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
                 for (int k = 0; k < WIDTH / 16; k++) {
                     u32 b[4];
-                    load_four(b, tile + place(n * 16 + (lane & 7) + (lane >> 4) * 8, 2 * k + ((lane >> 3) & 1)));
+                    load_four(b, tile + swizzle(n * 16 + (lane & 7) + (lane >> 4) * 8, 2 * k + ((lane >> 3) & 1)));
 #pragma unroll
                     for (int g = 0; g < GROUPS; g++) {
                         mma(scores[g][2 * n], q[g][k], b[0], b[1]);
@@ -177,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(128)
                 for (int half = 0; half < 2; half++) {
 #if ALIBI
                     // The query's position less the first key's of this thread.
-                    const float apart = (float)(first - begin + own_row + g * 16 + half * 8 + lane / 4 - key - 2 * (lane & 3));
+                    const float distance = (float)(first - begin + warp_row + g * 16 + half * 8 + lane / 4 - key - 2 * (lane & 3));
 #endif
 #if ALIBI
 #pragma unroll
@@ -185,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
                             float& score = scores[g][n][2 * half + i];
-                            score = fmaf(slope, fabsf(apart - (float)(8 * n + i)), score);
+                            score = fmaf(slope, fabsf(distance - (float)(8 * n + i)), score);
                         }
 #endif
                     if (!more) {
@@ -195,36 +199,37 @@ extern "C" __global__ void __launch_bounds__(128)
                             for (int i = 0; i < 2; i++)
                                 if (key + 8 * n + 2 * (lane & 3) + i >= end - begin) scores[g][n][2 * half + i] = -1e30f;
                     }
-                    float block_most = most[g][half];
+                    float block_max = row_max[g][half];
 #pragma unroll
                     for (int n = 0; n < KEYS / 8; n++)
-                        block_most = fmaxf(block_most, fmaxf(scores[g][n][2 * half], scores[g][n][2 * half + 1]));
-                    block_most = fmaxf(block_most, __shfl_xor_sync(0xffffffffu, block_most, 1));
-                    block_most = fmaxf(block_most, __shfl_xor_sync(0xffffffffu, block_most, 2));
-                    const float shrink = power_of_two((most[g][half] - block_most) * scale);
-                    most[g][half] = block_most;
-                    const float offset = -block_most * scale;
-                    float block_total = 0.0f;
+                        block_max = fmaxf(block_max, fmaxf(scores[g][n][2 * half], scores[g][n][2 * half + 1]));
+                    block_max = fmaxf(block_max, __shfl_xor_sync(0xffffffffu, block_max, 1));
+                    block_max = fmaxf(block_max, __shfl_xor_sync(0xffffffffu, block_max, 2));
+                    const float rescale = power_of_two((row_max[g][half] - block_max) * scale);
+                    row_max[g][half] = block_max;
+                    const float offset = -block_max * scale;
+                    float block_sum = 0.0f;
 #pragma unroll
                     for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
                             float& score = scores[g][n][2 * half + i];
-                            // Nothing, but for an infinite score, whose weight may be 0 as if all were well: that of NaN is NaN.
-                            block_total = fmaf(0.0f, score, block_total);
+                            // Adds 0, or NaN for an infinite score, whose weight may be a
+                            // harmless-looking 0.
+                            block_sum = fmaf(0.0f, score, block_sum);
                             score = power_of_two(fmaf(score, scale, offset));
-                            block_total += score;
+                            block_sum += score;
                         }
-                    total[g][half] = total[g][half] * shrink + block_total;
+                    row_sum[g][half] = row_sum[g][half] * rescale + block_sum;
 #pragma unroll
                     for (int n = 0; n < WIDTH / 8; n++) {
-                        sums[g][n][2 * half] *= shrink;
-                        sums[g][n][2 * half + 1] *= shrink;
+                        sums[g][n][2 * half] *= rescale;
+                        sums[g][n][2 * half + 1] *= rescale;
                     }
                 }
         }
 
-        if (works) {
+        if (is_active) {
             const u32 tile = attention_shared(value_tiles[now]);
 #pragma unroll
             for (int k = 0; k < KEYS / 16; k++) {
@@ -239,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
                 for (int n = 0; n < WIDTH / 16; n++) {
                     u32 b[4];
-                    load_four_transposed(b, tile + place(k * 16 + (lane & 15), 2 * n + (lane >> 4)));
+                    load_four_transposed(b, tile + swizzle(k * 16 + (lane & 15), 2 * n + (lane >> 4)));
 #pragma unroll
                     for (int g = 0; g < GROUPS; g++) {
                         mma(sums[g][2 * n], p[g], b[0], b[1]);
@@ -256,16 +261,16 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int g = 0; g < GROUPS; g++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float sum = total[g][half];
+            float sum = row_sum[g][half];
             sum += __shfl_xor_sync(0xffffffffu, sum, 1);
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            const float share = 1.0f / sum;
-            const int row = first + own_row + g * 16 + half * 8 + lane / 4;
+            const float inverse_total = 1.0f / sum;
+            const int row = first + warp_row + g * 16 + half * 8 + lane / 4;
             if (row >= end) continue;
             u32* target = (u32*)(out + (u64)row * (HEADS * HEAD) + head * HEAD);
 #pragma unroll
             for (int n = 0; n < WIDTH / 8; n++)
                 if (n * 8 < HEAD)
-                    target[4 * n + (lane & 3)] = pack(sums[g][n][2 * half] * share, sums[g][n][2 * half + 1] * share);
+                    target[4 * n + (lane & 3)] = pack(sums[g][n][2 * half] * inverse_total, sums[g][n][2 * half + 1] * inverse_total);
         }
 }

@@ -1,32 +1,38 @@
-// Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64 and of 32: as attention.cu, with the tensor cores fed from
-// shared memory by whole warpgroups (wgmma), and keys and values loaded by the tensor memory accelerator (Shah et al. 2024).
+// Attention over sequences laid end to end on Hopper (sm_90a), for heads of 64 and of 32: as
+// attention.cu, with the tensor cores fed from shared memory by whole warpgroups (wgmma), and keys
+// and values loaded by the tensor memory accelerator (FlashAttention-3, Shah et al. 2024).
 //
-// Stands behind dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants: -DHIDDEN, -DHEADS, -DHEAD=64|32,
-// -DALIBI=0|1 (with heads of 64), and -DSTREAMS, on which launches may be under way at once.
+// Compiled after dense_sm90.cu, whose barriers, loads and descriptors it uses. Sizes are constants:
+// -DHIDDEN, -DHEADS, -DHEAD=64|32, -DALIBI=0|1 (with heads of 64), and -DSTREAMS, the number of
+// streams on which launches may overlap.
 //
-// A task are 64 columns, which are one head or two, for 128 queries of one sequence. A persistent kernel of one block a processor, in
-// which two teams take task after task, each with two warpgroups of 64 queries and a warp that looks up what comes next and loads it, since
-// tasks are short: a protein of 300 residues has five blocks of keys, which take less time than the first of them takes to arrive. Which
-// team has which task is decided on the way: they differ by the lengths of the sequences, with ALiBi by the heads, too.
-// Rows of the next sequence that come in with the last block of keys are masked, and their values cleared: were one of them infinite or
-// none, its weight of zero would not keep it out.
+// A task is 64 columns, which are one head or two, for 128 queries of one sequence. The kernel is
+// persistent, with one block a multiprocessor, in which two teams take task after task. A team has
+// two warpgroups of 64 queries and a warp that looks up and loads the next task, because tasks are
+// short: a protein of 300 residues has five blocks of keys, and computing with them takes less time
+// than loading the first. Tasks are assigned to teams dynamically, since their cost depends on the
+// length of the sequence and, with ALiBi, on the head. Rows of the next sequence that are loaded
+// with the last block of keys are masked, and their values cleared: if one of them were infinite or
+// NaN, a weight of zero would not exclude it.
 //
-// Weights are taken relative to a score that is the row's largest but for a factor of 256, so that sums are scaled anew only when a
-// larger one is found (as in FlashAttention-4). With ALiBi a task begins with the keys at its own queries: of the far ones, whole blocks
-// are so much less likely that their weights are zeros in 16 bits, and are left out.
+// Weights are relative to a score that is the row's largest up to a factor of 256, so that sums are
+// rescaled only when a much larger one is found (as in FlashAttention-4). With ALiBi a task begins
+// with the keys at its own queries. Blocks of keys that are far away have weights that round to
+// zero in 16 bits, and are skipped.
 
 #define SM90_QUERIES 128
 #define SM90_KEYS 64
 #define SM90_RING 4
 // 64 rows of 64 columns.
 #define SM90_TILE (64 * 64 * 2)
-// Heads that stand side by side in a tile.
+// Heads side by side in a tile.
 #define SM90_HEADS (64 / HEAD)
 #if HEAD != 64 && (HEAD != 32 || HEADS % 2 != 0 || ALIBI)
 #error "heads of 64, or an even number of heads of 32 without ALiBi"
 #endif
 
-// d = a * b^T + (keep ? d : 0): a, 64 x 16, in registers; b in shared memory, 64 x 16 (or 16 x 64, where it is transposed).
+// d = a * b^T + (keep ? d : 0): a, 64 x 16, in registers; b in shared memory, 64 x 16 (or 16 x 64,
+// where it is transposed).
 template <int TRANSPOSED>
 __device__ __forceinline__ void multiply_64(float (&d)[32], const u32 (&a)[4], u64 b, int keep) {
     asm volatile(
@@ -42,7 +48,8 @@ __device__ __forceinline__ void multiply_64(float (&d)[32], const u32 (&a)[4], u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(TRANSPOSED));
 }
 
-// Sums of a head += weights * its values, 16 keys: 64 x 16 in registers, 16 x the head's width in shared memory.
+// sums += weights * values of a head, for 16 keys: weights, 64 x 16, in registers; values, 16 x the
+// head's width, in shared memory.
 __device__ __forceinline__ void add_values(float (&sums)[32], const u32 (&weights)[4], u64 values) {
     multiply_64<1>(sums, weights, values, 1);
 }
@@ -62,27 +69,28 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// A task, as the loading warp hands it on. None, where `begin` is negative: it was the last one.
+// A task, as the loading warp passes it on. A negative `begin` means that there are no more.
 struct Task {
     // Its sequence, its first query, its first column.
     int begin, end, first, column;
     __device__ __forceinline__ int blocks() const { return (end - begin + SM90_KEYS - 1) / SM90_KEYS; }
-    // Which block of keys comes at a step: with ALiBi from the first queries' own on, all around.
+    // The block of keys of a step. With ALiBi, the first is that of the first queries, and after
+    // the last block come those before it.
     __device__ __forceinline__ int block(int step) const {
         const int at = (ALIBI ? (first - begin) / SM90_KEYS : 0) + step;
         return at < blocks() ? at : at - blocks();
     }
-    // The second warpgroup has nothing to do where the sequence ends in the first one's queries.
+    // Where the sequence ends within the first warpgroup's queries, the second one has none.
     __device__ __forceinline__ int groups() const { return first + 64 < end ? 2 : 1; }
 };
 
-__device__ __forceinline__ void put_task(u32 address, const Task& task) {
+__device__ __forceinline__ void store_task(u32 address, const Task& task) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(task.begin), "r"(task.end), "r"(task.first),
                  "r"(task.column)
                  : "memory");
 }
 
-__device__ __forceinline__ Task get_task(u32 address) {
+__device__ __forceinline__ Task read_task(u32 address) {
     Task task;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(task.begin), "=r"(task.end), "=r"(task.first), "=r"(task.column)
@@ -100,51 +108,54 @@ __device__ __forceinline__ void arrive(u32 barrier) {
 // Barriers and tasks of a team.
 #define SM90_BARRIERS ((2 * SM90_RING + 2 * 2) * 8 + 2 * 16)
 
-// What a team has in shared memory.
+// The shared memory of a team.
 struct Shared {
     u32 tiles, barriers;
     __device__ __forceinline__ Shared(u32 base, int team) {
         tiles = base + team * SM90_TILES;
         barriers = base + 2 * SM90_TILES + team * SM90_BARRIERS;
     }
-    // Two tiles of queries, and the barriers for when they have arrived, and for when nobody needs them any more; and their task.
-    __device__ __forceinline__ u32 queries(u32 turn) const { return tiles + turn % 2 * 2 * SM90_TILE; }
-    __device__ __forceinline__ u32 arrived(u32 turn) const { return barriers + turn % 2 * 8; }
-    __device__ __forceinline__ u32 free(u32 turn) const { return barriers + 2 * 8 + turn % 2 * 8; }
-    __device__ __forceinline__ u32 task(u32 turn) const { return barriers + 4 * 8 + turn % 2 * 16; }
+    // Two tiles of queries, the barriers for when they have arrived and for when they are not
+    // needed any more, and their task.
+    __device__ __forceinline__ u32 queries(u32 round) const { return tiles + round % 2 * 2 * SM90_TILE; }
+    __device__ __forceinline__ u32 arrived(u32 round) const { return barriers + round % 2 * 8; }
+    __device__ __forceinline__ u32 free(u32 round) const { return barriers + 2 * 8 + round % 2 * 8; }
+    __device__ __forceinline__ u32 task(u32 round) const { return barriers + 4 * 8 + round % 2 * 16; }
     // A tile of keys and one of values, and the barriers for when they are full and empty.
     __device__ __forceinline__ u32 keys(u32 block) const { return tiles + 4 * SM90_TILE + block % SM90_RING * 2 * SM90_TILE; }
     __device__ __forceinline__ u32 full(u32 block) const { return barriers + 4 * 8 + 2 * 16 + block % SM90_RING * 8; }
     __device__ __forceinline__ u32 empty(u32 block) const { return full(block) + SM90_RING * 8; }
 };
 
-// Of the launch on each stream: how many tasks were handed out, and how many teams have found that there are no more.
-__device__ int handed_out[STREAMS][2];
+// For the launch on each stream: how many tasks were taken, and how many teams have found that
+// there are no more.
+__device__ int task_counters[STREAMS][2];
 
-// Loads what a team's tasks need, as soon as there is room. The number of tasks is `places` * (HIDDEN / 64).
-__device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int places,
+// Loads what a team's tasks need, as soon as there is room. The number of tasks is
+// `query_tiles` * (HIDDEN / 64).
+__device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int query_tiles,
                                            int* tasks) {
     constexpr int COLUMNS = HIDDEN / 64;
-    int turn = 0, loaded = 0;
-    for (int index; (index = atomicAdd(&tasks[0], 1)) < places * COLUMNS;) {
-        // Places are handed out so that sequence s begins at place starts[s] / 128 + s, which leaves room for all of its own.
-        const int place = index / COLUMNS;
+    int round = 0, loaded = 0;
+    for (int index; (index = atomicAdd(&tasks[0], 1)) < query_tiles * COLUMNS;) {
+        // Sequence s begins at tile starts[s] / 128 + s, which leaves enough tiles for each.
+        const int query_tile = index / COLUMNS;
         int low = 0, high = sequences - 1;
         while (low < high) {
             const int middle = (low + high + 1) / 2;
-            if (__ldg(starts + middle) / SM90_QUERIES + middle <= place) low = middle;
+            if (__ldg(starts + middle) / SM90_QUERIES + middle <= query_tile) low = middle;
             else high = middle - 1;
         }
         Task task = {__ldg(starts + low), __ldg(starts + low + 1), 0, index % COLUMNS * 64};
-        task.first = task.begin + (place - task.begin / SM90_QUERIES - low) * SM90_QUERIES;
+        task.first = task.begin + (query_tile - task.begin / SM90_QUERIES - low) * SM90_QUERIES;
         if (task.first >= task.end) continue;
 
-        const u32 to = shared.queries(turn), ready = shared.arrived(turn);
-        barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
-        put_task(shared.task(turn), task);
+        const u32 to = shared.queries(round), ready = shared.arrived(round);
+        barrier_wait(shared.free(round), (round / 2 + 1) & 1);
+        store_task(shared.task(round), task);
         barrier_expect(ready, task.groups() * SM90_TILE);
         for (int g = 0; g < task.groups(); g++) load_tile(qkv, to + g * SM90_TILE, ready, task.column, task.first + g * 64);
-        turn++;
+        round++;
         for (int step = 0; step < task.blocks(); step++, loaded++) {
             const int row = task.begin + task.block(step) * SM90_KEYS;
             const u32 keys = shared.keys(loaded), full = shared.full(loaded);
@@ -154,14 +165,14 @@ __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap
             load_tile(qkv, keys + SM90_TILE, full, 2 * HIDDEN + task.column, row);
         }
     }
-    barrier_wait(shared.free(turn), (turn / 2 + 1) & 1);
-    put_task(shared.task(turn), {-1, 0, 0, 0});
-    arrive(shared.arrived(turn));
-    // The last team leaves zeros to the next launch.
+    barrier_wait(shared.free(round), (round / 2 + 1) & 1);
+    store_task(shared.task(round), {-1, 0, 0, 0});
+    arrive(shared.arrived(round));
+    // The last team resets the counters for the next launch.
     if (atomicAdd(&tasks[1], 1) == 2 * gridDim.x - 1) tasks[0] = tasks[1] = 0;
 }
 
-// Whether it is so in all threads of this warpgroup.
+// Whether `it` is true in all threads of this warpgroup.
 __device__ __forceinline__ bool all_of_group(bool it) {
     int all;
     asm volatile("{ .reg .pred p, q; setp.ne.b32 p, %1, 0; bar.red.and.pred q, %2, 128, p; selp.b32 %0, 1, 0, q; }"
@@ -171,7 +182,8 @@ __device__ __forceinline__ bool all_of_group(bool it) {
     return all;
 }
 
-// Makes zeros of a tile's rows from `first` on. Each warpgroup does it for itself, and may do it again while the other one multiplies.
+// Sets a tile's rows from `first` on to zero. Each warpgroup does so on its own, even while the
+// other one multiplies: the result is the same.
 __device__ __forceinline__ void clear_values(u32 tile, int first) {
     if (first >= SM90_KEYS) return;
     for (int at = first * 8 + (threadIdx.x & 127); at < SM90_KEYS * 8; at += 128)
@@ -180,7 +192,7 @@ __device__ __forceinline__ void clear_values(u32 tile, int first) {
     warpgroup_sync(threadIdx.x / 128);
 }
 
-// One warpgroup's share of a task; `loaded` are the blocks of keys that the team has had before.
+// One warpgroup's share of a task; `loaded` is the number of blocks of keys that the team has used.
 __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u32 own, int group, int loaded, const u32* query_bias,
                                        const float* slopes, u16* out) {
     const int begin = task.begin, end = task.end, first = task.first, column = task.column;
@@ -201,27 +213,30 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
         }
     }
 
-    // Scores stay as the products are; the scale, and what makes exp of exp2, come in with the exponential.
+    // Scores are the plain products. Their scale, and the factor from exp to exp2, are applied with
+    // the exponential.
     const float scale = 1.4426950408889634f * (HEAD == 64 ? 0.125f : 0.17677669529663687f);
-    // How much larger, before the scale, a score must be to become the one that weights are relative to: they are at most 256 then.
-    const float leap = 8.0f / scale;
+    // How much larger than the current reference, before the scale, a score must be to become the
+    // new one. Weights are at most 256 then.
+    const float rescale_threshold = 8.0f / scale;
 #if ALIBI
     const float slope = slopes[column / 64] * 8.0f;
-    // A weight of so much less is less than half of the smallest one in fp16, and in bf16 adds nothing to its row's sum.
-    const float nothing = -25.0f / scale;
+    // The weight of a score that is lower by more than this rounds to zero in fp16, and in bf16
+    // does not change its row's sum.
+    const float negligible = -25.0f / scale;
 #endif
     // A thread's first query.
     const int query = first - begin + group * 64 + (thread >> 5) * 16 + lane / 4;
     float sums[SM90_HEADS][HEAD / 2], scores[32];
-    float most[SM90_HEADS][2], total[SM90_HEADS][2];
-    // Queries of the next sequence have no part in what is decided for many rows at once, here and below: what is next to it changes no
-    // sequence's numbers.
+    float row_max[SM90_HEADS][2], row_sum[SM90_HEADS][2];
+    // Queries of the next sequence take no part in decisions that are made for many rows together,
+    // here and below: a sequence's result does not depend on its neighbour in the batch.
 #pragma unroll
     for (int h = 0; h < SM90_HEADS; h++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            most[h][half] = query + half * 8 < end - begin ? -1e30f : 1e30f;
-            total[h][half] = 0.0f;
+            row_max[h][half] = query + half * 8 < end - begin ? -1e30f : 1e30f;
+            row_sum[h][half] = 0.0f;
         }
 #pragma unroll
         for (int i = 0; i < HEAD / 2; i++) sums[h][i] = 0.0f;
@@ -230,7 +245,7 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     for (int step = 0; step < blocks; step++, loaded++) {
         const u32 keys = shared.keys(loaded);
         barrier_wait(shared.full(loaded), (loaded / SM90_RING) & 1);
-        // Here, where no scores take up registers.
+        // Here, because no scores occupy registers yet.
         if (task.block(step) == blocks - 1) clear_values(keys + SM90_TILE, end - begin - (blocks - 1) * SM90_KEYS);
         const u64 key_matrix = matrix_descriptor(keys);
 #pragma unroll
@@ -247,31 +262,31 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
             const int block = task.block(step);
             // A thread's first key of the block.
             const int key = block * SM90_KEYS + 2 * (lane & 3);
-            // What is to be added to all scores of a row.
-            float more[2] = {0.0f, 0.0f};
+            // A term that all scores of a row have in common.
+            float row_bias[2] = {0.0f, 0.0f};
 #if ALIBI
-            // The bias is linear where all keys are before the queries, or all behind.
+            // The bias is linear where all keys are before the queries, or all after.
             const int side = block - (first - begin) / SM90_KEYS - group;
-            const float turned = side < 0 ? slope : -slope;
+            const float side_slope = side < 0 ? slope : -slope;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const float apart = (float)(query + half * 8 - key);
+                const float distance = (float)(query + half * 8 - key);
                 if (side == 0) {
 #pragma unroll
                     for (int n = 0; n < 8; n++)
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
                             float& score = scores[4 * n + 2 * half + i];
-                            score = fmaf(-slope, fabsf(apart - (float)(8 * n + i)), score);
+                            score = fmaf(-slope, fabsf(distance - (float)(8 * n + i)), score);
                         }
                 } else {
-                    more[half] = -turned * apart;
+                    row_bias[half] = -side_slope * distance;
 #pragma unroll
                     for (int n = 0; n < 8; n++)
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
                             float& score = scores[4 * n + 2 * half + i];
-                            score = fmaf(turned, (float)(8 * n + i), score);
+                            score = fmaf(side_slope, (float)(8 * n + i), score);
                         }
                 }
             }
@@ -284,48 +299,48 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
                     for (int i = 0; i < 2; i++)
                         if (8 * n + i >= left) scores[4 * n + i] = scores[4 * n + 2 + i] = -1e30f;
             }
-            // NaN stays NaN, so that it is never less than nothing, and its block not left out.
-            float block_most[2];
+            // NaN stays NaN, which compares as not less, so that its block is not skipped.
+            float block_max[2];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                block_most[half] = -1e30f;
+                block_max[half] = -1e30f;
 #pragma unroll
                 for (int n = 0; n < 8; n++)
-                    block_most[half] = larger_or_nan(block_most[half], larger_or_nan(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
-                block_most[half] += more[half];
+                    block_max[half] = larger_or_nan(block_max[half], larger_or_nan(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
+                block_max[half] += row_bias[half];
 #pragma unroll
-                for (int apart = 1; apart <= 2; apart *= 2)
-                    block_most[half] = larger_or_nan(block_most[half], __shfl_xor_sync(0xffffffffu, block_most[half], apart));
-                // Whatever the queries of the next sequence are, they have no part in what is decided for many rows.
-                if (most[h][half] == 1e30f) block_most[half] = -1e30f;
+                for (int distance = 1; distance <= 2; distance *= 2)
+                    block_max[half] = larger_or_nan(block_max[half], __shfl_xor_sync(0xffffffffu, block_max[half], distance));
+                // Queries of the next sequence take no part in decisions for many rows.
+                if (row_max[h][half] == 1e30f) block_max[half] = -1e30f;
             }
 #if ALIBI
-            if (side != 0 && all_of_group(block_most[0] - most[h][0] < nothing && block_most[1] - most[h][1] < nothing)) continue;
+            if (side != 0 && all_of_group(block_max[0] - row_max[h][0] < negligible && block_max[1] - row_max[h][1] < negligible)) continue;
 #endif
-            if (__any_sync(0xffffffffu, block_most[0] - most[h][0] > leap || block_most[1] - most[h][1] > leap)) {
+            if (__any_sync(0xffffffffu, block_max[0] - row_max[h][0] > rescale_threshold || block_max[1] - row_max[h][1] > rescale_threshold)) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const float larger = fmaxf(most[h][half], block_most[half]);
-                    const float shrink = exp2_fast((most[h][half] - larger) * scale);
-                    most[h][half] = larger;
-                    total[h][half] *= shrink;
+                    const float larger = fmaxf(row_max[h][half], block_max[half]);
+                    const float rescale = exp2_fast((row_max[h][half] - larger) * scale);
+                    row_max[h][half] = larger;
+                    row_sum[h][half] *= rescale;
 #pragma unroll
                     for (int n = 0; n < HEAD / 8; n++) {
-                        sums[h][4 * n + 2 * half] *= shrink;
-                        sums[h][4 * n + 2 * half + 1] *= shrink;
+                        sums[h][4 * n + 2 * half] *= rescale;
+                        sums[h][4 * n + 2 * half + 1] *= rescale;
                     }
                 }
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const float offset = (more[half] - most[h][half]) * scale;
+                const float offset = (row_bias[half] - row_max[h][half]) * scale;
 #pragma unroll
                 for (int n = 0; n < 8; n++)
 #pragma unroll
                     for (int i = 0; i < 2; i++) {
                         float& score = scores[4 * n + 2 * half + i];
                         score = exp2_fast(fmaf(score, scale, offset));
-                        total[h][half] += score;
+                        row_sum[h][half] += score;
                     }
             }
             u32 p[4][4];
@@ -345,17 +360,17 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
         if (thread == 0) arrive(shared.empty(loaded));
     }
 
-    float share[SM90_HEADS][2];
+    float inverse_total[SM90_HEADS][2];
 #pragma unroll
     for (int h = 0; h < SM90_HEADS; h++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float sum = total[h][half];
+            float sum = row_sum[h][half];
             sum += __shfl_xor_sync(0xffffffffu, sum, 1);
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            share[h][half] = 1.0f / sum;
+            inverse_total[h][half] = 1.0f / sum;
         }
-    // Through shared memory, where this warpgroup's queries were, into whole rows.
+    // Whole rows are put together in shared memory, in the place of this warpgroup's queries.
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
         const int h = n / (HEAD / 8);
@@ -363,7 +378,7 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int at = 4 * (n % (HEAD / 8) + i / 2) + 2 * (i % 2);
-            o[i] = pack(sums[h][at] * share[h][i % 2], sums[h][at + 1] * share[h][i % 2]);
+            o[i] = pack(sums[h][at] * inverse_total[h][i % 2], sums[h][at + 1] * inverse_total[h][i % 2]);
         }
         store_matrices(own + row * 128 + (((n + (lane >> 4)) ^ (row & 7)) << 4), o[0], o[1], o[2], o[3]);
     }
@@ -382,12 +397,13 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     }
 }
 
-// `qkv` is [tokens, 3 * HIDDEN], its box 64 x 64. `query_bias` is added to the queries, if it is there; a bias of the keys
-// would add the same to all scores of a query and is left out. `out` is [tokens, HIDDEN]. `places` is tokens / 128 + sequences.
-// `stream` is a number that no other launch has that may be under way.
+// `qkv` is [tokens, 3 * HIDDEN], read in boxes of 64 x 64. `query_bias` is added to the queries,
+// unless it is null; a bias of the keys would add the same to all scores of a query and is left
+// out. `out` is [tokens, HIDDEN]. `query_tiles` is tokens / 128 + sequences. `stream` is a number
+// below STREAMS that no other launch has that may overlap with this one.
 extern "C" __global__ void __launch_bounds__(640, 1)
     attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,
-                   int sequences, int places, int stream, u16* out) {
+                   int sequences, int query_tiles, int stream, u16* out) {
     extern __shared__ __align__(1024) char dynamic[];
     const u32 base = shared_address(dynamic);
     if (threadIdx.x == 0) {
@@ -397,32 +413,33 @@ extern "C" __global__ void __launch_bounds__(640, 1)
                 barrier_init(shared.full(slot), 1);
                 barrier_init(shared.empty(slot), 2);
             }
-            for (int turn = 0; turn < 2; turn++) {
-                barrier_init(shared.arrived(turn), 1);
-                barrier_init(shared.free(turn), 8);
+            for (int round = 0; round < 2; round++) {
+                barrier_init(shared.arrived(round), 1);
+                barrier_init(shared.free(round), 8);
             }
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
 
-    // A block begins with 96 registers a thread: what the loading warps give away, the others get. 32 + 4 * 112 = 5 * 96.
+    // A block begins with 96 registers a thread. The loading warps give some away, and the others
+    // get them: 32 + 4 * 112 = 5 * 96.
     if (threadIdx.x >= 512) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
         const int team = (threadIdx.x - 512) / 32;
-        if (team < 2 && threadIdx.x % 32 == 0) load_tasks(Shared(base, team), &qkv, starts, sequences, places, handed_out[stream]);
+        if (team < 2 && threadIdx.x % 32 == 0) load_tasks(Shared(base, team), &qkv, starts, sequences, query_tiles, task_counters[stream]);
         return;
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
     const Shared shared(base, threadIdx.x / 256);
     const int group = threadIdx.x / 128 % 2;
     int loaded = 0;
-    for (int turn = 0;; turn++) {
-        barrier_wait(shared.arrived(turn), (turn / 2) & 1);
-        const Task task = get_task(shared.task(turn));
+    for (int round = 0;; round++) {
+        barrier_wait(shared.arrived(round), (round / 2) & 1);
+        const Task task = read_task(shared.task(round));
         if (task.begin < 0) return;
         if (group < task.groups()) {
-            attend(shared, task, shared.queries(turn) + group * SM90_TILE, group, loaded, query_bias, slopes, out);
+            attend(shared, task, shared.queries(round) + group * SM90_TILE, group, loaded, query_bias, slopes, out);
         } else if ((threadIdx.x & 127) == 0) {
             for (int block = 0; block < task.blocks(); block++) {
                 barrier_wait(shared.full(loaded + block), ((loaded + block) / SM90_RING) & 1);
@@ -430,9 +447,9 @@ extern "C" __global__ void __launch_bounds__(640, 1)
             }
         }
         loaded += task.blocks();
-        // What was written to the queries' buffer by threads comes before what is loaded into it.
+        // Writes of threads into the queries' buffer come before the next load into it.
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncwarp();
-        if ((threadIdx.x & 31) == 0) arrive(shared.free(turn));
+        if ((threadIdx.x & 31) == 0) arrive(shared.free(round));
     }
 }

@@ -1,27 +1,34 @@
-// Dense layers on Hopper (sm_90a): C[M, N] = A[M, K] * W[N, K]^T with what stands around it in the graph done on the way out.
+// Dense layers on Hopper (sm_90a): C[M, N] = A[M, K] * W[N, K]^T, with the operators around them in
+// the graph (layer norm before; bias, GELU, gating, rotary embedding or residual after) as an
+// epilogue.
 //
-// Layer norms pass over no memory of their own. Where a norm comes before, A is what it would be applied to; its weights and its mean
-// are in W, and its deviation is divided by in the epilogue, which needs no more of a row than two numbers: its moments, the sum and
-// the sum of squares. Where a residual is added, those of the sums are written for whoever comes next.
+// Layer norms do not read or write memory of their own. Where a norm comes before, A is the input
+// of the norm. The norm's weights and the subtraction of its mean are folded into W, and the
+// epilogue divides by the deviation, for which it needs two numbers of a row: its moments, the sum
+// and the sum of squares. Where a residual is added, the moments of the result are written for the
+// next norm.
 //
-// A persistent kernel of clusters of two blocks. A block computes tiles of 128 x 256: one warp loads through the tensor memory
-// accelerator into a ring of buffers, two warpgroups multiply (wgmma, 64 x 256 each). The blocks of a cluster work on rows
-// next to each other: each loads one half of the weight tile for both (multicast), which saves a third of the traffic from L2.
+// A persistent kernel of clusters of two blocks. A block computes tiles of 128 x 256: one warp
+// loads through the tensor memory accelerator into a ring of buffers, two warpgroups multiply
+// (wgmma, 64 x 256 each). The blocks of a cluster work on adjacent rows, and each loads one half of
+// the weight tile for both (multicast), which saves a third of the traffic from L2.
 //
-// The tensor cores never wait for an epilogue: at the end of a tile the sums are rounded into half as many registers, the next
-// tile's products start, and GELU, gating and stores of the old tile run in between them.
+// The tensor cores never wait for an epilogue: at the end of a tile the sums are rounded into half
+// as many registers, the next tile's products start, and GELU, gating and stores of the finished
+// tile run in between them.
 //
-// Needs K a multiple of 64 and of a least size (see DENSE below), N a multiple of 8. Rows beyond M and columns beyond N are neither
-// read nor written.
-// The rotary epilogue is for heads of 64 and of 32, whose halves then stand in the same registers.
+// Needs K a multiple of 64 and not too small (see DENSE below), and N a multiple of 8. Rows beyond
+// M and columns beyond N are neither read nor written. The rotary epilogue is for heads of 64 and
+// of 32, whose two halves are in the same thread's registers.
 //
-// With -DFP8=1, A and W are of 8 bits (e4m3), and so is C behind GELU; K is a multiple of 128. Where a norm comes before, `quantize_rows`
-// (rows.cu) made A, and left one factor a row. Where C is of 8 bits, each 16 of its columns come in the order 0 1 8 9, 2 3 10 11, ...,
-// 6 7 14 15, as they stand in registers: the weights of the layer behind it are stored in that order.
+// With -DFP8=1, A and W are fp8 (e4m3), and so is C after GELU; K is a multiple of 128. Where a
+// norm comes before, A comes from `quantize_rows` (rows.cu), with one factor a row. Where C is fp8,
+// each 16 of its columns are in the order 0 1 8 9, 2 3 10 11, ..., 6 7 14 15, as they are in
+// registers: the weights of the next layer are stored in that order.
 
 #define TILE_M 128
 #define TILE_N 256
-// Rows of a tile are 128 bytes, whatever a number takes.
+// Rows of a tile are 128 bytes, whatever the number format.
 #define TILE_BYTES 128
 #if FP8
 #define TILE_K TILE_BYTES
@@ -33,13 +40,13 @@
 #define B_BYTES (TILE_N * TILE_BYTES)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define STAGING_BYTES (64 * 64 * 2)
-// Row pairs that are worked on together, so that their inputs stay in L2.
+// Pairs of row tiles that are worked on at the same time, so that their inputs stay in L2.
 #ifndef BAND
 #define BAND 8
 #endif
 
-// The norm before: deviation and bias, alone, or with GELU, with GELU and gating, or with rotary positions. No norm before: bias and
-// residual, which may be the norm of what it is given.
+// After a layer norm: its deviation and the bias, alone, with GELU, with GELU and gating, or with
+// rotary embedding. Without a norm before: bias and residual, to which a layer norm may be applied.
 enum Epilogue { NORM, NORM_GELU, NORM_GEGLU, NORM_ROTARY, RESIDUAL, RESIDUAL_NORM };
 
 struct __align__(64) TensorMap {
@@ -68,7 +75,8 @@ __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Arrives at the barrier that stands at the same place in the shared memory of the cluster's block `rank`.
+// Arrives at the barrier that has the same offset in the shared memory of the cluster's block
+// `rank`.
 __device__ __forceinline__ void barrier_arrive(u32 barrier, u32 rank) {
     asm volatile(
         "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
@@ -126,7 +134,7 @@ __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
 #define WGMMA_256_AS "p, 1, 1, 0, 0; }"
 #endif
 
-// d = a * b^T + (keep ? d : 0) for a piece of a of 64 rows and one of b of 256, of 32 bytes each.
+// d = a * b^T + (keep ? d : 0) for 64 rows of a and 256 rows of b, of 32 bytes each.
 __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int keep) {
     asm volatile(
         "{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"
@@ -166,7 +174,7 @@ __device__ __forceinline__ void multiply_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// Which tile comes at a place of the order: bands of row pairs, in each of them column by column.
+// The order of the tiles: bands of pairs of row tiles, and column by column within a band.
 struct Tiles {
     int pairs, columns;
     __device__ __forceinline__ int count() const { return pairs * columns; }
@@ -189,7 +197,7 @@ __device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b) {
     asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
 }
 
-// Numbers that were stored by four.
+// Loads what the version for four stored.
 __device__ __forceinline__ void load_matrices(u32 address, u32 (&x)[4]) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
@@ -207,48 +215,49 @@ __device__ __forceinline__ float2 scaled(u32 pair, float scale, float2 bias) {
     return make_float2(fmaf(x.x, scale, bias.x), fmaf(x.y, scale, bias.y));
 }
 
-// Turns two numbers of a head's left half against those of its right half; `angles` are their cosines and sines.
-__device__ __forceinline__ void turn(u32& left, u32& right, float scale, float2 left_bias, float2 right_bias, float4 angles) {
+// Rotates two numbers of a head's left half with their partners in its right half; `angles` are the
+// cosines and sines.
+__device__ __forceinline__ void rotate_pair(u32& left, u32& right, float scale, float2 left_bias, float2 right_bias, float4 angles) {
     const float2 a = scaled(left, scale, left_bias), b = scaled(right, scale, right_bias);
     left = pack_or_nan(a.x * angles.x - b.x * angles.y, a.y * angles.z - b.y * angles.w);
     right = pack_or_nan(b.x * angles.x + a.x * angles.y, b.y * angles.z + a.y * angles.w);
 }
 
-// What epilogues read.
-struct Extra {
-    // [N], gating [2 * N], rotary [columns that turn].
+// What epilogues read and write, beside the residual and C.
+struct EpilogueArguments {
+    // [N], gated [2 * N], rotary [rotated columns].
     const u32* bias;
     // Cosine and sine of each token's angles, [M, HEAD / 2, 2].
     const float4* angles;
-    // The first so many columns are turned, whole heads.
-    int turning;
-    // Of the rows to be normed, A's or the residual's, [M, PARTS, 2].
+    // How many columns, from the first one, are rotated; whole heads.
+    int rotary_columns;
+    // Moments of the rows that are normed, A's or the residual's, [M, PARTS, 2].
     const float2* moments;
     float epsilon;
-    // Of A's rows in 8 bits: by what products are multiplied instead, [M].
+    // Of an A in fp8: what products are multiplied by instead of 1 / deviation, [M].
     const float* factors;
-    // Products are multiplied by it: W is smaller, so that those that are not divided by the deviation yet fit the number format; in
-    // 8 bits W and A are larger.
+    // Products are multiplied by it: W is scaled down, so that products that are not divided by the
+    // deviation yet fit the number format; in fp8, W and A are scaled up.
     float gain;
-    // Residual that is normed: the norm's weights, [N].
+    // Weights of the residual's layer norm, [N].
     const u32* gamma;
-    // Residual: where the moments of the sums go, [M, PARTS, 2].
+    // Residual: where the moments of the result are written, [M, PARTS, 2].
     float2* sums;
 };
 
-// One over the deviation of a row, and the mean divided by it.
-__device__ __forceinline__ float2 norm_of(const Extra& extra, int row) {
-    const float2 means = means_of(extra.moments, row);
-    const float scale = over_deviation(means, extra.epsilon);
+// 1 / deviation of a row, and mean / deviation.
+__device__ __forceinline__ float2 row_norm(const EpilogueArguments& extra, int row) {
+    const float2 means = row_means(extra.moments, row);
+    const float scale = inverse_deviation(means, extra.epsilon);
     return make_float2(scale, means.x * scale);
 }
 
-// What a warpgroup has of its own in shared memory for the way out.
+// The shared memory in which a warpgroup stages its output.
 struct Staging {
     int group;
     // Two buffers of 64 x 64 numbers, and the barriers at which the residual arrives in them.
     u32 buffers, barriers;
-    // The bias of a tile's columns, and behind it the weights of the residual's norm.
+    // The bias of a tile's columns, followed by the weights of the residual's norm.
     u32 bias;
     // Residual, [M, N].
     const TensorMap* skip;
@@ -256,43 +265,47 @@ struct Staging {
     __device__ __forceinline__ u32 arrived(int section) const { return barriers + section % 2 * 8; }
 };
 
-// One warpgroup's share of a finished tile on its way out, in units of 16 columns.
+// One warpgroup's share of a finished tile, which the epilogue works off in units of 16 columns
+// while the next tile is multiplied.
 template <Epilogue EPILOGUE>
-struct Outgoing {
+struct PendingTile {
     static constexpr int UNITS = EPILOGUE == NORM_GEGLU ? 8 : 16;
-    static constexpr bool ADDS = EPILOGUE == RESIDUAL || EPILOGUE == RESIDUAL_NORM;
-    static constexpr bool EIGHT = FP8 && EPILOGUE == NORM_GELU;
-    // Units that go out together, in rows of 128 bytes.
-    static constexpr int SECTION_UNITS = EIGHT ? 8 : 4;
+    static constexpr bool HAS_RESIDUAL = EPILOGUE == RESIDUAL || EPILOGUE == RESIDUAL_NORM;
+    static constexpr bool OUTPUTS_FP8 = FP8 && EPILOGUE == NORM_GELU;
+    // Units that are stored together, in rows of 128 bytes.
+    static constexpr int SECTION_UNITS = OUTPUTS_FP8 ? 8 : 4;
     // Rotary: a half of a head, in groups of 8 columns.
     static constexpr int HALF = HEAD >= 16 ? HEAD / 16 : 1;
-    // Pairs of the sums: of each 8 columns, rows r and r + 8 of the thread.
+    // The tile's products in 16 bits, two a register: of each 8 columns, rows r and r + 8 of the
+    // thread.
     u32 pairs[64];
-    // Where it goes.
+    // The tile's first row and column.
     int row, column;
-    bool waiting;
+    bool is_pending;
     // Rotary: the angles of the next unit's rows.
     float4 angles[2];
     // Residual: the moments of both rows so far.
     float2 moments[2];
-    // Both rows' norms.
+    // 1 / deviation and mean / deviation of both rows.
     float2 norm[2];
     // This thread's two columns of the bias, and of the weights of the residual's norm.
     u32 own_bias, own_gamma;
 
-    // This thread's row in the tile at `first`, or the one 8 below it; the last one where there are no more.
+    // This thread's row in the tile at `first`, or the one 8 below it; beyond the end, the last
+    // row.
     static __device__ __forceinline__ int row_at(int first, int half, int m) {
         const int thread = threadIdx.x & 127;
         return min(first + (thread >> 5) * 16 + ((thread & 31) >> 2) + 8 * half, m - 1);
     }
 
-    __device__ __forceinline__ void fetch_angles(const Extra& extra, int m, int unit) {
+    __device__ __forceinline__ void fetch_angles(const EpilogueArguments& extra, int m, int unit) {
 #pragma unroll
         for (int half = 0; half < 2; half++)
             angles[half] = __ldg(extra.angles + (u64)row_at(row, half, m) * (HEAD / 4) + 4 * (unit % HALF) + (threadIdx.x & 3));
     }
 
-    // Brings a quarter of the residual's tile into its staging buffer, when what went out of there last has been read.
+    // Loads a quarter of the residual's tile into its staging buffer, once the last store from
+    // there has been read.
     static __device__ __forceinline__ void fetch_skip(const Staging& staging, int section, int column, int row) {
         if ((threadIdx.x & 127) != 0) return;
         asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
@@ -300,34 +313,35 @@ struct Outgoing {
         load_tile(staging.skip, staging.buffer(section), staging.arrived(section), column + 64 * section, row);
     }
 
-    // What the tile at work will need, when all of the one before is out: on its way before the products are done.
-    __device__ __forceinline__ void fetch(const Extra& extra, const Staging& staging, int m, int n, int first, int column) {
+    // Starts loading what the current tile's epilogue needs, once the previous tile is stored and
+    // before the current products are done.
+    __device__ __forceinline__ void fetch(const EpilogueArguments& extra, const Staging& staging, int m, int n, int first, int column) {
         const int thread = threadIdx.x & 127;
-        int at = column + 2 * thread, end = EPILOGUE == NORM_ROTARY ? extra.turning : n;
-        // The second half of the tile are values, which stand behind all gates.
+        int at = column + 2 * thread, end = EPILOGUE == NORM_ROTARY ? extra.rotary_columns : n;
+        // The second half of the tile are values, whose bias comes after that of all gates.
         if (EPILOGUE == NORM_GEGLU && thread >= 64) at += n - TILE_N / 2, end = 2 * n;
         own_bias = EPILOGUE != NORM && at < end ? __ldg(extra.bias + at / 2) : 0;
         if (EPILOGUE == RESIDUAL_NORM) own_gamma = at < end ? __ldg(extra.gamma + at / 2) : 0;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = row_at(first, half, m);
-            if (FP8 && !ADDS) norm[half].x = __ldg(extra.factors + row);
-            else if (EPILOGUE != RESIDUAL) norm[half] = norm_of(extra, row);
-            if (!ADDS) norm[half].x *= extra.gain;
+            if (FP8 && !HAS_RESIDUAL) norm[half].x = __ldg(extra.factors + row);
+            else if (EPILOGUE != RESIDUAL) norm[half] = row_norm(extra, row);
+            if (!HAS_RESIDUAL) norm[half].x *= extra.gain;
         }
-        if (ADDS) {
+        if (HAS_RESIDUAL) {
             fetch_skip(staging, 0, column, first);
             fetch_skip(staging, 1, column, first);
         }
     }
 
-    // Takes over a finished tile.
-    __device__ __forceinline__ void take(const float (&sums)[128], const Extra& extra, int m) {
+    // Takes over a finished tile, rounded to 16 bits.
+    __device__ __forceinline__ void take(const float (&sums)[128], const EpilogueArguments& extra, int m) {
 #pragma unroll
         for (int i = 0; i < 64; i++) pairs[i] = pack(sums[2 * i], sums[2 * i + 1]);
-        waiting = true;
-        if (ADDS) moments[0] = moments[1] = make_float2(0.0f, 0.0f);
-        if (EPILOGUE == NORM_ROTARY && column < extra.turning) fetch_angles(extra, m, 0);
+        is_pending = true;
+        if (HAS_RESIDUAL) moments[0] = moments[1] = make_float2(0.0f, 0.0f);
+        if (EPILOGUE == NORM_ROTARY && column < extra.rotary_columns) fetch_angles(extra, m, 0);
     }
 
     // Two columns of the tile's bias, or of its norm's weights.
@@ -337,7 +351,7 @@ struct Outgoing {
         return unpack(two);
     }
 
-    // A number of the residual stream on its way out, and into its row's moments.
+    // Adds the residual to two numbers, and the result to its row's moments.
     __device__ __forceinline__ u32 add(u32 pair, u32 skip, float2 bias, float2 gamma, int half, float gain) {
         float2 x = FP8 ? scaled(pair, gain, bias) : unpack(pair), residual = unpack(skip);
         if (EPILOGUE == RESIDUAL_NORM) {
@@ -351,8 +365,8 @@ struct Outgoing {
         return pack(x.x, x.y);
     }
 
-    // The four threads of a row sum up, and one writes.
-    __device__ __forceinline__ void write_moments(const Extra& extra, int m) {
+    // The four threads of a row add up their moments, and one writes.
+    __device__ __forceinline__ void write_moments(const EpilogueArguments& extra, int m) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float2 all = moments[half];
@@ -366,32 +380,34 @@ struct Outgoing {
         }
     }
 
-    // A section goes out through the staging buffer in which its residual came.
+    // One unit of the epilogue. A section is stored from the staging buffer that its residual was
+    // loaded into.
     template <int UNIT>
-    __device__ __forceinline__ void unit(const TensorMap* to, const Extra& extra, const Staging& staging, int m) {
-        if (UNIT >= UNITS || !waiting) return;
+    __device__ __forceinline__ void unit(const TensorMap* to, const EpilogueArguments& extra, const Staging& staging, int m) {
+        if (UNIT >= UNITS || !is_pending) return;
         constexpr int SECTION = UNIT / SECTION_UNITS;
         const int thread = threadIdx.x & 127, lane = thread & 31;
         if (UNIT % SECTION_UNITS == 0) {
-            // What went out of this buffer last has been read.
-            if (!ADDS && thread == 0) asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+            // The last store from this buffer has been read.
+            if (!HAS_RESIDUAL && thread == 0) asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
             if (UNIT == 0) {
                 asm volatile("st.shared.b32 [%0], %1;" ::"r"(staging.bias + 4 * thread), "r"(own_bias) : "memory");
                 if (EPILOGUE == RESIDUAL_NORM)
                     asm volatile("st.shared.b32 [%0], %1;" ::"r"(staging.bias + 2 * TILE_N + 4 * thread), "r"(own_gamma) : "memory");
             }
-            if (!ADDS || UNIT == 0) warpgroup_sync(staging.group);
-            if (ADDS) barrier_wait(staging.arrived(SECTION), SECTION / 2);
+            if (!HAS_RESIDUAL || UNIT == 0) warpgroup_sync(staging.group);
+            if (HAS_RESIDUAL) barrier_wait(staging.arrived(SECTION), SECTION / 2);
         }
-        if (ADDS && UNIT % SECTION_UNITS == 1 && SECTION >= 1 && SECTION < 3) fetch_skip(staging, SECTION + 1, column, row);
-        // The two groups of 8 columns, counted within the tile: neighbours, or at the same place of a head's halves.
+        if (HAS_RESIDUAL && UNIT % SECTION_UNITS == 1 && SECTION >= 1 && SECTION < 3) fetch_skip(staging, SECTION + 1, column, row);
+        // The two groups of 8 columns, counted within the tile: neighbours, or partners in the two
+        // halves of a head.
         constexpr int FIRST = EPILOGUE == NORM_ROTARY ? UNIT / HALF * (2 * HALF) + UNIT % HALF : 2 * UNIT;
         constexpr int SECOND = EPILOGUE == NORM_ROTARY ? FIRST + HALF : FIRST + 1;
         // 16 bytes of a row.
-        const int chunk = EIGHT ? UNIT % 8 : (lane >> 4 ? SECOND : FIRST) % 8;
+        const int chunk = OUTPUTS_FP8 ? UNIT % 8 : (lane >> 4 ? SECOND : FIRST) % 8;
         const u32 address = staging.buffer(SECTION) + ((thread >> 5) * 16 + (lane & 15)) * 128 + ((chunk ^ (lane & 7)) << 4);
         u32 out[4] = {pairs[(2 * FIRST) % 64], pairs[(2 * FIRST + 1) % 64], pairs[(2 * SECOND) % 64], pairs[(2 * SECOND + 1) % 64]};
-        if (EPILOGUE == NORM_ROTARY && column + 8 * FIRST >= extra.turning) {
+        if (EPILOGUE == NORM_ROTARY && column + 8 * FIRST >= extra.rotary_columns) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const float2 x = scaled(out[i], norm[i % 2].x, make_float2(0.0f, 0.0f));
@@ -401,10 +417,10 @@ struct Outgoing {
             const int at[2] = {8 * FIRST + 2 * (lane & 3), 8 * SECOND + 2 * (lane & 3)};
             const float2 biases[2] = {bias_at(staging.bias, at[0]), bias_at(staging.bias, at[1])};
             u32 skip[4];
-            if (ADDS) load_matrices(address, skip);
+            if (HAS_RESIDUAL) load_matrices(address, skip);
             if (EPILOGUE == NORM_ROTARY) {
-                turn(out[0], out[2], norm[0].x, biases[0], biases[1], angles[0]);
-                turn(out[1], out[3], norm[1].x, biases[0], biases[1], angles[1]);
+                rotate_pair(out[0], out[2], norm[0].x, biases[0], biases[1], angles[0]);
+                rotate_pair(out[1], out[3], norm[1].x, biases[0], biases[1], angles[1]);
                 if (UNIT < UNITS - 1) fetch_angles(extra, m, UNIT + 1);
             }
 #pragma unroll
@@ -422,16 +438,16 @@ struct Outgoing {
                         const float2 value = scaled(pairs[(2 * FIRST + i + 32) % 64], norm[i % 2].x, bias);
                         x.x *= value.x, x.y *= value.y;
                     }
-                    out[i] = EIGHT ? pack_eights(x.x * EIGHT_SCALE, x.y * EIGHT_SCALE) : pack(x.x, x.y);
+                    out[i] = OUTPUTS_FP8 ? pack_fp8(x.x * FP8_SCALE, x.y * FP8_SCALE) : pack(x.x, x.y);
                 }
-                if (ADDS) {
+                if (HAS_RESIDUAL) {
                     const float2 gamma =
                         EPILOGUE == RESIDUAL_NORM ? bias_at(staging.bias + 2 * TILE_N, at[i / 2]) : make_float2(0.0f, 0.0f);
                     out[i] = add(out[i], skip[i], own, gamma, i % 2, extra.gain);
                 }
             }
         }
-        if (EIGHT) store_matrices(address, out[0] | out[2] << 16, out[1] | out[3] << 16);
+        if (OUTPUTS_FP8) store_matrices(address, out[0] | out[2] << 16, out[1] | out[3] << 16);
         else store_matrices(address, out[0], out[1], out[2], out[3]);
         if (UNIT % SECTION_UNITS == SECTION_UNITS - 1) {
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -439,23 +455,24 @@ struct Outgoing {
             if (thread == 0) store_tile(to, staging.buffer(SECTION), column + SECTION * 16 * SECTION_UNITS, row);
         }
         if (UNIT == UNITS - 1) {
-            if (ADDS) write_moments(extra, m);
-            waiting = false;
+            if (HAS_RESIDUAL) write_moments(extra, m);
+            is_pending = false;
         }
     }
 };
 
-// `EACH` units go out while two steps of the next tile are at work: few, where K is large enough for all to go out so.
+// `EACH` units of the epilogue run while two steps of the next tile are multiplied: as few as K
+// allows for all units to be done by the end of the tile.
 template <Epilogue EPILOGUE, int EACH>
 __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, const TensorMap* c, const TensorMap* skip,
-                                      const Extra& extra, int m, int n, int k) {
+                                      const EpilogueArguments& extra, int m, int n, int k) {
     extern __shared__ __align__(1024) char dynamic[];
     const u32 base = shared_address(dynamic);
     const u32 buffers = base + STAGES * STAGE_BYTES;
     const u32 full = buffers + 4 * STAGING_BYTES, empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
     const u32 biases = arrived + 4 * 8;
     const u32 rank = cluster_rank();
-    // GEGLU: half of a tile's weight rows are gates, the others the values at the same columns.
+    // GEGLU: half of a tile's weight rows are gates, the others the values of the same columns.
     const int width = EPILOGUE == NORM_GEGLU ? TILE_N / 2 : TILE_N;
     const Tiles tiles = {(m + 2 * TILE_M - 1) / (2 * TILE_M), (n + width - 1) / width};
     const int steps = k / TILE_K;
@@ -497,8 +514,8 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
         const bool signals = (threadIdx.x & 127) < 2;
         const u32 signalled = threadIdx.x & 1;
         const Staging staging = {group, buffers + group * 2 * STAGING_BYTES, arrived + group * 16, biases + group * (2 * TILE_N * 2), skip};
-        Outgoing<EPILOGUE> outgoing;
-        outgoing.waiting = false;
+        PendingTile<EPILOGUE> pending_tile;
+        pending_tile.is_pending = false;
         float sums[128];
         int stage = 0;
         u32 parity = 0;
@@ -516,7 +533,7 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             }
             multiply_commit();
         };
-        // Only the last step's products are still at work: the buffer before it is free.
+        // Only the last step's products are unfinished: the buffer before it is free.
         auto release = [&](bool any) {
             multiply_wait<1>();
             if (any && signals) barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES), signalled);
@@ -529,8 +546,8 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             int pair, column;
             tiles.at(index, pair, column);
             const int row = (2 * pair + rank) * TILE_M + group * 64;
-            constexpr int BLOCKS = Outgoing<EPILOGUE>::UNITS / EACH;
-#define UNIT(INDEX) outgoing.template unit<INDEX>(c, extra, staging, m);
+            constexpr int BLOCKS = PendingTile<EPILOGUE>::UNITS / EACH;
+#define UNIT(INDEX) pending_tile.template unit<INDEX>(c, extra, staging, m);
 #define STEPS(BLOCK)                                                            \
     if (BLOCK < BLOCKS) {                                                       \
         multiply_step(2 * (BLOCK));                                             \
@@ -549,7 +566,7 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             UNIT((BLOCK) * EACH + 6)                                            \
             UNIT((BLOCK) * EACH + 7)                                            \
         }                                                                       \
-        if (BLOCK == BLOCKS - 1) outgoing.fetch(extra, staging, m, n, row, column * width); \
+        if (BLOCK == BLOCKS - 1) pending_tile.fetch(extra, staging, m, n, row, column * width); \
         release(true);                                                          \
         next_stage();                                                           \
     }
@@ -563,16 +580,16 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
             }
             multiply_wait<0>();
             if (signals) barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES), signalled);
-            outgoing.row = row;
-            outgoing.column = column * width;
-            outgoing.take(sums, extra, m);
+            pending_tile.row = row;
+            pending_tile.column = column * width;
+            pending_tile.take(sums, extra, m);
         }
         UNIT(0) UNIT(1) UNIT(2) UNIT(3) UNIT(4) UNIT(5) UNIT(6) UNIT(7)
         UNIT(8) UNIT(9) UNIT(10) UNIT(11) UNIT(12) UNIT(13) UNIT(14) UNIT(15)
 #undef UNIT
         if ((threadIdx.x & 127) == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }
-    // Nobody leaves while the other block may still write here.
+    // No block ends while the other one of the cluster may still write into its shared memory.
     __syncwarp();
     cluster_sync();
 }
@@ -581,11 +598,12 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)                                          \
         NAME(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w, const __grid_constant__ TensorMap c, \
              const __grid_constant__ TensorMap skip, const u32* bias, const float4* angles, const float2* moments,          \
-             const float* factors, const u32* gamma, float2* sums, int turning, float epsilon, float gain, int m, int n,    \
+             const float* factors, const u32* gamma, float2* sums, int rotary_columns, float epsilon, float gain, int m, int n,    \
              int k) {                                                                                                       \
-        const Extra extra = {bias, angles, turning, moments, epsilon, factors, gain, gamma, sums};                          \
+        const EpilogueArguments extra = {bias, angles, rotary_columns, moments, epsilon, factors, gain, gamma, sums};                          \
         dense<EPILOGUE, EACH>(&a, &w, &c, &skip, extra, m, n, k);                                                           \
     }
 
-// Which ones are made stands behind this: DENSE(name, epilogue, each). All units must have gone out within the next tile's steps:
-// K >= 2048 / each, for gating K >= 1024 / each; twice as much in 8 bits.
+// The kernels that are compiled are named after this: DENSE(name, epilogue, each). All units must
+// be done within the next tile's steps: K >= 2048 / each, with gating K >= 1024 / each; twice as
+// much in fp8.

@@ -1,15 +1,19 @@
-// What all kernels share: the model's number format, packed pairs of it, and reductions within a warp.
+// What all kernels share: the model's number format, packed pairs of numbers, and reductions within
+// a warp.
 //
-// Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1, -DFP8=1 for the 8-bit format beside fp16
-// (sm_89 and newer), -DHIDDEN, and what each file names at its head. No header of CUDA's is included, so that none needs to be found on the user's machine: conversions are PTX.
+// Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1,
+// -DFP8=1 for the 8-bit format beside fp16 (sm_89 and newer), -DHIDDEN, and what each file lists at
+// its head. No header of CUDA is included, so that none has to be installed on the user's machine:
+// conversions are PTX.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// No kernel makes a number of what is infinite or none, or nobody would know that a model overflowed: fmaxf and fminf give the other
-// number where one is NaN, and saturation gives 0, so that each stands only where NaN comes through on another way.
+// No kernel may turn an infinity or a NaN into a finite number, or an overflow of the model would
+// go unnoticed. fmaxf and fminf return the other operand where one is NaN, and saturation returns
+// 0, so they are used only where NaN reaches the result in another way.
 
 // The larger of two numbers, and NaN if one of them is.
 __device__ __forceinline__ float larger_or_nan(float a, float b) {
@@ -18,8 +22,8 @@ __device__ __forceinline__ float larger_or_nan(float a, float b) {
     return larger;
 }
 
-// One over the square root, and NaN instead of 0 where x overflowed.
-__device__ __forceinline__ float over_root(float x) { return fmaf(0.0f, x, rsqrtf(x)); }
+// 1 / sqrt(x), and NaN instead of 0 where x overflowed.
+__device__ __forceinline__ float rsqrt_or_nan(float x) { return fmaf(0.0f, x, rsqrtf(x)); }
 
 // Two numbers in one register, the first in the low half.
 __device__ __forceinline__ u32 pack(float low, float high) {
@@ -32,8 +36,9 @@ __device__ __forceinline__ u32 pack(float low, float high) {
     return pair;
 }
 
-// As `pack`, with NaN for infinity: times zero it is NaN, and what is finite stays what it is. For keys, of which an infinite one would
-// otherwise weigh nothing with every query for which its score is minus infinity.
+// As `pack`, with NaN for infinity (which times zero is NaN); finite numbers stay as they are. For
+// keys: an infinite key would otherwise get a weight of zero, and be missed, with every query for
+// which its score is minus infinity.
 __device__ __forceinline__ u32 pack_or_nan(float low, float high) {
     const u32 pair = pack(low, high);
     u32 same;
@@ -61,14 +66,15 @@ __device__ __forceinline__ float2 unpack(u32 pair) {
 #ifndef FP8
 #define FP8 0
 #endif
-// By how much activations between the two dense layers of a feed-forward layer are larger in 8 bits: given with FP8.
-#ifndef EIGHT_SCALE
-#define EIGHT_SCALE 1.0f
+// The scale of activations between the two dense layers of a feed-forward layer in fp8: defined
+// together with FP8.
+#ifndef FP8_SCALE
+#define FP8_SCALE 1.0f
 #endif
 
-// Two numbers as e4m3 (sign, 4 bits of exponent, 3 of fraction) in 16 bits, the first in the low half. What is beyond its range
-// of +-448 becomes no number, so that it is noticed.
-__device__ __forceinline__ u32 pack_eights(float low, float high) {
+// Two numbers as fp8 e4m3 (sign, 4 bits of exponent, 3 of fraction) in 16 bits, the first in the
+// low half. Numbers beyond its range of +-448 become NaN, so that the overflow is noticed.
+__device__ __forceinline__ u32 pack_fp8(float low, float high) {
     u16 pair = 0;
 #if FP8
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
@@ -86,11 +92,12 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
-// The moments of a row of HIDDEN numbers, their sum and the sum of their squares, come in so many parts, of 256 columns each.
+// The moments of a row of HIDDEN numbers (their sum, and the sum of their squares) come in so many
+// parts, of 256 columns each.
 #define PARTS ((HIDDEN + 255) / 256)
 
-// The mean of a row, and that of its squares, from its moments, [rows, PARTS, 2].
-__device__ __forceinline__ float2 means_of(const float2* moments, int row) {
+// The mean of a row, and the mean of its squares, from its moments, [rows, PARTS, 2].
+__device__ __forceinline__ float2 row_means(const float2* moments, int row) {
     float2 all = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
@@ -100,13 +107,14 @@ __device__ __forceinline__ float2 means_of(const float2* moments, int row) {
     return make_float2(all.x * (1.0f / HIDDEN), all.y * (1.0f / HIDDEN));
 }
 
-// One over the deviation of a row of these means.
-__device__ __forceinline__ float over_deviation(float2 means, float epsilon) {
-    return over_root(larger_or_nan(means.y - means.x * means.x, 0.0f) + epsilon);
+// 1 / standard deviation of a row with these means.
+__device__ __forceinline__ float inverse_deviation(float2 means, float epsilon) {
+    return rsqrt_or_nan(larger_or_nan(means.y - means.x * means.x, 0.0f) + epsilon);
 }
 
-// The standard normal distribution function, to 1e-5 where GELU needs it: an odd polynomial (minimax on +-4.4, weighted by |x|)
-// that from there on stays beyond 0 and 1, where it is cut off. No special-function unit, so that it hides behind tensor cores.
+// The standard normal distribution function, to 1e-5 where GELU needs it: an odd polynomial
+// (minimax on +-4.4, weighted by |x|) that beyond that stays below 0 or above 1, where it is
+// clamped. It does not use the special-function unit, so that it can overlap with the tensor cores.
 __device__ __forceinline__ float normal_cdf(float x) {
     float u = x * x;
     float p = 3.450914769e-11f;
@@ -121,5 +129,6 @@ __device__ __forceinline__ float normal_cdf(float x) {
     return __saturatef(fmaf(p, x, 0.5f));
 }
 
-// GELU by the error function's definition, not the tanh approximation. Saturation makes a zero of NaN, which times NaN is NaN.
+// GELU as defined by the error function, not the tanh approximation. Saturation turns NaN into 0,
+// which times the NaN of x is NaN again.
 __device__ __forceinline__ float gelu(float x) { return x * normal_cdf(x); }

@@ -1,25 +1,27 @@
-// What stands between the dense layers, each one pass over memory: layer norms with the residual, rotary positions, GELU,
-// gating, pooling.
+// The operators between the dense layers, each one pass over memory: layer norms with the residual,
+// rotary position embedding, GELU, gating, pooling.
 //
-// Sizes are constants: -DHIDDEN, -DHEAD, -DHEADS; rotary models have `rotary_frequencies` ([HEAD / 2]) defined before this.
-// 16-byte accesses: HIDDEN is a multiple of 8.
+// Sizes are constants: -DHIDDEN, -DHEAD, -DHEADS. For rotary models, `rotary_frequencies`
+// ([HEAD / 2]) is defined before this. Memory is accessed 16 bytes at a time: HIDDEN is a multiple
+// of 8.
 
 #define VECTORS (HIDDEN / 8)
-// Warps that share a row in a layer norm, so that its values fit into registers with room for many rows at once.
+// Warps that share a row in a layer norm: enough for its values to fit into registers while many
+// rows are worked on at the same time.
 #define WARPS (VECTORS <= 192 ? 1 : VECTORS <= 384 ? 2 : VECTORS <= 768 ? 4 : 8)
 #define PER_LANE ((VECTORS + 32 * WARPS - 1) / (32 * WARPS))
 
-struct Eight {
+struct Vec8 {
     float at[8];
 };
 
-__device__ __forceinline__ Eight load_eight(const u16* from) {
+__device__ __forceinline__ Vec8 load_vec8(const u16* from) {
     const uint4 raw = *(const uint4*)from;
     const float2 a = unpack(raw.x), b = unpack(raw.y), c = unpack(raw.z), d = unpack(raw.w);
     return {{a.x, a.y, b.x, b.y, c.x, c.y, d.x, d.y}};
 }
 
-__device__ __forceinline__ void store_eight(u16* to, const Eight& v) {
+__device__ __forceinline__ void store_vec8(u16* to, const Vec8& v) {
     *(uint4*)to = make_uint4(pack(v.at[0], v.at[1]), pack(v.at[2], v.at[3]), pack(v.at[4], v.at[5]), pack(v.at[6], v.at[7]));
 }
 
@@ -36,27 +38,28 @@ __device__ __forceinline__ float row_sum(float value, float (&parts)[8]) {
     return all;
 }
 
-// y = the layer norm of x, or of x + skip + bias where there is a skip, which goes to `sum` unless that is null. 8 / WARPS rows a block.
+// y = layer norm of x, or with SKIPS of x + skip + bias, which is also written to `sum` unless that
+// is null. 8 / WARPS rows a block.
 template <bool SKIPS>
 __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias,
                                           float epsilon, u16* y, u16* sum, int rows) {
     __shared__ float totals[8], squared[8];
     const int lane = threadIdx.x % (32 * WARPS);
     const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
-    const bool exists = row < rows;
+    const bool in_range = row < rows;
     const u64 at = (u64)row * HIDDEN;
-    Eight values[PER_LANE];
+    Vec8 values[PER_LANE];
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
-        if (exists && column < HIDDEN) {
-            values[i] = load_eight(x + at + column);
+        if (in_range && column < HIDDEN) {
+            values[i] = load_vec8(x + at + column);
             if (SKIPS) {
-                const Eight b = load_eight(skip + at + column), c = load_eight(bias + column);
+                const Vec8 b = load_vec8(skip + at + column), c = load_vec8(bias + column);
 #pragma unroll
                 for (int j = 0; j < 8; j++) values[i].at[j] = values[i].at[j] + b.at[j] + c.at[j];
-                if (sum) store_eight(sum + at + column, values[i]);
+                if (sum) store_vec8(sum + at + column, values[i]);
             }
 #pragma unroll
             for (int j = 0; j < 8; j++) total += values[i].at[j];
@@ -66,22 +69,22 @@ __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++)
-        if (exists && (i * 32 * WARPS + lane) * 8 < HIDDEN)
+        if (in_range && (i * 32 * WARPS + lane) * 8 < HIDDEN)
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                const float apart = values[i].at[j] - mean;
-                squares += apart * apart;
+                const float deviation = values[i].at[j] - mean;
+                squares += deviation * deviation;
             }
-    const float scale = over_root(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
+    const float scale = rsqrt_or_nan(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
-        if (exists && column < HIDDEN) {
-            const Eight g = load_eight(gamma + column), b = load_eight(beta + column);
-            Eight out;
+        if (in_range && column < HIDDEN) {
+            const Vec8 g = load_vec8(gamma + column), b = load_vec8(beta + column);
+            Vec8 out;
 #pragma unroll
             for (int j = 0; j < 8; j++) out.at[j] = (values[i].at[j] - mean) * scale * g.at[j] + b.at[j];
-            store_eight(y + at + column, out);
+            store_vec8(y + at + column, out);
         }
     }
 }
@@ -92,30 +95,32 @@ extern "C" __global__ void __launch_bounds__(256)
     norm_rows<true>(x, skip, gamma, beta, bias, epsilon, y, sum, rows);
 }
 
-// ONNX Runtime's own gives a row other last bits where rows are few: what else is in a batch is to change nothing.
+// ONNX Runtime's own layer norm gives a row other last bits where rows are few. Here a row does not
+// depend on what else is in the batch.
 extern "C" __global__ void __launch_bounds__(256)
     layer_norm(const u16* x, const u16* gamma, const u16* beta, float epsilon, u16* y, int rows) {
     norm_rows<false>(x, nullptr, gamma, beta, nullptr, epsilon, y, nullptr, rows);
 }
 
-// The rows of a table, of `across` times 8 columns, that tokens name: [tokens, columns]. A warp a token.
+// Embedding lookup: the rows of a table, of `across` * 8 columns, whose numbers are the token ids:
+// [tokens, columns]. A warp a token.
 extern "C" __global__ void __launch_bounds__(256)
     token_rows(const uint4* table, const long long* ids, uint4* y, int across, int rows, int tokens) {
     const int lane = threadIdx.x % 32, token = blockIdx.x * 8 + threadIdx.x / 32;
     if (token >= tokens) return;
-    // No id reads beyond the table.
+    // An id out of range does not read beyond the table.
     const u64 row = (u64)min(max(ids[token], 0ll), rows - 1ll);
     for (int i = lane; i < across; i += 32) y[(u64)token * across + i] = __ldg(table + row * across + i);
 }
 
-// The sum and the sum of squares of each row, [rows, PARTS, 2]: what a dense layer needs of rows that it norms. All parts but the first
-// are zero. A warp a row.
+// The sum and the sum of squares of each row, [rows, PARTS, 2]: what a dense layer needs to apply a
+// layer norm to its input. All parts but the first are zero. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) row_moments(const u16* x, float2* moments, int rows) {
     const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
     if (row >= rows) return;
     float total = 0.0f, squares = 0.0f;
     for (int column = lane * 8; column < HIDDEN; column += 256) {
-        const Eight v = load_eight(x + (u64)row * HIDDEN + column);
+        const Vec8 v = load_vec8(x + (u64)row * HIDDEN + column);
 #pragma unroll
         for (int j = 0; j < 8; j++) total += v.at[j], squares = fmaf(v.at[j], v.at[j], squares);
     }
@@ -125,25 +130,26 @@ extern "C" __global__ void __launch_bounds__(256) row_moments(const u16* x, floa
 }
 
 #if FP8
-// Rows as e4m3, multiplied by such a power of two that their root mean square is between 2 and 4: then the largest of 10,000 numbers
-// fits. `factors`, [rows], turn products of them into those of the normed row. A warp a row.
+// Rows as fp8 e4m3, multiplied by the power of two that brings their root mean square between 2 and
+// 4, so that the largest of 10,000 numbers fits. `factors`, [rows], scale products of these rows to
+// products of the normed rows. A warp a row.
 extern "C" __global__ void __launch_bounds__(256)
     quantize_rows(const u16* x, const float2* moments, u8* y, float* factors, float epsilon, int rows) {
     const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
     if (row >= rows) return;
-    const float2 means = means_of(moments, row);
-    // The fraction's bits cut off: a power of two.
+    const float2 means = row_means(moments, row);
+    // Without the bits of its fraction, it is a power of two.
     const float scale = __uint_as_float(__float_as_uint(4.0f * rsqrtf(fmaxf(means.y, 1e-30f))) & 0x7f800000u);
     for (int column = lane * 8; column < HIDDEN; column += 256) {
-        const Eight v = load_eight(x + (u64)row * HIDDEN + column);
+        const Vec8 v = load_vec8(x + (u64)row * HIDDEN + column);
         u32 out[2];
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            out[i] = pack_eights(v.at[4 * i] * scale, v.at[4 * i + 1] * scale) |
-                     pack_eights(v.at[4 * i + 2] * scale, v.at[4 * i + 3] * scale) << 16;
+            out[i] = pack_fp8(v.at[4 * i] * scale, v.at[4 * i + 1] * scale) |
+                     pack_fp8(v.at[4 * i + 2] * scale, v.at[4 * i + 3] * scale) << 16;
         *(uint2*)(y + (u64)row * HIDDEN + column) = make_uint2(out[0], out[1]);
     }
-    if (lane == 0) factors[row] = over_deviation(means, epsilon) / scale;
+    if (lane == 0) factors[row] = inverse_deviation(means, epsilon) / scale;
 }
 #endif
 
@@ -151,11 +157,11 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256) bias_gelu(const u16* x, const u16* bias, u16* y, int width, u64 vectors) {
     const int across = width / 8;
     for (u64 i = blockIdx.x * 256ull + threadIdx.x; i < vectors; i += gridDim.x * 256ull) {
-        Eight v = load_eight(x + i * 8);
-        const Eight b = load_eight(bias + (i % across) * 8);
+        Vec8 v = load_vec8(x + i * 8);
+        const Vec8 b = load_vec8(bias + (i % across) * 8);
 #pragma unroll
         for (int j = 0; j < 8; j++) v.at[j] = gelu(v.at[j] + b.at[j]);
-        store_eight(y + i * 8, v);
+        store_vec8(y + i * 8, v);
     }
 }
 
@@ -164,15 +170,15 @@ extern "C" __global__ void __launch_bounds__(256) geglu(const u16* x, u16* y, in
     const int across = width / 8;
     for (u64 i = blockIdx.x * 256ull + threadIdx.x; i < vectors; i += gridDim.x * 256ull) {
         const u64 row = i / across, column = (i % across) * 8;
-        Eight gate = load_eight(x + row * 2 * width + column);
-        const Eight value = load_eight(x + row * 2 * width + width + column);
+        Vec8 gate = load_vec8(x + row * 2 * width + column);
+        const Vec8 value = load_vec8(x + row * 2 * width + width + column);
 #pragma unroll
         for (int j = 0; j < 8; j++) gate.at[j] = gelu(gate.at[j]) * value.at[j];
-        store_eight(y + i * 8, gate);
+        store_vec8(y + i * 8, gate);
     }
 }
 
-__device__ __forceinline__ int sequence_of(const int* starts, int sequences, int token) {
+__device__ __forceinline__ int find_sequence(const int* starts, int sequences, int token) {
     int low = 0, high = sequences - 1;
     while (low < high) {
         const int middle = (low + high + 1) / 2;
@@ -182,10 +188,10 @@ __device__ __forceinline__ int sequence_of(const int* starts, int sequences, int
     return low;
 }
 
-// The place of each token in its sequence.
-extern "C" __global__ void __launch_bounds__(256) positions(const int* starts, int sequences, long long* places, int tokens) {
+// The position of each token in its sequence.
+extern "C" __global__ void __launch_bounds__(256) positions(const int* starts, int sequences, long long* token_positions, int tokens) {
     const int token = blockIdx.x * 256 + threadIdx.x;
-    if (token < tokens) places[token] = token - starts[sequence_of(starts, sequences, token)];
+    if (token < tokens) token_positions[token] = token - starts[find_sequence(starts, sequences, token)];
 }
 
 #ifdef ROTARY
@@ -194,16 +200,18 @@ extern "C" __global__ void __launch_bounds__(256) rotary_angles(const int* start
     const u64 at = blockIdx.x * 256ull + threadIdx.x;
     const int token = (int)(at / (HEAD / 2));
     if (token >= tokens) return;
-    const int place = token - starts[sequence_of(starts, sequences, token)];
+    const int position = token - starts[find_sequence(starts, sequences, token)];
     // The angle is rounded to a float, as everywhere else.
     float2 angle;
-    sincosf((float)place * rotary_frequencies[at % (HEAD / 2)], &angle.y, &angle.x);
+    sincosf((float)position * rotary_frequencies[at % (HEAD / 2)], &angle.y, &angle.x);
     angles[at] = angle;
 }
 
 #define ROTATED 4
-// Queries and keys out of [tokens, 3 * HIDDEN] into [tokens, 2 * HIDDEN], with their bias, turned by their positions (Su et al.
-// 2021; halves of a head are pairs). A block does four tokens; angles are computed once for all heads.
+// Queries and keys out of [tokens, 3 * HIDDEN] into [tokens, 2 * HIDDEN], with their bias, rotated
+// by their positions (rotary embedding, Su et al. 2021; a number of a head's first half is paired
+// with the one at the same place in its second half). A block does four tokens; angles are computed
+// once for all heads.
 extern "C" __global__ void __launch_bounds__(256)
     rotate(const u16* qkv, const u16* bias, const int* starts, int sequences, u16* out, int tokens) {
     constexpr int HALF = HEAD / 2;
@@ -213,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(256)
     const int first = blockIdx.x * ROTATED;
     if (threadIdx.x < ROTATED && first + threadIdx.x < tokens) {
         const int token = first + threadIdx.x;
-        place_of[threadIdx.x] = token - starts[sequence_of(starts, sequences, token)];
+        place_of[threadIdx.x] = token - starts[find_sequence(starts, sequences, token)];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < ROTATED * HALF; i += 256) {
@@ -259,19 +267,20 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 #endif
 
-// The mean or the maximum over each range of tokens, [ranges, HIDDEN] in 32 bits. A block does 64 columns of a range, 32 tokens
-// at a time. The maximum with minus infinity is NaN, too: none but those that stand for no token are left out.
+// The mean or the maximum over each range of tokens, [ranges, HIDDEN] in fp32. A block does 64
+// columns of a range, 32 tokens at a time. A maximum over infinities of either sign is NaN, as that
+// over NaN; the minus infinity that the maximum starts with stands for no token.
 template <bool MEAN>
 __device__ __forceinline__ void pool(const u16* tokens, const int2* ranges, float* out) {
     __shared__ float parts[32][65];
     const int2 range = ranges[blockIdx.x];
     const int column = blockIdx.y * 64 + (threadIdx.x % 8) * 8, first = threadIdx.x / 8;
-    Eight sum;
+    Vec8 sum;
 #pragma unroll
     for (int j = 0; j < 8; j++) sum.at[j] = MEAN ? 0.0f : -__int_as_float(0x7f800000);
     if (column < HIDDEN)
         for (int token = range.x + first; token < range.y; token += 32) {
-            const Eight v = load_eight(tokens + (u64)token * HIDDEN + column);
+            const Vec8 v = load_vec8(tokens + (u64)token * HIDDEN + column);
 #pragma unroll
             for (int j = 0; j < 8; j++) sum.at[j] = MEAN ? sum.at[j] + v.at[j] : larger_or_nan(sum.at[j], fmaf(0.0f, v.at[j], v.at[j]));
         }

@@ -12,7 +12,7 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// Advice for when the system refuses to start a thread.
 pub const MORE_THREADS: &str = "The limit on threads of this user or job may be reached (`ulimit \
-                                -u`, or pids.max of its cgroup); --threads 1 uses the fewest";
+                                -u`, or pids.max of its cgroup); option `threads: 1` uses the fewest";
 
 /// The system refused to start a thread.
 #[derive(Debug, thiserror::Error)]

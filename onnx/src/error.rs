@@ -204,7 +204,7 @@ pub enum Error {
     /// A checkpoint without tokenizer files.
     #[error(
         "{}: {file} is missing, which defines the model's {vocabulary} tokens; copy it there, or \
-         give it with --tokenizer", path.display()
+         give it with option `tokenizer`", path.display()
     )]
     NoTokenizer {
         /// The checkpoint.
@@ -215,7 +215,7 @@ pub enum Error {
         vocabulary: usize,
     },
     /// The target folder already contains a model.
-    #[error("{}: the folder already contains a model; use --force to replace it", path.display())]
+    #[error("{}: the folder already contains a model; use option `force` to replace it", path.display())]
     Exists {
         /// The target folder.
         path: PathBuf,
@@ -261,7 +261,7 @@ pub enum Error {
     #[error(
         "{}: the weights changed while they were in use; results computed since then are \
          discarded. Restore the model (or name the new one), and run the same command again with \
-         --resume", path.display()
+         option `resume`", path.display()
     )]
     Changed {
         /// The file.
@@ -270,7 +270,7 @@ pub enum Error {
     /// A weight that is out of the range of a precision.
     #[error(
         "{}: tensor {tensor} has the value {value:e}, which is out of range for {precision}; use \
-         another precision (--precision bf16 or --precision fp32)", path.display(), tensor = shown::name(tensor)
+         another precision (option `precision: bf16` or option `precision: fp32`)", path.display(), tensor = shown::name(tensor)
     )]
     Overflow {
         /// The weights file.

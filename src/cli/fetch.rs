@@ -14,6 +14,7 @@ use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use seqembed_onnx::{Model, Precision};
 
 use super::export::precision_parser;
+use super::flags::with_flags;
 use super::{USAGE, pass_on, say, shown};
 use crate::hub::{self, Event, Hub, HubModel, Pace};
 use crate::models;
@@ -183,7 +184,7 @@ impl Progress {
 
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.println(shown(line)),
+            Some(bar) => bar.println(shown(&with_flags(line))),
             None => say(line),
         }
     }

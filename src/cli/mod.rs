@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod embed;
 pub mod export;
 pub mod fetch;
+mod flags;
 pub mod inputs;
 pub mod models;
 pub mod plot;

@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 
+use super::flags::with_flags;
 use crate::text::counted;
 
 /// Escapes everything that a terminal would interpret, except line ends and tabs.
@@ -43,7 +44,7 @@ fn is_control(letter: char) -> bool {
 /// Prints a line to standard error. Write errors, such as a closed pipe, are ignored so that the
 /// run continues.
 pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", shown(text));
+    let _ = writeln!(io::stderr(), "{}", shown(&with_flags(text)));
 }
 
 /// Writes text for a human reader to standard output, escaped by [`shown`].
@@ -52,7 +53,7 @@ pub fn say(text: &str) {
 /// If standard output is closed or its disk is full; the message says how many bytes were to be
 /// written.
 pub fn print(text: &str) -> anyhow::Result<()> {
-    write(shown(text).as_bytes())
+    write(shown(&with_flags(text)).as_bytes())
 }
 
 /// Writes text for another program (a path, a script) to standard output, unescaped unless that is

@@ -44,7 +44,7 @@ impl SelectedDevice {
 
 /// Why a device that was asked for cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("--device {choice} is not available: {source}")]
+#[error("option `device: {choice}` is not available: {source}")]
 pub struct SelectError {
     /// What was asked for.
     pub choice: String,
@@ -120,7 +120,9 @@ pub fn select(
             Ok((device, count)) => {
                 let why = match count {
                     1 => "the only GPU",
-                    _ => "the GPU with the most free memory; --device cuda:all uses all of them",
+                    _ => {
+                        "the GPU with the most free memory; option `device: cuda:all` uses all of them"
+                    }
                 };
                 gpus(vec![device], why)
             }
@@ -236,14 +238,14 @@ pub fn check_precision(
         return match precision {
             Precision::Auto | Precision::Fp32 => Ok(()),
             Precision::Fp16 | Precision::Bf16 | Precision::Fp8 => Err(format!(
-                "{precision} needs a GPU (--device cuda); omit `precision`, or use fp32"
+                "{precision} needs a GPU (option `device: cuda`); omit `precision`, or use fp32"
             )),
         };
     };
     match precision {
         Precision::Bf16 | Precision::Fp8 if kernels == Kernels::Portable => Err(format!(
-            "ONNX Runtime has no {precision} kernels for packed sequences; omit `--kernels \
-             portable`, or use fp16"
+            "ONNX Runtime has no {precision} kernels for packed sequences; omit option \
+             `kernels: portable`, or use fp16"
         )),
         Precision::Fp8 if gpu.capability != (9, 0) => Err(format!(
             "it needs compute capability 9.0 (H100, H200), but this GPU has {}.{}; use fp16",

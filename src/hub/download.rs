@@ -538,7 +538,7 @@ impl<'a> Download<'a> {
                 if (came as f64) < bytes as f64 * seconds.as_secs_f64() {
                     let why = format!(
                         "it sent {came} bytes in {:.0} s, but the minimum speed is {bytes} bytes \
-                         per second (--speed-limit)",
+                         per second (option `speed_limit`)",
                         seconds.as_secs_f64()
                     );
                     return Err(self.broken(url, why));

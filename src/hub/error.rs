@@ -117,7 +117,7 @@ pub enum HubError {
     },
     /// The download took longer than the time limit.
     #[error(
-        "the download did not finish within {seconds} s (--timeout){why}: run the same command \
+        "the download did not finish within {seconds} s (option `timeout`){why}: run the same command \
          again to continue where it stopped"
     )]
     Timeout {

@@ -727,8 +727,8 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
     }
     if let Some((_, first)) = shards.first() {
         note(&format!(
-            "removed what an interrupted run had saved in {} ({}); use --resume to continue such \
-             a run instead",
+            "removed what an interrupted run had saved in {} ({}); use option `resume` to \
+             continue such a run instead",
             first.parent().unwrap_or(Path::new("")).display(),
             counted(bytes, "byte")
         ));

@@ -41,7 +41,7 @@ pub enum OutputError {
     },
     /// A value that a 16-bit float can't hold.
     #[error("cannot write {path}: record {id:?} has the value {value}, but the largest 16-bit \
-             float is 65504; use --output-precision fp32", path = .path.display())]
+             float is 65504; use option `output_precision: fp32`", path = .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,

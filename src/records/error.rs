@@ -126,9 +126,9 @@ pub enum Problem {
     },
     /// More letters than are read.
     #[error(
-        "line {line}: record `{id}` is longer than {}, the limit for one record (--max-record): \
-         is a header or a line break missing? If it is a single sequence, increase --max-record, \
-         or use --long truncate", thousands(*longest)
+        "line {line}: record `{id}` is longer than {}, the limit for one record (option `max_record`): \
+         is a header or a line break missing? If it is a single sequence, increase option \
+         `max_record`, or use option `long: truncate`", thousands(*longest)
     )]
     TooLong {
         /// The line of its header.

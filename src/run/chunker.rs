@@ -424,8 +424,8 @@ fn apply_policies(
             }
             Long::Error => {
                 return fail(format!(
-                    "{length} {units} exceed --max-length {limit}; use --long window or --long \
-                     truncate to embed the record anyway"
+                    "{length} {units} exceed option `max_length: {limit}`; use option `long: window` \
+                     or option `long: truncate` to embed the record anyway"
                 ));
             }
         }
@@ -451,8 +451,8 @@ fn apply_policies(
             Unknown::Error => {
                 return fail(format!(
                     "{letter} at position {position} is not in the model's vocabulary; use \
-                     --unknown replace to embed it as the unknown token, or --unknown skip to skip \
-                     the record"
+                     option `unknown: replace` to embed it as the unknown token, or option \
+                     `unknown: skip` to skip the record"
                 ));
             }
         }

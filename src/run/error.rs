@@ -57,7 +57,7 @@ pub enum RunError {
     Device(#[from] SelectError),
     /// No device is left.
     #[error("{why}. No device is left. {}; unfinished: {}. Run the same command again with \
-             --resume to finish them",
+             option `resume` to finish them",
         files(*.finished), names(.unfinished))]
     Lost {
         /// Each device, and why it is gone.
@@ -90,7 +90,7 @@ pub enum RunError {
     /// The run was asked to stop.
     #[error(
         "stopped by {}: finished files are complete, and {saved} saved; run the same command with \
-         --resume to continue",
+         option `resume` to continue",
         match signal { 2 => "SIGINT".to_owned(), 15 => "SIGTERM".to_owned(), other => format!("signal {other}") }
     )]
     Interrupted {

@@ -173,7 +173,7 @@ impl<'a> TaskReader<'a> {
                 Alphabet::Dna => ("DNA", "choose a protein model"),
             };
             format!(
-                "{} {why}, but {} is a {letters} model: {help}, or use --force-alphabet to embed \
+                "{} {why}, but {} is a {letters} model: {help}, or use option `force_alphabet` to embed \
                  the file anyway",
                 job.source, job.settings.model
             )

@@ -120,7 +120,7 @@ fn what_a_policy_forbids_is_an_error_and_the_model_stays() {
     for (sequence, why) in [
         (
             "MKTAYIAKQR",
-            "record \"bad\": 10 residues exceed --max-length 8",
+            "record \"bad\": 10 residues exceed option `max_length: 8`",
         ),
         ("MKJ", "'J' at position 3 is not in the model's vocabulary"),
     ] {
@@ -132,7 +132,10 @@ fn what_a_policy_forbids_is_an_error_and_the_model_stays() {
     }
     let dna = "ACGT".repeat(100);
     let error = embedder.embed([("dna", &dna[..8]); 60]).unwrap_err();
-    assert!(error.to_string().contains("--force-alphabet"), "{error}");
+    assert!(
+        error.to_string().contains("option `force_alphabet`"),
+        "{error}"
+    );
     assert_eq!(embedder.embed([("good", "MKT")]).unwrap().status, ["ok"]);
     assert_eq!(embedder.loads().len(), 1);
 }

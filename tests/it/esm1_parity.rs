@@ -22,8 +22,11 @@ fn exported(checkpoint: &str) -> &'static Path {
     static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
     let (_, folders) = EXPORTED.get_or_init(|| {
         let scratch = tempfile::tempdir().unwrap();
-        let all: BTreeSet<&String> =
-            reference().cases().iter().flat_map(|case| &case.models).collect();
+        let all: BTreeSet<&String> = reference()
+            .cases()
+            .iter()
+            .flat_map(|case| &case.models)
+            .collect();
         let folders = export_all(&reference().folder, all, "esm1", scratch.path());
         (scratch, folders)
     });

@@ -610,7 +610,7 @@ fn a_record_beyond_the_limit_is_an_error() {
     let message = error.unwrap().to_string();
     for part in [
         "line 3: record `long` is longer than 399,999",
-        "--max-record",
+        "option `max_record`",
     ] {
         assert!(message.contains(part), "{message}");
     }

@@ -39,7 +39,7 @@ pub enum ProviderError {
     #[error(
         "the ONNX Runtime that was found, {}, is the CPU build: there is no {PROVIDER} in the \
          same folder. Install the GPU build with: {} (in an environment without `onnxruntime`), or \
-         name it with --ort-lib", .path.display(), install(*.driver)
+         name it with option `ort_lib`", .path.display(), install(*.driver)
     )]
     CpuBuild {
         /// The library.

@@ -393,7 +393,7 @@ impl Engine for CudaSession {
             if longest.is_some_and(|longest| usize::try_from(longest).unwrap_or(0) > LONGEST_MAX) {
                 return Err(EngineError::Runtime(format!(
                     "portable kernels cannot compute the maximum over more than {LONGEST_MAX} \
-                     tokens; use shorter windows (--max-length)"
+                     tokens; use shorter windows (option `max_length`)"
                 )));
             }
         }

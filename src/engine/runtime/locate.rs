@@ -69,7 +69,7 @@ pub enum LocateError {
     },
 }
 
-/// Finds and loads ONNX Runtime; `explicit` is `--ort-lib`, a library or a folder that holds one.
+/// Finds and loads ONNX Runtime; `explicit` is a library or a folder that holds one.
 ///
 /// The builder is ready for [`start`](super::start); telemetry is off.
 ///
@@ -80,7 +80,7 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, RuntimeLibra
         .filter(|value| !value.is_empty())
         .map(PathBuf::from);
     let named = explicit
-        .map(|path| ("--ort-lib", path.to_path_buf()))
+        .map(|path| ("option `ort_lib`", path.to_path_buf()))
         .or_else(|| variable.map(|path| (VARIABLE, path)));
     if let Some((how, path)) = named {
         let refused = |why| LocateError::Explicit {
@@ -92,7 +92,7 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, RuntimeLibra
         return try_load(&library, how).map_err(refused);
     }
 
-    let mut tried = format!("  --ort-lib: not given\n  {VARIABLE}: not set\n");
+    let mut tried = format!("  option `ort_lib`: not given\n  {VARIABLE}: not set\n");
     for location in search_locations() {
         if let Some(loaded) = search(&location, &mut tried) {
             return Ok(loaded);

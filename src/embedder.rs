@@ -1,4 +1,5 @@
-//! The library's way in: a model that is loaded once and embeds whatever it is given, in memory or from file to file.
+//! The library's way in: a model that is loaded once and embeds whatever it is given, in memory or
+//! from file to file.
 //!
 //! It is what the executable's runs are made of: the same reading, batching, windows and outputs.
 
@@ -24,12 +25,13 @@ use crate::trace::Trace;
 /// How an [`Embedder`] works. The defaults are those of `seqembed embed`.
 #[derive(Debug, Clone)]
 pub struct EmbedderOptions {
-    /// Pooling, layer, policies, format of output files ...: what is `None` has its default. `model` is not looked at.
+    /// Pooling, layer, policies, format of output files ...: what is `None` has its default.
+    /// `model` is not looked at.
     pub settings: Overrides,
     /// Threads in all; none: as many as this process may use. Each computes a batch of its own.
     pub threads: Option<usize>,
-    /// ONNX Runtime's library, or a folder that holds it; none: it is looked for. The first one loaded in a process serves
-    /// all of it.
+    /// ONNX Runtime's library, or a folder that holds it; none: it is looked for. The first one
+    /// loaded in a process serves all of it.
     pub ort_lib: Option<PathBuf>,
     /// Whose operators the model runs with.
     pub kernels: Kernels,
@@ -77,8 +79,9 @@ pub enum EmbedError {
 
 /// A model that embeds sequences and files.
 ///
-/// It is loaded with the first batch and kept until the embedder is dropped. A session that is loaded already can be handed in
-/// ([`Embedder::with_session`]); several embedders can share one, and threads as well, with an embedder each.
+/// It is loaded with the first batch and kept until the embedder is dropped. A session that is
+/// loaded already can be handed in ([`Embedder::with_session`]); several embedders can share one,
+/// and threads as well, with an embedder each.
 ///
 /// ```
 /// use seqembed::{Embedder, EmbedderOptions, Overrides, Pooling};
@@ -86,8 +89,12 @@ pub enum EmbedError {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let model = folder.path().join("model");
-/// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/esm2/checkpoints/hub-safetensors");
-/// # seqembed_onnx::export(checkpoint.as_ref(), &model, &seqembed_onnx::ExportOptions::default())?;
+/// # let checkpoint = concat!(
+/// #     env!("CARGO_MANIFEST_DIR"),
+/// #     "/tests/fixtures/esm2/checkpoints/hub-safetensors"
+/// # );
+/// # let export = seqembed_onnx::ExportOptions::default();
+/// # seqembed_onnx::export(checkpoint.as_ref(), &model, &export)?;
 /// # let model = model.to_str().ok_or("a path")?;
 /// let options = EmbedderOptions {
 ///     settings: Overrides { pooling: Some(Pooling::Mean), ..Overrides::default() },
@@ -123,14 +130,15 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Opens a model: a known name, a checkpoint (exported into the cache now, if it was not yet) or an exported folder.
+    /// Opens a model: a known name, a checkpoint (exported into the cache now, if it was not yet)
+    /// or an exported folder.
     ///
     /// Neither ONNX Runtime nor weights are loaded before the first batch.
     ///
     /// ```no_run
     /// use seqembed::{Embedder, EmbedderOptions, Overrides, Pooling};
     ///
-    /// // Not loaded before the first batch; 4 threads, each vector the maximum over a sequence's residues.
+    /// // 4 threads, and each vector the maximum over a sequence's residues. Nothing is loaded yet.
     /// let options = EmbedderOptions {
     ///     settings: Overrides { pooling: Some(Pooling::Max), ..Overrides::default() },
     ///     threads: Some(4),
@@ -189,11 +197,13 @@ impl Embedder {
         })
     }
 
-    /// As [`Embedder::new`], with a session that is loaded already: another embedder's [`Embedder::session`], or any other
-    /// engine that tells what it is. Its device, precision and graph are its own, whatever `options` say.
+    /// As [`Embedder::new`], with a session that is loaded already: another embedder's
+    /// [`Embedder::session`], or any other engine that tells what it is. Its device, precision and
+    /// graph are its own, whatever `options` say.
     ///
     /// # Errors
-    /// When the session holds other weights or settings, another layer, or lacks the output that the pooling needs.
+    /// When the session holds other weights or settings, another layer, or lacks the output that
+    /// the pooling needs.
     pub fn with_session(
         model: &str,
         session: Arc<dyn Session>,
@@ -246,7 +256,8 @@ impl Embedder {
 
     /// Embeds sequences: pairs of a header, whose first word becomes the id, and letters.
     ///
-    /// Rows stand in the order of the sequences. One that could not be embedded has a row too: NaN, and a status that says why.
+    /// Rows stand in the order of the sequences. One that could not be embedded has a row too: NaN,
+    /// and a status that says why.
     ///
     /// ```
     /// use seqembed::{Embedder, EmbedderOptions};
@@ -254,8 +265,12 @@ impl Embedder {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let model = folder.path().join("model");
-    /// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/esm2/checkpoints/hub-safetensors");
-    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &seqembed_onnx::ExportOptions::default())?;
+    /// # let checkpoint = concat!(
+    /// #     env!("CARGO_MANIFEST_DIR"),
+    /// #     "/tests/fixtures/esm2/checkpoints/hub-safetensors"
+    /// # );
+    /// # let export = seqembed_onnx::ExportOptions::default();
+    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &export)?;
     /// # let model = model.to_str().ok_or("a path")?;
     /// let mut embedder = Embedder::new(model, EmbedderOptions::default())?;
     /// let rows = embedder.embed([("P1 a kinase", "MKTAYIAKQR"), ("P2", "")])?;
@@ -267,8 +282,8 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When the model can't be loaded or run, or a policy ([`Long::Error`](crate::Long::Error), [`Unknown::Error`](crate::Unknown::Error), letters of another alphabet)
-    /// forbids a sequence.
+    /// When the model can't be loaded or run, or a policy ([`Long::Error`](crate::Long::Error),
+    /// [`Unknown::Error`](crate::Unknown::Error), letters of another alphabet) forbids a sequence.
     pub fn embed<H, L>(
         &mut self,
         sequences: impl IntoIterator<Item = (H, L)>,
@@ -295,9 +310,11 @@ impl Embedder {
         Ok(std::mem::take(&mut *lock(&rows)))
     }
 
-    /// Embeds whole files into the folder `out`, as `seqembed embed` does: each becomes one output file, named after it.
+    /// Embeds whole files into the folder `out`, as `seqembed embed` does: each becomes one output
+    /// file, named after it.
     ///
-    /// A file that can't be read to its end has no output, and its entry in the report names the reason.
+    /// A file that can't be read to its end has no output, and its entry in the report names the
+    /// reason.
     ///
     /// ```
     /// use seqembed::{Embedder, EmbedderOptions, Silent, read_file};
@@ -305,8 +322,12 @@ impl Embedder {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let model = folder.path().join("model");
-    /// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/esm2/checkpoints/hub-safetensors");
-    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &seqembed_onnx::ExportOptions::default())?;
+    /// # let checkpoint = concat!(
+    /// #     env!("CARGO_MANIFEST_DIR"),
+    /// #     "/tests/fixtures/esm2/checkpoints/hub-safetensors"
+    /// # );
+    /// # let export = seqembed_onnx::ExportOptions::default();
+    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &export)?;
     /// # let model = model.to_str().ok_or("a path")?;
     /// let mut embedder = Embedder::new(model, EmbedderOptions::default())?;
     /// let file = folder.path().join("a.faa");
@@ -322,7 +343,8 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When a file is not there or two would get one output, when the model can't be loaded, or the run broke off.
+    /// When a file is not there or two would get one output, when the model can't be loaded, or the
+    /// run broke off.
     pub fn run(
         &mut self,
         files: &[PathBuf],
@@ -337,7 +359,8 @@ impl Embedder {
         self.work(group, observer)
     }
 
-    /// The session, loaded now if it was not yet: another embedder's [`Embedder::with_session`] takes it.
+    /// The session, loaded now if it was not yet: another embedder's [`Embedder::with_session`]
+    /// takes it.
     ///
     /// ```no_run
     /// use seqembed::{Embedder, EmbedderOptions};
@@ -384,8 +407,8 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When the device can't be had: then the embedder stays where it is. When the model can't be loaded there: then the next
-    /// batch loads it where it was.
+    /// When the device can't be had: then the embedder stays where it is. When the model can't be
+    /// loaded there: then the next batch loads it where it was.
     pub fn to_device(&mut self, device: Device) -> Result<(), EmbedError> {
         if device == self.device() {
             return Ok(());
@@ -416,15 +439,16 @@ impl Embedder {
             .map_or(self.device, |session| session.info().device)
     }
 
-    /// The numbers that the loaded model computes with, read from what was loaded; `None` until then.
+    /// The numbers that the loaded model computes with, read from what was loaded; `None` until
+    /// then.
     #[must_use]
     pub fn precision(&self) -> Option<Precision> {
         let session = self.resources.reused.session.as_ref()?;
         Some(session.info().precision)
     }
 
-    /// Every load so far: none before the first batch, or with a session that was handed in; one afterwards, and one more for
-    /// each move.
+    /// Every load so far: none before the first batch, or with a session that was handed in; one
+    /// afterwards, and one more for each move.
     #[must_use]
     pub fn loads(&self) -> &[LoadReport] {
         &self.loads

@@ -98,11 +98,12 @@ impl Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 #[non_exhaustive]
 pub enum Kernels {
-    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without padding.
+    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without
+    /// padding.
     #[default]
     Auto,
-    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are padded to the longest of a batch, which
-    /// may change a vector's last bits.
+    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are
+    /// padded to the longest of a batch, which may change a vector's last bits.
     Portable,
 }
 

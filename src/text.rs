@@ -50,8 +50,8 @@ pub fn lossless_name(name: &OsStr) -> String {
     lossless(name.as_bytes()).into_owned()
 }
 
-/// Text, its bytes that are not UTF-8 as `\xe9`. No two texts become one: backslashes are doubled where such letters stand
-/// behind them, so that an odd number of them tells a byte.
+/// Text, its bytes that are not UTF-8 as `\xe9`. No two texts become one: backslashes are doubled
+/// where such letters stand behind them, so that an odd number of them tells a byte.
 pub(crate) fn lossless(bytes: &[u8]) -> Cow<'_, str> {
     fn is_escape(rest: &[u8]) -> bool {
         matches!(

@@ -37,7 +37,8 @@ impl Lengths {
         Some([*shortest.0, *median.0, *longest.0])
     }
 
-    /// Bars of equal width on a logarithmic axis; sequences without letters stand apart from it and are not in them.
+    /// Bars of equal width on a logarithmic axis; sequences without letters stand apart from it and
+    /// are not in them.
     #[must_use]
     pub fn histogram(&self) -> Histogram {
         let lengths = || self.0.range(1..).map(|(&length, &count)| (length, count));

@@ -1,6 +1,7 @@
 //! The report of a run as one page: no script, and nothing that it would have to load.
 //!
-//! It is written as XML, which browsers take for HTML too, so that a parser can tell whether every element is closed.
+//! It is written as XML, which browsers take for HTML too, so that a parser can tell whether every
+//! element is closed.
 
 pub mod histogram;
 pub mod lengths;

@@ -27,8 +27,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Reads `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH` and `HF_HUB_OFFLINE`, as Python's
-    /// `huggingface_hub` does.
+    /// Reads `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH` and
+    /// `HF_HUB_OFFLINE`, as Python's `huggingface_hub` does.
     #[must_use]
     pub fn from_env() -> Self {
         let home = path_variable("HF_HOME").unwrap_or_else(|| user_cache().join("huggingface"));

@@ -1,4 +1,5 @@
-//! What results depend on: the model, the graph and the options as facts, and the input's bytes as a hash.
+//! What results depend on: the model, the graph and the options as facts, and the input's bytes as
+//! a hash.
 
 use std::fs::{self, File};
 use std::io;
@@ -114,7 +115,8 @@ fn first_bits(hasher: &blake3::Hasher) -> u64 {
     u64::from_le_bytes(words[0])
 }
 
-/// Tells a part of a record from the others and from the record: its strand, and which of the strand's tokens it is of.
+/// Tells a part of a record from the others and from the record: its strand, and which of the
+/// strand's tokens it is of.
 #[must_use]
 pub fn part_hash(record: u64, is_reverse: bool, tokens: &Range<usize>) -> u64 {
     let mut hasher = blake3::Hasher::new();

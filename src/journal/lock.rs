@@ -1,4 +1,5 @@
-//! One process at a time in a folder: an advisory lock that the system takes back when its process dies, however it dies.
+//! One process at a time in a folder: an advisory lock that the system takes back when its process
+//! dies, however it dies.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};

@@ -1,4 +1,5 @@
-//! The journal's log: one line a fact, each with its checksum, so that a line that was cut or damaged is known for it.
+//! The journal's log: one line a fact, each with its checksum, so that a line that was cut or
+//! damaged is known for it.
 //!
 //! ```text
 //! 16 hexadecimal digits of BLAKE3, a space, JSON, a line feed
@@ -62,8 +63,8 @@ pub struct Done {
     pub source: String,
     /// The input that it was made from.
     pub input: Input,
-    /// The output's files, with what tells whether they are still the ones that were written: the one that others stand
-    /// beside comes last. None in logs of [`WITHOUT_HASHES`].
+    /// The output's files, with what tells whether they are still the ones that were written: the
+    /// one that others stand beside comes last. None in logs of [`WITHOUT_HASHES`].
     #[serde(default)]
     pub files: Vec<Written>,
     /// What was told of it.
@@ -80,8 +81,8 @@ pub fn write(line: &Line) -> String {
     format!("{} {json}\n", check(json.as_bytes()))
 }
 
-/// The lines of a log, and how many were damaged. A last line without its end was being written when all ended: it
-/// counts as not written.
+/// The lines of a log, and how many were damaged. A last line without its end was being written
+/// when all ended: it counts as not written.
 #[must_use]
 pub fn parse(text: &[u8]) -> (Vec<Line>, usize) {
     let mut lines = Vec::new();

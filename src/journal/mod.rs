@@ -3,13 +3,15 @@
 //! The work folder (`.seqembed` in the output folder, or `--cache-dir`) holds:
 //! - `lock`: see [`lock`];
 //! - `journal`: which files are finished, from which input, model, graph and options ([`log`]);
-//! - `rows-*`: rows of files that are not finished ([`rows`]); a shard goes when all its files are finished;
+//! - `rows-*`: rows of files that are not finished ([`rows`]); a shard goes when all its files are
+//!   finished;
 //! - `files/` (only with `--cache-dir`): a copy of every finished file.
 //!
-//! Nothing is taken from here that is not proven to belong: a finished file must hold the bytes that were written, all of
-//! its files must, and its input the bytes that were read for it; a saved row must fit its check, and its record's header
-//! and sequence must be those it was computed from; and model, graph and options must be the same for both. Lengths and
-//! times prove nothing: another run may write a file of the same length into the folder, and a copy may keep the times.
+//! Nothing is taken from here that is not proven to belong: a finished file must hold the bytes
+//! that were written, all of its files must, and its input the bytes that were read for it; a saved
+//! row must fit its check, and its record's header and sequence must be those it was computed from;
+//! and model, graph and options must be the same for both. Lengths and times prove nothing: another
+//! run may write a file of the same length into the folder, and a copy may keep the times.
 
 mod error;
 pub mod facts;
@@ -52,7 +54,8 @@ const SHARD: &str = "rows-";
 const FILES: &str = "files";
 /// A shard is closed when it is longer, in bytes.
 const SHARD_BYTES: u64 = 64 << 20;
-/// No run counts its shards or attempts up to here: larger numbers, the largest of which has no successor, are not counted on from.
+/// No run counts its shards or attempts up to here: larger numbers, the largest of which has no
+/// successor, are not counted on from.
 const UNREACHED: u64 = 1 << 62;
 
 /// A file that is to be made.
@@ -185,8 +188,9 @@ impl Past {
 const ALL_AGAIN: &str = "Finished files and saved rows recorded only there are recomputed";
 
 impl Journal {
-    /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, what an earlier run left is
-    /// there to be asked for; otherwise it is removed. What the user should know goes to `note`.
+    /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, what
+    /// an earlier run left is there to be asked for; otherwise it is removed. What the user should
+    /// know goes to `note`.
     ///
     /// # Errors
     /// When another process has the folder, or the system refuses.
@@ -374,7 +378,8 @@ impl Journal {
         new.finish().map_err(cannot("write", &path))
     }
 
-    /// Tells for each file what is there of it, and puts finished files that only the cache has in their place.
+    /// Tells for each file what is there of it, and puts finished files that only the cache has in
+    /// their place.
     ///
     /// # Errors
     /// When a finished file can't be put in its place.
@@ -500,7 +505,8 @@ impl Journal {
         })
     }
 
-    /// Saves rows of a file that is not finished. They are durable after [`Self::sync`]. Returns where their values stand.
+    /// Saves rows of a file that is not finished. They are durable after [`Self::sync`]. Returns
+    /// where their values stand.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -566,7 +572,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes that a file stands whole under its name, as the `files` that belong to it. Its saved rows go.
+    /// Notes that a file stands whole under its name, as the `files` that belong to it. Its saved
+    /// rows go.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -669,8 +676,8 @@ fn are_as_written(folder: &Path, files: &[Written]) -> Result<(), String> {
     })
 }
 
-/// Copies files that belong together to a folder, where they appear whole and as they were written, or not at all. False: in the
-/// folder that they come from they are not as they were written.
+/// Copies files that belong together to a folder, where they appear whole and as they were written,
+/// or not at all. False: in the folder that they come from they are not as they were written.
 fn copy(from: &Path, to: &Path, files: &[Written]) -> Result<bool, JournalError> {
     let mut copies = Vec::with_capacity(files.len());
     for written in files {

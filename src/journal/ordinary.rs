@@ -1,5 +1,6 @@
-//! Files of the work folder are ordinary ones. Whoever put something else under their names meets an error: writing through a
-//! link would overwrite a file that is none of ours, and a pipe would be waited for without end.
+//! Files of the work folder are ordinary ones. Whoever put something else under their names meets
+//! an error: writing through a link would overwrite a file that is none of ours, and a pipe would
+//! be waited for without end.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,4 +1,5 @@
-//! Shards: files of rows that were computed for outputs which are not finished, safe against cuts and flipped bits.
+//! Shards: files of rows that were computed for outputs which are not finished, safe against cuts
+//! and flipped bits.
 //!
 //! A shard is a sequence of frames, all numbers little-endian:
 //! ```text
@@ -103,8 +104,8 @@ impl Writer {
         })
     }
 
-    /// Appends a frame of the marks' rows, whose values are handed on by `values` in the marks' order. Returns where in
-    /// the shard these begin; they can be read from there at once.
+    /// Appends a frame of the marks' rows, whose values are handed on by `values` in the marks'
+    /// order. Returns where in the shard these begin; they can be read from there at once.
     ///
     /// # Errors
     /// When the disk refuses, or the values are not as many as the marks say.
@@ -181,8 +182,8 @@ fn check(hash: &blake3::Hash) -> [u8; CHECK] {
     *first
 }
 
-/// Hands on each whole frame of a shard, and returns how many damaged places were passed over. A frame that the end of
-/// the shard cuts is none of them: it was being written when all ended.
+/// Hands on each whole frame of a shard, and returns how many damaged places were passed over. A
+/// frame that the end of the shard cuts is none of them: it was being written when all ended.
 ///
 /// # Errors
 /// When the shard can't be read.
@@ -202,7 +203,8 @@ pub fn scan(shard: &mut (impl Read + Seek), mut each: impl FnMut(Frame)) -> io::
             }
             Found::NoHead => {
                 let Some(next) = next_magic(shard, at + 1)? else {
-                    // All zeros, as some file systems leave them after a power cut, or part of a head: cut.
+                    // All zeros, as some file systems leave them after a power cut, or part of a
+                    // head: cut.
                     damaged += usize::from(length - at >= HEAD as u64 && !is_zero(shard, at)?);
                     break;
                 };
@@ -369,7 +371,8 @@ impl Saved {
         }
     }
 
-    /// To be called when all frames were added: `shards` are the files that their numbers stand for.
+    /// To be called when all frames were added: `shards` are the files that their numbers stand
+    /// for.
     pub fn seal(&mut self, shards: Arc<Vec<PathBuf>>) {
         self.shards = shards;
         self.rows

@@ -11,7 +11,8 @@ use super::keys::INPUT_KEYS;
 use crate::records::Source;
 use crate::settings::{OptionError, Overrides, RunOverrides, Settings};
 
-/// Validates a draft, and turns it into jobs and options of the run. Paths are relative to `folder`.
+/// Validates a draft, and turns it into jobs and options of the run. Paths are relative to
+/// `folder`.
 pub(super) fn check(
     draft: &Draft,
     folder: &Path,

@@ -160,7 +160,8 @@ fn named(columns: &[Column]) -> usize {
         .map_or(0, |last| last + 1)
 }
 
-/// The line on which a row's text starts: the reader's position stands before the blank lines that it skips.
+/// The line on which a row's text starts: the reader's position stands before the blank lines that
+/// it skips.
 fn first_line(text: &str, position: Option<&csv::Position>) -> usize {
     let byte = position.and_then(|position| usize::try_from(position.byte()).ok());
     let ahead = text.as_bytes().get(byte.unwrap_or(0)..).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! A manifest in YAML -> a draft of it. Texts are kept as they are written: a sample `007` stays `007`.
+//! A manifest in YAML -> a draft of it. Texts are kept as they are written: a sample `007` stays
+//! `007`.
 
 use saphyr::{MarkedYaml, ScalarStyle, ScanError, YamlData, YamlLoader};
 use saphyr_parser::{Event, Parser, SpannedEventReceiver};

@@ -1,4 +1,5 @@
-//! Records and the matrix of their vectors, each a stream of its own -> blocks of rows, in bounded memory.
+//! Records and the matrix of their vectors, each a stream of its own -> blocks of rows, in bounded
+//! memory.
 
 use std::io::{self, Read};
 use std::path::Path;

@@ -18,7 +18,8 @@ pub struct Written {
     pub hash: String,
 }
 
-/// A file that has no name of its own yet: hidden, in the folder of the final one, gone when dropped.
+/// A file that has no name of its own yet: hidden, in the folder of the final one, gone when
+/// dropped.
 pub(crate) struct Unfinished {
     file: AtomicFile,
     at: u64,
@@ -88,8 +89,8 @@ impl Complete {
     }
 }
 
-/// Gives files that belong together their names. At no time, whenever the process is killed, does the last one, by which a reader
-/// knows the others, stand beside those of another set.
+/// Gives files that belong together their names. At no time, whenever the process is killed, does
+/// the last one, by which a reader knows the others, stand beside those of another set.
 pub(crate) fn publish(files: Vec<Complete>) -> Result<Vec<Written>, OutputError> {
     if let [_, .., last] = files.as_slice() {
         let path = last.file.target();

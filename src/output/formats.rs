@@ -1,7 +1,9 @@
-//! The table of output formats: what is called what, which files it makes, who writes and who reads it.
+//! The table of output formats: what is called what, which files it makes, who writes and who reads
+//! it.
 //!
-//! Everything that names formats asks here: the command line, manifests, `convert`, `plot` and the names of output files.
-//! Tests compare the pipelines' globs and the documentation with [`Format::ALL`].
+//! Everything that names formats asks here: the command line, manifests, `convert`, `plot` and the
+//! names of output files. Tests compare the pipelines' globs and the documentation with
+//! [`Format::ALL`].
 
 use std::fmt;
 use std::fs::File;
@@ -19,7 +21,8 @@ use super::{h5, npy, npz, parquet, pt, safetensors, torch_archive, virnucpro};
 struct Info {
     /// Its value of `--format` and in manifests, and the ending of its files' names.
     name: &'static str,
-    /// Endings of the files that belong to a file and stand beside it, in the place of its own ending.
+    /// Endings of the files that belong to a file and stand beside it, in the place of its own
+    /// ending.
     beside: &'static [&'static str],
     /// Whether a file is one, by its first nine bytes and what else there is.
     is_one: fn(&[u8], &Path) -> bool,
@@ -195,7 +198,8 @@ impl fmt::Display for Format {
     }
 }
 
-/// Begins a file. The folder of `layout.path` must exist; an unwritable one is told here, before any row.
+/// Begins a file. The folder of `layout.path` must exist; an unwritable one is told here, before
+/// any row.
 ///
 /// # Errors
 /// When the folder can't be written to: the error names the path.
@@ -204,8 +208,8 @@ pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputErr
     (format.info().create)(layout)
 }
 
-/// Opens a file of embeddings that [`create`] made, or one of VirNucPro's `.pt` files; its format is told by
-/// content, not by name.
+/// Opens a file of embeddings that [`create`] made, or one of VirNucPro's `.pt` files; its format
+/// is told by content, not by name.
 ///
 /// ```no_run
 /// # use std::path::Path;

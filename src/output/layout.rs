@@ -15,8 +15,8 @@ pub struct Layout {
     pub per_token: bool,
     /// The floats in the file.
     pub precision: OutputPrecision,
-    /// Where the numbers come from (tool, model, weights' hash, pooling, layer ...), in a fixed order. Written
-    /// into the file.
+    /// Where the numbers come from (tool, model, weights' hash, pooling, layer ...), in a fixed
+    /// order. Written into the file.
     pub provenance: Vec<(String, String)>,
 }
 

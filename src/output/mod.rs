@@ -1,9 +1,9 @@
-//! What is written: rows of embeddings, the trait that every output format implements, and the way back
-//! from a file to rows.
+//! What is written: rows of embeddings, the trait that every output format implements, and the way
+//! back from a file to rows.
 //!
-//! Every file appears by rename, whole or not at all: a sink writes to a hidden temporary file in the output
-//! folder and [`Sink::finish`] moves it to its final name. The same rows give the same bytes, whatever the
-//! blocks they came in.
+//! Every file appears by rename, whole or not at all: a sink writes to a hidden temporary file in
+//! the output folder and [`Sink::finish`] moves it to its final name. The same rows give the same
+//! bytes, whatever the blocks they came in.
 
 mod blocks;
 mod error;

@@ -1,4 +1,5 @@
-//! npy: one `NumPy` matrix, readable by `numpy.load` (mapped into memory too), and two files beside it.
+//! npy: one `NumPy` matrix, readable by `numpy.load` (mapped into memory too), and two files beside
+//! it.
 //!
 //! | file | what |
 //! |---|---|
@@ -6,8 +7,9 @@
 //! | `x.tsv` | a line for each record: `ids`, `lengths`, `status`, `headers`; per token also `start` and `end`, so that a record is `matrix[start:end]` |
 //! | `x.provenance.json` | where the numbers come from: a JSON object of texts |
 //!
-//! The matrix goes to the disk as it comes; its shape, which stands at the begin, is filled in at the end. Where a matrix is,
-//! the other two are its own: one that was there before goes first, and the new one gets its name last.
+//! The matrix goes to the disk as it comes; its shape, which stands at the begin, is filled in at
+//! the end. Where a matrix is, the other two are its own: one that was there before goes first, and
+//! the new one gets its name last.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -89,8 +91,8 @@ impl Sink for NpySink {
     }
 }
 
-/// A file with the name of a matrix's table or provenance that is neither: there is no such matrix, and the file is not laid out
-/// as ours are.
+/// A file with the name of a matrix's table or provenance that is neither: there is no such matrix,
+/// and the file is not laid out as ours are.
 pub(super) fn stranger(path: &Path) -> Option<PathBuf> {
     if path.exists() {
         return None;
@@ -194,7 +196,8 @@ pub(super) fn write_header(to: &mut impl Write, descr: &str, shape: &str) -> io:
 /// The same, of `least` bytes at least.
 fn write_head(to: &mut impl Write, descr: &str, shape: &str, least: usize) -> io::Result<()> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    // The data begin at a multiple of 64 bytes: magic and version, the header's length, the header, a newline.
+    // The data begin at a multiple of 64 bytes: magic and version, the header's length, the header,
+    // a newline.
     let length = 10 + header.len() + 1;
     let padding = length.max(least).next_multiple_of(64) - length;
     header.extend(std::iter::repeat_n(' ', padding));
@@ -322,8 +325,8 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     .into_reader())
 }
 
-/// Whether a table is of per-token output, and how many rows it has: counted before they are read, since a reader
-/// tells how many there are.
+/// Whether a table is of per-token output, and how many rows it has: counted before they are read,
+/// since a reader tells how many there are.
 fn survey(tsv: &Path) -> Result<(bool, u64), OutputError> {
     let mut table = read_table(tsv)?;
     let columns: Vec<String> = table

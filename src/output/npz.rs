@@ -9,14 +9,14 @@
 //! | `provenance` | text, a JSON object | none |
 //! | `long_text` (only where needed) | text, JSON lines `["headers", row, "the whole text"]` | none |
 //!
-//! Every element of a text array is as wide as its longest. One header of many kilobytes would so blow up
-//! the whole array, in memory too. A text of more than [`TEXT_WIDTH`] characters therefore stands in its
-//! array up to there, with `…` as its last character, and whole in `long_text`.
+//! Every element of a text array is as wide as its longest. One header of many kilobytes would so
+//! blow up the whole array, in memory too. A text of more than [`TEXT_WIDTH`] characters therefore
+//! stands in its array up to there, with `…` as its last character, and whole in `long_text`.
 //!
-//! How many rows there are is only known at the end, but an array begins with its shape. So rows are spooled
-//! (in memory while small, then in an unnamed temporary file in the output folder) and assembled at the end,
-//! in bounded memory. Vectors are stored as they are, since floats hardly compress, and text, mostly zero
-//! bytes, is deflated.
+//! How many rows there are is only known at the end, but an array begins with its shape. So rows
+//! are spooled (in memory while small, then in an unnamed temporary file in the output folder) and
+//! assembled at the end, in bounded memory. Vectors are stored as they are, since floats hardly
+//! compress, and text, mostly zero bytes, is deflated.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -158,7 +158,8 @@ fn begin(
         // No time of day: the same rows give the same bytes.
         .last_modified_time(zip::DateTime::default())
         .unix_permissions(0o644)
-        // Zip's 64-bit sizes where 32 bits might not do: the header and deflate's overhead need some room.
+        // Zip's 64-bit sizes where 32 bits might not do: the header and deflate's overhead need
+        // some room.
         .large_file(size > 0xF000_0000);
     Ok(zip.start_file(format!("{name}.npy"), options)?)
 }
@@ -334,8 +335,8 @@ fn member(
     let Some(index) = zip.index_for_name(&format!("{name}.npy")) else {
         return Ok(None);
     };
-    // A member of the archive lends the whole archive, and the arrays are read in step: each has a file
-    // handle of its own.
+    // A member of the archive lends the whole archive, and the arrays are read in step: each has a
+    // file handle of its own.
     let (start, size, method) = {
         let member = zip.by_index(index)?;
         let start = member.data_start().ok_or_else(|| invalid("no data"))?;

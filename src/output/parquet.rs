@@ -1,13 +1,15 @@
-//! Parquet: one row a record, with the columns `ids`, `headers`, `lengths`, `status` and `embeddings`.
+//! Parquet: one row a record, with the columns `ids`, `headers`, `lengths`, `status` and
+//! `embeddings`.
 //!
-//! `embeddings` is a fixed-size list of H float32 (or float16) for pooled rows, which polars reads as an array column
-//! (`to_numpy()` gives the N x H matrix) and pandas as a column of arrays (`numpy.stack`). Per-token rows are
-//! a list of such fixed-size lists: one L x H array a record, an empty list for a skipped record. Provenance
-//! stands in the file's key-value metadata, each key after `seqembed.`, and so in pyarrow's schema metadata.
+//! `embeddings` is a fixed-size list of H float32 (or float16) for pooled rows, which polars reads
+//! as an array column (`to_numpy()` gives the N x H matrix) and pandas as a column of arrays
+//! (`numpy.stack`). Per-token rows are a list of such fixed-size lists: one L x H array a record,
+//! an empty list for a skipped record. Provenance stands in the file's key-value metadata, each key
+//! after `seqembed.`, and so in pyarrow's schema metadata.
 //!
-//! The crate's writer holds all values of a row, and their levels, in memory, and lays them into one page. A row of
-//! [`GROUP_BYTES`] or more is therefore a row group of its own, whose vectors go page by page to an unnamed temporary
-//! file, and from there into the file.
+//! The crate's writer holds all values of a row, and their levels, in memory, and lays them into
+//! one page. A row of [`GROUP_BYTES`] or more is therefore a row group of its own, whose vectors go
+//! page by page to an unnamed temporary file, and from there into the file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -50,8 +52,8 @@ use super::reader::{BLOCK_BYTES, Reader};
 use super::rows::{OpenRow, Rows};
 use super::sink::Sink;
 
-/// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this large still
-/// reads at full speed.
+/// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this
+/// large still reads at full speed.
 const GROUP_BYTES: usize = 32 << 20;
 /// Rows in a row group at most, for short vectors with long headers.
 const GROUP_ROWS: usize = 1 << 16;
@@ -73,8 +75,8 @@ pub(super) struct ParquetSink {
     open: OpenRow,
     /// The vectors of a row of a group of its own that are there.
     long: Option<Long>,
-    /// Rows that are not yet a record batch. Batches and row groups end where the rows say, not where the
-    /// caller's blocks do, so that the file doesn't depend on those.
+    /// Rows that are not yet a record batch. Batches and row groups end where the rows say, not
+    /// where the caller's blocks do, so that the file doesn't depend on those.
     pending: Rows,
     group_bytes: usize,
     group_rows: usize,
@@ -89,7 +91,8 @@ impl ParquetSink {
         let mut properties = WriterProperties::builder()
             .set_created_by(format!("seqembed {}", env!("CARGO_PKG_VERSION")))
             .set_key_value_metadata(Some(metadata))
-            // For the vectors: no dictionary pays, and no statistic of a single coordinate is asked for.
+            // For the vectors: no dictionary pays, and no statistic of a single coordinate is asked
+            // for.
             .set_dictionary_enabled(false)
             .set_encoding(Encoding::PLAIN)
             .set_compression(Compression::UNCOMPRESSED)
@@ -318,8 +321,9 @@ impl Long {
         Ok(())
     }
 
-    /// A page: levels as runs, then the values as they are. The first value of a row has repetition level 0, that of
-    /// another vector 1, every other 2; none is missing, which is definition level 2.
+    /// A page: levels as runs, then the values as they are. The first value of a row has repetition
+    /// level 0, that of another vector 1, every other 2; none is missing, which is definition level
+    /// 2.
     fn write_page(&mut self) -> Result<(), ParquetError> {
         let page = std::mem::take(&mut self.page);
         let mut bytes = Vec::with_capacity(page.len() * self.precision.bytes() + (64 << 10));
@@ -386,7 +390,8 @@ fn levels(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     bytes[start..start + 4].copy_from_slice(&count.to_le_bytes());
 }
 
-/// So many times the same level, as parquet's run-length encoding has it: twice the count in 7 bits a byte, and the level.
+/// So many times the same level, as parquet's run-length encoding has it: twice the count in 7 bits
+/// a byte, and the level.
 fn run(bytes: &mut Vec<u8>, level: u8, count: usize) {
     if count == 0 {
         return;
@@ -438,7 +443,8 @@ fn schema(layout: &Layout) -> Result<SchemaRef, OutputError> {
         Field::new("status", DataType::Utf8, false),
         Field::new("embeddings", embeddings, false),
     ];
-    // Here too, beside the file's own metadata: where a file has an Arrow schema, pyarrow shows its metadata only.
+    // Here too, beside the file's own metadata: where a file has an Arrow schema, pyarrow shows its
+    // metadata only.
     let metadata: HashMap<_, _> = prefixed(layout).collect();
     Ok(Arc::new(Schema::new_with_metadata(columns, metadata)))
 }
@@ -623,7 +629,8 @@ impl Groups {
         steps
     }
 
-    /// Whether a row group is one long row whose pages hold the values as they are, as seqembed writes it.
+    /// Whether a row group is one long row whose pages hold the values as they are, as seqembed
+    /// writes it.
     fn is_long(&self, group: &RowGroupMetaData) -> bool {
         let Some(column) = embeddings(group) else {
             return false;
@@ -651,7 +658,8 @@ impl Groups {
         let layout = self.layout.clone();
         match step {
             Step::Rows(groups) => {
-                // A per-token row is taken to have some 256 residues: the block is a matter of memory, not of truth.
+                // A per-token row is taken to have some 256 residues: the block is a matter of
+                // memory, not of truth.
                 let row_bytes = hidden * size_of::<f32>() * if per_token { 256 } else { 1 };
                 let batches = builder
                     .with_row_groups(groups)

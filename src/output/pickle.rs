@@ -1,5 +1,6 @@
-//! Python's pickle format, protocol 2, as `torch.save` writes it: the few opcodes that dicts, lists, text, numbers
-//! and tensors need. The values of tensors stand beside the pickle, in entries of the archive.
+//! Python's pickle format, protocol 2, as `torch.save` writes it: the few opcodes that dicts,
+//! lists, text, numbers and tensors need. The values of tensors stand beside the pickle, in entries
+//! of the archive.
 
 use std::io::{self, Write};
 
@@ -51,7 +52,8 @@ impl<W: Write> Pickler<W> {
         self.to.write_all(b"u")
     }
 
-    /// Begins a list; [`List::item`] is called before each of its items, and [`List::end`] after the last.
+    /// Begins a list; [`List::item`] is called before each of its items, and [`List::end`] after
+    /// the last.
     pub fn list(&mut self) -> io::Result<List> {
         self.to.write_all(b"]")?;
         Ok(List { items: 0 })

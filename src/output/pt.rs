@@ -9,9 +9,10 @@
 //! | `offsets` (per-token only) | tensor, int64, N + 1: record i is `data[offsets[i]:offsets[i + 1]]` |
 //! | `provenance` | dict of texts |
 //!
-//! `ids` and `data` are what `VirNucPro`'s prediction reads from its merged files, so pooled files serve there. Its
-//! own files are read by [`super::virnucpro`]. The file is a zip archive as `torch.save` makes it, with its
-//! entries aligned, so that `mmap=True` works. The matrix goes to the disk as it comes.
+//! `ids` and `data` are what `VirNucPro`'s prediction reads from its merged files, so pooled files
+//! serve there. Its own files are read by [`super::virnucpro`]. The file is a zip archive as
+//! `torch.save` makes it, with its entries aligned, so that `mmap=True` works. The matrix goes to
+//! the disk as it comes.
 
 use std::io::{self, BufWriter, Write};
 

@@ -4,7 +4,8 @@ use super::error::OutputError;
 use super::layout::Layout;
 use super::rows::Rows;
 
-/// Values of a vector at most: whatever is wider is damaged, or made to exhaust the memory. Known models have up to 5,120.
+/// Values of a vector at most: whatever is wider is damaged, or made to exhaust the memory. Known
+/// models have up to 5,120.
 pub(super) const WIDEST: usize = 1 << 20;
 
 /// Bytes of vectors that are handled at a time, on the way in and on the way out.

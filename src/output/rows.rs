@@ -6,12 +6,12 @@ use super::precision::OutputPrecision;
 
 /// A block of consecutive rows of one output file, in input order.
 ///
-/// Row `i` has `vectors[i]` vectors of `hidden` values each in `values` (row after row): one for a pooled
-/// embedding, one for each residue for per-token output, and one vector of NaN (pooled) or none at all
-/// (per-token) for a record that was skipped.
+/// Row `i` has `vectors[i]` vectors of `hidden` values each in `values` (row after row): one for a
+/// pooled embedding, one for each residue for per-token output, and one vector of NaN (pooled) or
+/// none at all (per-token) for a record that was skipped.
 ///
-/// A row of many vectors may come in parts: its block has the first of them and says with `after` how many follow, and
-/// the next blocks begin with these.
+/// A row of many vectors may come in parts: its block has the first of them and says with `after`
+/// how many follow, and the next blocks begin with these.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
     /// Width of a vector.
@@ -20,18 +20,21 @@ pub struct Rows {
     pub ids: Vec<String>,
     /// The whole header line of each record, without its `>` or `@`.
     pub headers: Vec<String>,
-    /// Residues in each record, as they were embedded (after a terminal `*` was dropped, before truncation).
+    /// Residues in each record, as they were embedded (after a terminal `*` was dropped, before
+    /// truncation).
     pub lengths: Vec<u64>,
-    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced` (`all-unknown` when no letter is known), `gaps` joined by
-    /// a comma, or `skipped: why`.
+    /// What happened to each record: `ok`, or one or more of `truncated`, `windowed`, `replaced`
+    /// (`all-unknown` when no letter is known), `gaps` joined by a comma, or `skipped: why`.
     pub status: Vec<String>,
     /// How many vectors each row has.
     pub vectors: Vec<usize>,
-    /// The vectors: `(before + sum(vectors) - after) * hidden` values, or `before * hidden` where there is no row.
+    /// The vectors: `(before + sum(vectors) - after) * hidden` values, or `before * hidden` where
+    /// there is no row.
     pub values: Vec<f32>,
     /// How many vectors at the begin are of a row that an earlier block began.
     pub before: usize,
-    /// How many vectors of the last row, or of that earlier one where this block has no row, later blocks begin with.
+    /// How many vectors of the last row, or of that earlier one where this block has no row, later
+    /// blocks begin with.
     pub after: usize,
 }
 
@@ -78,8 +81,9 @@ impl Rows {
         self.values.extend_from_slice(values);
     }
 
-    /// Checks that the columns agree with each other and with the file they go to, so that a mistake
-    /// upstream becomes an error and never a shifted matrix. `open` is what earlier blocks left to come.
+    /// Checks that the columns agree with each other and with the file they go to, so that a
+    /// mistake upstream becomes an error and never a shifted matrix. `open` is what earlier blocks
+    /// left to come.
     pub(super) fn check(&self, layout: &Layout, open: &mut OpenRow) -> Result<(), OutputError> {
         let wrong = |what: String| OutputError::Inconsistent {
             path: layout.path.clone(),

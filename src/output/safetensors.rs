@@ -7,9 +7,10 @@
 //! | `offsets` (per-token only) | I64 | N + 1: record i is `embeddings[offsets[i]:offsets[i + 1]]` |
 //! | `ids`, `headers`, `status` | U8 | UTF-8, a line for each record: `bytes(t["ids"]).decode().split("\n")[:N]` |
 //!
-//! The format has no text. Its metadata could hold some, but is bounded, so only the provenance stands there.
-//! The matrix goes to the disk as it comes: its size is filled in at the end, in a header that has room for it.
-//! `status` may end in empty lines, so that the numbers behind it are aligned.
+//! The format has no text. Its metadata could hold some, but is bounded, so only the provenance
+//! stands there. The matrix goes to the disk as it comes: its size is filled in at the end, in a
+//! header that has room for it. `status` may end in empty lines, so that the numbers behind it are
+//! aligned.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -262,7 +263,8 @@ impl<'path> Header<'path> {
     }
 }
 
-/// The floats, the number of records, and the sides of the matrix, unless the tensors do not fit together.
+/// The floats, the number of records, and the sides of the matrix, unless the tensors do not fit
+/// together.
 fn shape(
     embeddings: &Tensor,
     lengths: &Tensor,

@@ -1,9 +1,9 @@
-//! The small columns of a file while it is written: ids, headers, lengths and status, spooled until their
-//! number is known.
+//! The small columns of a file while it is written: ids, headers, lengths and status, spooled until
+//! their number is known.
 //!
-//! How many rows there are is only known at the end, but most formats begin an array with its shape. So these
-//! columns are spooled (in memory while small, then in an unnamed temporary file in the output folder) and gone
-//! through once for each array at the end, in bounded memory.
+//! How many rows there are is only known at the end, but most formats begin an array with its
+//! shape. So these columns are spooled (in memory while small, then in an unnamed temporary file in
+//! the output folder) and gone through once for each array at the end, in bounded memory.
 
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -13,7 +13,8 @@ use tempfile::SpooledTempFile;
 use super::rows::Rows;
 use crate::atomic_file::folder_of;
 
-/// What is spooled in memory before a temporary file is used: small outputs never touch the disk twice.
+/// What is spooled in memory before a temporary file is used: small outputs never touch the disk
+/// twice.
 const SPOOL_BYTES: usize = 1 << 20;
 /// The text columns, in the order they are spooled in.
 pub(super) const TEXTS: [&str; 3] = ["ids", "headers", "status"];
@@ -32,7 +33,8 @@ pub(super) fn rewound(spool: BufWriter<SpooledTempFile>) -> io::Result<SpooledTe
 
 /// The columns of all rows so far.
 pub(super) struct Table {
-    /// For each row: residues and vectors as u64, then for each text its bytes' count as u64 and its UTF-8.
+    /// For each row: residues and vectors as u64, then for each text its bytes' count as u64 and
+    /// its UTF-8.
     columns: BufWriter<SpooledTempFile>,
     /// Characters of the longest text of each column.
     pub widths: [usize; 3],

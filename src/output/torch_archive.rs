@@ -1,4 +1,5 @@
-//! The zip archive that `PyTorch`'s `torch.save` makes: a pickle, and an entry for the values of each tensor.
+//! The zip archive that `PyTorch`'s `torch.save` makes: a pickle, and an entry for the values of
+//! each tensor.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -58,8 +59,8 @@ impl Archive {
     }
 }
 
-/// A zip archive with nothing before it. Left to find out what there is, the reader can take the second entry of what `PyTorch` wrote
-/// for the first.
+/// A zip archive with nothing before it. Left to find out what there is, the reader can take the
+/// second entry of what `PyTorch` wrote for the first.
 fn archive(file: File) -> zip::result::ZipResult<ZipArchive<BufReader<File>>> {
     let archive_offset = ArchiveOffset::Known(0);
     ZipArchive::with_config(Config { archive_offset }, BufReader::new(file))

@@ -121,7 +121,8 @@ pub fn write_merged(path: &Path, vectors: Vectors) -> Result<(), OutputError> {
 
 const FLOATS: Kind = Kind::Float(OutputPrecision::Fp32);
 
-/// Writes an archive: the values of its tensors, in the order of their keys, and the items of its dict.
+/// Writes an archive: the values of its tensors, in the order of their keys, and the items of its
+/// dict.
 fn write<'a>(
     path: &Path,
     entries: impl Iterator<Item = &'a [f32]>,

@@ -1,4 +1,5 @@
-//! Pictures in SVG: points in two dimensions, bars, and the principal components that make points of vectors.
+//! Pictures in SVG: points in two dimensions, bars, and the principal components that make points
+//! of vectors.
 
 pub mod bar_chart;
 pub mod pca;

@@ -1,20 +1,21 @@
 //! The two principal components of many vectors, exactly, in one pass of bounded memory.
 //!
-//! The covariance (H x H) is summed over blocks of rows, around the first row so that large means cost no
-//! digits. Its leading eigenvectors come from orthogonal iteration with a Rayleigh-Ritz step (Golub and Van
-//! Loan, *Matrix Computations*, 8.2.4), which needs a few products with the matrix instead of the whole
-//! spectrum. No random start: the same rows give the same axes.
+//! The covariance (H x H) is summed over blocks of rows, around the first row so that large means
+//! cost no digits. Its leading eigenvectors come from orthogonal iteration with a Rayleigh-Ritz
+//! step (Golub and Van Loan, *Matrix Computations*, 8.2.4), which needs a few products with the
+//! matrix instead of the whole spectrum. No random start: the same rows give the same axes.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut1, Axis, Zip, s};
 use rayon::prelude::*;
 
-/// Vectors that iterate together. More than the two wanted: what decides how fast those converge is then the
-/// gap to the ninth eigenvalue and not to the third.
+/// Vectors that iterate together. More than the two wanted: what decides how fast those converge is
+/// then the gap to the ninth eigenvalue and not to the third.
 const WIDTH: usize = 8;
 /// An axis may still turn by this much (radians, about) when the iteration stops.
 const TOLERANCE: f64 = 1e-9;
-/// Rounds at most: by then the axes within the plane that has not settled are as good as each other.
+/// Rounds at most: by then the axes within the plane that has not settled are as good as each
+/// other.
 const ROUNDS: usize = 1000;
 /// Rows of the covariance that a thread sums at a time.
 const PANEL: usize = 64;
@@ -34,8 +35,8 @@ pub struct Moments {
 pub struct Projection {
     /// The mean of the rows (H).
     pub mean: Vec<f64>,
-    /// The components' directions, unit vectors of H values; all zero where rows don't vary. Each one's sign is
-    /// such that its largest coordinate is positive.
+    /// The components' directions, unit vectors of H values; all zero where rows don't vary. Each
+    /// one's sign is such that its largest coordinate is positive.
     pub axes: [Vec<f64>; 2],
     /// Each component's share of the whole variance, 0 to 1.
     pub explained: [f64; 2],
@@ -193,7 +194,8 @@ fn leading(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     (values, basis.dot(&turn))
 }
 
-/// Gram-Schmidt, twice for the digits that the first time loses. A column that adds nothing becomes zero.
+/// Gram-Schmidt, twice for the digits that the first time loses. A column that adds nothing becomes
+/// zero.
 fn orthonormalize(basis: &mut Array2<f64>) {
     for at in 0..basis.ncols() {
         let (done, mut rest) = basis.view_mut().split_at(Axis(1), at);
@@ -212,8 +214,8 @@ fn orthonormalize(basis: &mut Array2<f64>) {
     }
 }
 
-/// All eigenvalues of a small symmetric matrix, descending, and their eigenvectors as columns: Jacobi's
-/// rotations (Golub and Van Loan, 8.5).
+/// All eigenvalues of a small symmetric matrix, descending, and their eigenvectors as columns:
+/// Jacobi's rotations (Golub and Van Loan, 8.5).
 fn symmetric(mut matrix: Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     let size = matrix.nrows();
     let mut vectors = Array2::<f64>::eye(size);
@@ -293,9 +295,9 @@ mod tests {
     }
 
     proptest! {
-        /// The law of principal components: what is projected is centred and uncorrelated, its variance is
-        /// the share that is told, and no coordinate varies more than the first component, nor, once that is
-        /// taken away, more than the second.
+        /// The law of principal components: what is projected is centred and uncorrelated, its
+        /// variance is the share that is told, and no coordinate varies more than the first
+        /// component, nor, once that is taken away, more than the second.
         #[test]
         fn components_are_uncorrelated_and_have_the_told_variance(rows in rows(), block in 1_usize..50) {
             let found = projection(&rows, block);

@@ -1,8 +1,9 @@
 //! A scatter plot as one self-contained file: an SVG, or an HTML page around the same SVG.
 //!
-//! Colours are Okabe and Ito's (*Color Universal Design*, 2008), which people with any colour vision tell
-//! apart; their yellow and black, too faint and too loud on white, are replaced by an olive and a grey. After
-//! eight series the marks change, after six marks they become hollow, and after 96 series all begins again.
+//! Colours are Okabe and Ito's (*Color Universal Design*, 2008), which people with any colour
+//! vision tell apart; their yellow and black, too faint and too loud on white, are replaced by an
+//! olive and a grey. After eight series the marks change, after six marks they become hollow, and
+//! after 96 series all begins again.
 
 use std::fmt::Write as _;
 use std::io;
@@ -519,8 +520,8 @@ svg { display: block; width: 100%; height: auto; }
   color: #fff; font: 13px/1.45 system-ui, sans-serif; white-space: pre-line; pointer-events: none; }
 ";
 
-/// Shows a point's title at once, and a series alone while its name is pointed at. The page says the same
-/// without it, as the titles are the browser's tooltips.
+/// Shows a point's title at once, and a series alone while its name is pointed at. The page says
+/// the same without it, as the titles are the browser's tooltips.
 const SCRIPT: &str = "
 const tip = document.getElementById('tip'), svg = document.querySelector('svg');
 for (const point of document.querySelectorAll('.series path')) {

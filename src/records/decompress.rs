@@ -28,7 +28,8 @@ impl Compression {
     fn of(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
-            // A digit (the block size), then the magic number of a block or of the end of an empty stream.
+            // A digit (the block size), then the magic number of a block or of the end of an empty
+            // stream.
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31 | 0x17, ..] => Some(Self::Bzip2),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
             // A frame, or a skippable one: pzstd and seekable files may start with it.
@@ -113,8 +114,8 @@ impl End {
         self.lock().behind.clone()
     }
 
-    /// Whether the empty block is missing that ends every bgzip file (SAM specification, 4.1.2). A file that was cut between
-    /// two blocks is a valid gzip file: only that tells.
+    /// Whether the empty block is missing that ends every bgzip file (SAM specification, 4.1.2). A
+    /// file that was cut between two blocks is a valid gzip file: only that tells.
     pub(super) fn lacks_last_block(&self) -> bool {
         self.lock().lacks_last_block
     }
@@ -124,8 +125,9 @@ impl End {
     }
 }
 
-/// The text of all members, streams or frames of compressed data, one after another. Zero bytes behind one of them, with which
-/// tapes and object stores fill their blocks, are passed over; anything else ends the text, and is told.
+/// The text of all members, streams or frames of compressed data, one after another. Zero bytes
+/// behind one of them, with which tapes and object stores fill their blocks, are passed over;
+/// anything else ends the text, and is told.
 struct Members {
     compression: Compression,
     is_bgzf: bool,
@@ -224,7 +226,8 @@ impl Decoder {
             Compression::Xz => Self::Xz(liblzma::bufread::XzDecoder::new(bytes)),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes)?.single_frame();
-                // Files made with `--long` need windows up to 2 GB; memory is taken only as a file asks for it.
+                // Files made with `--long` need windows up to 2 GB; memory is taken only as a file
+                // asks for it.
                 decoder.window_log_max(31)?;
                 Self::Zstd(decoder)
             }

@@ -1,7 +1,9 @@
-//! Bytes of a sequence -> letters, a byte each, so that all that counts bytes behind this counts letters.
+//! Bytes of a sequence -> letters, a byte each, so that all that counts bytes behind this counts
+//! letters.
 //!
-//! A character that is not ASCII is one letter, as in Python's `len`, and so is each byte that is not UTF-8. `<mask>` is one as
-//! well: not six, and no mask either, for ESM-2 scales a sequence by the share of its masks, which no graph of ours does.
+//! A character that is not ASCII is one letter, as in Python's `len`, and so is each byte that is
+//! not UTF-8. `<mask>` is one as well: not six, and no mask either, for ESM-2 scales a sequence by
+//! the share of its masks, which no graph of ours does.
 
 use std::fmt;
 
@@ -202,7 +204,8 @@ impl Letters {
     /// Adds a piece of a line of a file. White space is dropped.
     pub(super) fn line(&mut self, piece: &[u8], line: u64, is_fasta: bool) -> Result<(), Refused> {
         let plain = piece.strip_suffix(b"\r").unwrap_or(piece);
-        // Without a branch, so that it is vectorised: nearly every line passes. With a sign, what is not ASCII is below zero.
+        // Without a branch, so that it is vectorised: nearly every line passes. With a sign, what
+        // is not ASCII is below zero.
         let odd = plain.iter().fold(0, |odd, &byte| {
             odd | u8::from(byte.cast_signed() <= 0x20) | u8::from(byte == b'>')
         });
@@ -357,7 +360,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is kept, the count and the last letter are those of all, and what is kept is their beginning.
+        /// Whatever is kept, the count and the last letter are those of all, and what is kept is
+        /// their beginning.
         #[test]
         fn what_is_not_kept_is_counted(
             parts in proptest::collection::vec("<mask>|<ma|sk>|[A-Z*<]{0,9}|[é–\u{a0}😀]{0,3}", 0..12),

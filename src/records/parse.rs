@@ -1,7 +1,7 @@
 //! Text -> records, line by line, in memory near the longest record.
 //!
-//! Own code, because the libraries at hand lose what stands before a damaged place in their buffer, take a
-//! header without a sequence for an error, or can't tell the line of a mistake.
+//! Own code, because the libraries at hand lose what stands before a damaged place in their buffer,
+//! take a header without a sequence for an error, or can't tell the line of a mistake.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -22,7 +22,8 @@ const COPIED: usize = 1 << 20;
 /// How much of an unexpected line a message shows.
 const SHOWN: usize = 24;
 
-/// Longer headers are refused: those of NCBI's nr, which join the headers of all equal sequences, are a tenth of it.
+/// Longer headers are refused: those of NCBI's nr, which join the headers of all equal sequences,
+/// are a tenth of it.
 const LONGEST_HEADER: usize = 16 << 20;
 
 /// The head of a tar archive, with the letters that tell it.
@@ -225,8 +226,8 @@ impl Parser {
         Ok(Some(self.record(header)))
     }
 
-    /// Passes over a FASTQ record's qualities: lines until there are as many as letters, however the sequence was wrapped. A line
-    /// of them may itself start with `@` or `+`.
+    /// Passes over a FASTQ record's qualities: lines until there are as many as letters, however
+    /// the sequence was wrapped. A line of them may itself start with `@` or `+`.
     fn qualities(&mut self, header: &str) -> Result<(), Problem> {
         let first_line = self.text.line;
         let sequence = self.letters.count();
@@ -466,7 +467,8 @@ impl Text {
         }
     }
 
-    /// Passes over a byte order mark, if one comes next, with one of these bytes (where any are named) behind it.
+    /// Passes over a byte order mark, if one comes next, with one of these bytes (where any are
+    /// named) behind it.
     fn skip_byte_order_mark(&mut self, before: &[u8]) -> bool {
         const MARK: &[u8] = b"\xef\xbb\xbf";
         self.top_up(MARK.len() + 1);
@@ -489,8 +491,8 @@ impl Text {
         matches!(next, Some([] | [b'\n', ..] | [b'\r', b'\n', ..]))
     }
 
-    /// Passes over a comment, or the line between a FASTQ record's sequence and its qualities. Nothing but such a line is passed
-    /// over, and no records that stand in one with it.
+    /// Passes over a comment, or the line between a FASTQ record's sequence and its qualities.
+    /// Nothing but such a line is passed over, and no records that stand in one with it.
     fn skip_line(&mut self) -> Result<(), Problem> {
         let mut returned = false;
         self.each_piece(|piece, line| {
@@ -511,7 +513,8 @@ impl Text {
         })
     }
 
-    /// Hands on the rest of the line, without its line feed, in as many pieces as the buffer makes of it.
+    /// Hands on the rest of the line, without its line feed, in as many pieces as the buffer makes
+    /// of it.
     fn each_piece(
         &mut self,
         mut piece: impl FnMut(&[u8], u64) -> Result<(), Problem>,
@@ -546,7 +549,8 @@ fn shown(line: &[u8]) -> String {
     text
 }
 
-/// Whether text starts with a header line of SAM, such as `@HD` with a tab, and a tag but for comments.
+/// Whether text starts with a header line of SAM, such as `@HD` with a tab, and a tag but for
+/// comments.
 fn is_sam(head: &[u8]) -> bool {
     match head {
         [b'@', b'C', b'O', b'\t', ..] => true,

@@ -18,7 +18,8 @@ use crate::text::thousands;
 /// Opens a file and looks at its first bytes.
 ///
 /// # Errors
-/// When the file is missing, is a folder or can't be read. What is wrong with its text comes from the reader.
+/// When the file is missing, is a folder or can't be read. What is wrong with its text comes from
+/// the reader.
 pub fn open(source: &Source) -> Result<Reader, RecordError> {
     open_with(source, |raw| raw)
 }
@@ -115,8 +116,9 @@ impl Reader {
         self.ended && !self.failed && self.delivered == 0
     }
 
-    /// Whether a file that was read to its end still has the bytes that were read: how many, and their BLAKE3 hash. They are read
-    /// again only where something changed and neither length nor time of writing tell whether it was the bytes.
+    /// Whether a file that was read to its end still has the bytes that were read: how many, and
+    /// their BLAKE3 hash. They are read again only where something changed and neither length nor
+    /// time of writing tell whether it was the bytes.
     ///
     /// # Errors
     /// When it has others, or can't be read again.

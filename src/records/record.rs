@@ -5,11 +5,11 @@ use super::letters::{Letter, Letters};
 /// One sequence of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The whole header line without its `>` or `@`, trailing white space trimmed; bytes that are not UTF-8 are written as
-    /// `\xe9`, and `\xe9` as `\\xe9`.
+    /// The whole header line without its `>` or `@`, trailing white space trimmed; bytes that are
+    /// not UTF-8 are written as `\xe9`, and `\xe9` as `\\xe9`.
     pub header: String,
-    /// The letters as they stand in the file, without line ends and white space, a byte each: an ASCII one as it is, and
-    /// [`OTHER`](super::OTHER) for any other.
+    /// The letters as they stand in the file, without line ends and white space, a byte each: an
+    /// ASCII one as it is, and [`OTHER`](super::OTHER) for any other.
     pub sequence: Vec<u8>,
     /// What was not kept of it.
     pub rest: Option<Rest>,
@@ -56,7 +56,8 @@ impl Record {
         }
     }
 
-    /// The letter at a place of the sequence; for [`OTHER`](super::OTHER), the first that it stands for.
+    /// The letter at a place of the sequence; for [`OTHER`](super::OTHER), the first that it stands
+    /// for.
     #[must_use]
     pub fn letter(&self, at: usize) -> Letter {
         match (self.sequence[at], self.other) {

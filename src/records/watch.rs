@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use crate::digest;
 use crate::text::thousands;
 
-/// A file that is read, as it was when it was opened. A pipe has no length and is not watched; and a file that is replaced by
-/// another of its name is read to its own end.
+/// A file that is read, as it was when it was opened. A pipe has no length and is not watched; and
+/// a file that is replaced by another of its name is read to its own end.
 #[derive(Debug)]
 pub(super) struct Watch {
     file: Arc<File>,
@@ -42,7 +42,8 @@ impl Watch {
 
     /// What is different now, in words.
     pub(super) fn change(&self) -> Option<String> {
-        // A network file system may answer from a cache of some seconds, but asks its server when a file is opened.
+        // A network file system may answer from a cache of some seconds, but asks its server when a
+        // file is opened.
         drop(self.path.as_ref().map(File::open));
         let about = self.file.metadata().ok()?;
         if about.len() != self.length {
@@ -55,9 +56,10 @@ impl Watch {
         (about.modified().ok() != self.written).then(|| "its modification time changed".to_owned())
     }
 
-    /// Whether the file still has the bytes that were read, of which this is the BLAKE3 hash. It is read again only if something
-    /// of it changed and its length and time of writing did not: a writer may have put the time back (as with
-    /// `touch -r`), or nothing but a name or a permission changed.
+    /// Whether the file still has the bytes that were read, of which this is the BLAKE3 hash. It is
+    /// read again only if something of it changed and its length and time of writing did not: a
+    /// writer may have put the time back (as with `touch -r`), or nothing but a name or a
+    /// permission changed.
     pub(super) fn holds(&self, read: u64, hash: &str) -> io::Result<bool> {
         // The standard input may have begun anywhere in its file.
         if self.path.is_none() || touched(&self.file.metadata()?) == self.touched {

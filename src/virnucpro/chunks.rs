@@ -4,9 +4,9 @@ use std::ops::Range;
 
 /// The chunks of a contig of `length` bases: none when it is empty.
 ///
-/// There are as few as cover the contig. What they cover twice is spread over the steps between them, the first steps
-/// taking a base more where it can't be spread evenly. Where that would leave more than one base for a step, the last
-/// chunk is shorter than `size` instead.
+/// There are as few as cover the contig. What they cover twice is spread over the steps between
+/// them, the first steps taking a base more where it can't be spread evenly. Where that would leave
+/// more than one base for a step, the last chunk is shorter than `size` instead.
 pub fn chunks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     let count = length.div_ceil(size.max(1));
     let surplus = count * size - length;

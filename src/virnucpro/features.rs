@@ -120,7 +120,8 @@ fn rows_path(places: &Places, side: Side, part: usize) -> PathBuf {
 /// Makes a part's three files from the rows of its two jobs, and removes those.
 ///
 /// # Errors
-/// When a reading frame has no vector or the two sides don't belong together, and when a file can't be read or written.
+/// When a reading frame has no vector or the two sides don't belong together, and when a file can't
+/// be read or written.
 pub fn merge(
     places: &Places,
     part: usize,
@@ -215,8 +216,8 @@ fn vectors(rows: &Rows) -> Vectors<'_> {
     }
 }
 
-/// The rows by rising length, equal ones in their order: the original batches its proteins so, and writes them as they
-/// come.
+/// The rows by rising length, equal ones in their order: the original batches its proteins so, and
+/// writes them as they come.
 fn by_length(rows: &Rows) -> Rows {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by_key(|&row| rows.lengths[row]);

@@ -5,9 +5,9 @@
 pub struct Frame {
     /// `F1` to `F3`, and `R1` to `R3` on the other strand: it follows the chunk's id.
     pub name: &'static str,
-    /// What is embedded of the strand: from the frame's first base on, one base more than the codons that were
-    /// translated have, where the strand has one. Codons that are none are not translated, so that it ends early by
-    /// as much.
+    /// What is embedded of the strand: from the frame's first base on, one base more than the
+    /// codons that were translated have, where the strand has one. Codons that are none are not
+    /// translated, so that it ends early by as much.
     pub nucleotides: Vec<u8>,
     /// The codons, translated.
     pub protein: Vec<u8>,
@@ -15,7 +15,8 @@ pub struct Frame {
 
 const NAMES: [&str; 6] = ["F1", "F2", "F3", "R1", "R2", "R3"];
 
-/// The frames of a sequence (in any case) that have a residue and no stop, in the order of their names.
+/// The frames of a sequence (in any case) that have a residue and no stop, in the order of their
+/// names.
 #[must_use]
 pub fn frames(sequence: &[u8]) -> Vec<Frame> {
     let forward = sequence.to_ascii_uppercase();
@@ -55,7 +56,8 @@ fn reverse_complement(sequence: &[u8]) -> Vec<u8> {
 
 /// A codon by the standard code, `*` for a stop; `None` where it is not three of the four bases.
 fn translate(codon: [u8; 3]) -> Option<u8> {
-    /// The code's table as NCBI prints it (number 1): the bases in the order T, C, A, G, the first the slowest.
+    /// The code's table as NCBI prints it (number 1): the bases in the order T, C, A, G, the first
+    /// the slowest.
     const CODE: &[u8; 64] = b"FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG";
     codon
         .into_iter()

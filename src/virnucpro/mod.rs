@@ -1,5 +1,6 @@
-//! `VirNucPro`'s features of contigs: chunks, reading frames, the vectors of DNABERT-S and ESM-2, and the merge, by the
-//! rules and under the file names of `VirNucPro` itself, whose prediction reads the result.
+//! `VirNucPro`'s features of contigs: chunks, reading frames, the vectors of DNABERT-S and ESM-2,
+//! and the merge, by the rules and under the file names of `VirNucPro` itself, whose prediction
+//! reads the result.
 //!
 //! For the contigs `x.fasta`, in the output folder:
 //!
@@ -12,8 +13,8 @@
 //! | `x_merged/output_N_merged.pt` | both vectors of each reading frame, side by side |
 //! | `x_provenance.json` | the models and options; the `.pt` files have no room for it |
 //!
-//! A row is joined by its place, and its id is compared on both sides: a row never moves to another id, not even when
-//! two contigs have the same name.
+//! A row is joined by its place, and its id is compared on both sides: a row never moves to another
+//! id, not even when two contigs have the same name.
 
 pub mod chunks;
 pub mod features;
@@ -164,7 +165,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Tells what is odd: contigs with the name of another one, contigs without a base, and no frame at all.
+    /// Tells what is odd: contigs with the name of another one, contigs without a base, and no
+    /// frame at all.
     fn warn(&mut self, contigs: &Source, repeated: u64, empty: u64) {
         if repeated > 0 {
             self.warnings.push(format!(
@@ -196,7 +198,8 @@ impl Found {
 
 /// Cuts contigs into chunks, reads their frames, and writes both as FASTA.
 ///
-/// `per_file` reading frames go into a part. A contig of more than `longest` bases (none: as many as is usual) is refused.
+/// `per_file` reading frames go into a part. A contig of more than `longest` bases (none: as many
+/// as is usual) is refused.
 ///
 /// # Errors
 /// When the contigs can't be read or the files can't be written.
@@ -246,7 +249,8 @@ pub fn prepare(
                 proteins(&check)?;
             }
         }
-        // What is not ASCII is no base, whatever it is, and has to be one letter in what is written.
+        // What is not ASCII is no base, whatever it is, and has to be one letter in what is
+        // written.
         for letter in record.sequence.iter_mut().filter(|byte| !byte.is_ascii()) {
             *letter = b'N';
         }

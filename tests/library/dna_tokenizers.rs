@@ -1,4 +1,5 @@
-//! The tokenizers of DNA and of BERT: against the ids of the Python libraries, against the `tokenizers` crate, and their laws.
+//! The tokenizers of DNA and of BERT: against the ids of the Python libraries, against the
+//! `tokenizers` crate, and their laws.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -156,7 +157,8 @@ fn special_ids_are_those_of_the_file() {
     assert_eq!((encoded.ids.len(), encoded.unknown), (5, 4));
 }
 
-/// What is refused is what the library itself gives other ids for, with its own added tokens and post-processor; the rest it gives these.
+/// What is refused is what the library itself gives other ids for, with its own added tokens and
+/// post-processor; the rest it gives these.
 #[test]
 fn added_tokens_and_what_stands_around_a_sequence_are_those_of_the_library() {
     let added = |content: &str, id: u32| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false});
@@ -215,7 +217,8 @@ fn added_tokens_and_what_stands_around_a_sequence_are_those_of_the_library() {
     }
 }
 
-/// An unknown letter is the unknown token before anything merges: where that is a letter of merges, it merges as that letter.
+/// An unknown letter is the unknown token before anything merges: where that is a letter of merges,
+/// it merges as that letter.
 #[test]
 fn an_unknown_token_that_merges_is_left_to_the_library() {
     let mut file = viral();
@@ -623,7 +626,8 @@ fn one_of(value: &mut Value, mut pick: usize) -> &mut Value {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// An error or another tokenizer: what matters is that it ends without a panic, and that both ways agree.
+    /// An error or another tokenizer: what matters is that it ends without a panic, and that both
+    /// ways agree.
     #[test]
     fn a_crafted_tokenizer_is_refused_or_works(
         changes in proptest::collection::vec((any::<u64>(), any::<proptest::sample::Index>(), crafted()), 1..4),

@@ -1,5 +1,6 @@
-//! The output formats that pipelines and pages list are those of the table in `src/output/formats.rs`: one that
-//! is added there and forgotten here would not be collected by Nextflow, or refused by Snakemake.
+//! The output formats that pipelines and pages list are those of the table in
+//! `src/output/formats.rs`: one that is added there and forgotten here would not be collected by
+//! Nextflow, or refused by Snakemake.
 
 use std::collections::BTreeSet;
 use std::fs;

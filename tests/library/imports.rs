@@ -1,8 +1,8 @@
 //! Which module imports which: no circle, and no folder that imports from one above it.
 //!
-//! What counts is every path to a module of the same crate, in a `use` or in the code. What does not
-//! count: `mod` declarations, what is re-exported (an import of it counts as one of the module that
-//! defines it), and code for tests.
+//! What counts is every path to a module of the same crate, in a `use` or in the code. What does
+//! not count: `mod` declarations, what is re-exported (an import of it counts as one of the module
+//! that defines it), and code for tests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -10,9 +10,9 @@ use std::path::Path;
 
 use syn::visit::{self, Visit};
 
-/// The folders and files of `src`, each of which may import only what stands before it. Data flows from the
-/// manifest to records, tokens, batches, the engine and the output; `run` leads it through, and the command line
-/// is on top.
+/// The folders and files of `src`, each of which may import only what stands before it. Data flows
+/// from the manifest to records, tokens, batches, the engine and the output; `run` leads it
+/// through, and the command line is on top.
 const ORDER: [&str; 27] = [
     "text",
     "digest",
@@ -152,8 +152,8 @@ impl Code<'_> {
         self.children
     }
 
-    /// A path from the crate's root, with `crate` in front; `None` where it leads to another crate, or to what the
-    /// module itself has.
+    /// A path from the crate's root, with `crate` in front; `None` where it leads to another crate,
+    /// or to what the module itself has.
     fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
         let mut base: &[String] = &self.module;
         let mut rest = path;

@@ -1,5 +1,5 @@
-//! What is written can be read by the tools that people use: each test writes through the library and reads
-//! with `NumPy`, pandas, h5py, safetensors, pyarrow, or torch where that is installed.
+//! What is written can be read by the tools that people use: each test writes through the library
+//! and reads with `NumPy`, pandas, h5py, safetensors, pyarrow, or torch where that is installed.
 //!
 //! `SEQEMBED_TEST_PYTHON` names a Python that has them; `make test` sets it.
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::common::{self, text};
 use seqembed::output::{self, Format, Layout, OutputError, OutputPrecision, Rows};
 
-/// Runs Python on `script` with the file as its first argument; the script fails the test by an assertion.
+/// Runs Python on `script` with the file as its first argument; the script fails the test by an
+/// assertion.
 fn python(script: &str, file: &Path) -> String {
     let needs = "numpy, pandas, pyarrow, h5py and safetensors";
     common::python(needs, script, &[text(file)])
@@ -211,8 +212,8 @@ fn no_rows_are_a_valid_file() {
     }
 }
 
-/// 10,000 rows of 1,280 values are 51 MB: several row groups of parquet. 2,000 are several blocks of the others, and
-/// spools on the disk.
+/// 10,000 rows of 1,280 values are 51 MB: several row groups of parquet. 2,000 are several blocks
+/// of the others, and spools on the disk.
 #[test]
 fn many_rows_come_back_in_order_and_in_blocks() {
     for format in Format::ALL {

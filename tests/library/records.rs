@@ -248,7 +248,8 @@ fn damage_in_the_middle_is_an_error() {
             "{name}: {error}"
         );
         assert!(before.len() > 100, "{name}: {}", before.len());
-        // A block may be delivered before its checksum is seen to be wrong: all blocks before it are right.
+        // A block may be delivered before its checksum is seen to be wrong: all blocks before it
+        // are right.
         assert_eq!(
             before[..before.len() - 100],
             plain[..before.len() - 100],
@@ -257,7 +258,8 @@ fn damage_in_the_middle_is_an_error() {
     }
 }
 
-/// `gzip -t` and `xz -t` say nothing of zero bytes behind the data, with which tapes and object stores fill their blocks.
+/// `gzip -t` and `xz -t` say nothing of zero bytes behind the data, with which tapes and object
+/// stores fill their blocks.
 #[test]
 fn zero_bytes_behind_the_data_are_passed_over() {
     let text = proteome(50);
@@ -399,8 +401,8 @@ fn told(text: &[u8]) -> (Vec<Record>, Vec<String>) {
     (all, reader.warnings())
 }
 
-/// Text of lines that end with a carriage return alone, in a file or joined with one whose lines end otherwise: it would be
-/// taken for one line, and its records lost.
+/// Text of lines that end with a carriage return alone, in a file or joined with one whose lines
+/// end otherwise: it would be taken for one line, and its records lost.
 #[test]
 fn records_behind_lone_carriage_returns_are_not_lost() {
     for (text, whole, line) in [
@@ -694,7 +696,8 @@ fn a_file_that_is_written_to_while_it_is_read_is_an_error() {
     }
 }
 
-/// The time of writing is put back, as some copying programs do. A new name or permission is no change.
+/// The time of writing is put back, as some copying programs do. A new name or permission is no
+/// change.
 #[test]
 fn a_file_that_is_written_to_in_place_is_read_again_at_its_end() {
     use std::os::unix::fs::PermissionsExt as _;

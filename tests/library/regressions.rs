@@ -1,5 +1,6 @@
-//! What fuzzing found stays found: every seed and every finding in `fuzz/` goes through its target again, and through
-//! some thousand mutations, so that the targets are kept working where there is no nightly Rust.
+//! What fuzzing found stays found: every seed and every finding in `fuzz/` goes through its target
+//! again, and through some thousand mutations, so that the targets are kept working where there is
+//! no nightly Rust.
 
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;

@@ -8,14 +8,16 @@
 //! | `ids`, `headers`, `status` | text of variable length, UTF-8 | N |
 //! | `lengths` | int64 | N |
 //!
-//! Per token, it has a dataset for each record, as `UniProt` publishes embeddings: float32 or float16, residues x H,
-//! with the attributes `id`, `header`, `status` (text), `length` and `row` (int64; the record's place in the input,
-//! from 0). A record that was skipped has a dataset of no rows.
+//! Per token, it has a dataset for each record, as `UniProt` publishes embeddings: float32 or
+//! float16, residues x H, with the attributes `id`, `header`, `status` (text), `length` and `row`
+//! (int64; the record's place in the input, from 0). A record that was skipped has a dataset of no
+//! rows.
 //!
-//! A dataset is named by its record's id. In a name `/` would begin a group, so it is written as `_`; the names `.` and
-//! `..` become `_` and `__`; a name beyond 255 bytes is cut there. When a name is that of another record, since ids
-//! repeat or differ in such a letter only, `#2` follows, or the next number that is free: an id that can be a name is
-//! always that of its first record. The attribute `id` is always the id itself.
+//! A dataset is named by its record's id. In a name `/` would begin a group, so it is written as
+//! `_`; the names `.` and `..` become `_` and `__`; a name beyond 255 bytes is cut there. When a
+//! name is that of another record, since ids repeat or differ in such a letter only, `#2` follows,
+//! or the next number that is free: an id that can be a name is always that of its first record.
+//! The attribute `id` is always the id itself.
 //!
 //! Provenance stands in the attributes of the file; per token, `hidden` is H.
 

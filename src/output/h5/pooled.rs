@@ -26,8 +26,8 @@ pub(super) struct PooledSink {
     h5: H5File,
     file: Unfinished,
     pooled: Pooled,
-    /// Rows that are not yet in the file: rows go there by the chunk, not by the caller's blocks, so that
-    /// the file doesn't depend on those.
+    /// Rows that are not yet in the file: rows go there by the chunk, not by the caller's blocks,
+    /// so that the file doesn't depend on those.
     pending: Rows,
     open: OpenRow,
 }
@@ -42,7 +42,8 @@ impl PooledSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
         let file = Unfinished::create(&layout.path)?;
         let begin = || {
-            // The file has a name that nobody else knows, and file systems of clusters may know no locks.
+            // The file has a name that nobody else knows, and file systems of clusters may know no
+            // locks.
             let h5 = H5File::options().no_locking().create(file.partial())?;
             h5.set_track_times(false)?;
             for (key, value) in &layout.provenance {

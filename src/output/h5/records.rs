@@ -1,9 +1,10 @@
 //! A dataset for each record, written as the records come.
 //!
-//! `rust_hdf5::H5File` keeps all that it knows of each dataset, some 4 KB, until the file is closed. Here the parts of the
-//! file are put one after another instead: a record's vectors, then, for many records together, their texts and the
-//! headers of their datasets; at the end the index of the names, the root and the superblock. `rust-hdf5` lays out and encodes
-//! each of them. Of a record in the file, its id and the place of its header are kept.
+//! `rust_hdf5::H5File` keeps all that it knows of each dataset, some 4 KB, until the file is
+//! closed. Here the parts of the file are put one after another instead: a record's vectors, then,
+//! for many records together, their texts and the headers of their datasets; at the end the index
+//! of the names, the root and the superblock. `rust-hdf5` lays out and encodes each of them. Of a
+//! record in the file, its id and the place of its header are kept.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -43,8 +44,8 @@ use super::datasets::{check_shape, length, precision, rows_of, signed, writing};
 
 /// Bytes of a dataset's name at most.
 const NAME_BYTES: usize = 255;
-/// Bytes of texts that are put into the file together. A heap of them holds 65,535 texts at most, each of which counts as
-/// `TEXT_BYTES` more than it has.
+/// Bytes of texts that are put into the file together. A heap of them holds 65,535 texts at most,
+/// each of which counts as `TEXT_BYTES` more than it has.
 const TEXTS_BYTES: usize = 64 << 10;
 const TEXT_BYTES: usize = 16;
 /// Addresses and lengths have 8 bytes.
@@ -131,7 +132,8 @@ impl RecordsSink {
         Ok(())
     }
 
-    /// Puts the texts of the pending records and the headers of their datasets behind their vectors.
+    /// Puts the texts of the pending records and the headers of their datasets behind their
+    /// vectors.
     fn write_headers(&mut self) -> Result<(), Hdf5Error> {
         self.pending_bytes = 0;
         let pending = std::mem::take(&mut self.pending);
@@ -351,8 +353,8 @@ struct Names<'i> {
 }
 
 impl<'i> Names<'i> {
-    /// Of records with these ids. Whoever looks up an id must find that record and no other, so no name that is made up is the id of
-    /// another record, whichever comes first.
+    /// Of records with these ids. Whoever looks up an id must find that record and no other, so no
+    /// name that is made up is the id of another record, whichever comes first.
     fn of(ids: impl Iterator<Item = &'i str>) -> Self {
         let own: HashSet<&str> = ids.filter(|id| plain(id) == *id).collect();
         let taken = own.iter().map(|&id| (id.to_owned(), 2)).collect();

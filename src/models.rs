@@ -189,7 +189,7 @@ pub fn resolve(spec: &str, say: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
         return export_cached(&snapshot, Some(&model), say);
     }
     // The download may have been deleted since it was exported.
-    let remembered = Entry::read(&entry_path(&key_of_name(&model)));
+    let remembered = IndexEntry::read(&entry_path(&key_of_name(&model)));
     match remembered.and_then(|entry| entry.open()) {
         Some(Export::Whole(folder)) => return Ok(folder),
         Some(Export::Broken(why)) => say(&format!("the export in the cache is damaged: {why}")),
@@ -285,7 +285,7 @@ pub fn check_intact(folder: &Path, named: Option<&HubModel>) -> Result<(), Model
 
 /// The entry of the index for one checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
+struct IndexEntry {
     /// The checkpoint's path, or its name on the hub.
     checkpoint: String,
     /// Version of the exporter.
@@ -356,7 +356,7 @@ enum Export {
     Broken(String),
 }
 
-impl Entry {
+impl IndexEntry {
     fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
@@ -512,18 +512,18 @@ fn hash(checkpoint: &Path, files: &mut [Fingerprint]) -> std::io::Result<()> {
 /// The cached export of a checkpoint, found by the checkpoint's path or else by its files, even if
 /// they were moved. `None` if there is none.
 fn find(checkpoint: &Path, key: &str, files: &[Fingerprint]) -> Option<Export> {
-    let known = Entry::read(&entry_path(key))
+    let known = IndexEntry::read(&entry_path(key))
         .filter(|entry| all(&entry.files, files, Fingerprint::is_same))
         .and_then(|entry| entry.open());
     if known.is_some() {
         return known;
     }
     // The same files under another path, for example mounted in a container.
-    let others: Vec<Entry> = Entry::all()
+    let others: Vec<IndexEntry> = IndexEntry::all()
         .filter(|entry| all(&entry.files, files, Fingerprint::is_as_long))
         .collect();
-    let same = |entry: &&Entry| all(&entry.files, files, Fingerprint::is_same_elsewhere);
-    let found = others.iter().filter(same).find_map(Entry::open);
+    let same = |entry: &&IndexEntry| all(&entry.files, files, Fingerprint::is_same_elsewhere);
+    let found = others.iter().filter(same).find_map(IndexEntry::open);
     if found.is_some() || others.is_empty() {
         return found;
     }
@@ -554,7 +554,7 @@ fn remember(
     identity: &str,
 ) -> Result<(), ModelError> {
     let place = entry_path(key);
-    let entry = Entry {
+    let entry = IndexEntry {
         checkpoint: key.to_owned(),
         exporter: exporter(),
         files: files.to_vec(),
@@ -572,7 +572,7 @@ fn name(named: Option<&HubModel>, files: &[Fingerprint], found: &Path) {
         return;
     };
     let export = found.file_name().unwrap_or_default().to_string_lossy();
-    let known = Entry::read(&entry_path(&key));
+    let known = IndexEntry::read(&entry_path(&key));
     if known.is_some_and(|entry| entry.export == export && entry.exporter == exporter()) {
         return;
     }
@@ -694,7 +694,7 @@ pub fn remove_damaged(error: &seqembed_onnx::Error, say: &dyn Fn(&str)) -> bool 
     let models = cache().join("models");
     let export = folder.file_name().unwrap_or_default().to_string_lossy();
     let can = folder.parent() == Some(&models)
-        && Entry::all().any(|entry| entry.export == export && entry.has_checkpoint());
+        && IndexEntry::all().any(|entry| entry.export == export && entry.has_checkpoint());
     // Rename it first: processes that have it open can continue to read it.
     let removed = can
         && AtomicFolder::create(&models.join("damaged"))

@@ -152,7 +152,7 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A variant: one way to run all files.
-struct Plan {
+struct Variant {
     name: &'static str,
     manifests: Vec<Child>,
 }
@@ -168,7 +168,7 @@ const RELOAD: &str = "one process, reloading for each file";
 const APART: &str = "one process per file";
 const WHOLE: &str = "all sequences in one file";
 
-fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Plan>> {
+fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Variant>> {
     let all = bench.manifest("all", jobs)?;
     let child = |manifest: &Path, reload| Child {
         manifest: manifest.to_owned(),
@@ -183,15 +183,15 @@ fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Plan>> {
         })
         .collect::<anyhow::Result<_>>()?;
     let mut ways = vec![
-        Plan {
+        Variant {
             name: ONE,
             manifests: vec![child(&all, false)],
         },
-        Plan {
+        Variant {
             name: RELOAD,
             manifests: vec![child(&all, true)],
         },
-        Plan {
+        Variant {
             name: APART,
             manifests: apart,
         },
@@ -204,7 +204,7 @@ fn ways(bench: &Bench, jobs: &[Job]) -> anyhow::Result<Vec<Plan>> {
             ..first.clone()
         };
         let whole = bench.manifest("everything", &[job])?;
-        ways.push(Plan {
+        ways.push(Variant {
             name: WHOLE,
             manifests: vec![child(&whole, false)],
         });

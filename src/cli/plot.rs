@@ -73,7 +73,7 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// If a file cannot be read.
 pub(super) fn figure(
-    files: &[Input],
+    files: &[PlotFile],
     first: &Layout,
     summaries: &[Summary],
     moments: Moments,
@@ -129,7 +129,7 @@ fn picture(path: &str) -> Result<Picture, &'static str> {
 }
 
 /// A file to draw, with the name shown for it.
-pub(super) struct Input {
+pub(super) struct PlotFile {
     pub(super) path: PathBuf,
     pub(super) label: String,
 }
@@ -145,7 +145,7 @@ pub(super) struct Summary {
 }
 
 /// The files named by the arguments, each with a name that is unique in the plot.
-fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<PlotFile>> {
     let paths = inputs::expand(inputs)?;
     let stem = |path: &Path| {
         path.file_stem()
@@ -166,13 +166,13 @@ fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
             } else {
                 path.display().to_string()
             };
-            Input { path, label }
+            PlotFile { path, label }
         })
         .collect())
 }
 
 /// Checks that all files hold pooled and comparable vectors, before any work is done.
-fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
+fn first_layout(files: &[PlotFile]) -> anyhow::Result<Layout> {
     let mut first: Option<Layout> = None;
     for file in files {
         let layout = output::open(&file.path)?.layout().clone();
@@ -217,9 +217,9 @@ fn first_layout(files: &[Input]) -> anyhow::Result<Layout> {
 /// # Errors
 /// If a file cannot be read.
 pub(super) fn survey(
-    files: &[Input],
+    files: &[PlotFile],
     hidden: usize,
-    look: &mut dyn FnMut(&Input, &Rows),
+    look: &mut dyn FnMut(&PlotFile, &Rows),
 ) -> anyhow::Result<(Vec<Summary>, Moments)> {
     if !(1..=WIDEST).contains(&hidden) {
         bail!(
@@ -268,7 +268,7 @@ pub(super) fn survey(
 
 /// Second pass, with known axes: projects the rows and keeps the points to draw.
 fn points(
-    files: &[Input],
+    files: &[PlotFile],
     shown: u64,
     most: u64,
     project: &dyn Fn(&[f32]) -> [f64; 2],
@@ -306,7 +306,7 @@ fn points(
     Ok(all)
 }
 
-fn open(file: &Input) -> anyhow::Result<Reader> {
+fn open(file: &PlotFile) -> anyhow::Result<Reader> {
     Ok(output::open(&file.path)?)
 }
 
@@ -335,7 +335,7 @@ fn notes(summaries: &[Summary], shown: u64, most: u64) -> Vec<String> {
 }
 
 /// One line per file, one column per status that occurs, and a line of totals.
-fn table(files: &[Input], summaries: &[Summary], hidden: usize) -> String {
+fn table(files: &[PlotFile], summaries: &[Summary], hidden: usize) -> String {
     let mut total = Summary::default();
     for summary in summaries {
         total.rows += summary.rows;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
-use super::plot::{self, Input, SPACE};
+use super::plot::{self, PlotFile, SPACE};
 use super::{pass_on, print, say};
 use crate::html_report::lengths::Lengths;
 use crate::html_report::{Marked, Page, Space};
@@ -115,7 +115,7 @@ fn page(report: Report, folder: &Path) -> Page {
         report,
     };
     // Groups of files whose vectors are comparable, in order of first appearance.
-    let mut groups: Vec<(Layout, Vec<Input>)> = Vec::new();
+    let mut groups: Vec<(Layout, Vec<PlotFile>)> = Vec::new();
     let mut known: HashMap<Vec<String>, usize> = HashMap::new();
     for file in &page.report.files {
         let Some(output) = &file.output else {
@@ -129,7 +129,7 @@ fn page(report: Report, folder: &Path) -> Page {
                     groups.push((layout.clone(), Vec::new()));
                     groups.len() - 1
                 });
-                groups[at].1.push(Input {
+                groups[at].1.push(PlotFile {
                     path,
                     label: file.sample.clone(),
                 });
@@ -138,7 +138,7 @@ fn page(report: Report, folder: &Path) -> Page {
         }
     }
     for (layout, files) in groups {
-        let mut look = |file: &Input, rows: &Rows| {
+        let mut look = |file: &PlotFile, rows: &Rows| {
             for (at, status) in rows.status.iter().enumerate() {
                 page.lengths.add(rows.lengths[at]);
                 let mut marks = status.split(',');
@@ -184,8 +184,8 @@ fn space(layout: &Layout) -> Vec<String> {
 /// Reads the files, and draws a scatter plot if there is something to draw.
 fn picture(
     layout: &Layout,
-    files: &[Input],
-    look: &mut dyn FnMut(&Input, &Rows),
+    files: &[PlotFile],
+    look: &mut dyn FnMut(&PlotFile, &Rows),
 ) -> anyhow::Result<crate::plot::scatter::Figure> {
     if layout.per_token {
         for file in files {

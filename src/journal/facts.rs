@@ -48,7 +48,7 @@ impl Facts {
 
 /// The bytes of an input file, as they were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
+pub struct InputFingerprint {
     /// How many bytes were read: all but what may follow a compressed stream's end.
     pub read: u64,
     /// BLAKE3 of them, in hexadecimal.
@@ -57,7 +57,7 @@ pub struct Input {
     pub length: Option<u64>,
 }
 
-impl Input {
+impl InputFingerprint {
     /// Whether a file still holds these bytes.
     ///
     /// # Errors
@@ -89,8 +89,8 @@ impl InputHash {
 
     /// The input up to here.
     #[must_use]
-    pub fn finish(&self, length: Option<u64>) -> Input {
-        Input {
+    pub fn finish(&self, length: Option<u64>) -> InputFingerprint {
+        InputFingerprint {
             read: self.read,
             hash: self.hasher.finalize().to_hex().to_string(),
             length,

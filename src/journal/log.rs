@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Facts, Input};
+use super::facts::{Facts, InputFingerprint};
 use crate::output::Written;
 use crate::report::FileReport;
 
@@ -62,7 +62,7 @@ pub struct Done {
     /// The input's name, which stands in the output.
     pub source: String,
     /// The input that it was made from.
-    pub input: Input,
+    pub input: InputFingerprint,
     /// The output's files, with what tells whether they are still the ones that were written: the
     /// one that others stand beside comes last. None in logs of [`WITHOUT_HASHES`].
     #[serde(default)]

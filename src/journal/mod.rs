@@ -30,10 +30,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use self::error::cannot;
-use self::facts::{Facts, Input};
+use self::facts::{Facts, InputFingerprint};
 use self::lock::Lock;
 use self::log::{Attempt, Done, Line};
-use self::rows::{Mark, Place, Saved};
+use self::rows::{Mark, RowLocation, Saved};
 use crate::atomic_file::{self, AtomicFile};
 use crate::digest;
 use crate::folders;
@@ -75,7 +75,7 @@ pub struct Request<'a> {
 }
 
 /// What an earlier run left of a file.
-pub enum Plan {
+pub enum ResumePlan {
     /// All: it is finished.
     Finished {
         /// What was told of it.
@@ -383,7 +383,7 @@ impl Journal {
     ///
     /// # Errors
     /// When a finished file can't be put in its place.
-    pub fn plan(&mut self, requests: Vec<Request>) -> Result<Vec<Plan>, JournalError> {
+    pub fn plan(&mut self, requests: Vec<Request>) -> Result<Vec<ResumePlan>, JournalError> {
         // Hashing all inputs and outputs is worth all cores.
         let verdicts: Vec<Verdict> = requests
             .par_iter()
@@ -395,7 +395,7 @@ impl Journal {
             match verdict {
                 Verdict::Finished { note } => {
                     let (_, done) = &self.done[request.sample];
-                    plans.push(Plan::Finished {
+                    plans.push(ResumePlan::Finished {
                         report: Box::new(done.report.clone()),
                         note,
                     });
@@ -421,7 +421,7 @@ impl Journal {
                     }
                 }
             }
-            plans.push(Plan::Compute {
+            plans.push(ResumePlan::Compute {
                 ticket: Ticket {
                     sample: request.sample.to_owned(),
                     facts: request.facts,
@@ -516,7 +516,7 @@ impl Journal {
         hidden: usize,
         marks: &[Mark],
         values: impl Iterator<Item = &'v [f32]>,
-    ) -> Result<Place, JournalError> {
+    ) -> Result<RowLocation, JournalError> {
         let attempt = if let Some(attempt) = ticket.attempt {
             attempt
         } else {
@@ -551,7 +551,7 @@ impl Journal {
             .map_err(cannot("write", &path))?;
         self.live.entry(path.clone()).or_default().insert(attempt);
         self.shard = Some((path.clone(), writer));
-        Ok(Place { path, offset })
+        Ok(RowLocation { path, offset })
     }
 
     /// Waits until all that was told is on the disk.
@@ -580,7 +580,7 @@ impl Journal {
     pub fn finish(
         &mut self,
         ticket: &Ticket,
-        input: &Input,
+        input: &InputFingerprint,
         files: Vec<Written>,
         report: &FileReport,
     ) -> Result<(), JournalError> {

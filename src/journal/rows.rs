@@ -34,14 +34,14 @@ pub struct Mark {
 
 /// Where the values of a frame that was written begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RowLocation {
     /// The shard.
     pub path: PathBuf,
     /// Bytes before them.
     pub offset: u64,
 }
 
-impl Place {
+impl RowLocation {
     /// Appends so many values from there.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl Blocks {
     pub fn into_reader(self) -> Reader {
         let layout = self.layout.clone();
         let rows = self.rows;
-        let mut state = Some((self, Place::default()));
+        let mut state = Some((self, ReadPosition::default()));
         let blocks = std::iter::from_fn(move || {
             let (blocks, place) = state.as_mut()?;
             match blocks.block(place) {
@@ -61,7 +61,7 @@ impl Blocks {
         }
     }
 
-    fn block(&mut self, place: &mut Place) -> io::Result<Option<Rows>> {
+    fn block(&mut self, place: &mut ReadPosition) -> io::Result<Option<Rows>> {
         if place.row == self.rows && place.left == 0 {
             if self.vectors > 0 {
                 return Err(invalid("it has vectors that do not belong to any record"));
@@ -120,7 +120,7 @@ impl Blocks {
 
 /// How far a file was read.
 #[derive(Default)]
-struct Place {
+struct ReadPosition {
     /// Records that were read.
     row: u64,
     /// Vectors of the last one that were not.

@@ -60,14 +60,14 @@ impl Compression {
 }
 
 /// A stream of text, and what was found on opening it.
-pub(super) struct Opened {
+pub(super) struct Decompressed {
     pub(super) text: Box<dyn Read + Send>,
     pub(super) compression: Option<Compression>,
     pub(super) end: Arc<End>,
 }
 
 /// Looks at the first bytes and puts the right decoder on top.
-pub(super) fn open(raw: Box<dyn Read + Send>) -> io::Result<Opened> {
+pub(super) fn open(raw: Box<dyn Read + Send>) -> io::Result<Decompressed> {
     let mut bytes = Bytes::new(raw);
     let head = bytes.peek(HEAD)?;
     let compression = Compression::of(head);
@@ -86,7 +86,7 @@ pub(super) fn open(raw: Box<dyn Read + Send>) -> io::Result<Opened> {
             end: Arc::clone(&end),
         }),
     };
-    Ok(Opened {
+    Ok(Decompressed {
         text,
         compression,
         end,

@@ -91,7 +91,7 @@ struct Progress {
 }
 
 /// Files that have all of their rows, and what was read for each.
-type Whole<'c> = Vec<(usize, Option<&'c Input>)>;
+type Whole<'c> = Vec<(usize, Option<&'c InputFingerprint>)>;
 
 impl<'a> Collector<'a> {
     /// `restored`: for each task, the rows of an earlier run.

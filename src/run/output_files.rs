@@ -247,7 +247,7 @@ impl<'a> OutputFiles<'a> {
     /// the disk.
     pub fn finish(
         &mut self,
-        whole: &mut Vec<(usize, Option<&Input>)>,
+        whole: &mut Vec<(usize, Option<&InputFingerprint>)>,
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
         whole.retain(|&(task, _)| !self.states[task].has_failed);

@@ -27,7 +27,7 @@ use crate::engine::select::SelectedDevice;
 use crate::engine::{Batch, Engine, EngineError, Reduce, Session, SessionInfo};
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
-use crate::journal::{Journal, Plan, Request, Ticket};
+use crate::journal::{Journal, Request, ResumePlan, Ticket};
 use crate::manifest::Job;
 use crate::output::{self, Format, Layout};
 use crate::pooling::Pooling;
@@ -315,12 +315,12 @@ impl Case<'_> {
         };
         for ((task, layout), plan) in tasks.into_iter().zip(layouts).zip(plans) {
             match plan {
-                Plan::Finished { report, note } => {
+                ResumePlan::Finished { report, note } => {
                     assert_eq!(note, None);
                     assert_eq!(report.sample, task.job.sample);
                     assert!(layout.path.exists());
                 }
-                Plan::Compute {
+                ResumePlan::Compute {
                     ticket,
                     saved,
                     why_again,

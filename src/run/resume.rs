@@ -18,7 +18,7 @@ use crate::engine::loader::PreparedModel;
 use crate::engine::select::SelectedDevice;
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
-use crate::journal::{Journal, Plan, Request};
+use crate::journal::{Journal, Request, ResumePlan};
 use crate::output::Layout;
 use crate::report::FileReport;
 
@@ -119,7 +119,7 @@ pub(super) fn look_up<'j>(
         tasks.into_iter().zip(positions).zip(layouts).zip(plans)
     {
         match plan {
-            Plan::Finished { mut report, note } => {
+            ResumePlan::Finished { mut report, note } => {
                 report.kept = true;
                 report.source = task.job.source.to_string();
                 report.output = Some(layout.path);
@@ -129,7 +129,7 @@ pub(super) fn look_up<'j>(
                     note,
                 });
             }
-            Plan::Compute {
+            ResumePlan::Compute {
                 ticket,
                 saved: rows,
                 why_again,

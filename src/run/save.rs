@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::journal::facts::Input;
-use crate::journal::rows::{Mark, Place};
+use crate::journal::rows::{Mark, RowLocation};
 use crate::journal::{Journal, JournalError, Ticket};
 use crate::output::Written;
 use crate::report::FileReport;
@@ -149,7 +149,7 @@ impl<'a> Saver<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn write(&mut self, block: &RowBlock) -> Result<Option<Place>, JournalError> {
+    pub fn write(&mut self, block: &RowBlock) -> Result<Option<RowLocation>, JournalError> {
         let (marks, values) = block.rows(self.hidden);
         if marks.is_empty() {
             return Ok(None);
@@ -186,7 +186,7 @@ impl<'a> Saver<'a> {
     pub fn finish(
         &mut self,
         task: usize,
-        input: &Input,
+        input: &InputFingerprint,
         files: Vec<Written>,
         report: &FileReport,
     ) -> Result<(), JournalError> {

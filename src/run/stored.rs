@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::atomic_file::folder_of;
 use crate::journal::JournalError;
-use crate::journal::rows::{Place, RowReader, Saved, Spot, read_values};
+use crate::journal::rows::{RowLocation, RowReader, Saved, Spot, read_values};
 
 /// Where vectors are.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub enum Stored {
     /// In a shard of an earlier run.
     Saved(Spot),
     /// In a shard of this run, so many values.
-    Shard(Place, usize),
+    Shard(RowLocation, usize),
     /// In the spool, from this byte on, so many values.
     Spool(u64, usize),
     /// In memory.

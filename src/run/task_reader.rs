@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::task::Task;
-use crate::journal::facts::{Input, InputHash};
+use crate::journal::facts::{InputFingerprint, InputHash};
 use crate::records::{self, Reader, Record};
 use crate::settings::Long;
 use crate::tokenize::Alphabet;
@@ -36,7 +36,7 @@ pub struct FileEnd {
     /// Why the file failed.
     pub failure: Option<String>,
     /// What was read.
-    pub input: Option<Input>,
+    pub input: Option<InputFingerprint>,
 }
 
 /// Reads the files of all tasks.

@@ -148,8 +148,8 @@ impl Past {
         };
         if ![log::VERSION, log::WITHOUT_HASHES].contains(&version) {
             let why = format!(
-                "it was written by another version of seqembed (format {version}; this version \
-                 reads {} and {}). {ALL_AGAIN}",
+                "it was written by another version of seqembed (format version {version}; this \
+                 version reads {} and {}). {ALL_AGAIN}",
                 log::WITHOUT_HASHES,
                 log::VERSION
             );
@@ -734,8 +734,8 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
     }
     if let Some((_, first)) = shards.first() {
         note(&format!(
-            "removed what an interrupted run had saved in {} ({}); use option `resume` to \
-             continue such a run instead",
+            "removed what an interrupted run had saved in {} ({}); start with option \
+             `resume` to continue such a run instead",
             first.parent().unwrap_or(Path::new("")).display(),
             counted(bytes, "byte")
         ));

@@ -22,7 +22,7 @@ use super::task::Task;
 use super::task_reader::FileEnd;
 use crate::engine::error::EngineError;
 use crate::interrupt::Interrupt;
-use crate::journal::facts::Input;
+use crate::journal::facts::InputFingerprint;
 use crate::journal::rows::Saved;
 
 /// What a worker returns for a batch.

@@ -11,7 +11,7 @@ use super::collect_error::{CollectError, Observer};
 use super::save::{RowBlock, Saver};
 use super::task::Task;
 use crate::engine::session::Session;
-use crate::journal::facts::Input;
+use crate::journal::facts::InputFingerprint;
 use crate::journal::rows::Mark;
 use crate::output::{self, Layout, OutputError, Rows, Sink};
 use crate::report::FileReport;

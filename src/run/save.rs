@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::journal::facts::Input;
+use crate::journal::facts::InputFingerprint;
 use crate::journal::rows::{Mark, RowLocation};
 use crate::journal::{Journal, JournalError, Ticket};
 use crate::output::Written;

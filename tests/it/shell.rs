@@ -555,7 +555,7 @@ fn paths_need_not_be_utf8() {
     // ONNX Runtime takes no such path for the model.
     let checkpoint = fixtures().join("esm2/checkpoints/hub-safetensors");
     let refused = run(&checkpoint, &place.path("out"));
-    assert_run(&refused, WRONG, &["not UTF-8", "set SEQEMBED_CACHE"]);
+    assert_run(&refused, WRONG, &["not valid UTF-8", "set SEQEMBED_CACHE"]);
     assert!(!String::from_utf8_lossy(&refused.stderr).contains("exporting"));
     assert!(!latin.join("cache/models").exists());
 }

@@ -1,10 +1,10 @@
-# seqembed for CPUs: about 130 MB. No network, no root and no writable root file system are needed to run it:
+# seqembed for CPUs: about 130 MB. It runs without a network, without root, and with a read-only root file system:
 #
 #     docker build -t seqembed .
 #     docker run --rm --network none --read-only -u "$(id -u)" -v "$PWD:/work" -v models:/models:ro \
 #         seqembed seqembed run manifest.yaml -o out
 #
-# There is no entry point: workflow engines start a shell of their own.
+# There is no entry point, because workflow engines start their own shell.
 
 FROM rust:1.92-slim-bookworm AS build
 WORKDIR /src
@@ -14,14 +14,14 @@ COPY onnx onnx
 COPY bench/tokenize.rs bench/tokenize.rs
 RUN cargo build --release --locked --bin seqembed && strip target/release/seqembed
 
-# The library in the Python wheel, which knows nothing of Python.
+# The library from the Python wheel, which does not depend on Python.
 FROM python:3.13-slim-bookworm AS libraries
 WORKDIR /scripts
 COPY scripts/onnxruntime.py ./
 RUN python onnxruntime.py /onnxruntime onnxruntime==1.32.0
 
 FROM debian:bookworm-slim
-# `ps`: Nextflow measures tasks with it.
+# `ps` is used by Nextflow to measure tasks.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends procps \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The examples, embedded and shown: real weights if the hub can be reached, random ones of the same shape if not.
+# Embeds and plots the examples, with real weights if the hub can be reached, or else with random weights in the same shape.
 set -eu
 seqembed=target/release/seqembed
 model=esm2_t6_8M_UR50D
@@ -9,8 +9,8 @@ random=
 if ! "$seqembed" fetch --no-export "$model" >/dev/null; then
     random=.seqembed/random/$model
     echo
-    echo "**** $model can't be downloaded (see above). Going on with RANDOM weights of the same shape: all of it works, but"
-    echo "**** the vectors mean nothing. With a mirror, HF_ENDPOINT=URL make demo."
+    echo "**** $model could not be downloaded (see above). Continuing with RANDOM weights in the same shape: everything works, but"
+    echo "**** the embeddings are meaningless. To use a mirror, run HF_ENDPOINT=URL make demo."
     echo
     "$seqembed" export --random "$model" --force -o "$random"
 fi
@@ -18,4 +18,4 @@ rm -rf "$out"
 "$seqembed" run examples/manifest.yaml -o "$out" -m "${random:-$model}"
 "$seqembed" plot "$out" -o "$out/plot.svg"
 "$seqembed" report "$out" -o "$out/report.html"
-[ -z "$random" ] || echo "RANDOM weights: neither the vectors nor the picture mean anything."
+[ -z "$random" ] || echo "RANDOM weights: the embeddings and the plot are meaningless."

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes each reader for some seconds, from the seeds in fuzz/seeds and files of the tests. A finding stops it; move
-# its file from fuzz/artifacts/TARGET to fuzz/findings/TARGET, where `cargo test --test library regressions::` keeps an eye on it.
+# Fuzzes each reader for some seconds, starting from fuzz/seeds and files of the tests. It stops at the first finding; move
+# its file from fuzz/artifacts/TARGET to fuzz/findings/TARGET, where `cargo test --test library regressions::` checks it.
 set -eu
 seconds=${1:-60}
 cd "$(dirname "$0")/.."
@@ -14,10 +14,10 @@ for target in records manifest safetensors pickle tokenizer journal rows; do
     done
     case $target in
     records) cp $fixtures/esm2/inputs/letters.faa $fixtures/dna/inputs/letters.fna "$corpus/" ;;
-    # The header and some of the tensors; the rest is missing, as in a file that is cut.
+    # The header and some of the tensors, as in a truncated file.
     safetensors) head -c 6000 $fixtures/esm2/checkpoints/hub-safetensors/model.safetensors >"$corpus/cut" ;;
     pickle) unzip -p $fixtures/esm2/checkpoints/esm2_small.pt '*data.pkl' >"$corpus/esm2" ;;
-    # The kind, then the file.
+    # The kind of tokenizer, followed by its file.
     tokenizer)
         { printf 0 && cat $fixtures/esm2/checkpoints/hub-bin/vocab.txt; } >"$corpus/esm"
         { printf 1 && cat $fixtures/dna/dnabert-3/vocab.txt; } >"$corpus/kmers"

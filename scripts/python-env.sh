@@ -1,6 +1,6 @@
 #!/bin/sh
-# A virtual environment with what a requirements file lists: scripts/python-env.sh FOLDER REQUIREMENTS
-# Nothing is done if it holds that already. Debian's python3 needs no python3-venv for it, only pip.
+# Creates a virtual environment with the packages of a requirements file: scripts/python-env.sh FOLDER REQUIREMENTS
+# Does nothing if they are already installed. On Debian, python3-venv is not needed, only pip.
 set -eu
 folder=$1
 requirements=$2
@@ -8,7 +8,7 @@ python=${PYTHON:-python3}
 stamp=$folder/requirements.txt
 
 command -v "$python" >/dev/null || {
-    echo "error: $python is not there: install Python 3 (Debian and Ubuntu: apt install python3 python3-pip)" >&2
+    echo "error: $python was not found: install Python 3 (Debian and Ubuntu: apt install python3 python3-pip)" >&2
     exit 1
 }
 if [ -x "$folder/bin/python" ] && cmp -s "$requirements" "$stamp" && "$folder/bin/python" -c '' 2>/dev/null; then
@@ -21,11 +21,11 @@ fi
 echo "installing $requirements into $folder" >&2
 rm -rf "$folder"
 "$python" -m venv --without-pip "$folder" || {
-    echo "error: $python can't make a virtual environment (Debian and Ubuntu: apt install python3-venv)" >&2
+    echo "error: $python cannot create a virtual environment (Debian and Ubuntu: apt install python3-venv)" >&2
     exit 1
 }
 if ! "$python" -m pip --python "$folder/bin/python" install --quiet --disable-pip-version-check -r "$requirements"; then
-    echo "error: pip can't install $requirements (its message is above; a pip of before 22.3 can't install into another" >&2
+    echo "error: pip cannot install $requirements (see its message above; pip before 22.3 cannot install into another" >&2
     echo "environment: $python -m pip install --upgrade pip)" >&2
     exit 1
 fi

@@ -439,7 +439,7 @@ fn the_gpu_that_is_chosen_works_and_has_the_most_memory() {
     assert_run(
         &run,
         FAILED,
-        &["--device cuda:7", "there are 3, cuda:0 to cuda:2"],
+        &["--device cuda:7", "the machine has 3, cuda:0 to cuda:2"],
     );
 
     let broken = Machine::new(2).with("BROKEN", "1");

@@ -1,5 +1,5 @@
-//! Windows -> batches: which windows the model computes together, and how a batch is laid out with
-//! the model's special tokens.
+//! Batching: selects which windows the model computes together, and lays out a batch with the
+//! model's special tokens.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -40,8 +40,8 @@ impl ModelInput {
 }
 
 /// Groups sequences of the given lengths (in tokens) into batches of at most `budget` tokens, and
-/// returns the indices of each batch. Every index comes once. A sequence longer than the budget is
-/// a batch by itself.
+/// returns the indices of each batch. Every index occurs exactly once. A sequence longer than the
+/// budget is a batch by itself.
 ///
 /// The longest come first, so that the last batches of a run are the small ones that keep all
 /// workers busy to the end. With `padded`, a batch costs its longest length times its count, and no

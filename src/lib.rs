@@ -1,9 +1,9 @@
 //! Embeddings of protein and DNA sequences by language models (ESM-2, DNABERT, DNABERT-2 and their
 //! kin), with one load of the model however many sequences and files there are.
 //!
-//! [`Embedder`] is the way in: [`Embedder::embed`] takes sequences and gives [`Rows`],
-//! [`Embedder::run`] takes files and writes a file of embeddings for each, and [`open_file`] and
-//! [`read_file`] read such files back, in any [`Format`].
+//! Start with [`Embedder`]: [`Embedder::embed`] computes [`Rows`] from sequences, and
+//! [`Embedder::run`] writes an embedding file for each input file. [`open_file`] and [`read_file`]
+//! read such files, in any [`Format`].
 //!
 //! ```no_run
 //! use seqembed::{Embedder, EmbedderOptions};

@@ -1,5 +1,5 @@
-//! What a pooling is: which tokens of a record it takes, what the graph has to give for them, how
-//! the windows of a long record are joined, and how many vectors come out.
+//! Poolings: which tokens of a record are pooled, which output of the graph is needed, how the
+//! windows of a long record are combined, and how many vectors result.
 
 use std::fmt;
 use std::ops::Range;
@@ -43,7 +43,7 @@ pub struct PooledWindow {
     pub range: Range<usize>,
 }
 
-/// What a graph gives back for a batch, from which every pooling is made.
+/// The output of a graph for a batch, from which all poolings are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reduce {
     /// The mean of each range, [ranges, hidden].
@@ -55,7 +55,7 @@ pub enum Reduce {
 }
 
 impl Reduce {
-    /// The name of the graph's output that gives it.
+    /// The name of the graph's output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,7 +67,8 @@ impl Reduce {
 }
 
 impl Pooling {
-    /// What the graph has to give. The vector of one token is the mean over a range of one.
+    /// The output that the graph must have. The vector of a single token is computed as the mean
+    /// over a range of one.
     #[must_use]
     pub fn reduce(self) -> Reduce {
         match self {
@@ -95,8 +96,8 @@ impl Pooling {
         usize::from(!self.is_per_token())
     }
 
-    /// What is pooled of each of a record's windows. Windows of which nothing is pooled are left
-    /// out. `pool_first`: only so many of the record's first tokens are pooled; none: all.
+    /// The tokens to pool in each window of a record, without windows in which nothing is pooled.
+    /// With `pool_first`, only that many tokens from the start of the record are pooled.
     ///
     /// # Panics
     /// If the pooling is not [available](Pooling::is_available): the settings are checked before.
@@ -156,8 +157,8 @@ fn answered_tokens(
     start..end + behind
 }
 
-/// Divides the tokens `range` that are pooled of a stretch `seen` of a record among windows of this
-/// stretch. Windows of which nothing is pooled are left out.
+/// Divides the pooled tokens `range` of a stretch `seen` of a record among the windows of this
+/// stretch, without windows in which nothing is pooled.
 #[must_use]
 pub fn divide(
     range: &Range<usize>,
@@ -168,7 +169,7 @@ pub fn divide(
     let last = windows.len().saturating_sub(1);
     let windows = windows.into_iter().enumerate().map(|(at, window)| {
         let own = answered_tokens(&window, at == 0, at == last, special);
-        // By so many tokens the window begins later.
+        // Number of tokens by which the window starts later.
         let shift = window.seen.start - seen.start;
         let start = own.start.max(range.start.saturating_sub(shift));
         let end = own.end.min(range.end.saturating_sub(shift));
@@ -180,7 +181,7 @@ pub fn divide(
     windows.filter(|part| !part.range.is_empty()).collect()
 }
 
-/// How many rows the engine gives for a sequence of so many tokens.
+/// Number of rows that the engine returns for a sequence with this many tokens.
 #[must_use]
 pub fn rows_of(reduce: Reduce, tokens: usize) -> usize {
     match reduce {
@@ -189,8 +190,8 @@ pub fn rows_of(reduce: Reduce, tokens: usize) -> usize {
     }
 }
 
-/// Which of the rows that the engine gives for a sequence are what is pooled of it: the one, or
-/// those of the tokens in `range`.
+/// Which of the rows that the engine returns for a sequence are used: the only one, or those of the
+/// tokens in `range`.
 #[must_use]
 pub fn pooled_rows(reduce: Reduce, range: &Range<usize>) -> Range<usize> {
     match reduce {
@@ -235,7 +236,7 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Adds the next window's vector, pooled over so many tokens.
+    /// Adds the vector of the next window, pooled over `tokens` tokens.
     pub fn add(&mut self, part: &[f32], tokens: usize, reduce: Reduce) {
         let values = &mut self.values;
         self.tokens += tokens;

@@ -1,14 +1,13 @@
-//! What goes into a session, and what can be asked of it: packed token sequences, and one of the
-//! graph's outputs.
+//! The input of a session, packed token sequences, and the choice of the graph's output.
 
 pub use crate::pooling::Reduce;
 
-/// Token sequences laid end to end, without padding, and the ranges of tokens to be pooled.
+/// Token sequences packed end to end, without padding, and the ranges of tokens to be pooled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids of all sequences, special tokens included: [tokens].
     pub ids: Vec<i64>,
-    /// Where each sequence begins in `ids`, and the end of the last one: [sequences + 1].
+    /// Index in `ids` at which each sequence starts, and the end of the last one: [sequences + 1].
     pub starts: Vec<i32>,
     /// For each pooled row, the tokens `[start, end)` in `ids` that it is taken over.
     pub ranges: Vec<[i32; 2]>,

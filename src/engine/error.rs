@@ -18,7 +18,7 @@ pub enum EngineError {
     /// The device no longer answers, and nothing more can be run on it in this process.
     #[error("the device was lost: {0}")]
     DeviceLost(String),
-    /// The model's folder has a name that ONNX Runtime does not take.
+    /// The path of the model folder is not UTF-8, which ONNX Runtime requires.
     #[error("the path is not valid UTF-8, so ONNX Runtime cannot open it: rename the folder")]
     Encoding,
     /// The model has no such output.
@@ -29,7 +29,7 @@ pub enum EngineError {
 impl<T> From<ort::Error<T>> for EngineError {
     fn from(error: ort::Error<T>) -> Self {
         let why = error.to_string();
-        // What ONNX Runtime says when its own thread pool could not be started.
+        // ONNX Runtime's message when its own thread pool could not be started.
         if why.contains("pthread_create") {
             return Self::Threads(why);
         }

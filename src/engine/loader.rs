@@ -1,5 +1,5 @@
-//! Loads a model onto a device: which graph the device runs, with which weights and kernels, and
-//! the session that comes out of it.
+//! Loads a model onto a device: chooses the graph, the weights and the kernels, and creates the
+//! session.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub enum LoadError {
     /// The exported model is damaged, or has no such graph.
     #[error(transparent)]
     Model(#[from] seqembed_onnx::Error),
-    /// The system gives no more threads.
+    /// The system refuses to start more threads.
     #[error(transparent)]
     Threads(#[from] StartError),
     /// ONNX Runtime, the device or its kernels refused.
@@ -49,16 +49,16 @@ pub enum LoadError {
 pub struct GraphSpec<'a> {
     /// The exported model.
     pub model: &'a Model,
-    /// The layer whose hidden states are given; 0 is the embeddings.
+    /// The layer whose hidden states are output; 0 is the embedding layer.
     pub layer: usize,
     /// The outputs that the graph must have.
     pub outputs: &'a [Reduce],
-    /// Whose kernels compute: seqembed's or ONNX Runtime's.
+    /// Whether seqembed's or ONNX Runtime's kernels are used.
     pub kernels: Kernels,
 }
 
 /// A model made ready for one device: its graph, the file with its weights, and the kernels that
-/// the graph needs. Nothing of it is in ONNX Runtime yet.
+/// the graph needs. It is not loaded into ONNX Runtime yet.
 pub struct PreparedModel {
     /// The device.
     pub device: Device,
@@ -79,15 +79,15 @@ pub struct PreparedModel {
 }
 
 impl GraphSpec<'_> {
-    /// Makes the model ready for a device: compiles kernels, and writes the weights into the cache
-    /// in the device's number format, unless they are there.
+    /// Prepares the model for a device: compiles kernels, and writes the weights in the device's
+    /// precision to the cache, unless they exist.
     ///
-    /// Where seqembed's own kernels cannot be used on a GPU, ONNX Runtime's operators take their
-    /// place in fp16, and `say` gets the reason.
+    /// If seqembed's own kernels cannot be used on a GPU, ONNX Runtime's operators are used instead
+    /// in fp16, and the reason is passed to `say`.
     ///
     /// # Errors
-    /// When the model's folder cannot be read, a weight does not fit the number format, or there
-    /// is no graph in this precision.
+    /// If the model folder cannot be read, a weight is out of range for the precision, or there is
+    /// no graph in this precision.
     pub fn prepare(
         &self,
         device: Device,
@@ -185,8 +185,8 @@ impl GraphSpec<'_> {
     }
 }
 
-/// Writes a model's fp16 weights into the cache as a device reads them, unless they are there.
-/// That is also how to find out whether all weights fit into fp16.
+/// Writes a model's fp16 weights to the cache in the layout that a device reads, unless they exist.
+/// This also checks that all weights are in the range of fp16.
 ///
 /// # Errors
 /// [`seqembed_onnx::Error::Overflow`] when a weight is too large for fp16; or when a file cannot
@@ -274,8 +274,8 @@ impl Loader<'_> {
         self.load(&prepared)
     }
 
-    /// How a session is run: as it is, or with the faults that a test asks for. `index` counts the
-    /// devices, and `fallback` says that the session is the one in higher precision.
+    /// Wraps a session with the faults requested by a test, if any. `index` is the number of the
+    /// device, and `fallback` is true for the session in higher precision.
     pub fn engine(
         &self,
         session: Arc<dyn Session>,
@@ -346,12 +346,14 @@ fn cuda_number(number: usize) -> u32 {
 pub fn workers_for(device: Device, threads: usize, devices: usize, model: &Model) -> usize {
     match device {
         Device::Cpu => (threads / devices).max(1),
-        // While the GPU computes, one takes the rows of the last batch and prepares the next.
+        // While the GPU computes, one worker handles the rows of the last batch and prepares the
+        // next one.
         Device::Cuda(_) => 1 + permits::concurrent_batches(&model.architecture().sizes()),
     }
 }
 
-/// How many tokens of a batch fit on a GPU with `free` bytes of memory, beside the model's weights.
+/// Number of tokens of a batch that fit on a GPU with `free` bytes of memory, in addition to the
+/// model's weights.
 #[must_use]
 pub fn gpu_batch_tokens(model: &Model, precision: Precision, free: u64) -> usize {
     let bytes = precision.bytes();

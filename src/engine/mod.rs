@@ -1,8 +1,8 @@
 //! Running models with ONNX Runtime, on CPUs and on NVIDIA GPUs.
 //!
-//! From top to bottom: [`select`] decides which devices a run uses, [`loader`] loads a model onto
-//! each of them, and what comes out is a [`Session`], which takes a [`Batch`] and gives rows of
-//! numbers. [`runtime`] finds ONNX Runtime itself.
+//! From top to bottom: [`select`] decides which devices a run uses, and [`loader`] loads a model
+//! onto each of them. The result is a [`Session`], which computes rows of numbers from a [`Batch`].
+//! [`runtime`] finds ONNX Runtime itself.
 
 pub mod batch;
 pub mod cpu;

@@ -42,11 +42,11 @@ impl SelectedDevice {
     }
 }
 
-/// Why a device that was asked for cannot be used.
+/// Why a requested device cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("option `device: {choice}` is not available: {source}")]
 pub struct SelectError {
-    /// What was asked for.
+    /// The request, as given.
     pub choice: String,
     /// What is missing, and what helps.
     pub source: DeviceError,
@@ -58,7 +58,7 @@ pub enum DeviceError {
     /// The driver's reason.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// There is no ONNX Runtime.
+    /// ONNX Runtime is not available.
     #[error(transparent)]
     Locate(#[from] LocateError),
     /// ONNX Runtime's CUDA provider cannot be loaded.
@@ -87,10 +87,10 @@ pub struct Selection {
 /// The lowest compute capability that ONNX Runtime's CUDA provider has kernels for.
 const OLDEST: (i32, i32) = (7, 5);
 
-/// Selects the devices of a run. `auto` never fails: it takes the CPU where no GPU can be used.
+/// Selects the devices of a run. `auto` never fails: it selects the CPU if no GPU is usable.
 ///
 /// # Errors
-/// When a device that was asked for by name cannot be used.
+/// If a device requested by name cannot be used.
 pub fn select(
     choice: &DeviceChoice,
     faults: Option<Faults>,
@@ -134,7 +134,7 @@ pub fn select(
     }
 }
 
-/// The CPU, or as many copies of it as a test asks for.
+/// The CPU, or as many simulated copies of it as a test requests.
 fn cpu(why: &str, faults: Option<Faults>) -> Selection {
     let count = faults.and_then(|faults| faults.engines).unwrap_or(1);
     let device = |number| {
@@ -196,7 +196,7 @@ pub fn gpu(driver: &Driver, number: usize) -> Result<SelectedDevice, DeviceError
     })
 }
 
-/// The GPU with the most free memory among those that work, and how many GPUs there are.
+/// The usable GPU with the most free memory, and the number of GPUs.
 fn most_free_gpu(runtime: &mut Runtime) -> Result<(SelectedDevice, usize), DeviceError> {
     let driver = usable_driver(runtime)?;
     let mut best: Option<(u64, SelectedDevice)> = None;

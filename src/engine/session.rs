@@ -1,7 +1,7 @@
-//! A model that is loaded on a device: how it is run, and what it says about itself.
+//! A model loaded on a device: the interface to run it, and its description.
 //!
-//! Everything in [`SessionInfo`] is read from what was loaded, and nothing is taken from what was
-//! asked for.
+//! Everything in [`SessionInfo`] is read from what was actually loaded, not from what was
+//! requested.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::settings::Precision;
 
 /// A model on a device: a batch in, rows of numbers out.
 pub trait Engine: Send + Sync {
-    /// Computes a batch. May be called from several threads at once.
+    /// Computes a batch. May be called from several threads at the same time.
     ///
     /// # Errors
     /// What the device or the graph refuses.
@@ -32,8 +32,8 @@ pub trait Engine: Send + Sync {
 
     /// From when to when the device itself computed, for each batch since this was last asked.
     ///
-    /// Only for an engine that knows better than its callers, whose calls of [`Engine::run`] may
-    /// wait for a free device. Empty: the device computed throughout these calls.
+    /// The intervals in which the device computed, for engines whose [`Engine::run`] may wait for a
+    /// free device. Empty if the device computed during the whole of these calls.
     fn computed(&self) -> Vec<(Instant, Instant)> {
         Vec::new()
     }
@@ -74,11 +74,12 @@ impl Engine for Arc<dyn Session> {
     }
 }
 
-/// A session whose weights file was compared with the hash that the export recorded.
+/// A session whose weights file was verified by the hash recorded at the export.
 pub struct VerifiedSession<S> {
     /// The session as it was loaded.
     pub session: S,
-    /// What it is; the graph's hash does not depend on where its weights file lies.
+    /// The description of the session; the hash of the graph does not depend on the location of the
+    /// weights file.
     pub info: SessionInfo,
     /// The weights file, where weights are read from it while batches are run.
     pub weights: Option<Arc<WeightsFile>>,
@@ -122,7 +123,7 @@ pub struct SessionInfo {
     pub architecture: String,
     /// SHA-256 of the graph, in hexadecimal.
     pub graph_sha256: String,
-    /// The layer whose hidden states it gives; 0 is the embeddings.
+    /// The layer whose hidden states it outputs; 0 is the embedding layer.
     pub layer: usize,
     /// The outputs that its graph has.
     pub outputs: Vec<Reduce>,
@@ -133,7 +134,7 @@ pub struct SessionInfo {
 }
 
 impl SessionInfo {
-    /// Reads it from a session that was made from `graph`.
+    /// Reads the description from a session created from `graph`.
     ///
     /// # Errors
     /// When the graph lacks the metadata that seqembed writes into its graphs.

@@ -8,18 +8,18 @@ use crate::engine::loader;
 use crate::engine::select::SelectedDevice;
 use crate::settings::Kernels;
 
-/// Tokens of a batch on a CPU, unless the settings say otherwise: enough for dense products at full
-/// speed, and few enough for a layer's activations to stay in the cache.
+/// Default number of tokens per batch on a CPU: enough for matrix products at full speed, and few
+/// enough for the activations of a layer to stay in the cache.
 const BATCH_TOKENS: usize = 512;
 
-/// The most bytes of per-token output of a chunk.
+/// Maximum size in bytes of the per-token output of a chunk.
 const CHUNK_BYTES: usize = 128 << 20;
 
-/// The same where GPUs compute, whose batches are larger.
+/// The same for GPUs, whose batches are larger.
 const GPU_CHUNK_BYTES: usize = 1 << 30;
 
-/// Bytes of vectors in a part of a long record whose tokens have a vector each. What is saved of a
-/// record is identified by its parts, so with another size, what earlier releases saved is useless.
+/// Bytes of vectors per part of a long record with per-token output. Saved data are identified by
+/// their parts, so a change of this size would make the data saved by earlier versions useless.
 const PART_BYTES: usize = 8 << 20;
 
 /// Tokens in a part of a long record that is pooled.

@@ -1,6 +1,6 @@
-//! What is in memory at once: consecutive records, of as many files as it takes to fill a chunk,
-//! cut into windows and grouped into batches. Sequences of different files share batches; rows
-//! leave in input order.
+//! Chunks, the unit that is kept in memory: consecutive records from as many files as are needed to
+//! fill a chunk, cut into windows and grouped into batches. Sequences of different files share
+//! batches; rows are written in input order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::tokenize::Encoded;
 pub struct ChunkRecord {
     /// The record's header.
     pub header: String,
-    /// The first word of it.
+    /// The first word of the header.
     pub id: String,
     /// Residues or bases, a terminal `*` not counted.
     pub length: usize,
@@ -28,7 +28,7 @@ pub struct ChunkRecord {
     pub reverse: Range<usize>,
     /// Its index in its file.
     pub index: u64,
-    /// Tells it from other records, or a part from other parts.
+    /// A hash that identifies the record, or a part of it.
     pub hash: u64,
     /// Its row, when an earlier run saved it; then it has no windows.
     pub saved: Option<Spot>,
@@ -36,17 +36,17 @@ pub struct ChunkRecord {
     pub part: Option<RecordPart>,
 }
 
-/// Consecutive windows of a record that has too many to be in memory at once. Its parts follow each
-/// other, in this chunk and the next ones.
+/// Consecutive windows of a record that has too many to keep them all in memory. The parts follow
+/// each other, in this chunk and the next ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPart {
     /// Whether it is the record's first that is still to be done.
     pub is_first: bool,
-    /// Whether it is the record's last. It alone has the header.
+    /// Whether it is the last part of the record. Only the last part has the header.
     pub is_last: bool,
     /// Whether it is of the reverse complement.
     pub is_reverse: bool,
-    /// Tokens that its strand's windows stand for, up to its end.
+    /// Number of tokens that the windows of its strand cover, up to its end.
     pub weight: usize,
     /// Vectors of the whole record, where each token has one.
     pub vectors: usize,
@@ -86,7 +86,7 @@ pub struct RecordStatus {
 /// How many of a record's tokens are the unknown one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Replaced {
-    /// None, or none that stands for a letter outside of the vocabulary.
+    /// No letter was replaced.
     #[default]
     None,
     /// Some of them.
@@ -117,7 +117,7 @@ impl std::fmt::Display for RecordStatus {
 pub struct Segment {
     /// What the model sees, and which of its tokens are pooled.
     pub input: ModelInput,
-    /// What the engine gives for it.
+    /// The output of the engine to use.
     pub reduce: Reduce,
     /// Where its numbers come from.
     pub origin: Origin,
@@ -130,11 +130,11 @@ impl Segment {
     }
 }
 
-/// What a chunk holds, in input order.
+/// An item of a chunk, in input order.
 pub enum ChunkEntry {
     /// A record of the task with this index.
     Record(usize, ChunkRecord),
-    /// A record that its policy forbids: the file fails, and no more of it follows but its end.
+    /// A record that a policy forbids: the file fails, and only its end follows.
     Forbidden(usize, String),
     /// A file's end.
     End(FileEnd),
@@ -163,7 +163,7 @@ impl Chunk {
         segments.map(|segment| segment.input.tokens).sum()
     }
 
-    /// What the engine gives for a batch.
+    /// The output of the engine to use for the batch.
     pub fn reduce(&self, index: usize) -> Reduce {
         self.batches[index]
             .first()

@@ -44,7 +44,7 @@ pub struct Chunker<'a> {
     tokenizer: &'a dyn Tokenizer,
     limits: ChunkLimits,
     reader: TaskReader<'a>,
-    /// For each task, what an earlier run saved of it.
+    /// For each task, the rows saved by an earlier run.
     saved: Arc<Vec<Saved>>,
     /// Saved rows of the file so far that were of other records.
     changed: u64,
@@ -76,12 +76,12 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// Takes these records for those of the first task's file.
+    /// Uses these records in place of those of the first task's file.
     pub fn give(&mut self, records: Vec<Record>) {
         self.reader.give(records);
     }
 
-    /// Takes what was saved of each task from there, instead of having it computed.
+    /// Uses the saved rows of each task instead of recomputing them.
     pub fn resume(&mut self, saved: Arc<Vec<Saved>>) {
         self.saved = saved;
     }
@@ -148,7 +148,7 @@ impl<'a> Chunker<'a> {
                 let most = record.sequence.len() + special;
                 tokens += most;
                 records += 1;
-                // What follows a long record comes after its parts.
+                // Items after a long record follow its parts.
                 may_be_long = self.is_long(*task, most);
             }
             read.push(entry);
@@ -159,7 +159,7 @@ impl<'a> Chunker<'a> {
         read
     }
 
-    /// Whether a record of so many tokens is cut into parts.
+    /// Whether a record with this many tokens is cut into parts.
     fn is_long(&self, task: usize, tokens: usize) -> bool {
         let pooling = self.tasks[task].job.settings.pooling;
         self.limits.part_tokens.is_long(pooling, tokens)
@@ -212,7 +212,7 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// What the user is told of saved rows of a file that were of other records.
+    /// The warning about saved rows of a file that belong to other records.
     fn warning_of_changes(&mut self, end: &FileEnd) -> Option<String> {
         let changed = std::mem::take(&mut self.changed);
         (changed > 0).then(|| {
@@ -354,7 +354,7 @@ impl<'a> Chunker<'a> {
             .of_windows(windows, settings.pool_first, special)
     }
 
-    /// Appends a sequence's tokens and windows of it to the chunk.
+    /// Appends the tokens and windows of a sequence to the chunk.
     fn segments(
         &mut self,
         task: &Task,

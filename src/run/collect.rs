@@ -1,8 +1,8 @@
 //! Results -> rows -> files: puts what the workers return back into input order and writes it.
 //!
-//! Batches return in any order. A chunk is written when all of its batches are there and every
-//! earlier chunk was written, so each file's rows stand in input order, and at most a few chunks
-//! wait in memory.
+//! Batches return in any order. A chunk is written when all its batches have returned and all
+//! earlier chunks were written, so that the rows of each file are in input order and at most a few
+//! chunks wait in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct FinishedBatch {
 
 /// What reaches the collector.
 pub enum Message {
-    /// A chunk whose batches are under way.
+    /// A chunk whose batches are being computed.
     Chunk(Arc<Chunk>),
     /// A batch that is done.
     Done(FinishedBatch),
@@ -57,7 +57,7 @@ pub struct Collector<'a> {
     pub files: OutputFiles<'a>,
     /// Rows that are not in memory.
     stored: StoredRows,
-    /// The record whose parts are coming in.
+    /// The long record whose parts are being received.
     long: LongRecord,
     cache: RowCache,
     /// What happened to cached rows.
@@ -70,7 +70,7 @@ pub struct Collector<'a> {
     pub first: Option<Instant>,
     /// Batches that returned.
     pub batches: u64,
-    /// The most tokens of a batch, unless a single sequence has more.
+    /// Maximum number of tokens per batch, unless a single sequence has more.
     pub budget: usize,
     /// How many batches were filled up to each tenth of the budget.
     pub fill: [u64; 10],
@@ -78,10 +78,10 @@ pub struct Collector<'a> {
     pub interrupt: Interrupt,
 }
 
-/// Files that get their names at once, at most: so many more are open meanwhile.
+/// Maximum number of files renamed at the same time, which stay open meanwhile.
 const FINISHED_AT_ONCE: usize = 16;
 
-/// What was done of a chunk, to be told as progress.
+/// The progress made by a chunk.
 #[derive(Default)]
 struct Progress {
     sequences: u64,
@@ -121,10 +121,11 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Takes a message, and writes all chunks that are complete. Returns how many were.
+    /// Handles a message, and writes all chunks that are complete. Returns the number of chunks
+    /// written.
     ///
     /// # Errors
-    /// When a batch failed or a file can't be written.
+    /// If a batch failed, or a file cannot be written.
     pub fn take(
         &mut self,
         message: Message,
@@ -247,7 +248,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Writes a chunk's rows to the files. Those that have all of theirs are left in `whole`.
+    /// Writes the rows of a chunk to the files, and adds files that are complete to `whole`.
     fn write_entries<'c>(
         &mut self,
         pending: &'c PendingChunk,
@@ -299,8 +300,8 @@ impl<'a> Collector<'a> {
         Ok(progress)
     }
 
-    /// Writes a record, or takes a part of a long one. `stored` and `is_saved`: what was saved of
-    /// it before. Returns the tokens that were computed.
+    /// Writes a record, or handles a part of a long one. `stored` and `is_saved` refer to rows
+    /// saved by an earlier run. Returns the number of tokens computed.
     fn record(
         &mut self,
         task: usize,
@@ -371,13 +372,14 @@ impl<'a> Collector<'a> {
         }
         let vectors = (self.files.values().len() - before) / self.hidden.max(1);
         self.files.begin_row(record, status, vectors);
-        // What a device could not do as it was meant is tried again by the next run.
+        // Results that a device could not compute as intended are not saved, so that the next run
+        // tries again.
         let is_safe = is_saved || !record.has_segments() || *status != record.status;
         self.files.mark(record.mark(vectors), is_safe);
         Ok(())
     }
 
-    /// Takes the end of a file, and leaves it in `whole` if it did not fail.
+    /// Handles the end of a file, and adds the file to `whole` if it did not fail.
     fn end<'c>(&mut self, end: &'c FileEnd, whole: &mut Whole<'c>, observer: &mut dyn Observer) {
         let FileEnd {
             task,

@@ -1,4 +1,4 @@
-//! Why results could not be collected, and how the caller is told of what happens meanwhile.
+//! Errors of collecting results, and the interface for reporting progress.
 
 use crate::engine::error::EngineError;
 use crate::journal::JournalError;
@@ -38,7 +38,7 @@ pub enum CollectError {
     Stopped,
 }
 
-/// What the user is told as it happens.
+/// Receives progress, warnings and failures as they happen.
 pub trait Observer {
     /// Something that does not stop the file.
     fn warning(&mut self, text: &str);

@@ -20,7 +20,7 @@ pub(crate) struct RunContext<'a> {
     /// Faults to inject, in tests.
     pub(crate) faults: Option<Faults>,
     pub(crate) trace: &'a Trace,
-    /// Tells the user what happens before the first batch.
+    /// Reports what happens before the first batch.
     pub(crate) say: &'a dyn Fn(&str),
 }
 

@@ -24,13 +24,13 @@ pub enum Origin {
         /// Where in the cache they are kept for later chunks, if they are.
         keep: Option<u32>,
     },
-    /// The segment of the chunk with this index, which comes before.
+    /// The earlier segment of the chunk with this index.
     Segment(usize),
     /// This place in the cache, filled by an earlier chunk.
     Cached(u32),
 }
 
-/// Finds windows whose tokens were seen before.
+/// Finds windows with the same tokens as an earlier one.
 pub struct Dedup {
     /// Rows that the cache has room for.
     capacity: usize,
@@ -53,7 +53,7 @@ impl Dedup {
         Self::with_capacity(CACHE_BYTES / (KEY_BYTES + 4 * hidden))
     }
 
-    /// With room for so many rows.
+    /// Creates a cache with this capacity in rows.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Dedup {
         }
     }
 
-    /// To be called when a chunk begins.
+    /// Must be called at the start of each chunk.
     pub fn begin_chunk(&mut self) {
         self.chunk.clear();
     }

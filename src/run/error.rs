@@ -1,4 +1,4 @@
-//! Why a run stopped, or did not begin.
+//! Why a run stopped, or could not start.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::targets::TargetError;
 use crate::threads::StartError;
 use crate::tokenize::VocabularyError;
 
-/// Why a run stopped, or did not begin.
+/// Why a run stopped, or could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -26,7 +26,7 @@ pub enum RunError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// An output would take another file's place.
+    /// An output would overwrite another file.
     #[error(transparent)]
     Target(#[from] TargetError),
     /// There is no such model, or it cannot be exported.
@@ -46,13 +46,13 @@ pub enum RunError {
         /// What does not fit.
         source: SettingsError,
     },
-    /// The system gives no more threads.
+    /// The system refuses to start more threads.
     #[error(transparent)]
     Threads(#[from] StartError),
     /// ONNX Runtime was not found, or does not start.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// A device that was asked for cannot be used.
+    /// A requested device cannot be used.
     #[error(transparent)]
     Device(#[from] SelectError),
     /// No device is left.
@@ -60,7 +60,7 @@ pub enum RunError {
              option `resume` to finish them",
         files(*.finished), names(.unfinished))]
     Lost {
-        /// Each device, and why it is gone.
+        /// The lost devices, with the reasons.
         why: String,
         /// How many files are done.
         finished: usize,

@@ -1,5 +1,5 @@
-//! Runs batches on a device. A batch that the device refuses, or whose numbers are not finite, is
-//! split, cut into windows, or computed again.
+//! Runs batches on a device. If a batch fails or gives values that are not finite, it is split, cut
+//! into windows, or recomputed.
 //!
 //! - Out of memory: the batch is halved, down to one sequence, and the device's later batches are
 //!   cut to what fits. One sequence that is too large alone is embedded in windows when its job has
@@ -36,13 +36,13 @@ pub enum SegmentIssue {
 
 /// The rows of a batch, and which of its segments were not computed as they were meant.
 pub struct BatchResult {
-    /// As the engine gives them for the whole batch.
+    /// In the form that the engine returns for the whole batch.
     pub rows: Vec<f32>,
     /// Segments of the chunk with their issues.
     pub issues: Vec<(usize, SegmentIssue)>,
 }
 
-/// Windows are not made shorter than this many residues or bases.
+/// Minimum length of a window, in residues or bases.
 const SHORTEST: usize = 64;
 
 /// A sequence for the engine: a segment of the chunk, or a window of one.
@@ -68,7 +68,7 @@ pub struct Executor<'a> {
     pub hidden: usize,
     /// Where the batches are traced.
     pub trace: &'a Trace,
-    /// The worker's lane there.
+    /// The worker's lane in the trace.
     pub lane: Lane,
 }
 
@@ -114,8 +114,8 @@ impl Piece {
 }
 
 impl Attempt<'_> {
-    /// The rows of pieces, in as many batches as it takes. With `cut`, a piece that is too large
-    /// alone is cut into windows.
+    /// Computes the rows of pieces, in as many batches as needed. With `cut`, a piece that is too
+    /// large on its own is cut into windows.
     fn rows(&mut self, pieces: &[Piece], cut: bool) -> Result<Vec<f32>, EngineError> {
         let mut all = Vec::new();
         for part in parts(pieces, self.with.device.limit()) {
@@ -229,9 +229,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// The rows of pieces that gave no numbers together and have no higher precision, each computed
-    /// alone: ONNX Runtime's own operators let a sequence spoil others of its batch. Notes those
-    /// that give none alone.
+    /// Recomputes pieces one by one if they gave no finite values together and there is no higher
+    /// precision, because with ONNX Runtime's own operators a sequence can affect others in its
+    /// batch. Marks those that fail on their own.
     fn each_alone(&mut self, pieces: &[Piece]) -> Result<Vec<f32>, EngineError> {
         let with = self.with;
         let mut rows = Vec::with_capacity(self.values(pieces));
@@ -283,8 +283,8 @@ impl Attempt<'_> {
         Ok(vec![f32::NAN; self.values(std::slice::from_ref(piece))])
     }
 
-    /// The windows of a piece of which something is pooled. Where the engine gives every token's
-    /// vector, those of the special ones too.
+    /// The windows of a piece in which something is pooled. If the engine returns the vectors of
+    /// all tokens, those of special tokens are included.
     fn windows(&self, piece: &Piece, size: usize, overlap: usize) -> Vec<Piece> {
         let ModelInput {
             record,
@@ -322,18 +322,18 @@ impl Attempt<'_> {
         joined
     }
 
-    /// Pieces laid end to end with their special tokens.
+    /// Packs pieces end to end, with their special tokens.
     fn lay(&self, pieces: &[Piece]) -> Batch {
         let inputs = pieces.iter().map(|piece| &piece.input);
         batch::lay(inputs, &self.chunk.encoded, self.with.tokenizer.special())
     }
 
-    /// How many values the engine gives for pieces.
+    /// Number of values that the engine returns for pieces.
     fn values(&self, pieces: &[Piece]) -> usize {
         self.locations(pieces).last().map_or(0, |last| last.end)
     }
 
-    /// Where the values of each piece lie.
+    /// The range of values of each piece.
     fn locations(&self, pieces: &[Piece]) -> Vec<Range<usize>> {
         let mut end = 0;
         let locations = pieces.iter().map(|piece| {

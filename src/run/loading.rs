@@ -57,7 +57,7 @@ impl<'a> ModelLoading<'a> {
         Ok(prepared.collect::<Result<_, _>>()?)
     }
 
-    /// Starts ONNX Runtime. Each batch on a CPU will have so many threads.
+    /// Starts ONNX Runtime, with the number of threads per batch on a CPU.
     pub(super) fn loader<'s>(
         &mut self,
         spec: GraphSpec<'s>,

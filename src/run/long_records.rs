@@ -1,9 +1,9 @@
-//! Long records, whose parts come one after the other: what is known of one between its first part
-//! and its last, and how its row comes to its file.
+//! Long records, which arrive in parts: the state between the first and the last part, and how the
+//! row is written to its file.
 //!
-//! Where each token has a vector, the parts' vectors wait on the disk until the last one tells that
-//! none failed, for a record that failed has no vectors. Where a journal is, they are in its
-//! shards, and a run that is stopped goes on behind the last of them.
+//! For per-token output, the vectors of the parts wait on disk until the last part confirms that
+//! none failed, because a failed record has no vectors. If there is a journal, they are stored in
+//! its shards, so that an interrupted run continues after the last one.
 
 use super::chunk::{ChunkRecord, RecordPart, RecordStatus};
 use super::collect_error::CollectError;
@@ -16,7 +16,7 @@ use crate::interrupt::Interrupt;
 use crate::output::{OutputError, Rows};
 use crate::pooling::{Joined, Pooling, join_strands};
 
-/// A part whose windows were computed, or that an earlier run saved.
+/// A part that was computed, or saved by an earlier run.
 #[derive(Clone, Copy)]
 pub struct FinishedPart<'p> {
     /// The task's index.
@@ -29,7 +29,7 @@ pub struct FinishedPart<'p> {
     pub status: &'p RecordStatus,
     /// Tokens that were computed.
     pub tokens: u64,
-    /// What its vectors are made from.
+    /// The results that its vectors are made from.
     pub results: &'p Results<'p>,
     /// Where its vectors are, if this run saved them already.
     pub stored: Option<&'p Stored>,
@@ -37,7 +37,7 @@ pub struct FinishedPart<'p> {
     pub pooling: Pooling,
 }
 
-/// The long record whose parts are coming in.
+/// The long record whose parts are being received.
 #[derive(Default)]
 pub struct LongRecord {
     /// What happened to the record so far.
@@ -46,9 +46,9 @@ pub struct LongRecord {
     has_issue: bool,
     /// Tokens that were computed.
     tokens: u64,
-    /// Whether something of it was saved by an earlier run.
+    /// Whether a part of it was saved by an earlier run.
     is_restored: bool,
-    /// Whether something of it was not.
+    /// Whether a part of it was computed by this run.
     has_segments: bool,
     /// Where each token has a vector: those of its parts.
     parts: Vec<Stored>,
@@ -57,7 +57,7 @@ pub struct LongRecord {
 }
 
 impl LongRecord {
-    /// Takes the next part, and writes the record after the last.
+    /// Handles the next part, and writes the record after the last one.
     pub fn take(
         &mut self,
         part: FinishedPart,
@@ -178,7 +178,7 @@ impl LongRecord {
         Ok(())
     }
 
-    /// Writes a record whose tokens have a vector each, part by part.
+    /// Writes a record with per-token output, part by part.
     fn write_parts(
         self,
         last: FinishedPart,
@@ -217,7 +217,7 @@ impl LongRecord {
     }
 }
 
-/// Keeps the vectors of a part until the record's last one is there.
+/// Stores the vectors of a part until the last part of the record arrives.
 fn store(
     part: FinishedPart,
     has_issue: bool,
@@ -235,8 +235,8 @@ fn store(
     let count = block.values.len();
     let mut mark = record.mark(count / results.hidden.max(1));
     if has_issue {
-        // What a device could not do as it was meant is tried again by the next run, which must not
-        // find it.
+        // Results that a device could not compute as intended must not be saved, so that the next
+        // run tries again.
         mark.index = u64::MAX;
     }
     block.mark(mark, false);

@@ -74,8 +74,8 @@ pub const REPORT: &str = "report.json";
 /// Runs all jobs. Where a model turns out to be damaged when it is loaded, and can be exported
 /// again, that is done, and the run starts over.
 ///
-/// The outputs are in `options.out`. A file that cannot be read to its end has none, and its report
-/// says why.
+/// The outputs are written to `options.out`. A file that cannot be read to its end has no output,
+/// and the report gives the reason.
 ///
 /// # Errors
 /// When nothing could be run, or the run broke off. Finished outputs stay.
@@ -128,7 +128,7 @@ fn run_once(
         say,
     };
     let order = run_groups(jobs, &context, &mut journal, &mut report, observer);
-    // A trace that cannot be written is no reason to lose the outputs.
+    // A failure to write the trace must not discard the outputs.
     if let (Err(source), Some(path)) = (trace.finish(), options.trace.clone()) {
         observer.warning(&RunError::Trace { path, source }.to_string());
     }
@@ -205,7 +205,7 @@ fn run_groups(
     Ok(order)
 }
 
-/// Selects the devices, and says which they are.
+/// Selects the devices, and prints them.
 fn select_devices(context: &RunContext, report: &mut Report) -> Result<Resources, RunError> {
     let options = context.options;
     let mut runtime = Runtime::new(options.ort_lib.as_deref());
@@ -228,8 +228,8 @@ fn select_devices(context: &RunContext, report: &mut Report) -> Result<Resources
     })
 }
 
-/// The error of a group's run. Where all devices were lost, it names the files of the other groups,
-/// too.
+/// The error of the run of a group. If all devices were lost, it also names the files of the other
+/// groups.
 fn with_all_files(
     error: RunError,
     report: &Report,
@@ -264,7 +264,7 @@ fn stop_if_asked(options: &Options) -> Result<(), RunError> {
     }
 }
 
-/// Makes the output folder, and tries whether files can be made in it.
+/// Creates the output folder, and checks that it is writable.
 pub(crate) fn check_folder(folder: &Path) -> Result<(), RunError> {
     folders::make(folder)
         .and_then(|()| tempfile::tempfile_in(folder))
@@ -302,7 +302,7 @@ fn check_targets(jobs: &[Job], options: &Options) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// The most memory that this process held, in bytes, where the system tells.
+/// Peak memory of this process in bytes, if the system reports it.
 fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

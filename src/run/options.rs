@@ -7,7 +7,7 @@ use crate::device::DeviceChoice;
 use crate::interrupt::Interrupt;
 use crate::settings::Kernels;
 
-/// Options that hold for a whole run, and not for one job.
+/// Options of a whole run, in contrast to those of single jobs.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -22,7 +22,7 @@ pub struct Options {
     pub threads: usize,
     /// ONNX Runtime's library, where it is named.
     pub ort_lib: Option<PathBuf>,
-    /// Whose kernels the models run with.
+    /// The kernels that the models run with.
     pub kernels: Kernels,
     /// Stop at the first file that fails.
     pub strict: bool,

@@ -1,5 +1,5 @@
-//! Rows -> output files: gathers a file's rows, hands them to its sink and to the journal, and
-//! gives files that have all of their rows their names.
+//! Output files: gathers the rows of each file, passes them to its sink and to the journal, and
+//! renames complete files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::journal::rows::Mark;
 use crate::output::{self, Layout, OutputError, Rows, Sink};
 use crate::report::FileReport;
 
-/// Values in a block of rows that goes to a sink at once.
+/// Number of values in a block of rows that is written to a sink.
 const BLOCK: usize = 1 << 21;
 
 /// What is counted of a record.
@@ -24,9 +24,9 @@ const BLOCK: usize = 1 << 21;
 pub struct RecordCounts {
     /// Tokens that were computed.
     pub tokens: u64,
-    /// Whether an earlier run saved it, or some of it.
+    /// Whether it was saved by an earlier run, at least in part.
     pub is_restored: bool,
-    /// Whether there was something to compute, or to take from an equal sequence.
+    /// Whether it was computed, or copied from an identical sequence.
     pub has_segments: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct OutputFiles<'a> {
     pub sessions: Vec<Arc<dyn Session>>,
     /// Whether the rows go to a sink that was given, and not to files.
     is_given: bool,
-    /// What is told of each file.
+    /// The report of each file.
     pub reports: Vec<FileReport>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> OutputFiles<'a> {
         }
     }
 
-    /// Takes a sink for the first task's, instead of making its file.
+    /// Uses this sink for the first task instead of creating its file.
     pub fn give(&mut self, sink: Box<dyn Sink>) {
         self.is_given = true;
         if let Some(state) = self.states.first_mut() {
@@ -157,7 +157,7 @@ impl<'a> OutputFiles<'a> {
         &mut self.rows.values
     }
 
-    /// Begins a record's row, of so many vectors.
+    /// Starts the row of a record with this many vectors.
     pub fn begin_row(&mut self, record: &ChunkRecord, status: &RecordStatus, vectors: usize) {
         let rows = &mut self.rows;
         rows.ids.push(record.id.clone());
@@ -177,7 +177,7 @@ impl<'a> OutputFiles<'a> {
         self.rows.values.len() >= BLOCK
     }
 
-    /// Takes the rows that are gathered.
+    /// Returns the gathered rows.
     pub fn take_rows(&mut self) -> Rows {
         std::mem::replace(&mut self.rows, Rows::new(self.hidden))
     }
@@ -209,7 +209,7 @@ impl<'a> OutputFiles<'a> {
         result
     }
 
-    /// Fails a file that can't be written, where that is its own fault and others can be.
+    /// Fails a file that cannot be written, if the cause does not affect other files.
     ///
     /// # Errors
     /// Where it is not.
@@ -243,8 +243,7 @@ impl<'a> OutputFiles<'a> {
         Ok(sink.as_mut().expect("it was just made"))
     }
 
-    /// Gives files their names that have all of their rows: several at a time, as each waits for
-    /// the disk.
+    /// Renames complete files, several in parallel, because each one waits for the disk.
     pub fn finish(
         &mut self,
         whole: &mut Vec<(usize, Option<&InputFingerprint>)>,

@@ -1,5 +1,5 @@
-//! Chunks whose batches are under way: what was returned of them so far, and what of it is saved
-//! before it is written.
+//! Chunks whose batches are being computed: the results returned so far, and which of them are
+//! saved before they are written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct PendingChunk {
 }
 
 impl PendingChunk {
-    /// A chunk of which no batch returned yet.
+    /// A chunk of which no batch has returned yet.
     pub fn new(chunk: Arc<Chunk>) -> Self {
         let left = chunk.batches.len();
         Self {
@@ -43,11 +43,11 @@ impl PendingChunk {
         }
     }
 
-    /// Takes what a worker returned for a batch.
+    /// Stores the results of a batch.
     pub fn add(&mut self, batch: usize, result: BatchResult) {
         self.batches[batch] = Some(result.rows);
         for (segment, issue) in result.issues {
-            // A failure says more than that windows were tried before.
+            // A failure takes precedence over the status that windows were tried before.
             if issue != SegmentIssue::Windowed || !self.issues.contains_key(&segment) {
                 self.issues.insert(segment, issue);
             }
@@ -70,7 +70,7 @@ impl PendingChunk {
         self.stored.get(&entry)
     }
 
-    /// What the chunk's rows are made from. `cached`: rows of earlier chunks.
+    /// The results that the rows of the chunk are made from. `cached` are rows of earlier chunks.
     pub fn results<'p>(
         &'p self,
         locations: &'p [ResultLocation],
@@ -86,7 +86,7 @@ impl PendingChunk {
         }
     }
 
-    /// Saves the records whose batches returned, but for those of files that failed.
+    /// Saves the records whose batches have returned, except those of failed files.
     ///
     /// # Errors
     /// When the disk refuses.

@@ -33,7 +33,7 @@ struct Work {
     batch: usize,
 }
 
-/// What the workers and the reader tell this thread.
+/// Messages from the workers and the reader to this thread.
 enum Event {
     /// For the collector.
     Collect(Message),
@@ -120,7 +120,7 @@ impl Pipeline<'_> {
             let result = self.gather(collector, &events, permits, observer, &end);
             self.interrupt.set_busy(false);
             end();
-            // Whoever waits for room goes on, and finds that nobody listens.
+            // A thread waiting for space in the channel wakes up, and finds the channel closed.
             drop(events);
             let (reading, tokenizing) = reader
                 .join()
@@ -176,7 +176,7 @@ impl Pipeline<'_> {
         (chunker.reading, chunker.tokenizing)
     }
 
-    /// Runs batches on a device until there are no more, or the device is lost.
+    /// Runs batches on a device until there are no more, or until the device is lost.
     fn work(&self, device: &LoadedDevice, lane: Lane, queue: &Queue<Work>, sender: &Sender<Event>) {
         let executor = Executor {
             device,
@@ -213,7 +213,7 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Takes a device out of the run. The last one takes the run with it.
+    /// Removes a device from the run. The run ends with the last device.
     fn lose(
         &self,
         device: &LoadedDevice,
@@ -231,13 +231,13 @@ impl Pipeline<'_> {
             queue.stop();
         } else {
             let text = format!("{text}. Its work continues on {}", left.join(", "));
-            // Nobody listens when the run ended for another reason.
+            // The channel is closed if the run ended for another reason.
             let _ = sender.send(Event::Warning(text));
         }
     }
 
-    /// Takes what returns until there is no more, or the run is asked to stop. What was computed
-    /// for files that are not finished then is saved.
+    /// Collects results until there are no more, or the run is asked to stop. Results of unfinished
+    /// files are then saved.
     fn gather(
         &self,
         collector: &mut Collector,
@@ -250,7 +250,7 @@ impl Pipeline<'_> {
         if let Err(error) = taken
             && !matches!(error, RunError::Collect(CollectError::Stopped))
         {
-            // The first error says it all; often the disk refuses this too.
+            // The first error is the relevant one; saving often fails for the same reason.
             let _ = collector.abandon();
             return Err(error);
         }
@@ -313,7 +313,7 @@ impl Pipeline<'_> {
         }
     }
 
-    /// The end of a run whose devices are all gone.
+    /// The error of a run that has lost all devices.
     fn lost(&self, collector: &Collector) -> RunError {
         let why = self.devices.iter().filter_map(|device| {
             let why = device.lost()?;

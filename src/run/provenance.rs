@@ -1,4 +1,4 @@
-//! What an output says about itself: all that decides its numbers, beside the sequences.
+//! The provenance of an output: everything that affects its values, except the sequences.
 
 use super::group::Group;
 use super::options::Options;
@@ -20,7 +20,7 @@ pub(super) struct ComputedBy {
 }
 
 impl ComputedBy {
-    /// A session that was loaded. What it says about itself counts, whatever was planned.
+    /// A loaded session. Its own description is recorded, not what was planned.
     pub(super) fn session(info: &SessionInfo) -> Self {
         Self {
             device: info.device,

@@ -21,7 +21,7 @@ struct State<T> {
     stopped: bool,
 }
 
-/// A thing that a worker took. Dropping it says that it is done.
+/// An item taken by a worker; dropping it marks the item as done.
 pub struct Taken<'q, T> {
     queue: &'q Queue<T>,
     item: Option<T>,
@@ -47,7 +47,8 @@ impl<T> Queue<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for room and appends. `false`: the queue was stopped, and the item is gone.
+    /// Waits for space and appends the item. Returns `false` if the queue was stopped; the item is
+    /// then dropped.
     pub fn push(&self, item: T) -> bool {
         let full = |state: &mut State<T>| !state.stopped && state.waiting.len() >= self.capacity;
         let mut state = self

@@ -1,5 +1,5 @@
-//! A record that has too many windows to be in memory at once: how it is cut into parts, which go
-//! into this chunk and the next ones.
+//! Records with too many windows to keep them all in memory: cuts them into parts, which go into
+//! this chunk and the next ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct PartTokens {
     pub each: usize,
 }
 
-/// A record of more than so many parts is a long one: fewer are no burden as a whole.
+/// Minimum number of parts of a long record: shorter records are kept whole.
 const LONG_PARTS: usize = 8;
 
 impl PartTokens {
@@ -32,19 +32,19 @@ impl PartTokens {
         }
     }
 
-    /// Whether a record of so many tokens is cut into parts.
+    /// Whether a record with this many tokens is cut into parts.
     pub fn is_long(self, pooling: Pooling, tokens: usize) -> bool {
         tokens > self.of(pooling).saturating_mul(LONG_PARTS)
     }
 }
 
-/// A long record of which some parts are in no chunk yet.
+/// A long record of which some parts are not in a chunk yet.
 pub struct RemainingParts {
     /// The task's index.
     pub task: usize,
     /// The record, without windows.
     record: ChunkRecord,
-    /// How many tokens are pooled of it, or have a vector each.
+    /// Number of tokens that are pooled, or that have a vector each.
     vectors: usize,
     is_begun: bool,
     parts: VecDeque<CutPart>,
@@ -116,7 +116,7 @@ impl RemainingParts {
         }
     }
 
-    /// Whether an earlier run saved some of it.
+    /// Whether a part of it was saved by an earlier run.
     pub fn is_known(&self) -> bool {
         self.parts.iter().any(|part| part.saved.is_some())
     }

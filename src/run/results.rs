@@ -1,5 +1,4 @@
-//! Results of batches -> the vectors of a record: where each window's result lies, and what is
-//! taken from it.
+//! Assembles the vectors of a record from the results of batches.
 
 use std::ops::Range;
 
@@ -7,21 +6,21 @@ use super::chunk::{Chunk, ChunkRecord, RecordStatus, Segment};
 use super::dedup::Origin;
 use crate::pooling::{Joined, Pooling, join_strands, join_windows, pooled_rows, rows_of};
 
-/// Where a segment's result lies.
+/// The location of a segment's result.
 #[derive(Clone, Copy)]
 pub enum ResultLocation {
     /// In a batch's result.
     Batch {
         /// The batch, as an index into `Chunk::batches`.
         batch: usize,
-        /// Its first row there.
+        /// Index of its first row there.
         row: usize,
     },
     /// This row of those that were taken out of the cache.
     Cached(usize),
 }
 
-/// Where the result of each of a chunk's segments lies.
+/// The location of the result of each segment of a chunk.
 pub fn locate(chunk: &Chunk) -> Vec<ResultLocation> {
     let mut locations = vec![ResultLocation::Cached(0); chunk.segments.len()];
     for (batch, segments) in chunk.batches.iter().enumerate() {
@@ -36,7 +35,7 @@ pub fn locate(chunk: &Chunk) -> Vec<ResultLocation> {
     for (at, segment) in chunk.segments.iter().enumerate() {
         match segment.origin {
             Origin::Engine { .. } => {}
-            // It comes before, and is in a batch itself.
+            // The referenced segment is an earlier one, and is in a batch itself.
             Origin::Segment(first) => locations[at] = locations[first],
             Origin::Cached(_) => {
                 locations[at] = ResultLocation::Cached(cached);
@@ -47,11 +46,11 @@ pub fn locate(chunk: &Chunk) -> Vec<ResultLocation> {
     locations
 }
 
-/// The results that a chunk's rows are made from.
+/// The results that the rows of a chunk are made from.
 pub struct Results<'a> {
     /// The chunk.
     pub chunk: &'a Chunk,
-    /// Where each of its segments' results lies.
+    /// The location of the result of each of its segments.
     pub locations: &'a [ResultLocation],
     /// What the engine gave for each batch, of those that returned.
     pub batches: &'a [Option<Vec<f32>>],

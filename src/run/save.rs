@@ -1,5 +1,5 @@
-//! Rows that are computed but stand in no finished file yet: every few seconds they are made
-//! durable in the journal.
+//! Saves rows that are computed but not in a finished file yet: every few seconds they are written
+//! durably to the journal.
 //!
 //! What a killed run loses is the time since then. A file that is finished before that never sees
 //! the journal's shards.
@@ -18,7 +18,8 @@ use crate::text::{are, counted};
 /// Rows wait in memory up to this many bytes.
 const WAITING_BYTES: usize = 64 << 20;
 
-/// Values of a frame, about: what is gathered in memory at once while chunks that wait are saved.
+/// Approximate number of values in a frame, which bounds the memory used while waiting chunks are
+/// saved.
 pub const FRAME_VALUES: usize = 2 << 20;
 
 /// Consecutive rows of one file that were handed to its sink.
@@ -49,7 +50,7 @@ impl RowBlock {
         self.marks.push((mark, is_safe));
     }
 
-    /// The rows that must be saved, as a frame takes them.
+    /// The rows to be saved, in the form of a frame.
     fn rows(&self, hidden: usize) -> (Vec<Mark>, impl Iterator<Item = &[f32]>) {
         let marks = self.marks.iter();
         let marks = marks.filter(|(_, is_safe)| !is_safe).map(|(mark, _)| *mark);
@@ -118,7 +119,8 @@ impl<'a> Saver<'a> {
         }
     }
 
-    /// Takes rows that their file's sink has, until the file is finished or they are saved.
+    /// Keeps rows that were passed to the sink of a file, until the file is finished or the rows
+    /// are saved.
     pub fn hold(&mut self, block: RowBlock) {
         self.bytes += block.values.len() * size_of::<f32>();
         self.waiting.push_back(block);
@@ -136,7 +138,7 @@ impl<'a> Saver<'a> {
     pub fn flush(&mut self) -> Result<(), JournalError> {
         while let Some(block) = self.waiting.pop_front() {
             if let Err(error) = self.write(&block) {
-                // There may be room for it when unfinished files are gone.
+                // There may be enough space after the unfinished files are removed.
                 self.waiting.push_front(block);
                 return Err(error);
             }
@@ -145,7 +147,7 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// Writes rows at once. Returns where their values stand, if there are any.
+    /// Writes rows immediately. Returns the location of their values, if there are any.
     ///
     /// # Errors
     /// When the disk refuses.

@@ -8,12 +8,12 @@ use crate::settings::WindowSize;
 pub struct Task {
     /// The job.
     pub job: Job,
-    /// The most residues at once, and what neighbouring windows share.
+    /// Length of a window, and overlap of neighbouring windows.
     pub window: WindowSize,
 }
 
 impl Task {
-    /// What the engine has to give for this job's pooling.
+    /// The engine output that the pooling of this job needs.
     pub fn reduce(&self) -> Reduce {
         self.job.settings.pooling.reduce()
     }

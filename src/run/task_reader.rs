@@ -1,5 +1,5 @@
-//! Input files -> records, one task's file after the other, and at each file's end what is known of
-//! it.
+//! Reads the records of the input files, one task after the other, and returns a summary at the end
+//! of each file.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +44,7 @@ pub struct TaskReader<'a> {
     tasks: &'a [Task],
     /// What the model is for.
     alphabet: Alphabet,
-    /// The task whose file is read.
+    /// The task whose file is being read.
     task: usize,
     /// The index of the next record in its file.
     index: u64,
@@ -68,7 +68,7 @@ impl<'a> TaskReader<'a> {
         }
     }
 
-    /// Takes these records for those of the first task's file.
+    /// Uses these records in place of those of the first task's file.
     pub fn give(&mut self, records: Vec<Record>) {
         self.open = Some(OpenFile {
             records: Records::Given(records.into_iter()),
@@ -145,8 +145,7 @@ impl<'a> TaskReader<'a> {
         })
     }
 
-    /// How much is read of a long record: where only its beginning can be embedded, no more than
-    /// that is kept.
+    /// How much of a long record is read: if only its start can be embedded, the rest is not kept.
     fn limits_of(&self, task: &Task) -> records::Limits {
         let settings = &task.job.settings;
         let is_cut = matches!(settings.long, Long::Truncate | Long::Error);
@@ -180,7 +179,7 @@ impl<'a> TaskReader<'a> {
         })
     }
 
-    /// Goes on to the next task's file.
+    /// Continues with the file of the next task.
     fn end(&mut self, failure: Option<String>) -> ReadEntry {
         let task = self.task;
         let mut failure = failure.or_else(|| self.wrong_alphabet(task));

@@ -719,7 +719,7 @@ fn damaged_models_are_refused() {
     assert_run(
         &embed(no_vocabulary.path()),
         WRONG,
-        &["vocab.txt: damaged or belongs to another model"],
+        &["vocab.txt: the file is damaged or belongs to another model"],
     );
 
     assert!(rows_written(&place, "a").is_none());

@@ -15,7 +15,7 @@ use super::error::EngineError;
 /// Why ONNX Runtime cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// There is no library, or none that can be loaded.
+    /// No library was found, or none that can be loaded.
     #[error(transparent)]
     Locate(#[from] LocateError),
     /// The library was found and loaded, and did not start.
@@ -36,7 +36,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Nothing is looked for yet. `explicit` names the library, or a folder that holds it.
+    /// Does not search yet. `explicit` is the library, or the folder that contains it.
     #[must_use]
     pub fn new(explicit: Option<&Path>) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Runtime {
     /// Gets ONNX Runtime ready for sessions, unless that was done before.
     ///
     /// # Errors
-    /// When there is no library that can be loaded, or it refuses to start.
+    /// If no library can be loaded, or it fails to start.
     pub fn environment(&mut self) -> Result<&Environment, RuntimeError> {
         let library = self.locate()?.path.clone();
         if let Some((builder, located)) = &mut self.located

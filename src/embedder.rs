@@ -1,7 +1,7 @@
 //! The library's way in: a model that is loaded once and embeds whatever it is given, in memory or
 //! from file to file.
 //!
-//! It is what the executable's runs are made of: the same reading, batching, windows and outputs.
+//! The executable uses the same code: reading, batching, windows and outputs are identical.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,10 +30,10 @@ pub struct EmbedderOptions {
     pub settings: Overrides,
     /// Threads in all; none: as many as this process may use. Each computes a batch of its own.
     pub threads: Option<usize>,
-    /// ONNX Runtime's library, or a folder that holds it; none: it is looked for. The first one
-    /// loaded in a process serves all of it.
+    /// The ONNX Runtime library, or the folder that contains it; `None`: searched for. The first
+    /// library loaded in a process is used for the whole process.
     pub ort_lib: Option<PathBuf>,
-    /// Whose operators the model runs with.
+    /// The kernels that the model runs with.
     pub kernels: Kernels,
     /// Where the model runs.
     pub device: Device,
@@ -55,13 +55,13 @@ impl Default for EmbedderOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbedError {
-    /// The model can't be had or loaded, or the run broke off.
+    /// The model is not available or cannot be loaded, or the run was aborted.
     #[error(transparent)]
     Run(#[from] RunError),
     /// The options don't fit each other or the model.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Files to run can't be.
+    /// The files to embed are missing, or would have the same output.
     #[error(transparent)]
     Files(#[from] ManifestErrors),
     /// A policy forbids one of the sequences.
@@ -150,7 +150,7 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When there is no such model, or the options don't fit it.
+    /// If there is no such model, or the options are not valid for it.
     pub fn new(model: &str, options: EmbedderOptions) -> Result<Self, EmbedError> {
         let opened = OpenedModel::open(model, &|_| {})?;
         let overrides = Overrides {
@@ -197,13 +197,13 @@ impl Embedder {
         })
     }
 
-    /// As [`Embedder::new`], with a session that is loaded already: another embedder's
-    /// [`Embedder::session`], or any other engine that tells what it is. Its device, precision and
-    /// graph are its own, whatever `options` say.
+    /// As [`Embedder::new`], with a session that is already loaded: another embedder's
+    /// [`Embedder::session`], or any other engine that describes itself. The session's device,
+    /// precision and graph are used, whatever `options` contains.
     ///
     /// # Errors
-    /// When the session holds other weights or settings, another layer, or lacks the output that
-    /// the pooling needs.
+    /// If the session has other weights or settings, another layer, or lacks the output that the
+    /// pooling needs.
     pub fn with_session(
         model: &str,
         session: Arc<dyn Session>,
@@ -256,8 +256,8 @@ impl Embedder {
 
     /// Embeds sequences: pairs of a header, whose first word becomes the id, and letters.
     ///
-    /// Rows stand in the order of the sequences. One that could not be embedded has a row too: NaN,
-    /// and a status that says why.
+    /// Rows are in the order of the sequences. A sequence that could not be embedded also has a
+    /// row: NaN, and a status with the reason.
     ///
     /// ```
     /// use seqembed::{Embedder, EmbedderOptions};
@@ -282,7 +282,7 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When the model can't be loaded or run, or a policy ([`Long::Error`](crate::Long::Error),
+    /// If the model cannot be loaded or run, or a policy ([`Long::Error`](crate::Long::Error),
     /// [`Unknown::Error`](crate::Unknown::Error), letters of another alphabet) forbids a sequence.
     pub fn embed<H, L>(
         &mut self,
@@ -313,7 +313,7 @@ impl Embedder {
     /// Embeds whole files into the folder `out`, as `seqembed embed` does: each becomes one output
     /// file, named after it.
     ///
-    /// A file that can't be read to its end has no output, and its entry in the report names the
+    /// A file that cannot be read to its end has no output, and its entry in the report gives the
     /// reason.
     ///
     /// ```
@@ -343,8 +343,8 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When a file is not there or two would get one output, when the model can't be loaded, or the
-    /// run broke off.
+    /// If a file does not exist, two files would have the same output, the model cannot be loaded,
+    /// or the run was aborted.
     pub fn run(
         &mut self,
         files: &[PathBuf],
@@ -359,8 +359,8 @@ impl Embedder {
         self.work(group, observer)
     }
 
-    /// The session, loaded now if it was not yet: another embedder's [`Embedder::with_session`]
-    /// takes it.
+    /// The session, which is loaded now if necessary. It can be passed to another embedder's
+    /// [`Embedder::with_session`].
     ///
     /// ```no_run
     /// use seqembed::{Embedder, EmbedderOptions};
@@ -378,7 +378,7 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When the model can't be loaded.
+    /// If the model cannot be loaded.
     pub fn session(&mut self) -> Result<Arc<dyn Session>, EmbedError> {
         if let Some(session) = &self.resources.reused.session {
             return Ok(Arc::clone(session));
@@ -395,7 +395,7 @@ impl Embedder {
         Ok(session)
     }
 
-    /// Moves to another device: the session is dropped, and loaded there.
+    /// Moves to another device: drops the session, and loads the model on the new device.
     ///
     /// ```no_run
     /// use seqembed::{Device, Embedder, EmbedderOptions};
@@ -407,8 +407,8 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// When the device can't be had: then the embedder stays where it is. When the model can't be
-    /// loaded there: then the next batch loads it where it was.
+    /// If the device is not available, the embedder stays on the old device. If the model cannot be
+    /// loaded on the new device, the next batch loads it on the old one.
     pub fn to_device(&mut self, device: Device) -> Result<(), EmbedError> {
         if device == self.device() {
             return Ok(());
@@ -454,7 +454,7 @@ impl Embedder {
         &self.loads
     }
 
-    /// Runs a group and tells of it, the loads in it too.
+    /// Runs a group, and adds it and its loads to the report.
     fn work(&mut self, group: Group, observer: &mut dyn Observer) -> Result<Report, EmbedError> {
         let started = Instant::now();
         let mut report = run::begun(&self.options);
@@ -521,7 +521,7 @@ impl Embedder {
         })
     }
 
-    /// A job for what comes from no file.
+    /// A job for sequences that are not from a file.
     fn nameless(&self) -> Job {
         Job {
             sample: "sequences".to_owned(),

@@ -1,4 +1,4 @@
-//! Pieces of messages: numbers with their nouns, and names whose bytes need not be UTF-8.
+//! Formatting of messages: numbers with nouns, and names that may not be valid UTF-8.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -18,13 +18,13 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {plural}", thousands(number))
 }
 
-/// What goes with so many: `1 file is`, `2 files are`.
+/// The verb for a number: `1 file is`, `2 files are`.
 #[must_use]
 pub fn are(number: u64) -> &'static str {
     if number == 1 { "is" } else { "are" }
 }
 
-/// What goes with so many: `1 file was`, `2 files were`.
+/// The verb for a number: `1 file was`, `2 files were`.
 #[must_use]
 pub fn was(number: u64) -> &'static str {
     if number == 1 { "was" } else { "were" }
@@ -50,8 +50,9 @@ pub fn lossless_name(name: &OsStr) -> String {
     lossless(name.as_bytes()).into_owned()
 }
 
-/// Text, its bytes that are not UTF-8 as `\xe9`. No two texts become one: backslashes are doubled
-/// where such letters stand behind them, so that an odd number of them tells a byte.
+/// Text with bytes that are not valid UTF-8 written as `\xe9`. Different texts stay different:
+/// backslashes are doubled before text that looks like an escape, so that an odd number of
+/// backslashes marks an escaped byte.
 pub(crate) fn lossless(bytes: &[u8]) -> Cow<'_, str> {
     fn is_escape(rest: &[u8]) -> bool {
         matches!(

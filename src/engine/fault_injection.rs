@@ -10,7 +10,7 @@
 //! - `nonfinite-always`: it overflows in higher precision, too;
 //! - `half`: devices are said to compute in half precision, so that there is a higher one to fall
 //!   back on;
-//! - `slow=MS`: every batch takes so many milliseconds longer.
+//! - `slow=MS`: every batch takes MS milliseconds longer.
 //!
 //! Without the variable no engine is wrapped, so that this costs nothing.
 
@@ -27,7 +27,7 @@ pub const VARIABLE: &str = "SEQEMBED_INJECT";
 /// The faults to inject.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// How many devices the CPU stands for.
+    /// Number of devices that the CPU simulates.
     pub engines: Option<usize>,
     /// Whether devices are said to compute in half precision.
     pub half: bool,
@@ -73,8 +73,8 @@ impl Faults {
         Ok(faults)
     }
 
-    /// An engine that has the faults. `index` counts the devices, and `fallback` says that the
-    /// engine is the one in higher precision.
+    /// An engine with injected faults. `index` is the number of the device, and `fallback` is true
+    /// for the engine in higher precision.
     #[must_use]
     pub fn wrap(self, engine: Box<dyn Engine>, index: usize, fallback: bool) -> Box<dyn Engine> {
         Box::new(FaultyEngine {

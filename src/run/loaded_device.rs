@@ -40,7 +40,7 @@ pub struct LoadedDevice<'a> {
     load_fallback: Option<LoadFallback<'a>>,
     /// The model in a higher precision, once it was needed, or why it could not be loaded.
     fallback: OnceLock<Result<Arc<dyn Engine>, String>>,
-    /// The most tokens of a batch that the device has memory for, as far as is known.
+    /// The largest number of tokens per batch that fits into the device's memory, as far as known.
     limit: AtomicUsize,
     lost: OnceLock<String>,
     tally: Mutex<Tally>,
@@ -163,19 +163,19 @@ impl<'a> LoadedDevice<'a> {
         result
     }
 
-    /// Records that a batch of so many tokens was too large. Later batches get at most half of
-    /// them.
+    /// Notes that a batch with this many tokens was too large. Later batches get at most half as
+    /// many.
     pub fn lower_limit(&self, tokens: usize) {
         self.limit.fetch_min((tokens / 2).max(1), Ordering::Relaxed);
         self.tally().splits += 1;
     }
 
-    /// The most tokens that a batch may have.
+    /// Maximum number of tokens per batch.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Records that so many sequences of a batch are computed again in higher precision.
+    /// Counts sequences of a batch that are recomputed in higher precision.
     pub fn count_recomputed(&self, sequences: usize) {
         let mut tally = self.tally();
         tally.recomputed_batches += 1;

@@ -1,5 +1,5 @@
-//! What an earlier run left, for each file of a group: which files are finished, which rows of the
-//! others are saved, and what of it cannot be used any more.
+//! Resuming: for each file of a group, determines whether an earlier run finished it, which rows
+//! are saved, and what is no longer valid.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,14 +72,14 @@ const NO_FACTS: [&str; 8] = [
 /// The key of the input's name in the provenance. It does not change the numbers.
 const SOURCE: &str = "source";
 
-/// The most samples that a message names.
+/// Maximum number of samples named in a message.
 const NAMED: usize = 3;
 
-/// Looks each file of a group up in the journal. Files that are finished, or in whose place there
-/// is a folder, leave the group.
+/// Looks up each file of a group in the journal. Removes files from the group that are finished, or
+/// whose output path is a folder.
 ///
 /// # Errors
-/// When the graph cannot be made, or a finished file not be put in its place.
+/// If the graph cannot be built, or a finished file cannot be restored.
 pub(super) fn look_up<'j>(
     group: &mut Group,
     context: &RunContext,
@@ -155,8 +155,7 @@ pub(super) fn look_up<'j>(
     Ok((resumed, skipped))
 }
 
-/// Takes files out of a group in whose place there is a folder, before anything is computed for
-/// them.
+/// Removes files from a group whose output path is a folder, before anything is computed for them.
 fn without_room(group: &mut Group, out: &Path) -> Vec<Skipped> {
     let mut skipped = Vec::new();
     let tasks = std::mem::take(&mut group.tasks);
@@ -196,8 +195,8 @@ fn again(why: &str) -> String {
     format!("recomputed: {why}")
 }
 
-/// All that decides the numbers of a file, beside its sequences: its provenance, and the rest of
-/// the options.
+/// Everything that affects the values of a file, except its sequences: the provenance, and the
+/// remaining options.
 fn facts(options: &Options, task: &Task, layout: &Layout, vocabulary: &str) -> Facts {
     let mut facts = layout.provenance.clone();
     facts.retain(|(key, _)| key != SOURCE);

@@ -15,9 +15,9 @@ use crate::journal::rows::{RowLocation, RowReader, Saved, Spot, read_values};
 pub enum Stored {
     /// In a shard of an earlier run.
     Saved(Spot),
-    /// In a shard of this run, so many values.
+    /// In a shard of this run, with this number of values.
     Shard(RowLocation, usize),
-    /// In the spool, from this byte on, so many values.
+    /// In the spool file, with a byte offset and a number of values.
     Spool(u64, usize),
     /// In memory.
     Values(Vec<f32>),
@@ -47,7 +47,7 @@ impl StoredRows {
     /// Appends stored vectors of a task, whose output file is `path`, to `values`.
     ///
     /// # Errors
-    /// When they can't be read.
+    /// If they cannot be read.
     pub fn read(
         &mut self,
         task: usize,
@@ -114,7 +114,7 @@ impl Spool {
     /// Appends values that were put there to `values`.
     ///
     /// # Errors
-    /// When they can't be read.
+    /// If they cannot be read.
     fn read(&self, start: u64, count: usize, values: &mut Vec<f32>) -> io::Result<()> {
         match &self.file {
             Some(file) => read_values(file, start, count, values),
@@ -122,7 +122,7 @@ impl Spool {
         }
     }
 
-    /// Forgets all of it.
+    /// Discards all stored vectors.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

@@ -5,7 +5,7 @@
 //! sequence_starts)`, `AlibiAttention(qkv, bias, slopes, sequence_starts)`, `Attention(qkv, bias,
 //! sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`,
 //! `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
-//! pool_range)`; shapes stand with the kernels.
+//! pool_range)`; see the kernels for shapes.
 
 use ort::environment::Environment;
 use ort::operator::{
@@ -93,7 +93,7 @@ fn matrix(shape: &[i64]) -> ort::Result<[usize; 2]> {
     }
 }
 
-/// A position that came with the batch, checked to lie within it.
+/// A position from the batch, checked to be within it.
 fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
     usize::try_from(value)
         .ok()
@@ -178,7 +178,7 @@ struct Sequences {
     tokens: usize,
     hidden: usize,
     heads: usize,
-    /// Where each begins, and where the last ends.
+    /// Start of each sequence, and the end of the last one.
     starts: Vec<usize>,
 }
 
@@ -485,7 +485,7 @@ impl Operator for PositionsOperator {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        // The ids tell how many there are, where the starts can't be read.
+        // The number of tokens is taken from the ids if the starts cannot be read.
         [I32, TensorElementType::Int64].map(OperatorInput::required)
     }
 

@@ -1,10 +1,10 @@
 //! Finding ONNX Runtime: where its library may be, in which order, and what to say when there is
 //! none.
 //!
-//! Order: `--ort-lib`, `ORT_DYLIB_PATH`, beside the executable, then the Python wheel `onnxruntime`
-//! or `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`; first that of the
-//! environment in whose `bin` the executable is), a conda environment's `lib`, and the folders of
-//! the dynamic linker's variable.
+//! Search order: `--ort-lib`, `ORT_DYLIB_PATH`, next to the executable, the Python wheel
+//! `onnxruntime` or `onnxruntime-gpu` (which keeps the library in `onnxruntime/capi/`; first that
+//! of the environment in whose `bin` the executable is), a conda environment's `lib`, and the
+//! folders of the dynamic linker's variable.
 //!
 //! A library that was named explicitly (the first two) must load: anything else there is an error.
 //! One that was only found is skipped when it does not load, and named in the error if no other
@@ -37,16 +37,16 @@ const LINKER_PATH: &str = if cfg!(target_os = "macos") {
 pub struct RuntimeLibrary {
     /// The library, an absolute path with links followed.
     pub path: PathBuf,
-    /// How it was found, for a reader: `--ort-lib`, `beside the executable` ...
+    /// How it was found, for messages: `--ort-lib`, `next to the executable` and so on.
     pub how: String,
     /// The library's own version, such as `1.32.0`.
     pub version: String,
 }
 
-/// Why there is no ONNX Runtime.
+/// Why ONNX Runtime is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
-    /// `--ort-lib` or `ORT_DYLIB_PATH` names something that is no library, nor a folder with one.
+    /// `--ort-lib` or `ORT_DYLIB_PATH` is neither a library nor a folder with one.
     #[error("{how} is set to {}, but {why}\nInstall ONNX Runtime with `{}` and omit {how}, or set \
              it to a {} of version 1.{OLDEST} or newer", .path.display(), install(), file_name())]
     Explicit {
@@ -74,7 +74,7 @@ pub enum LocateError {
 /// The builder is ready for [`start`](super::start); telemetry is off.
 ///
 /// # Errors
-/// [`LocateError`], whose message lists what was tried and the command that helps.
+/// [`LocateError`], whose message lists what was tried and the command that fixes it.
 pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, RuntimeLibrary), LocateError> {
     let variable = std::env::var_os(VARIABLE)
         .filter(|value| !value.is_empty())
@@ -98,7 +98,7 @@ pub fn load(explicit: Option<&Path>) -> Result<(EnvironmentBuilder, RuntimeLibra
             return Ok(loaded);
         }
     }
-    // The last resort: it takes as long as Python takes to start.
+    // The last resort, because starting Python takes time.
     match ask_python() {
         Ok(location) => {
             if let Some(loaded) = search(&location, &mut tried) {
@@ -119,7 +119,7 @@ struct SearchLocation {
     folders: Vec<PathBuf>,
 }
 
-/// Tries the newest library in each folder of a location, and writes into `tried` what was there.
+/// Tries the newest library in each folder of a location, and records in `tried` what was found.
 fn search(
     location: &SearchLocation,
     tried: &mut String,
@@ -328,8 +328,8 @@ fn newest_library(folder: &Path) -> Option<PathBuf> {
     Some(folder.join(name))
 }
 
-/// The versions of `onnxruntime-gpu` that pip recorded beside the package whose folder of libraries
-/// this is.
+/// The versions of `onnxruntime-gpu` that pip recorded next to the package that contains this
+/// library folder.
 fn gpu_wheel(capi: &Path) -> Vec<Vec<u32>> {
     let packages = capi.parent().and_then(Path::parent);
     let entries = packages.and_then(|packages| std::fs::read_dir(packages).ok());

@@ -2,13 +2,13 @@
 //! `seqembed.AlibiAttention` and `seqembed.Attention`, which differ in their position encoding
 //! ([`PositionEncoding`]).
 //!
-//! A batch is laid end to end, and each sequence attends to itself alone: no padding, no mask. For
-//! one head of one sequence the scores are kept transposed, a key a row and a query a lane, so that
-//! the maximum, the exponential and the sum of the softmax are plain vertical arithmetic, keys and
-//! values are read by broadcast in the layout they come in, and the width of a head needs no
-//! padding to the width of a vector. Keys are taken in blocks with a running maximum (Milakov and
-//! Gimelshein 2018, "Online normalizer calculation for softmax"), so that memory does not grow with
-//! the square of the length.
+//! A batch is packed end to end, and each sequence attends only to itself: there is no padding and
+//! no mask. For one head of one sequence the scores are kept transposed, a key a row and a query a
+//! lane, so that the maximum, the exponential and the sum of the softmax are plain vertical
+//! arithmetic, keys and values are read by broadcast in the layout they come in, and the width of a
+//! head needs no padding to the width of a vector. Keys are taken in blocks with a running maximum
+//! (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), so that memory does
+//! not grow with the square of the length.
 //!
 //! A number that is infinite or none, anywhere in a sequence's queries, keys or values of a head,
 //! makes all its rows of that head NaN, and so do queries and keys whose products might overflow.
@@ -31,7 +31,7 @@ const KEY_BLOCK: usize = 128;
 /// Weights beyond two to this are not told apart, and their total is beyond `OVERFLOW`.
 const HIGHEST: f32 = 100.0;
 
-/// A total that large says that a maximum was too low.
+/// A total this large means that the running maximum was too low.
 const OVERFLOW: f32 = 1e30;
 
 /// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60
@@ -238,7 +238,7 @@ impl PositionEncoding for Rotary {
     }
 }
 
-/// Where a thread keeps what it needs between calls.
+/// Scratch memory that a thread keeps between calls.
 #[derive(Default)]
 struct Workspace {
     keys: Scratch,
@@ -803,7 +803,7 @@ mod tests {
         NoPositions,
     }
 
-    /// Sequences that lie end to end in a batch.
+    /// Sequences packed end to end in a batch.
     #[derive(Debug, Clone)]
     struct Case {
         kind: Kind,

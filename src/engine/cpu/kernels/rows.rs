@@ -16,7 +16,7 @@ pub struct SkipLayerNorm<'a> {
     pub gamma: &'a [f32],
     /// Shift, [hidden].
     pub beta: &'a [f32],
-    /// Bias of the dense layer that made `x`, [hidden].
+    /// Bias of the dense layer that produced `x`, [hidden].
     pub bias: &'a [f32],
     /// Added to the variance.
     pub epsilon: f32,
@@ -229,7 +229,7 @@ pub enum Pool {
     Max,
 }
 
-/// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range gives
+/// Pools rows `start..end` of `tokens` [rows, hidden] into `pooled` [hidden]. An empty range yields
 /// NaN.
 pub fn pool(
     how: Pool,

@@ -734,7 +734,7 @@ fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), 
     }
     if let Some((_, first)) = shards.first() {
         note(&format!(
-            "removed what an interrupted run had saved in {} ({}); start with option \
+            "removed what an interrupted run had saved in {} ({}); run with option \
              `resume` to continue such a run instead",
             first.parent().unwrap_or(Path::new("")).display(),
             counted(bytes, "byte")

@@ -168,7 +168,7 @@ fn specimens() -> Vec<Specimen> {
         "header not UTF-8",
         b">caf\xe9 x\nMKLV\n",
         DONE,
-        "line 1: the header is not UTF-8: such bytes are written as `\\xe9`",
+        "line 1: the header is not valid UTF-8: such bytes are written as `\\xe9`",
         Some(&["ok"]),
     );
     add(

@@ -540,7 +540,7 @@ fn a_journal_of_another_version_is_told() {
                 &said,
                 &[
                     "journal: it was written by another version of seqembed",
-                    "format 99",
+                    "version 99",
                 ],
             );
         }

@@ -456,7 +456,7 @@ fn headers_that_are_not_utf8_are_kept_apart() {
     assert_eq!(ids, ["caf\\xe9", "caf\\xe8", "café"]);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(
-        warnings[0].contains("input: line 1: the header is not UTF-8 (1 more header is not)"),
+        warnings[0].contains("input: line 1: the header is not valid UTF-8 (1 more header is not)"),
         "{warnings:?}"
     );
     // The same in letters.

@@ -94,16 +94,16 @@ impl Precision {
     }
 }
 
-/// Whose operators a model runs with, and so which graph.
+/// The kernels that a model runs with, which decide its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 #[non_exhaustive]
 pub enum Kernels {
-    /// seqembed's own kernels beside ONNX Runtime's dense products, sequences packed without
+    /// seqembed's own kernels for everything but the dense layers, with sequences packed without
     /// padding.
     #[default]
     Auto,
-    /// ONNX Runtime's operators alone: slower, and there to compare with. On a CPU sequences are
-    /// padded to the longest of a batch, which may change a vector's last bits.
+    /// Only ONNX Runtime's operators: slower, for comparison. On a CPU, sequences are padded to the
+    /// longest of a batch, which may change the last bits of a vector.
     Portable,
 }
 
@@ -404,7 +404,7 @@ pub enum SettingsError {
     /// The device does not support the precision.
     #[error("precision {precision} is not available on {device}: {why}")]
     Precision {
-        /// What was asked for.
+        /// The requested value.
         precision: Precision,
         /// The device.
         device: String,
@@ -417,7 +417,7 @@ pub enum SettingsError {
          different tokens; choose another pooling"
     )]
     Strands,
-    /// No token's vector stands for the whole sequence.
+    /// The model has no token whose vector represents the whole sequence.
     #[error(
         "`pooling: cls` is not available, because {model} has no [CLS] token in front of a \
          sequence; choose mean, mean-all, max or none"
@@ -432,7 +432,7 @@ pub enum SettingsError {
     /// The model has fewer layers.
     #[error("there is no layer {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]
     Layer {
-        /// What was asked for.
+        /// The requested value.
         layer: i32,
         /// The model's number of layers.
         layers: usize,

@@ -1,4 +1,4 @@
-//! The hub and its cache, which Python's `huggingface_hub` uses too.
+//! The hub and its cache, which is shared with Python's `huggingface_hub`.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};

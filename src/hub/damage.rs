@@ -1,4 +1,4 @@
-//! Files in the hub's cache whose bytes are not those of their hash.
+//! Verifies files in the hub's cache by their hashes.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! Why a model could not be had from the hub.
+//! Errors of fetching models from the hub.
 
 use std::path::{Path, PathBuf};
 

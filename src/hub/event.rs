@@ -1,4 +1,4 @@
-//! What a download tells while it goes on, and how slow it may be.
+//! Progress events of a download, and its minimum speed.
 
 use std::time::Duration;
 

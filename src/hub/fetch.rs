@@ -1,4 +1,4 @@
-//! A model's files from the hub into the cache, as far as they are not there.
+//! Downloads the missing files of a model from the hub into the cache.
 
 use std::path::{Path, PathBuf};
 

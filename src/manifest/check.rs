@@ -1,4 +1,4 @@
-//! Turns what a manifest says into jobs, and finds its mistakes.
+//! Validates a parsed manifest and turns it into jobs.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -44,7 +44,7 @@ pub(super) fn check(
     (jobs, run)
 }
 
-/// What holds for all files, and what was seen of those before.
+/// Options of all files, and what was found in the entries checked so far.
 struct Files<'d> {
     folder: &'d Path,
     command_line: &'d Overrides,
@@ -52,7 +52,7 @@ struct Files<'d> {
     /// The line of each sample's name.
     samples: HashMap<&'d str, usize>,
     stdin_line: Option<usize>,
-    /// Whether it was said that there is no model.
+    /// Whether a missing model was already reported.
     lacks_model: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Input files and the samples that are named after them: what can be told before a file is read.
+//! Checks of input files, and of the sample names derived from them, before a file is read.
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;

@@ -1,4 +1,4 @@
-//! The keys of manifests, and what to tell about others.
+//! The keys of manifests, and the errors for unknown ones.
 
 use crate::settings::{Overrides, RunOverrides};
 

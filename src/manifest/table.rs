@@ -69,7 +69,7 @@ pub(super) fn parse(text: &str, delimiter: u8, mistakes: &mut Mistakes) -> Optio
     Some(draft)
 }
 
-/// What a row says of a file.
+/// The entry of a file, from one row.
 fn entry(
     row: &csv::StringRecord,
     line: usize,
@@ -160,7 +160,7 @@ fn named(columns: &[Column]) -> usize {
         .map_or(0, |last| last + 1)
 }
 
-/// The line on which a row's text starts: the reader's position stands before the blank lines that
+/// The line on which the text of a row starts. The reader's position is before the blank lines that
 /// it skips.
 fn first_line(text: &str, position: Option<&csv::Position>) -> usize {
     let byte = position.and_then(|position| usize::try_from(position.byte()).ok());

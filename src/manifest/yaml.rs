@@ -1,5 +1,4 @@
-//! A manifest in YAML -> a draft of it. Texts are kept as they are written: a sample `007` stays
-//! `007`.
+//! Parses a manifest in YAML. Scalars are kept as written: a sample `007` stays `007`.
 
 use saphyr::{MarkedYaml, ScalarStyle, ScanError, YamlData, YamlLoader};
 use saphyr_parser::{Event, Parser, SpannedEventReceiver};
@@ -12,7 +11,7 @@ use crate::settings::{Overrides, RunOverrides};
 /// A manifest needs three levels. The limit keeps hostile nesting from using up the stack.
 const DEEPEST: usize = 32;
 
-/// The draft, unless the text is no YAML or has no files.
+/// Parses the manifest; `None` if the text is not valid YAML or has no files.
 pub(super) fn parse(text: &str, mistakes: &mut Mistakes) -> Option<Draft> {
     let mut documents = match load(text) {
         Ok(documents) => documents,

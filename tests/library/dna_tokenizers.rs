@@ -515,7 +515,7 @@ fn dna_and_proteins_are_told_apart() {
     );
     assert_eq!(
         why_not(&b"ACGTU".repeat(20), Alphabet::Protein).unwrap(),
-        "looks like DNA: 100 % of its first 100 letters are A, C, G, T, U or N"
+        "looks like DNA (100 % of its first 100 letters are A, C, G, T, U or N)"
     );
 }
 

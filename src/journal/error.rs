@@ -1,11 +1,11 @@
-//! Why a journal can't be kept.
+//! Errors of the journal.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::output::OutputError;
 
-/// Why the journal can't be kept.
+/// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
@@ -19,7 +19,7 @@ pub enum JournalError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A finished file can't be put into its place, or into the cache.
+    /// A finished file cannot be restored, or copied to the cache.
     #[error(transparent)]
     Copy(#[from] OutputError),
     /// Another process works in the folder.
@@ -34,7 +34,7 @@ pub enum JournalError {
     },
 }
 
-/// The error of a file or folder that could not be read, written, made or removed (`doing`).
+/// The error for a file or folder that could not be read, written, created or removed (`doing`).
 pub(super) fn cannot<'p>(
     doing: &'static str,
     path: &'p Path,

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest;
 
-/// Names and values of all that decides the numbers of a file, beside its sequences.
+/// Names and values of everything that affects the values of a file, except its sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Facts(pub Vec<(String, String)>);
 
-/// Longer values, such as hashes, are not told: that they differ is enough.
+/// Longer values, such as hashes, are not shown in messages; it is enough to say that they differ.
 const TOLD: usize = 32;
 
 impl Facts {
@@ -58,12 +58,13 @@ pub struct InputFingerprint {
 }
 
 impl InputFingerprint {
-    /// Whether a file still holds these bytes.
+    /// Whether a file still has these contents.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// If it cannot be read.
     pub fn is_still(&self, path: &Path) -> io::Result<bool> {
-        // Looked at before it is opened: whoever writes to a pipe would find its reader gone again.
+        // The type is checked before the file is opened, because opening and closing a pipe would
+        // disturb its writer.
         let about = fs::metadata(path)?;
         if !about.is_file() || self.length != Some(about.len()) {
             return Ok(false);
@@ -98,7 +99,7 @@ impl InputHash {
     }
 }
 
-/// 64 bits that tell a record from another: of its header and its sequence.
+/// A 64-bit hash of the header and the sequence that identifies a record.
 #[must_use]
 pub fn record_hash(header: &str, sequence: &[u8]) -> u64 {
     let mut hasher = blake3::Hasher::new();
@@ -115,8 +116,7 @@ fn first_bits(hasher: &blake3::Hasher) -> u64 {
     u64::from_le_bytes(words[0])
 }
 
-/// Tells a part of a record from the others and from the record: its strand, and which of the
-/// strand's tokens it is of.
+/// Identifies a part of a record: its strand, and its range of tokens in the strand.
 #[must_use]
 pub fn part_hash(record: u64, is_reverse: bool, tokens: &Range<usize>) -> u64 {
     let mut hasher = blake3::Hasher::new();

@@ -1,5 +1,5 @@
-//! One process at a time in a folder: an advisory lock that the system takes back when its process
-//! dies, however it dies.
+//! Allows one process at a time in a folder, by an advisory lock that the system releases when the
+//! process dies.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -21,7 +21,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the folder, which must exist.
+    /// Locks the folder, which must exist.
     ///
     /// # Errors
     /// [`JournalError::Locked`] with who has it; else what the system refused.

@@ -11,10 +11,10 @@ use super::facts::{Facts, InputFingerprint};
 use crate::output::Written;
 use crate::report::FileReport;
 
-/// Counts up when an older log can't be gone on with as it is.
+/// Version of the log format, increased when older logs cannot be continued.
 pub const VERSION: u32 = 2;
 
-/// The version before, which kept no hashes of finished files; its saved rows are as good as ours.
+/// The previous version, without hashes of finished files; its saved rows can still be used.
 pub const WITHOUT_HASHES: u32 = 1;
 
 /// A line of the log.
@@ -57,17 +57,17 @@ pub struct Done {
     pub sample: String,
     /// The number of its facts.
     pub facts: u64,
-    /// What decides how it lies in its file: the format.
+    /// The output format, which decides the layout of the file.
     pub format: String,
-    /// The input's name, which stands in the output.
+    /// The name of the input, which is recorded in the output.
     pub source: String,
-    /// The input that it was made from.
+    /// The input (size and hash) that it was made from.
     pub input: InputFingerprint,
-    /// The output's files, with what tells whether they are still the ones that were written: the
-    /// one that others stand beside comes last. None in logs of [`WITHOUT_HASHES`].
+    /// The files of the output, with sizes and hashes; the main file comes last. Empty in logs of
+    /// version [`WITHOUT_HASHES`].
     #[serde(default)]
     pub files: Vec<Written>,
-    /// What was told of it.
+    /// The warnings about the file.
     pub report: FileReport,
 }
 

@@ -7,11 +7,11 @@
 //!   finished;
 //! - `files/` (only with `--cache-dir`): a copy of every finished file.
 //!
-//! Nothing is taken from here that is not proven to belong: a finished file must hold the bytes
-//! that were written, all of its files must, and its input the bytes that were read for it; a saved
-//! row must fit its check, and its record's header and sequence must be those it was computed from;
-//! and model, graph and options must be the same for both. Lengths and times prove nothing: another
-//! run may write a file of the same length into the folder, and a copy may keep the times.
+//! Data are reused only if they are proven to match. All files of a finished output must have the
+//! contents that were written, and its input the contents that were read. A saved row must match
+//! its checksum, and its record must have the header and sequence it was computed from. Model,
+//! graph and options must be the same for both. Sizes and times prove nothing: another run may
+//! write a file of the same size to the folder, and a copy may keep the times.
 
 mod error;
 pub mod facts;
@@ -48,17 +48,17 @@ pub use self::error::JournalError;
 pub const FOLDER: &str = ".seqembed";
 /// The log's name.
 const LOG: &str = "journal";
-/// Shards' names begin so.
+/// Prefix of the names of shards.
 const SHARD: &str = "rows-";
 /// Where a cache keeps finished files.
 const FILES: &str = "files";
 /// A shard is closed when it is longer, in bytes.
 const SHARD_BYTES: u64 = 64 << 20;
-/// No run counts its shards or attempts up to here: larger numbers, the largest of which has no
-/// successor, are not counted on from.
+/// Limit on the numbers of shards and attempts, which no run reaches. Larger numbers, which could
+/// overflow, are not continued from.
 const UNREACHED: u64 = 1 << 62;
 
-/// A file that is to be made.
+/// An output file to be written.
 pub struct Request<'a> {
     /// The sample; no other file of the run has it.
     pub sample: &'a str,
@@ -66,9 +66,9 @@ pub struct Request<'a> {
     pub source: &'a Source,
     /// What decides its numbers.
     pub facts: Facts,
-    /// What decides how it lies in its file.
+    /// The output format, which decides the layout of the file.
     pub format: String,
-    /// The input's name, as it stands in the output.
+    /// The name of the input, as recorded in the output.
     pub name: String,
     /// The output's final path.
     pub output: PathBuf,
@@ -78,9 +78,9 @@ pub struct Request<'a> {
 pub enum ResumePlan {
     /// All: it is finished.
     Finished {
-        /// What was told of it.
+        /// The warnings about the file.
         report: Box<FileReport>,
-        /// What stood in its place and is no more, if something did.
+        /// Why an existing file cannot be kept, if there was one.
         note: Option<String>,
     },
     /// Some rows, or none.
@@ -89,7 +89,7 @@ pub enum ResumePlan {
         ticket: Ticket,
         /// The rows.
         saved: Saved,
-        /// Why what was there can't be used.
+        /// Why the existing data cannot be used.
         why_again: Option<String>,
     },
 }
@@ -136,7 +136,7 @@ struct Past {
 }
 
 impl Past {
-    /// What the lines of a log tell, and what of it can't be used.
+    /// The contents of a log, and the reasons why parts of it cannot be used.
     fn of(lines: Vec<Line>) -> (Self, Option<String>) {
         let mut past = Past::default();
         let mut lines = lines.into_iter();
@@ -188,9 +188,8 @@ impl Past {
 const ALL_AGAIN: &str = "Finished files and saved rows recorded only there are recomputed";
 
 impl Journal {
-    /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, what
-    /// an earlier run left is there to be asked for; otherwise it is removed. What the user should
-    /// know goes to `note`.
+    /// Opens the journal of an output folder, which must exist, and locks it. With `resume`, data
+    /// of an earlier run can be queried; otherwise they are removed. Warnings are passed to `note`.
     ///
     /// # Errors
     /// When another process has the folder, or the system refuses.
@@ -353,7 +352,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes the log anew, with what still holds.
+    /// Rewrites the log with the entries that are still valid.
     fn rewrite(&mut self) -> Result<(), JournalError> {
         let path = self.log_path.clone();
         let new = AtomicFile::replace(&path).map_err(cannot("write", &path))?;
@@ -378,11 +377,11 @@ impl Journal {
         new.finish().map_err(cannot("write", &path))
     }
 
-    /// Tells for each file what is there of it, and puts finished files that only the cache has in
-    /// their place.
+    /// Determines for each file what exists of it, and restores finished files that are only in the
+    /// cache.
     ///
     /// # Errors
-    /// When a finished file can't be put in its place.
+    /// If a finished file cannot be restored.
     pub fn plan(&mut self, requests: Vec<Request>) -> Result<Vec<ResumePlan>, JournalError> {
         // Hashing all inputs and outputs is worth all cores.
         let verdicts: Vec<Verdict> = requests
@@ -437,7 +436,7 @@ impl Journal {
         Ok(plans)
     }
 
-    /// Where a cache keeps finished files; none where there is no cache.
+    /// The folder of finished files in the cache; `None` without a cache.
     fn cached(&self) -> Option<PathBuf> {
         let cache = self.cache.as_ref()?;
         Some(cache.join(FILES))
@@ -471,7 +470,7 @@ impl Journal {
             Source::Path(path) => match done.input.is_still(path) {
                 Ok(true) => {}
                 Ok(false) => return again(format!("{} has changed", path.display())),
-                // Opening it again will tell.
+                // If this fails, opening the file again will report the error.
                 Err(_) => return Ok(Verdict::New),
             },
         }
@@ -480,7 +479,7 @@ impl Journal {
             if let Some(cache) = self.cached()
                 && !done.files.iter().all(|file| has_length(&cache, file))
             {
-                // Whatever happened to the copy there.
+                // Whatever happened to the copy in the output folder.
                 copy(here, &cache, &done.files)?;
             }
             return Ok(Verdict::Finished { note: None });
@@ -490,7 +489,7 @@ impl Journal {
         };
         let is_there = done.files.iter().any(|file| here.join(&file.name).exists());
         if copy(&cache, here, &done.files)? {
-            // An empty output folder is what a cache is for: nothing to tell.
+            // An empty output folder is the normal case with a cache, so it needs no message.
             let note = is_there.then(|| {
                 format!(
                     "{why}: it was restored from the copy in the \
@@ -505,8 +504,8 @@ impl Journal {
         })
     }
 
-    /// Saves rows of a file that is not finished. They are durable after [`Self::sync`]. Returns
-    /// where their values stand.
+    /// Saves rows of an unfinished file. They are durable after [`Self::sync`]. Returns the
+    /// location of their values.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -554,13 +553,14 @@ impl Journal {
         Ok(RowLocation { path, offset })
     }
 
-    /// Waits until all that was told is on the disk.
+    /// Waits until everything recorded so far is on disk.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         if std::mem::take(&mut self.unsynced) {
-            // The names of finished files first: the log says that they are there.
+            // Sync the directory entries of finished files first, because the log states that these
+            // files exist.
             let _ = File::open(&self.out).and_then(|folder| folder.sync_all());
             self.log
                 .sync_data()
@@ -572,8 +572,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes that a file stands whole under its name, as the `files` that belong to it. Its saved
-    /// rows go.
+    /// Records that an output is complete and consists of `files`. Its saved rows are removed.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -658,7 +657,7 @@ fn has_length(folder: &Path, file: &Written) -> bool {
     fs::metadata(folder.join(&file.name)).is_ok_and(|at| at.is_file() && at.len() == file.bytes)
 }
 
-/// Whether files still hold the bytes that were written; if not, which does not.
+/// Whether files still have the contents that were written; otherwise the first one that does not.
 fn are_as_written(folder: &Path, files: &[Written]) -> Result<(), String> {
     files.iter().try_for_each(|written| {
         let path = folder.join(&written.name);
@@ -725,7 +724,7 @@ fn shards(folder: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     Ok(shards)
 }
 
-/// Removes the shards of a run that is not gone on with.
+/// Removes the shards of a run that is not continued.
 fn discard(shards: &[(u64, PathBuf)], note: &mut dyn FnMut(&str)) -> Result<(), JournalError> {
     let mut bytes = 0;
     for (_, path) in shards {

@@ -1,6 +1,5 @@
-//! Files of the work folder are ordinary ones. Whoever put something else under their names meets
-//! an error: writing through a link would overwrite a file that is none of ours, and a pipe would
-//! be waited for without end.
+//! Opens files of the work folder, which must be regular files. Anything else under their names is
+//! an error: writing through a link would overwrite another file, and a pipe could block forever.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -31,12 +30,12 @@ pub fn write(path: &Path) -> io::Result<File> {
     })?)
 }
 
-/// Opens a file to read it, through a link too.
+/// Opens a file for reading, also through a link.
 ///
 /// # Errors
 /// When the system refuses, or something else than a file has the name.
 pub fn read(path: &Path) -> io::Result<File> {
-    // A pipe that nobody writes to is opened all the same, and then seen for what it is.
+    // A pipe without a writer is opened without blocking, and then recognised as a pipe.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)

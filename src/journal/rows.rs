@@ -32,7 +32,7 @@ pub struct Mark {
     pub vectors: u32,
 }
 
-/// Where the values of a frame that was written begin.
+/// The location of the values of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowLocation {
     /// The shard.
@@ -42,10 +42,10 @@ pub struct RowLocation {
 }
 
 impl RowLocation {
-    /// Appends so many values from there.
+    /// Appends values from the frame.
     ///
     /// # Errors
-    /// When the shard can't be read, with its path.
+    /// If the shard cannot be read, with its path.
     pub fn read(&self, count: usize, values: &mut Vec<f32>) -> Result<(), (PathBuf, io::Error)> {
         File::open(&self.path)
             .and_then(|file| read_values(&file, self.offset, count, values))
@@ -53,10 +53,10 @@ impl RowLocation {
     }
 }
 
-/// Appends so many values of a file.
+/// Appends values read from a file.
 ///
 /// # Errors
-/// When it can't be read.
+/// If it cannot be read.
 pub fn read_values(
     file: &File,
     offset: u64,
@@ -70,16 +70,16 @@ pub fn read_values(
     Ok(())
 }
 
-/// What a frame's head and table tell.
+/// The header and table of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Whose rows they are.
+    /// The file that the rows belong to.
     pub attempt: u64,
     /// Width of a vector.
     pub hidden: u32,
     /// The rows.
     pub marks: Vec<Mark>,
-    /// Where in the shard the values begin.
+    /// Offset of the values in the shard.
     pub values_at: u64,
 }
 
@@ -92,10 +92,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a shard.
+    /// Creates a shard.
     ///
     /// # Errors
-    /// When the file can't be made; one that is there already is never written to.
+    /// If the file cannot be created; an existing file is never overwritten.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
         Ok(Self {
@@ -186,7 +186,7 @@ fn check(hash: &blake3::Hash) -> [u8; CHECK] {
 /// frame that the end of the shard cuts is none of them: it was being written when all ended.
 ///
 /// # Errors
-/// When the shard can't be read.
+/// If the shard cannot be read.
 pub fn scan(shard: &mut (impl Read + Seek), mut each: impl FnMut(Frame)) -> io::Result<usize> {
     let length = shard.seek(SeekFrom::End(0))?;
     let mut at = 0;
@@ -228,7 +228,7 @@ enum Found {
     Frame(Frame, u64),
     /// A frame with a good head that does not fit its check, and its end.
     Damaged(u64),
-    /// No frame begins here.
+    /// No frame starts here.
     NoHead,
     /// A frame that is longer than the shard.
     Cut,
@@ -298,7 +298,7 @@ fn mark(entry: &[u8]) -> Mark {
     }
 }
 
-/// Where the next frame may begin.
+/// Where the next frame may start.
 fn next_magic(shard: &mut (impl Read + Seek), from: u64) -> io::Result<Option<u64>> {
     let mut at = from;
     let mut block = vec![0; 1 << 16];
@@ -317,7 +317,7 @@ fn next_magic(shard: &mut (impl Read + Seek), from: u64) -> io::Result<Option<u6
         if filled < block.len() {
             return Ok(None);
         }
-        // The mark may lie across the border of two blocks.
+        // The marker may span two blocks.
         at += (filled - (MAGIC.len() - 1)) as u64;
     }
 }
@@ -340,7 +340,7 @@ pub struct Spot {
     offset: u64,
 }
 
-/// The rows of one unfinished file that shards hold.
+/// The saved rows of one unfinished file.
 #[derive(Debug, Clone, Default)]
 pub struct Saved {
     /// Index and hash of each record, and where its row is; in the order of indices.
@@ -349,7 +349,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Takes a frame's rows in.
+    /// Adds the rows of a frame.
     pub fn add(&mut self, shard: u32, frame: &Frame) {
         let mut offset = frame.values_at;
         for mark in &frame.marks {
@@ -371,8 +371,7 @@ impl Saved {
         }
     }
 
-    /// To be called when all frames were added: `shards` are the files that their numbers stand
-    /// for.
+    /// Must be called after all frames were added; `shards` are the files, by number.
     pub fn seal(&mut self, shards: Arc<Vec<PathBuf>>) {
         self.shards = shards;
         self.rows
@@ -426,7 +425,7 @@ impl RowReader {
     /// Appends a row's vectors, and returns how many.
     ///
     /// # Errors
-    /// When the shard can't be read, with its path.
+    /// If the shard cannot be read, with its path.
     pub fn read(
         &mut self,
         saved: &Saved,
@@ -522,7 +521,8 @@ mod tests {
             let damaged = scan(&mut Cursor::new(&bytes), |frame| found.push(frame)).unwrap();
             match damage {
                 0 => prop_assert_eq!((found.len(), damaged), (frames.len(), 0)),
-                // A flipped bit costs one frame, and is told unless it made the last one look cut.
+                // A flipped bit invalidates one frame, and is reported unless it makes the last
+                // frame look truncated.
                 1 => prop_assert!(found.len() + 1 >= frames.len()),
                 _ => prop_assert_eq!(damaged, 0),
             }

@@ -12,7 +12,7 @@ use super::rows::Rows;
 /// Rows of a block at most, for short vectors.
 const BLOCK_ROWS: usize = 1 << 16;
 
-/// What stands beside a record's vectors.
+/// The columns of a record other than its vectors.
 pub(super) struct Record {
     pub id: String,
     pub header: String,
@@ -29,7 +29,7 @@ pub(super) struct Blocks {
     pub rows: u64,
     /// How many vectors all of them have.
     pub vectors: u64,
-    /// Gives the next record.
+    /// Returns the next record.
     pub next: Box<dyn FnMut() -> io::Result<Record> + Send>,
     /// The vectors of all records, end to end, in the layout's precision.
     pub values: Box<dyn Read + Send>,
@@ -48,7 +48,8 @@ impl Blocks {
                 Ok(None) => None,
                 Err(error) => {
                     let path = blocks.layout.path.clone();
-                    // The streams stand nobody knows where: nothing follows an error.
+                    // The positions of the streams are unknown after an error, so nothing follows
+                    // it.
                     state = None;
                     Some(Err(OutputError::malformed(&path, error)))
                 }
@@ -97,7 +98,7 @@ impl Blocks {
             rows.status.push(record.status);
             rows.vectors.push(count);
             place.row += 1;
-            // The rest of a long row comes in the next blocks.
+            // The rest of a long row follows in the next blocks.
             let here = count.min(most - vectors);
             vectors += here;
             place.left = count - here;
@@ -132,7 +133,7 @@ pub(super) fn length(number: i64) -> io::Result<u64> {
     u64::try_from(number).map_err(|_| invalid(format!("a record has the negative length {number}")))
 }
 
-/// Checks where the first record begins.
+/// Checks the offset of the first record.
 pub(super) fn check_first(offset: u64) -> io::Result<()> {
     match offset {
         0 => Ok(()),

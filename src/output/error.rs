@@ -16,7 +16,7 @@ pub enum OutputError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A folder stands in the file's place.
+    /// The path of the file is an existing folder.
     #[error("cannot write {path}: there is a folder of this name; move it, or use another output \
              folder", path = .path.display())]
     Folder {
@@ -39,7 +39,7 @@ pub enum OutputError {
         /// What doesn't fit.
         what: String,
     },
-    /// A value that a 16-bit float can't hold.
+    /// A value that is out of range for 16-bit floats.
     #[error("cannot write {path}: record {id:?} has the value {value}, but the largest 16-bit \
              float is 65504; use option `output_precision: fp32`", path = .path.display())]
     TooLarge {
@@ -50,7 +50,7 @@ pub enum OutputError {
         /// The value.
         value: f32,
     },
-    /// A file that is no output of seqembed, or is damaged.
+    /// A file that is not an embedding file, or is damaged.
     #[error("{path} is not a complete embedding file: {what}", path = .path.display())]
     Malformed {
         /// The file.
@@ -61,7 +61,7 @@ pub enum OutputError {
 }
 
 impl OutputError {
-    /// The system's reason alone, for a caller that knows the path.
+    /// The error without the path, for a caller that knows it.
     pub(super) fn into_io(self) -> io::Error {
         match self {
             OutputError::Io { source, .. } | OutputError::Read { source, .. } => source,

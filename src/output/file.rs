@@ -7,7 +7,7 @@ use super::error::{OutputError, writing};
 use crate::atomic_file::AtomicFile;
 use crate::digest::Digest;
 
-/// A file that stands under its name, and what tells whether it still is the one that was written.
+/// A finished file with its size and hash, which identify its contents.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Written {
     /// Its name in its folder.
@@ -18,8 +18,7 @@ pub struct Written {
     pub hash: String,
 }
 
-/// A file that has no name of its own yet: hidden, in the folder of the final one, gone when
-/// dropped.
+/// A file that does not have its final name yet: hidden, in the final folder, and removed on drop.
 pub(crate) struct Unfinished {
     file: AtomicFile,
     at: u64,
@@ -36,12 +35,12 @@ impl Unfinished {
         })
     }
 
-    /// Where it stands until it has its name.
+    /// The temporary path.
     pub(crate) fn partial(&self) -> &Path {
         self.file.partial()
     }
 
-    /// Brings its bytes to the disk, so that not even a power cut leaves half of it.
+    /// Syncs the file to disk, so that not even a power failure leaves a partial file.
     pub(crate) fn complete(self) -> Result<Complete, OutputError> {
         let Unfinished { file, digest, .. } = self;
         let path = file.path().to_owned();
@@ -59,7 +58,7 @@ impl Unfinished {
         Ok(Complete { file, written })
     }
 
-    /// Completes the file, and gives it its name.
+    /// Completes the file, and renames it to its final path.
     pub(crate) fn finish(self) -> Result<Written, OutputError> {
         self.complete()?.publish()
     }
@@ -89,8 +88,8 @@ impl Complete {
     }
 }
 
-/// Gives files that belong together their names. At no time, whenever the process is killed, does
-/// the last one, by which a reader knows the others, stand beside those of another set.
+/// Renames files that belong together. Even if the process is killed, the last one, which
+/// identifies the set for readers, is never next to files of another set.
 pub(crate) fn publish(files: Vec<Complete>) -> Result<Vec<Written>, OutputError> {
     if let [_, .., last] = files.as_slice() {
         let path = last.file.target();

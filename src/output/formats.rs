@@ -21,8 +21,7 @@ use super::{h5, npy, npz, parquet, pt, safetensors, torch_archive, virnucpro};
 struct Info {
     /// Its value of `--format` and in manifests, and the ending of its files' names.
     name: &'static str,
-    /// Endings of the files that belong to a file and stand beside it, in the place of its own
-    /// ending.
+    /// Extensions of the companion files, which replace the extension of the main file.
     beside: &'static [&'static str],
     /// Whether a file is one, by its first nine bytes and what else there is.
     is_one: fn(&[u8], &Path) -> bool,
@@ -30,7 +29,7 @@ struct Info {
     open: fn(&Path) -> Result<Reader, OutputError>,
 }
 
-/// Makes [`Format`] and all that is known of it from one table.
+/// Generates [`Format`] and everything that depends on it from one table.
 macro_rules! formats {
     ($(
         $(#[$help:meta])*
@@ -40,7 +39,7 @@ macro_rules! formats {
         create: $create:expr,
         open: $open:expr;
     )*) => {
-        /// How a file of embeddings is laid out on disk.
+        /// The format of an embedding file.
         #[derive(
             Debug,
             Clone,
@@ -149,13 +148,13 @@ impl Format {
         self.info().name
     }
 
-    /// The endings of the files that belong to an output and stand beside it, without the dot.
+    /// The extensions of the companion files of an output, without the dot.
     #[must_use]
     pub fn beside(self) -> &'static [&'static str] {
         self.info().beside
     }
 
-    /// Makes sure that no folder has the name of an output, or of a file that stands beside it.
+    /// Checks that no folder has the name of an output or of a companion file.
     ///
     /// # Errors
     /// When one has: it names it.
@@ -166,7 +165,7 @@ impl Format {
         }
     }
 
-    /// The files that an output is made of: the one that others stand beside comes last.
+    /// The files of an output; the main file comes last.
     pub(crate) fn files(self, path: &Path) -> Vec<PathBuf> {
         let beside = self.beside().iter();
         beside
@@ -198,18 +197,18 @@ impl fmt::Display for Format {
     }
 }
 
-/// Begins a file. The folder of `layout.path` must exist; an unwritable one is told here, before
-/// any row.
+/// Creates a file. The folder of `layout.path` must exist; if it is not writable, the error is
+/// reported here, before any row is written.
 ///
 /// # Errors
-/// When the folder can't be written to: the error names the path.
+/// If the folder is not writable; the error names the path.
 pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputError> {
     format.has_room(&layout.path)?;
     (format.info().create)(layout)
 }
 
-/// Opens a file of embeddings that [`create`] made, or one of VirNucPro's `.pt` files; its format
-/// is told by content, not by name.
+/// Opens an embedding file made by [`create`], or one of VirNucPro's `.pt` files. The format is
+/// detected from the content, not from the name.
 ///
 /// ```no_run
 /// # use std::path::Path;
@@ -221,7 +220,7 @@ pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputErr
 /// ```
 ///
 /// # Errors
-/// When the file can't be read, or isn't a file of embeddings: the error names the path.
+/// If the file cannot be read, or is not an embedding file; the error names the path.
 pub fn open(path: &Path) -> Result<Reader, OutputError> {
     let mut head = Vec::new();
     File::open(path)
@@ -242,7 +241,7 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
     };
     let reader = (format.open)(path)?;
     let hidden = reader.layout.hidden;
-    // Where there is no row, nothing tells how wide VirNucPro's would be.
+    // Without any row, the number of dimensions of VirNucPro's files is unknown.
     if hidden > WIDEST || (hidden == 0 && reader.rows > 0) {
         return Err(OutputError::malformed(
             path,

@@ -1,17 +1,17 @@
-//! What a file of embeddings says of all of its rows.
+//! The layout of an embedding file: properties that all its rows share.
 
 use std::path::PathBuf;
 
 use super::precision::OutputPrecision;
 
-/// What a sink must know before the first row, and what [`Reader`] tells of a file.
+/// The properties that a sink needs before the first row, and that [`Reader`] returns for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// The file's final path.
     pub path: PathBuf,
     /// Width of a vector.
     pub hidden: usize,
-    /// Whether rows hold a vector for each residue (`--pooling none`) instead of one pooled vector.
+    /// Whether rows have one vector per residue (`--pooling none`) instead of one pooled vector.
     pub per_token: bool,
     /// The floats in the file.
     pub precision: OutputPrecision,

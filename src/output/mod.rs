@@ -1,9 +1,9 @@
 //! What is written: rows of embeddings, the trait that every output format implements, and the way
 //! back from a file to rows.
 //!
-//! Every file appears by rename, whole or not at all: a sink writes to a hidden temporary file in
-//! the output folder and [`Sink::finish`] moves it to its final name. The same rows give the same
-//! bytes, whatever the blocks they came in.
+//! Files appear atomically: a sink writes to a hidden temporary file in the output folder, and
+//! [`Sink::finish`] renames it to its final path. The same rows give the same bytes, independent of
+//! the blocks in which they are written.
 
 mod blocks;
 mod error;

@@ -1,5 +1,5 @@
-//! npy: one `NumPy` matrix, readable by `numpy.load` (mapped into memory too), and two files beside
-//! it.
+//! npy: one `NumPy` matrix, readable by `numpy.load` (also memory-mapped), with two companion
+//! files.
 //!
 //! | file | what |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `x.tsv` | a line for each record: `ids`, `lengths`, `status`, `headers`; per token also `start` and `end`, so that a record is `matrix[start:end]` |
 //! | `x.provenance.json` | where the numbers come from: a JSON object of texts |
 //!
-//! The matrix goes to the disk as it comes; its shape, which stands at the begin, is filled in at
-//! the end. Where a matrix is, the other two are its own: one that was there before goes first, and
-//! the new one gets its name last.
+//! The matrix is written to disk as rows arrive; its shape, at the start of the file, is filled in
+//! at the end. If a matrix exists, the companion files always belong to it: an old matrix is
+//! removed first, and the new one is renamed last.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,13 +27,13 @@ use super::sink::Sink;
 use super::table::Table;
 use crate::text::counted;
 
-/// Endings of the files beside a matrix: its table and its provenance.
+/// Extensions of the companion files of a matrix: its table and its provenance.
 pub(super) const BESIDE: [&str; 2] = ["tsv", "provenance.json"];
 
 /// Bytes of the head: room for the largest shape.
 const HEAD: usize = 128;
 
-/// Writes one npy file and what stands beside it.
+/// Writes an npy file and its companion files.
 pub(super) struct NpySink {
     layout: Layout,
     open: OpenRow,
@@ -91,8 +91,8 @@ impl Sink for NpySink {
     }
 }
 
-/// A file with the name of a matrix's table or provenance that is neither: there is no such matrix,
-/// and the file is not laid out as ours are.
+/// A file that has the name of a companion file but is none: the matrix does not exist, and the
+/// file does not have the layout of a companion file.
 pub(super) fn stranger(path: &Path) -> Option<PathBuf> {
     if path.exists() {
         return None;
@@ -117,12 +117,12 @@ pub(super) fn stranger(path: &Path) -> Option<PathBuf> {
         .map(|(path, _)| path)
 }
 
-/// Where the table of a matrix stands.
+/// Path of the table of a matrix.
 fn table_path(path: &Path) -> PathBuf {
     path.with_extension(BESIDE[0])
 }
 
-/// Where the provenance of a matrix stands.
+/// Path of the provenance of a matrix.
 fn provenance_path(path: &Path) -> PathBuf {
     path.with_extension(BESIDE[1])
 }
@@ -179,7 +179,7 @@ pub(super) fn descr(precision: OutputPrecision) -> &'static str {
     }
 }
 
-/// The floats that a type's name stands for.
+/// The float format of a dtype name.
 pub(super) fn precision(descr: &str) -> Option<OutputPrecision> {
     match descr {
         "<f4" => Some(OutputPrecision::Fp32),
@@ -196,8 +196,8 @@ pub(super) fn write_header(to: &mut impl Write, descr: &str, shape: &str) -> io:
 /// The same, of `least` bytes at least.
 fn write_head(to: &mut impl Write, descr: &str, shape: &str, least: usize) -> io::Result<()> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    // The data begin at a multiple of 64 bytes: magic and version, the header's length, the header,
-    // a newline.
+    // The data start at a multiple of 64 bytes, after magic and version, the length of the header,
+    // the header, and a newline.
     let length = 10 + header.len() + 1;
     let padding = length.max(least).next_multiple_of(64) - length;
     header.extend(std::iter::repeat_n(' ', padding));
@@ -250,7 +250,7 @@ impl Array {
     }
 }
 
-/// Opens a matrix, with the table and the provenance beside it.
+/// Opens a matrix with its table and provenance.
 pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let reading = |path: &Path| {
         let path = path.to_owned();
@@ -325,8 +325,8 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     .into_reader())
 }
 
-/// Whether a table is of per-token output, and how many rows it has: counted before they are read,
-/// since a reader tells how many there are.
+/// Whether a table is of per-token output, and its number of rows, which a reader must know before
+/// reading them.
 fn survey(tsv: &Path) -> Result<(bool, u64), OutputError> {
     let mut table = read_table(tsv)?;
     let columns: Vec<String> = table

@@ -146,7 +146,7 @@ impl Sink for NpzSink {
     }
 }
 
-/// Begins an array of about `size` bytes in the archive.
+/// Starts an array of about `size` bytes in the archive.
 fn begin(
     zip: &mut ZipWriter<impl Write + Seek>,
     name: &str,
@@ -155,7 +155,7 @@ fn begin(
 ) -> io::Result<()> {
     let options = SimpleFileOptions::default()
         .compression_method(method)
-        // No time of day: the same rows give the same bytes.
+        // No time stamps, so that the same rows give the same bytes.
         .last_modified_time(zip::DateTime::default())
         .unix_permissions(0o644)
         // Zip's 64-bit sizes where 32 bits might not do: the header and deflate's overhead need
@@ -183,7 +183,7 @@ fn write_long_text(
     zip: &mut ZipWriter<impl Write + Seek>,
     columns: &mut Columns,
 ) -> io::Result<()> {
-    // Twice the same walk: an array begins with its width.
+    // Two passes, because an array starts with its width.
     let mut width = 0;
     long_lines(columns, |line| {
         width += line.chars().count();
@@ -296,7 +296,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     .into_reader())
 }
 
-/// How many vectors each row has, from where it ends; one where there are no offsets.
+/// Number of vectors per row, from the offsets; 1 without offsets.
 fn vectors_of_rows(
     path: &Path,
     offsets: Option<Array>,

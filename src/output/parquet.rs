@@ -52,16 +52,16 @@ use super::reader::{BLOCK_BYTES, Reader};
 use super::rows::{OpenRow, Rows};
 use super::sink::Sink;
 
-/// Bytes of vectors in a row group. A sink holds one in memory, so this bounds it; a group this
-/// large still reads at full speed.
+/// Bytes of vectors per row group. A sink keeps one group in memory, so this bounds its memory;
+/// groups of this size are still read at full speed.
 const GROUP_BYTES: usize = 32 << 20;
 /// Rows in a row group at most, for short vectors with long headers.
 const GROUP_ROWS: usize = 1 << 16;
 /// Bytes of vectors in a page of a long row.
 const PAGE_BYTES: usize = 1 << 20;
-/// Where the vectors stand among the columns.
+/// Index of the column with the vectors.
 const EMBEDDINGS: usize = 4;
-/// What provenance keys begin with, beside the keys of other tools.
+/// Prefix of provenance keys, to tell them from the keys of other tools.
 const PREFIX: &str = "seqembed.";
 
 /// Writes one parquet file.
@@ -70,7 +70,7 @@ pub(super) struct ParquetSink {
     schema: SchemaRef,
     writer: SerializedFileWriter<Unfinished>,
     factory: ArrowRowGroupWriterFactory,
-    /// The row group that is being made.
+    /// The row group being built.
     group: Option<Vec<ArrowColumnWriter>>,
     open: OpenRow,
     /// The vectors of a row of a group of its own that are there.
@@ -91,8 +91,8 @@ impl ParquetSink {
         let mut properties = WriterProperties::builder()
             .set_created_by(format!("seqembed {}", env!("CARGO_PKG_VERSION")))
             .set_key_value_metadata(Some(metadata))
-            // For the vectors: no dictionary pays, and no statistic of a single coordinate is asked
-            // for.
+            // For vectors, a dictionary does not pay off, and statistics of single coordinates are
+            // not useful.
             .set_dictionary_enabled(false)
             .set_encoding(Encoding::PLAIN)
             .set_compression(Compression::UNCOMPRESSED)
@@ -134,7 +134,7 @@ impl ParquetSink {
             .map_err(|e| writing(&self.layout.path, e))
     }
 
-    /// Appends rows to the row group that is being made.
+    /// Appends rows to the row group being built.
     fn encode(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         let columns = match &mut self.group {
             Some(columns) => columns,
@@ -155,7 +155,7 @@ impl ParquetSink {
         Ok(())
     }
 
-    /// Ends the row group that is being made.
+    /// Writes the row group being built.
     fn end_group(&mut self) -> Result<(), OutputError> {
         self.write_pending()?;
         (self.group_bytes, self.group_rows) = (0, 0);
@@ -277,7 +277,7 @@ struct Long {
     precision: OutputPrecision,
     column: ColumnDescPtr,
     file: TrackedWrite<File>,
-    /// Vectors of the page that is being made.
+    /// Vectors of the page being built.
     page: Vec<f32>,
     /// Values so far, and bytes of their pages.
     values: usize,
@@ -604,7 +604,7 @@ struct Groups {
     layout: Layout,
 }
 
-/// Row groups that are read at once.
+/// Row groups read at a time.
 enum Step {
     /// By batches of rows.
     Rows(Vec<usize>),
@@ -629,8 +629,7 @@ impl Groups {
         steps
     }
 
-    /// Whether a row group is one long row whose pages hold the values as they are, as seqembed
-    /// writes it.
+    /// Whether a row group is a single long row with plain-encoded pages, as seqembed writes it.
     fn is_long(&self, group: &RowGroupMetaData) -> bool {
         let Some(column) = embeddings(group) else {
             return false;
@@ -776,7 +775,7 @@ impl LongRow {
     }
 }
 
-/// Where in a page the values begin, behind both kinds of levels.
+/// Offset of the values in a page, after both kinds of levels.
 fn levels_end(page: &Page) -> usize {
     match page {
         Page::DataPage { buf, .. } => {
@@ -799,7 +798,7 @@ fn levels_end(page: &Page) -> usize {
     }
 }
 
-/// The columns beside the vectors, whose types [`open`] has checked, as rows without vectors.
+/// The columns other than the vectors, whose types [`open`] has checked, as rows without vectors.
 fn head(batch: &RecordBatch, hidden: usize) -> std::io::Result<Rows> {
     let column = |name: &str| batch.column_by_name(name).expect("open() looked for it");
     let text = |name: &str| -> Vec<String> {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use super::precision::OutputPrecision;
 
-/// Items of a list that are appended at once, as Python's own pickler does it.
+/// Number of list items per APPENDS opcode, as in Python's own pickler.
 const BATCH: usize = 1000;
 
 /// Writes one pickle.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The class that stands for an entry of such values.
+    /// The storage class for such values.
     fn storage(self) -> &'static str {
         match self {
             Kind::Float(OutputPrecision::Fp32) => "FloatStorage",
@@ -33,7 +33,7 @@ impl Kind {
 }
 
 impl<W: Write> Pickler<W> {
-    /// Begins a pickle.
+    /// Starts a pickle.
     pub fn new(mut to: W) -> io::Result<Self> {
         to.write_all(b"\x80\x02")?;
         Ok(Self { to })
@@ -52,8 +52,8 @@ impl<W: Write> Pickler<W> {
         self.to.write_all(b"u")
     }
 
-    /// Begins a list; [`List::item`] is called before each of its items, and [`List::end`] after
-    /// the last.
+    /// Starts a list; [`List::item`] must be called before each item, and [`List::end`] after the
+    /// last.
     pub fn list(&mut self) -> io::Result<List> {
         self.to.write_all(b"]")?;
         Ok(List { items: 0 })
@@ -120,7 +120,7 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Stands before an item.
+    /// Must be called before each item.
     pub fn item(&mut self, pickler: &mut Pickler<impl Write>) -> io::Result<()> {
         if self.items == BATCH {
             pickler.to.write_all(b"e")?;
@@ -133,7 +133,7 @@ impl List {
         Ok(())
     }
 
-    /// Stands after the last item.
+    /// Must be called after the last item.
     pub fn end(self, pickler: &mut Pickler<impl Write>) -> io::Result<()> {
         if self.items > 0 {
             pickler.to.write_all(b"e")?;

@@ -121,7 +121,7 @@ impl Sink for PtSink {
     }
 }
 
-/// Reads a pt file of embeddings, of ours or merged by `VirNucPro`.
+/// Reads a pt file written by seqembed, or merged by `VirNucPro`.
 pub(super) fn open(file: &TorchFile) -> Result<Reader, OutputError> {
     let (Some(ids), Some(Value::Tensor(data))) = (file.texts("ids")?, file.entry("data")) else {
         return Err(file.malformed("it has no list `ids` with a tensor `data`"));

@@ -1,10 +1,10 @@
-//! A file of embeddings that is read: what every format's reader gives.
+//! Reading embedding files: the interface that the readers of all formats implement.
 
 use super::error::OutputError;
 use super::layout::Layout;
 use super::rows::Rows;
 
-/// Values of a vector at most: whatever is wider is damaged, or made to exhaust the memory. Known
+/// Maximum number of dimensions: wider files are damaged, or crafted to exhaust the memory. Known
 /// models have up to 5,120.
 pub(super) const WIDEST: usize = 1 << 20;
 

@@ -10,8 +10,8 @@ use super::precision::OutputPrecision;
 /// pooled embedding, one for each residue for per-token output, and one vector of NaN (pooled) or
 /// none at all (per-token) for a record that was skipped.
 ///
-/// A row of many vectors may come in parts: its block has the first of them and says with `after`
-/// how many follow, and the next blocks begin with these.
+/// A row of many vectors may be split: its block has the first vectors, `after` is the number of
+/// vectors that follow, and the next blocks start with these.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
     /// Width of a vector.
@@ -31,10 +31,10 @@ pub struct Rows {
     /// The vectors: `(before + sum(vectors) - after) * hidden` values, or `before * hidden` where
     /// there is no row.
     pub values: Vec<f32>,
-    /// How many vectors at the begin are of a row that an earlier block began.
+    /// Number of vectors at the start that belong to a row started by an earlier block.
     pub before: usize,
-    /// How many vectors of the last row, or of that earlier one where this block has no row, later
-    /// blocks begin with.
+    /// Number of vectors of the last row (or of that earlier row, if this block has no rows) that
+    /// follow in later blocks.
     pub after: usize,
 }
 
@@ -54,7 +54,7 @@ impl Rows {
         self.ids.len()
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
@@ -148,9 +148,9 @@ impl Rows {
         Ok(())
     }
 
-    /// Refuses what a 16-bit float can't hold: it would become infinite without a word.
+    /// Refuses values out of range for 16-bit floats, which would silently become infinite.
     fn check_halves(&self, layout: &Layout, open: &str) -> Result<(), OutputError> {
-        /// The least that rounds to infinity; the largest 16-bit float is 65504.
+        /// The smallest value that rounds to infinity; the largest 16-bit float is 65504.
         const TOO_LARGE: f32 = 65520.0;
         let wide = |value: &f32| value.is_finite() && value.abs() >= TOO_LARGE;
         let Some(at) = self.values.iter().position(wide) else {
@@ -171,7 +171,7 @@ impl Rows {
     }
 }
 
-/// The row of a file that is written whose vectors are not all there.
+/// A row being written whose vectors are not complete yet.
 #[derive(Debug, Default)]
 pub(super) struct OpenRow {
     id: String,

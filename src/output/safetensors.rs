@@ -132,7 +132,7 @@ struct Sizes {
     texts: [u64; 3],
 }
 
-/// The header: every tensor's type, shape and place, in the order in which they stand in the file.
+/// The header: type, shape and offsets of every tensor, in file order.
 fn header(layout: &Layout, sizes: &Sizes) -> String {
     let (name, width) = match layout.precision {
         OutputPrecision::Fp32 => ("F32", 4),
@@ -179,10 +179,10 @@ struct Tensor {
     data_offsets: [u64; 2],
 }
 
-/// The header of a file, and where its tensors stand.
+/// The header of a file, and the location of its tensors.
 struct Header<'path> {
     path: &'path Path,
-    /// Where the tensors begin, and how many bytes they have.
+    /// Offset and total size in bytes of the tensors.
     start: u64,
     bytes: u64,
     tensors: Map<String, Value>,
@@ -216,7 +216,7 @@ impl<'path> Header<'path> {
         })
     }
 
-    /// A tensor that lies within the file.
+    /// A tensor, checked to be within the file.
     fn find(&mut self, name: &str) -> Result<Option<Tensor>, OutputError> {
         let malformed = |what: String| OutputError::malformed(self.path, what);
         let Some(tensor) = self.tensors.remove(name) else {

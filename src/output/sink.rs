@@ -6,17 +6,17 @@ use super::rows::Rows;
 
 /// A file being written.
 pub trait Sink: Send {
-    /// Appends rows. Memory stays bounded however many follow, and however many vectors a row has
-    /// that comes in parts.
+    /// Appends rows. Memory use is bounded, independent of the number of rows, and of the number of
+    /// vectors of a row that is split.
     ///
     /// # Errors
     /// When the disk refuses, or when the rows don't fit the file's layout: the error names the
     /// path.
     fn write(&mut self, rows: &Rows) -> Result<(), OutputError>;
 
-    /// Completes the file and gives it its final name, replacing a file that was there. Dropping a
-    /// sink without this leaves no file behind. Returns what was written: the file, after those
-    /// that stand beside it.
+    /// Completes the file and renames it to its final path, replacing an existing file. Dropping a
+    /// sink without calling this leaves no file. Returns the files written: companion files first,
+    /// then the main file.
     ///
     /// # Errors
     /// When the disk refuses: the error names the path.

@@ -19,12 +19,12 @@ const SPOOL_BYTES: usize = 1 << 20;
 /// The text columns, in the order they are spooled in.
 pub(super) const TEXTS: [&str; 3] = ["ids", "headers", "status"];
 
-/// Spools bytes of unknown length, beside the file that they go to.
+/// Spools data of unknown length to a temporary file in the folder of the output.
 pub(super) fn spool(path: &Path) -> BufWriter<SpooledTempFile> {
     BufWriter::new(SpooledTempFile::new_in(SPOOL_BYTES, folder_of(path)))
 }
 
-/// What was spooled, from its begin.
+/// A reader of the spooled data, from the start.
 pub(super) fn rewound(spool: BufWriter<SpooledTempFile>) -> io::Result<SpooledTempFile> {
     let mut spool = spool.into_inner().map_err(io::IntoInnerError::into_error)?;
     spool.seek(SeekFrom::Start(0))?;
@@ -77,7 +77,7 @@ impl Table {
         Ok(())
     }
 
-    /// All rows, to be gone through as often as need be.
+    /// All rows, which can be iterated several times.
     pub fn into_columns(self) -> io::Result<Columns> {
         Ok(Columns {
             spool: BufReader::new(rewound(self.columns)?),

@@ -32,11 +32,11 @@ impl Archive {
         })
     }
 
-    /// Begins an entry, which may become of any size when it is `large`.
+    /// Starts an entry, which may exceed 4 GiB if it is `large`.
     pub fn begin(&mut self, name: &str, large: bool) -> io::Result<&mut dyn Write> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
-            // No time of day: the same rows give the same bytes.
+            // No time stamps, so that the same rows give the same bytes.
             .last_modified_time(zip::DateTime::default())
             .unix_permissions(0o644)
             .with_alignment(64)
@@ -45,7 +45,7 @@ impl Archive {
         Ok(&mut self.zip)
     }
 
-    /// Writes what every archive has, and gives the file its name.
+    /// Writes the entries that every archive has, and renames the file.
     pub fn finish(mut self, path: &Path) -> Result<Written, OutputError> {
         let mut end = || {
             self.begin("byteorder", false)?.write_all(b"little")?;
@@ -82,16 +82,16 @@ fn is_pickle(name: &str) -> bool {
         .is_some_and(|(_, rest)| rest == "data.pkl")
 }
 
-/// An archive that is read: its pickle, and where the values of its tensors stand.
+/// An archive opened for reading: its pickle, and the location of its tensors' values.
 pub(super) struct TorchFile<'path> {
     pub path: &'path Path,
     pub pickle: Pickle,
-    /// Begin and length of every `data/KEY` in the file.
+    /// Offset and length of every `data/KEY` in the file.
     entries: HashMap<String, (u64, u64)>,
 }
 
 impl<'path> TorchFile<'path> {
-    /// Reads the pickle, and where the tensors' values stand.
+    /// Reads the pickle and the location of the tensors' values.
     pub fn open(path: &'path Path) -> Result<Self, OutputError> {
         let reading = |source| OutputError::Read {
             path: path.to_owned(),
@@ -125,7 +125,7 @@ impl<'path> TorchFile<'path> {
         })
     }
 
-    /// What stands under a key of the outermost dict.
+    /// The value of a key in the outermost dict.
     pub fn entry(&self, key: &str) -> Option<&Value> {
         self.pickle.entry(self.pickle.root(), key)
     }
@@ -151,7 +151,7 @@ impl<'path> TorchFile<'path> {
             .ok_or_else(|| self.malformed(format!("{key:?} is not a list of strings")))
     }
 
-    /// A tensor of so many whole numbers.
+    /// A tensor of `count` integers.
     pub fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<u64>>, OutputError> {
         let Some(value) = self.entry(key) else {
             return Ok(None);
@@ -193,7 +193,7 @@ impl<'path> TorchFile<'path> {
         OutputError::malformed(self.path, what)
     }
 
-    /// The bytes of a tensor whose values stand row after row.
+    /// The bytes of a contiguous tensor.
     pub fn tensor(&self, tensor: &Described) -> Result<Stream, OutputError> {
         let width = tensor.dtype.bytes() as u64;
         let mut step = 1_u64;
@@ -227,7 +227,7 @@ impl<'path> TorchFile<'path> {
     }
 }
 
-/// Where a tensor's bytes stand.
+/// The location of a tensor's bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stream {
     pub start: u64,

@@ -6,7 +6,7 @@
 //! | `*_ESM.pt` | `{'proteins': [id], 'data': [tensor]}` |
 //! | `*_merged.pt` | `{'ids': [id], 'data': tensor(N, DNABERT-S's width + ESM-2's)}` |
 //!
-//! They hold no lengths: read back, every length is 0.
+//! They contain no lengths: every length is read as 0.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -58,7 +58,7 @@ impl<'a> Vectors<'a> {
 /// Writes a file of DNABERT-S features.
 ///
 /// # Errors
-/// When it can't be written.
+/// If it cannot be written.
 pub fn write_nucleotides(path: &Path, vectors: Vectors) -> Result<(), OutputError> {
     vectors.check(path)?;
     write(path, std::iter::empty(), |pickler| {
@@ -84,10 +84,10 @@ pub fn write_nucleotides(path: &Path, vectors: Vectors) -> Result<(), OutputErro
     })
 }
 
-/// Writes a file of ESM-2 features: each vector a tensor with values of its own, as there.
+/// Writes a file of ESM-2 features, in which each vector is a separate tensor, as in VirNucPro.
 ///
 /// # Errors
-/// When it can't be written.
+/// If it cannot be written.
 pub fn write_proteins(path: &Path, vectors: Vectors) -> Result<(), OutputError> {
     vectors.check(path)?;
     write(path, vectors.each().map(|(_, values)| values), |pickler| {
@@ -107,7 +107,7 @@ pub fn write_proteins(path: &Path, vectors: Vectors) -> Result<(), OutputError> 
 /// Writes a merged file, which the prediction reads.
 ///
 /// # Errors
-/// When it can't be written.
+/// If it cannot be written.
 pub fn write_merged(path: &Path, vectors: Vectors) -> Result<(), OutputError> {
     vectors.check(path)?;
     write(path, std::iter::once(vectors.values), |pickler| {

@@ -1,4 +1,4 @@
-//! Compressed bytes -> text. The compression is told by the first bytes.
+//! Decompression. The format is detected from the first bytes.
 
 use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +8,10 @@ use flate2::bufread::GzDecoder;
 /// Compressed bytes are read in pieces of this size.
 const READ_SIZE: usize = 128 * 1024;
 
-/// Enough first bytes to tell every format, with the extra field of a bgzip header.
+/// Number of bytes needed to detect any format, including the extra field of a bgzip header.
 const HEAD: usize = 18;
 
-/// How much a message shows of what stands behind compressed data.
+/// Number of bytes after compressed data that a message shows.
 const SHOWN: usize = 16;
 
 /// How a file is compressed.
@@ -93,7 +93,7 @@ pub(super) fn open(raw: Box<dyn Read + Send>) -> io::Result<Decompressed> {
     })
 }
 
-/// Whether a decoder's error says that the data end too soon.
+/// Whether the error of a decoder means that the data are truncated.
 pub(super) fn is_cut(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
 }
@@ -109,13 +109,14 @@ struct Found {
 }
 
 impl End {
-    /// The start of what stands behind the data and is none of them, fit for a message.
+    /// The start of the other data after the compressed data, for a message.
     pub(super) fn found_behind(&self) -> Option<String> {
         self.lock().behind.clone()
     }
 
-    /// Whether the empty block is missing that ends every bgzip file (SAM specification, 4.1.2). A
-    /// file that was cut between two blocks is a valid gzip file: only that tells.
+    /// Whether the empty block that ends every bgzip file is missing (SAM specification, 4.1.2). A
+    /// file that was truncated between two blocks is a valid gzip file, so only this block reveals
+    /// it.
     pub(super) fn lacks_last_block(&self) -> bool {
         self.lock().lacks_last_block
     }
@@ -125,9 +126,9 @@ impl End {
     }
 }
 
-/// The text of all members, streams or frames of compressed data, one after another. Zero bytes
-/// behind one of them, with which tapes and object stores fill their blocks, are passed over;
-/// anything else ends the text, and is told.
+/// The text of all members, streams or frames of compressed data, in order. Zero bytes after one of
+/// them, with which tapes and object stores pad their blocks, are skipped; anything else is an
+/// error.
 struct Members {
     compression: Compression,
     is_bgzf: bool,
@@ -192,7 +193,7 @@ impl Members {
         bytes.skip_zeros()?;
         let head = bytes.peek(HEAD)?;
         let goes_on = match self.compression {
-            // What is no whole magic number may be a cut one: the decoder tells.
+            // An incomplete magic number may be a truncated one, which the decoder reports.
             Compression::Gzip => b"\x1f\x8b".starts_with(&head[..head.len().min(2)]),
             Compression::Bzip2 => b"BZh".starts_with(&head[..head.len().min(3)]),
             Compression::Xz => b"\xfd7zXZ\0".starts_with(&head[..head.len().min(6)]),
@@ -226,8 +227,8 @@ impl Decoder {
             Compression::Xz => Self::Xz(liblzma::bufread::XzDecoder::new(bytes)),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes)?.single_frame();
-                // Files made with `--long` need windows up to 2 GB; memory is taken only as a file
-                // asks for it.
+                // Files made with `--long` need windows of up to 2 GB; memory is allocated only as
+                // a file requires it.
                 decoder.window_log_max(31)?;
                 Self::Zstd(decoder)
             }
@@ -276,7 +277,7 @@ impl Bytes {
         }
     }
 
-    /// The next bytes: so many, or all that are left.
+    /// The next `wanted` bytes, or all that are left.
     fn peek(&mut self, wanted: usize) -> io::Result<&[u8]> {
         if self.end - self.start < wanted {
             self.buffer.copy_within(self.start..self.end, 0);

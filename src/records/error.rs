@@ -4,7 +4,7 @@ use std::io;
 
 use crate::text::{counted, thousands};
 
-/// A file that can't be read, or can't be read on.
+/// Why a file cannot be opened, or reading it failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]
 pub struct RecordError {
@@ -28,7 +28,7 @@ impl RecordError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// Nothing is there.
+    /// The file does not exist.
     #[error("no such file")]
     Missing,
     /// A folder where a file is needed.
@@ -63,7 +63,7 @@ pub enum Problem {
         /// The decoder's reason.
         source: io::Error,
     },
-    /// Something stands behind the compressed data.
+    /// There are other data after the compressed data.
     #[error("the {compression} data are complete after {} (the checksums match), but are followed \
              by other data (`{found}`): {}",
         records(*delivered, last), junk(compression))]
@@ -135,7 +135,7 @@ pub enum Problem {
         line: u64,
         /// The record.
         id: String,
-        /// The most letters.
+        /// Maximum number of letters.
         longest: u64,
     },
     /// A header that is none.

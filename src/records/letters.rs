@@ -1,22 +1,22 @@
 //! Bytes of a sequence -> letters, a byte each, so that all that counts bytes behind this counts
 //! letters.
 //!
-//! A character that is not ASCII is one letter, as in Python's `len`, and so is each byte that is
-//! not UTF-8. `<mask>` is one as well: not six, and no mask either, for ESM-2 scales a sequence by
-//! the share of its masks, which no graph of ours does.
+//! A non-ASCII character counts as one letter, as with Python's `len`, and so does each byte that
+//! is not valid UTF-8. `<mask>` also counts as one letter, not six, but is not treated as a mask,
+//! because ESM-2 scales a sequence by the share of its masks, which the exported graphs do not do.
 
 use std::fmt;
 
-/// Stands for a letter that is not ASCII, and for `<mask>`. No vocabulary has it.
+/// Represents a non-ASCII letter, or `<mask>`. It is not in any vocabulary.
 pub const OTHER: u8 = 0xff;
 
 /// What `>` makes a mask of.
 const BEGUN_MASK: &[u8; 5] = b"<mask";
 
-/// Kinds of letters that are told apart where [`OTHER`] stands for them.
+/// The kinds of letters that [`OTHER`] represents.
 pub(super) const KINDS: usize = 3;
 
-/// A letter as it stands in the text.
+/// A letter as in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Letter {
     /// A character.
@@ -28,7 +28,7 @@ pub enum Letter {
 }
 
 impl Letter {
-    /// Whether nothing, or nothing but room, is seen where it stands.
+    /// Whether the character is invisible, or only shows as space.
     #[must_use]
     pub fn is_invisible(self) -> bool {
         let Self::Char(letter) = self else {
@@ -110,7 +110,7 @@ impl fmt::Display for Letter {
     }
 }
 
-/// Letters that [`OTHER`] stands for, of one kind.
+/// Letters of one kind that [`OTHER`] represents.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen {
     /// The first, with its line.
@@ -119,7 +119,7 @@ pub(super) struct Seen {
     pub(super) count: u64,
 }
 
-/// What no sequence can hold.
+/// A byte that is not allowed in a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     Nul,
@@ -141,11 +141,11 @@ pub(super) struct Letters {
     tail: [u8; BEGUN_MASK.len()],
     /// A character of several bytes that has begun.
     begun: Vec<u8>,
-    /// The first that [`OTHER`] stands for.
+    /// The first letter that [`OTHER`] represents.
     other: Option<Letter>,
     /// Whether the last byte of the line so far is a carriage return.
     returned: bool,
-    /// Those that [`OTHER`] stands for: the visible ones, the invisible ones, and masks.
+    /// The letters that [`OTHER`] represents: visible ones, invisible ones, and masks.
     pub(super) seen: [Seen; KINDS],
 }
 
@@ -170,7 +170,7 @@ impl Letters {
         self.keep = keep;
     }
 
-    /// Begins another sequence.
+    /// Starts another sequence.
     pub(super) fn clear(&mut self) {
         self.kept.clear();
         self.count = 0;
@@ -192,7 +192,7 @@ impl Letters {
         (rest > 0).then(|| (rest, self.tail[BEGUN_MASK.len() - 1]))
     }
 
-    /// The first letter that [`OTHER`] stands for.
+    /// The first letter that [`OTHER`] represents.
     pub(super) fn other(&self) -> Option<Letter> {
         self.other
     }
@@ -215,7 +215,7 @@ impl Letters {
             return Ok(());
         }
         for &byte in piece {
-            // What begins a line of FASTA or FASTQ other than one of a sequence.
+            // The characters that start a line of FASTA or FASTQ other than a sequence line.
             if std::mem::replace(&mut self.returned, byte == b'\r') && b">@+;".contains(&byte) {
                 return Err(Refused::Return);
             }
@@ -233,7 +233,7 @@ impl Letters {
         Ok(())
     }
 
-    /// Ends a line: no letter goes on in the next.
+    /// Ends a line: letters cannot continue on the next line.
     pub(super) fn end_line(&mut self, line: u64) {
         self.returned = false;
         if !self.begun.is_empty() {
@@ -270,7 +270,7 @@ impl Letters {
         self.count += letters.len() as u64;
     }
 
-    /// Takes a byte that belongs to a character of several bytes, or to none; `false`: it is ASCII.
+    /// Handles a byte of a multi-byte character, or an invalid one; returns `false` for ASCII.
     fn of_several_bytes(&mut self, byte: u8, line: u64) -> bool {
         if byte.is_ascii() && self.begun.is_empty() {
             return false;
@@ -314,7 +314,7 @@ impl Letters {
         seen.count += 1;
     }
 
-    /// Whether a `>` that comes now ends a `<mask>`, which then is a letter.
+    /// Whether a `>` at this point ends a `<mask>`, which is then one letter.
     fn ends_a_mask(&mut self, line: u64) -> bool {
         let last = if self.count == self.kept.len() as u64 {
             let start = self.kept.len().saturating_sub(BEGUN_MASK.len());
@@ -348,7 +348,7 @@ fn shift(tail: &mut [u8; BEGUN_MASK.len()], letters: &[u8]) {
     tail[start..].copy_from_slice(letters);
 }
 
-/// White space of ASCII, which is no letter.
+/// ASCII white space, which is not a letter.
 pub(super) fn is_white(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }

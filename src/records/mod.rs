@@ -1,8 +1,9 @@
-//! Sequence files -> records: FASTA and FASTQ, plain or compressed, told by content.
+//! Reads records from sequence files: FASTA and FASTQ, plain or compressed, detected from the
+//! content.
 //!
 //! What is read as what:
-//! - gzip (all members, so bgzip too), bzip2, xz and zstd are told by their first bytes, FASTA and
-//!   FASTQ by the first `>` or `@`. A name's suffix is never looked at.
+//! - gzip (all members, so bgzip too), bzip2, xz and zstd are detected from their first bytes,
+//!   FASTA and FASTQ from the first `>` or `@`. File extensions are ignored.
 //! - A UTF-8 byte order mark (also one before a header, where files were joined), blank lines and
 //!   CRLF line ends are passed over; a last line needs no line end.
 //! - White space inside a sequence (of ASCII) is dropped. Every other character is one letter: what
@@ -20,7 +21,7 @@
 //! - A header without a sequence is a record with an empty sequence. A file without any record is
 //!   no error: [`Reader::warning`] tells.
 //!
-//! All that stands before a damaged place is delivered before the error is.
+//! Everything before a damaged place is delivered before the error.
 
 mod decompress;
 mod error;

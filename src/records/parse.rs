@@ -1,7 +1,8 @@
 //! Text -> records, line by line, in memory near the longest record.
 //!
-//! Own code, because the libraries at hand lose what stands before a damaged place in their buffer,
-//! take a header without a sequence for an error, or can't tell the line of a mistake.
+//! This is not done by a library, because the available ones lose the buffered data before a
+//! damaged place, treat a header without a sequence as an error, or do not give the line of an
+//! error.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -22,11 +23,11 @@ const COPIED: usize = 1 << 20;
 /// How much of an unexpected line a message shows.
 const SHOWN: usize = 24;
 
-/// Longer headers are refused: those of NCBI's nr, which join the headers of all equal sequences,
-/// are a tenth of it.
+/// Maximum length of a header. The headers of NCBI's nr, which join the headers of identical
+/// sequences, reach a tenth of it.
 const LONGEST_HEADER: usize = 16 << 20;
 
-/// The head of a tar archive, with the letters that tell it.
+/// The header of a tar archive, with its magic number.
 const TAR: usize = 257 + 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl<T> Odd<T> {
     }
 }
 
-/// What the user should be told of a file.
+/// The warnings about a file.
 #[derive(Debug, Default)]
 pub(super) struct Oddities {
     /// Letters that are not ASCII: the visible ones, and the invisible ones; and masks.
@@ -70,7 +71,7 @@ pub(super) struct Oddities {
     pub(super) headers: Odd<u8>,
     /// Headers of UTF-8 with a backslash that is doubled.
     pub(super) backslashes: Odd<()>,
-    /// Lines of `--` alone.
+    /// Lines that contain only `--`.
     pub(super) separators: Odd<()>,
 }
 
@@ -146,7 +147,7 @@ impl Parser {
         }
     }
 
-    /// What the first line is, which is no header.
+    /// What a first line that is not a header seems to be.
     fn not_sequences(&mut self) -> Problem {
         let line = self.text.line;
         let head = self.text.head(TAR);
@@ -169,7 +170,7 @@ impl Parser {
         }
     }
 
-    /// A record that starts at the `>` that comes next, if one comes.
+    /// Reads the record that starts with the next `>`, if there is one.
     fn fasta(&mut self) -> Result<Option<Record>, Problem> {
         if self.text.peek()?.is_none() {
             return Ok(None);
@@ -195,7 +196,7 @@ impl Parser {
         Ok(Some(self.record(header)))
     }
 
-    /// A record that starts at the `@` that comes next, if one comes.
+    /// Reads the record that starts with the next `@`, if there is one.
     fn fastq(&mut self) -> Result<Option<Record>, Problem> {
         loop {
             match self.text.peek()? {
@@ -376,7 +377,7 @@ impl Parser {
 /// The first byte of a byte order mark.
 const BOM_START: u8 = 0xef;
 
-/// A stream of text with a buffer, and the number of the line it stands on.
+/// A buffered stream of text with the current line number.
 struct Text {
     input: Box<dyn Read + Send>,
     buffer: Box<[u8]>,
@@ -446,7 +447,7 @@ impl Text {
         &self.buffer[self.start..self.end.min(self.start + wanted + 2)]
     }
 
-    /// Makes at least `wanted` bytes stand in the buffer, if there are as many.
+    /// Fills the buffer with at least `wanted` bytes, if there are as many.
     fn top_up(&mut self, wanted: usize) {
         if self.end - self.start >= wanted {
             return;
@@ -484,7 +485,7 @@ impl Text {
         is_mark
     }
 
-    /// Whether the line that comes next is this, and nothing else.
+    /// Whether the next line is exactly this.
     fn is_line(&mut self, line: &[u8]) -> bool {
         self.top_up(line.len() + 2);
         let next = self.buffer[self.start..self.end].strip_prefix(line);
@@ -563,7 +564,7 @@ fn is_sam(head: &[u8]) -> bool {
     }
 }
 
-/// What a file may be whose first bytes are these.
+/// A guess at the file type from the first bytes, for a message.
 fn hint(head: &[u8]) -> &'static str {
     const KNOWN: [(&[u8], &str); 19] = [
         (b"@", ": a SAM file? Convert it with `samtools fasta`"),

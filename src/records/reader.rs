@@ -1,4 +1,4 @@
-//! Reads one file: opens and decompresses it, hands on its records, and tells of what is odd in it.
+//! Reads one file: opens and decompresses it, returns its records, and collects warnings.
 
 use std::fmt;
 use std::fs::File;
@@ -18,8 +18,8 @@ use crate::text::thousands;
 /// Opens a file and looks at its first bytes.
 ///
 /// # Errors
-/// When the file is missing, is a folder or can't be read. What is wrong with its text comes from
-/// the reader.
+/// If the file is missing, is a folder, or cannot be read. Errors in its text are returned by the
+/// reader.
 pub fn open(source: &Source) -> Result<Reader, RecordError> {
     open_with(source, |raw| raw)
 }
@@ -73,10 +73,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads from any stream of bytes, compressed or not; `name` stands in messages.
+    /// Reads from any byte stream, compressed or not; `name` is used in messages.
     ///
     /// # Errors
-    /// When the first bytes can't be read.
+    /// If the first bytes cannot be read.
     pub fn new(name: &str, raw: Box<dyn Read + Send>) -> Result<Self, RecordError> {
         let opened =
             decompress::open(raw).map_err(|error| RecordError::new(name, Problem::Open(error)))?;
@@ -121,7 +121,7 @@ impl Reader {
     /// time of writing tell whether it was the bytes.
     ///
     /// # Errors
-    /// When it has others, or can't be read again.
+    /// If it has other contents, or cannot be read again.
     pub fn verify(&self, read: u64, hash: &str) -> Result<(), RecordError> {
         let holds = self
             .watch
@@ -138,7 +138,7 @@ impl Reader {
         }
     }
 
-    /// What the user should be told about a file that was read to its end without an error.
+    /// The warnings about a file that was read to its end without an error.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         if !self.ended || self.failed {
@@ -218,7 +218,7 @@ impl Reader {
         })
     }
 
-    /// An error at the place where the reader stands.
+    /// An error at the current position of the reader.
     fn fail(&self, problem: Problem) -> RecordError {
         let problem = match (problem, self.compression) {
             // The system's own errors carry its code; the decoders' don't.

@@ -1,4 +1,4 @@
-//! A sequence with its header, as a file or a caller gives it.
+//! A sequence with its header, from a file or a caller.
 
 use super::letters::{Letter, Letters};
 
@@ -8,12 +8,12 @@ pub struct Record {
     /// The whole header line without its `>` or `@`, trailing white space trimmed; bytes that are
     /// not UTF-8 are written as `\xe9`, and `\xe9` as `\\xe9`.
     pub header: String,
-    /// The letters as they stand in the file, without line ends and white space, a byte each: an
-    /// ASCII one as it is, and [`OTHER`](super::OTHER) for any other.
+    /// The letters in the file, without line ends and white space, one byte each: ASCII letters
+    /// unchanged, and [`OTHER`](super::OTHER) for any other.
     pub sequence: Vec<u8>,
-    /// What was not kept of it.
+    /// The part of the sequence that was not kept.
     pub rest: Option<Rest>,
-    /// The first of the letters that [`OTHER`](super::OTHER) stands for.
+    /// The first letter that [`OTHER`](super::OTHER) represents.
     pub other: Option<Letter>,
 }
 
@@ -22,21 +22,21 @@ pub struct Record {
 pub struct Rest {
     /// How many letters.
     pub letters: u64,
-    /// The last one, as it would stand in [`Record::sequence`].
+    /// The last letter, as it would be in [`Record::sequence`].
     pub last: u8,
 }
 
 /// What is read of a long sequence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// More letters than these are an error; none: there is no limit.
+    /// More letters are an error; `None`: no limit.
     pub longest: Option<u64>,
-    /// Only so many letters are kept, and the rest is counted; none: all.
+    /// Only this many letters are kept, the rest is counted; `None`: all are kept.
     pub keep: Option<usize>,
 }
 
 impl Record {
-    /// A record that comes from no file. White space in the sequence stays.
+    /// A record that is not from a file. White space in the sequence is kept.
     #[must_use]
     pub fn new(header: String, sequence: Vec<u8>) -> Self {
         if sequence.is_ascii() && !sequence.contains(&b'>') {
@@ -56,8 +56,8 @@ impl Record {
         }
     }
 
-    /// The letter at a place of the sequence; for [`OTHER`](super::OTHER), the first that it stands
-    /// for.
+    /// The letter at a position of the sequence; for [`OTHER`](super::OTHER), the first letter that
+    /// it represents.
     #[must_use]
     pub fn letter(&self, at: usize) -> Letter {
         match (self.sequence[at], self.other) {

@@ -18,7 +18,7 @@ pub(super) struct Watch {
     path: Option<PathBuf>,
     length: u64,
     written: Option<SystemTime>,
-    /// When anything of it changed last, which no program can set.
+    /// Time of the last change of contents or metadata (ctime), which programs cannot set.
     touched: (i64, i64),
 }
 

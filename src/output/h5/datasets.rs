@@ -81,8 +81,7 @@ pub(super) fn unequal() -> Hdf5Error {
     Hdf5Error::InvalidState("its columns differ in length".into())
 }
 
-/// Refuses a matrix that the file can't hold: what is not there is zeros to HDF5, as many as the
-/// shape says.
+/// Refuses a matrix larger than the file, because HDF5 would return zeros for missing data.
 pub(super) fn check_shape(
     rows: usize,
     hidden: usize,

@@ -19,7 +19,8 @@
 //! or the next number that is free: an id that can be a name is always that of its first record.
 //! The attribute `id` is always the id itself.
 //!
-//! Provenance stands in the attributes of the file; per token, `hidden` is H.
+//! The provenance is stored in attributes of the file; for per-token output, the attribute `hidden`
+//! is H.
 
 mod datasets;
 mod pooled;

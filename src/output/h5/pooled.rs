@@ -22,7 +22,7 @@ const TEXTS: [&str; 3] = ["ids", "headers", "status"];
 /// Writes one HDF5 file with a row for each record.
 pub(super) struct PooledSink {
     layout: Layout,
-    // Before the file, so that nothing is written to a name that is gone.
+    // Dropped before the file, so that nothing is written after the file was removed.
     h5: H5File,
     file: Unfinished,
     pooled: Pooled,
@@ -42,8 +42,8 @@ impl PooledSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
         let file = Unfinished::create(&layout.path)?;
         let begin = || {
-            // The file has a name that nobody else knows, and file systems of clusters may know no
-            // locks.
+            // Locking is switched off, because no other process knows the temporary name, and file
+            // systems of clusters may not support locks.
             let h5 = H5File::options().no_locking().create(file.partial())?;
             h5.set_track_times(false)?;
             for (key, value) in &layout.provenance {

@@ -60,17 +60,17 @@ pub(super) struct RecordsSink {
     file: Parts,
     open: OpenRow,
     row: i64,
-    /// The records whose headers are not yet in the file, and how many bytes their texts count.
+    /// Records whose headers are not in the file yet, and the size of their texts in bytes.
     pending: Vec<Record>,
     pending_bytes: usize,
     /// Each record's id, and where the header of its dataset is.
     links: Vec<(Box<str>, u64)>,
 }
 
-/// A record whose vectors are in the file, but for the last ones perhaps.
+/// A record whose vectors are in the file, possibly except the last ones.
 struct Record {
     id: Box<str>,
-    /// Where its vectors begin, and how many there are.
+    /// Offset and number of its vectors.
     address: u64,
     vectors: usize,
     texts: [(&'static str, String); 3],
@@ -265,7 +265,7 @@ struct Texts {
 }
 
 impl Texts {
-    /// Texts that will stand at that place.
+    /// Texts to be written at that offset.
     fn new(address: u64) -> Self {
         let heap = GlobalHeapCollection::new();
         Texts { address, heap }
@@ -297,7 +297,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// Where the next part begins: at a multiple of 8.
+    /// Offset of the next part, a multiple of 8.
     fn begin(&mut self) -> io::Result<u64> {
         self.fill(self.at.next_multiple_of(8))?;
         Ok(self.at)
@@ -344,7 +344,7 @@ impl Write for Parts {
     }
 }
 
-/// Gives each record a name of its own: its id, if that can be a name and no record before has it.
+/// Assigns each record a unique name: its id, if it is a valid name that no earlier record has.
 struct Names<'i> {
     /// The ids that are names, until their first records have them.
     own: HashSet<&'i str>,
@@ -398,7 +398,7 @@ fn plain(id: &str) -> String {
     name
 }
 
-/// Reads such a file, `size` bytes long, whose datasets have these names.
+/// Reads such a file of `size` bytes, with datasets of these names.
 pub(super) fn open(
     h5: H5File,
     names: &[String],

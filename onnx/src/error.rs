@@ -230,7 +230,7 @@ pub enum Error {
     /// Not the name of a known model.
     #[error("{name:?} is not the name of a known model; run `seqembed models` for the list")]
     UnknownModel {
-        /// What was asked for.
+        /// The requested value.
         name: String,
     },
     /// A folder that is not a model folder, or a damaged one.
@@ -304,7 +304,7 @@ pub enum Error {
          last)"
     )]
     Layer {
-        /// What was asked for.
+        /// The requested value.
         layer: usize,
         /// The last one.
         layers: usize,

@@ -24,11 +24,13 @@ pub struct ExportOptions {
     pub name: Option<String>,
     /// Replaces a model that is there already.
     pub force: bool,
-    /// The tokenizer's file (`vocab.txt` or `tokenizer.json`), where it does not lie beside the weights.
+    /// The tokenizer file (`vocab.txt` or `tokenizer.json`), if it is not in the folder of the
+    /// weights.
     pub tokenizer: Option<PathBuf>,
     /// Asked about a tokenizer's file before any weights are written.
     pub check_tokenizer: Option<TokenizerCheck>,
-    /// The weights in 16 bits too, for GPUs; otherwise they are made when they are first needed.
+    /// Also write the weights in this precision, for GPUs; otherwise they are created when first
+    /// needed.
     pub half: Option<Precision>,
 }
 
@@ -45,8 +47,8 @@ impl ExportOptions {
 /// Exports a checkpoint into a new folder.
 ///
 /// # Errors
-/// When the checkpoint can't be read, is of no known architecture, or the target is taken or can't be written. The target
-/// is then as it was.
+/// If the checkpoint cannot be read or is not supported, or if the target exists or cannot be
+/// written. The target is then unchanged.
 pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<Model, Error> {
     check_target(target, options.force)?;
     let checkpoint = Checkpoint::open(source)?;
@@ -97,10 +99,11 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
     plan.write(target, &weights, options)
 }
 
-/// Exports random weights of a known model's shape; the folder says that they are random.
+/// Exports random weights in the shape of a known model; the model folder records that they are
+/// random.
 ///
 /// # Errors
-/// When there is no such model, or the target is taken or can't be written.
+/// If there is no such model, or the target exists or cannot be written.
 pub fn export_random(
     known: &str,
     seed: u64,
@@ -139,7 +142,7 @@ pub fn export_random(
     plan.write(target, &Random { seed }, options)
 }
 
-/// A checkpoint's folder or file, without what tells its format.
+/// The name of a checkpoint's folder or file, without extensions of its format.
 fn name_of(source: &Path) -> String {
     let absolute = fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
     let name = if absolute.is_dir() {
@@ -158,10 +161,10 @@ fn name_of(source: &Path) -> String {
     )
 }
 
-/// A folder may be made here, or replaced.
+/// Whether a folder may be created or replaced here.
 fn check_target(target: &Path, force: bool) -> Result<(), Error> {
     let Ok(kind) = fs::metadata(target) else {
-        // A link whose target is gone would be in the way of the folder.
+        // A broken link would be in the way of the folder.
         return match fs::symlink_metadata(target) {
             Ok(_) => Err(Error::Occupied {
                 path: target.to_path_buf(),
@@ -221,7 +224,8 @@ impl Plan<'_> {
         if let Some(name) = target.file_name() {
             let _ = atomic_file::sweep(parent, name.to_str());
         }
-        // Beside the target, so that a rename is all that is left to do; gone again when something fails.
+        // Built next to the target, so that only a rename is left to do; removed if something
+        // fails.
         let folder = AtomicFolder::create(target).map_err(Error::io(parent, "write into"))?;
         let hashes = write(&folder.partial().join(WEIGHTS_FILE), &tensors, weights)?;
         let save = |name: &str, bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! Counts as bars: a small SVG that takes the page's colours, and the same as a table.
+//! Histograms: a small SVG in the colours of the page, and the same data as a table.
 
 use std::fmt::{self, Write as _};
 

@@ -37,17 +37,16 @@ impl Lengths {
         Some([*shortest.0, *median.0, *longest.0])
     }
 
-    /// Bars of equal width on a logarithmic axis; sequences without letters stand apart from it and
-    /// are not in them.
+    /// Bars of equal width on a logarithmic axis; sequences without letters are counted separately.
     #[must_use]
     pub fn histogram(&self) -> Histogram {
         let lengths = || self.0.range(1..).map(|(&length, &count)| (length, count));
         let lowest = lengths().next().map_or(1, |(length, _)| length) as f64;
         let highest = lengths().next_back().map_or(1, |(length, _)| length) as f64;
-        // Bins begin at 10^(k / bins in a decade), for whole k.
+        // Bins start at 10^(k / bins per decade), for whole k.
         let decade = (BINS / (highest / lowest).log10().max(0.4)).round();
         let place = |length: f64| decade * length.log10();
-        // Rounding must not put a length that begins a bin below it.
+        // Rounding must not put a length at the start of a bin below it.
         let bin = |length: u64| (place(length as f64) + 1e-9).floor();
         let first = (place(lowest) + 1e-9).floor();
         let count = (place(highest) + 1e-9).floor() - first + 1.0;
@@ -106,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Every sequence with letters is in the bin whose label says so.
+        /// Every sequence with letters is in the bin with the matching label.
         #[test]
         fn every_sequence_is_counted_where_the_label_says(
             all in proptest::collection::vec(prop_oneof![0..30_u64, 0..40_000_u64, 900..1_100_u64], 1..200)

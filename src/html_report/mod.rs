@@ -1,7 +1,7 @@
 //! The report of a run as one page: no script, and nothing that it would have to load.
 //!
-//! It is written as XML, which browsers take for HTML too, so that a parser can tell whether every
-//! element is closed.
+//! The page is written as XML, which browsers also accept as HTML, so that a parser can check that
+//! every element is closed.
 
 pub mod histogram;
 pub mod lengths;
@@ -30,14 +30,14 @@ pub struct Marked {
     pub status: String,
 }
 
-/// Embeddings that lie in one space.
+/// Comparable embeddings, for one scatter plot.
 #[derive(Debug, Clone)]
 pub struct Space {
     /// The model.
     pub model: String,
     /// Their two principal components; none when there is nothing to draw, and then why.
     pub picture: Result<Figure, String>,
-    /// Where they come from, as the first of their files tells.
+    /// Their provenance, from the first of their files.
     pub provenance: Vec<(String, String)>,
 }
 
@@ -112,7 +112,7 @@ impl Page {
         )
     }
 
-    /// What nobody may overlook.
+    /// Prominent warnings.
     fn notes(&self, html: &mut String) -> fmt::Result {
         if let Some(load) = self.report.loads.iter().find(|l| l.random_seed.is_some()) {
             writeln!(

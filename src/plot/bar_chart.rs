@@ -7,7 +7,7 @@ use crate::plot::scatter::{COLOURS, FONT, INK, SOFT, Scale, banner, escaped, tex
 /// A bar.
 #[derive(Debug, Clone)]
 pub struct Bar {
-    /// What it stands for.
+    /// The label of the bar.
     pub label: String,
     /// Below the label.
     pub note: String,
@@ -24,7 +24,7 @@ pub struct Bars {
     pub title: String,
     /// Below the title.
     pub subtitle: String,
-    /// What nobody may overlook.
+    /// Prominent warnings.
     pub warning: Option<String>,
     /// What the axis shows.
     pub axis: String,

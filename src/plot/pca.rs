@@ -9,8 +9,8 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut1, Axis, Zip, s};
 use rayon::prelude::*;
 
-/// Vectors that iterate together. More than the two wanted: what decides how fast those converge is
-/// then the gap to the ninth eigenvalue and not to the third.
+/// Number of vectors iterated together. With more than the two that are needed, convergence depends
+/// on the gap to the ninth eigenvalue instead of the third.
 const WIDTH: usize = 8;
 /// An axis may still turn by this much (radians, about) when the iteration stops.
 const TOLERANCE: f64 = 1e-9;
@@ -63,7 +63,7 @@ impl Moments {
     /// Adds rows (N x H), which must be finite.
     ///
     /// # Panics
-    /// When the rows are not as wide as [`Moments::new`] was told.
+    /// If the rows do not have the number of dimensions given to [`Moments::new`].
     pub fn add(&mut self, rows: &ArrayView2<f32>) {
         if rows.is_empty() {
             return;
@@ -134,7 +134,7 @@ impl Moments {
 }
 
 impl Projection {
-    /// Where a row (H) lies in the plane.
+    /// The coordinates of a row (H) in the plane.
     #[must_use]
     pub fn project(&self, row: &[f32]) -> [f64; 2] {
         let along = |axis: &[f64]| {

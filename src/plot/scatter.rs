@@ -14,7 +14,7 @@ use crate::atomic_file;
 /// A point of a series.
 #[derive(Debug, Clone)]
 pub struct Point {
-    /// Where it lies.
+    /// Its coordinates.
     pub at: [f64; 2],
     /// Shown when pointed at: what it is.
     pub label: String,
@@ -40,7 +40,7 @@ pub struct Figure {
     pub title: String,
     /// Below the title.
     pub subtitle: String,
-    /// What nobody may overlook.
+    /// Prominent warnings.
     pub warning: Option<String>,
     /// What the axes show.
     pub axes: [String; 2],

@@ -1,4 +1,4 @@
-//! Rotary frequencies that a checkpoint holds: whether they are those that the graph computes with.
+//! Compares the rotary frequencies stored in a checkpoint with those that the graph uses.
 
 use super::canonical::Canonical;
 use super::dtype::Dtype;
@@ -12,12 +12,12 @@ use crate::weights::table::{Input, Weights};
 const HALF_ROUNDING: f32 = 1e-3;
 /// The same where it still is in bfloat16.
 const BF16_ROUNDING: f32 = 4e-3;
-/// Half of the least number of half precision.
+/// Half of the smallest positive number in half precision.
 const HALF_SUBNORMAL: f32 = 3e-8;
 
-/// Compares rotary frequencies that the files hold with those that the graph computes with. Some releases of transformers take the
-/// one, some the other: where they differ, nobody can tell which the model was trained with.
-/// Heads are `head_width` wide, and the graph's frequencies have the base `base`.
+/// Compares the rotary frequencies in the files with those that the graph uses. Some releases of
+/// transformers use the former, some the latter: if they differ, it is unknown which ones the model
+/// was trained with. Heads are `head_width` wide, and the graph's frequencies have the base `base`.
 ///
 /// # Errors
 /// [`Error::Frequencies`] when one differs by more than rounding, [`Error::Shape`] when there are more or fewer than of a head.

@@ -1,7 +1,8 @@
 //! That the graph has a place for all of the encoder's tensors.
 //!
-//! Beside the encoder a checkpoint may hold anything: heads, a decoder, an optimiser's memory. A tensor of the encoder that the graph does
-//! not use would be left out of the vectors without a word, so it is an error.
+//! Apart from the encoder, a checkpoint may contain anything: heads, a decoder, the state of an
+//! optimiser. A tensor of the encoder that the graph does not use would silently change the
+//! embeddings, so it is an error.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +16,8 @@ use crate::weights::table::Planned;
 /// Checks that the graph has a place for all tensors of the encoder.
 ///
 /// # Errors
-/// [`Error::Config`] when there are more blocks than the configuration says, [`Error::Leftover`] for anything else.
+/// [`Error::Config`] if there are more blocks than in the configuration, [`Error::Leftover`] for
+/// anything else.
 pub fn check(
     path: &Path,
     names: &Names,

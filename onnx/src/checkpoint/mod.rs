@@ -1,4 +1,5 @@
-//! Checkpoints: all formats give a list of tensors, each a run of bytes in a file, and settings.
+//! Checkpoints: every format is read as a list of tensors, each a byte range in a file, and
+//! settings.
 
 mod canonical;
 pub mod dtype;

@@ -1,9 +1,10 @@
-//! How checkpoints name their tensors: which are the encoder's, which stand beside it, and one spelling for all who wrote them.
+//! Names of tensors in checkpoints: which belong to the encoder, which do not, and one canonical
+//! spelling for all sources.
 
 /// How the checkpoints of a family name their tensors.
 #[derive(Debug, Clone, Copy)]
 pub struct Names {
-    /// What the names of the base model begin with where it is part of a larger one.
+    /// Prefix of the names of the base model if it is part of a larger model.
     pub prefixes: &'static [&'static str],
     /// The modules of the base model that make up the encoder.
     pub encoder: &'static [&'static str],
@@ -44,10 +45,10 @@ const BUFFERS: [&str; 4] = [
     "_extra_state",
 ];
 
-/// What a module beside the encoder is for, as its name says.
+/// The purpose of a module outside the encoder, according to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beside {
-    /// It takes the encoder's vectors.
+    /// It uses the encoder's output.
     Head,
     /// It changes what goes into the encoder or through it.
     Feeding,
@@ -55,7 +56,7 @@ pub(super) enum Beside {
     Unknown,
 }
 
-/// Beginnings of the names of what changes a model from within: `LoRA` and its like.
+/// Prefixes of names of modules that change a model from within: `LoRA` and similar.
 pub(super) const LOW_RANK: [&str; 2] = ["lora", "dora"];
 /// Learned tokens before each sequence.
 pub(super) const PROMPTS: [&str; 4] = ["prefix", "prompt", "ptuning", "softprompt"];
@@ -102,9 +103,10 @@ const HEAD: [&str; 38] = [
     "target",
     "version",
 ];
-/// Beginnings of words in the names of what makes, or takes, the encoder's input.
+/// Prefixes of words in the names of modules that make or change the encoder's input.
 const INPUT: [&str; 2] = ["embed", "input"];
-/// Layers that are a head where they stand alone beside an encoder, and the name does not say that they make its input.
+/// Layers that count as a head if they are outside the encoder and their names do not show that
+/// they make its input.
 const LAYER: [&str; 10] = [
     "dense",
     "fc",
@@ -136,7 +138,8 @@ impl Beside {
         let words: Vec<&str> = words(module).collect();
         let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
         let strong = |word: &str| begins(word, &PROMPTS) || begins(word, &ADAPTERS);
-        // Learned tokens, as `prefix_tokens` and `cls_token`, are put beside a sequence's own.
+        // Learned tokens, such as `prefix_tokens` and `cls_token`, are added to those of a
+        // sequence.
         let tokens = matches!(words.last(), Some(&("token" | "tokens")));
         // Low-rank changes are merged before an export, wherever they are; a head's own adapters are the head's.
         let low_rank = name
@@ -175,8 +178,9 @@ pub fn is_part<'name>(family: &Names, mut names: impl Iterator<Item = &'name str
     names.any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
 }
 
-/// Hugging Face's spelling of a tensor of the encoder; `None` for what stands beside it, and for what no vector depends on. `part`: whether
-/// other tensors show that the base model is a part of a larger one.
+/// Hugging Face's name of a tensor of the encoder; `None` for tensors outside it, and for those
+/// that do not affect the embeddings. `part`: whether other tensors show that the base model is
+/// part of a larger model.
 #[must_use]
 pub fn canonical(family: &Names, name: &str, part: bool) -> Option<String> {
     let within = family
@@ -200,7 +204,7 @@ pub fn canonical(family: &Names, name: &str, part: bool) -> Option<String> {
     (!passed_over).then_some(spelled)
 }
 
-/// What a tensor's name says that it is for, if it stands beside the encoder.
+/// The purpose of a tensor outside the encoder, according to its name.
 pub(super) fn beside(family: &Names, canonical: &str, name: &str) -> Option<Beside> {
     let module = canonical.split('.').next().unwrap_or_default();
     let inside = family

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::files::{INFO_FILE, read_small};
 use crate::shown;
 
-/// A checkpoint, opened: what it holds is known, no weight is read yet.
+/// An opened checkpoint: its contents are known, but no weights are read yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// The folder or file that was named.
@@ -23,11 +23,11 @@ pub struct Checkpoint {
     pub settings: Settings,
     /// Its weights files.
     pub files: Vec<PathBuf>,
-    /// Tensors by the names that the files give them.
+    /// Tensors by their names in the files.
     pub(super) tensors: BTreeMap<String, Tensor>,
 }
 
-/// What a folder of an adapter holds instead of a model's weights, or beside them: PEFT's and `AdapterHub`'s names.
+/// Files that identify the folder of an adapter, by PEFT's and `AdapterHub`'s names.
 const ADAPTER_FILES: [&str; 3] = [
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -85,7 +85,8 @@ impl Checkpoint {
             path: folder.to_path_buf(),
             why,
         };
-        // transformers would load the model that the adapter names, and the adapter onto it: never what else lies here.
+        // transformers would load the model that the adapter names and apply the adapter to it, and
+        // never use other files in this folder.
         if let Some(file) = adapter_file(folder) {
             return Err(Error::Adapter {
                 path: folder.to_path_buf(),
@@ -160,7 +161,7 @@ impl Checkpoint {
     }
 }
 
-/// The file that tells that a folder is of an adapter, if there is one.
+/// The file that identifies a folder as that of an adapter, if there is one.
 #[must_use]
 pub fn adapter_file(folder: &Path) -> Option<&'static str> {
     let mut files = ADAPTER_FILES.into_iter();

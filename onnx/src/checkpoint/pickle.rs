@@ -58,7 +58,7 @@ pub enum PickleError {
 /// Index of a value.
 pub type Id = usize;
 
-/// What a global stands for.
+/// A supported global.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// `collections.OrderedDict`.
@@ -330,7 +330,7 @@ impl<'bytes> Machine<'bytes> {
         Ok(())
     }
 
-    /// A text of Python 2, told from bytes by nothing: kept when it is ASCII.
+    /// A string of Python 2, which may be text or bytes: kept if it is ASCII.
     fn short_text(&mut self, length: usize) -> Outcome {
         let bytes = self.take(length)?;
         let text = std::str::from_utf8(bytes)
@@ -645,7 +645,7 @@ impl<'bytes> Machine<'bytes> {
         }
     }
 
-    /// Gives an object its state.
+    /// Sets the state of an object (BUILD).
     fn build(&mut self) -> Outcome {
         let state = self.pop()?;
         let target = self.top()?;

@@ -18,16 +18,17 @@ use crate::files::refuse_lfs_pointer;
 use crate::shown;
 
 const FORMAT: &str = "PyTorch";
-/// The largest model's are a hundredth of these. One dict may stand in a pickle under many names, each with all of its tensors.
+/// Maximum number of tensors; the largest model has a hundredth of it. A dict can occur under many
+/// names in a pickle, each time with all its tensors.
 const MOST_TENSORS: usize = 1 << 17;
-/// The largest model's takes a thirtieth of this.
+/// Maximum size of the pickle in bytes; that of the largest model has a thirtieth of it.
 const LONGEST_PICKLE: u64 = 8 << 20;
-/// How the pickle of the older format begins: protocol 2, then a magic number of ten bytes.
+/// Start of the pickle in the older format: protocol 2, followed by a magic number of ten bytes.
 const BEFORE_1_6: [u8; 14] = [
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
 ];
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug)]
 pub struct Archive {
     /// Its tensors.
@@ -36,10 +37,10 @@ pub struct Archive {
     pub settings: BTreeMap<String, Scalar>,
 }
 
-/// Reads what the file says that it holds.
+/// Reads the list of tensors and the settings.
 ///
 /// # Errors
-/// When it is no such file, is truncated, or its pickle asks for anything but data.
+/// If it is not such a file, is truncated, or its pickle requests anything but data.
 pub fn read(path: &Path) -> Result<Archive, Error> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
     let length = file.metadata().map_err(Error::io(path, "read"))?.len();
@@ -136,7 +137,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
     })
 }
 
-/// Where an entry's bytes stand.
+/// The location of an entry's bytes.
 struct Entry {
     index: usize,
     start: u64,
@@ -223,7 +224,7 @@ fn state_dict(pickle: &Pickle) -> Vec<(Cow<'_, str>, &Described)> {
     tensors
 }
 
-/// The entries of a dict whose keys are text.
+/// The entries of a dict that have text keys.
 fn named<'pickle>(
     pickle: &'pickle Pickle,
     entries: &'pickle [(Id, Id)],
@@ -290,7 +291,8 @@ fn place(
     if !entry.stored {
         return Err(bad("is compressed, which PyTorch never does".to_owned()));
     }
-    // Row after row: the last axis steps by one, each other by all that is inside of it. An axis of one never steps.
+    // Contiguous: the stride of the last axis is 1, and that of each other axis is the size of
+    // everything inside it. Strides of axes of length 1 do not matter.
     let mut step = Some(1_u64);
     for (axis, stride) in described.shape.iter().zip(&described.strides).rev() {
         if *axis != 1 && step != Some(*stride) && !described.shape.contains(&0) {

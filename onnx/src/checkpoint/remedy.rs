@@ -1,4 +1,4 @@
-//! What a user can do about tensors that the graph has no place for, told by their names.
+//! Advice about tensors that the graph does not use, based on their names.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::names::{ADAPTERS, LOW_RANK, PEFT, PROMPTS, begins, words};
 /// What helps with tensors that the graph has no place for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// `LoRA` and its like, beside the weights that they change.
+    /// `LoRA` and similar, stored next to the weights that they modify.
     Peft,
     /// Learned prompts or prefixes.
     Prompt,
@@ -15,15 +15,15 @@ pub enum Remedy {
     Adapter,
     /// Integers and their scales.
     Quantised,
-    /// Weights as lengths and directions, or otherwise parametrised.
+    /// Parametrised weights, such as weight norm.
     Parametrised,
     /// Weights and masks.
     Pruned,
     /// A decoder's attention.
     Decoder,
-    /// A module beside the encoder that makes its input, as its name says.
+    /// A module outside the encoder that, by its name, makes the encoder's input.
     Input,
-    /// A module beside the encoder that may be a head.
+    /// A module outside the encoder that may be a head.
     Unknown,
     /// No tensor has a name that the model's have.
     Foreign,
@@ -32,7 +32,7 @@ pub enum Remedy {
 }
 
 impl Remedy {
-    /// Told by the names.
+    /// Derives the advice from the names.
     pub(super) fn of(left: &[(&str, &str)]) -> Option<Self> {
         let any = |is: &dyn Fn(&str) -> bool| left.iter().any(|(_, name)| name.split('.').any(&is));
         let last = |ends: &[&str]| {
@@ -104,7 +104,7 @@ impl Remedy {
 }
 
 impl Remedy {
-    /// Whose tensors they are that the graph has no place for.
+    /// Where the unused tensors belong, for the message.
     pub(crate) fn whose(self) -> &'static str {
         match self {
             Self::Input | Self::Unknown => "the checkpoint's",

@@ -20,7 +20,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Reads the header.
 ///
 /// # Errors
-/// When it is unsound, or the file shorter or longer than it says.
+/// If it is invalid, or the file is shorter or longer than it says.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
     let length = file.metadata().map_err(Error::io(path, "read"))?.len();
@@ -54,7 +54,8 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
     file.take(size)
         .read_to_end(&mut header)
         .map_err(Error::io(path, "read"))?;
-    // This checks each tensor's bytes against its shape, too, and that they lie one after another.
+    // This also checks the size of each tensor against its shape, and that tensors are contiguous
+    // in the file.
     let metadata: Metadata =
         serde_json::from_slice(&header).map_err(|error| Error::malformed(path, FORMAT, error))?;
     let begin = 8 + size;

@@ -25,14 +25,14 @@ pub enum Settings {
     HuggingFace {
         /// The file.
         path: PathBuf,
-        /// What it says.
+        /// The parsed contents.
         config: Value,
     },
     /// The Namespace inside a `.pt`, empty when there is none.
     FairEsm {
         /// The file.
         path: PathBuf,
-        /// What it says.
+        /// The parsed contents.
         settings: BTreeMap<String, Scalar>,
     },
 }

@@ -1,4 +1,4 @@
-//! A tensor of a weights file: what the header says of it.
+//! A tensor in a weights file, as described by the header.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use super::dtype::Dtype;
 use crate::error::Error;
 use crate::shown;
 
-/// Where a tensor stands: little-endian values, row after row.
+/// The location of a tensor: contiguous little-endian values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     /// The file.

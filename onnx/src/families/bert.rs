@@ -37,9 +37,10 @@ pub struct Bert {
     pub intermediate: usize,
     /// Rows of the embedding table.
     pub vocabulary: usize,
-    /// Rows of the table of positions: the most tokens that a sequence can have, special ones among them.
+    /// Rows of the position table: the maximum number of tokens of a sequence, including special
+    /// tokens.
     pub positions: usize,
-    /// Rows of the table of token types, of which the first alone is used.
+    /// Rows of the token type table, of which only the first is used.
     pub token_types: usize,
     /// Added to a layer norm's variance.
     pub layer_norm_eps: f32,
@@ -68,7 +69,8 @@ impl Bert {
         }
     }
 
-    /// Reads Hugging Face's `config.json`. What is missing is what transformers' `BertConfig` takes then.
+    /// Reads Hugging Face's `config.json`. Missing fields get the defaults of transformers'
+    /// `BertConfig`.
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         config.expect("position_embedding_type", &["absolute"])?;
         config.check_plain_encoder()?;
@@ -158,7 +160,7 @@ impl Family for Bert {
     }
 
     fn alphabet(&self) -> Option<Alphabet> {
-        // k-mers of bases, or letters of proteins: the vocabulary tells.
+        // k-mers of bases or letters of proteins, depending on the vocabulary.
         None
     }
 

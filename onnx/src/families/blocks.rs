@@ -1,5 +1,5 @@
-//! The vocabulary that families describe their blocks in: [`Blocks`]. Sizes, norms, positions,
-//! activations, gates and biases are chosen here; `pre_norm.rs` and `post_norm.rs` build graphs of it.
+//! [`Blocks`], with which families describe their transformer blocks: sizes, norms, positions,
+//! activations, gates and biases. `pre_norm.rs` and `post_norm.rs` build graphs from it.
 
 use super::config::check_sizes;
 use super::sizes::{FusedFormats, Sizes};
@@ -22,7 +22,7 @@ pub enum Positions {
     Alibi,
 }
 
-/// What the blocks of a model are made of. All blocks of a model are alike.
+/// The structure of the blocks of a model. All blocks of a model are alike.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -48,7 +48,7 @@ pub struct Blocks {
     /// Whether queries and keys are normalised over their full width before they are rotated, with
     /// a weight each and no bias.
     pub query_key_norm: bool,
-    /// What stands between the two dense layers of the feed-forward layer.
+    /// The activation between the two dense layers of the feed-forward layer.
     pub activation: Activation,
     /// Whether the feed-forward layer is gated: `activation(left) * right`.
     pub gated: bool,

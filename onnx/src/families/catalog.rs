@@ -6,7 +6,7 @@ use crate::weights::table::place;
 /// A published model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownModel {
-    /// Its name, as `--model` takes it.
+    /// Its name for `--model`.
     pub name: &'static str,
     /// Its repository on the Hugging Face hub.
     pub hub_id: &'static str,

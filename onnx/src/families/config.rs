@@ -6,17 +6,17 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// A configuration and the file that it stands in.
+/// A configuration and the file it was read from.
 #[derive(Debug, Clone, Copy)]
 pub struct Config<'a> {
     /// The file, for messages.
     pub path: &'a Path,
-    /// What it says.
+    /// The parsed contents.
     pub value: &'a Value,
 }
 
 impl Config<'_> {
-    /// A size that must be there.
+    /// A required size.
     ///
     /// # Errors
     /// [`Error::Config`] when it is missing or no whole number.
@@ -28,10 +28,10 @@ impl Config<'_> {
             .ok_or_else(|| self.error(format!("{key} is missing or not a whole number")))
     }
 
-    /// A size, or what a model has that does not tell it.
+    /// A size, or the default if it is missing.
     ///
     /// # Errors
-    /// [`Error::Config`] when it is no whole number.
+    /// [`Error::Config`] if it is not a whole number.
     pub fn size_or(&self, key: &str, otherwise: usize) -> Result<usize, Error> {
         match self.value.get(key) {
             None | Some(Value::Null) => Ok(otherwise),
@@ -39,10 +39,10 @@ impl Config<'_> {
         }
     }
 
-    /// A number, or what a model has that does not tell it.
+    /// A number, or the default if it is missing.
     ///
     /// # Errors
-    /// [`Error::Config`] when it is no number.
+    /// [`Error::Config`] if it is not a number.
     pub fn float_or(&self, key: &str, otherwise: f32) -> Result<f32, Error> {
         #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
         match self.value.get(key) {

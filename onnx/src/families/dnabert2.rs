@@ -40,7 +40,7 @@ pub struct Dnabert2 {
     pub intermediate: usize,
     /// Rows of the embedding table.
     pub vocabulary: usize,
-    /// Rows of the table of token types, of which the first alone is used.
+    /// Rows of the token type table, of which only the first is used.
     pub token_types: usize,
     /// Added to a layer norm's variance.
     pub layer_norm_eps: f32,

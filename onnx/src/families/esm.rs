@@ -23,7 +23,7 @@ const TOKEN_DROPOUT_SCALE: f32 = 0.88;
 /// The table of words, in the spelling of Hugging Face.
 const WORDS: &str = "embeddings.word_embeddings.weight";
 
-/// The tokenizer's file, for models whose vocabulary has as many tokens as that of ESM.
+/// The tokenizer file of models whose vocabulary has the size of ESM's.
 #[must_use]
 pub fn vocabulary_file(rows: usize) -> Option<Vec<u8>> {
     (rows == VOCABULARY.len()).then(|| VOCABULARY.join("\n").into_bytes())
@@ -33,7 +33,8 @@ pub fn vocabulary_file(rows: usize) -> Option<Vec<u8>> {
 #[must_use]
 pub fn names(unused: &'static [&'static str]) -> Names {
     Names {
-        // fair-esm's own files begin with the second; a plain state dict of its model has no prefix.
+        // fair-esm's own files use the second prefix; a plain state dict of its model has no
+        // prefix.
         prefixes: &["esm.", "encoder.sentence_encoder.", "sentence_encoder."],
         encoder: &[
             "embed_positions",
@@ -62,7 +63,7 @@ fn from_fair_esm(name: &str) -> Option<String> {
     if let Some(name) = renamed("emb_layer_norm_before.", "embeddings.layer_norm.")
         .or_else(|| renamed("emb_layer_norm_after.", "encoder.emb_layer_norm_after."))
     {
-        // Hugging Face's own name for the latter begins with `encoder.`, too, and means the same.
+        // Hugging Face's own name for the latter also starts with `encoder.`, and means the same.
         return Some(name);
     }
     let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
@@ -176,7 +177,7 @@ impl<'a> FairEsm<'a> {
         self.shapes.get(name)?.get(axis).copied()
     }
 
-    /// A setting that is true or false, if it is there.
+    /// A boolean setting, if it is present.
     #[must_use]
     pub fn flag(&self, key: &str) -> Option<bool> {
         match self.settings.get(key) {
@@ -200,7 +201,7 @@ impl<'a> FairEsm<'a> {
     /// Width of a token's vector.
     ///
     /// # Errors
-    /// When neither the settings nor the tensors tell it.
+    /// If neither the settings nor the tensors give it.
     pub fn hidden(&self) -> Result<usize, Error> {
         self.size("encoder_embed_dim")
             .or_else(|| self.axis(WORDS, 1))

@@ -104,7 +104,8 @@ impl Esm1 {
         }
     }
 
-    /// Reads Hugging Face's `config.json`. What is missing is what transformers' `EsmConfig` takes then.
+    /// Reads Hugging Face's `config.json`. Missing fields get the defaults of transformers'
+    /// `EsmConfig`.
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         config.check_plain_encoder()?;
         Ok(Self {
@@ -140,7 +141,7 @@ impl Esm1 {
         })
     }
 
-    /// The most tokens that it has positions for.
+    /// Maximum number of tokens that it has positions for.
     fn positions(&self) -> usize {
         self.position_rows.saturating_sub(self.first_position)
     }

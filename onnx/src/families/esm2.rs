@@ -102,7 +102,8 @@ impl Esm2 {
         }
     }
 
-    /// Reads Hugging Face's `config.json`. What is missing is what transformers' `EsmConfig` takes then.
+    /// Reads Hugging Face's `config.json`. Missing fields get the defaults of transformers'
+    /// `EsmConfig`.
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         config.expect_positions("rotary", "ESM-2 has rotary positions")?;
         if config.flag("is_folding_model")? {
@@ -127,7 +128,8 @@ impl Esm2 {
         })
     }
 
-    /// Reads the settings inside a fair-esm `.pt`, or takes the sizes from its tensors where it has none.
+    /// Reads the settings in a fair-esm `.pt`, or derives the sizes from its tensors if it has
+    /// none.
     fn from_fair_esm(checkpoint: &Checkpoint) -> Result<Self, Error> {
         let mut model = Self::of_sizes(1, 1, 1);
         let file = FairEsm::of(checkpoint, &model.names())?;
@@ -262,8 +264,8 @@ impl Family for Esm2 {
     fn names(&self) -> Names {
         esm::names(&[
             "contact_head.**",
-            // Until 2025, transformers made them for rotary ESMs too, which do not use them: most
-            // checkpoints have them.
+            // Until 2025, transformers also created them for ESMs with rotary positions, which do
+            // not use them, so most checkpoints have them.
             "embeddings.position_embeddings.weight",
             "encoder.contact_head.**",
             "encoder.lm_head.**",

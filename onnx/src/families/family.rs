@@ -1,5 +1,5 @@
-//! What a model family is: how its checkpoints are recognised and read, what it takes in, and how its
-//! graphs are built. One file a family implements [`Family`]; `mod.rs` lists them.
+//! The interface of a model family: how its checkpoints are recognised and read, its input, and how
+//! its graphs are built. Each family implements [`Family`] in one file; `mod.rs` lists them.
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::Names;
@@ -26,7 +26,7 @@ pub enum Likeness {
 /// A published model of a family.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published<F> {
-    /// Its name, as `--model` takes it.
+    /// Its name for `--model`.
     pub name: &'static str,
     /// Its repository on the Hugging Face hub.
     pub hub_id: &'static str,
@@ -36,7 +36,7 @@ pub struct Published<F> {
     pub family: F,
 }
 
-/// What the letters of a family's input stand for.
+/// The alphabet of a family's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alphabet {
     /// Amino acids.
@@ -89,7 +89,7 @@ pub trait Family {
     /// Rows of the embedding table.
     fn vocabulary(&self) -> usize;
 
-    /// What its input is. `None`: the tokenizer's vocabulary tells.
+    /// The alphabet of its input; `None` if it depends on the vocabulary of the tokenizer.
     fn alphabet(&self) -> Option<Alphabet>;
 
     /// Which tokenizer reads its input.
@@ -112,7 +112,8 @@ pub trait Family {
     /// k-mers. Longer ones are embedded in windows unless the user says otherwise.
     fn max_residues(&self) -> Option<usize>;
 
-    /// The most tokens, special ones included, that the model has positions for. `None`: any number.
+    /// Maximum number of tokens, including special tokens, that the model has positions for;
+    /// `None`: unlimited.
     fn position_limit(&self) -> Option<usize> {
         None
     }

@@ -97,7 +97,7 @@ impl Blocks {
         state
     }
 
-    /// The same where dense layers take norms and residuals in.
+    /// The same for fused graphs, whose dense layers include norms and residuals.
     fn build_fused_post_norm(
         &self,
         frame: &mut Frame<'_, '_>,

@@ -12,7 +12,7 @@ const LETTERS: [&str; 4] = ["A", "C", "G", "T"];
 /// How many bases it is trained on.
 const BASES: usize = 60_000;
 
-/// `tokenizer.json` with a vocabulary of that size, or what can be filled of it. The same bytes always.
+/// A `tokenizer.json` with a vocabulary of at most this size; always the same bytes.
 #[must_use]
 pub fn sample_bpe(vocabulary: usize) -> Vec<u8> {
     let mut tokens: Vec<String> = LETTERS.map(str::to_owned).to_vec();

@@ -1,4 +1,4 @@
-//! The sizes and forms of a model's blocks that kernels are made for.
+//! The sizes and forms of a model's blocks that determine its kernels.
 
 use crate::graph::request::{GraphKind, Precision};
 

@@ -1,4 +1,4 @@
-//! A small builder of ONNX graphs whose weights stand in `weights.bin`, or in 16 bits in a file made from it.
+//! A small builder of ONNX graphs with weights in `weights.bin`, or in a 16-bit file made from it.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ pub struct Builder<'table> {
 }
 
 impl<'table> Builder<'table> {
-    /// A graph over these weights, which stand so in their file.
+    /// Creates a graph over these weights, with this layout of their file.
     #[must_use]
     pub fn new(tensors: &'table [TensorInfo], storage: Storage) -> Self {
         Self {
@@ -171,7 +171,7 @@ impl<'table> Builder<'table> {
         name.to_owned()
     }
 
-    /// A constant in the graph itself. A name is given out once: the same name means the same values.
+    /// A constant in the graph. A name is used only once: the same name must have the same values.
     pub fn integers(&mut self, name: &str, shape: &[usize], values: &[i64]) -> String {
         let raw = values
             .iter()
@@ -180,7 +180,8 @@ impl<'table> Builder<'table> {
         self.constant(name, ElementType::Int64, shape, raw)
     }
 
-    /// 32-bit integers in the graph itself. A name is given out once: the same name means the same values.
+    /// A constant of 32-bit integers in the graph. A name is used only once: the same name must
+    /// have the same values.
     pub fn short_integers(&mut self, name: &str, shape: &[usize], values: &[i32]) -> String {
         let raw = values
             .iter()
@@ -189,7 +190,7 @@ impl<'table> Builder<'table> {
         self.constant(name, ElementType::Int32, shape, raw)
     }
 
-    /// A constant in the graph itself. A name is given out once: the same name means the same values.
+    /// A constant in the graph. A name is used only once: the same name must have the same values.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
         let raw = values
             .iter()
@@ -228,7 +229,7 @@ impl<'table> Builder<'table> {
         output
     }
 
-    /// Adds a node with several outputs, of which the wanted ones get names.
+    /// Adds a node with several outputs, of which only the used ones get names.
     pub fn ops<const N: usize>(
         &mut self,
         operator: &'static str,

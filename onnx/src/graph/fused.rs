@@ -19,7 +19,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Of blocks whose norms come first.
+    /// For pre-norm blocks.
     pub fn begin(frame: &mut Frame<'_, '_>, state: &str) -> Self {
         Self {
             state: state.to_owned(),
@@ -28,7 +28,7 @@ impl Stream {
         }
     }
 
-    /// Of blocks whose norms come last: `norm` is that of the embeddings.
+    /// For post-norm blocks: `norm` is the norm of the embeddings.
     pub fn begin_normed(frame: &mut Frame<'_, '_>, state: &str, norm: &str) -> Self {
         Self {
             due: Some(norm.to_owned()),

@@ -17,7 +17,7 @@ pub enum Norm {
     RmsNorm,
 }
 
-/// What stands between two dense layers.
+/// The activation between two dense layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x * P(X <= x)`, X standard normal, by the error function (Hendrycks and Gimpel, 2016).
@@ -33,7 +33,7 @@ pub enum Activation {
 /// A feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedForward {
-    /// What stands between its dense layers.
+    /// The activation between its dense layers.
     pub activation: Activation,
     /// Gated (Shazeer, 2020): how many columns each half has that the first dense layer gives;
     /// `activation(left) * right` goes on.
@@ -47,7 +47,7 @@ const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
 
 /// A graph under construction, with its inputs declared.
 pub struct Frame<'builder, 'table> {
-    /// Takes nodes and weights.
+    /// Receives nodes and weights.
     pub builder: &'builder mut Builder<'table>,
     /// For which engine.
     pub kind: GraphKind,
@@ -421,7 +421,8 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.as_flat(&rows, self.attention_width)
     }
 
-    /// Declares what the graph gives back: the hidden states `state` [tokens, hidden], pooled or not.
+    /// Declares the outputs of the graph: the hidden states `state` [tokens, hidden], pooled or
+    /// not.
     pub fn outputs(&mut self, state: &str, request: &GraphRequest) {
         self.builder.scope("pool");
         match self.kind {

@@ -1,13 +1,13 @@
 //! What is particular to plain graphs: sequences laid end to end, with ONNX's operators and those of `com.microsoft` that
 //! ONNX Runtime's CUDA provider has, and no node that it would leave to the CPU.
 //!
-//! Every shape that a node needs comes in as an input: ONNX Runtime computes with shapes on the CPU.
+//! Every shape that a node needs is an input, because ONNX Runtime computes shapes on the CPU.
 
 use crate::graph::builder::{Attribute, Builder, fixed, long, named};
 use crate::graph::proto::ElementType;
 use crate::graph::request::{GraphRequest, Output};
 
-/// Plain graphs take a number of tokens that is a multiple of this.
+/// The number of tokens must be a multiple of this.
 pub const TOKEN_MULTIPLE: usize = 64;
 /// `token_offset` has a multiple of this many columns: attention with a bias reads whole vectors of them.
 pub const LENGTH_MULTIPLE: usize = 16;
@@ -36,7 +36,7 @@ pub fn inputs(builder: &mut Builder<'_>) {
     builder.input("pool_range", Int32, &[named("ranges"), fixed(2)]);
 }
 
-/// Declares the input that tells each token's place in its sequence.
+/// Declares the input with the position of each token in its sequence.
 pub fn position_ids(builder: &mut Builder<'_>) -> String {
     builder.input("position_ids", ElementType::Int64, &[named("tokens")])
 }

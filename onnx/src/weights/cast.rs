@@ -38,7 +38,7 @@ pub(crate) struct Cast<'model> {
     pub expected: Expected,
     /// The tensors of `weights.bin`.
     pub from: &'model [TensorInfo],
-    /// The tensors of the file that is made.
+    /// The tensors of the file being created.
     pub to: Vec<TensorInfo>,
     /// The norms that are folded into dense layers.
     pub folds: Folds,
@@ -47,13 +47,14 @@ pub(crate) struct Cast<'model> {
 }
 
 impl Cast<'_> {
-    /// What the file ends with: which weights it was made from, and BLAKE3 of all that stands before.
+    /// The end of the file: the hash of the weights that it was made from, and BLAKE3 of everything
+    /// before.
     fn mark(&self, hash: &str) -> String {
         format!("\nfrom {}\nblake3 {hash}\n", self.weights_sha256)
     }
 
-    /// Length, in bytes, and hash of a file that is there, as long as it should be, and made from the
-    /// model's weights.
+    /// Length in bytes and hash of an existing file, if it has the right length and was made from
+    /// the model's weights.
     pub fn whole(&self, path: &Path) -> Option<(u64, String)> {
         let blank = self.mark(&"0".repeat(64));
         let end = end(&self.to);
@@ -72,8 +73,8 @@ impl Cast<'_> {
         (found.len() == blank.len() && found == self.mark(hash)).then(|| (end, hash.to_owned()))
     }
 
-    /// Makes the file unless it is there, and returns its folder: the model's, or one below `cache` when
-    /// nothing can be written there.
+    /// Creates the file unless it exists, and returns its folder: the model folder, or one in
+    /// `cache` if the model folder is not writable.
     ///
     /// # Errors
     /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read or
@@ -109,7 +110,7 @@ impl Cast<'_> {
         if self.whole(&folder.join(self.storage.file())).is_some() {
             return Ok(());
         }
-        // What is made from damaged weights would look whole ever after.
+        // A file made from damaged weights could not be recognised later.
         let path = self.folder.join(WEIGHTS_FILE);
         let weights = WeightsFile::open(path, end(self.from), self.expected.clone())?;
         thread::scope(|scope| {
@@ -117,7 +118,7 @@ impl Cast<'_> {
             let made = self.fill(self.folder, folder);
             match verifying {
                 Ok(verifying) => verifying.join().expect("no part of it panics")?,
-                // The system gives no more threads.
+                // The system refuses to start more threads.
                 Err(_) => weights.verify()?,
             }
             self.complete(made?, folder)
@@ -133,7 +134,7 @@ impl Cast<'_> {
         self.complete(file, folder)
     }
 
-    /// Gives the file its end, and its name.
+    /// Writes the end of the file, and renames it.
     fn complete(&self, mut file: AtomicFile, folder: &Path) -> Result<(), Error> {
         let target = folder.join(self.storage.file());
         let end = end(&self.to);
@@ -141,7 +142,7 @@ impl Cast<'_> {
             let hash = verify::blake3_of(file.file(), end)?;
             file.seek(SeekFrom::Start(end))?;
             file.write_all(self.mark(&hash).as_bytes())?;
-            // After a crash, a file that has its end has all of it.
+            // Even after a crash, a file that has its end is complete.
             file.finish()
         };
         finish().map_err(Error::io(&target, "write"))
@@ -186,7 +187,7 @@ impl Cast<'_> {
         };
         let threads = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
-            // Where the system gives no more threads, there are fewer: this one works, too.
+            // If the system refuses to start more threads, fewer are used; this thread also works.
             let workers: Vec<_> = (1..threads.min(MOST_THREADS))
                 .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
                 .collect();
@@ -201,7 +202,7 @@ impl Cast<'_> {
     }
 }
 
-/// Whether a folder can't take the file, and another one may.
+/// Whether writing to a folder failed in a way that another folder may avoid.
 fn refused(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -316,7 +317,7 @@ impl<'paths> Source<'paths> {
     }
 }
 
-/// The file that is made.
+/// The file being created.
 struct Target<'paths> {
     file: File,
     path: &'paths Path,

@@ -1,4 +1,4 @@
-//! The weights file: which tensors it has and where, how each is made, its number formats, and its hashes.
+//! The weights file: its tensors and their layout, how each tensor is made, precisions, and hashes.
 
 pub mod cast;
 pub mod fp8;

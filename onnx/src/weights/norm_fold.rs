@@ -1,4 +1,5 @@
-//! Layer norms folded into the dense layers behind them, for graphs whose dense layers take rows that are not normed yet.
+//! Folds layer norms into the dense layers that follow, for fused graphs, whose dense layers read
+//! rows that are not normed yet.
 //!
 //! With `x` a row of `n` numbers, `m` its mean and `d` its deviation, `norm(x) = (x - m) / d * gamma + beta`. So
 //! `norm(x) @ W^T = x @ V^T / d + W @ beta`, where `V` is `W * gamma` less the mean of each of its rows: then it takes no notice of
@@ -34,7 +35,7 @@ pub struct Dense {
 /// A bias that something is added to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bias {
-    /// Its name. One that the plan does not have begins as zero.
+    /// Its name. A tensor that is not in the plan starts as zeros.
     pub name: String,
     /// How many numbers it has.
     pub length: usize,

@@ -1,5 +1,5 @@
-//! Weights from a seed, for trying things out where no checkpoint can be had. The same on every machine: integers only,
-//! up to one exact scaling.
+//! Random weights from a seed, for testing without a checkpoint. They are the same on every
+//! machine, because only integers are used, up to one exact scaling.
 
 use crate::error::Error;
 use crate::weights::table::{Input, Weights};
@@ -63,7 +63,7 @@ impl Weights for Random {
         input: &Input,
         take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        // A tensor's numbers depend on its name, not on what was made before: FNV-1a.
+        // The values of a tensor depend on its name (by FNV-1a), not on the order of tensors.
         let mut state = input
             .name
             .bytes()

@@ -1,4 +1,4 @@
-//! The weights file: which tensors, what each is made from, and writing it one tensor at a time.
+//! The table of tensors of the weights file, and writing the file one tensor at a time.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::files::WEIGHTS_FILE;
 use crate::graph::request::{GraphKind, Precision};
 
-/// Every tensor begins at a multiple of this, so that a memory map can hand it out as it is.
+/// Alignment of tensors in bytes, so that a memory map can be used directly.
 pub const ALIGNMENT: u64 = 4096;
 
 /// A tensor of the weights file: little-endian values, row after row.
@@ -28,7 +28,7 @@ pub struct TensorInfo {
     pub bytes: u64,
 }
 
-/// How the weights stand in a file.
+/// The layout of the weights in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Storage {
     /// Their number format.
@@ -90,7 +90,7 @@ impl Input {
     }
 }
 
-/// How a tensor is made from those of a checkpoint.
+/// How a tensor is made from tensors of the checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TensorSource {
     /// The rows of one tensor after those of another.
@@ -158,7 +158,7 @@ pub struct Planned {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// What it is made from.
+    /// The source of its values.
     pub source: TensorSource,
 }
 
@@ -194,7 +194,7 @@ pub trait Weights {
     /// Hands a tensor's values out in order, in pieces of any length.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// If the file cannot be read.
     fn stream(
         &self,
         input: &Input,
@@ -202,13 +202,13 @@ pub trait Weights {
     ) -> Result<(), Error>;
 }
 
-/// Where each tensor will stand.
+/// The location of each tensor.
 #[must_use]
 pub fn place(plan: &[Planned]) -> Vec<TensorInfo> {
     place_as(plan, |_| Precision::Fp32.bytes())
 }
 
-/// Where each tensor will stand in a file whose numbers have so many bytes, by the tensor's name.
+/// The location of each tensor, by name, in a file with this number of bytes per value.
 #[must_use]
 pub fn place_as(plan: &[Planned], bytes: impl Fn(&str) -> u64) -> Vec<TensorInfo> {
     let mut end = 0_u64;
@@ -252,7 +252,8 @@ pub struct Hashes {
 /// Writes the weights file, and returns its hashes.
 ///
 /// # Errors
-/// When a tensor is missing or has another shape (told before anything is written), or a file can't be read or written.
+/// If a tensor is missing or has another shape (checked before anything is written), or a file
+/// cannot be read or written.
 pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Hashes, Error> {
     for input in plan.iter().flat_map(|planned| planned.source.inputs()) {
         source.check(input)?;

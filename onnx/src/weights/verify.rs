@@ -1,9 +1,10 @@
 //! That what is loaded is what was exported: hashes of a model's files, and the weights file while it is used.
 //!
-//! The weights are hashed whenever they are loaded, beside the load: BLAKE3 in parts, by several threads, which read the same pages as
-//! whoever loads them, so that a disk is read once. What a file system tells of a file (size, times, inode) is not believed across processes:
-//! copies, restored backups and network mounts make it say that nothing changed when something did, and the other way round. Within one
-//! process it tells whether somebody writes to the file after it was hashed.
+//! Weights are verified every time they are loaded. Several threads compute the BLAKE3 hash in
+//! parts, and read the same pages as the load, so the disk is read only once. The metadata of a
+//! file (size, times, inode) is not trusted across processes: after copies, restored backups and on
+//! network mounts, it may be unchanged although the contents changed, or the reverse. Within one
+//! process, it reveals whether the file was written to after it was hashed.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -31,7 +32,7 @@ const MOST_THREADS: usize = 8;
 /// BLAKE3 of the first `length` bytes of a file, in hexadecimal, as `b3sum` prints it.
 ///
 /// # Errors
-/// When the file is shorter, or can't be read.
+/// If the file is shorter, or cannot be read.
 pub fn blake3_of(file: &File, length: u64) -> io::Result<String> {
     let parts = usize::try_from(length.div_ceil(PART)).map_err(io::Error::other)?;
     if parts <= 1 {
@@ -59,7 +60,7 @@ pub fn blake3_of(file: &File, length: u64) -> io::Result<String> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = threads.min(MOST_THREADS).min(parts);
     let mut hashed: Vec<(usize, ChainingValue)> = thread::scope(|scope| {
-        // Where the system gives no more threads, there are fewer: this one works, too.
+        // If the system refuses to start more threads, fewer are used; this thread also works.
         let workers: Vec<_> = (1..threads)
             .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
@@ -161,7 +162,7 @@ pub(crate) enum Expected {
     Sha256(String),
 }
 
-/// What the system tells of a file.
+/// The metadata of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Stamp {
     file: (u64, u64),
@@ -198,7 +199,7 @@ pub struct WeightsFile {
 
 impl WeightsFile {
     pub(crate) fn open(path: PathBuf, length: u64, expected: Expected) -> Result<Self, Error> {
-        // ONNX Runtime wants the file in the folder that it is told, and follows no link out of it.
+        // ONNX Runtime needs the file in the given folder, and does not follow links out of it.
         let is_link = fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink());
         let real = if is_link {
             fs::canonicalize(&path).map_err(Error::io(&path, "find"))?
@@ -229,22 +230,23 @@ impl WeightsFile {
         &self.path
     }
 
-    /// The folder where the file itself lies: that of the model, unless the model's is a link.
+    /// The folder of the file itself: the model folder, unless the file there is a link.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The file's name there.
+    /// The name of the file in that folder.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Reads and hashes all of it, unless this process has done so before, and compares with what was exported.
+    /// Hashes the whole file, unless this process has already done so, and compares the hash with
+    /// that of the export.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when these are other bytes; when it can't be read.
+    /// [`Error::Damaged`] if the hashes differ, or an error if the file cannot be read.
     pub fn verify(&self) -> Result<(), Error> {
         let stamp = *self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
         let (algorithm, expected) = match &self.expected {
@@ -279,7 +281,8 @@ impl WeightsFile {
         Ok(())
     }
 
-    /// Whether it is the file that was opened: what a loader that is told the path has opened too.
+    /// Whether the path still is the opened file, so that a loader that uses the path opens the
+    /// same file.
     ///
     /// # Errors
     /// [`Error::Changed`] when another file has its name by now, or it was written to.
@@ -293,7 +296,8 @@ impl WeightsFile {
         self.unchanged()
     }
 
-    /// Whether nobody has written to the file since it was opened. One that takes its name does no harm: what was opened stays as it is.
+    /// Whether the file was not written to since it was opened. Replacing it by another file is
+    /// harmless, because the opened file remains.
     ///
     /// # Errors
     /// [`Error::Changed`] when somebody has.

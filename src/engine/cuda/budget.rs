@@ -1,5 +1,4 @@
-//! How many tokens go into a batch on a GPU: enough to keep it busy, and as many as its memory
-//! takes.
+//! The number of tokens per batch on a GPU: enough to keep it busy, limited by its memory.
 //!
 //! A packed batch of `T` tokens needs, at the widest point of a layer, for each token: the residual
 //! stream and its norm (2 `H`), query, key and value (3 `H`), the attention's output and its
@@ -21,14 +20,14 @@ pub const MIN_TOKENS: usize = 4_096;
 /// columns it has.
 pub const MAX_TOKENS: usize = 67_584;
 
-/// Bytes of activations that a token needs, where a number takes `bytes`.
+/// Bytes of activations per token, if a value takes `bytes`.
 #[must_use]
 pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
     let wide = if sizes.gated { 3 } else { 2 } * sizes.intermediate;
     (8 * sizes.hidden + wide) * bytes + 4 * sizes.hidden
 }
 
-/// Tokens of a batch, for a GPU with `free` bytes of memory of which the weights take `weights`.
+/// Tokens per batch for a GPU with `free` bytes of memory, of which the weights need `weights`.
 ///
 /// [`MAX_TOKENS`] where these fit: the more tiles a product has, the less its last, partly filled
 /// wave of tiles costs.

@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 
 use crate::atomic_file;
 
-/// Why there are no kernels.
+/// Why kernels cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The compiler's library is not there.
+    /// The library of the compiler was not found.
     #[error(
         "CUDA's run-time compiler (libnvrtc) was not found; install the CUDA toolkit, or run pip \
          install nvidia-cuda-nvrtc"
@@ -43,11 +43,11 @@ impl From<nvrtc::NvrtcError> for CompileError {
     }
 }
 
-/// The machine code of a source for an architecture such as `sm_90a`: from the cache, or compiled
-/// and put there.
+/// The machine code of a source for an architecture such as `sm_90a`, from the cache or newly
+/// compiled.
 ///
 /// # Errors
-/// When there is no compiler, or it refuses.
+/// If there is no compiler, or it fails.
 pub fn machine_code(
     source: &str,
     options: &[String],

@@ -31,7 +31,7 @@ pub struct Driver {
 /// Why a GPU cannot be used, as far as the driver knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
-    /// There is no driver.
+    /// The driver is not installed.
     #[error(
         "no NVIDIA driver was found on this machine (libcuda.so.1 is missing). Install the \
          driver; in a container, start it with access to the GPU (docker run --gpus all, apptainer \
@@ -44,7 +44,7 @@ pub enum GpuError {
     /// The number is too high.
     #[error("there is no GPU {number}: {}", numbers(*.count))]
     NoSuch {
-        /// The number that was asked for.
+        /// The requested number.
         number: usize,
         /// How many there are.
         count: usize,
@@ -92,7 +92,7 @@ impl GpuError {
 /// Asks the driver for all GPUs.
 ///
 /// # Errors
-/// [`GpuError`]: there is no driver, it shows no GPU, or it is out of order.
+/// [`GpuError`] if there is no driver, it reports no GPU, or it fails.
 pub fn driver() -> Result<Driver, GpuError> {
     // SAFETY: opening the driver's library runs its initialisers, as any CUDA program does.
     if !unsafe { sys::is_culib_present() } {
@@ -142,9 +142,9 @@ fn gpu(ordinal: i32) -> Result<Gpu, DriverError> {
     })
 }
 
-/// The free memory of a GPU, in bytes. A GPU that gives an answer works. This makes the device's
-/// context, which takes some 0.2 s and stays for sessions on the device; [`release_context`] ends
-/// it where there will be none.
+/// The free memory of a GPU in bytes; a GPU that answers is usable. This creates the device's
+/// context, which takes about 0.2 s and is kept for sessions on the device. Use [`release_context`]
+/// if there will be none.
 ///
 /// # Errors
 /// What the driver refuses, such as a GPU that another process has to itself.
@@ -164,7 +164,7 @@ pub fn free_memory(number: usize) -> Result<u64, GpuError> {
     ask().map(|free| free as u64).map_err(GpuError::of)
 }
 
-/// Releases the context of a GPU that was asked for its free memory once, and is not used.
+/// Releases the context of a GPU that was queried for its free memory but is not used.
 pub fn release_context(number: usize) {
     // Errors do not matter: a context that is not released now ends with the process.
     let _ = handle(number).and_then(|handle| {

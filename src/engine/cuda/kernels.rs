@@ -87,12 +87,12 @@ impl CudaKernels {
     /// Whether dense layers can be fused with the operators around them on this GPU.
     ///
     /// # Errors
-    /// When the device can't be asked.
+    /// If the device cannot be queried.
     pub fn can_fuse(sizes: &Sizes, precision: Precision, device: u32) -> Result<bool, KernelError> {
         Ok(sizes.can_fuse(precision) && capability(device)? == (9, 0))
     }
 
-    /// Compiles the kernels, or takes them from the cache, and loads them.
+    /// Compiles the kernels, or reads them from the cache, and loads them.
     ///
     /// # Errors
     /// When they cannot be compiled or loaded, or do not fit the model or the device.
@@ -127,7 +127,7 @@ impl CudaKernels {
             .map(|program| machine_code(&program.source, &program.options, &arch, cache))
             .collect::<Result<Vec<_>, _>>()?;
         let handle = cu_device(device)?;
-        // The context that ONNX Runtime uses, too. It is kept, because the kernels are loaded in
+        // The context that ONNX Runtime also uses. It is kept, because the kernels are loaded in
         // it. SAFETY: the device exists.
         let context = unsafe { driver::primary_ctx::retain(handle) }?;
         // SAFETY: the context was just retained.
@@ -211,8 +211,8 @@ impl CudaKernels {
     /// `sum = x + skip + bias` and its layer norm, [rows, hidden].
     ///
     /// # Safety
-    /// Here and below: memory must be on the device, of the shapes told, and stay until the
-    /// stream's work is done.
+    /// Here and below: memory must be on the device, have the given shapes, and remain valid until
+    /// the work on the stream is finished.
     ///
     /// # Errors
     /// Here and below: when the driver refuses.

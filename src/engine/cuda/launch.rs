@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 
 use super::compile::CompileError;
 
-/// Why there are no kernels for a model on a device.
+/// Why a model has no kernels on a device.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// They could not be compiled.
@@ -136,7 +136,7 @@ pub(super) fn function(
     Ok(Function { handle, shared })
 }
 
-/// A matrix that is read in boxes of so many rows, of 128 bytes each.
+/// A matrix that is read in boxes with this number of rows of 128 bytes each.
 pub(super) fn tensor_map(
     memory: DevicePtr,
     [rows, columns]: [usize; 2],

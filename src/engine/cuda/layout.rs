@@ -23,7 +23,7 @@ pub fn rounded_up(tokens: usize) -> usize {
 #[derive(Debug)]
 pub struct BatchLayout<'batch> {
     batch: &'batch Batch,
-    /// Where each sequence begins and the last one ends, filler sequences included.
+    /// Start of each sequence and end of the last one, including filler sequences.
     starts: Vec<i32>,
     tokens: usize,
     length: usize,
@@ -71,7 +71,7 @@ impl<'batch> BatchLayout<'batch> {
         self.length
     }
 
-    /// Where each sequence begins, and the last one's end.
+    /// Start of each sequence, and end of the last one.
     #[must_use]
     pub fn starts(&self) -> &[i32] {
         &self.starts
@@ -202,7 +202,7 @@ mod tests {
                     at += 1;
                 }
             }
-            // Every place of the padded batch comes once.
+            // Every position of the padded batch occurs exactly once.
             offsets.sort_unstable();
             prop_assert!(offsets.iter().copied().eq(0..int(layout.sequences() * length)));
         }

@@ -1,8 +1,8 @@
 //! The operators of the domain `seqembed` on a GPU, of which packed and fused graphs consist, in
 //! fp16 or bf16, and some in fp8.
 //!
-//! Packed graphs have the operators that there are on CPUs, too
-//! ([`crate::engine::cpu::operators`]), with the same names and shapes. Fused graphs have these:
+//! Packed graphs have the same operators as on CPUs ([`crate::engine::cpu::operators`]), with the
+//! same names and shapes. Fused graphs have these:
 //! - `NormDense(x, moments, weight)`, `NormDenseGelu` and `NormDenseGeglu(x, moments, weight,
 //!   bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`;
 //! - `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments,
@@ -286,7 +286,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Rows of a matrix that must have so many columns.
+    /// Rows of a matrix that must have this number of columns.
     fn rows(&self, columns: usize) -> ort::Result<usize> {
         match self.shape[..] {
             [rows, width] if width == columns => Ok(rows),
@@ -538,7 +538,7 @@ impl Call<'_> {
         unsafe { self.kernels.token_rows(self.stream, memory, shape, tokens) }.map_err(refused)
     }
 
-    /// The shape of the moments of so many rows.
+    /// The shape of the moments of this number of rows.
     fn moments(&self, rows: usize) -> [usize; 3] {
         [rows, self.kernels.moment_parts(), 2]
     }

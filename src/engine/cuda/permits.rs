@@ -25,8 +25,8 @@ pub fn concurrent_batches(sizes: &Sizes) -> usize {
     if small || persistent { 2 } else { 1 }
 }
 
-/// The permits of a GPU, one for each batch that may be on it: a semaphore of which all can be
-/// taken at once.
+/// The permits of a GPU, one per batch that may be on it: a semaphore from which all permits can be
+/// acquired together.
 pub struct Permits {
     count: usize,
     state: Mutex<State>,
@@ -35,8 +35,8 @@ pub struct Permits {
 
 struct State {
     free: usize,
-    /// How many wait for all permits. Meanwhile nobody gets a single one, or they could wait for
-    /// ever.
+    /// Number of threads waiting for all permits. Meanwhile no single permit is given out, because
+    /// otherwise they could wait forever.
     want_all: usize,
 }
 

@@ -17,7 +17,7 @@ const ROWS: &str = include_str!("kernels/rows.cu");
 const DENSE: &str = include_str!("kernels/dense_sm90.cu");
 const ATTENTION_SM90: &str = include_str!("kernels/attention_sm90.cu");
 
-/// The operators around a dense layer that its kernel does, too.
+/// The operators around a dense layer that its kernel includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// A layer norm before it.
@@ -52,7 +52,7 @@ impl Epilogue {
 /// A dense layer's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
-    /// What it does beside the product.
+    /// The operations other than the product.
     pub epilogue: Epilogue,
     /// Whether its input and weights are fp8, and its output after GELU.
     pub fp8: bool,
@@ -299,7 +299,7 @@ mod tests {
                 sizes(5_120, 40, true, false),
                 sizes(768, 12, false, true),
             ] {
-                // The other formats differ in how numbers are packed: one model says enough.
+                // Other precisions only differ in how values are packed, so one model is enough.
                 let all = [Precision::Fp16, Precision::Bf16, Precision::Fp8];
                 let formats = match sizes.hidden {
                     1_280 if hopper => 3,

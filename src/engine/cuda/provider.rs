@@ -1,5 +1,5 @@
-//! ONNX Runtime's CUDA provider: whether it is beside the library that was found, and whether the
-//! libraries that it needs can be loaded.
+//! ONNX Runtime's CUDA provider: checks that it is in the folder of the library that was found, and
+//! that the libraries it needs can be loaded.
 //!
 //! The provider is a library of its own that ONNX Runtime opens when a session asks for it. It must
 //! not be opened before (it needs symbols of ONNX Runtime that are not there yet), so the list of
@@ -20,7 +20,7 @@ use object::read::elf::{Dyn as _, ElfFile};
 
 use crate::engine::runtime::locate::RuntimeLibrary;
 
-/// The provider's file, beside ONNX Runtime's.
+/// File name of the provider, in the folder of ONNX Runtime.
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 
 /// A provider that can be loaded.
@@ -28,14 +28,14 @@ const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 pub struct Provider {
     /// Its file.
     pub path: PathBuf,
-    /// The major version of CUDA that it is built for, as its libraries' names tell.
+    /// The major version of CUDA that it is built for, according to the names of its libraries.
     pub cuda: Option<i32>,
 }
 
 /// Why the provider cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
-    /// The library that was found has no provider for CUDA beside it.
+    /// There is no CUDA provider in the folder of the library that was found.
     #[error(
         "the ONNX Runtime that was found, {}, is the CPU build: there is no {PROVIDER} in the \
          same folder. Install the GPU build with: {} (in an environment without `onnxruntime`), or \
@@ -47,7 +47,7 @@ pub enum ProviderError {
         /// The newest CUDA that the driver serves.
         driver: i32,
     },
-    /// It needs a library that is not there.
+    /// A library that it needs cannot be loaded.
     #[error(
         "ONNX Runtime's CUDA provider needs {library}, which cannot be loaded: {why}. Install the \
          CUDA libraries with: {}; or load your system's CUDA{} (module load cuda, or \
@@ -56,12 +56,12 @@ pub enum ProviderError {
     Library {
         /// The library.
         library: String,
-        /// What the dynamic linker says.
+        /// The message of the dynamic linker.
         why: String,
         /// The major version of CUDA that the provider is built for.
         cuda: Option<i32>,
     },
-    /// The file is no library that could be read.
+    /// The file cannot be read as a library.
     #[error("cannot read {}: {why}", .path.display())]
     Broken {
         /// The provider.
@@ -112,8 +112,8 @@ fn older(driver: i32) -> String {
     format!(", or install the last ONNX Runtime for CUDA 12: {CUDA_12}")
 }
 
-/// Looks for the provider beside ONNX Runtime, and loads the libraries that it needs. `driver` is
-/// the newest CUDA that the driver supports.
+/// Looks for the provider in the folder of ONNX Runtime, and loads the libraries that it needs.
+/// `driver` is the newest CUDA version that the driver supports.
 ///
 /// # Errors
 /// [`ProviderError`], which names what is missing and the command that helps.

@@ -50,7 +50,7 @@ pub struct CudaSessionOptions<'a> {
     pub hidden: usize,
     /// How many batches may be on the device at the same time.
     pub concurrent_batches: usize,
-    /// The most bytes that ONNX Runtime may take on the device; none: all of its memory.
+    /// Maximum number of bytes that ONNX Runtime may use on the device; `None`: all of its memory.
     pub memory_limit: Option<u64>,
     /// The operators of the domain `seqembed` for GPUs, which packed and fused graphs need.
     pub operators: Option<OperatorDomain>,
@@ -551,7 +551,7 @@ mod tests {
                     }
                 }
                 assert_eq!(engine.take_computed().len(), 12);
-                // As many callers as come give each other's batches no other rows.
+                // Concurrent callers do not affect each other's rows.
                 let batches = [&[3][..], &[40, 24], &[9; 30], &[70, 17, 3, 64]].map(batch);
                 let alone = batches
                     .each_ref()
@@ -568,7 +568,7 @@ mod tests {
                     }
                 });
                 assert_eq!(engine.take_computed().len(), 84);
-                // Nothing asked for, nothing computed.
+                // An empty batch computes nothing.
                 assert_eq!(engine.take_computed(), []);
                 let nothing = engine.run(&Batch::default(), Reduce::Mean);
                 assert!(nothing.expect("no rows").is_empty());

@@ -1,8 +1,8 @@
 //! Small numbers for CUDA streams: kernels whose blocks share counters in the device's memory have
 //! counters of their own for each stream.
 
-/// How many streams are told apart. Launches on these may overlap; there are as many as batches on
-/// the device.
+/// Number of distinguished streams. Launches on different streams may overlap; there are as many as
+/// batches on the device.
 pub const STREAMS: usize = 16;
 
 /// The last streams that were used. Launches on one come one after the other, so they can share a

@@ -124,7 +124,8 @@ impl Model {
     /// Opens a model folder. Looks at `seqembed.json` and at the length of `weights.bin`, and reads no weights.
     ///
     /// # Errors
-    /// [`Error::Model`] when it is none, comes from another version, or its weights file is missing or truncated.
+    /// [`Error::Model`] if it is not a model folder, comes from another version, or its weights
+    /// file is missing or truncated.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(INFO_FILE);
         let fault = |path: &Path, message: String| Error::Model {

@@ -105,7 +105,7 @@ impl Writer {
     }
 
     /// Appends a frame of the marks' rows, whose values are handed on by `values` in the marks'
-    /// order. Returns where in the shard these begin; they can be read from there at once.
+    /// order. Returns their offset in the shard, from which they can be read immediately.
     ///
     /// # Errors
     /// When the disk refuses, or the values are not as many as the marks say.

@@ -296,8 +296,8 @@ mod tests {
 
     proptest! {
         /// The law of principal components: what is projected is centred and uncorrelated, its
-        /// variance is the share that is told, and no coordinate varies more than the first
-        /// component, nor, once that is taken away, more than the second.
+        /// variance is the reported share, and no coordinate varies more than the first component,
+        /// nor, once that is taken away, more than the second.
         #[test]
         fn components_are_uncorrelated_and_have_the_told_variance(rows in rows(), block in 1_usize..50) {
             let found = projection(&rows, block);

@@ -520,8 +520,8 @@ svg { display: block; width: 100%; height: auto; }
   color: #fff; font: 13px/1.45 system-ui, sans-serif; white-space: pre-line; pointer-events: none; }
 ";
 
-/// Shows a point's title at once, and a series alone while its name is pointed at. The page says
-/// the same without it, as the titles are the browser's tooltips.
+/// Shows the title of a point without delay, and highlights a series while the pointer is on its
+/// name. The page says the same without it, as the titles are the browser's tooltips.
 const SCRIPT: &str = "
 const tip = document.getElementById('tip'), svg = document.querySelector('svg');
 for (const point of document.querySelectorAll('.series path')) {

@@ -92,7 +92,7 @@ fn vector(id: u32) -> [f32; HIDDEN] {
     [(id % 17) as f32, (id % 5) as f32 - 2.0]
 }
 
-/// A stand-in for the model on a device, with memory for so many tokens at once.
+/// A mock of the model on a device, with memory for this many tokens per batch.
 struct StandIn {
     memory: usize,
     info: SessionInfo,
@@ -184,7 +184,7 @@ impl Choice {
         }
     }
 
-    /// The row of a sequence, from all of its letters at once.
+    /// The row of a sequence, computed from all of its letters together.
     fn expected(self, sequence: &str, tokenizer: &Kmers, size: WindowSize) -> Vec<f32> {
         let letters = sequence.as_bytes();
         let letters = if self.is_truncated {

@@ -1,6 +1,6 @@
 //! Amino acids or nucleotides.
 
-/// What sequences are made of.
+/// The alphabet of sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alphabet {
     /// Amino acids.
@@ -19,9 +19,9 @@ impl Alphabet {
         }
     }
 
-    /// The longest record that is read unless the user says otherwise: the longest protein known
-    /// has some 45,000 residues, the longest human chromosome 249 million bases. What is longer
-    /// most likely is many records whose headers were lost.
+    /// The default limit on the length of a record. The longest known protein has about 45,000
+    /// residues, the longest human chromosome 249 million bases. Anything longer is most likely
+    /// many records that lost their headers.
     #[must_use]
     pub fn longest_record(self) -> u64 {
         match self {

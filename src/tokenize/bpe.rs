@@ -46,7 +46,7 @@ impl BpeTokenizer {
     /// From the file's text.
     ///
     /// # Errors
-    /// When it is no BPE tokenizer or lacks a special token.
+    /// If it is not a BPE tokenizer, or lacks a special token.
     pub fn from_json(text: &str) -> Result<Self, VocabularyError> {
         Self::from_json_with(text, &FamilyRules::default())
     }
@@ -114,8 +114,8 @@ impl BpeTokenizer {
         self.fast.is_some()
     }
 
-    /// The ids as the library gives them, much slower than [`Tokenizer::encode`]: what that is held
-    /// against.
+    /// The ids computed by the library, much slower than [`Tokenizer::encode`]; used as the
+    /// reference in tests.
     #[must_use]
     pub fn encode_by_library(&self, sequence: &[u8]) -> Encoded {
         let text: String = sequence

@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` may hold for sequences to have the ids that this crate gives them:
+//! Checks that a `tokenizer.json` has only features for which this crate gives the correct ids;
 //! everything else is refused.
 
 use std::collections::HashMap;
@@ -82,8 +82,8 @@ pub fn check_rewriting(file: &Value) -> Result<(), VocabularyError> {
     Ok(())
 }
 
-/// Refuses added tokens that the library would cut out of sequences before BPE, and those that it
-/// would give another id.
+/// Refuses added tokens that the library would split off before BPE, or to which it would give
+/// another id.
 ///
 /// # Errors
 /// Names the token.

@@ -35,8 +35,8 @@ impl Tokens {
     }
 }
 
-/// A larger tree is left to the library. That of 65,536 tokens of DNA, each 16 bases long, would
-/// take half of it.
+/// Maximum size of the tree; with larger ones, the library is used. A tree of 65,536 DNA tokens of
+/// 16 bases each has half this size.
 const MOST_SLOTS: usize = 1 << 23;
 
 /// No token.
@@ -63,7 +63,7 @@ pub struct Merges {
     children: Vec<u32>,
     /// The token that ends at a node, or [`NONE`]; by child slot over the number of letters.
     token: Vec<u32>,
-    /// For each token, the next shorter one that it begins with, or [`NONE`].
+    /// For each token, the next shorter token that is a prefix of it, or [`NONE`].
     shorter: Vec<u32>,
     /// For each token: how many letters.
     length: Vec<u32>,
@@ -220,7 +220,7 @@ impl Merges {
         Some(())
     }
 
-    /// The longest token that a run begins with, or [`NONE`].
+    /// The longest token that is a prefix of a run, or [`NONE`].
     fn longest(&self, run: &[Letter]) -> u32 {
         let width = self.letters.len();
         let mut longest = NONE;
@@ -265,7 +265,7 @@ impl Merges {
 
 /// Ranks of pairs: a table of open addresses, small enough for a core's cache.
 struct Pairs {
-    /// Pair, and rank. A free place has the rank of what is no pair.
+    /// Pair and rank. A free slot has the rank of an invalid pair.
     slots: Vec<(u32, u32)>,
     shift: u32,
 }
@@ -295,7 +295,7 @@ impl Pairs {
         (pair.wrapping_mul(0x9e37_79b1) >> self.shift) as usize
     }
 
-    /// `u32::MAX` for what is no pair.
+    /// `u32::MAX` for an invalid pair.
     fn rank(&self, left: u32, right: u32) -> u32 {
         let pair = left << 16 | right;
         let mut at = self.place(pair);

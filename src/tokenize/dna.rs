@@ -2,11 +2,11 @@
 
 use super::alphabet::Alphabet;
 
-/// Fewer letters than this don't say that a file holds DNA.
+/// Minimum number of letters to conclude that a file contains DNA.
 const ENOUGH: u64 = 60;
 
-/// Fewer letters than this don't say that it holds proteins: their own letters are a third of any
-/// protein.
+/// Minimum number of letters to conclude that it contains proteins, a third of whose letters are
+/// specific to them.
 const ENOUGH_PROTEIN: u64 = 20;
 
 /// More letters than this need not be looked at.
@@ -46,8 +46,8 @@ impl DnaCheck {
         self.letters >= ENOUGH && self.bases * 100 >= self.letters * 95
     }
 
-    /// Whether at least 10 % of the letters, and of 20 letters or more, are E, F, I, L, P or Q,
-    /// which stand for amino acids and for no nucleotide, not even an ambiguous one.
+    /// Whether there are at least 20 letters, of which at least 10 % are E, F, I, L, P or Q, which
+    /// represent amino acids but no nucleotide, not even an ambiguous one.
     #[must_use]
     pub fn looks_like_protein(&self) -> bool {
         self.letters >= ENOUGH_PROTEIN && self.amino_acids * 10 >= self.letters
@@ -120,7 +120,7 @@ const COMPLEMENTS: [u8; 256] = {
             b'H' => b'D',
             other => other,
         };
-        // In ASCII, a letter's case is this bit; other bytes keep theirs.
+        // The bit that is the case of an ASCII letter; other bytes are unchanged.
         table[byte as usize] |= byte & 0x20;
         if byte == u8::MAX {
             break;

@@ -13,7 +13,7 @@ pub struct Encoded {
     pub letters: usize,
     /// How many of the ids are the unknown token's, for letters that the vocabulary lacks.
     pub unknown: usize,
-    /// Where in the sequence, counted from 0, the first of those letters stands.
+    /// Position of the first of these letters in the sequence, from 0.
     pub first_unknown: Option<usize>,
     /// Whether a terminal `*` was dropped.
     pub dropped_stop: bool,
@@ -48,7 +48,7 @@ impl Encoded {
         self.windows_of(0..self.ids.len(), span, size, overlap)
     }
 
-    /// The windows of a stretch of the tokens, as [`Encoded::windows`] gives them for all.
+    /// The windows of a stretch of the tokens; [`Encoded::windows`] returns those of all tokens.
     ///
     /// # Panics
     /// As [`Encoded::windows`].

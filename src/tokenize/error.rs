@@ -7,7 +7,7 @@ use seqembed_onnx::shown;
 /// Why a vocabulary cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VocabularyError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
     Io {
         /// The file.
@@ -26,7 +26,7 @@ pub enum VocabularyError {
     /// A few lines of Git LFS where the file should be.
     #[error("this is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")]
     LfsPointer,
-    /// Bytes that are no text.
+    /// Bytes that are not UTF-8.
     #[error("it is not text: byte {at} is not valid UTF-8")]
     NoText {
         /// Where.
@@ -38,7 +38,7 @@ pub enum VocabularyError {
         /// The tokens.
         tokens: Vec<String>,
     },
-    /// One token stands there twice.
+    /// A token occurs twice.
     #[error(
         "the vocabulary has `{}` twice (ids {first} and {second})",
         shown::name(token)
@@ -73,7 +73,7 @@ pub enum VocabularyError {
         first: usize,
         /// Another one.
         second: usize,
-        /// A k-mer of it.
+        /// One of these k-mers.
         token: String,
     },
     /// Not all k-mers.

@@ -1,5 +1,5 @@
-//! What a model family says about the letters of its sequences, beside the vocabulary: the
-//! tokenizers apply it before anything else.
+//! The rules of a model family for the letters of its sequences, in addition to the vocabulary;
+//! tokenizers apply them first.
 
 use super::alphabet::Alphabet;
 use super::error::VocabularyError;
@@ -8,7 +8,7 @@ use super::special::{SpecialNames, SpecialTokens};
 /// A model family's own rules. The default is what each kind of tokenizer does by itself.
 #[derive(Debug, Clone, Default)]
 pub struct FamilyRules {
-    /// What the sequences are made of; none: as the vocabulary tells.
+    /// The alphabet of the sequences; `None`: derived from the vocabulary.
     pub alphabet: Option<Alphabet>,
     /// Letters that are read as others.
     pub letters: LetterRules,

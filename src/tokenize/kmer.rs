@@ -11,7 +11,7 @@ use super::special::{self, SpecialTokens};
 use super::tokenizer::Tokenizer;
 use super::vocabulary::Vocabulary;
 
-/// A letter that is no base.
+/// A letter that is not a base.
 const NO_BASE: u8 = 4;
 
 /// Two bits for each of A, C, G, T and U, in both cases.
@@ -39,7 +39,7 @@ pub struct KmerTokenizer {
 }
 
 impl KmerTokenizer {
-    /// Takes k from the words of a vocabulary.
+    /// Derives k from the words of a vocabulary.
     ///
     /// # Errors
     /// When a special token or a k-mer is missing, or k-mers have several lengths.
@@ -93,7 +93,8 @@ impl Tokenizer for KmerTokenizer {
             return encoded;
         }
         let mask = self.ids.len() - 1;
-        // The last bases, and how many k-mers from here on hold a letter that is none.
+        // The last bases, and the number of following k-mers that contain a letter that is not a
+        // base.
         let (mut kmer, mut spoilt) = (0, 0);
         let mut next = |byte: u8| {
             let base = self.bases[usize::from(byte)];

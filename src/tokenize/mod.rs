@@ -1,5 +1,5 @@
-//! Sequences -> token ids, behind one trait. One file a kind of vocabulary; [`read_with`] tells them
-//! apart.
+//! Tokenizers: convert sequences to token ids, with a common trait. There is one file per kind of
+//! vocabulary; [`read_with`] selects the kind.
 
 mod alphabet;
 pub mod bpe;
@@ -36,7 +36,7 @@ use self::vocabulary::Vocabulary;
 /// Opens the tokenizer of a model folder.
 ///
 /// # Errors
-/// If its file cannot be read or is no vocabulary of this kind. The error names the file.
+/// If its file cannot be read or is not a vocabulary of this kind. The error names the file.
 pub fn open(folder: &Path, kind: TokenizerKind) -> Result<Box<dyn Tokenizer>, VocabularyError> {
     open_with(folder, kind, &FamilyRules::default())
 }
@@ -64,7 +64,7 @@ pub fn open_with(
 /// The tokenizer of a file's text.
 ///
 /// # Errors
-/// If it is no vocabulary of this kind.
+/// If it is not a vocabulary of this kind.
 pub fn read(kind: TokenizerKind, text: &[u8]) -> Result<Box<dyn Tokenizer>, VocabularyError> {
     read_with(kind, text, &FamilyRules::default())
 }
@@ -91,7 +91,8 @@ pub fn read_with(
     })
 }
 
-/// Says why sequences cannot be read with a file, for an export: it then writes nothing.
+/// Checks for an export that sequences can be tokenized with a file; on an error, the export writes
+/// nothing.
 ///
 /// # Errors
 /// The reason.

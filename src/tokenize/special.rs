@@ -4,32 +4,32 @@ use super::error::VocabularyError;
 
 /// A model's special tokens, by their ids.
 ///
-/// How many stand around a sequence is the model family's choice: ESM and BERT have one in front
-/// and one behind, Nucleotide Transformer has none behind, T5 has none in front.
+/// The number of special tokens around a sequence depends on the model family: ESM and BERT have
+/// one in front and one at the end, Nucleotide Transformer has none at the end, T5 has none in
+/// front.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
     /// In front of each sequence, in this order: none, one or more.
     pub front: Vec<u32>,
     /// Behind each sequence, in this order: none, one or more.
     pub behind: Vec<u32>,
-    /// The one in front whose vector is meant to stand for the whole sequence (`<cls>`, `[CLS]`),
-    /// where the model was trained with one.
+    /// The token in front whose vector represents the whole sequence (`<cls>`, `[CLS]`), if the
+    /// model was trained with one.
     pub cls: Option<u32>,
     /// Fills shorter sequences up in a padded batch.
     pub pad: u32,
-    /// Stands for letters that the vocabulary lacks.
+    /// The token for letters outside the vocabulary.
     pub unk: u32,
 }
 
 impl SpecialTokens {
-    /// How many stand around each sequence.
+    /// Number of special tokens around each sequence.
     #[must_use]
     pub fn count(&self) -> usize {
         self.front.len() + self.behind.len()
     }
 
-    /// Where the token stands that pooling `cls` takes, counted from the first special token in
-    /// front.
+    /// Index of the token for pooling `cls`, among the special tokens in front.
     #[must_use]
     pub fn cls_position(&self) -> Option<usize> {
         let cls = self.cls?;
@@ -44,11 +44,11 @@ pub struct SpecialNames<'n> {
     pub front: &'n [&'n str],
     /// Behind each sequence.
     pub behind: &'n [&'n str],
-    /// The one in front that stands for the whole sequence, if there is one.
+    /// The token in front that represents the whole sequence, if there is one.
     pub cls: Option<&'n str>,
     /// Fills shorter sequences up.
     pub pad: &'n str,
-    /// Stands for letters that the vocabulary lacks.
+    /// The token for letters outside the vocabulary.
     pub unk: &'n str,
 }
 

@@ -6,8 +6,8 @@ use super::special::SpecialTokens;
 
 /// A model's vocabulary at work.
 pub trait Tokenizer: Send + Sync {
-    /// The tokens of a sequence, without special ones. Any bytes are taken, each as a letter:
-    /// [`Record`](crate::records::Record) says how a character of several bytes comes to be one.
+    /// The tokens of a sequence, without special tokens. Any byte is accepted as a letter; see
+    /// [`Record`](crate::records::Record) for multi-byte characters.
     fn encode(&self, sequence: &[u8]) -> Encoded;
 
     /// The tokens of a sequence's beginning, which goes on behind it: what [`Tokenizer::encode`]
@@ -16,10 +16,10 @@ pub trait Tokenizer: Send + Sync {
         self.encode(beginning)
     }
 
-    /// The special tokens: nothing else knows which and how many stand around a sequence.
+    /// The special tokens around a sequence. No other code depends on which and how many there are.
     fn special(&self) -> &SpecialTokens;
 
-    /// What the sequences are made of.
+    /// The alphabet of the sequences.
     fn alphabet(&self) -> Alphabet;
 
     /// How many ids there are: all are below this. The model's embedding table has at least as many
@@ -32,7 +32,7 @@ pub trait Tokenizer: Send + Sync {
         1
     }
 
-    /// Why a sequence of so many letters has no token, for its status.
+    /// Why a sequence with this many letters has no token, for its status.
     fn why_no_tokens(&self, letters: usize) -> String {
         if letters == 0 {
             "empty sequence".to_owned()

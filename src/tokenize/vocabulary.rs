@@ -15,7 +15,7 @@ impl<'a> Vocabulary<'a> {
     /// Reads the file's text.
     ///
     /// # Errors
-    /// When a token stands there twice.
+    /// If a token occurs twice.
     pub fn read(text: &'a str) -> Result<Self, VocabularyError> {
         let mut ids: HashMap<&str, u32> = HashMap::new();
         let mut size = 0;
@@ -47,7 +47,7 @@ impl<'a> Vocabulary<'a> {
         self.ids.get(token).copied()
     }
 
-    /// Checks that tokens are there.
+    /// Checks that the vocabulary has these tokens.
     ///
     /// # Errors
     /// Names all that are missing.
@@ -74,7 +74,7 @@ impl<'a> Vocabulary<'a> {
             })
     }
 
-    /// All tokens but the special ones, which stand in brackets: `[CLS]`, `[unused1]`.
+    /// All tokens except special ones, which are in brackets: `[CLS]`, `[unused1]`.
     pub fn words(&self) -> impl Iterator<Item = (&'a str, u32)> {
         self.ids
             .iter()

@@ -2,21 +2,22 @@
 
 use std::ops::Range;
 
-/// A stretch of a sequence that the model sees at once, and the residues that are taken from it.
+/// A window: the stretch of a sequence that the model sees, and the residues whose vectors are
+/// taken from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// The residues that the model sees.
     pub seen: Range<usize>,
-    /// The residues whose vectors are taken from here, a part of `seen`. The windows of a sequence
-    /// share no residue here, and together have all of them.
+    /// The residues whose vectors are taken from this window, a part of `seen`. In the windows of a
+    /// sequence, every residue occurs exactly once.
     pub kept: Range<usize>,
 }
 
 /// Cuts a sequence into windows of `size` residues of which neighbours share `overlap`.
 ///
-/// Window `k` begins at `k * (size - overlap)`; the last one ends with the sequence, so it may
-/// share more. A residue is taken from the window in whose middle it lies closest, the earlier one
-/// of two as close. A sequence that fits is one window; an empty one has none.
+/// Window `k` starts at `k * (size - overlap)`; the last one ends with the sequence, so its overlap
+/// may be larger. A residue is taken from the window whose middle is closest to it, the earlier one
+/// of two equally close windows. A sequence that fits is one window; an empty one has none.
 ///
 /// # Panics
 /// If `overlap` is not smaller than `size`: the settings are checked before.
@@ -35,7 +36,7 @@ pub fn windows(length: usize, size: usize, overlap: usize) -> Vec<Window> {
     let step = size - overlap;
     let count = (length - size).div_ceil(step) + 1;
     let start = |k: usize| (k * step).min(length - size);
-    // Halfway between the middles of two neighbours.
+    // Midpoint between the middles of two neighbouring windows.
     let border = |k: usize| (start(k) + start(k + 1) + size - 1) / 2 + 1;
     (0..count)
         .map(|k| Window {

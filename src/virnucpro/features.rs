@@ -1,4 +1,4 @@
-//! Which jobs give the vectors, and how their rows become `VirNucPro`'s files.
+//! The jobs that compute the vectors, and merging their rows into `VirNucPro`'s files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::text::counted;
 /// What becomes of long proteins, which `VirNucPro`'s versions treat differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Truncation {
-    /// The model sees all of it, and the first 1,024 residues are pooled: the original
+    /// Computes the whole protein and pools the first 1,024 residues, as the original does
     #[default]
     Vanilla,
-    /// The model sees the first 1,024 residues: its first rewrite
+    /// Computes only the first 1,024 residues, as its first rewrite
     V1,
-    /// The model sees the first 1,022 residues: its second rewrite
+    /// Computes only the first 1,022 residues, as its second rewrite
     V2,
 }
 
@@ -58,7 +58,7 @@ impl Models {
     /// DNA is pooled over all tokens, `[CLS]` and `[SEP]` too; proteins over their residues.
     ///
     /// # Errors
-    /// When an option can't be.
+    /// If an option is invalid.
     pub fn settings(&self, side: Side) -> Result<Settings, SettingsError> {
         let common = Overrides {
             // What is written between the model and the merge.
@@ -106,7 +106,7 @@ pub fn job(places: &Places, side: Side, part: usize, settings: Settings) -> Job 
     }
 }
 
-/// Where a job's rows stand until they are merged.
+/// The file with the rows of a job until they are merged.
 fn rows_path(places: &Places, side: Side, part: usize) -> PathBuf {
     let name = format!(
         "{}_{}_output_{part}.{}",
@@ -120,8 +120,8 @@ fn rows_path(places: &Places, side: Side, part: usize) -> PathBuf {
 /// Makes a part's three files from the rows of its two jobs, and removes those.
 ///
 /// # Errors
-/// When a reading frame has no vector or the two sides don't belong together, and when a file can't
-/// be read or written.
+/// If a reading frame has no vector, the two sides do not match, or a file cannot be read or
+/// written.
 pub fn merge(
     places: &Places,
     part: usize,
@@ -148,7 +148,8 @@ pub fn merge(
     if let Some((row, (a, b))) = sides.enumerate().find(|(_, (a, b))| a != b) {
         return Err(mismatch(format!("record {} is {a:?} and {b:?}", row + 1)));
     }
-    // The prediction reads the merged file: at no time does it stand beside vectors of another run.
+    // Remove the old merged file first, so that the prediction never reads it together with vectors
+    // of another run.
     let merged = places.merged(part);
     for path in [&merged, &places.provenance()] {
         match std::fs::remove_file(path) {
@@ -232,7 +233,7 @@ fn by_length(rows: &Rows) -> Rows {
 /// Writes where an input's numbers come from.
 ///
 /// # Errors
-/// When the file can't be written.
+/// If the file cannot be written.
 pub fn write_provenance(
     places: &Places,
     chunk: usize,

@@ -1,6 +1,6 @@
-//! `VirNucPro`'s features of contigs: chunks, reading frames, the vectors of DNABERT-S and ESM-2,
-//! and the merge, by the rules and under the file names of `VirNucPro` itself, whose prediction
-//! reads the result.
+//! `VirNucPro`'s features of contigs: chunks, reading frames, embeddings with DNABERT-S and ESM-2,
+//! and their merge. Rules and file names are those of `VirNucPro`, whose prediction step reads the
+//! result.
 //!
 //! For the contigs `x.fasta`, in the output folder:
 //!
@@ -32,10 +32,10 @@ use crate::text::counted;
 use crate::tokenize::Alphabet;
 use crate::tokenize::dna::DnaCheck;
 
-/// Why the features could not be made.
+/// Why the features could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum VirnucproError {
-    /// The contigs can't be read.
+    /// The contigs cannot be read.
     #[error(transparent)]
     Contigs(#[from] RecordError),
     /// Contigs have bases.
@@ -46,10 +46,10 @@ pub enum VirnucproError {
         /// How that is seen.
         why: String,
     },
-    /// A file can't be written, or read back.
+    /// A file cannot be written, or read back.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// A folder can't be made.
+    /// A folder cannot be created.
     #[error("cannot make the folder {path}: {source}", path = .path.display())]
     Folder {
         /// The folder.
@@ -80,7 +80,7 @@ pub enum VirnucproError {
     },
 }
 
-/// Where the files of one input stand.
+/// The paths of the files of one input.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// The output folder.
@@ -165,8 +165,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Tells what is odd: contigs with the name of another one, contigs without a base, and no
-    /// frame at all.
+    /// Warnings: contigs with the name of another one, contigs without bases, and no usable frame
+    /// at all.
     fn warn(&mut self, contigs: &Source, repeated: u64, empty: u64) {
         if repeated > 0 {
             self.warnings.push(format!(
@@ -202,7 +202,7 @@ impl Found {
 /// as is usual) is refused.
 ///
 /// # Errors
-/// When the contigs can't be read or the files can't be written.
+/// If the contigs cannot be read or the files cannot be written.
 pub fn prepare(
     places: &Places,
     contigs: &Source,
@@ -249,8 +249,7 @@ pub fn prepare(
                 proteins(&check)?;
             }
         }
-        // What is not ASCII is no base, whatever it is, and has to be one letter in what is
-        // written.
+        // A non-ASCII character is not a base, and must be a single letter in the output.
         for letter in record.sequence.iter_mut().filter(|byte| !byte.is_ascii()) {
             *letter = b'N';
         }
@@ -283,7 +282,7 @@ fn make(folder: &Path) -> Result<(), VirnucproError> {
         path: folder.to_owned(),
         source,
     })?;
-    // It takes room, and nothing else.
+    // A leftover only takes up space.
     let _ = atomic_file::sweep(folder, None);
     Ok(())
 }

@@ -126,7 +126,8 @@ impl Soak {
         command
     }
 
-    /// Every file that stands under a final name is whole and the right one, with what stands beside it. Returns how many there are.
+    /// Checks that every file with a final name is complete and correct, with its companion files.
+    /// Returns the number of files.
     #[track_caller]
     pub fn check(&self, out: &str) -> usize {
         self.check_but(out, &Damaged::default())
@@ -161,7 +162,8 @@ impl Soak {
 pub struct Damaged(BTreeMap<PathBuf, Option<Vec<u8>>>);
 
 impl Damaged {
-    /// Damages one of a folder's finished files, or what stands beside one: four bytes change, or it is cut, or gone.
+    /// Damages a finished file or companion file in a folder: changes four bytes, truncates it, or
+    /// removes it.
     pub fn hit(&mut self, folder: &Path, chance: &mut Chance) {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();

@@ -119,7 +119,8 @@ fn a_batch_without_room_is_split_and_the_next_ones_are_smaller() {
         let report = place.report();
         let learnt = device(&report, 0, "learnt_batch_tokens");
         assert!((300..=600).contains(&learnt), "{learnt}");
-        // Two workers meet the limit at once, each twice at most: 2,000 -> 1,000 -> 500. All later batches are cut before.
+        // Two workers reach the limit at the same time, each at most twice: 2,000 -> 1,000 -> 500.
+        // All later batches are split in advance.
         let splits = device(&report, 0, "out_of_memory_splits");
         assert!((2..=6).contains(&splits), "{splits}");
     }

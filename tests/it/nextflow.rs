@@ -1,6 +1,7 @@
 //! The Nextflow pipeline, run by the real engine on the local executor, and by way of pretended SLURM and Docker commands.
 //!
-//! `scripts/nextflow.sh` gets the engine. Where Java or Maven can't be had, the tests say so and end.
+//! `scripts/nextflow.sh` gets the engine. If Java or Maven is not available, the tests are skipped
+//! with a message.
 
 use std::fs;
 use std::io::Write as _;

@@ -19,7 +19,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The folder of Snakemake's executables, or none where it can't be had.
+/// The folder of Snakemake's executables; `None` if Snakemake is not available.
 fn engine() -> Option<&'static Path> {
     static ENGINE: OnceLock<Option<PathBuf>> = OnceLock::new();
     let found = ENGINE.get_or_init(|| {

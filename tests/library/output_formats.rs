@@ -154,7 +154,7 @@ assert (rows[3] == want(range(4, 9), 8)).all()"
     }
 }
 
-/// Whatever a new output breaks off at, no old matrix stands beside its table.
+/// Wherever writing a new output stops, no old matrix is left with the new table.
 #[test]
 fn a_matrix_is_never_beside_another_ones_table() {
     let folder = tempfile::tempdir().unwrap();

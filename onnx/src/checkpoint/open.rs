@@ -48,7 +48,7 @@ impl Checkpoint {
     /// Opens a Hugging Face folder, a weights file in one, or a fair-esm `.pt`.
     ///
     /// # Errors
-    /// When it is none of these, or a header is unsound.
+    /// If it is none of these, or a header is invalid.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let kind = fs::metadata(path).map_err(Error::io(path, "open"))?;
         if kind.is_dir() {
@@ -177,7 +177,10 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// The weights files of a folder, the better format first, with the index that names them if there is one.
-#[expect(clippy::type_complexity, reason = "one caller takes it apart at once")]
+#[expect(
+    clippy::type_complexity,
+    reason = "the only caller destructures it immediately"
+)]
 fn weights_files(
     folder: &Path,
 ) -> Result<Option<(Vec<PathBuf>, Option<(PathBuf, BTreeMap<String, String>)>)>, Error> {

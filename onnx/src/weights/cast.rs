@@ -2,7 +2,8 @@
 //! order, each at a multiple of [`crate::weights::table::ALIGNMENT`], then a line with the hash of the file that it was made from. Where norms
 //! are folded ([`crate::weights::norm_fold`]), biases that only come about by it stand behind the others.
 //!
-//! It appears whole or not at all. Of several processes that need it at once, one makes it and the others wait.
+//! The file appears atomically. If several processes need it at the same time, one creates it and
+//! the others wait.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};

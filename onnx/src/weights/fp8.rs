@@ -17,7 +17,8 @@ pub const ACTIVATION_SCALE: f32 = 0.5;
 /// one thread. The weights of the layer behind it stand in the same order.
 pub const ORDER: [usize; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
 
-/// The nearest e4m3, of two the even one. Beyond the largest number, and for none, it is none.
+/// The nearest e4m3 value, with ties to even. NaN, and values beyond the largest number, become
+/// NaN.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,

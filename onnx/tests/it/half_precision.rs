@@ -1,4 +1,5 @@
-//! Weights in 16 bits: the file's numbers and place, what does not fit, several processes at once; and the plain graphs.
+//! Weights in 16 bits: values and location of the file, values out of range, several processes at
+//! the same time; and graphs for ONNX Runtime's CUDA provider.
 //!
 //! `SEQEMBED_TEST_PYTHON` names a Python that has `onnx`, `onnxruntime` and `numpy`; `make test` sets it.
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: weights on disk, a child process with its clock and its memory, the machine's description."""
+"""Shared code of the benchmarks: weights on disk, measuring child processes, and the description of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contestants on the same records: runs in turn, each a process of its own, the peers at their best token budget."""
+"""Compares tools on the same records: runs take turns, each in its own process, and other tools use their best token budget."""
 
 from __future__ import annotations
 
@@ -148,15 +148,15 @@ def table(contestants: dict, reference: str, pytorch: str) -> list[str]:
 
 def add_arguments(parser, peers: list[str]) -> None:
     """The options of every comparison."""
-    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="tokens a batch to try with the peers")
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="numbers of tokens per batch to try for the other tools")
     parser.add_argument("--peers", nargs="*", default=peers)
-    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
-    parser.add_argument("--no-seqembed", dest="seqembed", action="store_const", const=None, help="the peers alone")
-    parser.add_argument("--patience", type=float, default=300, help="seconds of runs after which a peer gets no further turn")
+    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the seqembed executable (a release build)")
+    parser.add_argument("--no-seqembed", dest="seqembed", action="store_const", const=None, help="run only the other tools")
+    parser.add_argument("--patience", type=float, default=300, help="total seconds after which a tool gets no further runs")
     parser.add_argument("--threads", type=int, default=common.machine()["cores"])
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK, help="weights and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)
-    parser.add_argument("--seqembed-options", nargs="...", default=[], help="last: passed on to `seqembed embed`")
+    parser.add_argument("--seqembed-options", nargs="...", default=[], help="options for `seqembed embed`; must come last")
 
 
 def begin(arguments) -> dict:

@@ -1,18 +1,18 @@
-"""seqembed beside its peers on a CPU: tokens a second, from a FASTA file on disk to vectors on disk.
+"""Benchmark of seqembed and other tools on a CPU: tokens per second, from a FASTA file on disk to vectors on disk.
 
     python bench/cpu.py [--sizes 8M 150M] [--proteins 8M=2000 150M=100] [--repeats 8M=3 150M=2] [--seqembed PATH]
 
 Needs bench/requirements.txt, ONNX Runtime where seqembed finds it, and Debian's mmseqs2-examples (or --proteins-from).
 
-- The same random weights of the true shape for all, as a hub folder and as fair-esm's `.pt`; the same proteins, chosen
+- The same random weights in the real shape for all, as a hub folder and as fair-esm's `.pt`; the same proteins, chosen
   by a fixed seed and cut at 1,022 residues; all cores; mean over residues.
-- A process a run. Loading (the interpreter, imports, weights) is counted apart. For seqembed, what is
-  left of the wall time after the load that report.json states is charged to it, its start and end included.
-- Tokens are residues and the two special tokens; padding does not count.
+- Each run is a separate process. Loading (interpreter, imports, weights) is not counted. For seqembed, everything except the load time in
+  report.json is counted, including the start and end of the process.
+- Tokens are residues and the two special tokens; padding is not counted.
 - transformers and fair-esm run at the best of several token budgets, tried on a tenth of the proteins (a quarter of
   fewer than 200).
-- Runs of the contestants take turns; the median counts. A peer whose runs took over --patience seconds together has no
-  more turns. Every contestant's vectors are compared with transformers'.
+- Runs of the tools take turns, and the median counts. A tool whose runs took more than --patience seconds in total gets no more
+  turns. The vectors of every tool are compared with those of transformers.
 
 Writes bench/results/cpu-MACHINE.json and .md.
 """
@@ -65,7 +65,7 @@ def markdown(results: dict) -> str:
         "",
         common.describe(results["machine"]),
         "",
-        "A FASTA file on disk to mean vectors on disk, fp32, all cores; the same random weights of the true shapes for all; proteins of",
+        "A FASTA file on disk to mean vectors on disk, fp32, all cores; the same random weights in the real shapes for all; proteins of",
         f"mmseqs2-examples chosen by a fixed seed, cut at {CAP:,} residues; loading counted apart; medians. Made by `bench/cpu.py`,",
         "whose head says what is counted.",
     ]

@@ -1,4 +1,4 @@
-"""seqembed beside PyTorch on a CPU with DNABERT-2: tokens a second, from a FASTA file on disk to vectors on disk.
+"""Benchmark of seqembed and PyTorch on a CPU with DNABERT-2: tokens per second, from a FASTA file on disk to vectors on disk.
 
     python bench/cpu_dna.py [--pieces 600] [--repeats 2] [--long-check] [--seqembed PATH]
 
@@ -78,7 +78,7 @@ def cut(genomes: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def random_checkpoint(work: Path, pieces: list[tuple[str, str]]) -> Path:
-    """Random weights of the true shape and a tokenizer as a hub folder, made once."""
+    """Random weights in the real shape and a tokenizer as a hub folder, made once."""
     import dna
 
     folder = work / "dnabert2-random"
@@ -132,7 +132,7 @@ def beside_peer(arguments, machine: dict) -> tuple[str, dict, list[str]]:
         "",
         f"{count:,} of {len(pieces):,} pieces of Lassa virus genomes ({BASES} bases each, chosen by a fixed seed): {bases:,} bases, "
         f"{tokens:,} tokens.",
-        "A FASTA file on disk to mean vectors on disk, fp32, all cores; the same random weights of the true shape for both; loading",
+        "A FASTA file on disk to mean vectors on disk, fp32, all cores; the same random weights in the real shape for both; loading",
         "counted apart; medians. `dnabert2` is DNABERT-2 in PyTorch as transformers would run it. Made by `bench/cpu_dna.py`, whose",
         "head says what is counted.",
         "",
@@ -189,11 +189,11 @@ def by_length(arguments, machine: dict) -> tuple[str, dict, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pieces", type=int, default=600, help="how many pieces of 500 bases")
+    parser.add_argument("--pieces", type=int, default=600, help="number of pieces of 500 bases")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--genomes-from", type=Path, help=f"FASTA file (default: that of PyPI's {PACKAGE})")
-    parser.add_argument("--long-check", action="store_true", help="seqembed's memory and speed by length")
-    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, help="of --long-check, in bases")
+    parser.add_argument("--long-check", action="store_true", help="measure seqembed's memory and speed by sequence length")
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, help="sequence lengths for --long-check, in bases")
     compare.add_arguments(parser, ["dnabert2"])
     arguments = parser.parse_args()
     if arguments.long_check and not arguments.seqembed:

@@ -1,4 +1,4 @@
-"""seqembed beside its peers on a GPU: tokens a second, random weights of the true shapes, all in one run on one machine.
+"""Benchmark of seqembed and other tools on a GPU: tokens per second, with random weights in the real shapes, in one run on one machine.
 
     python bench/gpu.py [--models dnabert2 650M 3B] [--inputs NAME..] [--precisions fp16] [--quick] [--profile] [--seqembed PATH]
 
@@ -12,12 +12,12 @@ of an hour on an H100, with --quick about 4 minutes.
   its manner); PyTorch written by hand, whole layers under torch.compile: packed with varlen_attn (ESM-2), padded SDPA with a bias or
   flex_attention, padded or packed (DNABERT-2: the best of them is the bar). They embed as many sequences as
   take about as long as a run of seqembed, of the same lengths, once to warm up and then for the record.
-- The roof: the model's dense products alone.
+- The upper limit: only the matrix products of the model.
 - Precision: a sample of each input, of all lengths, against PyTorch in fp32, one sequence at a time: the worst cosine.
 - All load the same weights, from the folder of `seqembed export --random`. Tokens include the special ones; padding does not count.
 - --profile adds tables of kernels, of the compiled peers and (by Nsight Compute) of seqembed.
 
-A part that fails is told and left out. Writes bench/results/gpu-GPU.json and .md (gpu-quick-GPU with --quick).
+Parts that fail are reported and skipped. Writes bench/results/gpu-GPU.json and .md (gpu-quick-GPU with --quick).
 """
 
 from __future__ import annotations
@@ -192,26 +192,26 @@ def options() -> argparse.Namespace:
     parser.add_argument("--models", type=listed, default=DEFAULT_MODELS, help=f"of {', '.join(MODELS)}, with commas")
     parser.add_argument("--inputs", type=listed, help=f"of {', '.join(gpu_inputs.KINDS)} (default: all of a model's)")
     parser.add_argument("--peers", type=listed, help="transformers, compiled-varlen, padded-sdpa, compiled-sdpa, flex-packed, flex-padded")
-    parser.add_argument("--no-peers", dest="with_peers", action="store_false", help="seqembed alone, compared with nothing")
-    parser.add_argument("--quick", action="store_true", help="shorter passes, one token budget for the peers, no reading frames")
-    parser.add_argument("--profile", action="store_true", help="tables of kernels, too")
+    parser.add_argument("--no-peers", dest="with_peers", action="store_false", help="run only seqembed, without comparison")
+    parser.add_argument("--quick", action="store_true", help="shorter passes, a single token budget for the other tools, no reading frames")
+    parser.add_argument("--profile", action="store_true", help="add tables of kernels")
     parser.add_argument("--profile-options", type=shlex.split, default=[], help="options (one text) with which seqembed leaves a trace, instead of ncu")
-    parser.add_argument("--profile-tokens", type=int, default=32_000, help="of seqembed's run under the profiler")
-    parser.add_argument("--precisions", "--precision", type=listed, default=["fp16"], help="seqembed's; the first one counts")
-    parser.add_argument("--device", default="cuda:0", help="(cpu: to try this program out)")
-    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
-    parser.add_argument("--no-seqembed", dest="seqembed", action="store_const", const=None, help="the peers alone")
+    parser.add_argument("--profile-tokens", type=int, default=32_000, help="number of tokens of the profiled run of seqembed")
+    parser.add_argument("--precisions", "--precision", type=listed, default=["fp16"], help="precisions of seqembed; the first one is compared")
+    parser.add_argument("--device", default="cuda:0", help="the device (cpu only for testing this program)")
+    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the seqembed executable (a release build)")
+    parser.add_argument("--no-seqembed", dest="seqembed", action="store_const", const=None, help="run only the other tools")
     parser.add_argument("--seqembed-options", type=shlex.split, default=[], help="one text (--seqembed-options='--x 1'), passed on to `seqembed run`")
     parser.add_argument("--export-options", type=shlex.split, default=[], help="likewise, passed on to `seqembed export`")
-    parser.add_argument("--scale", type=float, help="times the tokens of each input")
-    parser.add_argument("--files", type=int, default=200, help="of the manifest")
-    parser.add_argument("--runs", type=int, help="of seqembed")
-    parser.add_argument("--passes", type=int, help="of a peer")
-    parser.add_argument("--target", type=float, help="seconds of a peer's pass")
-    parser.add_argument("--budgets", nargs="*", type=int, help="tokens a batch to try with the peers")
-    parser.add_argument("--sample", type=int, help="sequences of each input whose vectors are compared")
-    parser.add_argument("--minutes", type=float, default=20.0, help="what is not begun by then is left out")
-    parser.add_argument("--update", type=Path, metavar="JSON", help="take the models that are not measured now from this earlier result")
+    parser.add_argument("--scale", type=float, help="factor on the number of tokens of each input")
+    parser.add_argument("--files", type=int, default=200, help="number of files in the manifest")
+    parser.add_argument("--runs", type=int, help="number of runs of seqembed")
+    parser.add_argument("--passes", type=int, help="number of passes of each tool")
+    parser.add_argument("--target", type=float, help="duration of a pass in seconds")
+    parser.add_argument("--budgets", nargs="*", type=int, help="numbers of tokens per batch to try for the other tools")
+    parser.add_argument("--sample", type=int, help="number of sequences per input whose vectors are compared")
+    parser.add_argument("--minutes", type=float, default=20.0, help="time limit in minutes; parts not started by then are skipped")
+    parser.add_argument("--update", type=Path, metavar="JSON", help="copy models that are not measured now from this earlier result")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK / "gpu", help="weights, inputs and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     arguments = parser.parse_args()

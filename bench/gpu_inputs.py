@@ -1,4 +1,4 @@
-"""What the GPU benchmark embeds: random proteins and DNA of given lengths in FASTA files, a manifest, and their token ids."""
+"""Inputs of the GPU benchmark: random proteins and DNA of given lengths in FASTA files, a manifest, and their token ids."""
 
 from __future__ import annotations
 

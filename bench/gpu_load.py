@@ -1,4 +1,4 @@
-"""How fast seqembed loads a model on a GPU: from the page cache to the first embedding, and the host memory that it takes.
+"""Measures how fast seqembed loads a model on a GPU, from the page cache to the first embedding, and how much host memory it uses.
 
     python bench/gpu_load.py [--model esm2_t36_3B_UR50D] [--precision fp16] [--runs 3] [--seqembed PATH]
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
+    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the seqembed executable (a release build)")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK / "gpu", help="weights and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     arguments = parser.parse_args()

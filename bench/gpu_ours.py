@@ -1,4 +1,4 @@
-"""seqembed in the GPU benchmark: the whole program, from FASTA files on disk to files on disk."""
+"""Runs seqembed for the GPU benchmark: the whole program, from FASTA files on disk to output files on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark's figures as a page of Markdown."""
+"""Formats the results of the GPU benchmark as Markdown."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def page(results: dict) -> list[str]:
         describe(results["machine"]),
         "",
         "seqembed is the whole program, from FASTA files on disk to npz files on disk, the load counted apart; the peers start from token",
-        "arrays in memory. Random weights of the true shapes, the same for all; padding does not count; the best of several passes.",
+        "arrays in memory. Random weights in the real shapes, the same for all; padding does not count; the best of several passes.",
         "Made by `bench/gpu.py`, whose head says what is counted.",
         "",
     ]

@@ -1,4 +1,4 @@
-"""The peers of one model on a GPU, and the roof: started by gpu.py, a process a model, so that one that fails takes nothing with it.
+"""Runs the other tools for one model on a GPU, and measures the upper limit. gpu.py starts one process per model, so that failures are isolated.
 
     python bench/gpu_peers.py --model FOLDER --inputs NAME=MANIFEST.. --out FOLDER [--peers NAME..] [--device cuda:0]
 
@@ -227,8 +227,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", help="(default: all of the model's)")
     parser.add_argument("--budgets", nargs="*", type=int)
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--target", type=float, default=2.5, help="seconds of a pass")
-    parser.add_argument("--sample", type=int, default=128, help="sequences that are embedded in fp32, too")
+    parser.add_argument("--target", type=float, default=2.5, help="duration of a pass in seconds")
+    parser.add_argument("--sample", type=int, default=128, help="number of sequences also embedded in fp32")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

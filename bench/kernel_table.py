@@ -1,4 +1,4 @@
-"""Where a GPU's time goes: kernels by name, from PyTorch's profiler, Nsight Compute, or a trace in Chrome's format."""
+"""Shows where a GPU spends its time: kernels by name, from PyTorch's profiler, Nsight Compute, or a trace in Chrome's format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory and start-up of seqembed: 10 files against 1,000, and the time to a first embedding.
+"""Measures the memory of seqembed for 10 and 1,000 files, and the time to the first embedding.
 
     python bench/memory.py [--size 8M] [--proteins-per-file 5] [--seqembed PATH]
 
@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--size", default="8M", choices=list(esm2.SIZES))
     parser.add_argument("--files", nargs="+", type=int, default=FILES)
     parser.add_argument("--proteins-per-file", type=int, default=5)
-    parser.add_argument("--cap", type=int, default=1022, help="residues that a protein is cut at")
-    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
+    parser.add_argument("--cap", type=int, default=1022, help="maximum number of residues per protein; longer ones are truncated")
+    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the seqembed executable (a release build)")
     parser.add_argument("--proteins-from", type=Path, help="FASTA file (default: Debian's mmseqs2-examples)")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK, help="weights and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)

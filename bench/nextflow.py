@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a grouping costs: the Nextflow pipeline on 200 files of 50 proteins, one file a task, in groups, and all in one task.
+"""Measures the cost of group sizes in the Nextflow pipeline: 200 files of 50 proteins, with one file per task, in groups, and in one task.
 
     python3 bench/nextflow.py PROTEINS.fasta[.gz]
 

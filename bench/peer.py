@@ -1,4 +1,4 @@
-"""One run of one peer: a FASTA file on disk -> one mean vector a record on disk. Started by compare.py, a process a run.
+"""One run of another tool: reads a FASTA file and writes one mean vector per record. compare.py starts one process per run.
 
     python bench/peer.py transformers|fair-esm|esm-cpp|dnabert2 --model PATH --fasta FILE --out FOLDER --budget N --threads N
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--fasta", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budget", type=int, default=0, help="tokens a batch")
+    parser.add_argument("--budget", type=int, default=0, help="tokens per batch")
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     loaded, done = PEERS[arguments.peer](arguments)

@@ -1,4 +1,4 @@
-"""Many files and many short sequences with the smallest model: are memory and open files bounded?
+"""Checks that memory and open files are bounded for many files and many short sequences, with the smallest model.
 
 Runs `seqembed run` on manifests of growing size, watches the process (resident memory, open files, saved rows on disk) and
 then runs each again with `--resume`, which has to find every file finished. Then, with one file of many sequences, what
@@ -94,9 +94,9 @@ def write_inputs(folder: Path, files: int, each: int, chance: random.Random) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", nargs="+", type=int, default=[100, 1000, 10_000])
-    parser.add_argument("--sequences", type=int, default=200, help="in each file")
-    parser.add_argument("--one-file", type=int, default=200_000, help="sequences of the file for the cost of saving")
-    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
+    parser.add_argument("--sequences", type=int, default=200, help="number of sequences per file")
+    parser.add_argument("--one-file", type=int, default=200_000, help="number of sequences in the file that measures the cost of saving")
+    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the seqembed executable (a release build)")
     parser.add_argument("--model", type=Path, help="a checkpoint or a model (default: the tests' ESM-2, 3 layers of 48)")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK, help="inputs and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)

@@ -1,8 +1,8 @@
-"""A real BERT with real weights: AntiBERTy (PyPI's `antiberty`, 26M parameters), seqembed against transformers: `make real`.
+"""Compares seqembed with transformers on a real BERT with real weights, AntiBERTy (`antiberty` on PyPI, 26M parameters): `make real`.
 
     python onnx/reference/antiberty.py [--seqembed target/release/seqembed] [--wheel FILE]
 
-Needs requirements.txt beside this file, and ONNX Runtime where seqembed finds it. The package is not installed: its wheel (97 MB) is
+Needs the packages in requirements.txt in this folder, and ONNX Runtime where seqembed finds it. The package is not installed: its wheel (97 MB) is
 downloaded by pip into a temporary folder, unless --wheel names it, and only its weights and vocabulary are taken from it.
 
 The sequences are random residues of antibodies' usual lengths and of extreme ones, up to the 510 that the positions allow; the
@@ -61,7 +61,7 @@ def by_transformers(folder: Path, sequences: list[str]) -> np.ndarray:
 def main() -> None:
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seqembed", type=Path, default=root / "target/release/seqembed", help="the release build")
+    parser.add_argument("--seqembed", type=Path, default=root / "target/release/seqembed", help="the seqembed executable (a release build)")
     parser.add_argument("--wheel", type=Path, help="antiberty's wheel, if it is here already")
     arguments = parser.parse_args()
     choose = random.Random(1).choices

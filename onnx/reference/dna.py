@@ -1,4 +1,4 @@
-"""DNABERT-2, DNABERT-S and DNABERT (k-mers) with random weights, as checkpoints, and run by their Python implementations.
+"""Creates checkpoints of DNABERT-2, DNABERT-S and DNABERT (k-mers) with random weights, and runs them with their Python implementations.
 
 DNABERT-2 and -S run in their authors' own PyTorch code (bert_layers.py, bert_padding.py and configuration_bert.py of the hub's
 zhihan1996/DNABERT-2-117M), which is not part of this repository: the programs take the folder that holds it. DNABERT is

@@ -1,4 +1,4 @@
-"""Makes `tests/fixtures/dna/`: small DNABERT-2 and DNABERT checkpoints, real viral DNA, and the vectors that they must give.
+"""Creates `tests/fixtures/dna/`: small DNABERT-2 and DNABERT checkpoints, real viral DNA, and the expected vectors.
 
     python onnx/reference/dna_fixtures.py --dnabert2-code DIR --lassa All_LASV_06_07_24.fasta [--out tests/fixtures/dna]
 

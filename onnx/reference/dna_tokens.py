@@ -1,4 +1,4 @@
-"""Token ids of DNA, from the Python libraries that the models' authors use.
+"""Computes token ids of DNA with the Python libraries that the models' authors use.
 
     dna_tokens.py train GENOMES -o tokenizer.json [--size 4096] [--ambiguous]
     dna_tokens.py fixtures tokenizer.json -o tests/fixtures/dna_tokens

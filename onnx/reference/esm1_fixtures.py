@@ -1,4 +1,4 @@
-"""Makes `tests/fixtures/esm1/`: small ESM-1b and ESM-1v checkpoints in every layout, and the vectors that they must give.
+"""Creates `tests/fixtures/esm1/`: small ESM-1b and ESM-1v checkpoints in every layout, and the expected vectors.
 
     python onnx/reference/esm1_fixtures.py [--out tests/fixtures/esm1]
 

@@ -1,4 +1,4 @@
-"""ESM-2 with random weights, as checkpoints in every format, and run by both of its Python implementations.
+"""Creates ESM-2 checkpoints with random weights in every format, and runs them with both Python implementations.
 
 Shared by the programs beside this one and by `bench/`. Nothing here looks at what seqembed does: token ids, pooling,
 truncation and windows are written out again from their definitions, so that they can contradict it.

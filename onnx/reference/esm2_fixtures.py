@@ -1,4 +1,4 @@
-"""Makes `tests/fixtures/esm2/`: small ESM-2 checkpoints in every format, real proteins, and the vectors that they must give.
+"""Creates `tests/fixtures/esm2/`: small ESM-2 checkpoints in every format, real proteins, and the expected vectors.
 
     python onnx/reference/esm2_fixtures.py [--out tests/fixtures/esm2] [--proteins-from DB.fasta.gz]
 

@@ -1,4 +1,4 @@
-"""Fused graphs against padded ones: `fused.py MODEL_DIR LEAST_COSINE FUSED.onnx...`.
+"""Compares fused graphs with padded ones: `fused.py MODEL_DIR LEAST_COSINE FUSED.onnx...`.
 
 The operators of the domain `seqembed`, of which a fused graph is made, are written down here a second time, in numpy, without a look at
 the kernels: what `onnx/README.md` says of them. The weights are those of the folded file, in 16 bits; what is computed from them is

@@ -1,8 +1,8 @@
-"""seqembed against transformers and fair-esm at the true sizes of ESM-2, fp32, with random weights: `make parity`.
+"""Compares seqembed with transformers and fair-esm at the real sizes of ESM-2, in fp32, with random weights: `make parity`.
 
     python onnx/reference/parity.py [--sizes 8M 35M 150M 650M] [--seqembed target/release/seqembed]
 
-Needs requirements.txt beside this file, ONNX Runtime where seqembed finds it, Debian's mmseqs2-examples (or --proteins-from),
+Needs the packages in requirements.txt in this folder, ONNX Runtime where seqembed finds it, Debian's mmseqs2-examples (or --proteins-from),
 and for 650M about 9 GB of disk and 8 GB of memory.
 
 The same 200 proteins for every size, chosen by a fixed seed, cut at 1,022 residues. For the larger sizes, where PyTorch would
@@ -121,7 +121,7 @@ def markdown(results: dict) -> str:
         "",
         common.describe(results["machine"]),
         "",
-        f"Random weights of the true shapes, fp32, last layer; {COUNT} proteins of mmseqs2-examples chosen by a fixed seed, cut at {CAP:,}",
+        f"Random weights in the real shapes, fp32, last layer; {COUNT} proteins of mmseqs2-examples chosen by a fixed seed, cut at {CAP:,}",
         "residues, and where it says so most of them shorter. Made by `onnx/reference/parity.py`.",
     ]
     for one in results["sizes"]:
@@ -145,7 +145,7 @@ def markdown(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(esm2.SIZES), choices=list(esm2.SIZES))
-    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the release build")
+    parser.add_argument("--seqembed", type=Path, default=common.DEFAULT_EXECUTABLE, help="the seqembed executable (a release build)")
     parser.add_argument("--proteins-from", type=Path, help="FASTA file (default: Debian's mmseqs2-examples)")
     parser.add_argument("--work", type=Path, default=common.DEFAULT_WORK, help="weights and outputs")
     parser.add_argument("--results", type=Path, default=common.RESULTS)

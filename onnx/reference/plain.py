@@ -1,4 +1,4 @@
-"""Plain graphs against padded ones: `plain.py MODEL_DIR PLAIN.onnx...`.
+"""Compares graphs for ONNX Runtime's CUDA provider with padded ones: `plain.py MODEL_DIR PLAIN.onnx...`.
 
 A CPU has no PackedMultiHeadAttention, so a plain graph is evaluated operator by operator: those of `com.microsoft` by their
 documentation, in numpy, the others by onnx's own reference implementation. The padded graph runs in ONNX Runtime. A plain

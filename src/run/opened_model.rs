@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::engine::loader;
 use crate::models;
 use crate::settings::{Kernels, Precision, Revcomp, Settings, SettingsError, WindowSize};
-use crate::tokenize::{self, Alphabet, Tokenizer};
+use crate::tokenize::{self, Alphabet, FamilyRules, Tokenizer};
 
 /// A model that was opened, with its vocabulary. No weights are loaded.
 #[derive(Clone)]
@@ -23,8 +23,9 @@ impl OpenedModel {
     pub(crate) fn open(name: &str, say: &dyn Fn(&str)) -> Result<Self, RunError> {
         let model = Model::open(&models::resolve(name, say)?)?;
         let kind = model.info().tokenizer.kind;
+        let rules = FamilyRules::of(model.architecture().family());
         Ok(Self {
-            tokenizer: tokenize::open(model.folder(), kind)?.into(),
+            tokenizer: tokenize::open_with(model.folder(), kind, &rules)?.into(),
             model: Arc::new(model),
         })
     }
@@ -63,17 +64,14 @@ impl OpenedModel {
         if max_length < span {
             return Err(SettingsError::Short { max_length, span });
         }
-        if max_length > limit
-            && self
-                .model
-                .architecture()
-                .family()
-                .position_limit()
-                .is_some()
-        {
-            return Err(SettingsError::Long { max_length, limit });
+        let special = self.tokenizer.special();
+        if let Some(positions) = self.model.architecture().family().position_limit() {
+            let limit = positions.saturating_sub(special.count()) + span - 1;
+            if max_length > limit {
+                return Err(SettingsError::Long { max_length, limit });
+            }
         }
-        settings.check_pooling(self.tokenizer.special())?;
+        settings.check_pooling(special)?;
         if settings.revcomp == Revcomp::Mean && self.tokenizer.alphabet() != Alphabet::Dna {
             return Err(SettingsError::NoStrands);
         }

@@ -30,3 +30,12 @@ impl Alphabet {
         }
     }
 }
+
+impl From<seqembed_onnx::Alphabet> for Alphabet {
+    fn from(alphabet: seqembed_onnx::Alphabet) -> Self {
+        match alphabet {
+            seqembed_onnx::Alphabet::Protein => Self::Protein,
+            seqembed_onnx::Alphabet::Dna => Self::Dna,
+        }
+    }
+}

@@ -67,7 +67,7 @@ impl BpeTokenizer {
         check_rewriting(&file)?;
         let ids = ids(&file);
         let unk = unknown_token(&file)?;
-        let names = rules.special.unwrap_or(SpecialNames { unk, ..BERT });
+        let names = rules.names(SpecialNames { unk, ..BERT })?;
         let special = names.ids(|name| ids.get(name).copied())?;
         check_added(&file)?;
         check_around(&file, &names, &special)?;

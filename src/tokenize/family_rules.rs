@@ -1,6 +1,8 @@
 //! The rules of a model family for the letters of its sequences, in addition to the vocabulary;
 //! tokenizers apply them first.
 
+use seqembed_onnx::Family;
+
 use super::alphabet::Alphabet;
 use super::error::VocabularyError;
 use super::special::{SpecialNames, SpecialTokens};
@@ -12,12 +14,53 @@ pub struct FamilyRules {
     pub alphabet: Option<Alphabet>,
     /// Letters that are read as others.
     pub letters: LetterRules,
-    /// The special tokens; none: those that are usual for the kind of tokenizer.
-    pub special: Option<SpecialNames<'static>>,
+    /// How many of the special tokens that are usual for the kind of tokenizer stand in front of and
+    /// behind each sequence; none: all of them.
+    pub around: Option<seqembed_onnx::SpecialTokens>,
 }
 
 impl FamilyRules {
-    /// The ids of the special tokens: the family's, or else the `usual` ones.
+    /// The rules of a family.
+    #[must_use]
+    pub fn of(family: &dyn Family) -> Self {
+        let mut letters = LetterRules::default();
+        for &(letter, other) in family.replaced_letters() {
+            // All letters of sequences are ASCII.
+            if let (Ok(letter), Ok(other)) = (u8::try_from(letter), u8::try_from(other)) {
+                letters = letters.read_as(&[letter], other);
+            }
+        }
+        Self {
+            alphabet: family.alphabet().map(Alphabet::from),
+            letters,
+            around: Some(family.special_tokens()),
+        }
+    }
+
+    /// The names of the special tokens, of those that are usual.
+    ///
+    /// # Errors
+    /// If the family has more of them.
+    pub(super) fn names<'n>(
+        &self,
+        usual: SpecialNames<'n>,
+    ) -> Result<SpecialNames<'n>, VocabularyError> {
+        let Some(seqembed_onnx::SpecialTokens { front, behind }) = self.around else {
+            return Ok(usual);
+        };
+        let tokens = (usual.front.get(..front), usual.behind.get(..behind));
+        let (Some(front), Some(behind)) = tokens else {
+            return Err(VocabularyError::Around { front, behind });
+        };
+        Ok(SpecialNames {
+            front,
+            behind,
+            cls: usual.cls.filter(|cls| front.contains(cls)),
+            ..usual
+        })
+    }
+
+    /// The ids of the special tokens, of those that are usual.
     ///
     /// # Errors
     /// Names all tokens that the vocabulary lacks.
@@ -26,7 +69,7 @@ impl FamilyRules {
         usual: SpecialNames,
         id_of: impl Fn(&str) -> Option<u32>,
     ) -> Result<SpecialTokens, VocabularyError> {
-        self.special.unwrap_or(usual).ids(id_of)
+        self.names(usual)?.ids(id_of)
     }
 }
 
@@ -76,7 +119,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::TokenizerKind;
-    use super::super::special::{BERT, ESM};
     use super::*;
 
     /// A vocabulary of amino acids with ESM's special tokens, and one with BERT's.
@@ -171,30 +213,38 @@ mod tests {
     #[test]
     fn a_family_has_its_own_special_tokens_and_alphabet() {
         let text = proteins(["<cls>", "<pad>", "<eos>", "<unk>"]);
-        let front_only = FamilyRules {
-            special: Some(SpecialNames { behind: &[], ..ESM }),
-            alphabet: Some(Alphabet::Dna),
-            ..FamilyRules::default()
+        let read = |front, behind| {
+            let rules = FamilyRules {
+                around: Some(seqembed_onnx::SpecialTokens { front, behind }),
+                alphabet: Some(Alphabet::Dna),
+                ..FamilyRules::default()
+            };
+            super::super::read_with(TokenizerKind::Esm, text.as_bytes(), &rules)
         };
-        let read = |rules| super::super::read_with(TokenizerKind::Esm, text.as_bytes(), rules);
-        let tokenizer = read(&front_only).expect("a vocabulary");
-        let special = tokenizer.special();
-        assert_eq!(
-            (&special.front[..], &special.behind[..]),
-            (&[0][..], &[][..])
-        );
-        assert_eq!(tokenizer.alphabet(), Alphabet::Dna);
-        // It is DNA, so a `*` is a letter.
-        assert_eq!(tokenizer.encode(b"ACGT*").ids.len(), 5);
-
-        let other = FamilyRules {
-            special: Some(BERT),
-            ..FamilyRules::default()
-        };
-        let error = read(&other).err().expect("ESM's file has none of them");
+        for (front, behind) in [(1, 1), (1, 0), (0, 1), (0, 0)] {
+            let tokenizer = read(front, behind).expect("a vocabulary");
+            let special = tokenizer.special();
+            assert_eq!(special.front, [0][..front]);
+            assert_eq!(special.behind, [2][..behind]);
+            assert_eq!(special.cls, (front > 0).then_some(0));
+            assert_eq!(tokenizer.alphabet(), Alphabet::Dna);
+            // It is DNA, so a `*` is a letter.
+            assert_eq!(tokenizer.encode(b"ACGT*").ids.len(), 5);
+        }
+        let error = read(2, 1).err().expect("ESM has one in front");
         assert_eq!(
             error.to_string(),
-            "the vocabulary lacks [CLS], [SEP], [PAD], [UNK]"
+            "the model has 2 special tokens in front of a sequence and 1 behind it, more than its kind of vocabulary \
+             has"
         );
+    }
+
+    #[test]
+    fn rules_of_a_known_family() {
+        let models = seqembed_onnx::known_models();
+        let known = models.first().expect("models are known");
+        let rules = FamilyRules::of(known.architecture.family());
+        assert_eq!(rules.letters, LetterRules::default());
+        assert_eq!(rules.alphabet, Some(Alphabet::Protein));
     }
 }

@@ -265,7 +265,8 @@ impl Joined {
     }
 }
 
-/// The larger of two numbers, and NaN if one of them is infinite or none: a maximum hides what is wrong with the others.
+/// The larger of two numbers, and NaN if one of them is infinite or none: a maximum hides what is
+/// wrong with the others.
 #[inline(always)]
 #[must_use]
 pub fn larger_or_nan(best: f32, x: f32) -> f32 {

@@ -14,8 +14,8 @@ pub struct FamilyRules {
     pub alphabet: Option<Alphabet>,
     /// Letters that are read as others.
     pub letters: LetterRules,
-    /// How many of the special tokens that are usual for the kind of tokenizer stand in front of and
-    /// behind each sequence; none: all of them.
+    /// How many of the special tokens that are usual for the kind of tokenizer stand in front of
+    /// and behind each sequence; none: all of them.
     pub around: Option<seqembed_onnx::SpecialTokens>,
 }
 

@@ -8,7 +8,7 @@ pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
             let exponent = (2 * index) as f32 / width as f32;
             #[expect(
                 clippy::cast_possible_truncation,
-                reason = "rounding to f32 is what is wanted"
+                reason = "rounding to f32 is intended"
             )]
             let power = f64::from(base).powf(f64::from(exponent)) as f32;
             1.0 / power
@@ -31,7 +31,7 @@ pub fn alibi_slopes(heads: usize) -> Vec<f32> {
     };
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "rounding to f32 is what is wanted"
+        reason = "rounding to f32 is intended"
     )]
     of_power(smaller)
         .chain(of_power(2 * smaller).step_by(2))

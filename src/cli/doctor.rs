@@ -318,7 +318,7 @@ fn gpus(report: &mut Report, runtime: &mut Runtime) -> Vec<SelectedDevice> {
             usable
         }
         Err(error) => {
-            report.line("  provider", "can't be used");
+            report.line("  provider", "not usable");
             report.warn(&format!("the GPUs are not usable: {error}"));
             Vec::new()
         }

@@ -390,7 +390,7 @@ fn table(files: &[PlotFile], summaries: &[Summary], hidden: usize) -> String {
             } else {
                 write!(text, "  {cell:>width$}")
             };
-            written.expect("writing to a String can't fail");
+            written.expect("writing to a String cannot fail");
         }
         text.push('\n');
     }

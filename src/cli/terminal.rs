@@ -22,7 +22,7 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len() + 16);
     for letter in text.chars() {
         if is_control(letter) {
-            write!(shown, "{}", letter.escape_default()).expect("writing to a String can't fail");
+            write!(shown, "{}", letter.escape_default()).expect("writing to a String cannot fail");
         } else {
             shown.push(letter);
         }

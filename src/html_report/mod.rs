@@ -59,11 +59,11 @@ pub struct Page {
 impl Page {
     /// The page.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "writing to a String can't fail")]
+    #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
     pub fn html(&self) -> String {
         let mut html = String::new();
         self.write(&mut html)
-            .expect("writing to a String can't fail");
+            .expect("writing to a String cannot fail");
         html
     }
 

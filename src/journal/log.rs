@@ -74,10 +74,10 @@ pub struct Done {
 /// A line's text.
 ///
 /// # Panics
-/// Never: a line has nothing that JSON can't hold.
+/// Never: everything in a line can be written as JSON.
 #[must_use]
 pub fn write(line: &Line) -> String {
-    let json = serde_json::to_string(line).expect("a line has nothing that JSON can't hold");
+    let json = serde_json::to_string(line).expect("everything in a line can be written as JSON");
     format!("{} {json}\n", check(json.as_bytes()))
 }
 

@@ -428,7 +428,7 @@ fn schema(layout: &Layout) -> Result<SchemaRef, OutputError> {
         .filter(|&hidden| hidden > 0)
         .ok_or_else(|| OutputError::Inconsistent {
             path: layout.path.clone(),
-            what: format!("a vector can't have {} values", layout.hidden),
+            what: format!("vectors of {} values are not supported", layout.hidden),
         })?;
     let vector = vector_field(hidden, layout.precision);
     let embeddings = if layout.per_token {
@@ -753,7 +753,7 @@ impl LongRow {
             let left = self
                 .left
                 .checked_sub(count)
-                .ok_or_else(|| wrong("a row has more vectors than were told"))?;
+                .ok_or_else(|| wrong("a row has more vectors than announced"))?;
             let rows = match self.head.take() {
                 Some(mut rows) => {
                     rows.vectors = vec![self.left];

@@ -118,10 +118,11 @@ impl Figure {
 
     /// The figure as an SVG document.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "writing to a String can't fail")]
+    #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
     pub fn svg(&self) -> String {
         let mut svg = String::new();
-        self.draw(&mut svg).expect("writing to a String can't fail");
+        self.draw(&mut svg)
+            .expect("writing to a String cannot fail");
         svg
     }
 

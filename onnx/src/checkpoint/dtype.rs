@@ -39,7 +39,7 @@ pub(super) fn decode(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) {
         }
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "rounding to f32 is what is wanted"
+            reason = "rounding to f32 is intended"
         )]
         Dtype::F64 => {
             let (words, _) = bytes.as_chunks();

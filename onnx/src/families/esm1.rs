@@ -242,7 +242,8 @@ impl Family for Esm1 {
         ])?;
         if self.positions() < 3 {
             return Err(format!(
-                "max_position_embeddings is {}, which leaves no room beside <cls> and <eos>: positions begin at {}",
+                "max_position_embeddings is {}, which leaves no position for a token between \
+                 <cls> and <eos>: positions start at {}",
                 self.position_rows, self.first_position
             ));
         }

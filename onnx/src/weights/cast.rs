@@ -374,7 +374,7 @@ impl Target<'_> {
     /// A bias, and what is added to it.
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "rounding to f32 is what is wanted"
+        reason = "rounding to f32 is intended"
     )]
     fn bias(&mut self, input: &mut Source, bias: &Bias) -> Result<(), Error> {
         let mut sum = vec![0.0; bias.length];
@@ -449,7 +449,7 @@ impl Target<'_> {
 /// A row of a dense layer's weight with the weights of the norm before it, less its mean, and smaller.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "rounding to f32 is what is wanted"
+    reason = "rounding to f32 is intended"
 )]
 fn fold(row: &mut [f32], gamma: &[f32]) {
     let product = |(weight, gamma): (&f32, &f32)| f64::from(*weight) * f64::from(*gamma);

@@ -27,7 +27,7 @@ fn normal(state: &mut u64) -> f32 {
     // Four uniform numbers of 0..=65535: mean 131,070, deviation 65,536 / sqrt(3).
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "rounding to f32 is what is wanted"
+        reason = "rounding to f32 is intended"
     )]
     let value = ((sum as f64 - 131_070.0) * (3.0_f64.sqrt() / 65_536.0)) as f32;
     value

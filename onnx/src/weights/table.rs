@@ -402,7 +402,7 @@ fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) ->
             let factor = f64::from(*factor);
             #[expect(
                 clippy::cast_possible_truncation,
-                reason = "rounding to f32 is what is wanted"
+                reason = "rounding to f32 is intended"
             )]
             let sums = sums
                 .into_iter()

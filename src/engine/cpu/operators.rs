@@ -455,7 +455,7 @@ impl Operator for GegluOperator {
             let (shape, x) = x.try_extract_tensor::<f32>()?;
             let [rows, both] = matrix(shape)?;
             if both == 0 || both % 2 != 0 {
-                return Err(fault(format!("Geglu can't halve a width of {both}")));
+                return Err(fault(format!("Geglu cannot halve a width of {both}")));
             }
             let width = both / 2;
             let mut y = output(context, 0, [rows, width])?;

@@ -3,9 +3,10 @@
 //!     cargo bench --bench tokenize -- FILE FOLDER/tokenizer.json|FOLDER/vocab.txt...
 //!     cargo bench --bench tokenize -- ids FILE FOLDER/tokenizer.json > ids.txt
 //!
-//! The first prints megabytes of letters a second for each tokenizer, by the processor's own time (wall time where other
-//! work runs is of no use): the file's records, cut to 500 bases and to one sequence of 1,000,000. The second prints each
-//! record's ids on a line, for `onnx/reference/dna_tokens.py check`.
+//! The first prints megabytes of letters a second for each tokenizer, by the processor's own time
+//! (wall time where other work runs is of no use): the file's records, cut to 500 bases and to one
+//! sequence of 1,000,000. The second prints each record's ids on a line, for
+//! `onnx/reference/dna_tokens.py check`.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;

@@ -1,11 +1,12 @@
-//! Models on a GPU against the same models on the CPU in fp32, which the other tests compare with independent
-//! implementations. For machines with a GPU: `make test-gpu`.
+//! Models on a GPU against the same models on the CPU in fp32, which the other tests compare with
+//! independent implementations. For machines with a GPU: `make test-gpu`.
 //!
 //! A program of its own, so that it can be carried to a machine without cargo. There,
 //! `SEQEMBED_TEST_EXECUTABLE` names the executable, and `SEQEMBED_TEST_ROOT` the folder that has
 //! `tests/fixtures`.
 //!
-//! `SEQEMBED_TEST_GPU` names the device (`cuda` by default). ONNX Runtime must be one with the CUDA provider.
+//! `SEQEMBED_TEST_GPU` names the device (`cuda` by default). ONNX Runtime must be one with the CUDA
+//! provider.
 
 #![allow(clippy::unwrap_used)]
 
@@ -35,8 +36,8 @@ const LOW_COSINE: f64 = 0.999;
 /// Largest difference in fp32, relative to the vector's root mean square.
 const FULL_BOUND: f64 = 1e-4;
 
-/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8 and 12 dimensions: ONNX Runtime chooses its
-/// attention by that.
+/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8 and 12 dimensions:
+/// ONNX Runtime chooses its attention by that.
 const MODELS: [(&str, &str); 8] = [
     ("esm2-head12", "esm2/checkpoints/hub-safetensors"),
     ("esm2-head16", "esm2/widths/head16-f16"),
@@ -48,11 +49,12 @@ const MODELS: [(&str, &str); 8] = [
     ("dnabert-3", "dna/dnabert-3"),
 ];
 
-/// Heads whose width is no multiple of 8, for which seqembed has no kernels: those of ONNX Runtime run, and they have no bf16.
+/// Heads whose width is no multiple of 8, for which seqembed has no kernels: those of ONNX Runtime
+/// run, and they have no bf16.
 const WITHOUT_KERNELS: [&str; 3] = ["esm2-head12", "dnabert2", "dnabert-3"];
 
-/// Known models with random weights, in whose blocks the dense layers take norms and residuals in, on GPUs that have kernels for
-/// that. Heads of 32, 64 and 64 dimensions.
+/// Known models with random weights, in whose blocks the dense layers take norms and residuals in,
+/// on GPUs that have kernels for that. Heads of 32, 64 and 64 dimensions.
 const WIDE: [(&str, &str); 3] = [
     ("esm2-640", "esm2_t30_150M_UR50D"),
     ("esm2-1280", "esm2_t33_650M_UR50D"),
@@ -166,7 +168,8 @@ fn on_gpu(
     embed(name, file, &[options, &chosen].concat())
 }
 
-/// The least cosine of two files' vectors, and their largest difference relative to a vector's root mean square.
+/// The least cosine of two files' vectors, and their largest difference relative to a vector's root
+/// mean square.
 fn compare(found: &Rows, expected: &Rows) -> Result<(f64, f64), String> {
     if found.ids != expected.ids
         || found.vectors != expected.vectors
@@ -358,7 +361,8 @@ fn lengths_from_one_to_thirty_thousand_in_one_batch() {
         1, 2, 3, 5, 14, 15, 16, 61, 62, 63, 64, 127, 254, 255, 256, 257, 1022, 1023, 4999, 30_000,
     ];
     let mut problems = Problems::default();
-    // Heads that ONNX Runtime has fast attention for: for others it takes memory by the square of the length.
+    // Heads that ONNX Runtime has fast attention for: for others it takes memory by the square of
+    // the length.
     for name in ["esm2-head16", "esm2-head64", "dnabert2-6-heads"] {
         let lengths: Vec<usize> = lengths
             .into_iter()
@@ -491,7 +495,8 @@ fn what_else_is_in_a_batch_changes_no_bit() {
             };
             let few = in_batches_of("3000");
             problems.compare(&what, precision, few.as_ref(), &many);
-            // cuBLAS has several ways to multiply, and chooses by the number of tokens; seqembed's dense layers have one.
+            // cuBLAS has several ways to multiply, and chooses by the number of tokens; seqembed's
+            // dense layers have one.
             if let Ok(few) = few
                 && has_dense_layers()
             {
@@ -542,7 +547,8 @@ fn has_dense_layers() -> bool {
     *HAS.get_or_init(|| on_gpu("esm2-1280", &fixture("esm2-1280"), "fp8", "auto", &[]).is_ok())
 }
 
-/// A checkpoint that is grown from a small one of the fixtures, with random weights: wide enough for the kernels of each GPU.
+/// A checkpoint that is grown from a small one of the fixtures, with random weights: wide enough
+/// for the kernels of each GPU.
 struct Grown {
     name: &'static str,
     /// The small one, below `tests/fixtures`.
@@ -682,7 +688,8 @@ enum Edit {
     Token,
 }
 
-/// Infinite weights are refused by name in 16 bits: queries that overflow are infinite where they are used.
+/// Infinite weights are refused by name in 16 bits: queries that overflow are infinite where they
+/// are used.
 const EDITS: [Edit; 7] = [
     Edit::Nothing,
     Edit::Token,
@@ -693,7 +700,8 @@ const EDITS: [Edit; 7] = [
     Edit::FeedForward,
 ];
 
-/// How many of them are tried with ONNX Runtime's own operators, which serve fp32 whatever the kernels are: each takes a load or two.
+/// How many of them are tried with ONNX Runtime's own operators, which serve fp32 whatever the
+/// kernels are: each takes a load or two.
 const FOR_OPERATORS: usize = 3;
 
 impl Edit {
@@ -712,7 +720,8 @@ impl Edit {
                 for (at, number) in numbers.iter_mut().enumerate() {
                     match part(at) {
                         Some(0) if is_weight => *number *= LARGE,
-                        // Of the keys' bias, too: large queries times it would hide all else from the softmax.
+                        // Of the keys' bias, too: large queries times it would hide all else from
+                        // the softmax.
                         Some(1) => *number /= LARGE,
                         _ => {}
                     }
@@ -746,8 +755,9 @@ impl Edit {
         }
     }
 
-    /// The sequences whose numbers or status are not what they should be; `clean` has those of the checkpoint without edits. Kernels
-    /// other than seqembed's give a sequence other last bits in another batch, and spoilt ones are tried alone, in fp32.
+    /// The sequences whose numbers or status are not what they should be; `clean` has those of the
+    /// checkpoint without edits. Kernels other than seqembed's give a sequence other last bits in
+    /// another batch, and spoilt ones are tried alone, in fp32.
     fn wrong(self, own: &Rows, clean: &Rows, to_the_bit: bool) -> Vec<String> {
         let is_wrong = |&row: &usize| {
             let vector = |rows: &Rows| -> Vec<f32> {

@@ -1,4 +1,5 @@
-//! What is fuzzed: each function takes any bytes, and must neither panic, nor hang, nor break its law.
+//! What is fuzzed: each function takes any bytes, and must neither panic, nor hang, nor break its
+//! law.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -75,7 +76,8 @@ pub fn pickle(data: &[u8]) {
     }
 }
 
-/// A tokenizer's file, its kind by the first byte: a file that is taken gives ids that it has, for any letters.
+/// A tokenizer's file, its kind by the first byte: a file that is taken gives ids that it has, for
+/// any letters.
 pub fn tokenizer(data: &[u8]) {
     let Some((kind, text)) = data.split_first() else {
         return;

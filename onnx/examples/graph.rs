@@ -1,5 +1,6 @@
-//! Writes a model's graph for a look at it: `graph MODEL_DIR padded|packed|fused|ort-cuda fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx`, where
-//! OUTPUTS are some of `mean,max,tokens,half-tokens`.
+//! Writes a model's graph for a look at it: `graph MODEL_DIR padded|packed|fused|ort-cuda
+//! fp32|fp16|bf16 LAYER OUTPUTS FILE.onnx`, where OUTPUTS are some of
+//! `mean,max,tokens,half-tokens`.
 //!
 //! The weights are found when the file lies in the model's folder.
 

@@ -1,4 +1,5 @@
-//! The files of a model folder, and reading small ones as a whole: configurations, indices, vocabularies.
+//! The files of a model folder, and reading small ones as a whole: configurations, indices,
+//! vocabularies.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,10 +1,12 @@
-//! What a finished graph computes with, read from the graph itself and not from what somebody wanted it to be.
+//! What a finished graph computes with, read from the graph itself and not from what somebody
+//! wanted it to be.
 
 use prost::Message;
 
 use crate::graph::proto::ModelProto;
 
-/// The lowest number format that a graph keeps a weight in or casts a value to: `fp32`, `bf16`, `fp16` or `fp8`.
+/// The lowest number format that a graph keeps a weight in or casts a value to: `fp32`, `bf16`,
+/// `fp16` or `fp8`.
 ///
 /// `None` when the bytes are no graph, or one without a single float.
 #[must_use]
@@ -24,7 +26,8 @@ pub fn lowest_precision(graph: &[u8]) -> Option<&'static str> {
     weights.chain(casts).filter_map(format).max().map(name)
 }
 
-/// How low a format is, of `TensorProto.DataType`; no integers, but bytes, as which 8-bit floats are handed on.
+/// How low a format is, of `TensorProto.DataType`; no integers, but bytes, as which 8-bit floats
+/// are handed on.
 fn format(data_type: i32) -> Option<u8> {
     match data_type {
         1 | 11 => Some(0),

@@ -60,10 +60,11 @@ pub struct ModelInfo {
     pub random_seed: Option<u64>,
     /// Which tokenizer.
     pub tokenizer: Tokenizer,
-    /// The longest input that the model is meant for, without special tokens: residues (`esm2`), bases (`bpe`), or k-mers or
-    /// letters (`bert`).
+    /// The longest input that the model is meant for, without special tokens: residues (`esm2`),
+    /// bases (`bpe`), or k-mers or letters (`bert`).
     pub max_residues: Option<usize>,
-    /// BLAKE3 of `weights.bin`, which is compared whenever it is loaded. Older exports have none: their SHA-256 is.
+    /// BLAKE3 of `weights.bin`, which is compared whenever it is loaded. Older exports have none:
+    /// their SHA-256 is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_blake3: Option<String>,
     /// BLAKE3 of the folder's other files, by their names.
@@ -89,8 +90,9 @@ fn check_of(json: &serde_json::Value) -> String {
 }
 
 impl ModelInfo {
-    /// BLAKE3, in hexadecimal, of all that decides the model's numbers: architecture with its settings, weights, tokenizer, the hashes of
-    /// its files and the version of its graphs. Not of its name, nor of where the weights came from.
+    /// BLAKE3, in hexadecimal, of all that decides the model's numbers: architecture with its
+    /// settings, weights, tokenizer, the hashes of its files and the version of its graphs. Not of
+    /// its name, nor of where the weights came from.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn identity(&self) -> String {
@@ -121,7 +123,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model folder. Looks at `seqembed.json` and at the length of `weights.bin`, and reads no weights.
+    /// Opens a model folder. Looks at `seqembed.json` and at the length of `weights.bin`, and reads
+    /// no weights.
     ///
     /// # Errors
     /// [`Error::Model`] if it is not a model folder, comes from another version, or its weights
@@ -293,7 +296,8 @@ impl Model {
         })
     }
 
-    /// The ways to store the weights in a number format that graphs of this model read, whatever the device.
+    /// The ways to store the weights in a number format that graphs of this model read, whatever
+    /// the device.
     ///
     /// # Errors
     /// [`Error::Precision`] when none does.
@@ -313,11 +317,12 @@ impl Model {
         Ok(all)
     }
 
-    /// Makes a weights file unless it is there, and returns its folder: the model's own, or one below
-    /// `cache` when nothing can be written there.
+    /// Makes a weights file unless it is there, and returns its folder: the model's own, or one
+    /// below `cache` when nothing can be written there.
     ///
     /// # Errors
-    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read or written.
+    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read
+    /// or written.
     pub fn weights_in(&self, storage: impl Into<Storage>, cache: &Path) -> Result<PathBuf, Error> {
         let storage = storage.into();
         match storage.precision {
@@ -376,8 +381,8 @@ impl Model {
     /// Builds a graph: the bytes of an ONNX file whose external data is [`Storage::file`].
     ///
     /// # Errors
-    /// [`Error::Layer`] when the model has no such layer, [`Error::Precision`] when there is no such graph in this number
-    /// format.
+    /// [`Error::Layer`] when the model has no such layer, [`Error::Precision`] when there is no
+    /// such graph in this number format.
     pub fn graph(&self, request: &GraphRequest) -> Result<Vec<u8>, Error> {
         let storage = Storage::of(request.kind, request.precision);
         self.graph_at(request, storage.file())

@@ -1,6 +1,7 @@
 //! Numbers that encode positions: rotary frequencies and `ALiBi`'s slopes.
 
-/// The rotary frequencies of a head, `base^(-2i/width)` for i < width/2, rounded where `PyTorch` rounds.
+/// The rotary frequencies of a head, `base^(-2i/width)` for i < width/2, rounded where `PyTorch`
+/// rounds.
 #[must_use]
 pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
     (0..width / 2)
@@ -16,8 +17,8 @@ pub fn rotary_frequencies(width: usize, base: f32) -> Vec<f32> {
         .collect()
 }
 
-/// A positive slope for each head (Press et al. 2022, and their rule for numbers that are no power of two: the slopes of
-/// the next smaller power, then every second one of the next larger power's).
+/// A positive slope for each head (Press et al. 2022, and their rule for numbers that are no power
+/// of two: the slopes of the next smaller power, then every second one of the next larger power's).
 #[must_use]
 pub fn alibi_slopes(heads: usize) -> Vec<f32> {
     let of_power = |power: usize| {

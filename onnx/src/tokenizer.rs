@@ -1,5 +1,5 @@
-//! The tokenizer's file of a checkpoint: which it is, where it lies, and whether it fits the weights. Reading sequences with it is for
-//! others.
+//! The tokenizer's file of a checkpoint: which it is, where it lies, and whether it fits the
+//! weights. Reading sequences with it is for others.
 
 use std::path::Path;
 
@@ -17,7 +17,8 @@ const LONGEST: u64 = 16 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenizerKind {
-    /// One token a residue, from `vocab.txt`, with ESM's special tokens. Model folders call it `esm2`.
+    /// One token a residue, from `vocab.txt`, with ESM's special tokens. Model folders call it
+    /// `esm2`.
     #[serde(rename = "esm2")]
     Esm,
     /// k-mers of DNA or single letters, told by `vocab.txt`, with BERT's special tokens.
@@ -51,11 +52,12 @@ pub struct Lookup<'a> {
     pub check: Option<TokenizerCheck>,
 }
 
-/// Reads the file that was named, else the one in the checkpoint's folder, if there is one, and checks it
-/// for a model whose embedding table has `rows` rows.
+/// Reads the file that was named, else the one in the checkpoint's folder, if there is one, and
+/// checks it for a model whose embedding table has `rows` rows.
 ///
 /// # Errors
-/// When the file can't be read, is none, has other tokens than the model, or does not pass the check.
+/// When the file can't be read, is none, has other tokens than the model, or does not pass the
+/// check.
 pub fn find(
     kind: TokenizerKind,
     rows: usize,

@@ -1,4 +1,5 @@
-//! What the tests of interrupted runs share: inputs long enough to be interrupted in, and rows compared one by one.
+//! What the tests of interrupted runs share: inputs long enough to be interrupted in, and rows
+//! compared one by one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -40,7 +41,8 @@ impl Chance {
 
 pub const PROTEIN: &[u8] = b"ACDEFGHIKLMNPQRSTVWY";
 
-/// FASTA text of proteins: most are short, some come again, some are empty, have odd letters, or are long.
+/// FASTA text of proteins: most are short, some come again, some are empty, have odd letters, or
+/// are long.
 pub fn proteins(seed: u64, count: u64) -> String {
     let mut chance = Chance::new(seed);
     let mut text = String::new();
@@ -157,7 +159,8 @@ impl Soak {
     }
 }
 
-/// Finished files that were damaged, with the bytes that they were left with; none for one that was removed.
+/// Finished files that were damaged, with the bytes that they were left with; none for one that was
+/// removed.
 #[derive(Default)]
 pub struct Damaged(BTreeMap<PathBuf, Option<Vec<u8>>>);
 

@@ -1,4 +1,5 @@
-//! What the tests of several models share: the built executable, the exported fixtures, a folder to work in.
+//! What the tests of several models share: the built executable, the exported fixtures, a folder to
+//! work in.
 
 // Each test program uses a part of it, and a test may stop at once where its own set-up fails.
 #![allow(dead_code, clippy::unwrap_used)]
@@ -34,7 +35,8 @@ const CHECKPOINTS: [(&str, &str); 3] = [
 /// A DNABERT-2, which reads byte pairs, and a DNABERT, which reads 3-mers.
 pub const DNA_MODELS: [&str; 2] = ["dnabert2", "dnabert-3"];
 
-/// The built executable. A machine without cargo, to which test programs are carried, names its own.
+/// The built executable. A machine without cargo, to which test programs are carried, names its
+/// own.
 pub fn executable() -> String {
     std::env::var("SEQEMBED_TEST_EXECUTABLE")
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_seqembed").to_owned())
@@ -71,8 +73,8 @@ pub fn copy_executable(from: &Path, to: &Path) {
 }
 
 /// Runs something again, at most six times, while it gives none: this process was held up by other
-/// work on the machine, and came too late for what it was to do to a running program. It is told how
-/// often it ran before.
+/// work on the machine, and came too late for what it was to do to a running program. It is told
+/// how often it ran before.
 #[track_caller]
 pub fn retry_if_late<T>(attempt: impl FnMut(u32) -> Option<T>) -> T {
     let outcome = (0..6).find_map(attempt);
@@ -112,8 +114,8 @@ pub fn export(checkpoint: &Path, folder: &Path, name: &str) {
     assert_run(&run, DONE, &[]);
 }
 
-/// A copy, in `folder`, of a checkpoint in safetensors: `edit` gets each tensor's name, its shape and its numbers, which are stored in
-/// single precision.
+/// A copy, in `folder`, of a checkpoint in safetensors: `edit` gets each tensor's name, its shape
+/// and its numbers, which are stored in single precision.
 pub fn edited(checkpoint: &Path, folder: &Path, edit: impl Fn(&str, &[usize], &mut [f32])) {
     fs::create_dir_all(folder).unwrap();
     for entry in fs::read_dir(checkpoint).unwrap() {
@@ -158,7 +160,8 @@ pub fn edited(checkpoint: &Path, folder: &Path, edit: impl Fn(&str, &[usize], &m
     safetensors::serialize_to_file(views, None, &path).unwrap();
 }
 
-/// Whether a number of the second layer's attention, at `at` of a tensor's `count`, makes queries (0), keys (1) or values (2).
+/// Whether a number of the second layer's attention, at `at` of a tensor's `count`, makes queries
+/// (0), keys (1) or values (2).
 pub fn attention_part(name: &str, at: usize, count: usize) -> Option<usize> {
     if !name.contains("layer.1.attention.self.") {
         return None;
@@ -258,7 +261,8 @@ pub fn fasta(records: &[(String, String)]) -> String {
     lines.collect()
 }
 
-/// Asserts that two runs gave the same numbers, within a bound, and returns by how much they differ at most. Neither may hold NaN.
+/// Asserts that two runs gave the same numbers, within a bound, and returns by how much they differ
+/// at most. Neither may hold NaN.
 #[track_caller]
 pub fn assert_close(left: &[f32], right: &[f32], bound: f32, what: &str) -> f32 {
     assert_eq!(left.len(), right.len(), "{what}: number of values");
@@ -275,7 +279,8 @@ pub fn assert_close(left: &[f32], right: &[f32], bound: f32, what: &str) -> f32 
     largest
 }
 
-/// Runs Python, which `needs` some packages, and returns what it printed; a failed assertion in the script fails the test.
+/// Runs Python, which `needs` some packages, and returns what it printed; a failed assertion in the
+/// script fails the test.
 #[track_caller]
 pub fn python(needs: &str, script: &str, arguments: &[&str]) -> String {
     let python = std::env::var("SEQEMBED_TEST_PYTHON").unwrap_or_else(|_| "python3".into());

@@ -1,4 +1,5 @@
-//! Vectors that other programs computed, in `tests/fixtures`, and what the executable gives for the same input.
+//! Vectors that other programs computed, in `tests/fixtures`, and what the executable gives for the
+//! same input.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -141,8 +141,8 @@ fn what_cannot_be_converted_is_told_before_anything_is_written() {
     assert!(!place.path("x.h5").exists());
 }
 
-/// An archive whose folder has a name of 21 letters, as `torch.save` calls it after the file: the entry of its pickle is then as long as the
-/// records that `PyTorch` puts behind the directory.
+/// An archive whose folder has a name of 21 letters, as `torch.save` calls it after the file: the
+/// entry of its pickle is then as long as the records that `PyTorch` puts behind the directory.
 #[test]
 fn what_pytorch_saved_again_is_read_whatever_its_name() {
     const SCRIPT: &str = r#"
@@ -180,7 +180,8 @@ open(target, "wb").write(out)
     }
 }
 
-/// Files of every format whose shapes say what can't be: no width, more than any memory holds, offsets out of order.
+/// Files of every format whose shapes say what can't be: no width, more than any memory holds,
+/// offsets out of order.
 const CRAFTED: &str = r#"
 import io, json, os, struct, sys, zipfile
 import h5py, numpy as np, pyarrow as pa, pyarrow.parquet as pq

@@ -1,5 +1,6 @@
-//! `--device` and `doctor` on machines with GPUs, as far as that goes without one: a driver that is made up for the test shows them, and
-//! libraries laid out as the wheels have them stand in for ONNX Runtime's CUDA provider.
+//! `--device` and `doctor` on machines with GPUs, as far as that goes without one: a driver that is
+//! made up for the test shows them, and libraries laid out as the wheels have them stand in for
+//! ONNX Runtime's CUDA provider.
 //!
 //! Needs a C compiler, as any build with Rust does.
 
@@ -19,7 +20,8 @@ const FAILED: i32 = 1;
 const CUDA_12: &str = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.26.0'";
 const CUDA_13: &str = "pip install 'onnxruntime-gpu[cuda]==1.31.*' 'nvidia-cublas~=13.0'";
 
-/// What seqembed asks of the driver. `GPUS` is how many there are, the second one having the most memory free; `CUDA` is the version.
+/// What seqembed asks of the driver. `GPUS` is how many there are, the second one having the most
+/// memory free; `CUDA` is the version.
 const DRIVER: &str = r#"
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +71,8 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
         .into()
 });
 
-/// A copy of the model, apart from the one that all tests share: 16-bit weights are stored beside it.
+/// A copy of the model, apart from the one that all tests share: 16-bit weights are stored beside
+/// it.
 fn model() -> &'static Path {
     static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -233,7 +236,8 @@ fn a_missing_library_of_cuda_is_named() {
     }
 }
 
-/// What pip would install: names and versions; none, and why is printed, where no index can be reached.
+/// What pip would install: names and versions; none, and why is printed, where no index can be
+/// reached.
 fn resolved(requirements: &[String]) -> Option<Vec<(String, String)>> {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let ask = |what: &[&str]| {
@@ -274,7 +278,8 @@ fn resolved(requirements: &[String]) -> Option<Vec<(String, String)>> {
     Some(packages.collect())
 }
 
-/// What a provider needs, and the wheel that holds it. `readelf -d` of the wheels' own `libonnxruntime_providers_cuda.so` tells the former.
+/// What a provider needs, and the wheel that holds it. `readelf -d` of the wheels' own
+/// `libonnxruntime_providers_cuda.so` tells the former.
 const NEEDED_12: [(&str, &str, &str); 6] = [
     ("the provider", "onnxruntime-gpu", "1.26."),
     (
@@ -323,7 +328,8 @@ const REQUIRED: [(&str, &str, &[&str]); 6] = [
     ("nvidia-cudnn-cu13", "", &["nvidia-cublas"]),
 ];
 
-/// The requirements that are advised where a driver serves a version of CUDA, as a shell takes them: words in quotes.
+/// The requirements that are advised where a driver serves a version of CUDA, as a shell takes
+/// them: words in quotes.
 fn advised(cuda: &str) -> Vec<String> {
     let run = Machine::new(1).with("CUDA", cuda).embed("cuda");
     let said = String::from_utf8(run.stderr).unwrap();

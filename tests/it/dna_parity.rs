@@ -1,8 +1,9 @@
-//! DNA models: vectors from the executable against those of DNABERT-2's own code and of transformers' `BertModel`.
+//! DNA models: vectors from the executable against those of DNABERT-2's own code and of
+//! transformers' `BertModel`.
 //!
-//! The checkpoints, inputs and expected vectors in `tests/fixtures/dna` are made by `onnx/reference/dna_fixtures.py`,
-//! which shares no code with this project. Every test drives the built executable: `export` a checkpoint, `embed` a
-//! file, read the output back.
+//! The checkpoints, inputs and expected vectors in `tests/fixtures/dna` are made by
+//! `onnx/reference/dna_fixtures.py`, which shares no code with this project. Every test drives the
+//! built executable: `export` a checkpoint, `embed` a file, read the output back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -2,13 +2,15 @@
 //!
 //! A fenced block's info string says what is done with it:
 //!
-//! - `sh` or `console` (there the lines after `$ `): run, in a folder of its own for each file, block after block;
-//! - `sh needs-gpu`, `-network`, `-cluster`, `-build`: nothing is run, but each `seqembed` in it must parse;
+//! - `sh` or `console` (there the lines after `$ `): run, in a folder of its own for each file,
+//!   block after block;
+//! - `sh needs-gpu`, `-network`, `-cluster`, `-build`: nothing is run, but each `seqembed` in it
+//!   must parse;
 //! - `yaml NAME`, `csv NAME`, `tsv NAME`: written to the file NAME, for the commands after it;
 //! - `python`: run by `$SEQEMBED_TEST_PYTHON`, where that is set.
 //!
-//! The folder has `reads/`, `examples/`, `proteins.faa` and `contigs.fna`; small models stand in for those of the hub, in a cache
-//! as `seqembed fetch` fills it.
+//! The folder has `reads/`, `examples/`, `proteins.faa` and `contigs.fna`; small models stand in
+//! for those of the hub, in a cache as `seqembed fetch` fills it.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -298,7 +300,8 @@ fn shortened(file: &Path) -> Vec<u8> {
     short.into_bytes()
 }
 
-/// Three contigs of 702 bases, of a linear congruential generator. No codon begins with T: the first frame has no stop.
+/// Three contigs of 702 bases, of a linear congruential generator. No codon begins with T: the
+/// first frame has no stop.
 fn contigs() -> String {
     let mut state: u32 = 1;
     let mut text = String::new();
@@ -363,7 +366,8 @@ fn every_page_of_docs() {
     });
 }
 
-/// The SLURM script that puts itself back into the queue, with commands that stand in for SLURM's and for a run.
+/// The SLURM script that puts itself back into the queue, with commands that stand in for SLURM's
+/// and for a run.
 #[test]
 fn a_job_near_its_time_limit_saves_and_queues_again() {
     let text = fs::read_to_string(repository().join("docs/offline.md")).unwrap();

@@ -1,6 +1,8 @@
-//! `seqembed doctor`, and how ONNX Runtime is found: in folders laid out as wheels, environments and installations are.
+//! `seqembed doctor`, and how ONNX Runtime is found: in folders laid out as wheels, environments
+//! and installations are.
 //!
-//! `ORT_DYLIB_PATH` (set by `make test`), or whatever `doctor` finds by itself, gives the library that the folders link to.
+//! `ORT_DYLIB_PATH` (set by `make test`), or whatever `doctor` finds by itself, gives the library
+//! that the folders link to.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

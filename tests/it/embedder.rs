@@ -1,4 +1,5 @@
-//! The crate as a library: `Embedder` loads once, gives the executable's numbers, takes a session and gives its own away.
+//! The crate as a library: `Embedder` loads once, gives the executable's numbers, takes a session
+//! and gives its own away.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -227,7 +228,8 @@ fn a_session_that_is_handed_in_is_used_and_asked_what_it_is() {
     assert_eq!(report.totals.records, 2);
     assert!(own.batches.load(Ordering::Relaxed) > 0);
     assert!(other.loads().is_empty());
-    // What was loaded is what the output tells, and not what this machine would have been asked for.
+    // What was loaded is what the output tells, and not what this machine would have been asked
+    // for.
     let (rows, layout) = output::read(&place.path("out/x.parquet")).unwrap();
     assert_eq!(layout.provenance("device"), Some("cuda"));
     assert_eq!(layout.provenance("precision"), Some("fp32"));

@@ -1,7 +1,7 @@
 //! ESM-1b and ESM-1v against fair-esm and transformers.
 //!
-//! `tests/fixtures/esm1` is made by `onnx/reference/esm1_fixtures.py`: checkpoints in the layouts of the
-//! hub and of fair-esm, and the vectors on which both packages agree.
+//! `tests/fixtures/esm1` is made by `onnx/reference/esm1_fixtures.py`: checkpoints in the layouts
+//! of the hub and of fair-esm, and the vectors on which both packages agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -74,8 +74,8 @@ fn every_layout_of_a_checkpoint_gives_the_same_weights_and_graph() {
     }
 }
 
-/// There are positions for 300 tokens, of which <cls> and <eos> take two: a record of 298 residues or
-/// fewer is embedded whole, a longer one in windows, and more at a time cannot be asked for.
+/// There are positions for 300 tokens, of which <cls> and <eos> take two: a record of 298 residues
+/// or fewer is embedded whole, a longer one in windows, and more at a time cannot be asked for.
 #[test]
 fn no_sequence_is_longer_than_the_table_of_positions() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,10 @@
 //! Vectors from the executable against those that fair-esm and transformers agree on.
 //!
 //! The checkpoints, inputs and expected vectors in `tests/fixtures/esm2` are made by
-//! `onnx/reference/esm2_fixtures.py`, which shares no code with this project. Every test drives the built
-//! executable: `export` a checkpoint, `embed` a file, read the output back. ONNX Runtime is found as the
-//! executable finds it (`ORT_DYLIB_PATH`, a Python wheel ...); `make test` provides one.
+//! `onnx/reference/esm2_fixtures.py`, which shares no code with this project. Every test drives the
+//! built executable: `export` a checkpoint, `embed` a file, read the output back. ONNX Runtime is
+//! found as the executable finds it (`ORT_DYLIB_PATH`, a Python wheel ...); `make test` provides
+//! one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -220,7 +221,8 @@ fn nothing_depends_on_batches_threads_or_the_order_of_files() {
             let reference = embed(&whole, model(), &common).values;
             let check = |values: Vec<f32>, what: &str| {
                 assert_close(&values, &reference, SAME, &format!("{common:?} {what}"));
-                // ONNX Runtime's own operators may round otherwise where a sequence is padded otherwise.
+                // ONNX Runtime's own operators may round otherwise where a sequence is padded
+                // otherwise.
                 if kernels == "auto" {
                     let mut pairs = values.iter().zip(&reference);
                     let is_same = pairs.all(|(found, other)| found.to_bits() == other.to_bits());

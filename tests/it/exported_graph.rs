@@ -1,7 +1,8 @@
-//! The exported `model.onnx` stands by itself: `onnx.checker` accepts it, and ONNX Runtime from Python gives the numbers
-//! that the executable gives.
+//! The exported `model.onnx` stands by itself: `onnx.checker` accepts it, and ONNX Runtime from
+//! Python gives the numbers that the executable gives.
 //!
-//! `SEQEMBED_TEST_PYTHON` names a Python that has `onnx`, `onnxruntime` and `numpy`; `make test` sets it.
+//! `SEQEMBED_TEST_PYTHON` names a Python that has `onnx`, `onnxruntime` and `numpy`; `make test`
+//! sets it.
 
 use crate::common::{DNA_MODELS, DONE, assert_run, exported, python, seqembed, text};
 

@@ -1,6 +1,7 @@
-//! What goes wrong on a device while a run goes on: out of memory, overflow, loss. The faults are injected into engines on the CPU
-//! (`SEQEMBED_INJECT`, see `src/engine/fault_injection.rs`); everything around them is what runs on GPUs too. And weights that are no numbers,
-//! or so large that what is computed of them is none.
+//! What goes wrong on a device while a run goes on: out of memory, overflow, loss. The faults are
+//! injected into engines on the CPU (`SEQEMBED_INJECT`, see `src/engine/fault_injection.rs`);
+//! everything around them is what runs on GPUs too. And weights that are no numbers, or so large
+//! that what is computed of them is none.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -151,7 +152,8 @@ fn a_protein_too_large_for_the_device_is_embedded_as_in_windows_of_the_models_le
 
 #[test]
 fn a_sequence_below_the_models_length_is_halved_until_it_fits() {
-    // The model, the file, the record, the most tokens, and the windows that follow: half of the record, or a quarter.
+    // The model, the file, the record, the most tokens, and the windows that follow: half of the
+    // record, or a quarter.
     let (long, kmers) = ("dna/inputs/mixed.fna", "dna/inputs/kmers.fna");
     for (model, file, length, most, window) in [
         ("esm2", "esm2/inputs/long.faa", 257, 200, "128"),
@@ -241,7 +243,8 @@ fn a_device_that_is_lost_leaves_its_work_to_the_other() {
 
 #[test]
 fn with_no_device_left_the_finished_files_stay_and_the_others_are_named() {
-    // The second file goes on beyond the first chunk, so that the first file is written before the last batches are done.
+    // The second file goes on beyond the first chunk, so that the first file is written before the
+    // last batches are done.
     let (first, second) = (proteins(50), proteins(420));
     let place = Place::new(&[("a.faa", first.as_bytes()), ("b.faa", second.as_bytes())]);
     // All batches of the second file are needed, though its sequences are the first one's too.
@@ -403,7 +406,8 @@ const ATTENTIONS: [&str; 3] = [
     "dna/dnabert-3-plain",
 ];
 
-/// Embeds `x.fa` by the models in `folders` of the place, each file with this pooling, in one run; the rows of each.
+/// Embeds `x.fa` by the models in `folders` of the place, each file with this pooling, in one run;
+/// the rows of each.
 fn with_models(
     place: &Place,
     folders: &[String],
@@ -646,8 +650,9 @@ fn where_the_system_gives_no_threads_there_is_an_error() {
     }
 }
 
-/// Each number of processes that a user may have, from none to enough: whichever thread is the first that is refused, in whosever
-/// library, there is an error, and an end. Root has no such limit, so that another user must be at hand for it.
+/// Each number of processes that a user may have, from none to enough: whichever thread is the
+/// first that is refused, in whosever library, there is an error, and an end. Root has no such
+/// limit, so that another user must be at hand for it.
 #[cfg(target_os = "linux")]
 #[test]
 fn whichever_thread_is_refused_there_is_an_error_and_an_end() {

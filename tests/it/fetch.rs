@@ -1,5 +1,6 @@
-//! `seqembed fetch` against a small hub on 127.0.0.1 that answers as the real one does: its API, `resolve` with `ETag` for small
-//! files, and a redirect to another server (as to the real one's storage) for large ones.
+//! `seqembed fetch` against a small hub on 127.0.0.1 that answers as the real one does: its API,
+//! `resolve` with `ETag` for small files, and a redirect to another server (as to the real one's
+//! storage) for large ones.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -59,7 +60,8 @@ impl Answer {
     }
 }
 
-/// A server on a free port, one thread a connection, one request a connection; it notes all requests.
+/// A server on a free port, one thread a connection, one request a connection; it notes all
+/// requests.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -730,7 +732,8 @@ fn processes_at_the_same_time_download_once() {
     assert_eq!(scene.storage.downloads("model.safetensors"), 1);
 }
 
-/// Nothing is slow here, so that each is where another is: some took away what others had just looked at.
+/// Nothing is slow here, so that each is where another is: some took away what others had just
+/// looked at.
 #[test]
 fn six_processes_at_once_are_in_nobodys_way() {
     for _ in 0..4 {
@@ -871,7 +874,8 @@ fn a_link_to_nothing_is_replaced() {
     scene.assert_complete();
 }
 
-/// Bytes that come again are no progress, however many: it ends, says how many were announced and came, and leaves nothing.
+/// Bytes that come again are no progress, however many: it ends, says how many were announced and
+/// came, and leaves nothing.
 #[test]
 fn a_file_of_another_size_than_announced_ends() {
     let good = weights();

@@ -1,7 +1,8 @@
-//! `pip install .` in a fresh environment: what comes with it, and that the executable finds ONNX Runtime with no variable set.
+//! `pip install .` in a fresh environment: what comes with it, and that the executable finds ONNX
+//! Runtime with no variable set.
 //!
-//! `make test-install` runs it. The wheel is built with the profile of the tests (`--profile dev`). Where pip can't install, the test says so
-//! and checks nothing.
+//! `make test-install` runs it. The wheel is built with the profile of the tests (`--profile dev`).
+//! Where pip can't install, the test says so and checks nothing.
 
 use std::fs;
 use std::io::Write as _;

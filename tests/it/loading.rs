@@ -1,5 +1,6 @@
-//! Loading once and loading again: `--reload-per-file`, and `seqembed bench load`, which measures the difference. And what ONNX Runtime,
-//! once loaded, must not do: its telemetry writes into the home and asks for a host on the network.
+//! Loading once and loading again: `--reload-per-file`, and `seqembed bench load`, which measures
+//! the difference. And what ONNX Runtime, once loaded, must not do: its telemetry writes into the
+//! home and asks for a host on the network.
 
 use std::fs;
 use std::path::Path;
@@ -181,8 +182,8 @@ fn contents(folder: &Path) -> Vec<String> {
     found
 }
 
-/// A user whose home, working folder and folder for temporary files are empty. Nothing tells that a test is running, and no variable of
-/// the test's own is handed on but the library's.
+/// A user whose home, working folder and folder for temporary files are empty. Nothing tells that a
+/// test is running, and no variable of the test's own is handed on but the library's.
 struct Newcomer {
     place: Place,
     traced: bool,

@@ -1,5 +1,5 @@
-//! Bad and odd input for models of DNA, driven through the built executable: each gets a clear error or a status, the
-//! right exit code, and no vector is wrong in silence.
+//! Bad and odd input for models of DNA, driven through the built executable: each gets a clear
+//! error or a status, the right exit code, and no vector is wrong in silence.
 //!
 //! The models are the small ones of `tests/fixtures/dna`.
 
@@ -112,8 +112,8 @@ fn rna_lower_case_and_reads_give_the_vectors_of_the_dna() {
     }
 }
 
-/// Writes records of random characters, of one to four bytes each, and of bytes that are not UTF-8; beside it the same with `J` for
-/// each that is not ASCII; and tells how long Python finds them.
+/// Writes records of random characters, of one to four bytes each, and of bytes that are not UTF-8;
+/// beside it the same with `J` for each that is not ASCII; and tells how long Python finds them.
 const UNICODE: &str = r"
 import json, random, sys
 

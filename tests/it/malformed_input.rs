@@ -1,5 +1,5 @@
-//! Bad and odd input, driven through the built executable: each gets a clear error or a status, the right exit
-//! code, and nothing else is lost.
+//! Bad and odd input, driven through the built executable: each gets a clear error or a status, the
+//! right exit code, and nothing else is lost.
 //!
 //! The model is `tests/fixtures/esm2`'s small one. ONNX Runtime is found as the executable finds it
 //! (`ORT_DYLIB_PATH`, a Python wheel ...); `make test` provides one.
@@ -70,7 +70,8 @@ fn written(place: &Place) -> Vec<String> {
     names
 }
 
-/// A run on `a.faa` and `b.faa`. The first one is `bytes`, so many that `change` comes while it is read.
+/// A run on `a.faa` and `b.faa`. The first one is `bytes`, so many that `change` comes while it is
+/// read.
 fn changed_while_read(bytes: &[u8], change: impl Fn(&Place)) -> (Place, Output) {
     common::retry_if_late(|before| {
         let place = Place::new(&[("a.faa", bytes), ("b.faa", GOOD)]);
@@ -419,8 +420,8 @@ fn letters_outside_of_the_vocabulary_follow_the_policy() {
     assert!(rows_written(&place, "x").is_none());
 }
 
-/// The `*` that is dropped is the one that ends a record, not one at the place where it is cut. As the vocabulary lacks `*`
-/// and J, both are the unknown token.
+/// The `*` that is dropped is the one that ends a record, not one at the place where it is cut. As
+/// the vocabulary lacks `*` and J, both are the unknown token.
 #[test]
 fn a_stop_at_the_cut_is_a_residue() {
     let place = Place::new(&[

@@ -1,4 +1,5 @@
-//! Manifests as users write them: every layout, every layer of options, and every mistake with its line.
+//! Manifests as users write them: every layout, every layer of options, and every mistake with its
+//! line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -172,7 +173,8 @@ fn tables_are_read() {
     ));
 }
 
-/// What spreadsheets write around a table: rows and columns of empty cells, quoted or not, on top, between and at the end.
+/// What spreadsheets write around a table: rows and columns of empty cells, quoted or not, on top,
+/// between and at the end.
 #[test]
 fn empty_rows_and_columns_of_a_spreadsheet_are_passed_over() {
     let csv = ",,,,\n\n\"sample\",\"fasta\",\"model\",,\na,a.faa,M,,\n,,,,\n\"\",\"\",,\"\",\n  , ,,,\n\nb,sub/c.fq,M,,\n               c,b.faa.gz,M\nd,a.faa,M,,,,\n,,\n,,,,,,\n";
@@ -672,8 +674,8 @@ fn options_have_the_same_values_everywhere() {
     assert!(<Cli as clap::Parser>::try_parse_from(["seqembed", "--max-length", "0"]).is_err());
 }
 
-/// The option's name as a manifest spells it -> whether the manifest's top takes it, whether a file's entry does; what the executable
-/// says of each option that its help lists.
+/// The option's name as a manifest spells it -> whether the manifest's top takes it, whether a
+/// file's entry does; what the executable says of each option that its help lists.
 fn what_a_manifest_takes() -> BTreeMap<String, (bool, bool)> {
     let help = seqembed(&["run", "--help"]);
     let help = String::from_utf8(help.stdout).unwrap();
@@ -746,7 +748,8 @@ fn the_docs_say_which_options_a_manifest_takes() {
     assert_eq!(named, of((false, false)), "on the command line");
 }
 
-/// The sheets of Nextflow and Snakemake take what a manifest takes beside a file, and the same values.
+/// The sheets of Nextflow and Snakemake take what a manifest takes beside a file, and the same
+/// values.
 #[test]
 fn sheets_of_engines_take_the_same_options() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,5 +1,5 @@
-//! A manifest that mixes models of proteins and of DNA: each is loaded once, and every output is the one that its file
-//! gives when it is run apart.
+//! A manifest that mixes models of proteins and of DNA: each is loaded once, and every output is
+//! the one that its file gives when it is run apart.
 //!
 //! The models are the small ones of `tests/fixtures`.
 

@@ -1,4 +1,5 @@
-//! What can be named as a MODEL, and the cache of exported models: exported once, found again, and never a stale one.
+//! What can be named as a MODEL, and the cache of exported models: exported once, found again, and
+//! never a stale one.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -591,7 +592,8 @@ fn a_damaged_export_in_the_cache_is_made_again() {
     assert!(weights.is_file());
 }
 
-/// Starts a run that takes some seconds, and does something to the weights once its first file is there.
+/// Starts a run that takes some seconds, and does something to the weights once its first file is
+/// there.
 #[cfg(unix)]
 fn changed_on_the_way(change: impl Fn(&Path)) {
     let scene = Scene::new();
@@ -744,7 +746,8 @@ fn listing(folder: &Path) -> Vec<(PathBuf, std::time::SystemTime)> {
     all
 }
 
-/// Filled on one machine, and read on another where it is mounted elsewhere: found, and nothing is written.
+/// Filled on one machine, and read on another where it is mounted elsewhere: found, and nothing is
+/// written.
 #[test]
 fn a_cache_that_moved_is_used_as_it_is() {
     let scene = Scene::new();
@@ -893,7 +896,8 @@ fn edit(path: &Path, from: &str, to: &str) {
     std::fs::write(path, text.replacen(from, to, 1)).expect("a file");
 }
 
-/// The weights alone do not make a model: whatever else decides its numbers does so in the cache too, and for what is resumed.
+/// The weights alone do not make a model: whatever else decides its numbers does so in the cache
+/// too, and for what is resumed.
 #[test]
 fn settings_and_vocabulary_make_another_model_of_the_same_weights() {
     type Change = fn(&Path);

@@ -1,4 +1,5 @@
-//! The Nextflow pipeline, run by the real engine on the local executor, and by way of pretended SLURM and Docker commands.
+//! The Nextflow pipeline, run by the real engine on the local executor, and by way of pretended
+//! SLURM and Docker commands.
 //!
 //! `scripts/nextflow.sh` gets the engine. If Java or Maven is not available, the tests are skipped
 //! with a message.
@@ -157,7 +158,8 @@ fn many_files_a_task_and_resume() {
     // 3,125 bytes, the same, 2 x 9,963, 3,583, 5,648.
     let arguments = ["-profile", "local", "--group_tokens", "27000", "--model"];
     let arguments = [&arguments[..], &[text(&model)]].concat();
-    // The strict parser, which Nextflow's next releases have alone; other tests run by the older one.
+    // The strict parser, which Nextflow's next releases have alone; other tests run by the older
+    // one.
     let run = place.run("v2", &arguments);
     assert_said(&run, DONE, &["5 files in 2 tasks", "SEQEMBED_MODEL"]);
 

@@ -1,4 +1,5 @@
-//! `report.json` keeps to its schema, and `seqembed report` makes a page of it that a browser shows.
+//! `report.json` keeps to its schema, and `seqembed report` makes a page of it that a browser
+//! shows.
 //!
 //! `SEQEMBED_TEST_PYTHON` names a Python that has `jsonschema`; `make test` sets it.
 
@@ -12,7 +13,8 @@ fn schema() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/report.schema.json")
 }
 
-/// A run in which everything happens: windows, replaced letters, a skipped record, a file that fails, two models.
+/// A run in which everything happens: windows, replaced letters, a skipped record, a file that
+/// fails, two models.
 fn eventful() -> Place {
     let long: String = "MKTAYIAKQRGSHMLEDP".repeat(80);
     let proteins = format!(

@@ -1,4 +1,5 @@
-//! An interrupted run goes on with `--resume`, takes nothing that does not belong, and says what it computes again.
+//! An interrupted run goes on with `--resume`, takes nothing that does not belong, and says what it
+//! computes again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +16,8 @@ use crate::common::interrupted::{
 use crate::common::{self, DONE, PARTLY, Place, WRONG, assert_run, exported, seqembed, text};
 use seqembed::output::{self, Format};
 
-/// A folder with a long file, a copy of the model, and a run of both that was killed once it had saved rows.
+/// A folder with a long file, a copy of the model, and a run of both that was killed once it had
+/// saved rows.
 struct Killed {
     place: Place,
 }
@@ -61,8 +63,9 @@ impl Killed {
         command
     }
 
-    /// Goes on with a copy of the killed run, and holds the outcome against a run from the start with the same options.
-    /// Returns what was said, and how many rows were taken from what was saved.
+    /// Goes on with a copy of the killed run, and holds the outcome against a run from the start
+    /// with the same options. Returns what was said, and how many rows were taken from what was
+    /// saved.
     #[track_caller]
     fn resume(&self, name: &str, options: &[&str]) -> (String, u64) {
         if !self.path(name).exists() {
@@ -211,7 +214,8 @@ fn finished_files_stay_unless_they_must_be_made_again() {
     assert_run(&embed(&[]), PARTLY, &["c.faa"]);
     let parquet = |name: &str| out.join(format!("{name}.parquet"));
     let first = ["a", "b"].map(|name| modified(&parquet(name)));
-    // The one that failed is tried again, the others are not touched, and no model is loaded for them.
+    // The one that failed is tried again, the others are not touched, and no model is loaded for
+    // them.
     assert_run(
         &embed(&["--resume"]),
         PARTLY,
@@ -275,7 +279,8 @@ fn damage(path: &Path, at: impl Fn(usize) -> usize) {
     file.set_modified(when).unwrap();
 }
 
-/// A sample in each format, run into one folder with other options and other caches, and damaged on the way.
+/// A sample in each format, run into one folder with other options and other caches, and damaged on
+/// the way.
 #[test]
 fn the_bytes_of_a_finished_file_decide() {
     let place = Place::new(&[("x.faa", proteins(5, 9).as_bytes())]);
@@ -814,7 +819,8 @@ fn nobody_listens() {
     assert!(place.rows("a.parquet").is_some());
 }
 
-/// A file with a protein of so many leucines between two others: its windows are alike, so that it takes no time.
+/// A file with a protein of so many leucines between two others: its windows are alike, so that it
+/// takes no time.
 fn leucines(length: usize) -> String {
     let long = "L".repeat(length);
     format!(">first one\nMKVLAAGIVG\n>long the long one\n{long}\n>last\nMKVLAAGIVGLL\n")
@@ -854,8 +860,8 @@ fn a_long_record_takes_no_more_memory_than_a_short_one() {
     // Its vectors alone are 80 MB.
     let more = peaks[1].saturating_sub(peaks[0]);
     assert!(more < 40 << 20, "{more} bytes more");
-    // A window's vectors are those of its tokens: begin and end are those of a shorter protein, in the middle is one of many
-    // that are alike.
+    // A window's vectors are those of its tokens: begin and end are those of a shorter protein, in
+    // the middle is one of many that are alike.
     for format in output::Format::ALL {
         let path = |name: &str| place.path(name).join(format!("{format}.{format}"));
         let (short, _) = output::read(&path("short")).unwrap();

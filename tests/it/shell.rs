@@ -1,4 +1,5 @@
-//! Completions and manual pages, as a shell and `man` use them; and seqembed among pipes, terminals and folders.
+//! Completions and manual pages, as a shell and `man` use them; and seqembed among pipes, terminals
+//! and folders.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -254,7 +255,8 @@ fn nothing_that_a_terminal_obeys_is_printed() {
         }
         assert_eq!(said.contains(r"\u{202e}"), shows, "{arguments:?}: {said}");
     }
-    // A path for a script is the path: nothing is escaped in a pipe. The file is really there, under its name.
+    // A path for a script is the path: nothing is escaped in a pipe. The file is really there,
+    // under its name.
     assert!(svg.exists() && html.exists());
 }
 

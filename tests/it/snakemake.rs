@@ -1,6 +1,7 @@
 //! The Snakemake workflow and wrapper in `snakemake/`, run by Snakemake itself.
 //!
-//! Snakemake comes from `PyPI` into `.venv-snakemake/`. Where it can't be installed, these tests say so and check nothing.
+//! Snakemake comes from `PyPI` into `.venv-snakemake/`. Where it can't be installed, these tests
+//! say so and check nothing.
 
 use std::fs;
 use std::io::Write as _;
@@ -186,7 +187,8 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
     );
     let output = |sample: &str| scene.path(&format!("results/embeddings/{sample}.parquet"));
 
-    // Two jobs, of two files and of one, in any order. The second has computed its files, and hangs before it hands them over.
+    // Two jobs, of two files and of one, in any order. The second has computed its files, and hangs
+    // before it hands them over.
     scene.executable(
         "\"$SEQEMBED\" \"$@\" || exit\nif [ \"$(wc -l < calls)\" -eq 2 ]; then echo $$ > hanging; exec sleep 600; fi",
     );

@@ -1,5 +1,5 @@
-//! Runs that are killed, stopped and starved at any moment lose nothing: in the end, each id has the vector of an
-//! undisturbed run, and at no time does a final name hold a part of a file.
+//! Runs that are killed, stopped and starved at any moment lose nothing: in the end, each id has
+//! the vector of an undisturbed run, and at no time does a final name hold a part of a file.
 //!
 //! `make soak` runs the long form, of which `cargo test` runs a short one.
 
@@ -36,7 +36,8 @@ fn soak() -> Soak {
     }
 }
 
-/// Runs are killed until they are done, and finished files are damaged between a kill and the next run.
+/// Runs are killed until they are done, and finished files are damaged between a kill and the next
+/// run.
 #[test]
 fn killed_at_random_moments() {
     kill(
@@ -50,7 +51,8 @@ fn killed_at_random_moments() {
     );
 }
 
-/// The same as workflow engines do it: a cache, and an output folder that is empty now and then. Files are damaged in both.
+/// The same as workflow engines do it: a cache, and an output folder that is empty now and then.
+/// Files are damaged in both.
 #[test]
 fn killed_with_a_cache_at_random_moments() {
     let options = |soak: &Soak| {

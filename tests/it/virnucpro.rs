@@ -1,5 +1,5 @@
-//! `seqembed virnucpro` on real contigs with small models: its files hold what `VirNucPro`'s rules say, told a second time
-//! in Python, and the vectors that `embed` gives for the same sequences.
+//! `seqembed virnucpro` on real contigs with small models: its files hold what `VirNucPro`'s rules
+//! say, told a second time in Python, and the vectors that `embed` gives for the same sequences.
 use std::path::Path;
 
 use crate::common::{
@@ -76,7 +76,8 @@ fn proteins_are_no_contigs() {
 #[test]
 fn files_are_those_of_virnucpro_and_vectors_those_of_embed() {
     let contigs = std::fs::read(fixtures().join("dna/inputs/mixed.fna")).unwrap();
-    // Two contigs of one name, lower case, a codon that is none, one without a frame, and one without a base.
+    // Two contigs of one name, lower case, a codon that is none, one without a frame, and one
+    // without a base.
     let more = b">twin\natggctagcaaaggtaaacgtattgcaNNNgaactgaaa\n>twin\nATGGCCTGCAAAGGTAAACGTATT\n>stops\nTAATAATAA\n>none\n\n";
     let contigs = [&contigs, &more[..]].concat();
     let place = Place::new(&[("x.fna", &contigs)]);

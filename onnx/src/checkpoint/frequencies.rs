@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::positions::rotary_frequencies;
 use crate::weights::table::{Input, Weights};
 
-/// By how much of itself a frequency may be off that was stored in 16 bits once: a little more than half a unit of its last place.
+/// By how much of itself a frequency may be off that was stored in 16 bits once: a little more than
+/// half a unit of its last place.
 const HALF_ROUNDING: f32 = 1e-3;
 /// The same where it still is in bfloat16.
 const BF16_ROUNDING: f32 = 4e-3;
@@ -20,7 +21,8 @@ const HALF_SUBNORMAL: f32 = 3e-8;
 /// was trained with. Heads are `head_width` wide, and the graph's frequencies have the base `base`.
 ///
 /// # Errors
-/// [`Error::Frequencies`] when one differs by more than rounding, [`Error::Shape`] when there are more or fewer than of a head.
+/// [`Error::Frequencies`] when one differs by more than rounding, [`Error::Shape`] when there are
+/// more or fewer than of a head.
 pub fn check_frequencies(
     checkpoint: &Checkpoint,
     names: &Names,

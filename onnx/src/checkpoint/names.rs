@@ -8,11 +8,11 @@ pub struct Names {
     pub prefixes: &'static [&'static str],
     /// The modules of the base model that make up the encoder.
     pub encoder: &'static [&'static str],
-    /// Tensors of the base model that no vector depends on, in the family's own spelling. `*` is any part of a name between two dots, and a
-    /// last `**` any rest.
+    /// Tensors of the base model that no vector depends on, in the family's own spelling. `*` is
+    /// any part of a name between two dots, and a last `**` any rest.
     pub unused: &'static [&'static str],
-    /// The spelling that all layouts of the family are brought to, of a name without its prefix. A name that the family does not know
-    /// stays as it is.
+    /// The spelling that all layouts of the family are brought to, of a name without its prefix. A
+    /// name that the family does not know stays as it is.
     pub spelling: fn(&str) -> String,
 }
 
@@ -35,9 +35,9 @@ pub fn in_layer(name: &str) -> Option<(usize, &str)> {
     Some((layer.parse().ok()?, part))
 }
 
-/// Buffers that any module may have, by the last part of their name: positions, which are counted, rotary frequencies, which are
-/// computed ([`check_frequencies`](super::check_frequencies) compares them), and what PyTorch keeps
-/// for training.
+/// Buffers that any module may have, by the last part of their name: positions, which are counted,
+/// rotary frequencies, which are computed ([`check_frequencies`](super::check_frequencies) compares
+/// them), and what PyTorch keeps for training.
 const BUFFERS: [&str; 4] = [
     "position_ids",
     "inv_freq",
@@ -141,7 +141,8 @@ impl Beside {
         // Learned tokens, such as `prefix_tokens` and `cls_token`, are added to those of a
         // sequence.
         let tokens = matches!(words.last(), Some(&("token" | "tokens")));
-        // Low-rank changes are merged before an export, wherever they are; a head's own adapters are the head's.
+        // Low-rank changes are merged before an export, wherever they are; a head's own adapters
+        // are the head's.
         let low_rank = name
             .split('.')
             .flat_map(self::words)
@@ -261,7 +262,8 @@ mod tests {
         }
     }
 
-    /// Names of what goes into an encoder or changes it, from the code of prompt tuning, PEFT, adapters and ELECTRA's projection.
+    /// Names of what goes into an encoder or changes it, from the code of prompt tuning, PEFT,
+    /// adapters and ELECTRA's projection.
     #[test]
     fn what_feeds_the_encoder_is_not_passed_over() {
         let esm2 = Esm2::of_sizes(6, 320, 20).names();
@@ -308,8 +310,8 @@ mod tests {
         }
     }
 
-    /// Tensors as published checkpoints name them, from the lists that transformers and fair-esm print on loading, and heads of their
-    /// own classes: none of them is the encoder's.
+    /// Tensors as published checkpoints name them, from the lists that transformers and fair-esm
+    /// print on loading, and heads of their own classes: none of them is the encoder's.
     #[test]
     fn what_published_checkpoints_hold_beside_the_encoder_is_passed_over() {
         let esm2 = Esm2::of_sizes(6, 320, 20).names();

@@ -176,7 +176,8 @@ fn is_plain(name: &str) -> bool {
         && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control())
 }
 
-/// The weights files of a folder, the better format first, with the index that names them if there is one.
+/// The weights files of a folder, the better format first, with the index that names them if there
+/// is one.
 #[expect(
     clippy::type_complexity,
     reason = "the only caller destructures it immediately"

@@ -1,9 +1,10 @@
 //! A pickle read as data, executing nothing.
 //!
-//! `PyTorch`'s files say what they hold in Python's pickle format, a program for a stack machine that may name any Python
-//! function to be called. This machine knows the opcodes that checkpoints use and the few globals that describe tensors;
-//! anything else is an error that names it. Values live in one list and refer to each other by index, so that deep nesting
-//! costs no recursion and cycles are harmless; each opcode adds a bounded amount, so memory is bounded by the length.
+//! `PyTorch`'s files say what they hold in Python's pickle format, a program for a stack machine
+//! that may name any Python function to be called. This machine knows the opcodes that checkpoints
+//! use and the few globals that describe tensors; anything else is an error that names it. Values
+//! live in one list and refer to each other by index, so that deep nesting costs no recursion and
+//! cycles are harmless; each opcode adds a bounded amount, so memory is bounded by the length.
 
 use std::collections::HashMap;
 
@@ -659,7 +660,8 @@ impl<'bytes> Machine<'bytes> {
         Ok(())
     }
 
-    /// `('storage', class, key, device, length)`: the way in which `PyTorch` names an entry of its archive.
+    /// `('storage', class, key, device, length)`: the way in which `PyTorch` names an entry of its
+    /// archive.
     fn storage(&mut self) -> Outcome {
         let id = self.pop()?;
         let Value::Tuple(parts) = &self.values[id] else {

@@ -1,5 +1,5 @@
-//! `PyTorch`'s files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and `NAME/data/N` with the values,
-//! stored without compression.
+//! `PyTorch`'s files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and
+//! `NAME/data/N` with the values, stored without compression.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -62,9 +62,9 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         });
     }
     file.rewind().map_err(Error::io(path, "read"))?;
-    // Nothing stands before the archive. Left to find that out, the reader takes the directory to end where its zip32 record begins,
-    // but PyTorch writes zip64 records between the two, 76 bytes long: an entry of that length, one whose name has 30 letters, is
-    // then taken for the first.
+    // Nothing stands before the archive. Left to find that out, the reader takes the directory to
+    // end where its zip32 record begins, but PyTorch writes zip64 records between the two, 76 bytes
+    // long: an entry of that length, one whose name has 30 letters, is then taken for the first.
     let config = Config {
         archive_offset: ArchiveOffset::Known(0),
     };
@@ -187,8 +187,9 @@ fn small(path: &Path, zip: &mut Zip, entry: &Entry) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The named tensors: of the outermost dict, or of the one that it has under `model` or `state_dict`. A dict in there counts with its
-/// tensors, as `KEY.NAME`: what is done with the others would else be done without them.
+/// The named tensors: of the outermost dict, or of the one that it has under `model` or
+/// `state_dict`. A dict in there counts with its tensors, as `KEY.NAME`: what is done with the
+/// others would else be done without them.
 fn state_dict(pickle: &Pickle) -> Vec<(Cow<'_, str>, &Described)> {
     let root = pickle.root();
     let dict = ["model", "state_dict", "model_state_dict"]

@@ -51,8 +51,8 @@ impl Architecture {
         ))
     }
 
-    /// BLAKE3, in hexadecimal, of the family with all sizes and settings: two models may have the same
-    /// weights and differ in heads, positions or a layer norm's epsilon.
+    /// BLAKE3, in hexadecimal, of the family with all sizes and settings: two models may have the
+    /// same weights and differ in heads, positions or a layer norm's epsilon.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn blake3(&self) -> String {

@@ -1,5 +1,5 @@
-//! Multi-head attention of a block, on its way from normalised states to the projection behind it, for
-//! every kind of graph and of positions.
+//! Multi-head attention of a block, on its way from normalised states to the projection behind it,
+//! for every kind of graph and of positions.
 
 use super::blocks::{Blocks, Positions};
 use crate::graph::builder::{Attribute, long};
@@ -126,8 +126,8 @@ impl<'blocks> Attention<'blocks> {
             .op("seqembed:PreRotatedAttention", &inputs, &[heads])
     }
 
-    /// Packed and fused: attention of queries, keys and values side by side, [tokens, 3 * width], and
-    /// the bias of queries and keys.
+    /// Packed and fused: attention of queries, keys and values side by side, [tokens, 3 * width],
+    /// and the bias of queries and keys.
     pub fn packed(&self, frame: &mut Frame<'_, '_>, [qkv, bias]: &[String; 2]) -> String {
         let heads = ("num_heads", Attribute::Int(long(self.blocks.heads)));
         let starts = "sequence_starts";
@@ -157,8 +157,9 @@ impl<'blocks> Attention<'blocks> {
         }
     }
 
-    /// Queries (0), keys (1) or values (2), normalised where the model does so, and rotated in graphs
-    /// of ONNX Runtime's CUDA operators: padded [batch, length, width], else [tokens, width].
+    /// Queries (0), keys (1) or values (2), normalised where the model does so, and rotated in
+    /// graphs of ONNX Runtime's CUDA operators: padded [batch, length, width], else [tokens,
+    /// width].
     fn part(&self, frame: &mut Frame<'_, '_>, state: &str, layer: &str, index: usize) -> String {
         let (weight, bias) = frame.projection(layer, index, self.blocks.attention_bias);
         let norm = (self.blocks.query_key_norm && index < 2)

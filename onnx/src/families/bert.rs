@@ -1,5 +1,5 @@
-//! BERT (Devlin et al., 2019) with learned absolute positions: DNABERT (Ji et al., 2021), and any other of that shape.
-//! Post-norm blocks, erf GELU.
+//! BERT (Devlin et al., 2019) with learned absolute positions: DNABERT (Ji et al., 2021), and any
+//! other of that shape. Post-norm blocks, erf GELU.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -169,8 +169,8 @@ impl Family for Bert {
     }
 
     fn max_residues(&self) -> Option<usize> {
-        // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one where
-        // it starts.
+        // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one
+        // where it starts.
         Some(self.positions - 2)
     }
 

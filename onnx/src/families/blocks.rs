@@ -157,8 +157,8 @@ impl Blocks {
         }
     }
 
-    /// Checks that the sizes can be those of a model. `others` are the family's own, by the names that
-    /// its configuration has for them.
+    /// Checks that the sizes can be those of a model. `others` are the family's own, by the names
+    /// that its configuration has for them.
     ///
     /// # Errors
     /// What is impossible about them.
@@ -209,8 +209,8 @@ impl Blocks {
         }
     }
 
-    /// Plans a layer's attention, whose queries, keys and values are dense layers of their own in the
-    /// checkpoint.
+    /// Plans a layer's attention, whose queries, keys and values are dense layers of their own in
+    /// the checkpoint.
     pub fn plan_attention(&self, plan: &mut Plan, layer: usize) {
         let (hidden, width) = (self.hidden, self.attention_width());
         let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
@@ -240,9 +240,9 @@ impl Blocks {
         self.plan_attention_output(plan, layer, value);
     }
 
-    /// Plans a layer's output projection of attention. `value_bias` ends with the values' bias, which
-    /// is folded into the projection's: a row of attention weights sums to one, so it passes through
-    /// attention as it is.
+    /// Plans a layer's output projection of attention. `value_bias` ends with the values' bias,
+    /// which is folded into the projection's: a row of attention weights sums to one, so it passes
+    /// through attention as it is.
     pub fn plan_attention_output(&self, plan: &mut Plan, layer: usize, value_bias: Input) {
         let ours = format!("layer.{layer}.attention_output");
         let shape = [self.hidden, self.attention_width()];

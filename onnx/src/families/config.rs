@@ -68,7 +68,8 @@ impl Config<'_> {
         }
     }
 
-    /// Checks that a setting, where it is there, has one of these values: the graph computes with no other.
+    /// Checks that a setting, where it is there, has one of these values: the graph computes with
+    /// no other.
     ///
     /// # Errors
     /// [`Error::Config`] with the setting's name and value.
@@ -96,7 +97,8 @@ impl Config<'_> {
         }
     }
 
-    /// Checks the settings of all families that would change what a model computes, and that the graphs do not have.
+    /// Checks the settings of all families that would change what a model computes, and that the
+    /// graphs do not have.
     ///
     /// # Errors
     /// [`Error::Config`] with the setting's name.

@@ -1,5 +1,6 @@
-//! DNABERT-2 (Zhou et al., 2024) and DNABERT-S (Zhou et al., 2025): one architecture, that of `MosaicBERT` (Portes et al., 2023).
-//! Post-norm blocks, `ALiBi` in both directions instead of position embeddings, a gated feed-forward layer.
+//! DNABERT-2 (Zhou et al., 2024) and DNABERT-S (Zhou et al., 2025): one architecture, that of
+//! `MosaicBERT` (Portes et al., 2023). Post-norm blocks, `ALiBi` in both directions instead of
+//! position embeddings, a gated feed-forward layer.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

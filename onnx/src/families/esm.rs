@@ -1,5 +1,5 @@
-//! What the ESM families share: the vocabulary, fair-esm's `.pt` files, names of tensors, and what token
-//! dropout leaves of the embeddings.
+//! What the ESM families share: the vocabulary, fair-esm's `.pt` files, names of tensors, and what
+//! token dropout leaves of the embeddings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,8 +16,8 @@ pub const VOCABULARY: [&str; 33] = [
     "<mask>",
 ];
 
-/// What token dropout leaves of an embedding on average: 15 % of the tokens are chosen in training, 80 %
-/// of them masked.
+/// What token dropout leaves of an embedding on average: 15 % of the tokens are chosen in training,
+/// 80 % of them masked.
 const TOKEN_DROPOUT_SCALE: f32 = 0.88;
 
 /// The table of words, in the spelling of Hugging Face.
@@ -29,7 +29,8 @@ pub fn vocabulary_file(rows: usize) -> Option<Vec<u8>> {
     (rows == VOCABULARY.len()).then(|| VOCABULARY.join("\n").into_bytes())
 }
 
-/// How both layouts of ESM checkpoints name their tensors. `unused` are those that no vector depends on.
+/// How both layouts of ESM checkpoints name their tensors. `unused` are those that no vector
+/// depends on.
 #[must_use]
 pub fn names(unused: &'static [&'static str]) -> Names {
     Names {
@@ -98,8 +99,8 @@ pub fn plan_words(plan: &mut Plan, shape: [usize; 2], token_dropout: bool, mask_
     }
 }
 
-/// Whether a checkpoint is a fair-esm `.pt`, and says that it is of another architecture than those whose
-/// names begin with `wanted`.
+/// Whether a checkpoint is a fair-esm `.pt`, and says that it is of another architecture than those
+/// whose names begin with `wanted`.
 #[must_use]
 pub fn architecture_of(checkpoint: &Checkpoint) -> Option<&str> {
     match &checkpoint.settings {

@@ -1,5 +1,5 @@
-//! ESM-1b (Rives et al., 2021) and ESM-1v (Meier et al., 2021): ESM-2's blocks with learned positions
-//! instead of rotary ones, and in ESM-1b a layer norm behind the embeddings.
+//! ESM-1b (Rives et al., 2021) and ESM-1v (Meier et al., 2021): ESM-2's blocks with learned
+//! positions instead of rotary ones, and in ESM-1b a layer norm behind the embeddings.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Learned positions: a table with a vector for each place in a sequence, which is added to that of its token.
+//! Learned positions: a table with a vector for each place in a sequence, which is added to that of
+//! its token.
 
 use crate::graph::layers::Frame;
 use crate::graph::ort_cuda;

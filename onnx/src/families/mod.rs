@@ -1,5 +1,5 @@
-//! The list of model families: a new one is a file of its own and a line here. Known models are listed
-//! in this order.
+//! The list of model families: a new one is a file of its own and a line here. Known models are
+//! listed in this order.
 
 #[macro_use]
 mod registry;

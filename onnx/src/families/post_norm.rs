@@ -1,6 +1,6 @@
-//! Blocks whose norms come last, as those of BERT (Devlin et al., 2019): each half of a block, attention
-//! and feed-forward layer, is added to what came in and then normalised. A norm of the embeddings stands
-//! before the first block.
+//! Blocks whose norms come last, as those of BERT (Devlin et al., 2019): each half of a block,
+//! attention and feed-forward layer, is added to what came in and then normalised. A norm of the
+//! embeddings stands before the first block.
 
 use super::attention::Attention;
 use super::blocks::Blocks;
@@ -10,8 +10,8 @@ use crate::graph::request::GraphKind;
 use crate::weights::norm_fold::{Bias, Folds, Term};
 use crate::weights::table::{Input, Plan, TensorSource};
 
-/// Plans the table of words, [vocabulary, hidden], with the first token type's row in it: every token is
-/// of that type.
+/// Plans the table of words, [vocabulary, hidden], with the first token type's row in it: every
+/// token is of that type.
 pub fn plan_embedding(plan: &mut Plan, vocabulary: usize, token_types: usize, hidden: usize) {
     let table =
         |name: &str, rows: usize| Input::new(format!("embeddings.{name}.weight"), &[rows, hidden]);
@@ -65,8 +65,8 @@ impl Blocks {
         folds
     }
 
-    /// Hidden states, [tokens, hidden], behind `last` blocks, from the sum of the embeddings. `of_words`:
-    /// the embeddings are those of words alone, without positions.
+    /// Hidden states, [tokens, hidden], behind `last` blocks, from the sum of the embeddings.
+    /// `of_words`: the embeddings are those of words alone, without positions.
     pub fn build_post_norm(
         &self,
         frame: &mut Frame<'_, '_>,

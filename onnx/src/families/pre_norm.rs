@@ -1,6 +1,6 @@
-//! Blocks whose norms come first, as those of ESM (Rives et al., 2021; Lin et al., 2023): each half of a
-//! block, attention and feed-forward layer, is normalised on its way in and added to what came in. A
-//! last norm stands behind the last block.
+//! Blocks whose norms come first, as those of ESM (Rives et al., 2021; Lin et al., 2023): each half
+//! of a block, attention and feed-forward layer, is normalised on its way in and added to what came
+//! in. A last norm stands behind the last block.
 
 use super::attention::Attention;
 use super::blocks::Blocks;
@@ -43,8 +43,8 @@ impl Blocks {
         folds
     }
 
-    /// Hidden states, [tokens, hidden], behind `last` blocks, from the embeddings. Those of the last
-    /// block have passed the last norm.
+    /// Hidden states, [tokens, hidden], behind `last` blocks, from the embeddings. Those of the
+    /// last block have passed the last norm.
     pub fn build_pre_norm(
         &self,
         frame: &mut Frame<'_, '_>,

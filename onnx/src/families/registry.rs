@@ -1,5 +1,5 @@
-//! Makes the list of families in `mod.rs` into modules, the enum `Architecture` and a table of what is
-//! known before a checkpoint is read, so that a family is one file and one line.
+//! Makes the list of families in `mod.rs` into modules, the enum `Architecture` and a table of what
+//! is known before a checkpoint is read, so that a family is one file and one line.
 
 use super::family::{Likeness, Published};
 use crate::checkpoint::Checkpoint;

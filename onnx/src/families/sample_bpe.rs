@@ -1,5 +1,6 @@
-//! A tokenizer to go with random weights of DNABERT-2's shape: byte-pair encoding of DNABERT-2's kind, trained on random bases.
-//! Its tokens are nearly as long as the published one's (4.2 bases of a virus against 4.8).
+//! A tokenizer to go with random weights of DNABERT-2's shape: byte-pair encoding of DNABERT-2's
+//! kind, trained on random bases. Its tokens are nearly as long as the published one's (4.2 bases
+//! of a virus against 4.8).
 
 use serde_json::{Map, Value, json};
 

@@ -30,8 +30,8 @@ pub struct Sizes {
 pub enum FusedFormats {
     /// None: the blocks have a form that the kernels do not compute.
     None,
-    /// fp16 and bf16. In 8 bits vectors end up too far off: norms that come last make the noise of what
-    /// was added as large as what it was added to.
+    /// fp16 and bf16. In 8 bits vectors end up too far off: norms that come last make the noise of
+    /// what was added as large as what it was added to.
     Half,
     /// fp16, bf16 and fp8.
     HalfAndFp8,
@@ -44,9 +44,9 @@ impl Sizes {
         self.head_width
     }
 
-    /// Whether there are fused graphs in this number format, and the dense layers have the sizes that
-    /// their kernels work on: tiles of 64, twice as deep in 8 bits, and products long enough for the last
-    /// tile's epilogue to run beside them.
+    /// Whether there are fused graphs in this number format, and the dense layers have the sizes
+    /// that their kernels work on: tiles of 64, twice as deep in 8 bits, and products long enough
+    /// for the last tile's epilogue to run beside them.
     #[must_use]
     pub fn can_fuse(&self, precision: Precision) -> bool {
         let fp8 = precision == Precision::Fp8;

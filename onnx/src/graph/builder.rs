@@ -12,7 +12,8 @@ use crate::graph::proto::{
 use crate::graph::request::Precision;
 use crate::weights::table::{Storage, TensorInfo};
 
-/// ONNX's operator set, and the file format that came with it. 18 is the first with axes as inputs everywhere.
+/// ONNX's operator set, and the file format that came with it. 18 is the first with axes as inputs
+/// everywhere.
 const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 

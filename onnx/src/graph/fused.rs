@@ -1,6 +1,7 @@
-//! Fused graphs: the hidden states between blocks, which no layer norm passes over: dense layers take the norms in (their weights are
-//! folded, see [`crate::weights::norm_fold`]), add the residual, and hand on what the next norm needs of each row. In FP8, feed-forward layers take
-//! and hand on rows of 8 bits.
+//! Fused graphs: the hidden states between blocks, which no layer norm passes over: dense layers
+//! take the norms in (their weights are folded, see [`crate::weights::norm_fold`]), add the
+//! residual, and hand on what the next norm needs of each row. In FP8, feed-forward layers take and
+//! hand on rows of 8 bits.
 
 use crate::graph::builder::Attribute;
 use crate::graph::layers::Frame;
@@ -36,7 +37,8 @@ impl Stream {
         }
     }
 
-    /// A dense layer behind a norm, with what else its operator takes, [tokens, rows of the weight].
+    /// A dense layer behind a norm, with what else its operator takes, [tokens, rows of the
+    /// weight].
     pub fn dense(
         &self,
         frame: &mut Frame<'_, '_>,
@@ -51,7 +53,8 @@ impl Stream {
         frame.builder.op(operator, &inputs, &attributes)
     }
 
-    /// Queries, keys and values without bias, [tokens, 3 * hidden], and the bias of queries and keys.
+    /// Queries, keys and values without bias, [tokens, 3 * hidden], and the bias of queries and
+    /// keys.
     pub fn qkv(&self, frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
         let qkv = self.dense(
             frame,
@@ -62,8 +65,8 @@ impl Stream {
         [qkv, frame.builder.weight(&format!("{layer}.qk.bias"))]
     }
 
-    /// The same of the first block, where nothing but the word makes a token's embedding: in each batch, they are computed once
-    /// for each word of the table `embedding`, and looked up.
+    /// The same of the first block, where nothing but the word makes a token's embedding: in each
+    /// batch, they are computed once for each word of the table `embedding`, and looked up.
     pub fn qkv_of_words(frame: &mut Frame<'_, '_>, layer: &str) -> [String; 2] {
         let table = frame.builder.weight("embedding");
         let [words, bias] = Self::begin(frame, &table).qkv(frame, layer);
@@ -75,8 +78,8 @@ impl Stream {
         self.add(frame, attended, layer, "attention_output");
     }
 
-    /// Adds the feed-forward layer: `layer.up` with GELU, or `layer.gated`, the first half of whose columns, through GELU, gates the
-    /// second, and `layer.down`.
+    /// Adds the feed-forward layer: `layer.up` with GELU, or `layer.gated`, the first half of whose
+    /// columns, through GELU, gates the second, and `layer.down`.
     pub fn add_feed_forward(&mut self, frame: &mut Frame<'_, '_>, layer: &str, gated: bool) {
         let (part, operator) = if gated {
             ("gated", "seqembed:NormDenseGeglu")

@@ -1,4 +1,5 @@
-//! What the graphs of all families share: inputs, norms, dense layers, multi-head attention, pooled outputs.
+//! What the graphs of all families share: inputs, norms, dense layers, multi-head attention, pooled
+//! outputs.
 
 use crate::graph::builder::{Attribute, Builder, fixed, long, named};
 use crate::graph::ort_cuda;
@@ -61,8 +62,8 @@ pub struct Frame<'builder, 'table> {
 }
 
 impl<'builder, 'table> Frame<'builder, 'table> {
-    /// Declares the inputs: token ids, how they are divided into sequences, and the ranges to pool. `norm`
-    /// is the kind of all norms, and what is added to a variance.
+    /// Declares the inputs: token ids, how they are divided into sequences, and the ranges to pool.
+    /// `norm` is the kind of all norms, and what is added to a variance.
     pub fn new(
         builder: &'builder mut Builder<'table>,
         kind: GraphKind,
@@ -350,7 +351,8 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         }
     }
 
-    /// The product of the output projection of a layer's attention, whose bias is left to what follows.
+    /// The product of the output projection of a layer's attention, whose bias is left to what
+    /// follows.
     pub fn project(&mut self, attended: &str, layer: &str) -> String {
         let weight = self
             .builder
@@ -358,8 +360,8 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.dense(attended, &weight, None)
     }
 
-    /// Packed: queries, keys and values without bias, [tokens, 3 * width], and the bias of queries and
-    /// keys.
+    /// Packed: queries, keys and values without bias, [tokens, 3 * width], and the bias of queries
+    /// and keys.
     pub fn qkv(&mut self, state: &str, layer: &str, bias: bool) -> [String; 2] {
         let weight = self.builder.weight(&format!("{layer}.qkv.weight"));
         let bias = if bias {
@@ -378,8 +380,9 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.builder.as_type(&zeros, ElementType::Float, element)
     }
 
-    /// Weight and bias of one of queries (0), keys (1) and values (2): a view of the one tensor of all three, so that
-    /// nothing has to be split afterwards. Values have no bias: it is folded into what follows.
+    /// Weight and bias of one of queries (0), keys (1) and values (2): a view of the one tensor of
+    /// all three, so that nothing has to be split afterwards. Values have no bias: it is folded
+    /// into what follows.
     pub fn projection(
         &mut self,
         layer: &str,
@@ -401,7 +404,8 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         (weight, bias)
     }
 
-    /// Padded, and with ONNX Runtime's CUDA operators: attention, with what is added to all scores ([1, heads, length, length]), as [tokens, hidden].
+    /// Padded, and with ONNX Runtime's CUDA operators: attention, with what is added to all scores
+    /// ([1, heads, length, length]), as [tokens, hidden].
     pub fn attention(
         &mut self,
         [query, key, value]: &[String; 3],

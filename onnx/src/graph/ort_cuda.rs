@@ -1,5 +1,6 @@
-//! What is particular to plain graphs: sequences laid end to end, with ONNX's operators and those of `com.microsoft` that
-//! ONNX Runtime's CUDA provider has, and no node that it would leave to the CPU.
+//! What is particular to plain graphs: sequences laid end to end, with ONNX's operators and those
+//! of `com.microsoft` that ONNX Runtime's CUDA provider has, and no node that it would leave to the
+//! CPU.
 //!
 //! Every shape that a node needs is an input, because ONNX Runtime computes shapes on the CPU.
 
@@ -9,14 +10,16 @@ use crate::graph::request::{GraphRequest, Output};
 
 /// The number of tokens must be a multiple of this.
 pub const TOKEN_MULTIPLE: usize = 64;
-/// `token_offset` has a multiple of this many columns: attention with a bias reads whole vectors of them.
+/// `token_offset` has a multiple of this many columns: attention with a bias reads whole vectors of
+/// them.
 pub const LENGTH_MULTIPLE: usize = 16;
 /// `max` is taken over at most this many tokens.
 pub const LONGEST_MAX: usize = 1 << MAX_LEVELS;
 
 /// Doublings of the stretch that a maximum is known of.
 const MAX_LEVELS: u32 = 18;
-/// Threads of a block on all GPUs, of which `RotaryEmbedding` takes one for each dimension of a head.
+/// Threads of a block on all GPUs, of which `RotaryEmbedding` takes one for each dimension of a
+/// head.
 const MOST_THREADS: usize = 1024;
 
 /// Declares the inputs of all plain graphs.
@@ -80,7 +83,8 @@ pub fn alibi(builder: &mut Builder<'_>, slopes: &[f32]) -> String {
     let column = builder.op("Unsqueeze", &[&positions, &one], &[]);
     let distance = builder.op("Sub", &[&row, &column], &[]);
     let distance = builder.op("Abs", &[&distance], &[]);
-    // Before the heads multiply the size. Whole numbers up to 2,048 are exact in fp16; beyond, no weight is left.
+    // Before the heads multiply the size. Whole numbers up to 2,048 are exact in fp16; beyond, no
+    // weight is left.
     let distance = builder.as_type(&distance, ElementType::Float, element);
     let axes = builder.integers("two_axes", &[2], &[0, 1]);
     let distance = builder.op("Unsqueeze", &[&distance, &axes], &[]);
@@ -90,10 +94,12 @@ pub fn alibi(builder: &mut Builder<'_>, slopes: &[f32]) -> String {
     builder.op("Mul", &[&distance, &falls], &[])
 }
 
-/// Rotary embedding, arranged as the CUDA provider's operator is fastest: pairs side by side, and several heads as one.
+/// Rotary embedding, arranged as the CUDA provider's operator is fastest: pairs side by side, and
+/// several heads as one.
 ///
-/// The order of dimensions inside a head is free as long as queries and keys agree, so the rows of their weights are put
-/// into that order. This is done on the device in every run: it takes a hundredth of the time, and no second weights file.
+/// The order of dimensions inside a head is free as long as queries and keys agree, so the rows of
+/// their weights are put into that order. This is done on the device in every run: it takes a
+/// hundredth of the time, and no second weights file.
 pub struct Rotation {
     /// Row of the weight for each dimension, int64 [hidden].
     order: String,
@@ -119,7 +125,8 @@ impl Rotation {
             .find(|wide| heads.is_multiple_of(*wide) && wide * width <= MOST_THREADS)
             .unwrap_or(1);
         let positions = position_ids(builder);
-        // The operator's grid holds at most 65,535 rows of a sequence; as many short ones, there are no limits in sight.
+        // The operator's grid holds at most 65,535 rows of a sequence; as many short ones, there
+        // are no limits in sight.
         let rows = builder.integers("rotary_rows", &[2], &[-1, long(TOKEN_MULTIPLE)]);
         let positions = builder.op("Reshape", &[&positions, &rows], &[]);
 
@@ -143,8 +150,8 @@ impl Rotation {
             .map(long)
             .collect();
         let order = builder.integers("rotary_order", &[heads * width], &order);
-        // The first start is always 0. With it, the order is no constant, and ONNX Runtime does not copy all weights into
-        // their new order when it loads them.
+        // The first start is always 0. With it, the order is no constant, and ONNX Runtime does not
+        // copy all weights into their new order when it loads them.
         let first = builder.integers("first_start", &[1], &[0]);
         let first = builder.op("Gather", &["cumulative_sequence_length", &first], &[]);
         let first = builder.cast(&first, ElementType::Int64);
@@ -237,8 +244,9 @@ fn mean(builder: &mut Builder<'_>, tokens: &str, start: &str, end: &str) -> Stri
 
 /// The maximum over each range, of at most [`LONGEST_MAX`] tokens.
 ///
-/// After k doublings, a row holds the maximum of the 2^k tokens from there on; a range of 2^k to 2^(k+1) tokens is covered
-/// by two such stretches, one from its start and one up to its end. Memory is that of the tokens, whatever the lengths are.
+/// After k doublings, a row holds the maximum of the 2^k tokens from there on; a range of 2^k to
+/// 2^(k+1) tokens is covered by two such stretches, one from its start and one up to its end.
+/// Memory is that of the tokens, whatever the lengths are.
 fn max(builder: &mut Builder<'_>, tokens: &str, start: &str, end: &str) -> String {
     let one = builder.integers("column_axis", &[1], &[1]);
     let axis = builder.integers("row_axis", &[1], &[0]);

@@ -1,4 +1,5 @@
-//! The part of ONNX's protocol buffers that the graphs need. Field numbers are those of `onnx.proto`.
+//! The part of ONNX's protocol buffers that the graphs need. Field numbers are those of
+//! `onnx.proto`.
 
 use prost::{Message, Oneof};
 

@@ -1,4 +1,5 @@
-//! What is asked of a graph: for which engine, in which number format, which layer, and what it gives back.
+//! What is asked of a graph: for which engine, in which number format, which layer, and what it
+//! gives back.
 
 use std::fmt;
 
@@ -16,7 +17,8 @@ pub enum Precision {
     Fp16,
     /// 16-bit floats of another kind: 8 bits of precision, and the range of 32-bit ones.
     Bf16,
-    /// As `Fp16`, but for the dense layers of feed-forward layers, whose products are of 8-bit floats: e4m3, 4 bits of precision.
+    /// As `Fp16`, but for the dense layers of feed-forward layers, whose products are of 8-bit
+    /// floats: e4m3, 4 bits of precision.
     Fp8,
 }
 
@@ -72,12 +74,15 @@ impl fmt::Display for Precision {
 /// Which engine a graph is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GraphKind {
-    /// Rows of equal length, the shorter ones filled up: ONNX's operators and ONNX Runtime's own, for any ONNX Runtime.
+    /// Rows of equal length, the shorter ones filled up: ONNX's operators and ONNX Runtime's own,
+    /// for any ONNX Runtime.
     Padded,
-    /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which seqembed registers.
+    /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which
+    /// seqembed registers.
     Packed,
-    /// As packed, and dense layers are operators of the domain `seqembed`, too, which do what stands around them on the way out, layer
-    /// norms and residuals among it: for GPUs that have such kernels, see [`Sizes::can_fuse`].
+    /// As packed, and dense layers are operators of the domain `seqembed`, too, which do what
+    /// stands around them on the way out, layer norms and residuals among it: for GPUs that have
+    /// such kernels, see [`Sizes::can_fuse`].
     Fused,
     /// Sequences laid end to end, with the operators of ONNX Runtime's CUDA provider alone.
     OrtCuda,
@@ -115,10 +120,12 @@ pub enum Output {
 pub struct GraphRequest {
     /// For which engine.
     pub kind: GraphKind,
-    /// Number format of the weights and of all that is computed from them. Pooled rows come out in fp32 always.
+    /// Number format of the weights and of all that is computed from them. Pooled rows come out in
+    /// fp32 always.
     pub precision: Precision,
-    /// Whose hidden states: 0 is the embeddings, n what comes out of block n. As in fair-esm's `repr_layers` and
-    /// transformers' `hidden_states`, the last layer alone has the final layer norm.
+    /// Whose hidden states: 0 is the embeddings, n what comes out of block n. As in fair-esm's
+    /// `repr_layers` and transformers' `hidden_states`, the last layer alone has the final layer
+    /// norm.
     pub layer: usize,
     /// What the graph gives back.
     pub outputs: Vec<Output>,

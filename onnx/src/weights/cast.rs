@@ -1,6 +1,7 @@
-//! The weights file in 16 bits, and in 8 where a number format has them, made from `weights.bin`: the same tensors in the same
-//! order, each at a multiple of [`crate::weights::table::ALIGNMENT`], then a line with the hash of the file that it was made from. Where norms
-//! are folded ([`crate::weights::norm_fold`]), biases that only come about by it stand behind the others.
+//! The weights file in 16 bits, and in 8 where a number format has them, made from `weights.bin`:
+//! the same tensors in the same order, each at a multiple of [`crate::weights::table::ALIGNMENT`],
+//! then a line with the hash of the file that it was made from. Where norms are folded
+//! ([`crate::weights::norm_fold`]), biases that only come about by it stand behind the others.
 //!
 //! The file appears atomically. If several processes need it at the same time, one creates it and
 //! the others wait.
@@ -78,8 +79,8 @@ impl Cast<'_> {
     /// `cache` if the model folder is not writable.
     ///
     /// # Errors
-    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read or
-    /// written.
+    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read
+    /// or written.
     pub fn ensure(&self, cache: &Path) -> Result<PathBuf, Error> {
         let own = self.folder;
         let other = cache.join("weights").join(self.weights_sha256);
@@ -106,7 +107,8 @@ impl Cast<'_> {
             .append(true)
             .open(&lock)
             .map_err(Error::io(&lock, "create"))?;
-        // A file system without locks goes without: then both make it, and the last rename loses nothing.
+        // A file system without locks goes without: then both make it, and the last rename loses
+        // nothing.
         let _ = lock.lock();
         if self.whole(&folder.join(self.storage.file())).is_some() {
             return Ok(());
@@ -446,7 +448,8 @@ impl Target<'_> {
     }
 }
 
-/// A row of a dense layer's weight with the weights of the norm before it, less its mean, and smaller.
+/// A row of a dense layer's weight with the weights of the norm before it, less its mean, and
+/// smaller.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "rounding to f32 is intended"

@@ -1,20 +1,23 @@
-//! 8-bit floats: e4m3, a sign, 4 bits of exponent and 3 of fraction (Micikevicius et al. 2022, "FP8 formats for deep learning"). From
-//! 2^-6 to 448 they have 4 bits of precision, down to 2^-9 fewer; there is no infinity.
+//! 8-bit floats: e4m3, a sign, 4 bits of exponent and 3 of fraction (Micikevicius et al. 2022, "FP8
+//! formats for deep learning"). From 2^-6 to 448 they have 4 bits of precision, down to 2^-9 fewer;
+//! there is no infinity.
 //!
 //! Scales are powers of two, and the same for all models: over 15 of them the format loses nothing.
 
 /// The largest number.
 pub const MOST: f32 = 448.0;
 
-/// By how much weights are larger: those up to 28 fit, and those from a thousandth on have full precision.
+/// By how much weights are larger: those up to 28 fit, and those from a thousandth on have full
+/// precision.
 pub const WEIGHT_SCALE: f32 = 16.0;
 
-/// The same for what is handed on between the two dense layers of a feed-forward layer, which is smaller: up to 896 fits, and what lies
-/// below a thirty-second counts for little beside the rest.
+/// The same for what is handed on between the two dense layers of a feed-forward layer, which is
+/// smaller: up to 896 fits, and what lies below a thirty-second counts for little beside the rest.
 pub const ACTIVATION_SCALE: f32 = 0.5;
 
-/// The order in which a dense layer hands on each 16 columns of 8 bits: as tensor cores leave them, so that they are four in a row in
-/// one thread. The weights of the layer behind it stand in the same order.
+/// The order in which a dense layer hands on each 16 columns of 8 bits: as tensor cores leave them,
+/// so that they are four in a row in one thread. The weights of the layer behind it stand in the
+/// same order.
 pub const ORDER: [usize; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
 
 /// The nearest e4m3 value, with ties to even. NaN, and values beyond the largest number, become

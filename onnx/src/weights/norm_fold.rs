@@ -1,15 +1,17 @@
 //! Folds layer norms into the dense layers that follow, for fused graphs, whose dense layers read
 //! rows that are not normed yet.
 //!
-//! With `x` a row of `n` numbers, `m` its mean and `d` its deviation, `norm(x) = (x - m) / d * gamma + beta`. So
-//! `norm(x) @ W^T = x @ V^T / d + W @ beta`, where `V` is `W * gamma` less the mean of each of its rows: then it takes no notice of
-//! `m`. `V` stands in the weights file in `W`'s place, [`GAIN`] times smaller, and `W @ beta` is added to the layer's bias, or, behind
-//! attention, to that of the projection: a row of attention weights sums to one. Where the residual is normed too, in blocks whose norms
-//! come last, `beta` is added to the bias beside it.
+//! With `x` a row of `n` numbers, `m` its mean and `d` its deviation, `norm(x) = (x - m) / d *
+//! gamma + beta`. So `norm(x) @ W^T = x @ V^T / d + W @ beta`, where `V` is `W * gamma` less the
+//! mean of each of its rows: then it takes no notice of `m`. `V` stands in the weights file in
+//! `W`'s place, [`GAIN`] times smaller, and `W @ beta` is added to the layer's bias, or, behind
+//! attention, to that of the projection: a row of attention weights sums to one. Where the residual
+//! is normed too, in blocks whose norms come last, `beta` is added to the bias beside it.
 
 use std::ops::Range;
 
-/// By how much folded weights are smaller: `x @ V^T`, not yet divided by the deviation, must fit 16-bit floats on its way.
+/// By how much folded weights are smaller: `x @ V^T`, not yet divided by the deviation, must fit
+/// 16-bit floats on its way.
 pub const GAIN: f32 = 32.0;
 
 /// What is folded in a model.
@@ -23,7 +25,8 @@ pub struct Folds {
     pub feed_forward: Vec<String>,
 }
 
-/// The weight of a dense layer, [out, in], and the norm before it, as tensors of the weights file are named.
+/// The weight of a dense layer, [out, in], and the norm before it, as tensors of the weights file
+/// are named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dense {
     /// The weight.
@@ -69,8 +72,8 @@ impl Folds {
         self.biases.iter().find(|bias| bias.name == name)
     }
 
-    /// Folds the norm `norm` into queries, keys and values of `layer`, as all architectures name them, and adds `beside` to what
-    /// the projection behind attention adds.
+    /// Folds the norm `norm` into queries, keys and values of `layer`, as all architectures name
+    /// them, and adds `beside` to what the projection behind attention adds.
     pub fn attention(&mut self, layer: &str, norm: String, hidden: usize, beside: Option<Term>) {
         let dense = Dense {
             weight: format!("{layer}.qkv.weight"),
@@ -94,7 +97,8 @@ impl Folds {
         self.dense.push(dense);
     }
 
-    /// Folds the norm `norm` into the first dense layer of the feed-forward layer, `layer.part`, of `width` rows.
+    /// Folds the norm `norm` into the first dense layer of the feed-forward layer, `layer.part`, of
+    /// `width` rows.
     pub fn feed_forward(&mut self, layer: &str, part: &str, norm: String, width: usize) {
         let dense = Dense {
             weight: format!("{layer}.{part}.weight"),

@@ -33,8 +33,8 @@ fn normal(state: &mut u64) -> f32 {
     value
 }
 
-/// Mean and deviation of a tensor's values: layer norms near 1, biases small, dense layers such that vectors keep their
-/// length, and what a block adds small beside what passes by it.
+/// Mean and deviation of a tensor's values: layer norms near 1, biases small, dense layers such
+/// that vectors keep their length, and what a block adds small beside what passes by it.
 fn scale(input: &Input) -> (f32, f32) {
     let name = input.name.as_str();
     let norm = name.to_ascii_lowercase().contains("norm");

@@ -33,7 +33,8 @@ pub struct TensorInfo {
 pub struct Storage {
     /// Their number format.
     pub precision: Precision,
-    /// Whether layer norms are folded into the dense layers behind them, see [`crate::weights::norm_fold`].
+    /// Whether layer norms are folded into the dense layers behind them, see
+    /// [`crate::weights::norm_fold`].
     pub folded: bool,
 }
 

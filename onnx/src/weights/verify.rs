@@ -1,4 +1,5 @@
-//! That what is loaded is what was exported: hashes of a model's files, and the weights file while it is used.
+//! That what is loaded is what was exported: hashes of a model's files, and the weights file while
+//! it is used.
 //!
 //! Weights are verified every time they are loaded. Several threads compute the BLAKE3 hash in
 //! parts, and read the same pages as the load, so the disk is read only once. The metadata of a
@@ -83,8 +84,8 @@ pub fn blake3_of(file: &File, length: u64) -> io::Result<String> {
     Ok(blake3_of_parts(&values))
 }
 
-/// BLAKE3, in hexadecimal, of what was hashed in two or more parts: each of the same power of two of KiB, but for the last one, which may
-/// be shorter.
+/// BLAKE3, in hexadecimal, of what was hashed in two or more parts: each of the same power of two
+/// of KiB, but for the last one, which may be shorter.
 #[must_use]
 pub fn blake3_of_parts(values: &[ChainingValue]) -> String {
     let (left, right) = halves(values);
@@ -92,7 +93,8 @@ pub fn blake3_of_parts(values: &[ChainingValue]) -> String {
     root.to_hex().to_string()
 }
 
-/// The two sides of a tree: the left one has the largest power of two of parts that leaves something for the right one.
+/// The two sides of a tree: the left one has the largest power of two of parts that leaves
+/// something for the right one.
 fn halves(values: &[ChainingValue]) -> (&[ChainingValue], &[ChainingValue]) {
     values.split_at(values.len().div_ceil(2).next_power_of_two())
 }
@@ -106,7 +108,8 @@ fn merged(values: &[ChainingValue]) -> ChainingValue {
     hazmat::merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
 }
 
-/// Hashes a range of a file. It is read and not mapped: a file that is cut meanwhile is an error and no signal.
+/// Hashes a range of a file. It is read and not mapped: a file that is cut meanwhile is an error
+/// and no signal.
 fn read(file: &File, from: u64, length: u64, hasher: &mut Hasher) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
@@ -182,10 +185,12 @@ impl Stamp {
     }
 }
 
-/// What this process has hashed, and as what: a file that serves several devices or groups of outputs is read once.
+/// What this process has hashed, and as what: a file that serves several devices or groups of
+/// outputs is read once.
 static HASHED: Mutex<Vec<(Stamp, u64, String)>> = Mutex::new(Vec::new());
 
-/// A weights file that is used: open, so that it stays what it is even if another one gets its name.
+/// A weights file that is used: open, so that it stays what it is even if another one gets its
+/// name.
 #[derive(Debug)]
 pub struct WeightsFile {
     path: PathBuf,
@@ -324,7 +329,8 @@ impl WeightsFile {
         if same != before {
             return Err(self.changed());
         }
-        // Its permissions, its name, its links: or somebody has written to it and set the time back.
+        // Its permissions, its name, its links: or somebody has written to it and set the time
+        // back.
         let found = match &self.expected {
             Expected::Blake3(hash) => (blake3_of(&self.file, self.length), hash),
             Expected::Sha256(hash) => (sha256_of(&self.file, self.length), hash),
@@ -349,7 +355,8 @@ mod tests {
 
     use super::*;
 
-    /// Against the crate's own hash of the whole, at lengths around those where the tree changes its shape.
+    /// Against the crate's own hash of the whole, at lengths around those where the tree changes
+    /// its shape.
     #[test]
     fn parts_give_the_hash_of_the_whole() {
         let mut file = tempfile::tempfile().unwrap();

@@ -1,4 +1,5 @@
-//! Every format and spelling of one checkpoint gives the same weights file, and the weights file holds what it should.
+//! Every format and spelling of one checkpoint gives the same weights file, and the weights file
+//! holds what it should.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -277,7 +278,8 @@ fn settings(checkpoint: &Checkpoint) -> &BTreeMap<String, Scalar> {
     }
 }
 
-/// PyTorch calls the folder in its archive as the file, without its end, and pads by the length of that name.
+/// PyTorch calls the folder in its archive as the file, without its end, and pads by the length of
+/// that name.
 #[test]
 fn a_pytorch_file_may_have_a_name_of_any_length() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! Weights in 16 bits: values and location of the file, values out of range, several processes at
 //! the same time; and graphs for ONNX Runtime's CUDA provider.
 //!
-//! `SEQEMBED_TEST_PYTHON` names a Python that has `onnx`, `onnxruntime` and `numpy`; `make test` sets it.
+//! `SEQEMBED_TEST_PYTHON` names a Python that has `onnx`, `onnxruntime` and `numpy`; `make test`
+//! sets it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -239,7 +240,8 @@ fn plain_graphs_compute_what_padded_ones_do() {
     }
 }
 
-/// Layer norms are folded into the weights there: what the graph and the file say together is what the padded graph computes.
+/// Layer norms are folded into the weights there: what the graph and the file say together is what
+/// the padded graph computes.
 #[test]
 fn fused_graphs_compute_what_padded_ones_do() {
     let folder = tempfile::tempdir().unwrap();

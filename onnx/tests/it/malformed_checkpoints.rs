@@ -1,4 +1,5 @@
-//! Damaged and hostile checkpoints: each gives an error that names the file and what is wrong, and leaves no target.
+//! Damaged and hostile checkpoints: each gives an error that names the file and what is wrong, and
+//! leaves no target.
 
 use std::fs;
 use std::path::Path;
@@ -105,7 +106,8 @@ fn nonsense_pickles_are_damaged_not_fatal() {
 
 #[test]
 fn deep_and_cyclic_pickles_end() {
-    // A million tuples inside each other, a list that holds itself, and a memo slot of four billion.
+    // A million tuples inside each other, a list that holds itself, and a memo slot of four
+    // billion.
     let mut deep = Pickler::new();
     deep.raw(b")");
     for _ in 0..1_000_000 {
@@ -439,7 +441,8 @@ fn git_lfs_pointers_are_told_from_damage() {
         fs::write(source.join(file), LFS_POINTER).unwrap();
         assert_pointer(&refused(&source), file);
     }
-    // A model of DNA, whose vocabulary is another file, and what was exported before it was put under Git LFS.
+    // A model of DNA, whose vocabulary is another file, and what was exported before it was put
+    // under Git LFS.
     let source = copied("dna/dnabert-s", &at("dna"));
     fs::write(source.join("tokenizer.json"), LFS_POINTER).unwrap();
     assert_pointer(&refused(&source), "tokenizer.json");
@@ -471,8 +474,8 @@ fn copied(fixture: &str, to: &Path) -> std::path::PathBuf {
     to.to_path_buf()
 }
 
-/// What fine-tuning and compression leave in a checkpoint: below a module of the encoder or beside it, and what is said of it. `{}` is a
-/// dense layer of the encoder.
+/// What fine-tuning and compression leave in a checkpoint: below a module of the encoder or beside
+/// it, and what is said of it. `{}` is a dense layer of the encoder.
 const LEFTOVERS: [(&str, &str); 24] = [
     ("{}.lora_A.default.weight", "merge_and_unload()"),
     ("{}.lora_embedding_A", "merge_and_unload()"),
@@ -885,7 +888,8 @@ fn numbers_that_overflow_are_errors() {
     }
 }
 
-/// A dict within the state dict is not passed over, and one that stands there under many names does not fill the memory.
+/// A dict within the state dict is not passed over, and one that stands there under many names does
+/// not fill the memory.
 #[test]
 fn dicts_within_a_state_dict_count_and_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -939,7 +943,8 @@ fn dicts_within_a_state_dict_count_and_end() {
     assert_all(&refused(&path), &["more than a hundred thousand tensors"]);
 }
 
-/// transformers 4 computes with the frequencies that the file holds, transformers 5 with the configuration's.
+/// transformers 4 computes with the frequencies that the file holds, transformers 5 with the
+/// configuration's.
 #[test]
 fn rotary_frequencies_that_are_not_the_configurations_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -958,7 +963,8 @@ fn rotary_frequencies_that_are_not_the_configurations_are_refused_by_name() {
         number += 1;
         folder.path().join(number.to_string())
     };
-    // 10,000^(-2i/8), one of them off by 0.2 %; 500^(-2i/8); no numbers; those of heads of half the width.
+    // 10,000^(-2i/8), one of them off by 0.2 %; 500^(-2i/8); no numbers; those of heads of half the
+    // width.
     for (layer, values) in [
         (0, vec![1.0, 0.1, 0.010_02, 0.001]),
         (1, vec![1.0, 0.211_47, 0.044_72, 0.009_457]),

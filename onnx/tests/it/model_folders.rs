@@ -1,4 +1,5 @@
-//! Model folders: random ones, their determinism, all published sizes, opening damaged ones, and the graphs' soundness.
+//! Model folders: random ones, their determinism, all published sizes, opening damaged ones, and
+//! the graphs' soundness.
 
 use std::collections::HashSet;
 use std::fs;
@@ -261,7 +262,8 @@ fn graphs_that_no_engine_can_run_are_refused() {
     }
 }
 
-/// Values are made once and before they are used, weights lie within the file, later blocks are left out.
+/// Values are made once and before they are used, weights lie within the file, later blocks are
+/// left out.
 fn check(graph: &ModelProto, model: &Model, request: &GraphRequest) {
     let layer = request.layer;
     let (width, element) = (
@@ -434,7 +436,8 @@ fn weights_in_16_bits_are_checked_too() {
     assert!(!path.exists());
 }
 
-/// Written to after it was opened: noticed. Another file under its name: the open one is as good as before.
+/// Written to after it was opened: noticed. Another file under its name: the open one is as good as
+/// before.
 #[test]
 fn a_change_after_opening_is_noticed() {
     let folder = tempfile::tempdir().unwrap();

@@ -30,7 +30,8 @@ pub struct Tensor {
 
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// Weights in Hugging Face's spelling, all of them exact in 8 bits of mantissa: every float format holds them.
+/// Weights in Hugging Face's spelling, all of them exact in 8 bits of mantissa: every float format
+/// holds them.
 pub fn weights() -> Tensors {
     let mut tensors = Tensors::new();
     let mut state = 7_u32;
@@ -356,8 +357,9 @@ pub fn write_fair_esm(path: &Path, tensors: &Tensors, arch: &str) {
     write_archive(path, &pickle, &values(tensors, Format::F32));
 }
 
-/// An archive byte for byte as `PyTorch`'s writer makes it: entries stored at multiples of 64 bytes, for which a field of padding
-/// (`FB`) stands in their local headers, sizes and checksums behind their data, and zip64 records behind the directory always.
+/// An archive byte for byte as `PyTorch`'s writer makes it: entries stored at multiples of 64
+/// bytes, for which a field of padding (`FB`) stands in their local headers, sizes and checksums
+/// behind their data, and zip64 records behind the directory always.
 pub fn write_torch_archive(path: &Path, folder: &str, entries: &[(String, Vec<u8>)]) {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     let put = |to: &mut Vec<u8>, halves: &[u16]| {

@@ -21,7 +21,7 @@ use super::{USAGE, print, say};
 use crate::atomic_file::{self, AtomicFolder};
 use crate::folders;
 use crate::manifest::{self, Job};
-use crate::plot::bar_chart::{Bar, Bars};
+use crate::plot::bar_chart::{Bar, BarChart};
 use crate::plot::scatter;
 use crate::records::{self, Source};
 use crate::report::Report;
@@ -532,7 +532,7 @@ impl Results {
         text
     }
 
-    fn bars(&self) -> Bars {
+    fn bars(&self) -> BarChart {
         let about = &self.about;
         let mut notes = self.savings();
         notes.push(format!(
@@ -543,7 +543,7 @@ impl Results {
                 .map(|load| load.map_or_else(|| "unknown".to_owned(), |load| load.to_string()))
                 .join(" and ")
         ));
-        Bars {
+        BarChart {
             title: "Time saved by loading the model once".to_owned(),
             subtitle: self.what(),
             warning: about.random_weights.then(|| {

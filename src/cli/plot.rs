@@ -12,7 +12,7 @@ use ndarray::ArrayView2;
 use super::{inputs, print};
 use crate::output::{self, Layout, Reader, Rows};
 use crate::plot::pca::Moments;
-use crate::plot::scatter::{Figure, Kind, Point, Series};
+use crate::plot::scatter::{PictureKind, Point, ScatterPlot, Series};
 use crate::targets::Targets;
 use crate::text::{counted, thousands};
 use crate::threads;
@@ -78,10 +78,10 @@ pub(super) fn figure(
     summaries: &[Summary],
     moments: Moments,
     most: u64,
-) -> anyhow::Result<Figure> {
+) -> anyhow::Result<ScatterPlot> {
     let shown = moments.rows();
     let projection = moments.projection();
-    Ok(Figure {
+    Ok(ScatterPlot {
         title: first.provenance("model").unwrap_or("Embeddings").to_owned(),
         subtitle: format!(
             "{} from {} · {} embeddings in {} dimensions, first two principal components",
@@ -115,14 +115,14 @@ pub(super) fn figure(
 #[derive(Debug, Clone)]
 struct Picture {
     path: PathBuf,
-    kind: Kind,
+    kind: PictureKind,
 }
 
 fn picture(path: &str) -> Result<Picture, &'static str> {
     let path = PathBuf::from(path);
     let kind = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("svg") => Kind::Svg,
-        Some("html" | "htm") => Kind::Html,
+        Some("svg") => PictureKind::Svg,
+        Some("html" | "htm") => PictureKind::Html,
         _ => return Err("the plot must have the extension .svg or .html"),
     };
     Ok(Picture { path, kind })

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use super::plot::{self, PlotFile, SPACE};
 use super::{pass_on, print, say};
 use crate::html_report::lengths::Lengths;
-use crate::html_report::{Marked, Page, Space};
+use crate::html_report::{HtmlReport, Marked, Space};
 use crate::output::{self, Layout, Rows};
 use crate::plot::scatter::{self, Series};
 use crate::report::Report;
@@ -106,8 +106,8 @@ fn read(folder: &Path) -> anyhow::Result<Report> {
 }
 
 /// Reads from the outputs what `report.json` does not contain: lengths, marked records and vectors.
-fn page(report: Report, folder: &Path) -> Page {
-    let mut page = Page {
+fn page(report: Report, folder: &Path) -> HtmlReport {
+    let mut page = HtmlReport {
         lengths: Lengths::default(),
         marked: Vec::new(),
         spaces: Vec::new(),
@@ -186,7 +186,7 @@ fn picture(
     layout: &Layout,
     files: &[PlotFile],
     look: &mut dyn FnMut(&PlotFile, &Rows),
-) -> anyhow::Result<crate::plot::scatter::Figure> {
+) -> anyhow::Result<crate::plot::scatter::ScatterPlot> {
     if layout.per_token {
         for file in files {
             for rows in output::open(&file.path)? {

@@ -10,7 +10,7 @@ use std::fmt::{self, Write as _};
 
 use self::histogram::{Bin, Histogram};
 use self::lengths::Lengths;
-use crate::plot::scatter::{Figure, escaped};
+use crate::plot::scatter::{ScatterPlot, escaped};
 use crate::report::{FileReport, Loaded, Report};
 use crate::text::{are, counted, thousands};
 
@@ -43,7 +43,7 @@ pub struct Space {
 
 /// All that the page shows.
 #[derive(Debug, Clone)]
-pub struct Page {
+pub struct HtmlReport {
     /// The run's report.
     pub report: Report,
     /// Lengths of the sequences in the outputs.
@@ -56,7 +56,7 @@ pub struct Page {
     pub unread: Vec<String>,
 }
 
-impl Page {
+impl HtmlReport {
     /// The page.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]

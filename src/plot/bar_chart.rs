@@ -11,7 +11,7 @@ pub struct Bar {
     pub label: String,
     /// Below the label.
     pub note: String,
-    /// How long its parts are; as many as [`Bars::parts`].
+    /// How long its parts are; as many as [`BarChart::parts`].
     pub values: Vec<f64>,
     /// What is written at its end.
     pub told: String,
@@ -19,7 +19,7 @@ pub struct Bar {
 
 /// What is drawn.
 #[derive(Debug, Clone)]
-pub struct Bars {
+pub struct BarChart {
     /// The largest line.
     pub title: String,
     /// Below the title.
@@ -41,7 +41,7 @@ const LEFT: f64 = 250.0;
 const RIGHT: f64 = 110.0;
 const ROW: f64 = 54.0;
 
-impl Bars {
+impl BarChart {
     /// The bars as an SVG document.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]

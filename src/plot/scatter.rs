@@ -35,7 +35,7 @@ pub struct Series {
 
 /// What is drawn.
 #[derive(Debug, Clone)]
-pub struct Figure {
+pub struct ScatterPlot {
     /// The largest line.
     pub title: String,
     /// Below the title.
@@ -52,7 +52,7 @@ pub struct Figure {
 
 /// What kind of file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PictureKind {
     /// An image, which browsers, editors and papers take.
     Svg,
     /// A page that shows what is pointed at, and a series alone when its name is.
@@ -103,15 +103,15 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     atomic_file::write_anywhere(path, text)
 }
 
-impl Figure {
+impl ScatterPlot {
     /// Writes the figure to a file, which appears whole or not at all.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn write(&self, path: &Path, kind: Kind) -> io::Result<()> {
+    pub fn write(&self, path: &Path, kind: PictureKind) -> io::Result<()> {
         let text = match kind {
-            Kind::Svg => self.svg(),
-            Kind::Html => self.html(),
+            PictureKind::Svg => self.svg(),
+            PictureKind::Html => self.html(),
         };
         write(path, &text)
     }

@@ -70,7 +70,7 @@ pub enum EmbedError {
     /// The session that was handed in is none of this model with these options.
     #[error("the session cannot be used for {model}: {why}")]
     Session {
-        /// The model.
+        /// The model as it was named.
         model: String,
         /// What does not fit.
         why: String,
@@ -542,7 +542,7 @@ fn choice(device: Device) -> DeviceChoice {
     }
 }
 
-/// No trace.
+/// A trace that is not written.
 fn silence() -> Trace {
     Trace::new(None).expect("no file is made")
 }

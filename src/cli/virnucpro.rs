@@ -12,7 +12,7 @@ use crate::manifest;
 use crate::settings::{Overrides, Precision, RunOverrides};
 use crate::text::counted;
 use crate::virnucpro::features::{self, Models, Truncation};
-use crate::virnucpro::{self, Found, Places, Side};
+use crate::virnucpro::{self, Found, SamplePaths, Side};
 
 /// Compute VirNucPro's features for contigs, loading each model once
 ///
@@ -107,10 +107,10 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
     ];
     let out = &args.common.out;
     folders::make(out).with_context(|| format!("cannot create the folder {}", out.display()))?;
-    let mut all: Vec<(Places, Found)> = Vec::new();
+    let mut all: Vec<(SamplePaths, Found)> = Vec::new();
     let mut jobs = Vec::new();
     for input in inputs {
-        let places = Places {
+        let places = SamplePaths {
             out: out.clone(),
             sample: input.sample,
         };
@@ -154,7 +154,7 @@ pub fn run(args: &VirnucproArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Joins the features of both models, and writes where they come from.
-fn merge(all: &[(Places, Found)], args: &VirnucproArgs) -> anyhow::Result<()> {
+fn merge(all: &[(SamplePaths, Found)], args: &VirnucproArgs) -> anyhow::Result<()> {
     for (places, found) in all {
         let mut told = None;
         for part in 1..=found.parts {

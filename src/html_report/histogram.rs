@@ -5,12 +5,12 @@ use std::fmt::{self, Write as _};
 use crate::plot::scatter::escaped;
 use crate::text::thousands;
 
-/// One bar.
+/// A bar: how many things lie between two values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bin {
     /// What is counted here; nothing for a gap.
     pub label: String,
-    /// How many.
+    /// Number of things in it.
     pub count: u64,
 }
 
@@ -19,7 +19,7 @@ pub struct Bin {
 pub struct Histogram {
     /// What it shows, for who can't see it.
     pub title: String,
-    /// What is counted.
+    /// What is counted, as the axis is labelled.
     pub counted: String,
     /// What the bins are of.
     pub axis: String,

@@ -13,12 +13,12 @@ pub struct Lengths(BTreeMap<u64, u64>);
 const BINS: f64 = 26.0;
 
 impl Lengths {
-    /// Adds a sequence.
+    /// Counts a sequence of `length` residues or bases.
     pub fn add(&mut self, length: u64) {
         *self.0.entry(length).or_default() += 1;
     }
 
-    /// How many sequences.
+    /// Number of sequences that were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.values().sum()

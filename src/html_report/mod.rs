@@ -22,9 +22,9 @@ const FILES: usize = 2000;
 pub struct Marked {
     /// Its file's sample.
     pub sample: String,
-    /// Its id.
+    /// Id of the record: the first word of its header.
     pub id: String,
-    /// Residues or bases.
+    /// Length in residues or bases.
     pub length: u64,
     /// What happened to it.
     pub status: String,
@@ -33,7 +33,7 @@ pub struct Marked {
 /// Comparable embeddings, for one scatter plot.
 #[derive(Debug, Clone)]
 pub struct Space {
-    /// The model.
+    /// Name of the model.
     pub model: String,
     /// Their two principal components; none when there is nothing to draw, and then why.
     pub picture: Result<Figure, String>,
@@ -57,7 +57,7 @@ pub struct HtmlReport {
 }
 
 impl HtmlReport {
-    /// The page.
+    /// The page as XHTML, with its styles and pictures in it.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
     pub fn html(&self) -> String {

@@ -17,7 +17,7 @@ pub struct Damage {
     pub file: PathBuf,
     /// The name of its blob, which is the expected hash.
     pub expected: String,
-    /// Its hash.
+    /// The hash of its bytes, in hexadecimal.
     pub found: String,
 }
 

@@ -12,9 +12,9 @@ pub enum HubError {
              HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE, or copy the model folder from another \
              machine and use that folder as the model", .cache.display())]
     Offline {
-        /// The model.
+        /// The model as `ORG/NAME`, with its revision where that is not `main`.
         model: String,
-        /// The hub's cache.
+        /// Folder of the hub's cache.
         cache: PathBuf,
         /// Which commits of the model are in the cache, as text for the message; empty if there are
         /// none.
@@ -28,9 +28,9 @@ pub enum HubError {
     Network {
         /// The URL of the hub, without secrets.
         endpoint: String,
-        /// What went wrong.
+        /// What went wrong, as a message shows it.
         why: String,
-        /// The hub's cache.
+        /// Folder of the hub's cache.
         cache: PathBuf,
     },
     /// HTTP status 401 or 403.
@@ -61,7 +61,7 @@ pub enum HubError {
     Status {
         /// The URL that was requested, without secrets.
         url: String,
-        /// The HTTP status.
+        /// HTTP status, with the hub's own explanation if it gives one.
         status: String,
     },
     /// The connection failed repeatedly.
@@ -72,7 +72,7 @@ pub enum HubError {
     Broken {
         /// The URL that was requested, without secrets.
         url: String,
-        /// What went wrong.
+        /// What went wrong, as a message shows it.
         why: String,
     },
     /// A response that a Hugging Face hub would not give.
@@ -90,9 +90,9 @@ pub enum HubError {
          be changing the files"
     )]
     Hash {
-        /// The file.
+        /// Name of the file in the repository.
         file: String,
-        /// The model.
+        /// The model as `ORG/NAME`, with its revision where that is not `main`.
         model: String,
         /// The hash given by the hub.
         expected: String,
@@ -106,9 +106,9 @@ pub enum HubError {
          later, or set HF_ENDPOINT to a mirror"
     )]
     Size {
-        /// The file.
+        /// Name of the file in the repository.
         file: String,
-        /// The model.
+        /// The model as `ORG/NAME`, with its revision where that is not `main`.
         model: String,
         /// Size in bytes given by the hub.
         announced: u64,
@@ -129,7 +129,7 @@ pub enum HubError {
     /// The repository does not contain a model that seqembed can use.
     #[error("{model} cannot be used, because the repository has no {missing} (it has {has})")]
     Unusable {
-        /// The model.
+        /// The model as `ORG/NAME`, with its revision where that is not `main`.
         model: String,
         /// The file that is missing.
         missing: String,
@@ -144,7 +144,7 @@ pub enum HubError {
          use FOLDER as the model"
     )]
     Adapter {
-        /// The repository.
+        /// The repository as `ORG/NAME`.
         model: String,
     },
     /// An environment variable has an invalid value.
@@ -162,7 +162,7 @@ pub enum HubError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// What the operating system says.
         source: std::io::Error,
     },
 }

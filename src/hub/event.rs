@@ -20,7 +20,7 @@ pub enum Event<'a> {
     End,
     /// A temporary failure: the next attempt starts after `wait`.
     Retry {
-        /// What went wrong.
+        /// What went wrong, as a message shows it.
         why: &'a str,
         /// Time until the next attempt.
         wait: Duration,

@@ -27,9 +27,9 @@ pub enum JournalError {
         "{} is in use by another seqembed, {holder}: wait until it ends, or use another folder", .folder.display()
     )]
     Locked {
-        /// The folder.
+        /// The work folder, or the cache, that is locked.
         folder: PathBuf,
-        /// Process and host.
+        /// Who holds it: process number and host name.
         holder: String,
     },
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::error::JournalError;
 use super::ordinary;
 
-/// The lock's file.
+/// Name of the locked file in the work folder.
 const NAME: &str = "lock";
 
 /// A folder that is this process's own while it lives.

@@ -28,9 +28,9 @@ pub enum Line {
     },
     /// Facts, under the number that later lines call them by.
     Facts {
-        /// The number.
+        /// The number by which other lines refer to them.
         id: u64,
-        /// The facts.
+        /// What the results of a file depend on.
         facts: Facts,
     },
     /// Rows saved with this attempt's number are of this file with these facts.
@@ -42,7 +42,7 @@ pub enum Line {
 /// A file that was begun.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attempt {
-    /// The sample.
+    /// Name of the sample, which is that of its output without the ending.
     pub sample: String,
     /// The number of its facts.
     pub facts: u64,
@@ -53,7 +53,7 @@ pub struct Attempt {
 /// A file that is finished.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
-    /// The sample.
+    /// Name of the sample, which is that of its output without the ending.
     pub sample: String,
     /// The number of its facts.
     pub facts: u64,

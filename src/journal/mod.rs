@@ -46,7 +46,7 @@ pub use self::error::JournalError;
 
 /// The work folder's name in an output folder.
 pub const FOLDER: &str = ".seqembed";
-/// The log's name.
+/// Name of the log in the work folder.
 const LOG: &str = "journal";
 /// Prefix of the names of shards.
 const SHARD: &str = "rows-";
@@ -62,7 +62,7 @@ const UNREACHED: u64 = 1 << 62;
 pub struct Request<'a> {
     /// The sample; no other file of the run has it.
     pub sample: &'a str,
-    /// The input.
+    /// Where the sequences come from.
     pub source: &'a Source,
     /// What decides its numbers.
     pub facts: Facts,
@@ -87,7 +87,7 @@ pub enum ResumePlan {
     Compute {
         /// What the journal knows it by.
         ticket: Ticket,
-        /// The rows.
+        /// The rows that were saved; none where there are none that can be used.
         saved: Saved,
         /// Why the existing data cannot be used.
         why_again: Option<String>,

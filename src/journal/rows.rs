@@ -37,7 +37,7 @@ pub struct Mark {
 pub struct RowLocation {
     /// The shard.
     pub path: PathBuf,
-    /// Bytes before them.
+    /// Number of bytes in the shard before them.
     pub offset: u64,
 }
 
@@ -77,7 +77,7 @@ pub struct Frame {
     pub attempt: u64,
     /// Width of a vector.
     pub hidden: u32,
-    /// The rows.
+    /// What is noted of each row, in the order of their values.
     pub marks: Vec<Mark>,
     /// Offset of the values in the shard.
     pub values_at: u64,
@@ -87,7 +87,7 @@ pub struct Frame {
 #[derive(Debug)]
 pub struct Writer {
     file: BufWriter<File>,
-    /// Bytes written.
+    /// Length of the shard so far, in bytes.
     pub bytes: u64,
 }
 

@@ -19,7 +19,7 @@ pub struct ManifestErrors {
 pub struct Mistake {
     /// The line, from 1, if known.
     pub line: Option<usize>,
-    /// What.
+    /// What is wrong, and what to write instead.
     pub text: String,
 }
 

@@ -8,9 +8,9 @@ use crate::settings::Settings;
 pub struct Job {
     /// The sample name, which names the output file: a valid file name, unique among the jobs.
     pub sample: String,
-    /// The input.
+    /// Where the sequences come from.
     pub source: Source,
-    /// Its options.
+    /// The options that hold for this file, all decided.
     pub settings: Settings,
     /// The line of the manifest, from 1; `None` for a file named on the command line.
     pub line: Option<usize>,

@@ -36,7 +36,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// The file's reader.
+    /// A reader that gives the records in blocks of bounded size.
     pub fn into_reader(self) -> Reader {
         let layout = self.layout.clone();
         let rows = self.rows;
@@ -155,7 +155,7 @@ pub(super) fn counts(mut end: impl FnMut() -> io::Result<u64>) -> impl FnMut() -
     }
 }
 
-/// Damaged data.
+/// The error of data that are damaged, or not laid out as an output is.
 pub(super) fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }

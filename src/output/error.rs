@@ -11,49 +11,49 @@ pub enum OutputError {
     /// The operating system refused.
     #[error("cannot write {path}: {source}", path = .path.display())]
     Io {
-        /// The file.
+        /// Path of the output, or of a file that belongs to it.
         path: PathBuf,
-        /// The system's reason.
+        /// What the operating system says.
         source: io::Error,
     },
     /// The path of the file is an existing folder.
     #[error("cannot write {path}: there is a folder of this name; move it, or use another output \
              folder", path = .path.display())]
     Folder {
-        /// The file.
+        /// Path of the output, or of a file that belongs to it.
         path: PathBuf,
     },
     /// The operating system refused to read.
     #[error("cannot read {path}: {source}", path = .path.display())]
     Read {
-        /// The file.
+        /// Path of the output, or of a file that belongs to it.
         path: PathBuf,
-        /// The system's reason.
+        /// What the operating system says.
         source: io::Error,
     },
     /// Rows that don't fit together or don't fit the file: a fault of seqembed, not of the input.
     #[error("cannot write {path}: {what}; this is a bug in seqembed, please report it", path = .path.display())]
     Inconsistent {
-        /// The file.
+        /// Path of the output, or of a file that belongs to it.
         path: PathBuf,
-        /// What doesn't fit.
+        /// Which columns or sizes do not match.
         what: String,
     },
     /// A value that is out of range for 16-bit floats.
     #[error("cannot write {path}: record {id:?} has the value {value}, but the largest 16-bit \
              float is 65504; use option `output_precision: fp32`", path = .path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the output, or of a file that belongs to it.
         path: PathBuf,
-        /// The record.
+        /// Id of the record: the first word of its header.
         id: String,
-        /// The value.
+        /// The first value that is out of range.
         value: f32,
     },
     /// A file that is not an embedding file, or is damaged.
     #[error("{path} is not a complete embedding file: {what}", path = .path.display())]
     Malformed {
-        /// The file.
+        /// Path of the output, or of a file that belongs to it.
         path: PathBuf,
         /// What is wrong with it.
         what: String,

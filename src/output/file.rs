@@ -12,7 +12,7 @@ use crate::digest::Digest;
 pub struct Written {
     /// Its name in its folder.
     pub name: String,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
     /// BLAKE3 of its bytes, in hexadecimal.
     pub hash: String,

@@ -216,7 +216,7 @@ pub(super) struct Array {
 }
 
 impl Array {
-    /// Reads the head.
+    /// Reads the magic number and the header; the data follow.
     pub fn begin(mut data: Box<dyn BufRead + Send>) -> io::Result<Self> {
         let mut magic = [0; 10];
         data.read_exact(&mut magic)?;

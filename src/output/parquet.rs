@@ -723,7 +723,7 @@ fn embeddings(group: &RowGroupMetaData) -> Option<&ColumnChunkMetaData> {
 struct LongRow {
     /// The row without its vectors, until the first of them.
     head: Option<Rows>,
-    /// Vectors to come.
+    /// Number of its vectors that are still to come.
     left: usize,
     /// Values of a vector that a page cuts.
     rest: Vec<f32>,

@@ -9,7 +9,7 @@ use super::precision::OutputPrecision;
 /// Number of list items per APPENDS opcode, as in Python's own pickler.
 const BATCH: usize = 1000;
 
-/// Writes one pickle.
+/// Writes one pickle, opcode by opcode.
 pub(super) struct Pickler<W> {
     to: W,
 }
@@ -39,7 +39,7 @@ impl<W: Write> Pickler<W> {
         Ok(Self { to })
     }
 
-    /// Ends it.
+    /// Writes the opcode that ends a pickle, and gives the writer back.
     pub fn end(mut self) -> io::Result<W> {
         self.to.write_all(b".")?;
         Ok(self.to)
@@ -59,7 +59,7 @@ impl<W: Write> Pickler<W> {
         Ok(List { items: 0 })
     }
 
-    /// A text.
+    /// Appends a text, as `BINUNICODE`.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         let length = u32::try_from(text.len()).map_err(io::Error::other)?;
         self.to.write_all(b"X")?;
@@ -67,7 +67,7 @@ impl<W: Write> Pickler<W> {
         self.to.write_all(text.as_bytes())
     }
 
-    /// A whole number.
+    /// Appends a whole number, in as few bytes as its size needs.
     pub fn int(&mut self, number: u64) -> io::Result<()> {
         if let Ok(byte) = u8::try_from(number) {
             self.to.write_all(&[b'K', byte])

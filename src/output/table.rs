@@ -40,14 +40,14 @@ pub(super) struct Table {
     pub widths: [usize; 3],
     /// Bytes of each column's texts.
     pub bytes: [u64; 3],
-    /// How many rows.
+    /// Number of rows so far.
     pub rows: u64,
-    /// Their vectors together.
+    /// Number of vectors that all rows have together.
     pub vectors: u64,
 }
 
 impl Table {
-    /// No rows yet.
+    /// An empty table, spooled in the folder of the output `path`.
     pub fn new(path: &Path) -> Self {
         Self {
             columns: spool(path),
@@ -94,9 +94,9 @@ pub(super) struct Columns {
 
 /// A row of the table.
 pub(super) struct Row {
-    /// Residues.
+    /// Residues or bases of the record.
     pub length: u64,
-    /// Vectors.
+    /// Number of vectors: 1 when pooled, else one per residue.
     pub vectors: u64,
     /// The texts, in the order of [`TEXTS`].
     pub texts: [String; 3],

@@ -24,7 +24,7 @@ use super::torch_archive::{Archive, TorchFile};
 /// Ids and their vectors, end to end.
 #[derive(Debug, Clone, Copy)]
 pub struct Vectors<'a> {
-    /// One a record.
+    /// Id of each record, in the order of the vectors.
     pub ids: &'a [String],
     /// Values of a vector.
     pub hidden: usize,

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use crate::plot::scatter::{COLOURS, FONT, INK, SOFT, Scale, banner, escaped, text};
 
-/// A bar.
+/// One bar, with its label at the left and its length written at the right.
 #[derive(Debug, Clone)]
 pub struct Bar {
     /// The label of the bar.
     pub label: String,
-    /// Below the label.
+    /// Small print below the label.
     pub note: String,
     /// How long its parts are; as many as [`BarChart::parts`].
     pub values: Vec<f64>,
@@ -17,12 +17,12 @@ pub struct Bar {
     pub told: String,
 }
 
-/// What is drawn.
+/// A chart of horizontal bars, each of which is stacked of the same parts.
 #[derive(Debug, Clone)]
 pub struct BarChart {
-    /// The largest line.
+    /// Title of the chart.
     pub title: String,
-    /// Below the title.
+    /// Line below the title.
     pub subtitle: String,
     /// Prominent warnings.
     pub warning: Option<String>,
@@ -32,7 +32,7 @@ pub struct BarChart {
     pub parts: Vec<String>,
     /// The bars, from above.
     pub bars: Vec<Bar>,
-    /// Small print below.
+    /// Lines of small print below the chart.
     pub notes: Vec<String>,
 }
 

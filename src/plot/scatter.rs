@@ -33,18 +33,18 @@ pub struct Series {
     pub points: Vec<Point>,
 }
 
-/// What is drawn.
+/// A scatter plot with a legend of its series.
 #[derive(Debug, Clone)]
 pub struct ScatterPlot {
-    /// The largest line.
+    /// Title of the plot.
     pub title: String,
-    /// Below the title.
+    /// Line below the title.
     pub subtitle: String,
     /// Prominent warnings.
     pub warning: Option<String>,
     /// What the axes show.
     pub axes: [String; 2],
-    /// Small print below.
+    /// Lines of small print below the plot.
     pub notes: Vec<String>,
     /// The points, in the legend's order.
     pub series: Vec<Series>,

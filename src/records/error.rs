@@ -10,7 +10,7 @@ use crate::text::{counted, thousands};
 pub struct RecordError {
     /// The file, as the user named it.
     pub file: String,
-    /// What is wrong.
+    /// What is wrong with it, and what to do.
     #[source]
     pub problem: Box<Problem>,
 }
@@ -40,7 +40,7 @@ pub enum Problem {
     /// The system failed while reading.
     #[error("reading failed after {}: {source}", counted(*delivered, "whole record"))]
     Read {
-        /// Records delivered before.
+        /// Whole records that were read before it.
         delivered: u64,
         /// The system's reason.
         source: io::Error,
@@ -50,13 +50,13 @@ pub enum Problem {
              it with `{check}`",
         if *cut { "cut short" } else { "damaged" }, after(*delivered, last))]
     Damaged {
-        /// The compression.
+        /// Its name, such as `gzip`.
         compression: &'static str,
         /// A command that checks such a file.
         check: &'static str,
         /// Whether the end is missing, rather than the bytes wrong.
         cut: bool,
-        /// Records delivered before.
+        /// Whole records that were read before it.
         delivered: u64,
         /// The id of the last of them.
         last: String,
@@ -68,9 +68,9 @@ pub enum Problem {
              by other data (`{found}`): {}",
         records(*delivered, last), junk(compression))]
     Behind {
-        /// The compression.
+        /// Its name, such as `gzip`.
         compression: &'static str,
-        /// Records delivered before.
+        /// Whole records that were read before it.
         delivered: u64,
         /// The id of the last of them.
         last: String,
@@ -83,7 +83,7 @@ pub enum Problem {
          file is complete"
     )]
     Changed {
-        /// What is different.
+        /// What changed: the file's length, or the time when it was last written.
         what: String,
     },
     /// Not a sequence file.
@@ -102,15 +102,15 @@ pub enum Problem {
          line (`>`)"
     )]
     NoHeader {
-        /// The line.
+        /// Number of the line in the decompressed text, from 1.
         line: u64,
-        /// How it starts.
+        /// The first bytes of the line, unprintable ones escaped.
         found: String,
     },
     /// A NUL byte.
     #[error("line {line}: NUL byte: is this a binary or damaged file?")]
     Nul {
-        /// The line.
+        /// Number of the line in the decompressed text, from 1.
         line: u64,
     },
     /// A `>` that does not start its line.
@@ -119,9 +119,9 @@ pub enum Problem {
          line break between them?"
     )]
     HeaderInSequence {
-        /// The line.
+        /// Number of the line in the decompressed text, from 1.
         line: u64,
-        /// The record.
+        /// Id of the record: the first word of its header.
         id: String,
     },
     /// More letters than are read.
@@ -133,7 +133,7 @@ pub enum Problem {
     TooLong {
         /// The line of its header.
         line: u64,
-        /// The record.
+        /// Id of the record: the first word of its header.
         id: String,
         /// Maximum number of letters.
         longest: u64,
@@ -141,7 +141,7 @@ pub enum Problem {
     /// A header that is none.
     #[error("line {line}: header of more than 16 MB: is this a text file with line breaks?")]
     LongHeader {
-        /// The line.
+        /// Number of the line in the decompressed text, from 1.
         line: u64,
     },
     /// Lines end with a lone carriage return.
@@ -150,15 +150,15 @@ pub enum Problem {
          `tr '\\r' '\\n'`"
     )]
     CarriageReturns {
-        /// The line.
+        /// Number of the line in the decompressed text, from 1.
         line: u64,
     },
     /// FASTQ: a record does not start with `@`.
     #[error("line {line}: expected a FASTQ header (`@`), found `{found}`")]
     FastqHeader {
-        /// The line.
+        /// Number of the line in the decompressed text, from 1.
         line: u64,
-        /// How it starts.
+        /// The first bytes of the line, unprintable ones escaped.
         found: String,
     },
     /// FASTQ: as many qualities as residues must stand there.
@@ -167,19 +167,19 @@ pub enum Problem {
     FastqQuality {
         /// The line on which the qualities start.
         line: u64,
-        /// The record.
+        /// Id of the record: the first word of its header.
         id: String,
-        /// Residues.
+        /// Number of letters of its sequence.
         sequence: u64,
-        /// Qualities.
+        /// Number of letters of its qualities.
         quality: u64,
     },
     /// FASTQ: the file ends within a record.
     #[error("line {line}: the file ends within FASTQ record `{id}`: is it truncated?")]
     FastqCut {
-        /// The last line.
+        /// Number of the last line in the decompressed text.
         line: u64,
-        /// The record.
+        /// Id of the record: the first word of its header.
         id: String,
     },
 }

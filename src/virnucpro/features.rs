@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Places, Side, VirnucproError, make};
+use super::{SamplePaths, Side, VirnucproError, make};
 use crate::manifest::Job;
 use crate::output::virnucpro::{Vectors, write_merged, write_nucleotides, write_proteins};
 use crate::output::{self, Format, Layout, OutputError, Rows};
@@ -97,7 +97,7 @@ impl Models {
 
 /// The job that embeds one side of a part.
 #[must_use]
-pub fn job(places: &Places, side: Side, part: usize, settings: Settings) -> Job {
+pub fn job(places: &SamplePaths, side: Side, part: usize, settings: Settings) -> Job {
     Job {
         sample: format!("{}_{}_output_{part}", places.sample, side.word()),
         source: Source::Path(places.part(side, part)),
@@ -123,7 +123,7 @@ fn rows_path(places: &Places, side: Side, part: usize) -> PathBuf {
 /// If a reading frame has no vector, the two sides do not match, or a file cannot be read or
 /// written.
 pub fn merge(
-    places: &Places,
+    places: &SamplePaths,
     part: usize,
     truncation: Truncation,
 ) -> Result<[Layout; 2], VirnucproError> {
@@ -235,7 +235,7 @@ fn by_length(rows: &Rows) -> Rows {
 /// # Errors
 /// If the file cannot be written.
 pub fn write_provenance(
-    places: &Places,
+    places: &SamplePaths,
     chunk: usize,
     truncation: Truncation,
     [nucleotide, protein]: &[Layout; 2],

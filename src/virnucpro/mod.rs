@@ -41,7 +41,7 @@ pub enum VirnucproError {
     /// Contigs have bases.
     #[error("{contigs} {why}, but VirNucPro needs DNA: use the contigs, not their proteins")]
     Proteins {
-        /// The file.
+        /// The file of contigs.
         contigs: String,
         /// How that is seen.
         why: String,
@@ -63,29 +63,29 @@ pub enum VirnucproError {
     Missing {
         /// The file with the sequence.
         path: PathBuf,
-        /// The reading frame.
+        /// Id of the reading frame.
         id: String,
-        /// Why.
+        /// Its status, which says why it was not embedded.
         why: String,
     },
     /// The two sides do not belong together.
     #[error("{nucleotides} and {proteins} do not match: {why}; nothing was merged", nucleotides = .nucleotides.display(), proteins = .proteins.display())]
     Mismatch {
-        /// One side.
+        /// The file of the frames' nucleotide features.
         nucleotides: PathBuf,
-        /// The other side.
+        /// The file of the frames' protein features.
         proteins: PathBuf,
-        /// Where they differ.
+        /// The first record in which they differ.
         why: String,
     },
 }
 
 /// The paths of the files of one input.
 #[derive(Debug, Clone)]
-pub struct Places {
-    /// The output folder.
+pub struct SamplePaths {
+    /// The folder that all outputs are written to.
     pub out: PathBuf,
-    /// The input's name.
+    /// Name of the input, after which its files are named.
     pub sample: String,
 }
 
@@ -109,7 +109,7 @@ impl Side {
     }
 }
 
-impl Places {
+impl SamplePaths {
     fn file(&self, ending: &str) -> PathBuf {
         self.out.join(format!("{}_{ending}", self.sample))
     }
@@ -126,7 +126,7 @@ impl Places {
         self.folder(side).join(format!("output_{part}.fa"))
     }
 
-    /// A part's vectors.
+    /// Path of the vectors of a part, which is counted from 1.
     #[must_use]
     pub fn vectors(&self, side: Side, part: usize) -> PathBuf {
         let model = match side {
@@ -152,13 +152,13 @@ impl Places {
 /// What was found in one input.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
-    /// Contigs.
+    /// Number of contigs.
     pub contigs: u64,
-    /// Their chunks.
+    /// Number of chunks that the contigs were cut into.
     pub chunks: u64,
     /// The reading frames that were kept.
     pub frames: u64,
-    /// Files of them.
+    /// Number of files that the frames were written to, on each side.
     pub parts: usize,
     /// What the user should know.
     pub warnings: Vec<String>,
@@ -204,7 +204,7 @@ impl Found {
 /// # Errors
 /// If the contigs cannot be read or the files cannot be written.
 pub fn prepare(
-    places: &Places,
+    places: &SamplePaths,
     contigs: &Source,
     chunk: usize,
     per_file: usize,
@@ -289,7 +289,7 @@ fn make(folder: &Path) -> Result<(), VirnucproError> {
 
 /// The reading frames, in files of all and in parts, each as nucleotides and as protein.
 struct FrameFiles<'p> {
-    places: &'p Places,
+    places: &'p SamplePaths,
     /// Frames in a part.
     per_file: u64,
     whole: [Fasta; 2],

@@ -36,7 +36,7 @@ pub struct Space {
     /// Name of the model.
     pub model: String,
     /// Their two principal components; none when there is nothing to draw, and then why.
-    pub picture: Result<Figure, String>,
+    pub picture: Result<ScatterPlot, String>,
     /// Their provenance, from the first of their files.
     pub provenance: Vec<(String, String)>,
 }

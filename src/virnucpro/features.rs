@@ -107,7 +107,7 @@ pub fn job(places: &SamplePaths, side: Side, part: usize, settings: Settings) ->
 }
 
 /// The file with the rows of a job until they are merged.
-fn rows_path(places: &Places, side: Side, part: usize) -> PathBuf {
+fn rows_path(places: &SamplePaths, side: Side, part: usize) -> PathBuf {
     let name = format!(
         "{}_{}_output_{part}.{}",
         places.sample,

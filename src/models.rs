@@ -46,7 +46,7 @@ pub enum ModelError {
         model: String,
         /// The cache of exported models.
         cache: PathBuf,
-        /// The hub's cache.
+        /// Path of the hub's cache.
         hub_cache: PathBuf,
     },
     /// The model is in the hub's cache, but not the reference that maps the revision to a commit.
@@ -60,7 +60,7 @@ pub enum ModelError {
         revision: String,
         /// The commits that are in the cache.
         commits: Vec<String>,
-        /// The hub's cache.
+        /// Path of the hub's cache.
         hub_cache: PathBuf,
     },
     /// A path that does not contain a model.
@@ -83,7 +83,7 @@ pub enum ModelError {
     /// The checkpoint cannot be exported.
     #[error("cannot export {}", .path.display())]
     Export {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
         /// What is wrong with it.
         source: Box<seqembed_onnx::Error>,
@@ -101,7 +101,7 @@ pub enum ModelError {
     Cache {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The underlying error.
         source: std::io::Error,
     },
 }

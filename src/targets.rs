@@ -17,7 +17,7 @@ pub enum TargetError {
     /// The file is also read.
     #[error("{} would be overwritten, but it is {what}: choose another output", .path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the file is read as, such as `an input`.
         what: &'static str,
@@ -26,7 +26,7 @@ pub enum TargetError {
     #[error("{} would be written twice, as {one} and as {other}: choose another file for one of \
              them", .path.display())]
     Twice {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What one output is.
         one: &'static str,
@@ -45,7 +45,7 @@ pub enum TargetError {
     #[error("{} was not written by seqembed, and would be overwritten by a companion file of {}: \
              move it, or choose another folder, sample name or format", .path.display(), .output.display())]
     Stranger {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The output.
         output: PathBuf,

@@ -23,9 +23,9 @@ pub enum Error {
     /// Invalid JSON, or JSON without a required field.
     #[error("{}: {}", path.display(), shown::message(&source.to_string()))]
     Json {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and what.
+        /// The parser's error, with line and column.
         source: serde_json::Error,
     },
     /// Not a checkpoint of a known kind.
@@ -46,7 +46,7 @@ pub enum Error {
          the tokenizer files to FOLDER, and use FOLDER", path.display()
     )]
     Adapter {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
         /// The file that shows it.
         file: &'static str,
@@ -58,7 +58,7 @@ pub enum Error {
         path.display()
     )]
     LfsPointer {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// Tensors of the encoder that the graph does not use.
@@ -70,7 +70,7 @@ pub enum Error {
         help.effect()
     )]
     Leftover {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
         /// Number of unused tensors.
         count: usize,
@@ -92,7 +92,7 @@ pub enum Error {
     /// A tensor that the architecture needs is missing.
     #[error("{}: the checkpoint has no tensor {}", path.display(), shown::name(tensor))]
     MissingTensor {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
         /// The tensor, by its Hugging Face name.
         tensor: String,
@@ -103,7 +103,7 @@ pub enum Error {
          weights and the configuration are not from the same model", path.display(), shown::name(tensor)
     )]
     Shape {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
         /// The tensor, by its name in the file.
         tensor: String,
@@ -119,11 +119,11 @@ pub enum Error {
         path.display(), shown::name(tensor)
     )]
     Dtype {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its type.
+        /// The type, as the file names it.
         dtype: String,
     },
     /// Stored rotary frequencies that contradict the configuration.
@@ -134,7 +134,7 @@ pub enum Error {
          the checkpoint again without it", path.display(), shown::name(tensor)
     )]
     Frequencies {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
         /// The tensor, by its name in the file.
         tensor: String,
@@ -151,7 +151,7 @@ pub enum Error {
         path.display(), shown::name(first), shown::name(second)
     )]
     Ambiguous {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
         /// One name, as in the file.
         first: String,
@@ -161,7 +161,7 @@ pub enum Error {
     /// A weights file that is not valid.
     #[error("{}: not a valid {format} file: {}", path.display(), shown::message(message))]
     Malformed {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
         /// The format it was read as.
         format: &'static str,
@@ -175,7 +175,7 @@ pub enum Error {
         path.display(), shown::name(tensor)
     )]
     Truncated {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
         /// The first incomplete tensor.
         tensor: String,
@@ -190,13 +190,13 @@ pub enum Error {
          load it and save it again with a current PyTorch (torch.save), or as safetensors", path.display()
     )]
     OldPyTorch {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
     },
     /// A pickle that requests something no checkpoint needs.
     #[error("{}: {source}", path.display())]
     Pickle {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
         /// What it requested.
         source: PickleError,
@@ -207,7 +207,7 @@ pub enum Error {
          give it with option `tokenizer`", path.display()
     )]
     NoTokenizer {
-        /// The checkpoint.
+        /// Path of the checkpoint.
         path: PathBuf,
         /// The file that is missing.
         file: &'static str,
@@ -217,14 +217,14 @@ pub enum Error {
     /// The target folder already contains a model.
     #[error("{}: the folder already contains a model; use option `force` to replace it", path.display())]
     Exists {
-        /// The target folder.
+        /// Path of the target folder.
         path: PathBuf,
     },
     /// The target exists and is not a model, so it must not be replaced.
     #[error("{} exists but is not a model folder (it is a file, a broken link, or a folder with \
              other content); choose a new folder", path.display())]
     Occupied {
-        /// The target folder.
+        /// Path of the target folder.
         path: PathBuf,
     },
     /// Not the name of a known model.
@@ -248,7 +248,7 @@ pub enum Error {
          again", path.display()
     )]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Name of the hash function.
         algorithm: &'static str,
@@ -264,7 +264,7 @@ pub enum Error {
          option `resume`", path.display()
     )]
     Changed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// A weight that is out of the range of a precision.
@@ -273,9 +273,9 @@ pub enum Error {
          another precision (option `precision: bf16` or option `precision: fp32`)", path.display(), tensor = shown::name(tensor)
     )]
     Overflow {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The weight.
         value: f32,
@@ -306,7 +306,7 @@ pub enum Error {
     Layer {
         /// The requested value.
         layer: usize,
-        /// The last one.
+        /// Index of the last layer.
         layers: usize,
     },
 }

@@ -1,5 +1,4 @@
-//! What a finished graph computes with, read from the graph itself and not from what somebody
-//! wanted it to be.
+//! Reads the precision of a finished graph from the graph itself, not from what was requested.
 
 use prost::Message;
 
@@ -8,7 +7,7 @@ use crate::graph::proto::ModelProto;
 /// The lowest number format that a graph keeps a weight in or casts a value to: `fp32`, `bf16`,
 /// `fp16` or `fp8`.
 ///
-/// `None` when the bytes are no graph, or one without a single float.
+/// `None` if the bytes are not a graph, or if the graph has no floats.
 #[must_use]
 pub fn lowest_precision(graph: &[u8]) -> Option<&'static str> {
     let graph = ModelProto::decode(graph).ok()?.graph?;

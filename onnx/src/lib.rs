@@ -2,7 +2,7 @@
 //!
 //! [`export`] reads a Hugging Face folder or a fair-esm `.pt` and writes a model folder;
 //! [`Model::open`] opens one, and [`Model::graph`] builds the graph for a layer and a choice of
-//! outputs over the same weights file. `README.md` tells what the graphs hold.
+//! outputs over the same weights file. `README.md` describes the graphs.
 
 pub mod atomic_file;
 pub mod checkpoint;

@@ -23,7 +23,7 @@ const LONGEST_INFO: u64 = 64 << 20;
 /// Counts up whenever graphs or the weights file change in a way that an older folder can't serve.
 pub const GRAPH_VERSION: u32 = 1;
 
-/// Where the weights came from.
+/// The source of the weights, such as the path of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// `hugging-face`, `fair-esm` or `random`.
@@ -41,7 +41,7 @@ pub struct Tokenizer {
     pub files: Vec<String>,
 }
 
-/// What `seqembed.json` holds.
+/// The contents of `seqembed.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The model's name.
@@ -54,17 +54,17 @@ pub struct ModelInfo {
     pub graph_version: u32,
     /// Number format of the weights.
     pub precision: Precision,
-    /// Where the weights came from.
+    /// The source of the weights, such as the path of the checkpoint.
     pub source: Source,
     /// Set when the weights are random numbers: their seed.
     pub random_seed: Option<u64>,
     /// Which tokenizer.
     pub tokenizer: Tokenizer,
-    /// The longest input that the model is meant for, without special tokens: residues (`esm2`),
-    /// bases (`bpe`), or k-mers or letters (`bert`).
+    /// The longest input that the model is intended for, without special tokens: in residues
+    /// (`esm2`), bases (`bpe`), or k-mers or letters (`bert`).
     pub max_residues: Option<usize>,
-    /// BLAKE3 of `weights.bin`, which is compared whenever it is loaded. Older exports have none:
-    /// their SHA-256 is.
+    /// BLAKE3 of `weights.bin`, verified whenever it is loaded. Older exports do not have it; their
+    /// SHA-256 is verified instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_blake3: Option<String>,
     /// BLAKE3 of the folder's other files, by their names.
@@ -90,9 +90,9 @@ fn check_of(json: &serde_json::Value) -> String {
 }
 
 impl ModelInfo {
-    /// BLAKE3, in hexadecimal, of all that decides the model's numbers: architecture with its
-    /// settings, weights, tokenizer, the hashes of its files and the version of its graphs. Not of
-    /// its name, nor of where the weights came from.
+    /// BLAKE3, in hexadecimal, of everything that affects the embeddings: architecture with its
+    /// settings, weights, tokenizer, hashes of its files, and the version of its graphs. The name
+    /// of the model and the source of the weights are not included.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn identity(&self) -> String {
@@ -123,8 +123,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model folder. Looks at `seqembed.json` and at the length of `weights.bin`, and reads
-    /// no weights.
+    /// Opens a model folder. Reads `seqembed.json` and checks the length of `weights.bin`, but does
+    /// not read the weights.
     ///
     /// # Errors
     /// [`Error::Model`] if it is not a model folder, comes from another version, or its weights
@@ -236,7 +236,7 @@ impl Model {
         Self { folder, info }
     }
 
-    /// What `seqembed.json` says.
+    /// The contents of `seqembed.json`.
     #[must_use]
     pub fn info(&self) -> &ModelInfo {
         &self.info
@@ -248,7 +248,7 @@ impl Model {
         &self.info.architecture
     }
 
-    /// The model's folder: the graph's external data lies in it.
+    /// The model folder, which contains the external data of the graphs.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -296,8 +296,8 @@ impl Model {
         })
     }
 
-    /// The ways to store the weights in a number format that graphs of this model read, whatever
-    /// the device.
+    /// The storages of the weights in a precision that graphs of this model may need, on any
+    /// device.
     ///
     /// # Errors
     /// [`Error::Precision`] when none does.
@@ -317,12 +317,12 @@ impl Model {
         Ok(all)
     }
 
-    /// Makes a weights file unless it is there, and returns its folder: the model's own, or one
-    /// below `cache` when nothing can be written there.
+    /// Creates a weights file unless it exists, and returns its folder: the model folder, or one in
+    /// `cache` if the model folder is not writable.
     ///
     /// # Errors
-    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read
-    /// or written.
+    /// [`Error::Overflow`] if a weight is out of range for the precision, or an error if a file
+    /// cannot be read or written.
     pub fn weights_in(&self, storage: impl Into<Storage>, cache: &Path) -> Result<PathBuf, Error> {
         let storage = storage.into();
         match storage.precision {
@@ -331,7 +331,8 @@ impl Model {
         }
     }
 
-    /// Opens a weights file for use; one that is not there is made, as [`Model::weights_in`] does.
+    /// Opens a weights file for use, and creates it if it does not exist, as [`Model::weights_in`]
+    /// does.
     ///
     /// # Errors
     /// As there.
@@ -378,11 +379,12 @@ impl Model {
         WeightsFile::open(path, self.weights_bytes(), self.expected())
     }
 
-    /// Builds a graph: the bytes of an ONNX file whose external data is [`Storage::file`].
+    /// Builds a graph, and returns the bytes of an ONNX file whose external data is
+    /// [`Storage::file`].
     ///
     /// # Errors
-    /// [`Error::Layer`] when the model has no such layer, [`Error::Precision`] when there is no
-    /// such graph in this number format.
+    /// [`Error::Layer`] if the model has no such layer, [`Error::Precision`] if there is no such
+    /// graph in this precision.
     pub fn graph(&self, request: &GraphRequest) -> Result<Vec<u8>, Error> {
         let storage = Storage::of(request.kind, request.precision);
         self.graph_at(request, storage.file())

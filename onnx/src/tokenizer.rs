@@ -1,5 +1,5 @@
-//! The tokenizer's file of a checkpoint: which it is, where it lies, and whether it fits the
-//! weights. Reading sequences with it is for others.
+//! The tokenizer file of a checkpoint: its kind, its location, and whether it matches the weights.
+//! Tokenizing is done elsewhere.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub enum TokenizerKind {
     /// `esm2`.
     #[serde(rename = "esm2")]
     Esm,
-    /// k-mers of DNA or single letters, told by `vocab.txt`, with BERT's special tokens.
+    /// k-mers of DNA or single letters, as listed in `vocab.txt`, with BERT's special tokens.
     Bert,
     /// Byte-pair encoding, from `tokenizer.json`.
     Bpe,
@@ -38,7 +38,7 @@ impl TokenizerKind {
     }
 }
 
-/// Says of the text of a tokenizer's file why sequences cannot be read with it.
+/// Checks the text of a tokenizer file; returns why sequences cannot be tokenized with it.
 pub type TokenizerCheck = fn(kind: TokenizerKind, file: &[u8]) -> Result<(), String>;
 
 /// Where to look for the tokenizer's file, and how to check it.
@@ -52,12 +52,12 @@ pub struct Lookup<'a> {
     pub check: Option<TokenizerCheck>,
 }
 
-/// Reads the file that was named, else the one in the checkpoint's folder, if there is one, and
+/// Reads the given file, or else the one in the folder of the checkpoint, if there is one, and
 /// checks it for a model whose embedding table has `rows` rows.
 ///
 /// # Errors
-/// When the file can't be read, is none, has other tokens than the model, or does not pass the
-/// check.
+/// If the file cannot be read, is not a tokenizer file, has other tokens than the model, or does
+/// not pass the check.
 pub fn find(
     kind: TokenizerKind,
     rows: usize,

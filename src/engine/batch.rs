@@ -20,7 +20,7 @@ impl Batch {
         self.ids.len()
     }
 
-    /// How many sequences.
+    /// Number of sequences.
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)

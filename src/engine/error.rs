@@ -6,7 +6,7 @@ use crate::threads::MORE_THREADS;
 /// Why a batch or a model could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// ONNX Runtime refused.
+    /// An error of ONNX Runtime.
     #[error("ONNX Runtime: {0}")]
     Runtime(String),
     /// The system gave ONNX Runtime no thread.

@@ -37,7 +37,7 @@ pub enum LoadError {
     /// ONNX Runtime, the device or its kernels refused.
     #[error("cannot load {}: {source}", .folder.display())]
     Session {
-        /// The model's folder.
+        /// Path of the model folder.
         folder: PathBuf,
         /// The reason.
         source: EngineError,

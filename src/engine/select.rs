@@ -13,7 +13,7 @@ use crate::settings::{Kernels, Precision};
 /// A device that the run may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectedDevice {
-    /// Which one.
+    /// The device.
     pub device: Device,
     /// The name for a reader: `CPU`, or what the driver calls the GPU.
     pub name: String,

@@ -112,7 +112,7 @@ impl<S: Session> Session for VerifiedSession<S> {
 /// What is known about a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInfo {
-    /// Where it runs.
+    /// The device that the session runs on.
     pub device: Device,
     /// The lowest number format of its weights and casts.
     pub precision: Precision,

@@ -40,7 +40,7 @@ impl Histogram {
     /// Writes the picture and the table.
     ///
     /// # Errors
-    /// When `html` refuses.
+    /// If writing to `html` fails.
     pub fn write(&self, html: &mut String) -> fmt::Result {
         let most = self.bins.iter().map(|bin| bin.count).max().unwrap_or(0);
         let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);

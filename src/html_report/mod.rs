@@ -20,7 +20,7 @@ const FILES: usize = 2000;
 /// A record that was skipped, or whose letters were replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
-    /// Its file's sample.
+    /// Sample name of its file.
     pub sample: String,
     /// Id of the record: the first word of its header.
     pub id: String,

@@ -16,7 +16,7 @@ pub enum JournalError {
         path: PathBuf,
         /// `read` or `write`.
         doing: &'static str,
-        /// The system's reason.
+        /// The underlying error.
         source: io::Error,
     },
     /// A finished file cannot be restored, or copied to the cache.

@@ -42,7 +42,7 @@ pub enum Problem {
     Read {
         /// Whole records that were read before it.
         delivered: u64,
-        /// The system's reason.
+        /// The underlying error.
         source: io::Error,
     },
     /// The compressed data end too soon, or a checksum does not fit.

@@ -28,7 +28,7 @@ pub enum CollectError {
     Engine {
         /// The files whose sequences were in the batch.
         files: String,
-        /// How many sequences.
+        /// Number of sequences.
         sequences: usize,
         /// Why.
         source: EngineError,

@@ -21,9 +21,9 @@ pub enum RunError {
     /// The output folder cannot be made or written to.
     #[error("cannot write to the output folder {}: {source}", .path.display())]
     Folder {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The underlying error.
         source: std::io::Error,
     },
     /// An output would overwrite another file.
@@ -73,9 +73,9 @@ pub enum RunError {
     /// The trace cannot be written.
     #[error("cannot write the trace {}: {source}", .path.display())]
     Trace {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// The underlying error.
         source: std::io::Error,
     },
     /// The model could not be loaded onto a device.

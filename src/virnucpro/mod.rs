@@ -52,9 +52,9 @@ pub enum VirnucproError {
     /// A folder cannot be created.
     #[error("cannot make the folder {path}: {source}", path = .path.display())]
     Folder {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The underlying error.
         source: io::Error,
     },
     /// A reading frame has no vector.

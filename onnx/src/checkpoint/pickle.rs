@@ -37,7 +37,7 @@ pub enum PickleError {
         opcode: u8,
         /// The opcode as a character.
         shown: char,
-        /// Where.
+        /// Offset in the pickle, in bytes.
         at: usize,
     },
     /// The pickle ends before its STOP.
@@ -49,7 +49,7 @@ pub enum PickleError {
     /// Supported opcodes in an invalid combination.
     #[error("its pickle is damaged at byte {at}: {what}")]
     Damaged {
-        /// Where.
+        /// Offset in the pickle, in bytes.
         at: usize,
         /// What makes no sense.
         what: String,
@@ -103,11 +103,11 @@ fn global(module: &str, name: &str) -> Option<Class> {
 pub struct Described {
     /// Name of the entry with its values.
     pub key: String,
-    /// Its number format.
+    /// Number format of the stored values.
     pub dtype: Dtype,
     /// Values before its first one.
     pub offset: u64,
-    /// Its shape.
+    /// Shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// Values from one row, column ... to the next.
     pub strides: Vec<u64>,
@@ -144,7 +144,7 @@ pub enum Value {
     Storage {
         /// Name of the entry.
         key: String,
-        /// Their number format.
+        /// Number format of the stored values.
         dtype: Dtype,
     },
     /// A tensor.

@@ -23,14 +23,14 @@ pub enum Scalar {
 pub enum Settings {
     /// `config.json`.
     HuggingFace {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The parsed contents.
         config: Value,
     },
     /// The Namespace inside a `.pt`, empty when there is none.
     FairEsm {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The parsed contents.
         settings: BTreeMap<String, Scalar>,

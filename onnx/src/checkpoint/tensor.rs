@@ -9,11 +9,11 @@ use crate::shown;
 /// The location of a tensor: contiguous little-endian values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its number format.
+    /// Number format of the stored values.
     pub dtype: Dtype,
-    /// Its shape.
+    /// Shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// Its first byte in the file.
     pub offset: u64,

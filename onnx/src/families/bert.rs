@@ -27,11 +27,11 @@ const SPECIALS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 /// Sizes of a BERT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bert {
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width inside the feed-forward layer.
     pub intermediate: usize,

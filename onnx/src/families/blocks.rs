@@ -29,11 +29,11 @@ pub enum Positions {
     reason = "each says whether a part is there"
 )]
 pub struct Blocks {
-    /// How many blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width of a head. Heads times this need not be `hidden`.
     pub head_width: usize,

@@ -31,11 +31,11 @@ const PUBLISHED: [(&str, &str); 2] = [
 /// Sizes and settings of a model of this family.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dnabert2 {
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width inside the feed-forward layer, of each of its two halves.
     pub intermediate: usize,

@@ -114,7 +114,7 @@ pub fn architecture_of(checkpoint: &Checkpoint) -> Option<&str> {
 
 /// A fair-esm `.pt`: its settings, and the shapes of its tensors where it has none.
 pub struct FairEsm<'a> {
-    /// The file.
+    /// Path of the file.
     pub path: &'a Path,
     settings: &'a BTreeMap<String, Scalar>,
     shapes: BTreeMap<String, &'a [usize]>,
@@ -209,7 +209,7 @@ impl<'a> FairEsm<'a> {
             .ok_or_else(|| self.missing("width (encoder_embed_dim)"))
     }
 
-    /// How many blocks.
+    /// Number of transformer blocks.
     #[must_use]
     pub fn layers(&self) -> usize {
         self.size("encoder_layers").unwrap_or_else(|| {

@@ -61,11 +61,11 @@ const ARCHITECTURE: &str = "roberta_large";
 /// Sizes and settings of an ESM-1b or ESM-1v model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Esm1 {
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width inside the feed-forward layer.
     pub intermediate: usize,

@@ -62,11 +62,11 @@ const PUBLISHED: [(&str, &str, &str, [usize; 3]); 6] = [
 /// Sizes and settings of an ESM-2 model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Esm2 {
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width inside the feed-forward layer.
     pub intermediate: usize,

@@ -7,7 +7,7 @@ use crate::graph::request::{GraphKind, Precision};
 pub struct Sizes {
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width of a head.
     pub head_width: usize,

@@ -50,7 +50,7 @@ const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
 pub struct Frame<'builder, 'table> {
     /// Receives nodes and weights.
     pub builder: &'builder mut Builder<'table>,
-    /// For which engine.
+    /// The engine that the graph is for.
     pub kind: GraphKind,
     hidden: usize,
     norm: Norm,

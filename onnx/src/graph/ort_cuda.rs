@@ -189,7 +189,7 @@ impl Rotation {
     }
 }
 
-/// Declares what the graph gives back. Ranges are pooled in fp32 whatever the precision.
+/// Declares the outputs of the graph. Ranges are pooled in fp32, independent of the precision.
 pub fn outputs(builder: &mut Builder<'_>, hidden: usize, state: &str, request: &GraphRequest) {
     let element = builder.element();
     let rows = [named("ranges"), fixed(hidden)];

@@ -108,7 +108,7 @@ pub struct NodeProto {
     pub domain: Option<String>,
 }
 
-/// An attribute of a node: one of `f`, `i` or `ints`, told by `kind`.
+/// An attribute of a node: one of `f`, `i` or `ints`, depending on `kind`.
 #[derive(Clone, PartialEq, Message)]
 pub struct AttributeProto {
     /// The attribute's name.
@@ -128,7 +128,7 @@ pub struct AttributeProto {
     pub kind: Option<i32>,
 }
 
-/// A tensor: its values in `raw_data` (little endian) or in a file beside the graph.
+/// A tensor, with values in `raw_data` (little endian) or in a file in the folder of the graph.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     /// The shape.
@@ -140,10 +140,10 @@ pub struct TensorProto {
     /// The tensor's name.
     #[prost(string, optional, tag = "8")]
     pub name: Option<String>,
-    /// Values, when they stand in the graph itself.
+    /// Values, if they are stored in the graph.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub raw_data: Option<Vec<u8>>,
-    /// `location`, `offset` and `length`, when they stand in a file.
+    /// `location`, `offset` and `length`, if they are stored in a file.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// 1: in a file.
@@ -200,10 +200,10 @@ pub struct DimensionProto {
 /// A fixed or a named dimension.
 #[derive(Clone, PartialEq, Eq, Oneof)]
 pub enum Dimension {
-    /// Known beforehand.
+    /// A fixed length.
     #[prost(int64, tag = "1")]
     Fixed(i64),
-    /// Told by the input; equal names mean equal lengths.
+    /// Determined by the input; equal names mean equal lengths.
     #[prost(string, tag = "2")]
     Named(String),
 }

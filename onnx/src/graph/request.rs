@@ -1,5 +1,4 @@
-//! What is asked of a graph: for which engine, in which number format, which layer, and what it
-//! gives back.
+//! The request for a graph: engine, precision, layer and outputs.
 
 use std::fmt;
 
@@ -17,8 +16,8 @@ pub enum Precision {
     Fp16,
     /// 16-bit floats of another kind: 8 bits of precision, and the range of 32-bit ones.
     Bf16,
-    /// As `Fp16`, but for the dense layers of feed-forward layers, whose products are of 8-bit
-    /// floats: e4m3, 4 bits of precision.
+    /// As `Fp16`, but the dense layers of feed-forward layers multiply 8-bit floats (e4m3, with 4
+    /// bits of precision).
     Fp8,
 }
 
@@ -77,14 +76,14 @@ pub enum GraphKind {
     /// Rows of equal length, the shorter ones filled up: ONNX's operators and ONNX Runtime's own,
     /// for any ONNX Runtime.
     Padded,
-    /// Sequences laid end to end, with the operators of the domain `seqembed` (version 1), which
+    /// Sequences packed end to end, with the operators of the domain `seqembed` (version 1), which
     /// seqembed registers.
     Packed,
-    /// As packed, and dense layers are operators of the domain `seqembed`, too, which do what
-    /// stands around them on the way out, layer norms and residuals among it: for GPUs that have
-    /// such kernels, see [`Sizes::can_fuse`].
+    /// As packed, but dense layers are also operators of the domain `seqembed`, which include
+    /// surrounding operations such as layer norms and residuals. For GPUs with such kernels; see
+    /// [`Sizes::can_fuse`].
     Fused,
-    /// Sequences laid end to end, with the operators of ONNX Runtime's CUDA provider alone.
+    /// Sequences packed end to end, with only the operators of ONNX Runtime's CUDA provider.
     OrtCuda,
 }
 
@@ -102,7 +101,7 @@ impl GraphKind {
     }
 }
 
-/// What a graph gives back.
+/// An output of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Output {
     /// `mean`: the mean over each range of tokens, [ranges, hidden].
@@ -111,22 +110,23 @@ pub enum Output {
     Max,
     /// `tokens`: every token's vector, [tokens, hidden]; padded [batch, length, hidden].
     Tokens,
-    /// `tokens`, as 16-bit floats: half of what comes back from a device. Not in padded graphs.
+    /// `tokens`, as 16-bit floats, which halves the transfer from the device. Not available in
+    /// padded graphs.
     HalfTokens,
 }
 
 /// Which graph to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphRequest {
-    /// For which engine.
+    /// The engine that the graph is for.
     pub kind: GraphKind,
     /// Number format of the weights and of all that is computed from them. Pooled rows come out in
     /// fp32 always.
     pub precision: Precision,
-    /// Whose hidden states: 0 is the embeddings, n what comes out of block n. As in fair-esm's
-    /// `repr_layers` and transformers' `hidden_states`, the last layer alone has the final layer
-    /// norm.
+    /// The layer whose hidden states are output: 0 is the embedding layer, n the output of block n.
+    /// As in fair-esm's `repr_layers` and transformers' `hidden_states`, only the last layer has
+    /// the final layer norm.
     pub layer: usize,
-    /// What the graph gives back.
+    /// The outputs of the graph.
     pub outputs: Vec<Output>,
 }

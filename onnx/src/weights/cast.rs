@@ -32,7 +32,7 @@ const MOST_THREADS: usize = 8;
 
 /// The making of a weights file from that in 32 bits.
 pub(crate) struct Cast<'model> {
-    /// The model's folder.
+    /// Path of the model folder.
     pub folder: &'model Path,
     /// SHA-256 of `weights.bin`, in hexadecimal.
     pub weights_sha256: &'model str,
@@ -44,7 +44,7 @@ pub(crate) struct Cast<'model> {
     pub to: Vec<TensorInfo>,
     /// The norms that are folded into dense layers.
     pub folds: Folds,
-    /// Its number format.
+    /// Number format of the stored values.
     pub storage: Storage,
 }
 
@@ -79,8 +79,8 @@ impl Cast<'_> {
     /// `cache` if the model folder is not writable.
     ///
     /// # Errors
-    /// [`Error::Overflow`] when a weight is too large for the format, or when a file can't be read
-    /// or written.
+    /// [`Error::Overflow`] if a weight is out of range for the precision, or an error if a file
+    /// cannot be read or written.
     pub fn ensure(&self, cache: &Path) -> Result<PathBuf, Error> {
         let own = self.folder;
         let other = cache.join("weights").join(self.weights_sha256);

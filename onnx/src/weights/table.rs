@@ -22,16 +22,16 @@ pub struct TensorInfo {
     pub name: String,
     /// Its shape; dense weights are [out, in].
     pub shape: Vec<usize>,
-    /// Its first byte.
+    /// Offset of the first byte in the file.
     pub offset: u64,
-    /// How many bytes.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
 /// The layout of the weights in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Storage {
-    /// Their number format.
+    /// Number format of the stored values.
     pub precision: Precision,
     /// Whether layer norms are folded into the dense layers behind them, see
     /// [`crate::weights::norm_fold`].
@@ -48,7 +48,7 @@ impl Storage {
         }
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn file(self) -> &'static str {
         match (self.precision, self.folded) {
@@ -107,7 +107,7 @@ pub enum TensorSource {
     },
     /// Some rows of a tensor.
     Part {
-        /// The tensor.
+        /// Name of the tensor.
         input: Input,
         /// Its first row that is taken.
         first: usize,
@@ -157,7 +157,7 @@ impl TensorSource {
 pub struct Planned {
     /// Its name in the table and in the graphs.
     pub name: String,
-    /// Its shape.
+    /// Shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// The source of its values.
     pub source: TensorSource,

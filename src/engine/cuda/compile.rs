@@ -30,9 +30,9 @@ pub enum CompileError {
     /// It refused the source.
     #[error("CUDA's run-time compiler could not compile a kernel for {arch}: {log}")]
     Source {
-        /// For which GPU.
+        /// The architecture, such as `sm_90a`.
         arch: String,
-        /// What it said.
+        /// The message of the compiler.
         log: String,
     },
 }

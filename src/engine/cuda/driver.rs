@@ -9,7 +9,7 @@ use cudarc::driver::sys;
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// Its number.
+    /// Number of the GPU, as in `cuda:N`.
     pub number: usize,
     /// Its product name, such as `NVIDIA H100 PCIe`.
     pub name: String,
@@ -24,7 +24,7 @@ pub struct Gpu {
 pub struct Driver {
     /// The newest version of CUDA that the driver serves, such as (13, 0).
     pub cuda: (i32, i32),
-    /// All GPUs.
+    /// The GPUs that are visible to this process.
     pub gpus: Vec<Gpu>,
 }
 
@@ -49,7 +49,7 @@ pub enum GpuError {
         /// How many there are.
         count: usize,
     },
-    /// The driver refused.
+    /// A call of the CUDA driver failed.
     #[error("the NVIDIA driver failed ({0}). Run `nvidia-smi` to check it")]
     Refused(String),
 }

@@ -248,7 +248,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn layer_norm(
         &self,
         stream: DevicePtr,
@@ -287,7 +287,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn bias_gelu(
         &self,
         stream: DevicePtr,
@@ -320,7 +320,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn geglu(
         &self,
         stream: DevicePtr,
@@ -352,7 +352,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn positions(
         &self,
         stream: DevicePtr,
@@ -385,7 +385,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn rotary_angles(
         &self,
         stream: DevicePtr,
@@ -420,7 +420,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn rotate(
         &self,
         stream: DevicePtr,
@@ -457,7 +457,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     #[expect(clippy::too_many_arguments, reason = "the kernel's")]
     pub unsafe fn attention(
         &self,
@@ -553,7 +553,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn pool(
         &self,
         stream: DevicePtr,
@@ -576,7 +576,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn token_rows(
         &self,
         stream: DevicePtr,
@@ -604,7 +604,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn row_moments(
         &self,
         stream: DevicePtr,
@@ -625,7 +625,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn quantize_rows(
         &self,
         stream: DevicePtr,
@@ -662,7 +662,7 @@ impl CudaKernels {
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`CudaKernels::skip_layer_norm`].
     pub unsafe fn dense(
         &self,
         stream: DevicePtr,

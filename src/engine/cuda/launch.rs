@@ -14,7 +14,7 @@ pub enum KernelError {
     /// They could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// The driver refused.
+    /// A call of the CUDA driver failed.
     #[error("CUDA error {0}: {1}")]
     Driver(u32, String),
     /// The model or the device is not one that they are for.

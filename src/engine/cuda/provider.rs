@@ -42,7 +42,7 @@ pub enum ProviderError {
          name it with option `ort_lib`", .path.display(), install(*.driver)
     )]
     CpuBuild {
-        /// The library.
+        /// Path or name of the library.
         path: PathBuf,
         /// The newest CUDA that the driver serves.
         driver: i32,
@@ -54,7 +54,7 @@ pub enum ProviderError {
          LD_LIBRARY_PATH)", libraries(*.cuda), of(*.cuda)
     )]
     Library {
-        /// The library.
+        /// Path or name of the library.
         library: String,
         /// The message of the dynamic linker.
         why: String,

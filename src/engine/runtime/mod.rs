@@ -21,9 +21,9 @@ pub enum RuntimeError {
     /// The library was found and loaded, and did not start.
     #[error("cannot load {}: {source}", .library.display())]
     Start {
-        /// The library.
+        /// Path or name of the library.
         library: PathBuf,
-        /// Its reason.
+        /// The error of ONNX Runtime.
         source: EngineError,
     },
 }

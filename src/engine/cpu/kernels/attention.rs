@@ -77,7 +77,7 @@ pub struct Packed<'a, P> {
     pub bias: &'a [f32],
     /// heads * head width.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// How positions change queries, keys and scores.
     pub positions: &'a P,

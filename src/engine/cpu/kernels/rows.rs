@@ -27,7 +27,7 @@ pub struct SkipLayerNorm<'a> {
 }
 
 impl SkipLayerNorm<'_> {
-    /// Computes all rows.
+    /// Runs the kernel on all rows, in parallel.
     pub fn run(self) {
         Arch::new().dispatch(self);
     }
@@ -122,7 +122,7 @@ pub struct BiasGelu<'a> {
 }
 
 impl BiasGelu<'_> {
-    /// Computes all rows.
+    /// Runs the kernel on all rows, in parallel.
     ///
     /// # Safety
     /// `x` must be valid for reading and `y` for writing `rows * bias.len()` values, and they are
@@ -176,7 +176,7 @@ pub struct Geglu<'a> {
 }
 
 impl Geglu<'_> {
-    /// Computes all rows.
+    /// Runs the kernel on all rows, in parallel.
     pub fn run(self) {
         Arch::new().dispatch(self);
     }

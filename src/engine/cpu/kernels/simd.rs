@@ -65,7 +65,7 @@ pub struct Largest<S: Simd> {
 const MAGNITUDE: u32 = 0x7fff_ffff;
 
 impl<S: Simd> Largest<S> {
-    /// Nothing was seen.
+    /// Starts without any value.
     #[inline(always)]
     pub fn new(simd: S) -> Self {
         Self {

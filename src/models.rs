@@ -66,9 +66,9 @@ pub enum ModelError {
     /// A path that does not contain a model.
     #[error("{} is not a model: {why}", .path.display())]
     NoModel {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
-        /// What is missing.
+        /// Why it is not a model.
         why: String,
     },
     /// A file in the hub's cache that changed since it was downloaded.
@@ -92,7 +92,7 @@ pub enum ModelError {
     #[error("the path of the cache of exported models, {}, is not valid UTF-8, so ONNX Runtime \
              cannot open models in it: set SEQEMBED_CACHE to another folder", .path.display())]
     Encoding {
-        /// The cache.
+        /// Path of the cache.
         path: PathBuf,
     },
     /// The cache cannot be read or written.

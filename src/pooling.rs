@@ -231,7 +231,7 @@ pub fn join_strands(forward: &mut [f32], reverse: &[f32]) {
 pub struct Joined {
     /// The windows' sum, each times its tokens, or their maximum.
     pub values: Vec<f32>,
-    /// Their tokens together.
+    /// Total number of tokens of these windows.
     pub tokens: usize,
 }
 
@@ -254,7 +254,7 @@ impl Joined {
         both.for_each(|(sum, x)| *sum += x * tokens as f32);
     }
 
-    /// The sequence's vector.
+    /// Returns the vector of the whole sequence.
     #[must_use]
     pub fn finish(mut self, reduce: Reduce) -> Vec<f32> {
         if reduce != Reduce::Max && self.tokens > 0 {

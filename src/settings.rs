@@ -358,9 +358,9 @@ pub enum OptionError {
     #[error("invalid value `{value}` for `{option}`: expected {}{wanted}",
         if wanted.contains(", ") && !wanted.starts_with("a ") { "one of " } else { "" })]
     BadValue {
-        /// The option.
+        /// Name of the option, as in a manifest.
         option: String,
-        /// What was given.
+        /// The value, as given.
         value: String,
         /// What is needed, or all that is possible.
         wanted: String,
@@ -377,9 +377,9 @@ pub enum SettingsError {
     /// Windows that overlap completely would never advance.
     #[error("`overlap` ({overlap}) must be less than `max_length` ({max_length})")]
     Overlap {
-        /// The overlap.
+        /// The requested overlap, in residues or bases.
         overlap: usize,
-        /// The window.
+        /// The window length, in residues or bases.
         max_length: usize,
     },
     /// A window must hold at least one token.
@@ -388,7 +388,7 @@ pub enum SettingsError {
          bases"
     )]
     Short {
-        /// The window.
+        /// The window length, in residues or bases.
         max_length: usize,
         /// The bases of a token.
         span: usize,
@@ -396,9 +396,9 @@ pub enum SettingsError {
     /// The model has no positions beyond its limit.
     #[error("`max_length` is {max_length}, but the model has positions for at most {limit}")]
     Long {
-        /// The window.
+        /// The window length, in residues or bases.
         max_length: usize,
-        /// The model's limit.
+        /// The longest window that the model has positions for.
         limit: usize,
     },
     /// The device does not support the precision.
@@ -406,7 +406,7 @@ pub enum SettingsError {
     Precision {
         /// The requested value.
         precision: Precision,
-        /// The device.
+        /// Name of the device, such as `cpu`.
         device: String,
         /// Why not, and what to do.
         why: String,

@@ -36,7 +36,7 @@ pub enum TargetError {
     /// No file can be created at the path.
     #[error("cannot write {}: {source}", .path.display())]
     Special {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
         /// What is there instead.
         source: io::Error,
@@ -47,7 +47,7 @@ pub enum TargetError {
     Stranger {
         /// Path of the file.
         path: PathBuf,
-        /// The output.
+        /// Path of the output.
         output: PathBuf,
     },
 }

@@ -60,7 +60,7 @@ pub enum Problem {
         delivered: u64,
         /// The id of the last of them.
         last: String,
-        /// The decoder's reason.
+        /// The error of the decoder.
         source: io::Error,
     },
     /// There are other data after the compressed data.

@@ -115,7 +115,7 @@ impl fmt::Display for Letter {
 pub(super) struct Seen {
     /// The first, with its line.
     pub(super) first: Option<(u64, Letter)>,
-    /// How many.
+    /// Number of letters.
     pub(super) count: u64,
 }
 

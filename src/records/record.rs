@@ -20,7 +20,7 @@ pub struct Record {
 /// What the reader counted and did not keep of a long sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rest {
-    /// How many letters.
+    /// Number of letters.
     pub letters: u64,
     /// The last letter, as it would be in [`Record::sequence`].
     pub last: u8,

@@ -142,7 +142,7 @@ pub enum ChunkEntry {
 
 /// A part of the input that is worked on as a whole.
 pub struct Chunk {
-    /// From 0.
+    /// Number of the chunk, from 0.
     pub number: u64,
     /// Records and file ends, in input order.
     pub entries: Vec<ChunkEntry>,

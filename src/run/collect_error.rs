@@ -13,7 +13,7 @@ pub enum CollectError {
     Output {
         /// Bytes of vectors that it was given.
         bytes: u64,
-        /// Why.
+        /// The underlying error.
         source: OutputError,
     },
     /// What is needed to go on later could not be kept.
@@ -30,7 +30,7 @@ pub enum CollectError {
         files: String,
         /// Number of sequences.
         sequences: usize,
-        /// Why.
+        /// The underlying error.
         source: EngineError,
     },
     /// A long record was on its way to its file, and the run was asked to stop.

@@ -93,7 +93,7 @@ impl<'a> LoadedDevice<'a> {
     /// Runs a batch on the device.
     ///
     /// # Errors
-    /// The engine's.
+    /// As for [`Session::run`](crate::engine::Session::run).
     pub fn run(
         &self,
         batch: &Batch,
@@ -106,7 +106,7 @@ impl<'a> LoadedDevice<'a> {
     /// Runs a batch in higher precision. `None`: the device has none.
     ///
     /// # Errors
-    /// The engine's.
+    /// As for [`Session::run`](crate::engine::Session::run).
     pub fn run_higher(
         &self,
         batch: &Batch,

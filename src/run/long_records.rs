@@ -19,7 +19,7 @@ use crate::pooling::{Joined, Pooling, join_strands};
 /// A part that was computed, or saved by an earlier run.
 #[derive(Clone, Copy)]
 pub struct FinishedPart<'p> {
-    /// The task's index.
+    /// Index of the task in the group.
     pub task: usize,
     /// The part.
     pub record: &'p ChunkRecord,

@@ -14,7 +14,7 @@ use crate::settings::Kernels;
     reason = "each is a flag of the command line"
 )]
 pub struct Options {
-    /// The output folder.
+    /// Path of the output folder.
     pub out: PathBuf,
     /// The manifest that the jobs come from, if there is one. No output may overwrite it.
     pub manifest: Option<PathBuf>,

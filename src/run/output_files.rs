@@ -51,7 +51,7 @@ pub struct OutputFiles<'a> {
     block: RowBlock,
     /// None where nothing is kept for a later run.
     pub saver: Option<Saver<'a>>,
-    /// What computes.
+    /// The sessions in use, which are recorded in the provenance.
     pub sessions: Vec<Arc<dyn Session>>,
     /// Whether the rows go to a sink that was given, and not to files.
     is_given: bool,

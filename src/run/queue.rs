@@ -101,7 +101,7 @@ impl<T> Queue<T> {
 }
 
 impl<T> Taken<'_, T> {
-    /// What was taken.
+    /// The item taken from the queue.
     pub fn item(&self) -> &T {
         self.item.as_ref().expect("it goes when `self` does")
     }

@@ -40,7 +40,7 @@ impl PartTokens {
 
 /// A long record of which some parts are not in a chunk yet.
 pub struct RemainingParts {
-    /// The task's index.
+    /// Index of the task in the group.
     pub task: usize,
     /// The record, without windows.
     record: ChunkRecord,

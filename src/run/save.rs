@@ -81,7 +81,7 @@ pub struct Saver<'a> {
 /// How much was saved of files that are not finished.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SavedCounts {
-    /// Rows.
+    /// Number of saved rows.
     pub rows: u64,
     /// Parts of long records.
     pub parts: u64,

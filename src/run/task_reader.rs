@@ -16,7 +16,7 @@ use crate::tokenize::dna::DnaCheck;
 pub enum ReadEntry {
     /// A record.
     Record {
-        /// The task's index.
+        /// Index of the task in the group.
         task: usize,
         /// The record's index in its file.
         index: u64,
@@ -29,13 +29,13 @@ pub enum ReadEntry {
 
 /// The end of a task's file.
 pub struct FileEnd {
-    /// The task's index.
+    /// Index of the task in the group.
     pub task: usize,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Why the file failed.
     pub failure: Option<String>,
-    /// What was read.
+    /// Size and hash of the input, as read.
     pub input: Option<InputFingerprint>,
 }
 

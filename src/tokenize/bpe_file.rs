@@ -13,7 +13,7 @@ use super::special::{SpecialNames, SpecialTokens};
 /// continue a word.
 ///
 /// # Errors
-/// Names the merge.
+/// If a merge is invalid; the error names it.
 pub fn check_merges(model: &Value) -> Result<(), VocabularyError> {
     let prefix = model["continuing_subword_prefix"].as_str().unwrap_or("");
     let known = |token: &str| model["vocab"].get(token).is_some();
@@ -59,7 +59,7 @@ pub fn check_merges(model: &Value) -> Result<(), VocabularyError> {
 /// letters, and need no search and replace.
 ///
 /// # Errors
-/// Names the part.
+/// If a part is not supported; the error names it.
 pub fn check_rewriting(file: &Value) -> Result<(), VocabularyError> {
     let mut parts = vec![
         ("normalizer", &file["normalizer"]),
@@ -86,7 +86,7 @@ pub fn check_rewriting(file: &Value) -> Result<(), VocabularyError> {
 /// another id.
 ///
 /// # Errors
-/// Names the token.
+/// If a token is not supported; the error names it.
 pub fn check_added(file: &Value) -> Result<(), VocabularyError> {
     let model = &file["model"];
     let refused = |token: &str, why: &str| {

@@ -20,7 +20,7 @@ pub enum VocabularyError {
     File {
         /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// A description of the error.
         source: Box<VocabularyError>,
     },
     /// A few lines of Git LFS where the file should be.
@@ -29,13 +29,13 @@ pub enum VocabularyError {
     /// Bytes that are not UTF-8.
     #[error("it is not text: byte {at} is not valid UTF-8")]
     NoText {
-        /// Where.
+        /// Offset of the first invalid byte.
         at: usize,
     },
     /// Tokens that every sequence needs are not in it.
     #[error("the vocabulary lacks {}", shown::message(&tokens.join(", ")))]
     Missing {
-        /// The tokens.
+        /// The missing tokens.
         tokens: Vec<String>,
     },
     /// The family has special tokens that the kind of vocabulary does not name.
@@ -55,11 +55,11 @@ pub enum VocabularyError {
         shown::name(token)
     )]
     Twice {
-        /// The token.
+        /// The repeated token.
         token: String,
-        /// Its first id.
+        /// Id of its first occurrence.
         first: u32,
-        /// Its second id.
+        /// Id of its second occurrence.
         second: u32,
     },
     /// A word that fits no kind of vocabulary.
@@ -68,9 +68,9 @@ pub enum VocabularyError {
         shown::name(token)
     )]
     Word {
-        /// The word.
+        /// The unsupported token.
         token: String,
-        /// Its id.
+        /// Id of the token.
         id: u32,
     },
     /// k-mers of more than one length.
@@ -80,17 +80,17 @@ pub enum VocabularyError {
         shown::name(token)
     )]
     SeveralK {
-        /// The first length.
+        /// One k-mer length in the vocabulary.
         first: usize,
-        /// Another one.
+        /// Another k-mer length in the vocabulary.
         second: usize,
         /// One of these k-mers.
         token: String,
     },
-    /// Not all k-mers.
+    /// Some of the 4^k k-mers are missing.
     #[error("the vocabulary has {found} k-mers of {k} bases, but all 4^{k} are required")]
     Kmers {
-        /// The k-mers' length.
+        /// Length of the k-mers, in bases.
         k: usize,
         /// How many there are.
         found: usize,
@@ -98,7 +98,7 @@ pub enum VocabularyError {
     /// A `tokenizer.json` that is none, or of another kind.
     #[error("no BPE tokenizer: {}", shown::message(reason))]
     Bpe {
-        /// What is wrong.
+        /// A description of the error.
         reason: String,
     },
 }

@@ -95,7 +95,7 @@ pub fn read_with(
 /// nothing.
 ///
 /// # Errors
-/// The reason.
+/// Why sequences cannot be tokenized with the file.
 pub fn check(kind: TokenizerKind, text: &[u8]) -> Result<(), String> {
     read(kind, text)
         .map(drop)

@@ -42,7 +42,7 @@ impl SpecialTokens {
 pub struct SpecialNames<'n> {
     /// In front of each sequence.
     pub front: &'n [&'n str],
-    /// Behind each sequence.
+    /// Special tokens at the end of each sequence.
     pub behind: &'n [&'n str],
     /// The token in front that represents the whole sequence, if there is one.
     pub cls: Option<&'n str>,
@@ -52,7 +52,7 @@ pub struct SpecialNames<'n> {
     pub unk: &'n str,
 }
 
-/// ESM's.
+/// The special tokens of ESM.
 pub const ESM: SpecialNames<'static> = SpecialNames {
     front: &["<cls>"],
     behind: &["<eos>"],
@@ -61,7 +61,7 @@ pub const ESM: SpecialNames<'static> = SpecialNames {
     unk: "<unk>",
 };
 
-/// BERT's.
+/// The special tokens of BERT.
 pub const BERT: SpecialNames<'static> = SpecialNames {
     front: &["[CLS]"],
     behind: &["[SEP]"],

@@ -70,17 +70,13 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
         Settings::HuggingFace { path, .. } => ("hugging-face", path.parent()),
         Settings::FairEsm { .. } => ("fair-esm", None),
     };
-    let tokenizer = tokenizer::find(
-        family.tokenizer(),
-        family.vocabulary(),
-        &options.lookup(folder),
-    )?
-    .or_else(|| family.own_tokenizer())
-    .ok_or_else(|| Error::NoTokenizer {
-        path: checkpoint.path.clone(),
-        file: family.tokenizer().file(),
-        vocabulary: family.vocabulary(),
-    })?;
+    let tokenizer = tokenizer::find(family.tokenizer(), family.tokens(), &options.lookup(folder))?
+        .or_else(|| family.own_tokenizer())
+        .ok_or_else(|| Error::NoTokenizer {
+            path: checkpoint.path.clone(),
+            file: family.tokenizer().file(),
+            vocabulary: family.vocabulary(),
+        })?;
     let name = options.name.clone().unwrap_or_else(|| name_of(source));
     let plan = Plan {
         name,
@@ -115,17 +111,13 @@ pub fn export_random(
         name: known.to_owned(),
     })?;
     let family = known.architecture.family();
-    let tokenizer = tokenizer::find(
-        family.tokenizer(),
-        family.vocabulary(),
-        &options.lookup(None),
-    )?
-    .or_else(|| family.sample_tokenizer())
-    .ok_or_else(|| Error::NoTokenizer {
-        path: target.to_path_buf(),
-        file: family.tokenizer().file(),
-        vocabulary: family.vocabulary(),
-    })?;
+    let tokenizer = tokenizer::find(family.tokenizer(), family.tokens(), &options.lookup(None))?
+        .or_else(|| family.sample_tokenizer())
+        .ok_or_else(|| Error::NoTokenizer {
+            path: target.to_path_buf(),
+            file: family.tokenizer().file(),
+            vocabulary: family.vocabulary(),
+        })?;
     let plan = Plan {
         name: options
             .name

@@ -30,6 +30,7 @@ mod doctor;
 mod embedder;
 mod esm1_parity;
 mod esm2_parity;
+mod esmc_parity;
 mod exported_graph;
 mod faults;
 mod fetch;

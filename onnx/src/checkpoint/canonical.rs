@@ -50,6 +50,14 @@ impl<'checkpoint> Canonical<'checkpoint> {
             .map(|(canonical, name)| (canonical.as_str(), *name))
     }
 
+    /// The shape of a tensor, by its canonical name.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let name = self.names.get(name)?;
+        let tensor = self.checkpoint.tensors.get(*name)?;
+        Some(&tensor.shape)
+    }
+
     pub(super) fn find(&self, input: &Input) -> Result<(&str, &Tensor), Error> {
         self.names
             .get(&input.name)
@@ -62,6 +70,10 @@ impl<'checkpoint> Canonical<'checkpoint> {
 }
 
 impl Weights for Canonical<'_> {
+    fn has(&self, input: &Input) -> bool {
+        self.names.contains_key(&input.name)
+    }
+
     fn check(&self, input: &Input) -> Result<(), Error> {
         let (name, tensor) = self.find(input)?;
         if tensor.shape != input.shape {

@@ -27,7 +27,7 @@ pub fn check(
 ) -> Result<(), Error> {
     let used: BTreeSet<&str> = plan
         .iter()
-        .flat_map(|planned| planned.source.inputs())
+        .flat_map(|planned| planned.source.resolve(weights).inputs())
         .map(|input| input.name.as_str())
         .collect();
     let all = weights.names().collect::<Vec<_>>();

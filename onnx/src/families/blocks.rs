@@ -41,6 +41,8 @@ pub struct Blocks {
     pub intermediate: usize,
     /// How rows are normalised.
     pub norm: Norm,
+    /// Whether the norm behind the last block has a bias, where those of the blocks have one.
+    pub final_norm_bias: bool,
     /// Added to the variance (or mean square) before its root is taken.
     pub epsilon: f32,
     /// How attention knows positions.
@@ -75,6 +77,7 @@ impl Blocks {
             head_width: hidden / heads.max(1),
             intermediate,
             norm: Norm::LayerNorm { bias: true },
+            final_norm_bias: true,
             epsilon: 1e-12,
             positions: Positions::None,
             query_key_norm: false,
@@ -130,6 +133,7 @@ impl Blocks {
     #[must_use]
     pub fn sizes(&self, post_norm: bool, fused: FusedFormats) -> Sizes {
         let has_kernels = self.norm == Norm::LayerNorm { bias: true }
+            && self.final_norm_bias
             && !self.query_key_norm
             && self.activation == Activation::Gelu
             && self.attention_width() == self.hidden
@@ -197,9 +201,21 @@ impl Blocks {
 
     /// Plans a norm of the model's kind.
     pub fn plan_norm(&self, plan: &mut Plan, ours: &str, theirs: &str) {
-        let parts: &[&str] = match self.norm {
-            Norm::LayerNorm { bias: true } => &["weight", "bias"],
-            Norm::LayerNorm { bias: false } | Norm::RmsNorm => &["weight"],
+        let bias = self.norm == Norm::LayerNorm { bias: true };
+        self.plan_norm_with(plan, ours, theirs, bias);
+    }
+
+    /// Plans the norm behind the last block.
+    pub fn plan_final_norm(&self, plan: &mut Plan, theirs: &str) {
+        let bias = self.norm == Norm::LayerNorm { bias: true } && self.final_norm_bias;
+        self.plan_norm_with(plan, "final_norm", theirs, bias);
+    }
+
+    fn plan_norm_with(&self, plan: &mut Plan, ours: &str, theirs: &str, bias: bool) {
+        let parts: &[&str] = if bias {
+            &["weight", "bias"]
+        } else {
+            &["weight"]
         };
         for part in parts {
             plan.copy(
@@ -209,18 +225,19 @@ impl Blocks {
         }
     }
 
-    /// Plans a layer's attention, whose queries, keys and values are dense layers of their own in
-    /// the checkpoint.
+    /// Plans a layer's attention. In the checkpoint, queries, keys and values are dense layers of their
+    /// own, or one, `attention.self.qkv`, without biases.
     pub fn plan_attention(&self, plan: &mut Plan, layer: usize) {
         let (hidden, width) = (self.hidden, self.attention_width());
         let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
         let weights = three
             .iter()
             .map(|part| tensor(layer, &format!("{part}.weight"), &[width, hidden]));
-        plan.add(
+        let packed = tensor(layer, "attention.self.qkv.weight", &[3 * width, hidden]);
+        plan.either(
             format!("layer.{layer}.qkv.weight"),
-            &[3 * width, hidden],
-            TensorSource::Rows(weights.collect()),
+            weights.collect(),
+            packed,
         );
         let [query, key, value] =
             three.map(|part| tensor(layer, &format!("{part}.bias"), &[width]));
@@ -262,11 +279,20 @@ impl Blocks {
         }
     }
 
-    /// Plans a layer's feed-forward layer.
+    /// Plans a layer's feed-forward layer. In the checkpoint, the halves of a gated one are dense layers
+    /// of their own, `intermediate.gate` and `intermediate.up`, or one, `intermediate.dense`.
     pub fn plan_feed_forward(&self, plan: &mut Plan, layer: usize) {
         let (up, rows) = (self.up(), self.up_rows());
         let theirs = tensor(layer, "intermediate.dense.weight", &[rows, self.hidden]);
-        plan.copy(format!("layer.{layer}.{up}.weight"), theirs);
+        let ours = format!("layer.{layer}.{up}.weight");
+        if self.gated {
+            let half = [self.intermediate, self.hidden];
+            let halves = ["gate", "up"]
+                .map(|part| tensor(layer, &format!("intermediate.{part}.weight"), &half));
+            plan.either(ours, halves.into(), theirs);
+        } else {
+            plan.copy(ours, theirs);
+        }
         if self.up_bias {
             let theirs = tensor(layer, "intermediate.dense.bias", &[rows]);
             plan.copy(format!("layer.{layer}.{up}.bias"), theirs);

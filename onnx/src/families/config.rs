@@ -103,6 +103,16 @@ impl Config<'_> {
     /// # Errors
     /// [`Error::Config`] with the setting's name.
     pub fn check_plain_encoder(&self) -> Result<(), Error> {
+        // erf GELU, under its two names.
+        self.expect("hidden_act", &["gelu", "gelu_python"])?;
+        self.check_encoder()
+    }
+
+    /// The same whatever the activation.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the setting's name.
+    pub fn check_encoder(&self) -> Result<(), Error> {
         if self.flag("is_decoder")? {
             return Err(self.error("is_decoder is true, but decoders cannot be exported"));
         }
@@ -111,8 +121,6 @@ impl Config<'_> {
                 "add_cross_attention is true, but models with cross-attention cannot be exported",
             ));
         }
-        // erf GELU, under its two names.
-        self.expect("hidden_act", &["gelu", "gelu_python"])?;
         let pruned = self.value.get("pruned_heads").and_then(Value::as_object);
         if pruned.is_some_and(|pruned| !pruned.is_empty()) {
             return Err(self.error(

@@ -185,14 +185,16 @@ impl Family for Esm2 {
                 }
             }
             Settings::FairEsm { .. } => {
-                let learned =
-                    |(name, _): (&str, &[usize])| name.ends_with("embed_positions.weight");
-                let other =
-                    esm::architecture_of(checkpoint).is_some_and(|arch| !arch.starts_with("esm2"));
-                if other || checkpoint.shapes().any(learned) {
-                    Likeness::Related
-                } else {
+                let has = |part: &str| checkpoint.shapes().any(|(name, _)| name.ends_with(part));
+                let is = match esm::architecture_of(checkpoint) {
+                    Some(arch) => arch.starts_with("esm2"),
+                    None => has("layers.0.self_attn_layer_norm.weight"),
+                };
+                // A plain state dict may be of any layout: reading it says what is missing.
+                if is && !has("embed_positions.weight") {
                     Likeness::Full
+                } else {
+                    Likeness::Related
                 }
             }
         }

@@ -89,6 +89,11 @@ pub trait Family {
     /// Rows of the embedding table.
     fn vocabulary(&self) -> usize;
 
+    /// Tokens of its vocabulary. The embedding table may have more rows.
+    fn tokens(&self) -> usize {
+        self.vocabulary()
+    }
+
     /// The alphabet of its input; `None` if it depends on the vocabulary of the tokenizer.
     fn alphabet(&self) -> Option<Alphabet>;
 

@@ -19,6 +19,7 @@ pub mod sizes;
 families! {
     esm1::Esm1,
     esm2::Esm2,
+    esmc::Esmc,
     bert::Bert,
     dnabert2::Dnabert2,
 }

@@ -28,7 +28,7 @@ impl Blocks {
             );
             self.plan_feed_forward(plan, layer);
         }
-        self.plan_norm(plan, "final_norm", "encoder.emb_layer_norm_after");
+        self.plan_final_norm(plan, "encoder.emb_layer_norm_after");
     }
 
     /// The norms that fused graphs fold into the dense layers behind them.

@@ -114,6 +114,12 @@ impl<'table> Builder<'table> {
         }
     }
 
+    /// Whether the weights file has a tensor of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.iter().any(|tensor| tensor.name == name)
+    }
+
     /// A tensor of the weights file.
     pub fn weight(&mut self, name: &str) -> String {
         let (shape, offset, bytes) = self.placed(name);

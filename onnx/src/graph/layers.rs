@@ -218,10 +218,10 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.norm_by(state, gamma, None)
     }
 
-    /// The bias of the norm called `name`, if the model's norms have one.
+    /// The bias of the norm called `name`, if it has one.
     fn beta(&mut self, name: &str) -> Option<String> {
-        (self.norm == Norm::LayerNorm { bias: true })
-            .then(|| self.builder.weight(&format!("{name}.bias")))
+        let bias = format!("{name}.bias");
+        self.builder.has(&bias).then(|| self.builder.weight(&bias))
     }
 
     fn norm_by(&mut self, state: &str, gamma: &str, beta: Option<&str>) -> String {

@@ -54,6 +54,10 @@ fn scale(input: &Input) -> (f32, f32) {
 }
 
 impl Weights for Random {
+    fn has(&self, _: &Input) -> bool {
+        true
+    }
+
     fn check(&self, _: &Input) -> Result<(), Error> {
         Ok(())
     }

@@ -121,6 +121,8 @@ pub enum TensorSource {
         /// The other one, [.., columns].
         by: Input,
     },
+    /// Made in the first way, or in the second, if none of the first one's tensors are in the checkpoint.
+    Either(Box<TensorSource>, Box<TensorSource>),
     /// `(bias + weight @ inner) * factor`, in f64: a bias before a dense layer moved behind it.
     Folded {
         /// The layer's own bias, [out].
@@ -135,7 +137,25 @@ pub enum TensorSource {
 }
 
 impl TensorSource {
-    /// The tensors that it needs.
+    /// Of the two ways to make a tensor of which layouts of a checkpoint differ, the one whose tensors
+    /// are there; itself, where there is one way only.
+    #[must_use]
+    pub fn resolve(&self, weights: &dyn Weights) -> &Self {
+        match self {
+            Self::Either(first, second) => {
+                let has = |source: &Self| source.inputs().iter().any(|input| weights.has(input));
+                let chosen = if !has(first) && has(second) {
+                    second
+                } else {
+                    first
+                };
+                chosen.resolve(weights)
+            }
+            _ => self,
+        }
+    }
+
+    /// The tensors that it needs; of two ways those of the first.
     #[must_use]
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
@@ -148,6 +168,7 @@ impl TensorSource {
                 inner,
                 ..
             } => vec![bias, weight, inner],
+            Self::Either(first, _) => first.inputs(),
         }
     }
 }
@@ -177,6 +198,15 @@ impl Plan {
         });
     }
 
+    /// Adds a tensor that some checkpoints have in parts, one below the other, and some as a whole.
+    pub fn either(&mut self, name: String, parts: Vec<Input>, whole: Input) {
+        let shape = whole.shape.clone();
+        let parts = TensorSource::Rows(parts);
+        let whole = TensorSource::Rows(vec![whole]);
+        let source = TensorSource::Either(Box::new(parts), Box::new(whole));
+        self.add(name, &shape, source);
+    }
+
     /// Adds a tensor as the checkpoint has it.
     pub fn copy(&mut self, name: String, input: Input) {
         let shape = input.shape.clone();
@@ -186,6 +216,9 @@ impl Plan {
 
 /// Where weights come from.
 pub trait Weights {
+    /// Whether there is a tensor of this name.
+    fn has(&self, input: &Input) -> bool;
+
     /// Checks that a tensor is there and has its shape.
     ///
     /// # Errors
@@ -256,7 +289,8 @@ pub struct Hashes {
 /// If a tensor is missing or has another shape (checked before anything is written), or a file
 /// cannot be read or written.
 pub fn write(path: &Path, plan: &[Planned], source: &dyn Weights) -> Result<Hashes, Error> {
-    for input in plan.iter().flat_map(|planned| planned.source.inputs()) {
+    let sources = plan.iter().map(|planned| planned.source.resolve(source));
+    for input in sources.flat_map(TensorSource::inputs) {
         source.check(input)?;
     }
     let file = File::create(path).map_err(Error::io(path, "create"))?;
@@ -330,6 +364,7 @@ impl Writer<'_> {
 
 fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) -> Result<(), Error> {
     match recipe {
+        TensorSource::Either(..) => make(recipe.resolve(source), source, writer),
         TensorSource::Rows(inputs) => inputs
             .iter()
             .try_for_each(|input| source.stream(input, &mut |values| writer.floats(values))),

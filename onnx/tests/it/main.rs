@@ -10,6 +10,7 @@
 mod support;
 
 mod checkpoint_formats;
+mod esmc_layouts;
 mod half_precision;
 mod malformed_checkpoints;
 mod model_folders;

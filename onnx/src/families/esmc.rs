@@ -1,0 +1,327 @@
+//! ESM C (EvolutionaryScale, 2024): pre-norm blocks with rotary positions, a norm of queries and keys over
+//! their full width, a feed-forward layer gated by SiLU, dense layers without biases, and residual
+//! branches divided by the root of a thirty-sixth of the number of blocks.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::attention::Attention;
+use super::blocks::{Blocks, Positions};
+use super::config::Config;
+use super::family::{Alphabet, Family, Likeness, Published};
+use super::sizes::{FusedFormats, Sizes};
+use crate::checkpoint::names::{Names, in_layer};
+use crate::checkpoint::{Canonical, Checkpoint, Settings};
+use crate::error::Error;
+use crate::graph::builder::Builder;
+use crate::graph::layers::{Activation, Frame};
+use crate::graph::request::GraphRequest;
+use crate::tokenizer::TokenizerKind;
+use crate::weights::table::{Input, Plan, Planned};
+
+/// Name, hub id, parameters, layers, hidden.
+const PUBLISHED: [(&str, &str, &str, usize, usize); 3] = [
+    ("ESMC-300M", "biohub/ESMC-300M", "300M", 30, 960),
+    ("ESMC-600M", "biohub/ESMC-600M", "600M", 36, 1152),
+    ("ESMC-6B", "biohub/ESMC-6B", "6B", 80, 2560),
+];
+
+/// The vocabulary by id: ESM's letters, and `|` between chains.
+const VOCABULARY: [&str; 33] = [
+    "<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "V", "S", "E", "R", "T", "I", "D", "P", "K",
+    "Q", "N", "F", "Y", "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "|", "<mask>",
+];
+
+/// Width of a head in all published models; older files do not tell it.
+const HEAD_WIDTH: usize = 64;
+
+/// The number of blocks whose residual branches are not scaled.
+const UNSCALED_LAYERS: f64 = 36.0;
+
+/// The table of words, in the spelling of the graph's plan.
+const WORDS: &str = "embeddings.word_embeddings.weight";
+
+/// Sizes of an ESM C model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Esmc {
+    /// Blocks.
+    pub layers: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of each half inside the feed-forward layer.
+    pub intermediate: usize,
+    /// Rows of the embedding table, of which the first 33 have a token.
+    pub vocabulary: usize,
+    /// Added to a layer norm's variance.
+    pub layer_norm_eps: f32,
+    /// Base of the rotary frequencies.
+    pub rotary_base: f32,
+}
+
+impl Esmc {
+    /// A model of these sizes, with what all published ones share.
+    #[must_use]
+    pub fn of_sizes(layers: usize, hidden: usize) -> Self {
+        Self {
+            layers,
+            hidden,
+            heads: hidden / HEAD_WIDTH,
+            intermediate: intermediate(hidden),
+            vocabulary: 64,
+            layer_norm_eps: 1e-5,
+            rotary_base: 10_000.0,
+        }
+    }
+
+    /// Reads sizes from `config.json` under the names of either layout, else from the tensors.
+    fn read(checkpoint: &Checkpoint, config: &Config<'_>) -> Result<Self, Error> {
+        let [layers, hidden, inner] = sizes_of(checkpoint);
+        let size = |key: &str, other: &str, found: usize| {
+            config.size_or(key, config.size_or(other, found)?)
+        };
+        let hidden = size("hidden_size", "d_model", hidden)?;
+        let default = Self::of_sizes(size("num_hidden_layers", "n_layers", layers)?, hidden);
+        let rope = Config {
+            path: config.path,
+            value: config.value.get("rope_parameters").unwrap_or(&Value::Null),
+        };
+        let base = rope.float_or("rope_theta", default.rotary_base)?;
+        Ok(Self {
+            heads: size("num_attention_heads", "n_heads", default.heads)?,
+            intermediate: config.size_or("intermediate_size", inner)?,
+            vocabulary: config.size_or("vocab_size", default.vocabulary)?,
+            rotary_base: config.float_or("rope_theta", base)?,
+            ..default
+        })
+    }
+
+    fn blocks(&self) -> Blocks {
+        let heads = self.heads.max(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "weights are multiplied with it in 32 bits"
+        )]
+        let residual_scale = (UNSCALED_LAYERS / self.layers.max(1) as f64).sqrt() as f32;
+        Blocks {
+            final_norm_bias: false,
+            epsilon: self.layer_norm_eps,
+            positions: Positions::Rotary {
+                base: self.rotary_base,
+            },
+            query_key_norm: true,
+            activation: Activation::Silu,
+            gated: true,
+            attention_bias: false,
+            up_bias: false,
+            down_bias: false,
+            residual_scale,
+            ..Blocks::bert(self.layers, self.hidden, heads, self.intermediate)
+        }
+    }
+}
+
+/// Width inside the feed-forward layer: two thirds of four times the model's, in whole 256.
+fn intermediate(hidden: usize) -> usize {
+    (8 * hidden).div_ceil(3).next_multiple_of(256)
+}
+
+/// How many blocks, the width of a token's vector and that inside the feed-forward layer, by the tensors;
+/// 0 where they do not tell.
+fn sizes_of(checkpoint: &Checkpoint) -> [usize; 3] {
+    let Ok(canonical) = Canonical::of(checkpoint, &names()) else {
+        return [0; 3];
+    };
+    let layers = canonical
+        .names()
+        .filter_map(|(name, _)| in_layer(name))
+        .map(|(layer, _)| layer.saturating_add(1))
+        .max();
+    let columns = |name: &str| {
+        canonical
+            .shape(name)
+            .and_then(|shape| shape.get(1).copied())
+            .unwrap_or(0)
+    };
+    [
+        layers.unwrap_or(0),
+        columns(WORDS),
+        columns("encoder.layer.0.output.dense.weight"),
+    ]
+}
+
+/// How the three layouts name their tensors: transformers', the hub's with fused layers, and that of the
+/// `esm` package.
+fn names() -> Names {
+    Names {
+        prefixes: &["esmc."],
+        encoder: &[
+            "embed",
+            "embed_tokens",
+            "encoder",
+            "layers",
+            "norm",
+            "transformer",
+        ],
+        unused: &["lm_head.**", "sequence_head.**"],
+        spelling,
+    }
+}
+
+/// The spelling of the graph's plan.
+fn spelling(name: &str) -> String {
+    match name {
+        "embed_tokens.weight" | "embed.weight" => return WORDS.to_owned(),
+        "norm.weight" | "transformer.norm.weight" => {
+            return "encoder.emb_layer_norm_after.weight".to_owned();
+        }
+        _ => {}
+    }
+    let in_block = name
+        .strip_prefix("layers.")
+        .or_else(|| name.strip_prefix("transformer.blocks."));
+    let Some((layer, part)) = in_block.and_then(|rest| rest.split_once('.')) else {
+        return name.to_owned();
+    };
+    let part = match part {
+        "input_layernorm.weight"
+        | "attn.layernorm_qkv.layer_norm_weight"
+        | "attn.layernorm_qkv.0.weight" => "attention.LayerNorm.weight",
+        "input_layernorm.bias"
+        | "attn.layernorm_qkv.layer_norm_bias"
+        | "attn.layernorm_qkv.0.bias" => "attention.LayerNorm.bias",
+        "self_attn.q_proj.weight" => "attention.self.query.weight",
+        "self_attn.k_proj.weight" => "attention.self.key.weight",
+        "self_attn.v_proj.weight" => "attention.self.value.weight",
+        "attn.layernorm_qkv.weight" | "attn.layernorm_qkv.1.weight" => "attention.self.qkv.weight",
+        "self_attn.q_norm.weight" | "attn.q_ln.weight" => "attention.self.query_norm.weight",
+        "self_attn.k_norm.weight" | "attn.k_ln.weight" => "attention.self.key_norm.weight",
+        "self_attn.o_proj.weight" | "attn.out_proj.weight" => "attention.output.dense.weight",
+        "post_attention_layernorm.weight" | "ffn.layer_norm_weight" | "ffn.0.weight" => {
+            "LayerNorm.weight"
+        }
+        "post_attention_layernorm.bias" | "ffn.layer_norm_bias" | "ffn.0.bias" => "LayerNorm.bias",
+        "mlp.gate_proj.weight" => "intermediate.gate.weight",
+        "mlp.up_proj.weight" => "intermediate.up.weight",
+        // The half that goes through SiLU comes first.
+        "ffn.fc1_weight" | "ffn.1.weight" => "intermediate.dense.weight",
+        "mlp.down_proj.weight" | "ffn.fc2_weight" | "ffn.3.weight" => "output.dense.weight",
+        other => other,
+    };
+    format!("encoder.layer.{layer}.{part}")
+}
+
+impl Family for Esmc {
+    fn about() -> &'static str {
+        "ESM C (model_type \"esmc\", or the esm package's .pth)"
+    }
+
+    fn likeness(checkpoint: &Checkpoint) -> Likeness {
+        let norm_of_queries = |(name, _): (&str, &[usize])| {
+            name.ends_with(".attn.q_ln.weight") || name.ends_with(".self_attn.q_norm.weight")
+        };
+        let has = checkpoint.shapes().any(norm_of_queries);
+        let is = match &checkpoint.settings {
+            Settings::HuggingFace { config, .. } => {
+                match config.get("model_type").and_then(Value::as_str) {
+                    Some(model_type) => model_type == "esmc",
+                    None => has,
+                }
+            }
+            Settings::FairEsm { settings, .. } => settings.is_empty() && has,
+        };
+        if is { Likeness::Full } else { Likeness::None }
+    }
+
+    fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let none = Value::Null;
+        let (path, value) = match &checkpoint.settings {
+            Settings::HuggingFace { path, config } => (path, config),
+            Settings::FairEsm { path, .. } => (path, &none),
+        };
+        let config = Config { path, value };
+        config.expect("hidden_act", &["silu"])?;
+        config.check_encoder()?;
+        let model = Self::read(checkpoint, &config)?;
+        model.validate().map_err(|message| config.error(message))?;
+        Ok(model)
+    }
+
+    fn published() -> Vec<Published<Self>> {
+        PUBLISHED
+            .map(|(name, hub_id, parameters, layers, hidden)| Published {
+                name,
+                hub_id,
+                parameters,
+                family: Self::of_sizes(layers, hidden),
+            })
+            .into()
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.blocks().sizes(false, FusedFormats::None)
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn tokens(&self) -> usize {
+        VOCABULARY.len()
+    }
+
+    fn alphabet(&self) -> Option<Alphabet> {
+        Some(Alphabet::Protein)
+    }
+
+    fn tokenizer(&self) -> TokenizerKind {
+        TokenizerKind::Esm
+    }
+
+    fn max_residues(&self) -> Option<usize> {
+        // Trained on crops of 2,048 tokens, two of them special.
+        Some(2046)
+    }
+
+    fn own_tokenizer(&self) -> Option<Vec<u8>> {
+        Some(VOCABULARY.join("\n").into_bytes())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.vocabulary < VOCABULARY.len() {
+            return Err(format!(
+                "vocab_size is {}, and ESM C has {} tokens",
+                self.vocabulary,
+                VOCABULARY.len()
+            ));
+        }
+        self.blocks().check(&[("num_attention_heads", self.heads)])
+    }
+
+    fn names(&self) -> Names {
+        names()
+    }
+
+    fn plan(&self) -> Vec<Planned> {
+        let mut plan = Plan::default();
+        let shape = [self.vocabulary, self.hidden];
+        plan.copy("embedding".to_owned(), Input::new(WORDS.to_owned(), &shape));
+        self.blocks().plan_pre_norm(&mut plan);
+        plan.0
+    }
+
+    fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
+        let blocks = self.blocks();
+        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let attention = Attention::new(&blocks, &mut frame);
+        frame.builder.scope("embedding");
+        let state = frame.embedding();
+        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
+        frame.outputs(&state, request);
+    }
+}

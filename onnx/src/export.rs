@@ -9,13 +9,17 @@ use crate::checkpoint::{Canonical, Checkpoint, Settings, check_frequencies, left
 use crate::error::Error;
 use crate::families::Architecture;
 use crate::families::catalog::known_model;
+use crate::families::family::Family;
 use crate::graph::request::{GraphKind, GraphRequest, Output, Precision};
 use crate::model::{
     GRAPH_FILE, GRAPH_VERSION, INFO_FILE, Model, ModelInfo, Source, Tokenizer, WEIGHTS_FILE,
 };
-use crate::tokenizer::{self, Lookup, TokenizerCheck};
+use crate::tokenizer::{self, Lookup};
 use crate::weights::random::Random;
 use crate::weights::table::{Weights, place, write};
+
+/// Says of the text of a tokenizer's file why a family's sequences cannot be read with it.
+pub type TokenizerCheck = fn(family: &dyn Family, file: &[u8]) -> Result<(), String>;
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -35,12 +39,22 @@ pub struct ExportOptions {
 }
 
 impl ExportOptions {
-    fn lookup<'a>(&'a self, folder: Option<&'a Path>) -> Lookup<'a> {
-        Lookup {
+    /// The text of the tokenizer's file for a family, from where it was named or else from `folder`.
+    fn tokenizer_of(
+        &self,
+        family: &dyn Family,
+        folder: Option<&Path>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let check = |text: &[u8]| match self.check_tokenizer {
+            Some(check) => check(family, text),
+            None => Ok(()),
+        };
+        let lookup = Lookup {
             named: self.tokenizer.as_deref(),
             folder,
-            check: self.check_tokenizer,
-        }
+            check: Some(&check),
+        };
+        tokenizer::find(family.tokenizer(), family.tokens(), &lookup)
     }
 }
 
@@ -70,7 +84,8 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
         Settings::HuggingFace { path, .. } => ("hugging-face", path.parent()),
         Settings::FairEsm { .. } => ("fair-esm", None),
     };
-    let tokenizer = tokenizer::find(family.tokenizer(), family.tokens(), &options.lookup(folder))?
+    let tokenizer = options
+        .tokenizer_of(family, folder)?
         .or_else(|| family.own_tokenizer())
         .ok_or_else(|| Error::NoTokenizer {
             path: checkpoint.path.clone(),
@@ -111,7 +126,8 @@ pub fn export_random(
         name: known.to_owned(),
     })?;
     let family = known.architecture.family();
-    let tokenizer = tokenizer::find(family.tokenizer(), family.tokens(), &options.lookup(None))?
+    let tokenizer = options
+        .tokenizer_of(family, None)?
         .or_else(|| family.sample_tokenizer())
         .ok_or_else(|| Error::NoTokenizer {
             path: target.to_path_buf(),

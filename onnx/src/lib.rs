@@ -19,14 +19,14 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use error::Error;
-pub use export::{ExportOptions, export, export_random};
+pub use export::{ExportOptions, TokenizerCheck, export, export_random};
 pub use families::Architecture;
 pub use families::catalog::{KnownModel, known_model, known_models};
-pub use families::family::{Alphabet, Family, SpecialTokens};
+pub use families::family::{Alphabet, Family};
 pub use families::sizes::{FusedFormats, Sizes};
 pub use files::is_lfs_pointer;
 pub use graph::request::{GraphKind, GraphRequest, Output, Precision};
 pub use model::{GRAPH_VERSION, Model, ModelInfo, Source, Tokenizer};
-pub use tokenizer::{TokenizerCheck, TokenizerKind};
+pub use tokenizer::{SpecialNames, TokenizerKind};
 pub use weights::table::{Storage, TensorInfo};
 pub use weights::verify::WeightsFile;

@@ -38,18 +38,30 @@ impl TokenizerKind {
     }
 }
 
-/// Checks the text of a tokenizer file; returns why sequences cannot be tokenized with it.
-pub type TokenizerCheck = fn(kind: TokenizerKind, file: &[u8]) -> Result<(), String>;
+/// The names of a vocabulary's special tokens, each where [`SpecialTokens`] has its id.
+#[derive(Debug, Clone, Copy)]
+pub struct SpecialNames<'n> {
+    /// In front of each sequence.
+    pub front: &'n [&'n str],
+    /// Behind each sequence.
+    pub behind: &'n [&'n str],
+    /// The one in front that stands for the whole sequence, if there is one.
+    pub cls: Option<&'n str>,
+    /// Fills shorter sequences up.
+    pub pad: &'n str,
+    /// Stands for letters that the vocabulary lacks.
+    pub unk: &'n str,
+}
 
 /// Where to look for the tokenizer's file, and how to check it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Lookup<'a> {
     /// The file that was named.
     pub named: Option<&'a Path>,
     /// The checkpoint's folder.
     pub folder: Option<&'a Path>,
-    /// Asked before any weights are written.
-    pub check: Option<TokenizerCheck>,
+    /// Says of the text of a file why sequences cannot be read with it; asked before any weights are written.
+    pub check: Option<&'a dyn Fn(&[u8]) -> Result<(), String>>,
 }
 
 /// Reads the given file, or else the one in the folder of the checkpoint, if there is one, and
@@ -91,7 +103,7 @@ pub fn find(
         ));
     }
     if let Some(check) = lookup.check {
-        check(kind, &text).map_err(|why| Error::config(path, why))?;
+        check(&text).map_err(|why| Error::config(path, why))?;
     }
     Ok(Some(text))
 }

@@ -28,7 +28,7 @@ use super::bpe_merges::{Letter, Merges, SPACE, Tokens, UNKNOWN, position};
 use super::encoded::Encoded;
 use super::error::VocabularyError;
 use super::family_rules::FamilyRules;
-use super::special::{BERT, SpecialNames, SpecialTokens};
+use super::special::{self, BERT, SpecialNames, SpecialTokens};
 use super::tokenizer::Tokenizer;
 
 /// A `tokenizer.json` at work.
@@ -67,8 +67,8 @@ impl BpeTokenizer {
         check_rewriting(&file)?;
         let ids = ids(&file);
         let unk = unknown_token(&file)?;
-        let names = rules.names(SpecialNames { unk, ..BERT })?;
-        let special = names.ids(|name| ids.get(name).copied())?;
+        let names = rules.special.unwrap_or(SpecialNames { unk, ..BERT });
+        let special = special::ids(&names, |name| ids.get(name).copied())?;
         check_added(&file)?;
         check_around(&file, &names, &special)?;
         let alphabet = rules.alphabet.unwrap_or(Alphabet::Dna);

@@ -38,17 +38,6 @@ pub enum VocabularyError {
         /// The missing tokens.
         tokens: Vec<String>,
     },
-    /// The family has special tokens that the kind of vocabulary does not name.
-    #[error(
-        "the model has {front} special tokens in front of a sequence and {behind} behind it, more \
-         than its kind of vocabulary has"
-    )]
-    Around {
-        /// How many the family has in front.
-        front: usize,
-        /// How many it has behind.
-        behind: usize,
-    },
     /// A token occurs twice.
     #[error(
         "the vocabulary has `{}` twice (ids {first} and {second})",

@@ -5,7 +5,7 @@ use seqembed_onnx::Family;
 
 use super::alphabet::Alphabet;
 use super::error::VocabularyError;
-use super::special::{SpecialNames, SpecialTokens};
+use super::special::{self, SpecialNames, SpecialTokens};
 
 /// A model family's own rules. The default is what each kind of tokenizer does by itself.
 #[derive(Debug, Clone, Default)]
@@ -14,53 +14,26 @@ pub struct FamilyRules {
     pub alphabet: Option<Alphabet>,
     /// Letters that are read as others.
     pub letters: LetterRules,
-    /// How many of the special tokens that are usual for the kind of tokenizer stand in front of
-    /// and behind each sequence; none: all of them.
-    pub around: Option<seqembed_onnx::SpecialTokens>,
+    /// The special tokens; `None`: those that are usual for the kind of tokenizer.
+    pub special: Option<SpecialNames<'static>>,
 }
 
 impl FamilyRules {
-    /// The rules of a family.
+    /// The rules of a model's family.
     #[must_use]
     pub fn of(family: &dyn Family) -> Self {
         let mut letters = LetterRules::default();
         for &(letter, other) in family.replaced_letters() {
-            // All letters of sequences are ASCII.
-            if let (Ok(letter), Ok(other)) = (u8::try_from(letter), u8::try_from(other)) {
-                letters = letters.read_as(&[letter], other);
-            }
+            letters = letters.read_as(&[letter], other);
         }
         Self {
             alphabet: family.alphabet().map(Alphabet::from),
             letters,
-            around: Some(family.special_tokens()),
+            special: family.special_tokens(),
         }
     }
 
-    /// The names of the special tokens, of those that are usual.
-    ///
-    /// # Errors
-    /// If the family has more of them.
-    pub(super) fn names<'n>(
-        &self,
-        usual: SpecialNames<'n>,
-    ) -> Result<SpecialNames<'n>, VocabularyError> {
-        let Some(seqembed_onnx::SpecialTokens { front, behind }) = self.around else {
-            return Ok(usual);
-        };
-        let tokens = (usual.front.get(..front), usual.behind.get(..behind));
-        let (Some(front), Some(behind)) = tokens else {
-            return Err(VocabularyError::Around { front, behind });
-        };
-        Ok(SpecialNames {
-            front,
-            behind,
-            cls: usual.cls.filter(|cls| front.contains(cls)),
-            ..usual
-        })
-    }
-
-    /// The ids of the special tokens, of those that are usual.
+    /// The ids of the special tokens: the family's, or else the `usual` ones.
     ///
     /// # Errors
     /// Names all tokens that the vocabulary lacks.
@@ -69,7 +42,7 @@ impl FamilyRules {
         usual: SpecialNames,
         id_of: impl Fn(&str) -> Option<u32>,
     ) -> Result<SpecialTokens, VocabularyError> {
-        self.names(usual)?.ids(id_of)
+        special::ids(&self.special.unwrap_or(usual), id_of)
     }
 }
 
@@ -119,6 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::TokenizerKind;
+    use super::super::special::ESM;
     use super::*;
 
     /// A vocabulary of amino acids with ESM's special tokens, and one with BERT's.
@@ -213,16 +187,22 @@ mod tests {
     #[test]
     fn a_family_has_its_own_special_tokens_and_alphabet() {
         let text = proteins(["<cls>", "<pad>", "<eos>", "<unk>"]);
-        let read = |front, behind| {
+        let read = |special| {
             let rules = FamilyRules {
-                around: Some(seqembed_onnx::SpecialTokens { front, behind }),
+                special: Some(special),
                 alphabet: Some(Alphabet::Dna),
                 ..FamilyRules::default()
             };
             super::super::read_with(TokenizerKind::Esm, text.as_bytes(), &rules)
         };
         for (front, behind) in [(1, 1), (1, 0), (0, 1), (0, 0)] {
-            let tokenizer = read(front, behind).expect("a vocabulary");
+            let names = SpecialNames {
+                front: &ESM.front[..front],
+                behind: &ESM.behind[..behind],
+                cls: ESM.cls.filter(|_| front > 0),
+                ..ESM
+            };
+            let tokenizer = read(names).expect("a vocabulary");
             let special = tokenizer.special();
             assert_eq!(special.front, [0][..front]);
             assert_eq!(special.behind, [2][..behind]);
@@ -231,12 +211,12 @@ mod tests {
             // It is DNA, so a `*` is a letter.
             assert_eq!(tokenizer.encode(b"ACGT*").ids.len(), 5);
         }
-        let error = read(2, 1).err().expect("ESM has one in front");
-        assert_eq!(
-            error.to_string(),
-            "the model has 2 special tokens in front of a sequence and 1 behind it, more than its kind of vocabulary \
-             has"
-        );
+        let two = SpecialNames {
+            front: &["<AA2fold>", "<cls>"],
+            ..ESM
+        };
+        let error = read(two).err().expect("there is no <AA2fold>");
+        assert_eq!(error.to_string(), "the vocabulary lacks <AA2fold>");
     }
 
     #[test]

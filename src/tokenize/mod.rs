@@ -16,6 +16,7 @@ mod tokenizer;
 mod vocabulary;
 mod windows;
 
+use seqembed_onnx::Family;
 pub use seqembed_onnx::TokenizerKind;
 
 pub use self::alphabet::Alphabet;
@@ -95,9 +96,9 @@ pub fn read_with(
 /// nothing.
 ///
 /// # Errors
-/// Why sequences cannot be tokenized with the file.
-pub fn check(kind: TokenizerKind, text: &[u8]) -> Result<(), String> {
-    read(kind, text)
+/// The reason.
+pub fn check(family: &dyn Family, text: &[u8]) -> Result<(), String> {
+    read_with(family.tokenizer(), text, &FamilyRules::of(family))
         .map(drop)
         .map_err(|error| error.to_string())
 }

@@ -1,5 +1,7 @@
 //! Special tokens: what a model wants to see in front of and behind every sequence.
 
+pub use seqembed_onnx::SpecialNames;
+
 use super::error::VocabularyError;
 
 /// A model's special tokens, by their ids.
@@ -37,22 +39,7 @@ impl SpecialTokens {
     }
 }
 
-/// The names of a vocabulary's special tokens, each where [`SpecialTokens`] has its id.
-#[derive(Debug, Clone, Copy)]
-pub struct SpecialNames<'n> {
-    /// In front of each sequence.
-    pub front: &'n [&'n str],
-    /// Special tokens at the end of each sequence.
-    pub behind: &'n [&'n str],
-    /// The token in front that represents the whole sequence, if there is one.
-    pub cls: Option<&'n str>,
-    /// Fills shorter sequences up.
-    pub pad: &'n str,
-    /// The token for letters outside the vocabulary.
-    pub unk: &'n str,
-}
-
-/// The special tokens of ESM.
+/// ESM's.
 pub const ESM: SpecialNames<'static> = SpecialNames {
     front: &["<cls>"],
     behind: &["<eos>"],
@@ -70,34 +57,32 @@ pub const BERT: SpecialNames<'static> = SpecialNames {
     unk: "[UNK]",
 };
 
-impl SpecialNames<'_> {
-    /// The tokens' ids.
-    ///
-    /// # Errors
-    /// Names all tokens that have none.
-    pub fn ids(
-        &self,
-        id_of: impl Fn(&str) -> Option<u32>,
-    ) -> Result<SpecialTokens, VocabularyError> {
-        let mut missing = Vec::new();
-        let mut id = |name: &&str| {
-            id_of(name).unwrap_or_else(|| {
-                missing.push((*name).to_owned());
-                0
-            })
-        };
-        let special = SpecialTokens {
-            front: self.front.iter().map(&mut id).collect(),
-            behind: self.behind.iter().map(&mut id).collect(),
-            pad: id(&self.pad),
-            unk: id(&self.unk),
-            cls: self.cls.and_then(&id_of),
-        };
-        if missing.is_empty() {
-            Ok(special)
-        } else {
-            Err(VocabularyError::Missing { tokens: missing })
-        }
+/// The ids of special tokens, by their names.
+///
+/// # Errors
+/// Names all tokens that have none.
+pub fn ids(
+    names: &SpecialNames,
+    id_of: impl Fn(&str) -> Option<u32>,
+) -> Result<SpecialTokens, VocabularyError> {
+    let mut missing = Vec::new();
+    let mut id = |name: &&str| {
+        id_of(name).unwrap_or_else(|| {
+            missing.push((*name).to_owned());
+            0
+        })
+    };
+    let special = SpecialTokens {
+        front: names.front.iter().map(&mut id).collect(),
+        behind: names.behind.iter().map(&mut id).collect(),
+        pad: id(&names.pad),
+        unk: id(&names.unk),
+        cls: names.cls.and_then(&id_of),
+    };
+    if missing.is_empty() {
+        Ok(special)
+    } else {
+        Err(VocabularyError::Missing { tokens: missing })
     }
 }
 
@@ -119,7 +104,7 @@ mod tests {
             pad: "<pad>",
             unk: "<unk>",
         };
-        let special = names.ids(id_of).expect("all are known");
+        let special = ids(&names, id_of).expect("all are known");
         let expected = SpecialTokens {
             front: vec![3, 4],
             behind: vec![1],
@@ -139,7 +124,7 @@ mod tests {
 
     #[test]
     fn all_missing_tokens_are_named() {
-        let error = BERT.ids(|name| (name == "[PAD]").then_some(7));
+        let error = ids(&BERT, |name| (name == "[PAD]").then_some(7));
         let error = error.expect_err("three are missing").to_string();
         assert_eq!(error, "the vocabulary lacks [CLS], [SEP], [UNK]");
     }

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::families::sizes::Sizes;
 use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
-use crate::tokenizer::TokenizerKind;
+use crate::tokenizer::{SpecialNames, TokenizerKind};
 use crate::weights::norm_fold::Folds;
 use crate::weights::table::Planned;
 
@@ -43,15 +43,6 @@ pub enum Alphabet {
     Protein,
     /// Bases.
     Dna,
-}
-
-/// How many special tokens a tokenizer puts around a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// Before the first residue or base, such as `<cls>`.
-    pub front: usize,
-    /// After the last one, such as `<eos>` or `[SEP]`.
-    pub behind: usize,
 }
 
 /// Sizes and settings of a model of one family, and all that is the family's own.
@@ -100,16 +91,14 @@ pub trait Family {
     /// Which tokenizer reads its input.
     fn tokenizer(&self) -> TokenizerKind;
 
-    /// The special tokens around each sequence.
-    fn special_tokens(&self) -> SpecialTokens {
-        SpecialTokens {
-            front: 1,
-            behind: 1,
-        }
+    /// The special tokens around each sequence. `None`: those that are usual for the kind of tokenizer.
+    fn special_tokens(&self) -> Option<SpecialNames<'static>> {
+        None
     }
 
-    /// Letters that its authors replace before they tokenize: each of the first becomes the second.
-    fn replaced_letters(&self) -> &'static [(char, char)] {
+    /// Letters that its authors replace before they tokenize, in either case: each of the first becomes
+    /// the second.
+    fn replaced_letters(&self) -> &'static [(u8, u8)] {
         &[]
     }
 

@@ -8,7 +8,7 @@ use crate::support::{
     self, Format, Pickler, Tensor, Tensors, fair_esm, hub_folder, renamed, shards, weights,
     write_archive, write_bin, write_config, write_fair_esm, write_raw_safetensors,
 };
-use seqembed_onnx::{ExportOptions, Model, TokenizerKind, export};
+use seqembed_onnx::{ExportOptions, Family, Model, TokenizerKind, export};
 
 /// The error's text, once it is sure that nothing was left behind.
 fn refused(source: &Path) -> String {
@@ -773,8 +773,11 @@ fn settings_that_change_what_a_model_computes_are_refused_by_name() {
 
 #[test]
 fn a_vocabulary_that_no_tokenizer_fits_is_refused_before_weights_are_written() {
-    fn refuses(kind: TokenizerKind, file: &[u8]) -> Result<(), String> {
-        assert_eq!((kind, file.first()), (TokenizerKind::Bert, Some(&b'[')));
+    fn refuses(family: &dyn Family, file: &[u8]) -> Result<(), String> {
+        assert_eq!(
+            (family.tokenizer(), file.first()),
+            (TokenizerKind::Bert, Some(&b'['))
+        );
         Err("no tokenizer of mine".to_owned())
     }
     let folder = tempfile::tempdir().unwrap();

@@ -59,6 +59,10 @@ fn published_sizes_have_the_published_number_of_parameters() {
         // transformers' EsmModel without the pooler and the contact head.
         ("esm1b_t33_650M_UR50S", 650_716_160),
         ("esm1v_t33_650M_UR90S_1", 650_713_600),
+        // transformers' EsmcModel.
+        ("ESMC-300M", 332_011_200),
+        ("ESMC-600M", 573_632_640),
+        ("ESMC-6B", 6_345_280_000),
         // What BertModel and DNABERT-2's own code hold without the pooler.
         ("DNABERT-3", 85_503_744),
         ("DNABERT-4", 85_651_200),
@@ -89,7 +93,7 @@ fn published_sizes_have_the_published_number_of_parameters() {
             bytes >= 4 * (parameters - folded) && bytes < 4 * parameters + 4096 * plan.len() as u64
         );
     }
-    assert_eq!(known_models().len(), 18);
+    assert_eq!(known_models().len(), 21);
     assert!(known_model("esm2_t7").is_none());
 }
 

@@ -153,6 +153,7 @@ impl Blocks {
             alibi: self.positions == Positions::Alibi,
             gated: self.gated,
             post_norm,
+            has_cuda_kernels: has_kernels,
             fused: if has_kernels {
                 fused
             } else {

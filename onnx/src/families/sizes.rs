@@ -1,5 +1,6 @@
 //! The sizes and forms of a model's blocks that determine its kernels.
 
+use crate::graph::layers::FUSED_ROTARY_HEADS;
 use crate::graph::request::{GraphKind, Precision};
 
 /// The sizes that kernels are made for.
@@ -21,6 +22,9 @@ pub struct Sizes {
     pub gated: bool,
     /// Whether layer norms come behind the sums, and the residual is normed, too.
     pub post_norm: bool,
+    /// Whether seqembed's CUDA kernels compute all parts of the blocks. If not, a GPU runs the model with
+    /// the operators of ONNX Runtime.
+    pub has_cuda_kernels: bool,
     /// The number formats in which the family has fused graphs, where their kernels fit the sizes.
     pub fused: FusedFormats,
 }
@@ -67,6 +71,6 @@ impl Sizes {
     /// Whether rotary positions can be applied where queries and keys leave their product.
     #[must_use]
     pub fn can_fuse_rotary(&self) -> bool {
-        self.rotary_base.is_some() && matches!(self.head_width, 32 | 64)
+        self.rotary_base.is_some() && FUSED_ROTARY_HEADS.contains(&self.head_width)
     }
 }

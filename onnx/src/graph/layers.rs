@@ -44,7 +44,7 @@ pub struct FeedForward {
 }
 
 /// Widths of heads whose queries and keys the fused kernels rotate.
-const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
+pub const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
 
 /// A graph under construction, with its inputs declared.
 pub struct Frame<'builder, 'table> {

@@ -59,6 +59,7 @@ mod tests {
             alibi: gated,
             gated,
             post_norm: gated,
+            has_cuda_kernels: true,
             fused: FusedFormats::Half,
         }
     }

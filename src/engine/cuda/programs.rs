@@ -230,6 +230,11 @@ fn units(sizes: &Sizes, layer: Layer) -> usize {
 
 /// Checks that there are kernels for a model of these sizes.
 pub(super) fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelError> {
+    if !sizes.has_cuda_kernels {
+        return Err(KernelError::Unsupported(
+            "there are none for the blocks of this model's family yet".to_owned(),
+        ));
+    }
     let fits = precision != Precision::Fp32
         && sizes.hidden.is_multiple_of(8)
         && sizes.intermediate.is_multiple_of(8)
@@ -276,6 +281,7 @@ mod tests {
             alibi: gated,
             gated,
             post_norm: gated,
+            has_cuda_kernels: true,
             fused: if gated {
                 FusedFormats::Half
             } else {
@@ -290,13 +296,15 @@ mod tests {
             ("sm_100", false),
             ("sm_120", false),
         ] {
-            // ESM-2 8M (heads of 16), 35M (24), 150M (32), 650M (64), 15B (128), and DNABERT-2.
+            // ESM-2 8M (heads of 16), 35M (24), 150M (32), 650M (64), 15B (128), ESM-1b, and
+            // DNABERT-2.
             for sizes in [
                 sizes(320, 20, true, false),
                 sizes(480, 20, true, false),
                 sizes(640, 20, true, false),
                 sizes(1_280, 20, true, false),
                 sizes(5_120, 40, true, false),
+                sizes(1_280, 20, false, false),
                 sizes(768, 12, false, true),
             ] {
                 // Other precisions only differ in how values are packed, so one model is enough.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::result as driver;
+use cudarc::driver::sys::{CUdevice, CUmodule};
 use rayon::prelude::*;
 use seqembed_onnx::{Precision, Sizes};
 
@@ -12,7 +13,7 @@ use super::launch::{
     Argument, DevicePtr, Element, Function, KernelError, capability, cu_device, function, int,
     launch, processors, tensor_map,
 };
-use super::programs::{Epilogue, Layer, ProgramKind, check, programs};
+use super::programs::{Epilogue, Layer, Program, ProgramKind, check, programs};
 use super::streams::Streams;
 
 /// Rows and columns of a block's output tile in `dense_sm90.cu`.
@@ -48,6 +49,45 @@ pub struct EpilogueArguments {
     pub factors: DevicePtr,
     /// What all products are multiplied by.
     pub gain: f32,
+}
+
+/// Compiles programs, or takes them from the cache, and loads them onto a GPU: a module for each.
+fn load_modules(
+    programs: &[Program],
+    arch: &str,
+    device: CUdevice,
+    cache: &Path,
+) -> Result<Vec<CUmodule>, KernelError> {
+    // Each takes a second or more.
+    let codes = programs
+        .par_iter()
+        .map(|program| machine_code(&program.source, &program.options, arch, cache))
+        .collect::<Result<Vec<_>, _>>()?;
+    // The context that ONNX Runtime also uses. It is kept, because the kernels are loaded in it.
+    // SAFETY: the device exists.
+    let context = unsafe { driver::primary_ctx::retain(device) }?;
+    // SAFETY: the context was just retained.
+    unsafe { driver::ctx::set_current(context) }?;
+    let modules = codes.iter().map(|code| {
+        // SAFETY: machine code as the compiler made it.
+        unsafe { driver::module::load_data(code.as_ptr().cast()) }.map_err(KernelError::from)
+    });
+    modules.collect()
+}
+
+/// The kernels of dense layers, in the modules of their programs.
+fn dense_functions(
+    programs: &[Program],
+    modules: &[CUmodule],
+) -> Result<Vec<(Layer, Function)>, KernelError> {
+    let layers = programs.iter().zip(modules);
+    let layers = layers.filter_map(|(program, &module)| match program.kind {
+        ProgramKind::Dense(layer) => Some((layer, module)),
+        _ => None,
+    });
+    layers
+        .map(|(layer, module)| Ok((layer, function(module, "dense_layer", DENSE_SHARED)?)))
+        .collect()
 }
 
 /// The kernels of one model, loaded onto one GPU.
@@ -121,29 +161,12 @@ impl CudaKernels {
         }
         let arch = format!("sm_{major}{minor}{}", if hopper { "a" } else { "" });
         let programs = programs(&sizes, precision, fused, hopper);
-        // Each takes a second or more.
-        let codes = programs
-            .par_iter()
-            .map(|program| machine_code(&program.source, &program.options, &arch, cache))
-            .collect::<Result<Vec<_>, _>>()?;
         let handle = cu_device(device)?;
-        // The context that ONNX Runtime also uses. It is kept, because the kernels are loaded in
-        // it. SAFETY: the device exists.
-        let context = unsafe { driver::primary_ctx::retain(handle) }?;
-        // SAFETY: the context was just retained.
-        unsafe { driver::ctx::set_current(context) }?;
-        let modules = codes
-            .iter()
-            .map(|code| {
-                // SAFETY: machine code as the compiler made it.
-                unsafe { driver::module::load_data(code.as_ptr().cast()) }
-                    .map_err(KernelError::from)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let modules = load_modules(&programs, &arch, handle, cache)?;
         let rows = modules[0];
-        let of = |part| {
+        let of = |kind| {
             let all = programs.iter().zip(&modules);
-            all.filter(move |(program, _)| program.kind == part)
+            all.filter(move |(program, _)| program.kind == kind)
                 .map(|(_, &module)| module)
         };
         let attention = of(ProgramKind::Attention)
@@ -153,15 +176,6 @@ impl CudaKernels {
                 let queries = if short { 64 } else { 128 };
                 Ok((queries, function(module, "attention", 0)?))
             })
-            .collect::<Result<Vec<_>, KernelError>>()?;
-        let dense = programs
-            .iter()
-            .zip(&modules)
-            .filter_map(|(program, &module)| match program.kind {
-                ProgramKind::Dense(layer) => Some((layer, module)),
-                _ => None,
-            })
-            .map(|(layer, module)| Ok((layer, function(module, "dense_layer", DENSE_SHARED)?)))
             .collect::<Result<Vec<_>, KernelError>>()?;
         let attention_sm90 = of(ProgramKind::AttentionSm90)
             .next()
@@ -187,7 +201,7 @@ impl CudaKernels {
             pool_mean: function(rows, "pool_mean", 0)?,
             pool_max: function(rows, "pool_max", 0)?,
             attention,
-            dense,
+            dense: dense_functions(&programs, &modules)?,
             attention_sm90,
             processors: processors(handle)?,
             streams: Mutex::default(),

@@ -82,7 +82,7 @@ pub(super) struct Program {
 }
 
 /// The programs of a model: kernels for rows, attention for short and for long sequences or that
-/// for Hopper, and dense layers.
+/// for Hopper, and dense layers. The one for rows comes first.
 ///
 /// Where layers are not fused, queries, keys and values may be in separate matrices, which Hopper's
 /// attention cannot read: it is compiled in addition to the others. In fused graphs, they are in
@@ -94,104 +94,134 @@ pub(super) fn programs(
     hopper: bool,
 ) -> Vec<Program> {
     let hopper_attention = hopper && has_hopper_attention(sizes);
-    let define = |name: &str, value: usize| format!("-D{name}={value}");
-    let base = vec![define("BF16", usize::from(precision == Precision::Bf16))];
-    let mut options = base.clone();
-    options.extend([
+    let mut programs = vec![row_program(sizes, precision)];
+    if !(fused && hopper_attention) {
+        programs.extend([1, 2].map(|groups| attention_program(sizes, precision, groups)));
+    }
+    if hopper_attention {
+        programs.push(hopper_attention_program(sizes, precision));
+    }
+    if fused {
+        let layers = dense_layers(sizes, precision).into_iter();
+        programs.extend(layers.map(|layer| dense_program(sizes, precision, layer)));
+    }
+    programs
+}
+
+/// An option that defines a constant.
+fn define(name: &str, value: usize) -> String {
+    format!("-D{name}={value}")
+}
+
+fn define_bf16(precision: Precision) -> String {
+    define("BF16", usize::from(precision == Precision::Bf16))
+}
+
+/// The constants of programs for rows and attention.
+fn defines(sizes: &Sizes, precision: Precision) -> Vec<String> {
+    vec![
+        define_bf16(precision),
         define("HEAD", sizes.head()),
         define("HEADS", sizes.heads),
         define("HIDDEN", sizes.hidden),
-    ]);
-    let mut rows = Program {
+    ]
+}
+
+fn row_program(sizes: &Sizes, precision: Precision) -> Program {
+    let mut program = Program {
         source: NUMBERS.to_owned(),
-        options: options.clone(),
+        options: defines(sizes, precision),
         kind: ProgramKind::Rows,
     };
     if let Some(base) = sizes.rotary_base {
         let frequencies = rotary_frequencies(sizes.head(), base);
         let _ = write!(
-            rows.source,
+            program.source,
             "__constant__ float rotary_frequencies[{}] = {{",
             frequencies.len()
         );
         for frequency in frequencies {
-            let _ = write!(rows.source, "{frequency:e}f,");
+            let _ = write!(program.source, "{frequency:e}f,");
         }
-        rows.source.push_str("};\n");
-        rows.options.push("-DROTARY".to_owned());
+        program.source.push_str("};\n");
+        program.options.push("-DROTARY".to_owned());
     }
     if precision == Precision::Fp8 {
-        rows.options.extend(fp8_defines());
+        program.options.extend(fp8_defines());
     }
-    rows.source.push_str(ROWS);
-    let mut programs = vec![rows];
-    let others: &[usize] = if fused && hopper_attention {
-        &[]
+    program.source.push_str(ROWS);
+    program
+}
+
+/// `groups`: groups of 16 queries a warp, 1 for short sequences and 2 for long ones.
+fn attention_program(sizes: &Sizes, precision: Precision, groups: usize) -> Program {
+    let mut options = defines(sizes, precision);
+    options.push(define("ALIBI", usize::from(sizes.alibi)));
+    if sizes.head() <= 64 {
+        options.push(define("GROUPS", groups));
+    }
+    Program {
+        source: [NUMBERS, ATTENTION].concat(),
+        options,
+        kind: ProgramKind::Attention,
+    }
+}
+
+fn hopper_attention_program(sizes: &Sizes, precision: Precision) -> Program {
+    let mut options = defines(sizes, precision);
+    options.push(define("ALIBI", usize::from(sizes.alibi)));
+    options.push(define("STREAMS", STREAMS));
+    Program {
+        source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),
+        options,
+        kind: ProgramKind::AttentionSm90,
+    }
+}
+
+/// The dense layers of a fused graph.
+fn dense_layers(sizes: &Sizes, precision: Precision) -> Vec<Layer> {
+    let layer = |epilogue, fp8| Layer { epilogue, fp8 };
+    let up = if sizes.gated {
+        Epilogue::NormGeglu
     } else {
-        &[1, 2]
+        Epilogue::NormGelu
     };
-    for &groups in others {
-        let mut options = options.clone();
-        options.push(define("ALIBI", usize::from(sizes.alibi)));
-        if sizes.head() <= 64 {
-            options.push(define("GROUPS", groups));
-        }
-        programs.push(Program {
-            source: [NUMBERS, ATTENTION].concat(),
-            options,
-            kind: ProgramKind::Attention,
-        });
+    let residual = if sizes.post_norm {
+        Epilogue::ResidualNorm
+    } else {
+        Epilogue::Residual
+    };
+    let qkv = if sizes.can_fuse_rotary() {
+        Epilogue::NormRotary
+    } else {
+        Epilogue::Norm
+    };
+    let fp8 = precision == Precision::Fp8;
+    let mut layers = vec![layer(qkv, false), layer(residual, false), layer(up, fp8)];
+    if fp8 {
+        layers.push(layer(residual, true));
     }
-    if hopper_attention {
-        let mut options = options;
-        options.push(define("ALIBI", usize::from(sizes.alibi)));
-        options.push(define("STREAMS", STREAMS));
-        programs.push(Program {
-            source: [NUMBERS, DENSE, ATTENTION_SM90].concat(),
-            options,
-            kind: ProgramKind::AttentionSm90,
-        });
+    layers
+}
+
+fn dense_program(sizes: &Sizes, precision: Precision, layer: Layer) -> Program {
+    let mut options = vec![
+        define_bf16(precision),
+        define("HEAD", sizes.head()),
+        define("HIDDEN", sizes.hidden),
+    ];
+    if layer.fp8 {
+        options.extend(fp8_defines());
     }
-    if fused {
-        let layer = |epilogue, fp8| Layer { epilogue, fp8 };
-        let up = if sizes.gated {
-            Epilogue::NormGeglu
-        } else {
-            Epilogue::NormGelu
-        };
-        let residual = if sizes.post_norm {
-            Epilogue::ResidualNorm
-        } else {
-            Epilogue::Residual
-        };
-        let qkv = if sizes.can_fuse_rotary() {
-            Epilogue::NormRotary
-        } else {
-            Epilogue::Norm
-        };
-        let fp8 = precision == Precision::Fp8;
-        let mut wanted = vec![layer(qkv, false), layer(residual, false), layer(up, fp8)];
-        if fp8 {
-            wanted.push(layer(residual, true));
-        }
-        programs.extend(wanted.into_iter().map(|layer| {
-            let mut options = base.clone();
-            options.extend([define("HEAD", sizes.head()), define("HIDDEN", sizes.hidden)]);
-            if layer.fp8 {
-                options.extend(fp8_defines());
-            }
-            Program {
-                source: format!(
-                    "{NUMBERS}{DENSE}\nDENSE(dense_layer, {}, {})\n",
-                    layer.epilogue.name(),
-                    units(sizes, layer)
-                ),
-                options,
-                kind: ProgramKind::Dense(layer),
-            }
-        }));
+    Program {
+        source: format!(
+            "{NUMBERS}{DENSE}\nDENSE(dense_layer, {}, {})\n",
+            layer.epilogue.name(),
+            units(sizes, layer)
+        ),
+        options,
+        kind: ProgramKind::Dense(layer),
     }
-    programs
 }
 
 /// Whether Hopper's attention serves a model of these sizes.

@@ -101,7 +101,7 @@ fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
         .ok_or_else(|| fault(format!("position {value} lies outside of {rows} tokens")))
 }
 
-/// Attention, by what positions do to it.
+/// Attention, by its position encoding.
 enum AttentionOperator {
     Rotary,
     Alibi,
@@ -218,7 +218,7 @@ impl Sequences {
     }
 }
 
-/// A tensor that threads write to, each its own part.
+/// A tensor that several threads write to, each to a part of its own.
 #[derive(Clone, Copy)]
 struct Target(*mut f32);
 // SAFETY: every task writes to rows or columns that no other task touches.

@@ -10,11 +10,11 @@
 //! (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), so that memory does
 //! not grow with the square of the length.
 //!
-//! A number that is infinite or none, anywhere in a sequence's queries, keys or values of a head,
-//! makes all its rows of that head NaN, and so do queries and keys whose products might overflow.
-//! Both are seen while keys and values are gathered, which takes a length's share of the time of
-//! the products: what comes after that works on numbers alone, and takes maxima and powers of two
-//! as the processor has them.
+//! An infinity or a NaN anywhere in a sequence's queries, keys or values of a head makes all rows
+//! of that head NaN, and so do queries and keys whose products might overflow. Both are detected
+//! while keys and values are gathered, which takes little time beside the products (linear in the
+//! length, not quadratic). The code after that sees finite numbers only, and uses the processor's
+//! own maximum and power of two.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -28,18 +28,18 @@ use super::simd::{Largest, Scratch, exp2, load, store};
 /// Keys in a block: scores of a block and its keys stay in the first-level cache.
 const KEY_BLOCK: usize = 128;
 
-/// Weights beyond two to this are not told apart, and their total is beyond `OVERFLOW`.
+/// Exponents of weights are clamped to this, which makes their total exceed `OVERFLOW`.
 const HIGHEST: f32 = 100.0;
 
 /// A total this large means that the running maximum was too low.
 const OVERFLOW: f32 = 1e30;
 
-/// How far below a query's best score, in powers of two, a key may be before it is left out: 2^-60
-/// is nothing beside 1 in single precision, for any number of keys.
+/// How far below a query's best score, in powers of two, a key's score may be before the key is
+/// skipped: 2^-60 does not change a sum of 1 in single precision, for any number of keys.
 const FAR: f32 = 60.0;
 
-/// Scores are less than this, so that differences of two, and sums on the way to one, do not
-/// overflow.
+/// Scores must be less than this, so that neither their differences nor the partial sums of their
+/// products overflow.
 const MOST_SCORE: f32 = 1e38;
 
 /// How positions change queries, keys and scores.
@@ -68,7 +68,7 @@ pub trait PositionEncoding: Sync {
     );
 }
 
-/// What one call works on.
+/// The inputs of attention.
 pub struct Packed<'a, P> {
     /// Queries, keys and values, [tokens, 3 * hidden], without bias.
     pub qkv: &'a [f32],
@@ -324,11 +324,11 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
         // Scores in units of ln 2, for a softmax by powers of two.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
         let slope = positions.slope(self.index) * std::f32::consts::LOG2_E;
-        // Whether it pays to find out which keys are too far away.
+        // Whether it is worth finding out which keys are too far away.
         let nearby = P::SLOPED && slope * self.length as f32 > 2.0 * FAR;
 
-        // Keys, with bias and rotation, one after the other, and values likewise: in `qkv` they lie
-        // a multiple of 64 bytes apart that sends many of them to the same few sets of the cache.
+        // Keys, with bias and rotation, and values are gathered: in `qkv` their distance in memory
+        // is such that many of them fall into the same few sets of the cache.
         let keys = self.workspace.keys.take(self.length * width);
         let values = self.workspace.values.take(self.length * width);
         let query_bias = &bias[column..column + width];
@@ -352,7 +352,7 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
                 longest_key = longer(longest_key, square(simd, key));
             }
         }
-        // Rotation makes a number larger by the square root of two at most.
+        // Rotation increases a value by a factor of at most the square root of two.
         let most_query = 2.0 * scale * (most_query.magnitude(simd) + most_bias.magnitude(simd));
         let most_key = most_key.magnitude(simd);
         let most_score = width as f32 * most_query * most_key + slope * self.length as f32;
@@ -366,7 +366,7 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
             return;
         }
 
-        // Two vectors of queries at a time, and one for what is left over.
+        // Two vectors of queries at a time, and one for the rest.
         let lanes = S::F32_LANES;
         let queries = self.workspace.queries.take(2 * lanes * width);
         let scores = self.workspace.scores.take(2 * lanes * KEY_BLOCK);
@@ -402,8 +402,8 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
                 keys: keys.as_ptr(),
                 values: values.as_ptr(),
                 width,
-                // With a slope, that of the queries themselves; far from them, scores are lower
-                // than any weight can tell.
+                // With a slope, it is the block of the queries themselves: scores of keys far away
+                // are so low that their weights are zero.
                 nearest: if P::SLOPED {
                     (first - reached.start) / KEY_BLOCK
                 } else {
@@ -444,7 +444,7 @@ fn square<S: Simd>(simd: S, vector: &[f32]) -> f32 {
     simd.reduce_sum_f32s(sum) + tail.iter().map(|x| x * x).sum::<f32>()
 }
 
-/// The largest squared length of the vectors that stand side by side in rows of `squares.len()`.
+/// The largest squared length of vectors that are side by side in rows of `squares.len()`.
 #[inline(always)]
 fn longest_lane(rows: &[f32], squares: &mut [f32]) -> f32 {
     squares.fill(0.0);
@@ -456,7 +456,7 @@ fn longest_lane(rows: &[f32], squares: &mut [f32]) -> f32 {
     squares.iter().copied().fold(0.0, longer)
 }
 
-/// The larger of two squared lengths; no number at all if one of them is none.
+/// The larger of two squared lengths, or NaN if one of them is.
 #[inline(always)]
 fn longer(a: f32, b: f32) -> f32 {
     if a > b || a.is_nan() { a } else { b }
@@ -465,8 +465,8 @@ fn longer(a: f32, b: f32) -> f32 {
 /// The distance beyond which no key can matter to a query, from the squared lengths of the longest
 /// of each.
 ///
-/// A query's best score is at least that with the key at its own place. A key at distance `d` has,
-/// by Cauchy and Schwarz, a score of at most `2 |query| |key| - slope * d` above it.
+/// A query's best score is at least that with the key at its own position. A key at distance `d`
+/// has, by Cauchy and Schwarz, a score of at most `2 |query| |key| - slope * d` above it.
 #[inline(always)]
 fn reach(slope: f32, longest_query: f32, longest_key: f32) -> usize {
     let bound = (FAR + 2.0 * longest_query.sqrt() * longest_key.sqrt()) / slope;
@@ -490,9 +490,9 @@ struct Block {
     keys: *const f32,
     values: *const f32,
     width: usize,
-    /// The keys that are looked at.
+    /// The range of keys that are not skipped.
     reached: Range<usize>,
-    /// Which block of these keys has the largest scores, most likely.
+    /// The block of these keys that most likely has the largest scores.
     nearest: usize,
     scores: *mut f32,
     sums: *mut f32,
@@ -513,9 +513,9 @@ impl Block {
     }
 
     /// With `CAREFUL`, every block of keys may raise the maximum that weights are relative to.
-    /// Without, it stays that of the first block, which saves two passes over the scores; a weight
-    /// far above 1 is as exact, until it overflows: then the answer is no, and what was computed is
-    /// of no use.
+    /// Without, it stays that of the first block, which saves two passes over the scores. Weights
+    /// far above 1 are as exact, unless they overflow: then `false` is returned, and the result is
+    /// not valid.
     #[inline(always)]
     unsafe fn attend<S: Simd, P: PositionEncoding, const V: usize, const CAREFUL: bool>(
         &self,
@@ -535,7 +535,7 @@ impl Block {
                 store::<S>(self.sums.add(i * lanes), simd.splat_f32s(0.0));
             }
             for turn in 0..self.reached.len().div_ceil(KEY_BLOCK) {
-                // The nearest block of keys has its turn first, then the others from left to right.
+                // The nearest block of keys comes first, then the others from left to right.
                 let block = match turn {
                     0 => self.nearest,
                     turn if turn <= self.nearest => turn - 1,
@@ -566,8 +566,8 @@ impl Block {
         }
     }
 
-    /// `scores[key, query] = keys . queries`, less what distance takes. With `RELATIVE`, less the
-    /// maximum so far.
+    /// `scores[key, query] = keys . queries`, minus the slope times the distance. With `RELATIVE`,
+    /// also minus the maximum so far.
     #[inline(always)]
     unsafe fn score<S: Simd, P: PositionEncoding, const V: usize, const RELATIVE: bool>(
         &self,
@@ -668,7 +668,7 @@ impl Block {
             for v in 0..V {
                 let before = load::<S>(maximum.add(v * lanes));
                 let column = self.scores.add(v * lanes);
-                // Four chains, or each maximum would wait for the one before.
+                // Four independent chains, so that a maximum need not wait for the one before.
                 let mut best = [before; 4];
                 let mut key = 0;
                 while key + 4 <= count {
@@ -917,8 +917,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-        /// Infinity or NaN in one query, key, value or bias: no row of that head of the sequence
-        /// has a number, and all the others have the bits that they have without it.
+        /// Infinity or NaN in one query, key, value or bias: all rows of that head of the sequence
+        /// are NaN, and all other rows have the same bits as without it.
         #[test]
         fn what_is_no_number_stays_none(
             case in cases(),

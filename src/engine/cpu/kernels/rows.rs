@@ -89,8 +89,8 @@ impl WithSimd for SkipLayerNorm<'_> {
                 squares_tail += (value - mean) * (value - mean);
             }
             let variance = (simd.reduce_sum_f32s(squares) + squares_tail) / hidden as f32;
-            // Of a variance that overflowed the inverse is 0, and all of the row would be `beta`,
-            // as if there were nothing wrong.
+            // The inverse of a variance that overflowed is 0, and the whole row would be `beta`:
+            // the overflow would go unnoticed.
             let inverse = if variance < f32::INFINITY {
                 1.0 / (variance + self.epsilon).sqrt()
             } else {
@@ -208,8 +208,8 @@ impl WithSimd for Geglu<'_> {
     }
 }
 
-/// NaN stays NaN whatever `erf` makes of it, for it is multiplied by `x`; infinity stays infinite,
-/// and minus infinity becomes NaN.
+/// NaN stays NaN whatever `erf` returns, because that is multiplied by `x`; infinity stays
+/// infinite, and minus infinity becomes NaN.
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let e = erf(
@@ -220,7 +220,7 @@ fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_add_f32s(half, e, half)
 }
 
-/// What a range of rows is pooled to.
+/// How a range of rows is pooled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
     /// The arithmetic mean of each column.

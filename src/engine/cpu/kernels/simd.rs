@@ -1,9 +1,9 @@
 //! Vector arithmetic that the kernels share: aligned scratch, unaligned loads, and `2^x`, `erf` and
 //! the largest magnitude over a vector of any width.
 //!
-//! The maximum and minimum of floats treat NaN as each processor likes: x86 gives the second
-//! operand, whatever the first was, NEON gives NaN, and Rust's own gives the other number. No
-//! kernel may lean on either: what was not a number must not become one.
+//! The maximum and minimum of floats treat NaN differently on each processor: x86 returns the
+//! second operand, whatever the first is, NEON returns NaN, and Rust's own functions return the
+//! other operand. No kernel may rely on one of these: NaN must never become a number.
 
 use pulp::Simd;
 
@@ -18,7 +18,7 @@ pub struct Scratch {
 struct Line([f32; 16]);
 
 impl Scratch {
-    /// A slice of at least `len` values, with whatever they held before.
+    /// A slice of at least `len` values, whose content is not defined.
     pub fn take(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
@@ -51,10 +51,10 @@ pub unsafe fn store<S: Simd>(target: *mut f32, value: S::f32s) {
     unsafe { target.cast::<S::f32s>().write_unaligned(value) }
 }
 
-/// The largest magnitude of the values that were seen, which is NaN if one of them was.
+/// The largest magnitude of all values so far, or NaN if one of them is.
 ///
-/// Without their sign floats stand in the order of their bits, infinity above every number and NaN
-/// above infinity: so the maximum is one of integers, which is the same on every processor.
+/// Without their sign, floats are in the order of their bits, infinity above every number and NaN
+/// above infinity: so this is a maximum of integers, which is the same on every processor.
 #[derive(Clone, Copy)]
 pub struct Largest<S: Simd> {
     whole: S::u32s,
@@ -74,7 +74,7 @@ impl<S: Simd> Largest<S> {
         }
     }
 
-    /// Looks at more values.
+    /// Adds values.
     #[inline(always)]
     pub fn see(&mut self, simd: S, values: &[f32]) {
         let magnitude = simd.splat_u32s(MAGNITUDE);
@@ -98,7 +98,7 @@ impl<S: Simd> Largest<S> {
 }
 
 /// `2^x` of each lane for `x < 127`, to about one unit in the last place; below -126 the result is
-/// about 1e-38. `x` is a number: NaN may give anything.
+/// about 1e-38. `x` must not be NaN, for which the result is not defined.
 ///
 /// `x = n + r` with `|r| <= 1/2`: a polynomial for `2^r` (least squares, reweighted until its error
 /// was level at 7.5e-8), and `2^n` from the exponent bits: adding 1.5 * 2^23 + 127 leaves `n + 127`
@@ -126,7 +126,7 @@ pub fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
 /// `erf(x)` of each lane, to 4e-7: `x P(x^2) / Q(x^2)` on |x| <= 3.925, beyond which it is 1 in
 /// single precision. The coefficients are a least-squares fit, reweighted towards the largest error
-/// until it was level. NaN gives NaN or a number within +-1, as the processor likes.
+/// until it was level. NaN gives NaN or a number within +-1, depending on the processor.
 #[inline(always)]
 pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const P: [f32; 6] = [
@@ -159,8 +159,8 @@ pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.min_f32s(simd.max_f32s(value, simd.neg_f32s(one)), one)
 }
 
-/// The instruction sets that this processor has, for the tests of the kernels: what one drops,
-/// another may keep.
+/// The instruction sets that this processor has, for the tests of the kernels: they differ in how
+/// they treat NaN.
 #[cfg(test)]
 pub(super) fn instruction_sets() -> Vec<pulp::Arch> {
     use pulp::Arch;

@@ -44,7 +44,7 @@ impl SelectedDevice {
 
 /// Why a requested device cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("option `device: {choice}` is not available: {source}")]
+#[error("{choice} is not available (option `device: {choice}`): {source}")]
 pub struct SelectError {
     /// The request, as given.
     pub choice: String,

@@ -45,7 +45,7 @@ def seqembed_run(executable: Path, model: Path, fasta: Path, out: Path, threads:
 
 @dataclass
 class Task:
-    """What all contestants do."""
+    """What all tools do."""
 
     fasta: Path
     tokens: int
@@ -64,7 +64,7 @@ class Task:
 
 
 def hold(task: Task, arguments, repeats: int) -> dict:
-    """All runs of all contestants, and what came of them."""
+    """All runs of all tools, and what came of them."""
     work, threads = arguments.work, arguments.threads
     budgets: dict[str, int] = {}
     sweep: dict[str, dict[int, float]] = {}
@@ -78,13 +78,13 @@ def hold(task: Task, arguments, repeats: int) -> dict:
             sweep[name] = speeds
             budgets[name] = max(speeds, key=speeds.get)
 
-    contestants = list(arguments.peers)
+    tools = list(arguments.peers)
     if task.exported:
-        contestants.append("seqembed")
-    runs: dict[str, list[dict]] = {name: [] for name in contestants}
+        tools.append("seqembed")
+    runs: dict[str, list[dict]] = {name: [] for name in tools}
     outputs = {}
     for turn in range(repeats):
-        for name in contestants:
+        for name in tools:
             if name != "seqembed" and sum(run["seconds"] for run in runs[name]) > arguments.patience:
                 continue
             out = work / "out" / name
@@ -105,7 +105,7 @@ def hold(task: Task, arguments, repeats: int) -> dict:
     fastest = max((median[name] for name in task.tuned if name in runs), default=None)
     return {
         "budgets_tried": sweep,
-        "contestants": {
+        "tools": {
             name: {
                 "tokens_per_second": median[name],
                 "ratio_to_fastest_pytorch": median[name] / fastest if fastest else None,
@@ -115,18 +115,18 @@ def hold(task: Task, arguments, repeats: int) -> dict:
                 f"against_{task.reference}": common.agreement(outputs[name], reference),
                 "runs": runs[name],
             }
-            for name in contestants
+            for name in tools
         },
     }
 
 
-def table(contestants: dict, reference: str, pytorch: str) -> list[str]:
-    """The contestants as lines of Markdown, the slowest first. `pytorch`: what the ratio is to."""
+def table(tools: dict, reference: str, pytorch: str) -> list[str]:
+    """The tools as lines of Markdown, the slowest first. `pytorch`: what the ratio is to."""
     lines = [
         f"| | tokens/s | to {pytorch} | runs | tokens a batch | load, s | peak MiB | max difference to {reference} | min cosine |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, c in sorted(contestants.items(), key=lambda item: item[1]["tokens_per_second"]):
+    for name, c in sorted(tools.items(), key=lambda item: item[1]["tokens_per_second"]):
         ratio = f"{c['ratio_to_fastest_pytorch']:.2f}" if c["ratio_to_fastest_pytorch"] else "-"
         runs = ", ".join(f"{run['tokens_per_second']:,.0f}" for run in c["runs"])
         match = c[f"against_{reference}"]
@@ -134,9 +134,9 @@ def table(contestants: dict, reference: str, pytorch: str) -> list[str]:
             f"| {name} | {c['tokens_per_second']:,.0f} | {ratio} | {runs} | {c['budget'] or '-'} | {c['load_seconds']:.2f} "
             f"| {c['peak_mib']:,.0f} | {match['max_abs_difference']:.1e} | {match['min_cosine']:.7f} |"
         )
-    paddings = [run["padding"] for c in contestants.values() for run in c["runs"] if run.get("padding") is not None]
+    paddings = [run["padding"] for c in tools.values() for run in c["runs"] if run.get("padding") is not None]
     if paddings:
-        last = contestants["seqembed"]["runs"][-1]
+        last = tools["seqembed"]["runs"][-1]
         stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in last["stages"].items())
         lines += [
             "",

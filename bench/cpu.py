@@ -34,7 +34,7 @@ REPEATS = {"8M": 3, "35M": 2, "150M": 2, "650M": 1}
 
 
 def bench_size(size: str, arguments, count: int, repeats: int) -> dict:
-    """All contestants on one size."""
+    """All tools on one size."""
     work = arguments.work
     folder, pt = esm2.random_checkpoint(work, size)
     proteins = esm2.sample_proteins(arguments.proteins_from or esm2.find_example_proteins(), count, CAP)
@@ -73,7 +73,7 @@ def markdown(results: dict) -> str:
         lines += ["", f"## {one['size']}: {one['proteins']:,} proteins, {one['tokens']:,} tokens", ""]
         if one["proteins"] < 2000:
             lines += [f"A subset of {one['proteins']:,} proteins (of the 2,000 asked for), so that every peer ends in bounded time.", ""]
-        lines += compare.table(one["contestants"], "transformers", "the faster of transformers and fair-esm")
+        lines += compare.table(one["tools"], "transformers", "the faster of transformers and fair-esm")
     return "\n".join(lines) + "\n"
 
 

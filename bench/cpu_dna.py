@@ -136,7 +136,7 @@ def beside_peer(arguments, machine: dict) -> tuple[str, dict, list[str]]:
         "counted apart; medians. `dnabert2` is DNABERT-2 in PyTorch as transformers would run it. Made by `bench/cpu_dna.py`, whose",
         "head says what is counted.",
         "",
-        *compare.table(figures["contestants"], "dnabert2", "dnabert2 in PyTorch"),
+        *compare.table(figures["tools"], "dnabert2", "dnabert2 in PyTorch"),
     ]
     return "cpu-dna", figures, page
 

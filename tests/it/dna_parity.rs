@@ -232,7 +232,7 @@ fn a_tokenizer_that_does_not_fit_the_weights_is_refused() {
     refused(copy.path(), &["vocab.txt", "68 tokens", "69 rows"]);
     let copy = altered("dnabert2", "tokenizer.json", "{", "{");
     fs::remove_file(copy.path().join("tokenizer.json")).unwrap();
-    refused(copy.path(), &["no tokenizer.json", "--tokenizer"]);
+    refused(copy.path(), &["tokenizer.json is missing", "--tokenizer"]);
 }
 
 #[test]

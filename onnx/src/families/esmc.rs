@@ -124,7 +124,11 @@ impl Esmc {
 
 /// Width inside the feed-forward layer: two thirds of four times the model's, in whole 256.
 fn intermediate(hidden: usize) -> usize {
-    (8 * hidden).div_ceil(3).next_multiple_of(256)
+    let two_thirds = hidden.saturating_mul(8).div_ceil(3);
+    // What overflows is refused with the other sizes.
+    two_thirds
+        .checked_next_multiple_of(256)
+        .unwrap_or(usize::MAX)
 }
 
 /// How many blocks, the width of a token's vector and that inside the feed-forward layer, by the tensors;
@@ -300,7 +304,10 @@ impl Family for Esmc {
                 VOCABULARY.len()
             ));
         }
-        self.blocks().check(&[("num_attention_heads", self.heads)])
+        self.blocks().check(&[
+            ("num_attention_heads", self.heads),
+            ("vocab_size", self.vocabulary),
+        ])
     }
 
     fn names(&self) -> Names {

@@ -997,3 +997,55 @@ fn rotary_frequencies_that_are_not_the_configurations_are_refused_by_name() {
     fs::write(source.join("config.json"), config.to_string()).unwrap();
     export(&source, &path(), &ExportOptions::default()).unwrap();
 }
+
+/// Of families whose sizes are derived from others, too.
+#[test]
+fn impossible_sizes_are_refused_in_every_family() {
+    for fixture in [
+        "esmc/checkpoints/hub",
+        "esm1/checkpoints/esm1b-safetensors",
+        "dna/dnabert-3-plain",
+        "dna/dnabert-s",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let original = support::fixtures().join(fixture);
+        for file in [
+            "config.json",
+            "model.safetensors",
+            "vocab.txt",
+            "tokenizer.json",
+        ] {
+            if original.join(file).exists() {
+                fs::copy(original.join(file), folder.path().join(file)).unwrap();
+            }
+        }
+        let path = folder.path().join("config.json");
+        let config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for key in [
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "vocab_size",
+            "max_position_embeddings",
+            "pad_token_id",
+        ] {
+            // What a family does not read, it does not refuse either.
+            let read = match key {
+                "max_position_embeddings" => {
+                    fixture.contains("esm1") || fixture.contains("dnabert-3")
+                }
+                "pad_token_id" => fixture.contains("esm1"),
+                _ => true,
+            };
+            for size in [u64::MAX, u64::MAX / 3, 1 << 40] {
+                let mut config = config.clone();
+                config[key] = serde_json::json!(size);
+                fs::write(&path, config.to_string()).unwrap();
+                if read {
+                    assert_all(&refused(folder.path()), &["config.json"]);
+                }
+            }
+        }
+    }
+}

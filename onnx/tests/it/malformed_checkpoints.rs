@@ -136,7 +136,7 @@ fn tensors_that_do_not_fit_their_entry_are_named() {
         (&[1 << 30, 1 << 30], &[1 << 30, 1], 0, "does not fit"),
         (&[4, 4], &[1, 4], 0, "contiguous"),
         (&[4, 4], &[0, 0], 0, "contiguous"),
-        (&[4; 9], &[1; 9], 0, "make no sense"),
+        (&[4; 9], &[1; 9], 0, "are invalid"),
     ];
     for (shape, strides, offset, why) in cases {
         let folder = tempfile::tempdir().unwrap();
@@ -489,10 +489,13 @@ const LEFTOVERS: [(&str, &str); 24] = [
     ("prompt_embeddings.weight", "learned prompts"),
     ("prompt_encoder.default.embedding.weight", "learned prompts"),
     ("prefix_encoder.embedding.weight", "learned prompts"),
-    ("encoder.layer.1.output.adapter.down.weight", "adapters"),
+    (
+        "encoder.layer.1.output.adapter.down.weight",
+        "adapter layers",
+    ),
     (
         "encoder.layer.0.adapters.mine.adapter_up.weight",
-        "adapters",
+        "adapter layers",
     ),
     ("{}.qweight", "quantised"),
     ("{}.weight_scale", "quantised"),
@@ -584,7 +587,7 @@ fn weights_that_the_graph_has_no_place_for_are_refused_in_every_family_and_forma
             "merge_and_unload()",
         ),
         ("layers.0.self_attn.bias_k", "variant"),
-        ("layers.1.adapter.down.bias", "adapters"),
+        ("layers.1.adapter.down.bias", "adapter layers"),
         ("embed_positions.extra", "variant"),
     ] {
         for prefix in ["encoder.sentence_encoder.", ""] {
@@ -630,7 +633,7 @@ fn what_feeds_the_encoder_from_beside_is_refused() {
             ("prompts", "learned prompts"),
             ("lora.layer1.A", "merge_and_unload()"),
             ("blocks.0.lora_A", "merge_and_unload()"),
-            ("adapter_layers.0.down.weight", "adapters"),
+            ("adapter_layers.0.down.weight", "adapter layers"),
             ("input_proj.weight", "the encoder's input"),
             ("embed_project.weight", "the encoder's input"),
             ("cls_token", "the encoder's input"),

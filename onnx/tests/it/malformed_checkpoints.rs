@@ -634,15 +634,19 @@ fn what_feeds_the_encoder_from_beside_is_refused() {
             ("lora.layer1.A", "merge_and_unload()"),
             ("blocks.0.lora_A", "merge_and_unload()"),
             ("adapter_layers.0.down.weight", "adapter layers"),
-            ("input_proj.weight", "the encoder's input"),
-            ("embed_project.weight", "the encoder's input"),
-            ("cls_token", "the encoder's input"),
+            ("input_proj.weight", "the input of the encoder"),
+            ("embed_project.weight", "the input of the encoder"),
+            ("cls_token", "the input of the encoder"),
         ] {
             refused_with(prefix, name, &[help]);
         }
         // Without a prefix, a name that says nothing may be a part of the encoder.
         for name in ["my_module.weight", "norm.bias"] {
-            refused_with("", name, &["beside the encoder", "save_pretrained(FOLDER)"]);
+            refused_with(
+                "",
+                name,
+                &["not part of the encoder", "save_pretrained(FOLDER)"],
+            );
         }
     }
 }

@@ -267,6 +267,10 @@ impl Joined {
 
 /// The larger of two numbers, and NaN if one of them is infinite or none: a maximum hides what is
 /// wrong with the others.
+#[expect(
+    clippy::inline_always,
+    reason = "it must be a part of the kernels that are compiled for a processor's vector units"
+)]
 #[inline(always)]
 #[must_use]
 pub fn larger_or_nan(best: f32, x: f32) -> f32 {

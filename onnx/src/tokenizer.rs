@@ -53,6 +53,9 @@ pub struct SpecialNames<'n> {
     pub unk: &'n str,
 }
 
+/// Checks the text of a tokenizer's file, and says why sequences cannot be read with it.
+pub type Check<'a> = dyn Fn(&[u8]) -> Result<(), String> + 'a;
+
 /// Where to look for the tokenizer's file, and how to check it.
 #[derive(Clone, Copy, Default)]
 pub struct Lookup<'a> {
@@ -61,7 +64,7 @@ pub struct Lookup<'a> {
     /// The checkpoint's folder.
     pub folder: Option<&'a Path>,
     /// Says of the text of a file why sequences cannot be read with it; asked before any weights are written.
-    pub check: Option<&'a dyn Fn(&[u8]) -> Result<(), String>>,
+    pub check: Option<&'a Check<'a>>,
 }
 
 /// Reads the given file, or else the one in the folder of the checkpoint, if there is one, and

@@ -62,7 +62,9 @@ if len(formats) != 1:
     )
 output_format = formats.pop()
 if output_format == "npy" and not folder:
-    raise ValueError("npy has three files per sample: use npz, or a folder as the output")
+    raise ValueError(
+        "npy has three files per sample: use npz, or a folder as the output"
+    )
 
 # These options go to the top level of the manifest, because the command line would override the options of single files.
 head = {"format": output_format}

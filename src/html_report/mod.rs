@@ -59,7 +59,6 @@ pub struct HtmlReport {
 impl HtmlReport {
     /// The page as XHTML, with its styles and pictures in it.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
     pub fn html(&self) -> String {
         let mut html = String::new();
         self.write(&mut html)

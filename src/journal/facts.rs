@@ -144,11 +144,11 @@ mod tests {
         let now = facts(&[("pooling", "cls"), ("weights", &"b".repeat(64)), ("x", "1")]);
         assert_eq!(
             now.changes(&before).as_deref(),
-            Some("pooling was mean and is cls, weights is another, x is 1")
+            Some("pooling was mean and is cls, weights differs, x is 1")
         );
         assert_eq!(
             facts(&[]).changes(&facts(&[("x", "1")])).as_deref(),
-            Some("x is gone")
+            Some("x is missing now")
         );
     }
 }

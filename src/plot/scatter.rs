@@ -118,7 +118,6 @@ impl ScatterPlot {
 
     /// The figure as an SVG document.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
     pub fn svg(&self) -> String {
         let mut svg = String::new();
         self.draw(&mut svg)

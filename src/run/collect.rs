@@ -174,9 +174,9 @@ impl<'a> Collector<'a> {
         let Some(mut saver) = self.files.saver.take() else {
             return Ok(());
         };
-        let saved = self.save_to(&mut saver);
+        let result = self.save_to(&mut saver);
         self.files.saver = Some(saver);
-        saved
+        result
     }
 
     fn save_to(&mut self, saver: &mut Saver) -> Result<(), CollectError> {

@@ -98,7 +98,7 @@ impl<'a> ModelLoading<'a> {
         workers: usize,
     ) -> Result<Vec<LoadedDevice<'l>>, RunError> {
         let model = &self.group.model;
-        let mut loaded = Vec::with_capacity(self.devices.len());
+        let mut all = Vec::with_capacity(self.devices.len());
         for (index, (device, prepared)) in self.devices.iter().zip(prepared).enumerate() {
             let started = Instant::now();
             let session = loader.load(prepared)?;
@@ -118,9 +118,9 @@ impl<'a> ModelLoading<'a> {
                 Instant::now(),
                 || json!({"model": model.info().name}),
             );
-            loaded.push(device);
+            all.push(device);
         }
-        self.report.loads.extend(loaded.iter().map(|device| {
+        self.report.loads.extend(all.iter().map(|device| {
             let seconds = device.load.as_secs_f64();
             load_report(
                 self.group,
@@ -129,7 +129,7 @@ impl<'a> ModelLoading<'a> {
                 seconds,
             )
         }));
-        Ok(loaded)
+        Ok(all)
     }
 
     /// The session that outlives the group, on the first device. `load`: how long it took in this

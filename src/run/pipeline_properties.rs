@@ -500,7 +500,9 @@ proptest! {
             choices.into_iter().map(|choice| choice.possible(&special)).collect();
         if is_small {
             // What does not fit is cut into windows, where the options allow it.
-            choices.iter_mut().for_each(|choice| choice.is_truncated = false);
+            for choice in &mut choices {
+                choice.is_truncated = false;
+            }
         }
         let case = Case {
             folder,

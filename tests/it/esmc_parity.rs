@@ -3,7 +3,7 @@
 //! `tests/fixtures/esmc` is made by `onnx/reference/esmc_fixtures.py`, which also prints how far the
 //! family's typical mistakes move a vector: at least a thousand times the bound that holds here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
@@ -18,15 +18,15 @@ fn reference() -> &'static Reference {
 
 /// The exported folder, made once for all tests.
 fn model() -> &'static Path {
-    static EXPORTED: OnceLock<TempDir> = OnceLock::new();
-    let folder = EXPORTED.get_or_init(|| {
+    static EXPORTED: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, model) = EXPORTED.get_or_init(|| {
         let scratch = tempfile::tempdir().unwrap();
         let source = reference().folder.join("checkpoints/hub");
-        export(&source, &scratch.path().join("model"), "esmc");
-        scratch
+        let model = scratch.path().join("model");
+        export(&source, &model, "esmc");
+        (scratch, model)
     });
-    static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| folder.path().join("model"))
+    model
 }
 
 #[test]

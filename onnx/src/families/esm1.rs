@@ -174,6 +174,21 @@ impl Family for Esm1 {
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let learned = |(name, _): (&str, &[usize])| {
+            name.ends_with("position_embeddings.weight") || name.ends_with("embed_positions.weight")
+        };
+        if !checkpoint.shapes().any(learned) {
+            let (path, setting) = match &checkpoint.settings {
+                Settings::HuggingFace { path, .. } => {
+                    (path, "position_embedding_type is \"absolute\"")
+                }
+                Settings::FairEsm { path, .. } => (path, "its architecture is \"roberta_large\""),
+            };
+            return Err(Error::config(
+                path,
+                format!("{setting}, but the weights have no position_embeddings"),
+            ));
+        }
         let (path, model) = match &checkpoint.settings {
             Settings::HuggingFace { path, config } => {
                 let config = Config {

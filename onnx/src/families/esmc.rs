@@ -1,5 +1,5 @@
-//! ESM C (EvolutionaryScale, 2024): pre-norm blocks with rotary positions, a norm of queries and keys over
-//! their full width, a feed-forward layer gated by SiLU, dense layers without biases, and residual
+//! ESM C (`EvolutionaryScale`, 2024): pre-norm blocks with rotary positions, a norm of queries and keys over
+//! their full width, a feed-forward layer gated by `SiLU`, dense layers without biases, and residual
 //! branches divided by the root of a thirty-sixth of the number of blocks.
 
 use serde::{Deserialize, Serialize};

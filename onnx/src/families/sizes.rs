@@ -5,6 +5,10 @@ use crate::graph::request::{GraphKind, Precision};
 
 /// The sizes that kernels are made for.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says whether a part is there"
+)]
 pub struct Sizes {
     /// Width of a token's vector.
     pub hidden: usize,

@@ -590,7 +590,7 @@ impl Call<'_> {
         }
         match layer.epilogue {
             Epilogue::NormGelu | Epilogue::NormGeglu => {
-                arguments.bias = self.input(3)?.check(rows)?
+                arguments.bias = self.input(3)?.check(rows)?;
             }
             Epilogue::NormRotary => {
                 arguments.bias = self.input(3)?.check(2 * sizes.hidden)?;

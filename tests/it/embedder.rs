@@ -315,7 +315,7 @@ fn a_device_that_is_not_there_is_an_error_and_the_embedder_stays() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("cuda:999` is not available"),
+        error.to_string().contains("cuda:999 is not available"),
         "{error}"
     );
     embedder.to_device(Device::Cpu).unwrap();
@@ -330,7 +330,7 @@ fn a_device_that_is_not_there_is_an_error_and_the_embedder_stays() {
     };
     let mut other = Embedder::new(text(exported("esm2")), options).unwrap();
     let error = other.embed([("a", "MKT")]).unwrap_err().to_string();
-    assert!(error.contains("cuda:999` is not available"), "{error}");
+    assert!(error.contains("cuda:999 is not available"), "{error}");
 }
 
 #[test]

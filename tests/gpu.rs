@@ -8,7 +8,7 @@
 //! `SEQEMBED_TEST_GPU` names the device (`cuda` by default). ONNX Runtime must be one with the CUDA
 //! provider.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::too_many_lines, clippy::unwrap_used)]
 
 mod common;
 

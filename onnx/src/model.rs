@@ -115,6 +115,60 @@ impl ModelInfo {
     }
 }
 
+/// An error about a model folder or a file in it.
+fn fault(path: &Path, message: String) -> Error {
+    Error::Model {
+        path: path.to_path_buf(),
+        message,
+    }
+}
+
+/// Reads `seqembed.json`, and checks that it is of this version and agrees with itself. Returns its hash,
+/// too, as [`ModelInfo::check`] has it.
+fn read_info(folder: &Path) -> Result<(ModelInfo, String), Error> {
+    let path = folder.join(INFO_FILE);
+    if !path.is_file() {
+        return Err(fault(
+            folder,
+            format!(
+                "not a model folder: it has no {INFO_FILE}; run `seqembed export` to make \
+                     one"
+            ),
+        ));
+    }
+    let text = read_small(&path, LONGEST_INFO)?;
+    // The version first: what another version wrote may differ in anything else.
+    let json: serde_json::Value = serde_json::from_slice(&text).map_err(Error::json(&path))?;
+    match json
+        .get("graph_version")
+        .and_then(serde_json::Value::as_u64)
+    {
+        Some(version) if version == u64::from(GRAPH_VERSION) => {}
+        version => {
+            let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+            return Err(fault(
+                &path,
+                format!(
+                    "its graph version is {version}, but this version of seqembed reads \
+                     {GRAPH_VERSION}; export the model again"
+                ),
+            ));
+        }
+    }
+    let check = check_of(&json);
+    let info: ModelInfo = serde_json::from_value(json).map_err(Error::json(&path))?;
+    let family = info.architecture.family();
+    family.validate().map_err(|message| fault(&path, message))?;
+    if info.tensors != place(&family.plan()) {
+        return Err(fault(
+            &path,
+            "its table of tensors does not match its architecture; export the model again"
+                .to_owned(),
+        ));
+    }
+    Ok((info, check))
+}
+
 /// An exported model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
@@ -130,106 +184,70 @@ impl Model {
     /// [`Error::Model`] if it is not a model folder, comes from another version, or its weights
     /// file is missing or truncated.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let path = folder.join(INFO_FILE);
-        let fault = |path: &Path, message: String| Error::Model {
-            path: path.to_path_buf(),
-            message,
-        };
-        if !path.is_file() {
-            return Err(fault(
-                folder,
-                format!(
-                    "not a model folder: it has no {INFO_FILE}; run `seqembed export` to make \
-                         one"
-                ),
-            ));
-        }
-        let text = read_small(&path, LONGEST_INFO)?;
-        // The version first: what another version wrote may differ in anything else.
-        let json: serde_json::Value = serde_json::from_slice(&text).map_err(Error::json(&path))?;
-        match json
-            .get("graph_version")
-            .and_then(serde_json::Value::as_u64)
-        {
-            Some(version) if version == u64::from(GRAPH_VERSION) => {}
-            version => {
-                let version =
-                    version.map_or_else(|| "none".to_owned(), |version| version.to_string());
-                return Err(fault(
-                    &path,
-                    format!(
-                        "its graph version is {version}, but this version of seqembed reads \
-                         {GRAPH_VERSION}; export the model again"
-                    ),
-                ));
-            }
-        }
-        let check = check_of(&json);
-        let info: ModelInfo = serde_json::from_value(json).map_err(Error::json(&path))?;
-        let family = info.architecture.family();
-        family.validate().map_err(|message| fault(&path, message))?;
-        if info.tensors != place(&family.plan()) {
-            return Err(fault(
-                &path,
-                "its table of tensors does not match its architecture; export the model again"
-                    .to_owned(),
-            ));
-        }
-        let weights = folder.join(WEIGHTS_FILE);
-        let length = fs::metadata(&weights)
-            .map_err(Error::io(&weights, "find"))?
-            .len();
+        let (info, check) = read_info(folder)?;
         let model = Self {
             folder: folder.to_path_buf(),
             info,
         };
-        let expected = model.weights_bytes();
-        if length != expected {
-            let mut begin = Vec::new();
-            fs::File::open(&weights)
-                .and_then(|file| file.take(64).read_to_end(&mut begin))
-                .map_err(Error::io(&weights, "read"))?;
-            refuse_lfs_pointer(&weights, &begin)?;
-            return Err(fault(
-                &weights,
-                format!(
-                    "has {length} bytes instead of {expected}: {}; export the model again",
-                    if length < expected {
-                        "truncated"
-                    } else {
-                        "these are not the weights of this model"
-                    }
-                ),
-            ));
+        model.check_length()?;
+        model.check_files(check)?;
+        Ok(model)
+    }
+
+    /// Checks that the weights file has its length.
+    fn check_length(&self) -> Result<(), Error> {
+        let weights = self.folder.join(WEIGHTS_FILE);
+        let length = fs::metadata(&weights)
+            .map_err(Error::io(&weights, "find"))?
+            .len();
+        let expected = self.weights_bytes();
+        if length == expected {
+            return Ok(());
         }
-        if let Some(file) = model
-            .info
-            .tokenizer
-            .files
-            .iter()
-            .find(|file| !folder.join(file).is_file())
-        {
+        let mut begin = Vec::new();
+        fs::File::open(&weights)
+            .and_then(|file| file.take(64).read_to_end(&mut begin))
+            .map_err(Error::io(&weights, "read"))?;
+        refuse_lfs_pointer(&weights, &begin)?;
+        Err(fault(
+            &weights,
+            format!(
+                "has {length} bytes instead of {expected}: {}; export the model again",
+                if length < expected {
+                    "truncated"
+                } else {
+                    "these are not the weights of this model"
+                }
+            ),
+        ))
+    }
+
+    /// Checks `seqembed.json`, whose own hash is `check`, and the other small files against their hashes.
+    fn check_files(&self, check: String) -> Result<(), Error> {
+        let folder = &self.folder;
+        let mut files = self.info.tokenizer.files.iter();
+        if let Some(file) = files.find(|file| !folder.join(file).is_file()) {
             return Err(fault(
                 folder,
                 format!("the tokenizer file {file:?} is missing; export the model again"),
             ));
         }
-        if let Some(expected) = model.info.check.as_ref().filter(|known| **known != check) {
+        if let Some(expected) = self.info.check.as_ref().filter(|known| **known != check) {
             return Err(Error::Damaged {
-                path,
+                path: folder.join(INFO_FILE),
                 algorithm: "BLAKE3",
                 expected: expected.clone(),
                 found: check,
             });
         }
-        for (name, expected) in &model.info.files {
+        for (name, expected) in &self.info.files {
             let path = folder.join(name);
             // Only other programs need the graph.
             if name != GRAPH_FILE || path.exists() {
                 verify::small(&path, expected)?;
             }
         }
-        Ok(model)
+        Ok(())
     }
 
     pub(crate) fn new(folder: PathBuf, info: ModelInfo) -> Self {

@@ -14,8 +14,9 @@
 //! `tests/gpu.rs`.
 
 #![allow(
+    clippy::too_many_lines,
     clippy::unwrap_used,
-    reason = "a test may stop where its own set-up fails"
+    reason = "a test may stop where its own set-up fails, and reads from top to bottom"
 )]
 
 #[path = "../common/mod.rs"]

@@ -3,8 +3,9 @@
 //! subject (`cargo test --test library records::` runs those of one).
 
 #![allow(
+    clippy::too_many_lines,
     clippy::unwrap_used,
-    reason = "a test may stop where its own set-up fails"
+    reason = "a test may stop where its own set-up fails, and reads from top to bottom"
 )]
 
 #[path = "../common/mod.rs"]

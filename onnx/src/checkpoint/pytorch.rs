@@ -42,39 +42,7 @@ pub struct Archive {
 /// # Errors
 /// If it is not such a file, is truncated, or its pickle requests anything but data.
 pub fn read(path: &Path) -> Result<Archive, Error> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let length = file.metadata().map_err(Error::io(path, "read"))?.len();
-    let mut begin = Vec::new();
-    (&mut file)
-        .take(64)
-        .read_to_end(&mut begin)
-        .map_err(Error::io(path, "read"))?;
-    if begin.starts_with(&BEFORE_1_6) {
-        return Err(Error::OldPyTorch {
-            path: path.to_path_buf(),
-        });
-    }
-    refuse_lfs_pointer(path, &begin)?;
-    if !begin.starts_with(b"PK") {
-        return Err(Error::NotACheckpoint {
-            path: path.to_path_buf(),
-            why: "the file is not a PyTorch file (not a zip archive)".to_owned(),
-        });
-    }
-    file.rewind().map_err(Error::io(path, "read"))?;
-    // Nothing stands before the archive. Left to find that out, the reader takes the directory to
-    // end where its zip32 record begins, but PyTorch writes zip64 records between the two, 76 bytes
-    // long: an entry of that length, one whose name has 30 letters, is then taken for the first.
-    let config = Config {
-        archive_offset: ArchiveOffset::Known(0),
-    };
-    let mut zip = ZipArchive::with_config(config, BufReader::new(file)).map_err(|error| {
-        Error::malformed(
-            path,
-            FORMAT,
-            format!("{error}; the file may be truncated: download or copy it again"),
-        )
-    })?;
+    let (mut zip, length) = open_archive(path)?;
     let entries = entries(path, &mut zip)?;
     let Some((name, entry)) = entries.iter().find(|(name, _)| {
         name.split_once('/')
@@ -112,8 +80,61 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         path: path.to_path_buf(),
         source,
     })?;
+    let tensors = tensors(path, &pickle, folder, &entries, length)?;
+    Ok(Archive {
+        tensors,
+        settings: settings(&pickle),
+    })
+}
+
+/// Opens a file as a zip archive, and returns its length in bytes.
+fn open_archive(path: &Path) -> Result<(ZipArchive<BufReader<File>>, u64), Error> {
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let length = file.metadata().map_err(Error::io(path, "read"))?.len();
+    let mut begin = Vec::new();
+    (&mut file)
+        .take(64)
+        .read_to_end(&mut begin)
+        .map_err(Error::io(path, "read"))?;
+    if begin.starts_with(&BEFORE_1_6) {
+        return Err(Error::OldPyTorch {
+            path: path.to_path_buf(),
+        });
+    }
+    refuse_lfs_pointer(path, &begin)?;
+    if !begin.starts_with(b"PK") {
+        return Err(Error::NotACheckpoint {
+            path: path.to_path_buf(),
+            why: "the file is not a PyTorch file (not a zip archive)".to_owned(),
+        });
+    }
+    file.rewind().map_err(Error::io(path, "read"))?;
+    // Nothing stands before the archive. Left to find that out, the reader takes the directory to
+    // end where its zip32 record begins, but PyTorch writes zip64 records between the two, 76 bytes
+    // long: an entry of that length, one whose name has 30 letters, is then taken for the first.
+    let config = Config {
+        archive_offset: ArchiveOffset::Known(0),
+    };
+    let zip = ZipArchive::with_config(config, BufReader::new(file)).map_err(|error| {
+        Error::malformed(
+            path,
+            FORMAT,
+            format!("{error}; the file may be truncated: download or copy it again"),
+        )
+    })?;
+    Ok((zip, length))
+}
+
+/// The tensors of a state dict, by their names.
+fn tensors(
+    path: &Path,
+    pickle: &Pickle,
+    folder: &str,
+    entries: &BTreeMap<String, Entry>,
+    length: u64,
+) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut tensors = BTreeMap::new();
-    let state_dict = state_dict(&pickle);
+    let state_dict = state_dict(pickle);
     if state_dict.len() >= MOST_TENSORS {
         return Err(Error::malformed(
             path,
@@ -122,7 +143,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         ));
     }
     for (name, described) in state_dict {
-        let tensor = place(path, &name, described, folder, &entries, length)?;
+        let tensor = place(path, &name, described, folder, entries, length)?;
         tensors.insert(name.into_owned(), tensor);
     }
     if tensors.is_empty() {
@@ -131,10 +152,7 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
             why: "the file contains no named tensors".to_owned(),
         });
     }
-    Ok(Archive {
-        tensors,
-        settings: settings(&pickle),
-    })
+    Ok(tensors)
 }
 
 /// The location of an entry's bytes.

@@ -418,35 +418,37 @@ fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) ->
             weight,
             inner,
             factor,
-        } => {
-            let inner = whole(inner, source)?;
-            let columns = weight.shape.last().copied().unwrap_or(1);
-            let inner = &inner[inner.len().saturating_sub(columns)..];
-            let mut sums = whole(bias, source)?
-                .into_iter()
-                .map(f64::from)
-                .collect::<Vec<_>>();
-            let mut at = 0;
-            source.stream(weight, &mut |values| {
-                for value in values {
-                    sums[at / inner.len()] +=
-                        f64::from(*value) * f64::from(inner[at % inner.len()]);
-                    at += 1;
-                }
-                Ok(())
-            })?;
-            let factor = f64::from(*factor);
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "rounding to f32 is intended"
-            )]
-            let sums = sums
-                .into_iter()
-                .map(|sum| (sum * factor) as f32)
-                .collect::<Vec<_>>();
-            writer.floats(&sums)
-        }
+        } => writer.floats(&fold([bias, weight, inner], *factor, source)?),
     }
+}
+
+/// `(bias + weight @ inner) * factor`, of the last values of `inner`, summed in f64.
+fn fold(
+    [bias, weight, inner]: [&Input; 3],
+    factor: f32,
+    source: &dyn Weights,
+) -> Result<Vec<f32>, Error> {
+    let inner = whole(inner, source)?;
+    let columns = weight.shape.last().copied().unwrap_or(1);
+    let inner = &inner[inner.len().saturating_sub(columns)..];
+    let mut sums = whole(bias, source)?
+        .into_iter()
+        .map(f64::from)
+        .collect::<Vec<_>>();
+    let mut at = 0;
+    source.stream(weight, &mut |values| {
+        for value in values {
+            sums[at / inner.len()] += f64::from(*value) * f64::from(inner[at % inner.len()]);
+            at += 1;
+        }
+        Ok(())
+    })?;
+    let factor = f64::from(factor);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to f32 is intended"
+    )]
+    Ok(sums.into_iter().map(|sum| (sum * factor) as f32).collect())
 }
 
 /// A small tensor as a whole.

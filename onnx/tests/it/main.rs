@@ -1,6 +1,7 @@
 //! The tests of the export, one program with a module for each subject.
 
 #![allow(
+    clippy::too_many_lines,
     missing_docs,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

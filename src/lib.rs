@@ -1,4 +1,4 @@
-//! Embeddings of protein and DNA sequences by language models (ESM-2, DNABERT, DNABERT-2 and their
+//! Embeddings of protein and DNA sequences by language models (the ESM and DNABERT families and their
 //! kin), with one load of the model however many sequences and files there are.
 //!
 //! Start with [`Embedder`]: [`Embedder::embed`] computes [`Rows`] from sequences, and

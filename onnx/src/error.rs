@@ -31,7 +31,7 @@ pub enum Error {
     /// Not a checkpoint of a known kind.
     #[error(
         "{}: {why}; a checkpoint is a Hugging Face folder (config.json with model.safetensors or \
-         pytorch_model.bin, single or sharded) or a fair-esm .pt file", path.display()
+         pytorch_model.bin, single or sharded), a .pt file of fair-esm or a .pth file of the esm package", path.display()
     )]
     NotACheckpoint {
         /// The file or folder.

@@ -1,6 +1,6 @@
 //! From a protein or DNA language model's checkpoint to an ONNX graph, without Python.
 //!
-//! [`export`] reads a Hugging Face folder or a fair-esm `.pt` and writes a model folder;
+//! [`export`] reads a Hugging Face folder, a fair-esm `.pt` or an `esm` package's `.pth` and writes a model folder;
 //! [`Model::open`] opens one, and [`Model::graph`] builds the graph for a layer and a choice of
 //! outputs over the same weights file. `README.md` describes the graphs.
 

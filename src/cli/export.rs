@@ -15,7 +15,7 @@ use crate::{models, tokenize};
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// A Hugging Face folder (config.json with `model.safetensors` or `pytorch_model.bin`, single
-    /// or sharded), or a fair-esm .pt file
+    /// or sharded), a .pt file of fair-esm, or a .pth file of the esm package (ESM C)
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     pub checkpoint: Option<PathBuf>,
     /// The model folder to create

@@ -26,7 +26,7 @@ pub use terminal::{pass_on, print, say, shown};
 pub const FAILED: u8 = 1;
 /// Exit code: the command line, the manifest or a model is wrong.
 pub const USAGE: u8 = 2;
-/// Exit code: the run finished, but some files failed.
+/// Exit code: the run finished, but some files or sequences failed.
 pub const PARTLY: u8 = 3;
 /// Exit code: all devices were lost. A retry, here or on another machine, may succeed
 /// (`EX_TEMPFAIL` of `sysexits.h`).

@@ -168,7 +168,7 @@ impl<'a> TaskReader<'a> {
         let why = self.open.as_ref()?.check.why_not(self.alphabet)?;
         (!job.settings.force_alphabet).then(|| {
             let (letters, help) = match self.alphabet {
-                Alphabet::Protein => ("proteins", "translate the sequences first"),
+                Alphabet::Protein => ("protein", "translate the sequences first"),
                 Alphabet::Dna => ("DNA", "choose a protein model"),
             };
             format!(

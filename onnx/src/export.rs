@@ -92,6 +92,9 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
             file: family.tokenizer().file(),
             vocabulary: family.vocabulary(),
         })?;
+    family
+        .check_vocabulary(&String::from_utf8_lossy(&tokenizer))
+        .map_err(|why| Error::config(&checkpoint.path, why))?;
     let name = options.name.clone().unwrap_or_else(|| name_of(source));
     let plan = Plan {
         name,
@@ -157,7 +160,7 @@ fn name_of(source: &Path) -> String {
         absolute.file_name()
     } else if absolute
         .extension()
-        .is_some_and(|extension| extension == "pt")
+        .is_some_and(|extension| extension == "pt" || extension == "pth")
     {
         absolute.file_stem()
     } else {

@@ -232,6 +232,13 @@ impl Model {
                 format!("the tokenizer file {file:?} is missing; export the model again"),
             ));
         }
+        // Exports that have the one have the other.
+        if self.info.check.is_none() && self.info.weights_blake3.is_some() {
+            return Err(fault(
+                &folder.join(INFO_FILE),
+                "its own hash (check) is missing; export the model again".to_owned(),
+            ));
+        }
         if let Some(expected) = self.info.check.as_ref().filter(|known| **known != check) {
             return Err(Error::Damaged {
                 path: folder.join(INFO_FILE),

@@ -100,7 +100,7 @@ pub fn find(
         return Err(Error::config(
             path,
             format!(
-                "it has {tokens} tokens, but the embedding table of the model has {rows} rows: \
+                "it has {tokens} tokens, but the model has {rows}: \
                  the tokenizer and the weights are not from the same model"
             ),
         ));

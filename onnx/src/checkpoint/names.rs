@@ -222,7 +222,8 @@ pub fn are_frequencies(family: &Names, name: &str) -> bool {
     let mut prefixes = family.prefixes.iter();
     let within = prefixes.find_map(|prefix| name.strip_prefix(prefix));
     let spelled = (family.spelling)(within.unwrap_or(name));
-    in_layer(&spelled).is_some_and(|(_, part)| part.ends_with(".inv_freq"))
+    // transformers 5 saves one tensor for all blocks, with a literal `*` in place of their number.
+    spelled.starts_with("encoder.layer.") && spelled.ends_with(".inv_freq")
 }
 
 /// Whether a name is of a pattern, see [`Names::unused`].

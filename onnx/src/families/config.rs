@@ -143,6 +143,57 @@ impl Config<'_> {
         }
     }
 
+    /// The base of the rotary frequencies, which may stand in three places, or what a model has that
+    /// does not tell it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when one is no number, or they differ: releases of transformers read them in
+    /// different orders.
+    pub fn rope_theta_or(&self, otherwise: f32) -> Result<f32, Error> {
+        let mut found = None;
+        let mut places = vec![self.value];
+        for outer in ["rope_scaling", "rope_parameters"] {
+            match self.value.get(outer) {
+                None | Some(Value::Null) => {}
+                Some(value) if value.is_object() => places.push(value),
+                Some(other) => {
+                    return Err(self.error(format!("{outer} is {other}, which is not an object")));
+                }
+            }
+        }
+        for value in places {
+            let place = Config { value, ..*self };
+            let base = place.float_or("rope_theta", f32::NAN)?;
+            if base.is_nan() {
+                continue;
+            }
+            match found {
+                Some(other) if f32::to_bits(other) != base.to_bits() => {
+                    return Err(self.error(format!(
+                        "rope_theta is {other} in one place and {base} in another \
+                         (rope_scaling, rope_parameters, top level): keep the right one"
+                    )));
+                }
+                _ => found = Some(base),
+            }
+        }
+        Ok(found.unwrap_or(otherwise))
+    }
+
+    /// Checks that a size, where it is there, has the value that follows from others.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both.
+    pub fn expect_size(&self, key: &str, wanted: usize, why: &str) -> Result<(), Error> {
+        let size = self.size_or(key, wanted)?;
+        if size == wanted {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "{key} is {size}, but {why} {wanted}: such models cannot be exported"
+        )))
+    }
+
     /// An error about this configuration.
     #[must_use]
     pub fn error(&self, message: impl Into<String>) -> Error {

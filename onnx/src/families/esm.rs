@@ -29,6 +29,28 @@ pub fn vocabulary_file(rows: usize) -> Option<Vec<u8>> {
     (rows == VOCABULARY.len()).then(|| VOCABULARY.join("\n").into_bytes())
 }
 
+/// Checks ids that the configuration gives against the vocabulary's text: positions are counted without
+/// `<pad>`, and under token dropout `<mask>` counts for nothing.
+///
+/// # Errors
+/// Which setting is another token's id.
+pub fn check_ids(text: &str, pad: Option<usize>, mask: Option<usize>) -> Result<(), String> {
+    for (setting, id, token) in [
+        ("pad_token_id", pad, "<pad>"),
+        ("mask_token_id", mask, "<mask>"),
+    ] {
+        let found = text.lines().position(|line| line.trim() == token);
+        if let (Some(id), Some(found)) = (id, found)
+            && id != found
+        {
+            return Err(format!(
+                "{setting} is {id}, but {token} has id {found} in the vocabulary"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// How both layouts of ESM checkpoints name their tensors. `unused` are those that no vector
 /// depends on.
 #[must_use]
@@ -245,7 +267,7 @@ impl<'a> FairEsm<'a> {
         Error::config(
             self.path,
             format!(
-                "neither its settings nor its tensors give the {what}; is it an ESM-2 checkpoint?"
+                "neither its settings nor its tensors give the {what}; is it an ESM checkpoint?"
             ),
         )
     }

@@ -265,6 +265,11 @@ impl Family for Esm1 {
         Ok(())
     }
 
+    fn check_vocabulary(&self, text: &str) -> Result<(), String> {
+        let pad = self.first_position.saturating_sub(1);
+        esm::check_ids(text, Some(pad), self.token_dropout.then_some(self.mask_id))
+    }
+
     fn names(&self) -> Names {
         esm::names(&[
             "contact_head.**",

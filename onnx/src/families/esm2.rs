@@ -105,15 +105,14 @@ impl Esm2 {
     /// Reads Hugging Face's `config.json`. Missing fields get the defaults of transformers'
     /// `EsmConfig`.
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
-        config.expect_positions("rotary", "ESM-2 has rotary positions")?;
+        config.expect_positions(
+            "rotary",
+            "ESM-2 has rotary positions, and ESM-1b and ESM-1v have learned ones and 33 tokens",
+        )?;
         if config.flag("is_folding_model")? {
             return Err(config.error("is_folding_model is true: ESMFold cannot be exported"));
         }
         config.check_plain_encoder()?;
-        let rope = Config {
-            path: config.path,
-            value: config.value.get("rope_parameters").unwrap_or(&Value::Null),
-        };
         Ok(Self {
             layers: config.size("num_hidden_layers")?,
             hidden: config.size("hidden_size")?,
@@ -121,7 +120,7 @@ impl Esm2 {
             intermediate: config.size("intermediate_size")?,
             vocabulary: config.size("vocab_size")?,
             layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
-            rotary_base: config.float_or("rope_theta", rope.float_or("rope_theta", 10_000.0)?)?,
+            rotary_base: config.rope_theta_or(10_000.0)?,
             token_dropout: config.flag("token_dropout")?,
             norm_before: config.flag("emb_layer_norm_before")?,
             mask_id: config.size_or("mask_token_id", 32)?,
@@ -136,13 +135,16 @@ impl Esm2 {
         if let Some(arch) = esm::architecture_of(checkpoint)
             && !arch.starts_with("esm2")
         {
-            let message = format!("its architecture is {arch:?}; only ESM-2 can be exported");
+            let message = format!(
+                "its architecture is {arch:?}; of fair-esm's models, ESM-1b, ESM-1v and ESM-2 can be exported"
+            );
             return Err(Error::config(file.path, message));
         }
         if file.position_rows.is_some() {
             return Err(Error::config(
                 file.path,
-                "it has learned positions (embed_positions), which ESM-2 does not have",
+                "it has learned positions (embed_positions), which ESM-2 does not have; for ESM-1b and ESM-1v, use \
+                 fair-esm's own file, which has the settings",
             ));
         }
         model.hidden = file.hidden()?;
@@ -261,6 +263,10 @@ impl Family for Esm2 {
 
     fn validate(&self) -> Result<(), String> {
         self.blocks().check(&[("vocab_size", self.vocabulary)])
+    }
+
+    fn check_vocabulary(&self, text: &str) -> Result<(), String> {
+        esm::check_ids(text, None, self.token_dropout.then_some(self.mask_id))
     }
 
     fn names(&self) -> Names {

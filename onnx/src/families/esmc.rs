@@ -78,21 +78,41 @@ impl Esmc {
     /// Reads sizes from `config.json` under the names of either layout, else from the tensors.
     fn read(checkpoint: &Checkpoint, config: &Config<'_>) -> Result<Self, Error> {
         let [layers, hidden, inner] = sizes_of(checkpoint);
-        let size = |key: &str, other: &str, found: usize| {
-            config.size_or(key, config.size_or(other, found)?)
+        // A size has one of two names; where both are there, they must agree.
+        let size = |key: &str, other: &str, found: usize| -> Result<usize, Error> {
+            let size = config.size_or(key, config.size_or(other, found)?)?;
+            config.expect_size(other, size, &format!("{key} is"))?;
+            Ok(size)
         };
         let hidden = size("hidden_size", "d_model", hidden)?;
         let default = Self::of_sizes(size("num_hidden_layers", "n_layers", layers)?, hidden);
-        let rope = Config {
-            path: config.path,
-            value: config.value.get("rope_parameters").unwrap_or(&Value::Null),
-        };
-        let base = rope.float_or("rope_theta", default.rotary_base)?;
+        let published = PUBLISHED.iter().any(|(.., width)| *width == hidden);
+        let heads = size(
+            "num_attention_heads",
+            "n_heads",
+            if published { default.heads } else { 0 },
+        )?;
+        if heads == 0 {
+            return Err(config.error(
+                "num_attention_heads is missing, and ESM C has no published model of this width",
+            ));
+        }
+        config.expect_size("num_key_value_heads", heads, "num_attention_heads is")?;
+        config.expect_size(
+            "head_dim",
+            hidden / heads,
+            "hidden_size / num_attention_heads is",
+        )?;
+        for key in ["attention_bias", "mlp_bias"] {
+            if config.flag(key)? {
+                return Err(config.error(format!("{key} is true, but ESM C has no such biases")));
+            }
+        }
         Ok(Self {
-            heads: size("num_attention_heads", "n_heads", default.heads)?,
+            heads,
             intermediate: config.size_or("intermediate_size", inner)?,
             vocabulary: config.size_or("vocab_size", default.vocabulary)?,
-            rotary_base: config.float_or("rope_theta", base)?,
+            rotary_base: config.rope_theta_or(default.rotary_base)?,
             ..default
         })
     }
@@ -294,6 +314,14 @@ impl Family for Esmc {
 
     fn own_tokenizer(&self) -> Option<Vec<u8>> {
         Some(VOCABULARY.join("\n").into_bytes())
+    }
+
+    fn check_vocabulary(&self, text: &str) -> Result<(), String> {
+        if text.lines().map(str::trim).eq(VOCABULARY) {
+            Ok(())
+        } else {
+            Err("the vocabulary is not that of ESM C, which all of its models share".to_owned())
+        }
     }
 
     fn validate(&self) -> Result<(), String> {

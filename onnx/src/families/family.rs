@@ -122,6 +122,14 @@ pub trait Family {
         self.own_tokenizer()
     }
 
+    /// Checks the text of a vocabulary against the settings, where they name tokens by their ids.
+    ///
+    /// # Errors
+    /// Which setting does not fit.
+    fn check_vocabulary(&self, _text: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Checks that the sizes can be those of a model.
     ///
     /// # Errors

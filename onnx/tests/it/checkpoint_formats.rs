@@ -54,7 +54,6 @@ fn all_formats_give_the_same_weights() {
         "esm.contact_head.regression.weight",
         "lm_head.dense.weight",
         "lm_head.bias",
-        "esm.encoder.layer.*.attention.self.rotary_embeddings.inv_freq",
         "pooler.dense.weight",
     ] {
         let unused = Tensor {
@@ -68,10 +67,13 @@ fn all_formats_give_the_same_weights() {
         shape: vec![HIDDEN / HEADS / 2],
         values: vec![1.0, 0.1, 0.01, 0.001],
     };
-    more.insert(
-        "esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq".to_owned(),
-        frequencies.clone(),
-    );
+    // transformers 5 saves one tensor for all blocks, under a name with an asterisk.
+    for block in ["0", "*"] {
+        more.insert(
+            format!("esm.encoder.layer.{block}.attention.self.rotary_embeddings.inv_freq"),
+            frequencies.clone(),
+        );
+    }
     sources.push(hub_folder(&at("unused"), &more, Format::F32));
     // Rounded as the weights are, which are exact in all of these.
     sources.push(hub_folder(&at("unused-f16"), &more, Format::F16));

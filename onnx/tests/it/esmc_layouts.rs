@@ -114,7 +114,14 @@ fn all_layouts_give_the_same_bytes() {
             values: vec![0.0; 64],
         },
     );
+    // Its files do not tell how many heads there are, and only those of published widths are known.
     let source = at("esmc_small.pth");
     write_bin(&source, &package, Format::F32);
+    let error = export(&source, &at("refused"), &ExportOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("num_attention_heads"), "{error}");
+    let source = at("package");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("config.json"), r#"{"n_heads": 2}"#).unwrap();
+    write_bin(&source.join("pytorch_model.bin"), &package, Format::F32);
     assert!(exported(&source, &at("package_model")) == hub);
 }

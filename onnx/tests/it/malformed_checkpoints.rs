@@ -1056,3 +1056,75 @@ fn impossible_sizes_are_refused_in_every_family() {
         }
     }
 }
+
+/// transformers computes something else with each of these, or does not load the model.
+#[test]
+fn settings_of_newer_families_are_refused_by_name() {
+    use serde_json::json;
+    let newest = "esmc/checkpoints/hub";
+    let older = "esm1/checkpoints/esm1v-safetensors";
+    let rotary = "esm2/checkpoints/hub-transformers5";
+    for (fixture, key, value, named) in [
+        (newest, "rope_theta", json!(700), "rope_theta"),
+        (
+            newest,
+            "rope_scaling",
+            json!({"rope_theta": 300, "rope_type": "default"}),
+            "rope_theta",
+        ),
+        (newest, "rope_parameters", json!([1]), "rope_parameters"),
+        (
+            newest,
+            "num_key_value_heads",
+            json!(1),
+            "num_key_value_heads",
+        ),
+        (newest, "head_dim", json!(32), "head_dim"),
+        (newest, "n_heads", json!(4), "n_heads"),
+        (newest, "d_model", json!(64), "d_model"),
+        (newest, "n_layers", json!(3), "n_layers"),
+        (newest, "attention_bias", json!(true), "attention_bias"),
+        (newest, "mlp_bias", json!(true), "mlp_bias"),
+        (newest, "hidden_act", json!("gelu"), "hidden_act"),
+        // Of this width, no published model tells how many heads there are.
+        (
+            newest,
+            "num_attention_heads",
+            json!(null),
+            "num_attention_heads",
+        ),
+        // Tokens of this id have no position, and are not counted.
+        (older, "pad_token_id", json!(0), "pad_token_id"),
+        (older, "pad_token_id", json!(4), "pad_token_id"),
+        (older, "mask_token_id", json!(5), "mask_token_id"),
+        (rotary, "mask_token_id", json!(5), "mask_token_id"),
+        // The frequencies of all blocks are in one tensor, with an asterisk in its name.
+        (rotary, "rope_theta", json!(700), "rotary"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let original = support::fixtures().join(fixture);
+        for file in ["config.json", "model.safetensors", "vocab.txt"] {
+            if original.join(file).exists() {
+                fs::copy(original.join(file), folder.path().join(file)).unwrap();
+            }
+        }
+        let path = folder.path().join("config.json");
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[key] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        assert_all(&refused(folder.path()), &[named]);
+    }
+    // The vocabulary of ESM C is that of all of its models.
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(
+            support::fixtures().join(newest).join(file),
+            folder.path().join(file),
+        )
+        .unwrap();
+    }
+    let other = support::fixtures().join(older).join("vocab.txt");
+    fs::copy(other, folder.path().join("vocab.txt")).unwrap();
+    assert_all(&refused(folder.path()), &["vocabulary", "ESM C"]);
+}

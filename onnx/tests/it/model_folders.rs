@@ -160,6 +160,10 @@ fn damaged_model_folders_are_refused_by_name() {
     let other = whole.replace("\"kind\": \"esm2\"", "\"kind\": \"wordpiece\"");
     fs::write(&json, other).unwrap();
     refused(&["seqembed.json", "wordpiece"]);
+    let mut unchecked: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    unchecked.as_object_mut().unwrap().remove("check");
+    fs::write(&json, unchecked.to_string()).unwrap();
+    refused(&["seqembed.json", "check", "export the model again"]);
     fs::write(&json, &whole[..whole.len() / 2]).unwrap();
     refused(&["seqembed.json"]);
     fs::write(&json, &whole).unwrap();

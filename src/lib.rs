@@ -1,5 +1,5 @@
-//! Embeddings of protein and DNA sequences by language models (the ESM and DNABERT families and their
-//! kin), with one load of the model however many sequences and files there are.
+//! Embeddings of protein and DNA sequences by language models (the ESM and DNABERT families), with
+//! one load of the model however many sequences and files there are.
 //!
 //! Start with [`Embedder`]: [`Embedder::embed`] computes [`Rows`] from sequences, and
 //! [`Embedder::run`] writes an embedding file for each input file. [`open_file`] and [`read_file`]

@@ -46,8 +46,8 @@ impl FamilyRules {
     }
 }
 
-/// Letters that are read as others before they are looked up, in upper and lower case alike: `ProtT5`
-/// and `ProtBert` read `U`, `Z`, `O` and `B` as `X`. None by default.
+/// Letters that are read as others before they are looked up, in upper and lower case alike:
+/// `ProtT5` and `ProtBert` read `U`, `Z`, `O` and `B` as `X`. None by default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterRules {
     table: [u8; 256],

@@ -1,7 +1,7 @@
 //! ESM C against transformers.
 //!
 //! `tests/fixtures/esmc` is made by `onnx/reference/esmc_fixtures.py`, which also prints how far the
-//! family's typical mistakes move a vector: at least a thousand times the bound that holds here.
+//! typical mistakes of the family move a vector: at least a thousand times the bound that holds here.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

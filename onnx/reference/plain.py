@@ -40,11 +40,21 @@ class BiasGelu(OpRun):
         return (erf_gelu(x + bias),)
 
 
+class QuickGelu(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, alpha=None):
+        wide = x.astype(np.float32)
+        return ((wide / (1 + np.exp(-alpha * wide))).astype(x.dtype),)
+
+
 class SkipLayerNormalization(OpRun):
     op_domain = "com.microsoft"
 
-    def _run(self, x, skip, gamma, beta, bias, epsilon=None):
-        total = x.astype(np.float32) + skip + bias
+    def _run(self, x, skip, gamma, beta=None, bias=None, epsilon=None):
+        # Some families have norms or dense layers without a bias.
+        total = x.astype(np.float32) + skip + (0 if bias is None else bias)
+        beta = 0 if beta is None else beta
         mean = total.mean(-1, keepdims=True)
         variance = ((total - mean) ** 2).mean(-1, keepdims=True)
         norm = (total - mean) / np.sqrt(variance + epsilon) * gamma + beta
@@ -95,7 +105,7 @@ class PackedMultiHeadAttention(OpRun):
         return (rows[places].astype(kind),)
 
 
-OPERATORS = [Gelu, BiasGelu, SkipLayerNormalization, RotaryEmbedding, PackedMultiHeadAttention]
+OPERATORS = [QuickGelu, Gelu, BiasGelu, SkipLayerNormalization, RotaryEmbedding, PackedMultiHeadAttention]
 
 
 def sequences(vocabulary):

@@ -264,8 +264,10 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         let mut inputs = vec![state, skip, &gamma];
         let operator = match self.norm {
             Norm::LayerNorm { .. } => {
-                // An empty name is an input that is left out.
-                inputs.extend([beta.as_deref().unwrap_or_default()]);
+                if beta.is_some() || bias.is_some() {
+                    // An empty name is an input that is left out.
+                    inputs.push(beta.as_deref().unwrap_or_default());
+                }
                 "com.microsoft:SkipLayerNormalization"
             }
             Norm::RmsNorm => "com.microsoft:SkipSimplifiedLayerNormalization",

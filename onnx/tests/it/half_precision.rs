@@ -215,6 +215,9 @@ fn plain_graphs_compute_what_padded_ones_do() {
     for checkpoint in [
         ESM2,
         "esm2/widths/head24-bf16",
+        "esm1/checkpoints/esm1b-safetensors",
+        "esm1/checkpoints/esm1v-safetensors",
+        "esmc/checkpoints/hub",
         "dna/dnabert2",
         "dna/dnabert2-6-heads",
         "dna/dnabert-3",

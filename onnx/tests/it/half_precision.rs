@@ -253,6 +253,8 @@ fn fused_graphs_compute_what_padded_ones_do() {
         ESM2,
         "esm2/widths/head24-bf16",
         "esm2/widths/esm2_head64-f16.pt",
+        "esm1/checkpoints/esm1b-safetensors",
+        "esm1/checkpoints/esm1v-safetensors",
         "dna/dnabert2",
         "dna/dnabert2-6-heads",
         "dna/dnabert-3",

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod blocks;
 mod checkpoint_formats;
 mod esmc_layouts;
 mod half_precision;

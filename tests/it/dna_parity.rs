@@ -220,7 +220,10 @@ fn a_tokenizer_that_does_not_fit_the_weights_is_refused() {
         "\"vocab_size\": 512",
         "\"vocab_size\": 511",
     );
-    refused(copy.path(), &["tokenizer.json", "512 tokens", "511 rows"]);
+    refused(
+        copy.path(),
+        &["tokenizer.json", "512 tokens", "the model has 511"],
+    );
     let copy = altered(
         "dnabert2",
         "tokenizer.json",
@@ -229,7 +232,7 @@ fn a_tokenizer_that_does_not_fit_the_weights_is_refused() {
     );
     refused(copy.path(), &["tokenizer.json", "WordPiece"]);
     let copy = altered("dnabert-3-plain", "vocab.txt", "AAA\n", "");
-    refused(copy.path(), &["vocab.txt", "68 tokens", "69 rows"]);
+    refused(copy.path(), &["vocab.txt", "68 tokens", "the model has 69"]);
     let copy = altered("dnabert2", "tokenizer.json", "{", "{");
     fs::remove_file(copy.path().join("tokenizer.json")).unwrap();
     refused(copy.path(), &["tokenizer.json is missing", "--tokenizer"]);

@@ -39,7 +39,8 @@ pub struct ExportOptions {
 }
 
 impl ExportOptions {
-    /// The text of the tokenizer's file for a family, from where it was named or else from `folder`.
+    /// The text of the tokenizer's file for a family, from where it was named or else from
+    /// `folder`.
     fn tokenizer_of(
         &self,
         family: &dyn Family,

@@ -1,8 +1,8 @@
 //! From a protein or DNA language model's checkpoint to an ONNX graph, without Python.
 //!
-//! [`export`] reads a Hugging Face folder, a fair-esm `.pt` or an `esm` package's `.pth` and writes a model folder;
-//! [`Model::open`] opens one, and [`Model::graph`] builds the graph for a layer and a choice of
-//! outputs over the same weights file. `README.md` describes the graphs.
+//! [`export`] reads a Hugging Face folder, a fair-esm `.pt` or an `esm` package's `.pth` and writes
+//! a model folder; [`Model::open`] opens one, and [`Model::graph`] builds the graph for a layer and
+//! a choice of outputs over the same weights file. `README.md` describes the graphs.
 
 pub mod atomic_file;
 pub mod checkpoint;

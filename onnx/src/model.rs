@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::families::Architecture;
+use crate::families::sizes::FusedFormats;
 pub use crate::files::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use crate::files::{read_small, refuse_lfs_pointer};
 use crate::graph::builder::Builder;
 use crate::graph::request::{GraphKind, GraphRequest, Output, Precision};
 use crate::tokenizer::TokenizerKind;
 use crate::weights::cast::Cast;
-use crate::weights::table::{Planned, Storage, TensorInfo, TensorSource, place, place_as};
+use crate::weights::table::{Planned, Storage, TensorInfo, TensorSource, end, place, place_as};
 use crate::weights::verify::{self, Expected, WeightsFile};
 
 /// A line for each number of each tensor's shape.
@@ -123,8 +124,8 @@ fn fault(path: &Path, message: String) -> Error {
     }
 }
 
-/// Reads `seqembed.json`, and checks that it is of this version and agrees with itself. Returns its hash,
-/// too, as [`ModelInfo::check`] has it.
+/// Reads `seqembed.json`, and checks that it is of this version and agrees with itself. Returns its
+/// hash, too, as [`ModelInfo::check`] has it.
 fn read_info(folder: &Path) -> Result<(ModelInfo, String), Error> {
     let path = folder.join(INFO_FILE);
     if !path.is_file() {
@@ -222,7 +223,8 @@ impl Model {
         ))
     }
 
-    /// Checks `seqembed.json`, whose own hash is `check`, and the other small files against their hashes.
+    /// Checks `seqembed.json`, whose own hash is `check`, and the other small files against their
+    /// hashes.
     fn check_files(&self, check: String) -> Result<(), Error> {
         let folder = &self.folder;
         let mut files = self.info.tokenizer.files.iter();
@@ -282,10 +284,7 @@ impl Model {
     /// The length of `weights.bin`.
     #[must_use]
     pub fn weights_bytes(&self) -> u64 {
-        self.info
-            .tensors
-            .last()
-            .map_or(0, |tensor| tensor.offset + tensor.bytes)
+        end(&self.info.tensors)
     }
 
     /// All tensors of a weights file, in its order.
@@ -429,7 +428,10 @@ impl Model {
             });
         }
         let half_tokens = request.outputs.contains(&Output::HalfTokens);
-        if !request.kind.has(request.precision)
+        let is_missing =
+            request.kind == GraphKind::Fused && family.sizes().fused == FusedFormats::None;
+        if is_missing
+            || !request.kind.has(request.precision)
             || (request.kind == GraphKind::Padded && half_tokens)
         {
             return Err(Error::Precision {

@@ -63,7 +63,8 @@ pub struct Lookup<'a> {
     pub named: Option<&'a Path>,
     /// The checkpoint's folder.
     pub folder: Option<&'a Path>,
-    /// Says of the text of a file why sequences cannot be read with it; asked before any weights are written.
+    /// Says of the text of a file why sequences cannot be read with it; asked before any weights
+    /// are written.
     pub check: Option<&'a Check<'a>>,
 }
 

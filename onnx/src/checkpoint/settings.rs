@@ -1,7 +1,7 @@
 //! A model's configuration, before any family has read it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -35,4 +35,14 @@ pub enum Settings {
         /// The parsed contents.
         settings: BTreeMap<String, Scalar>,
     },
+}
+
+impl Settings {
+    /// The file that has the configuration.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::HuggingFace { path, .. } | Self::FairEsm { path, .. } => path,
+        }
+    }
 }

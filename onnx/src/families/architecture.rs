@@ -26,27 +26,25 @@ impl Architecture {
             }
         }
         if let Some((_, entry)) = best {
-            return (entry.read)(checkpoint);
+            let architecture = (entry.read)(checkpoint)?;
+            let validated = architecture.family().validate();
+            validated.map_err(|why| Error::config(checkpoint.settings.path(), why))?;
+            return Ok(architecture);
         }
         let known = known();
-        let (path, why) = match &checkpoint.settings {
-            Settings::FairEsm { path, .. } => {
-                (path, "it does not belong to a supported family".to_owned())
-            }
-            Settings::HuggingFace { path, config } => {
+        let why = match &checkpoint.settings {
+            Settings::FairEsm { .. } => "it does not belong to a supported family".to_owned(),
+            Settings::HuggingFace { config, .. } => {
                 match config.get("model_type").and_then(serde_json::Value::as_str) {
-                    Some(other) => (path, format!("model_type {other:?} is not supported")),
-                    None => (
-                        path,
-                        "it has no model_type, and its tensors are not those of a supported \
-                         family"
-                            .to_owned(),
-                    ),
+                    Some(other) => format!("model_type {other:?} is not supported"),
+                    None => "it has no model_type, and its tensors are not those of a supported \
+                             family"
+                        .to_owned(),
                 }
             }
         };
         Err(Error::config(
-            path,
+            checkpoint.settings.path(),
             format!("{why}. Models that can be exported: {known}"),
         ))
     }

@@ -70,9 +70,7 @@ impl<'blocks> Attention<'blocks> {
                     &rotary_frequencies(width, base),
                 ))
             }
-            (Positions::Rotary { base }, GraphKind::Fused)
-                if frame.fuses_rotary(blocks.head_width) =>
-            {
+            (Positions::Rotary { base }, GraphKind::Fused) if blocks.sizes().can_fuse_rotary() => {
                 Prepared::RotaryFused(fused_angles(frame, blocks.head_width, base))
             }
             (Positions::Rotary { base }, GraphKind::Packed | GraphKind::Fused) => {

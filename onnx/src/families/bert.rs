@@ -10,15 +10,12 @@ use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Published};
 use super::learned_positions;
 use super::post_norm;
-use super::sizes::{FusedFormats, Sizes};
 use crate::checkpoint::names::{Names, plain_name};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
-use crate::graph::layers::Frame;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
-use crate::weights::norm_fold::Folds;
 use crate::weights::table::{Plan, Planned};
 
 /// The first tokens of DNABERT's vocabulary; k-mers follow.
@@ -62,19 +59,12 @@ impl Bert {
         }
     }
 
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            epsilon: self.layer_norm_eps,
-            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
-        }
-    }
-
     /// Reads Hugging Face's `config.json`. Missing fields get the defaults of transformers'
     /// `BertConfig`.
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         config.expect("position_embedding_type", &["absolute"])?;
         config.check_plain_encoder()?;
-        let model = Self {
+        Ok(Self {
             layers: config.size("num_hidden_layers")?,
             hidden: config.size("hidden_size")?,
             heads: config.size("num_attention_heads")?,
@@ -83,9 +73,7 @@ impl Bert {
             positions: config.size_or("max_position_embeddings", 512)?,
             token_types: config.size_or("type_vocab_size", 2)?,
             layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
-        };
-        model.validate().map_err(|message| config.error(message))?;
-        Ok(model)
+        })
     }
 }
 
@@ -120,20 +108,14 @@ impl Family for Bert {
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let Settings::HuggingFace { path, config } = &checkpoint.settings else {
-            return Err(Error::config(&checkpoint.path, "it has no config.json"));
-        };
+        let config = Config::of(checkpoint);
         if Self::likeness(checkpoint) != Likeness::Full {
-            return Err(Error::config(
-                path,
+            return Err(config.error(
                 "model_type is \"bert\", but the weights have neither BERT's tensors (attention.self.query) nor \
                  DNABERT-2's (attention.self.Wqkv)",
             ));
         }
-        Self::from_config(&Config {
-            path,
-            value: config,
-        })
+        Self::from_config(&config)
     }
 
     fn published() -> Vec<Published<Self>> {
@@ -147,12 +129,11 @@ impl Family for Bert {
             .into()
     }
 
-    fn sizes(&self) -> Sizes {
-        self.blocks().sizes(true, FusedFormats::Half)
-    }
-
-    fn layers(&self) -> usize {
-        self.layers
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
     }
 
     fn vocabulary(&self) -> usize {
@@ -229,13 +210,9 @@ impl Family for Bert {
         plan.0
     }
 
-    fn folds(&self) -> Folds {
-        self.blocks().fold_post_norm()
-    }
-
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let mut frame = blocks.frame(builder, request.kind);
         let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let words = frame.embedding();

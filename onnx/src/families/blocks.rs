@@ -3,7 +3,9 @@
 
 use super::config::check_sizes;
 use super::sizes::{FusedFormats, Sizes};
-use crate::graph::layers::{Activation, FeedForward, Norm};
+use crate::graph::builder::Builder;
+use crate::graph::layers::{Activation, FeedForward, Frame, Norm};
+use crate::graph::request::GraphKind;
 use crate::weights::norm_fold::Folds;
 use crate::weights::table::{Input, Plan, TensorSource};
 
@@ -60,6 +62,11 @@ pub struct Blocks {
     pub up_bias: bool,
     /// Whether the second one has.
     pub down_bias: bool,
+    /// Whether norms come behind the sums (`post_norm.rs`), or before each half (`pre_norm.rs`).
+    pub post_norm: bool,
+    /// The number formats in which the family's fused graphs keep the vectors close to those of 32
+    /// bits.
+    pub fused: FusedFormats,
     /// What both branches of a block are multiplied by before they are added: it is multiplied into
     /// their last dense layers at export.
     pub residual_scale: f32,
@@ -86,6 +93,8 @@ impl Blocks {
             attention_bias: true,
             up_bias: true,
             down_bias: true,
+            post_norm: true,
+            fused: FusedFormats::Half,
             residual_scale: 1.0,
         }
     }
@@ -112,10 +121,14 @@ impl Blocks {
         }
     }
 
-    /// The kind of all norms, and what is added to a variance.
-    #[must_use]
-    pub fn norms(&self) -> (Norm, f32) {
-        (self.norm, self.epsilon)
+    /// Begins a graph of this kind: declares its inputs.
+    pub fn frame<'builder, 'table>(
+        &self,
+        builder: &'builder mut Builder<'table>,
+        kind: GraphKind,
+    ) -> Frame<'builder, 'table> {
+        let widths = [self.hidden, self.attention_width()];
+        Frame::new(builder, kind, widths, (self.norm, self.epsilon))
     }
 
     /// The feed-forward layer, as graphs compute it.
@@ -128,10 +141,9 @@ impl Blocks {
         }
     }
 
-    /// The sizes that kernels are chosen by. `fused` says in which number formats the family's
-    /// vectors stay close to those of 32 bits; there are no fused graphs of forms without kernels.
+    /// The sizes that kernels are chosen by. There are no fused graphs of forms without kernels.
     #[must_use]
-    pub fn sizes(&self, post_norm: bool, fused: FusedFormats) -> Sizes {
+    pub fn sizes(&self) -> Sizes {
         let has_kernels = self.norm == Norm::LayerNorm { bias: true }
             && self.final_norm_bias
             && !self.query_key_norm
@@ -140,7 +152,7 @@ impl Blocks {
             && self.attention_bias
             && (self.gated || self.up_bias)
             && self.down_bias
-            && (post_norm || !self.gated);
+            && (self.post_norm || !self.gated);
         Sizes {
             hidden: self.hidden,
             heads: self.heads,
@@ -152,10 +164,10 @@ impl Blocks {
             },
             alibi: self.positions == Positions::Alibi,
             gated: self.gated,
-            post_norm,
+            post_norm: self.post_norm,
             has_cuda_kernels: has_kernels,
             fused: if has_kernels {
-                fused
+                self.fused
             } else {
                 FusedFormats::None
             },
@@ -226,8 +238,8 @@ impl Blocks {
         }
     }
 
-    /// Plans a layer's attention. In the checkpoint, queries, keys and values are dense layers of their
-    /// own, or one, `attention.self.qkv`, without biases.
+    /// Plans a layer's attention. In the checkpoint, queries, keys and values are dense layers of
+    /// their own, or one, `attention.self.qkv`, without biases.
     pub fn plan_attention(&self, plan: &mut Plan, layer: usize) {
         let (hidden, width) = (self.hidden, self.attention_width());
         let three = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));
@@ -280,8 +292,9 @@ impl Blocks {
         }
     }
 
-    /// Plans a layer's feed-forward layer. In the checkpoint, the halves of a gated one are dense layers
-    /// of their own, `intermediate.gate` and `intermediate.up`, or one, `intermediate.dense`.
+    /// Plans a layer's feed-forward layer. In the checkpoint, the halves of a gated one are dense
+    /// layers of their own, `intermediate.gate` and `intermediate.up`, or one,
+    /// `intermediate.dense`.
     pub fn plan_feed_forward(&self, plan: &mut Plan, layer: usize) {
         let (up, rows) = (self.up(), self.up_rows());
         let theirs = tensor(layer, "intermediate.dense.weight", &[rows, self.hidden]);

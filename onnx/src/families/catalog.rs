@@ -1,7 +1,7 @@
 //! The published models, by name.
 
 use super::{Architecture, ENTRIES};
-use crate::weights::table::place;
+use crate::weights::table::{end, place};
 
 /// A published model.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,9 +20,7 @@ impl KnownModel {
     /// The length of its weights file in 32 bits, in bytes.
     #[must_use]
     pub fn weights_bytes(&self) -> u64 {
-        place(&self.architecture.family().plan())
-            .last()
-            .map_or(0, |tensor| tensor.offset + tensor.bytes)
+        end(&place(&self.architecture.family().plan()))
     }
 }
 

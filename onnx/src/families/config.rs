@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 
 /// A configuration and the file it was read from.
@@ -15,7 +16,23 @@ pub struct Config<'a> {
     pub value: &'a Value,
 }
 
-impl Config<'_> {
+/// What a checkpoint without a `config.json` says.
+const NOTHING: Value = Value::Null;
+
+impl<'a> Config<'a> {
+    /// The `config.json` of a checkpoint; without one, no setting is there.
+    #[must_use]
+    pub fn of(checkpoint: &'a Checkpoint) -> Self {
+        let value = match &checkpoint.settings {
+            Settings::HuggingFace { config, .. } => config,
+            Settings::FairEsm { .. } => &NOTHING,
+        };
+        Self {
+            path: checkpoint.settings.path(),
+            value,
+        }
+    }
+
     /// A required size.
     ///
     /// # Errors
@@ -44,12 +61,17 @@ impl Config<'_> {
     /// # Errors
     /// [`Error::Config`] if it is not a number.
     pub fn float_or(&self, key: &str, otherwise: f32) -> Result<f32, Error> {
+        Ok(self.float(key)?.unwrap_or(otherwise))
+    }
+
+    /// A number, if it is there.
+    fn float(&self, key: &str) -> Result<Option<f32>, Error> {
         #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
         match self.value.get(key) {
-            None | Some(Value::Null) => Ok(otherwise),
+            None | Some(Value::Null) => Ok(None),
             Some(value) => value
                 .as_f64()
-                .map(|value| value as f32)
+                .map(|value| Some(value as f32))
                 .ok_or_else(|| self.error(format!("{key} is {value}, which is not a number"))),
         }
     }
@@ -143,12 +165,12 @@ impl Config<'_> {
         }
     }
 
-    /// The base of the rotary frequencies, which may stand in three places, or what a model has that
-    /// does not tell it.
+    /// The base of the rotary frequencies, which may stand in three places, or what a model has
+    /// that does not tell it.
     ///
     /// # Errors
-    /// [`Error::Config`] when one is no number, or they differ: releases of transformers read them in
-    /// different orders.
+    /// [`Error::Config`] when one is no number, or they differ: releases of transformers read them
+    /// in different orders.
     pub fn rope_theta_or(&self, otherwise: f32) -> Result<f32, Error> {
         let mut found = None;
         let mut places = vec![self.value];
@@ -163,18 +185,14 @@ impl Config<'_> {
         }
         for value in places {
             let place = Config { value, ..*self };
-            let base = place.float_or("rope_theta", f32::NAN)?;
-            if base.is_nan() {
-                continue;
-            }
-            match found {
-                Some(other) if f32::to_bits(other) != base.to_bits() => {
+            match (found, place.float("rope_theta")?) {
+                (Some(other), Some(base)) if f32::to_bits(other) != base.to_bits() => {
                     return Err(self.error(format!(
                         "rope_theta is {other} in one place and {base} in another \
                          (rope_scaling, rope_parameters, top level): keep the right one"
                     )));
                 }
-                _ => found = Some(base),
+                (_, base) => found = found.or(base),
             }
         }
         Ok(found.unwrap_or(otherwise))

@@ -11,15 +11,12 @@ use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Published};
 use super::post_norm;
 use super::sample_bpe::sample_bpe;
-use super::sizes::{FusedFormats, Sizes};
 use crate::checkpoint::names::{Names, plain_name};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
-use crate::graph::layers::Frame;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
-use crate::weights::norm_fold::Folds;
 use crate::weights::table::{Plan, Planned, TensorSource};
 
 /// Name, hub id.
@@ -62,22 +59,12 @@ impl Dnabert2 {
         }
     }
 
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            epsilon: self.layer_norm_eps,
-            positions: Positions::Alibi,
-            gated: true,
-            up_bias: false,
-            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
-        }
-    }
-
     /// Reads Hugging Face's `config.json`.
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         // The published configurations say "absolute", though there are none.
         config.expect("position_embedding_type", &["absolute", "alibi"])?;
         config.check_plain_encoder()?;
-        let model = Self {
+        Ok(Self {
             layers: config.size("num_hidden_layers")?,
             hidden: config.size("hidden_size")?,
             heads: config.size("num_attention_heads")?,
@@ -85,9 +72,7 @@ impl Dnabert2 {
             vocabulary: config.size("vocab_size")?,
             token_types: config.size_or("type_vocab_size", 2)?,
             layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
-        };
-        model.validate().map_err(|message| config.error(message))?;
-        Ok(model)
+        })
     }
 
     /// Plans a block, whose queries, keys and values are one dense layer in the checkpoint.
@@ -149,13 +134,7 @@ impl Family for Dnabert2 {
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let Settings::HuggingFace { path, config } = &checkpoint.settings else {
-            return Err(Error::config(&checkpoint.path, "it has no config.json"));
-        };
-        Self::from_config(&Config {
-            path,
-            value: config,
-        })
+        Self::from_config(&Config::of(checkpoint))
     }
 
     fn published() -> Vec<Published<Self>> {
@@ -169,12 +148,14 @@ impl Family for Dnabert2 {
             .into()
     }
 
-    fn sizes(&self) -> Sizes {
-        self.blocks().sizes(true, FusedFormats::Half)
-    }
-
-    fn layers(&self) -> usize {
-        self.layers
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            positions: Positions::Alibi,
+            gated: true,
+            up_bias: false,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
     }
 
     fn vocabulary(&self) -> usize {
@@ -226,13 +207,9 @@ impl Family for Dnabert2 {
         plan.0
     }
 
-    fn folds(&self) -> Folds {
-        self.blocks().fold_post_norm()
-    }
-
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let mut frame = blocks.frame(builder, request.kind);
         let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let state = frame.embedding();

@@ -29,8 +29,8 @@ pub fn vocabulary_file(rows: usize) -> Option<Vec<u8>> {
     (rows == VOCABULARY.len()).then(|| VOCABULARY.join("\n").into_bytes())
 }
 
-/// Checks ids that the configuration gives against the vocabulary's text: positions are counted without
-/// `<pad>`, and under token dropout `<mask>` counts for nothing.
+/// Checks ids that the configuration gives against the vocabulary's text: positions are counted
+/// without `<pad>`, and under token dropout `<mask>` counts for nothing.
 ///
 /// # Errors
 /// Which setting is another token's id.

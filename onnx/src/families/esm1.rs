@@ -10,15 +10,13 @@ use super::config::Config;
 use super::esm::{self, FairEsm};
 use super::family::{Alphabet, Family, Likeness, Published};
 use super::learned_positions;
-use super::sizes::{FusedFormats, Sizes};
+use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
-use crate::graph::layers::Frame;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
-use crate::weights::norm_fold::Folds;
 use crate::weights::table::{Plan, Planned};
 
 /// Name, hub id, and whether it has a layer norm behind the embeddings. All have the same sizes.
@@ -145,13 +143,6 @@ impl Esm1 {
     fn positions(&self) -> usize {
         self.position_rows.saturating_sub(self.first_position)
     }
-
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            epsilon: self.layer_norm_eps,
-            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
-        }
-    }
 }
 
 impl Family for Esm1 {
@@ -178,31 +169,19 @@ impl Family for Esm1 {
             name.ends_with("position_embeddings.weight") || name.ends_with("embed_positions.weight")
         };
         if !checkpoint.shapes().any(learned) {
-            let (path, setting) = match &checkpoint.settings {
-                Settings::HuggingFace { path, .. } => {
-                    (path, "position_embedding_type is \"absolute\"")
-                }
-                Settings::FairEsm { path, .. } => (path, "its architecture is \"roberta_large\""),
+            let setting = match &checkpoint.settings {
+                Settings::HuggingFace { .. } => "position_embedding_type is \"absolute\"",
+                Settings::FairEsm { .. } => "its architecture is \"roberta_large\"",
             };
             return Err(Error::config(
-                path,
+                checkpoint.settings.path(),
                 format!("{setting}, but the weights have no position_embeddings"),
             ));
         }
-        let (path, model) = match &checkpoint.settings {
-            Settings::HuggingFace { path, config } => {
-                let config = Config {
-                    path,
-                    value: config,
-                };
-                (path, Self::from_config(&config)?)
-            }
-            Settings::FairEsm { path, .. } => (path, Self::from_fair_esm(checkpoint)?),
-        };
-        model
-            .validate()
-            .map_err(|message| Error::config(path, message))?;
-        Ok(model)
+        match &checkpoint.settings {
+            Settings::HuggingFace { .. } => Self::from_config(&Config::of(checkpoint)),
+            Settings::FairEsm { .. } => Self::from_fair_esm(checkpoint),
+        }
     }
 
     fn published() -> Vec<Published<Self>> {
@@ -216,13 +195,14 @@ impl Family for Esm1 {
             .into()
     }
 
-    fn sizes(&self) -> Sizes {
-        // In 8 bits, vectors were not compared yet.
-        self.blocks().sizes(false, FusedFormats::Half)
-    }
-
-    fn layers(&self) -> usize {
-        self.layers
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            post_norm: false,
+            // In 8 bits, vectors were not compared yet.
+            fused: FusedFormats::Half,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
     }
 
     fn vocabulary(&self) -> usize {
@@ -293,13 +273,9 @@ impl Family for Esm1 {
         plan.0
     }
 
-    fn folds(&self) -> Folds {
-        self.blocks().fold_pre_norm()
-    }
-
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let mut frame = blocks.frame(builder, request.kind);
         let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let words = frame.embedding();

@@ -8,15 +8,13 @@ use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm::{self, FairEsm};
 use super::family::{Alphabet, Family, Likeness, Published};
-use super::sizes::{FusedFormats, Sizes};
+use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
-use crate::graph::layers::Frame;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
-use crate::weights::norm_fold::Folds;
 use crate::weights::table::{Plan, Planned};
 
 /// Name and hub id (they share the name), parameters, layers, hidden, heads.
@@ -159,16 +157,6 @@ impl Esm2 {
         model.norm_before = file.has("embeddings.layer_norm.weight");
         Ok(model)
     }
-
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            epsilon: self.layer_norm_eps,
-            positions: Positions::Rotary {
-                base: self.rotary_base,
-            },
-            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
-        }
-    }
 }
 
 impl Family for Esm2 {
@@ -203,20 +191,10 @@ impl Family for Esm2 {
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let (path, model) = match &checkpoint.settings {
-            Settings::HuggingFace { path, config } => {
-                let config = Config {
-                    path,
-                    value: config,
-                };
-                (path, Self::from_config(&config)?)
-            }
-            Settings::FairEsm { path, .. } => (path, Self::from_fair_esm(checkpoint)?),
-        };
-        model
-            .validate()
-            .map_err(|message| Error::config(path, message))?;
-        Ok(model)
+        match &checkpoint.settings {
+            Settings::HuggingFace { .. } => Self::from_config(&Config::of(checkpoint)),
+            Settings::FairEsm { .. } => Self::from_fair_esm(checkpoint),
+        }
     }
 
     fn published() -> Vec<Published<Self>> {
@@ -232,12 +210,16 @@ impl Family for Esm2 {
             .into()
     }
 
-    fn sizes(&self) -> Sizes {
-        self.blocks().sizes(false, FusedFormats::HalfAndFp8)
-    }
-
-    fn layers(&self) -> usize {
-        self.layers
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            epsilon: self.layer_norm_eps,
+            positions: Positions::Rotary {
+                base: self.rotary_base,
+            },
+            post_norm: false,
+            fused: FusedFormats::HalfAndFp8,
+            ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
+        }
     }
 
     fn vocabulary(&self) -> usize {
@@ -294,13 +276,9 @@ impl Family for Esm2 {
         plan.0
     }
 
-    fn folds(&self) -> Folds {
-        self.blocks().fold_pre_norm()
-    }
-
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let mut frame = blocks.frame(builder, request.kind);
         let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let mut state = frame.embedding();

@@ -1,6 +1,6 @@
-//! ESM C (`EvolutionaryScale`, 2024): pre-norm blocks with rotary positions, a norm of queries and keys over
-//! their full width, a feed-forward layer gated by `SiLU`, dense layers without biases, and residual
-//! branches divided by the root of a thirty-sixth of the number of blocks.
+//! ESM C (`EvolutionaryScale`, 2024): pre-norm blocks with rotary positions, a norm of queries and
+//! keys over their full width, a feed-forward layer gated by `SiLU`, dense layers without biases,
+//! and residual branches divided by the root of a thirty-sixth of the number of blocks.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,12 +9,12 @@ use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Published};
-use super::sizes::{FusedFormats, Sizes};
+use super::sizes::FusedFormats;
 use crate::checkpoint::names::{Names, in_layer};
 use crate::checkpoint::{Canonical, Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
-use crate::graph::layers::{Activation, Frame};
+use crate::graph::layers::Activation;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Input, Plan, Planned};
@@ -116,30 +116,6 @@ impl Esmc {
             ..default
         })
     }
-
-    fn blocks(&self) -> Blocks {
-        let heads = self.heads.max(1);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "weights are multiplied with it in 32 bits"
-        )]
-        let residual_scale = (UNSCALED_LAYERS / self.layers.max(1) as f64).sqrt() as f32;
-        Blocks {
-            final_norm_bias: false,
-            epsilon: self.layer_norm_eps,
-            positions: Positions::Rotary {
-                base: self.rotary_base,
-            },
-            query_key_norm: true,
-            activation: Activation::Silu,
-            gated: true,
-            attention_bias: false,
-            up_bias: false,
-            down_bias: false,
-            residual_scale,
-            ..Blocks::bert(self.layers, self.hidden, heads, self.intermediate)
-        }
-    }
 }
 
 /// Width inside the feed-forward layer: two thirds of four times the model's, in whole 256.
@@ -151,8 +127,8 @@ fn intermediate(hidden: usize) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// How many blocks, the width of a token's vector and that inside the feed-forward layer, by the tensors;
-/// 0 where they do not tell.
+/// How many blocks, the width of a token's vector and that inside the feed-forward layer, by the
+/// tensors; 0 where they do not tell.
 fn sizes_of(checkpoint: &Checkpoint) -> [usize; 3] {
     let Ok(canonical) = Canonical::of(checkpoint, &names()) else {
         return [0; 3];
@@ -175,8 +151,8 @@ fn sizes_of(checkpoint: &Checkpoint) -> [usize; 3] {
     ]
 }
 
-/// How the three layouts name their tensors: transformers', the hub's with fused layers, and that of the
-/// `esm` package.
+/// How the three layouts name their tensors: transformers', the hub's with fused layers, and that
+/// of the `esm` package.
 fn names() -> Names {
     Names {
         prefixes: &["esmc."],
@@ -259,17 +235,10 @@ impl Family for Esmc {
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let none = Value::Null;
-        let (path, value) = match &checkpoint.settings {
-            Settings::HuggingFace { path, config } => (path, config),
-            Settings::FairEsm { path, .. } => (path, &none),
-        };
-        let config = Config { path, value };
+        let config = Config::of(checkpoint);
         config.expect("hidden_act", &["silu"])?;
         config.check_encoder()?;
-        let model = Self::read(checkpoint, &config)?;
-        model.validate().map_err(|message| config.error(message))?;
-        Ok(model)
+        Self::read(checkpoint, &config)
     }
 
     fn published() -> Vec<Published<Self>> {
@@ -283,12 +252,30 @@ impl Family for Esmc {
             .into()
     }
 
-    fn sizes(&self) -> Sizes {
-        self.blocks().sizes(false, FusedFormats::None)
-    }
-
-    fn layers(&self) -> usize {
-        self.layers
+    fn blocks(&self) -> Blocks {
+        let heads = self.heads.max(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "weights are multiplied with it in 32 bits"
+        )]
+        let residual_scale = (UNSCALED_LAYERS / self.layers.max(1) as f64).sqrt() as f32;
+        Blocks {
+            final_norm_bias: false,
+            epsilon: self.layer_norm_eps,
+            positions: Positions::Rotary {
+                base: self.rotary_base,
+            },
+            query_key_norm: true,
+            activation: Activation::Silu,
+            gated: true,
+            attention_bias: false,
+            up_bias: false,
+            down_bias: false,
+            residual_scale,
+            post_norm: false,
+            fused: FusedFormats::None,
+            ..Blocks::bert(self.layers, self.hidden, heads, self.intermediate)
+        }
     }
 
     fn vocabulary(&self) -> usize {
@@ -352,7 +339,7 @@ impl Family for Esmc {
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = Frame::new(builder, request.kind, self.hidden, blocks.norms());
+        let mut frame = blocks.frame(builder, request.kind);
         let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let state = frame.embedding();

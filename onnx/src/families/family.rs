@@ -4,7 +4,8 @@
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::Names;
 use crate::error::Error;
-use crate::families::sizes::Sizes;
+use crate::families::blocks::Blocks;
+use crate::families::sizes::{FusedFormats, Sizes};
 use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::{SpecialNames, TokenizerKind};
@@ -71,11 +72,18 @@ pub trait Family {
     where
         Self: Sized;
 
+    /// What its blocks are made of.
+    fn blocks(&self) -> Blocks;
+
     /// Sizes and forms of its blocks, which kernels are chosen by.
-    fn sizes(&self) -> Sizes;
+    fn sizes(&self) -> Sizes {
+        self.blocks().sizes()
+    }
 
     /// How many blocks. Layers are counted from 0, the embeddings, to this.
-    fn layers(&self) -> usize;
+    fn layers(&self) -> usize {
+        self.blocks().layers
+    }
 
     /// Rows of the embedding table.
     fn vocabulary(&self) -> usize;
@@ -91,13 +99,14 @@ pub trait Family {
     /// Which tokenizer reads its input.
     fn tokenizer(&self) -> TokenizerKind;
 
-    /// The special tokens around each sequence. `None`: those that are usual for the kind of tokenizer.
+    /// The special tokens around each sequence. `None`: those that are usual for the kind of
+    /// tokenizer.
     fn special_tokens(&self) -> Option<SpecialNames<'static>> {
         None
     }
 
-    /// Letters that its authors replace before they tokenize, in either case: each of the first becomes
-    /// the second.
+    /// Letters that its authors replace before they tokenize, in either case: each of the first
+    /// becomes the second.
     fn replaced_letters(&self) -> &'static [(u8, u8)] {
         &[]
     }
@@ -144,7 +153,14 @@ pub trait Family {
 
     /// The layer norms that fused graphs fold into the dense layers behind them.
     fn folds(&self) -> Folds {
-        Folds::default()
+        let blocks = self.blocks();
+        if blocks.sizes().fused == FusedFormats::None {
+            Folds::default()
+        } else if blocks.post_norm {
+            blocks.fold_post_norm()
+        } else {
+            blocks.fold_pre_norm()
+        }
     }
 
     /// Adds a graph's inputs, nodes and outputs.

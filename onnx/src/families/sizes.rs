@@ -1,7 +1,9 @@
 //! The sizes and forms of a model's blocks that determine its kernels.
 
-use crate::graph::layers::FUSED_ROTARY_HEADS;
 use crate::graph::request::{GraphKind, Precision};
+
+/// Widths of heads whose queries and keys the fused kernels rotate.
+const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
 
 /// The sizes that kernels are made for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,8 +28,8 @@ pub struct Sizes {
     pub gated: bool,
     /// Whether layer norms come behind the sums, and the residual is normed, too.
     pub post_norm: bool,
-    /// Whether seqembed's CUDA kernels compute all parts of the blocks. If not, a GPU runs the model with
-    /// the operators of ONNX Runtime.
+    /// Whether seqembed's CUDA kernels compute all parts of the blocks. If not, a GPU runs the
+    /// model with the operators of ONNX Runtime.
     pub has_cuda_kernels: bool,
     /// The number formats in which the family has fused graphs, where their kernels fit the sizes.
     pub fused: FusedFormats,
@@ -46,12 +48,6 @@ pub enum FusedFormats {
 }
 
 impl Sizes {
-    /// Width of a head.
-    #[must_use]
-    pub fn head(&self) -> usize {
-        self.head_width
-    }
-
     /// Whether there are fused graphs in this number format, and the dense layers have the sizes
     /// that their kernels work on: tiles of 64, twice as deep in 8 bits, and products long enough
     /// for the last tile's epilogue to run beside them.

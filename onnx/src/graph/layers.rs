@@ -43,9 +43,6 @@ pub struct FeedForward {
     pub up_bias: bool,
 }
 
-/// Widths of heads whose queries and keys the fused kernels rotate.
-pub const FUSED_ROTARY_HEADS: [usize; 2] = [32, 64];
-
 /// A graph under construction, with its inputs declared.
 pub struct Frame<'builder, 'table> {
     /// Receives nodes and weights.
@@ -63,11 +60,12 @@ pub struct Frame<'builder, 'table> {
 
 impl<'builder, 'table> Frame<'builder, 'table> {
     /// Declares the inputs: token ids, how they are divided into sequences, and the ranges to pool.
-    /// `norm` is the kind of all norms, and what is added to a variance.
+    /// The widths are those of a token's vector and of all heads together; `norm` is the kind of
+    /// all norms, and what is added to a variance.
     pub fn new(
         builder: &'builder mut Builder<'table>,
         kind: GraphKind,
-        hidden: usize,
+        [hidden, attention_width]: [usize; 2],
         norm: (Norm, f32),
     ) -> Self {
         let mut rows = None;
@@ -111,28 +109,15 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             hidden,
             norm: norm.0,
             epsilon: norm.1,
-            attention_width: hidden,
+            attention_width,
             rows,
         }
-    }
-
-    /// Where heads together are not as wide as a token's vector: how wide they are.
-    #[must_use]
-    pub fn attention_width(mut self, width: usize) -> Self {
-        self.attention_width = width;
-        self
     }
 
     /// Width of a token's vector.
     #[must_use]
     pub fn hidden(&self) -> usize {
         self.hidden
-    }
-
-    /// Whether queries and keys of heads so wide are rotated where they leave their product.
-    #[must_use]
-    pub fn fuses_rotary(&self, head_width: usize) -> bool {
-        self.kind == GraphKind::Fused && FUSED_ROTARY_HEADS.contains(&head_width)
     }
 
     /// The rows of the table `embedding` for all tokens, [tokens, hidden].

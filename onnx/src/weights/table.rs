@@ -121,7 +121,8 @@ pub enum TensorSource {
         /// The other one, [.., columns].
         by: Input,
     },
-    /// Made in the first way, or in the second, if none of the first one's tensors are in the checkpoint.
+    /// Made in the first way, or in the second, if none of the first one's tensors are in the
+    /// checkpoint.
     Either(Box<TensorSource>, Box<TensorSource>),
     /// `(bias + weight @ inner) * factor`, in f64: a bias before a dense layer moved behind it.
     Folded {
@@ -137,8 +138,8 @@ pub enum TensorSource {
 }
 
 impl TensorSource {
-    /// Of the two ways to make a tensor of which layouts of a checkpoint differ, the one whose tensors
-    /// are there; itself, where there is one way only.
+    /// Of the two ways to make a tensor of which layouts of a checkpoint differ, the one whose
+    /// tensors are there; itself, where there is one way only.
     #[must_use]
     pub fn resolve(&self, weights: &dyn Weights) -> &Self {
         match self {

@@ -6,7 +6,7 @@ use std::process::Command;
 use seqembed_onnx::families::attention::Attention;
 use seqembed_onnx::families::blocks::{Blocks, Positions};
 use seqembed_onnx::graph::builder::Builder;
-use seqembed_onnx::graph::layers::{Activation, Frame, Norm};
+use seqembed_onnx::graph::layers::{Activation, Norm};
 use seqembed_onnx::weights::random::Random;
 use seqembed_onnx::weights::table::{Input, Plan, place, write};
 use seqembed_onnx::{GraphKind, GraphRequest, Output, Precision, Storage};
@@ -30,13 +30,7 @@ fn check(name: &str, blocks: &Blocks) {
     .unwrap();
     let tensors = place(&plan.0);
     let mut builder = Builder::new(&tensors, Storage::from(Precision::Fp32));
-    let mut frame = Frame::new(
-        &mut builder,
-        GraphKind::Padded,
-        blocks.hidden,
-        blocks.norms(),
-    )
-    .attention_width(blocks.attention_width());
+    let mut frame = blocks.frame(&mut builder, GraphKind::Padded);
     let attention = Attention::new(blocks, &mut frame);
     frame.builder.scope("embedding");
     let state = frame.embedding();

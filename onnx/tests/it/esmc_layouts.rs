@@ -1,11 +1,13 @@
-//! ESM C's three layouts: transformers', the hub's with fused layers, and that of the `esm` package. The
-//! same weights under other names, some of them joined, give the same bytes.
+//! ESM C's three layouts: transformers', the hub's with fused layers, and that of the `esm`
+//! package. The same weights under other names, some of them joined, give the same bytes.
 
 use std::fs;
 use std::path::Path;
 
 use crate::support::{self, Format, Tensor, Tensors, write_bin, write_safetensors};
-use seqembed_onnx::{ExportOptions, export};
+use seqembed_onnx::{
+    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, export,
+};
 
 const HUB: &str = "esmc/checkpoints/hub";
 const LAYERS: usize = 2;
@@ -31,9 +33,9 @@ fn joined(tensors: &Tensors, names: &[String]) -> Tensor {
     }
 }
 
-/// The hub's weights with queries, keys and values in one tensor and both halves of the feed-forward layer
-/// in another. `names` are those of words, last norm, a block, and within: norm and weight of attention,
-/// norm, first and second weight of the feed-forward layer.
+/// The hub's weights with queries, keys and values in one tensor and both halves of the
+/// feed-forward layer in another. `names` are those of words, last norm, a block, and within: norm
+/// and weight of attention, norm, first and second weight of the feed-forward layer.
 fn fused(names: [&str; 8]) -> Tensors {
     let hub = support::fixture(HUB);
     let [words, last, block, qkv_norm, qkv, norm, first, second] = names;
@@ -124,4 +126,19 @@ fn all_layouts_give_the_same_bytes() {
     fs::write(source.join("config.json"), r#"{"n_heads": 2}"#).unwrap();
     write_bin(&source.join("pytorch_model.bin"), &package, Format::F32);
     assert!(exported(&source, &at("package_model")) == hub);
+}
+
+/// There are no fused graphs of blocks that the CUDA kernels do not compute.
+#[test]
+fn a_fused_graph_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model");
+    exported(&support::fixtures().join(HUB), &target);
+    let graph = Model::open(&target).unwrap().graph(&GraphRequest {
+        kind: GraphKind::Fused,
+        precision: Precision::Fp16,
+        layer: LAYERS,
+        outputs: vec![Output::Mean],
+    });
+    assert!(matches!(graph, Err(Error::Precision { .. })));
 }

@@ -172,7 +172,7 @@ impl CudaKernels {
         let attention = of(ProgramKind::Attention)
             .enumerate()
             .map(|(index, module)| {
-                let short = sizes.head() > 64 || index == 0;
+                let short = sizes.head_width > 64 || index == 0;
                 let queries = if short { 64 } else { 128 };
                 Ok((queries, function(module, "attention", 0)?))
             })
@@ -414,7 +414,7 @@ impl CudaKernels {
             Pointer(angles),
             int(tokens)?,
         ];
-        let blocks = (tokens * self.sizes.head() / 2).div_ceil(256);
+        let blocks = (tokens * self.sizes.head_width / 2).div_ceil(256);
         // SAFETY: the caller's promise.
         unsafe {
             launch(

@@ -496,7 +496,7 @@ impl Call<'_> {
                     .positions(self.stream, starts, positions, tokens)
             }
         } else {
-            let angles = self.output(0, &[tokens, self.kernels.sizes().head()])?;
+            let angles = self.output(0, &[tokens, self.kernels.sizes().head_width])?;
             // SAFETY: as in `attention`.
             unsafe {
                 self.kernels
@@ -594,7 +594,7 @@ impl Call<'_> {
             }
             Epilogue::NormRotary => {
                 arguments.bias = self.input(3)?.check(2 * sizes.hidden)?;
-                arguments.angles = self.input(4)?.check(tokens * sizes.head())?;
+                arguments.angles = self.input(4)?.check(tokens * sizes.head_width)?;
             }
             _ => {}
         }

@@ -21,7 +21,7 @@ use seqembed_onnx::Sizes;
 #[must_use]
 pub fn concurrent_batches(sizes: &Sizes) -> usize {
     let small = sizes.hidden < 512;
-    let persistent = sizes.hidden < 1_024 && sizes.head() == 64;
+    let persistent = sizes.hidden < 1_024 && sizes.head_width == 64;
     if small || persistent { 2 } else { 1 }
 }
 

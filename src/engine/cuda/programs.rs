@@ -121,7 +121,7 @@ fn define_bf16(precision: Precision) -> String {
 fn defines(sizes: &Sizes, precision: Precision) -> Vec<String> {
     vec![
         define_bf16(precision),
-        define("HEAD", sizes.head()),
+        define("HEAD", sizes.head_width),
         define("HEADS", sizes.heads),
         define("HIDDEN", sizes.hidden),
     ]
@@ -134,7 +134,7 @@ fn row_program(sizes: &Sizes, precision: Precision) -> Program {
         kind: ProgramKind::Rows,
     };
     if let Some(base) = sizes.rotary_base {
-        let frequencies = rotary_frequencies(sizes.head(), base);
+        let frequencies = rotary_frequencies(sizes.head_width, base);
         let _ = write!(
             program.source,
             "__constant__ float rotary_frequencies[{}] = {{",
@@ -157,7 +157,7 @@ fn row_program(sizes: &Sizes, precision: Precision) -> Program {
 fn attention_program(sizes: &Sizes, precision: Precision, groups: usize) -> Program {
     let mut options = defines(sizes, precision);
     options.push(define("ALIBI", usize::from(sizes.alibi)));
-    if sizes.head() <= 64 {
+    if sizes.head_width <= 64 {
         options.push(define("GROUPS", groups));
     }
     Program {
@@ -207,7 +207,7 @@ fn dense_layers(sizes: &Sizes, precision: Precision) -> Vec<Layer> {
 fn dense_program(sizes: &Sizes, precision: Precision, layer: Layer) -> Program {
     let mut options = vec![
         define_bf16(precision),
-        define("HEAD", sizes.head()),
+        define("HEAD", sizes.head_width),
         define("HIDDEN", sizes.hidden),
     ];
     if layer.fp8 {
@@ -226,7 +226,7 @@ fn dense_program(sizes: &Sizes, precision: Precision, layer: Layer) -> Program {
 
 /// Whether Hopper's attention serves a model of these sizes.
 fn has_hopper_attention(sizes: &Sizes) -> bool {
-    match sizes.head() {
+    match sizes.head_width {
         64 => true,
         // Two heads at a time.
         32 => sizes.heads.is_multiple_of(2) && !sizes.alibi,
@@ -268,17 +268,15 @@ pub(super) fn check(sizes: &Sizes, precision: Precision) -> Result<(), KernelErr
     let fits = precision != Precision::Fp32
         && sizes.hidden.is_multiple_of(8)
         && sizes.intermediate.is_multiple_of(8)
-        && sizes.head().is_multiple_of(8)
-        && sizes.head() <= 128
+        && sizes.head_width.is_multiple_of(8)
+        && sizes.head_width <= 128
         && sizes.hidden <= 8192;
     if fits {
         Ok(())
     } else {
         Err(KernelError::Unsupported(format!(
             "there are no {precision} kernels for {} heads of {} dimensions and a width of {}",
-            sizes.heads,
-            sizes.head(),
-            sizes.hidden
+            sizes.heads, sizes.head_width, sizes.hidden
         )))
     }
 }

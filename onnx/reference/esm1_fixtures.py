@@ -184,31 +184,14 @@ def main() -> None:
             assert largest <= AGREE, f"fair-esm and transformers differ by {largest:.2e}"
             case = f"{name}-{file}"
             per_token = [1, 4] if file == "mixed" else []
-            for layer, tokens in zip(LAYERS_ASKED, vectors):
-                for how in esm2.POOLINGS:
-                    expected[f"{case}/{how}/{layer}"] = np.stack([esm2.pool(row, how) for row in tokens])
-                for record in per_token:
-                    expected[f"{case}/none/{layer}/{record}"] = np.ascontiguousarray(tokens[record][1:-1])
-
-            def mark(sequence: str) -> str:
-                letters = sequence.rstrip("*").upper()
-                replaced = ["replaced"] if any(letter not in esm2.LETTERS for letter in letters) else []
-                return ",".join(replaced + (["gaps"] if set(letters) & set("-.") else [])) or "ok"
-
-            cases.append(
-                {
-                    "name": case,
-                    "models": [str(path.relative_to(out)) for path in paths],
-                    "input": f"../esm2/inputs/{file}.faa",
-                    "options": [],
-                    "layers": LAYERS_ASKED,
-                    "poolings": list(esm2.POOLINGS),
-                    "per_token_records": per_token,
-                    "ids": [header.split()[0] for header, _ in records],
-                    "lengths": [len(sequence.rstrip("*")) for _, sequence in records],
-                    "status": [mark(sequence) for _, sequence in records],
-                }
-            )
+            about = {
+                "name": case,
+                "models": [str(path.relative_to(out)) for path in paths],
+                "input": f"../esm2/inputs/{file}.faa",
+                "options": [],
+                "status": [esm2.status(sequence) for _, sequence in records],
+            }
+            esm2.add_case(cases, expected, about, records, vectors, LAYERS_ASKED, per_token)
             if file == "mixed":
                 for what, by in mistakes(folders[0], rows).items():
                     print(f"{name}: {what} moves a mean by {by:.2f}")

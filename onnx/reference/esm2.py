@@ -372,3 +372,43 @@ def join(parts: list[np.ndarray], starts: list[int], length: int, width: int) ->
         rows.append(parts[best][1 + position - starts[best]])
     rows.append(parts[-1][-1])
     return np.stack(rows)
+
+
+# ---------------------------------------------------------------------------------------------- fixtures
+
+
+def status(sequence: str, letters: dict[str, int] = LETTERS) -> str:
+    """The status of an embedded record, for a vocabulary with these letters."""
+    found = sequence.rstrip("*").upper()
+    replaced = ["replaced"] if any(letter not in letters for letter in found) else []
+    return ",".join(replaced + (["gaps"] if set(found) & set("-.") else [])) or "ok"
+
+
+def add_case(
+    cases: list[dict],
+    expected: dict[str, np.ndarray],
+    about: dict,
+    records: list[tuple[str, str]],
+    vectors: list[list[np.ndarray]],
+    layers: list[int],
+    per_token: list[int],
+) -> None:
+    """Adds a case, and its vectors in every pooling and layer. `about` has its name, input, options and the status of each record;
+    `vectors` is [layer][record], special tokens included."""
+    for layer, rows in zip(layers, vectors):
+        for how in POOLINGS:
+            expected[f"{about['name']}/{how}/{layer}"] = np.stack([pool(row, how) for row in rows])
+        for record in per_token:
+            expected[f"{about['name']}/none/{layer}/{record}"] = np.ascontiguousarray(rows[record][1:-1])
+    marks = about.pop("status")
+    cases.append(
+        {
+            **about,
+            "layers": layers,
+            "poolings": list(POOLINGS),
+            "per_token_records": per_token,
+            "ids": [header.split()[0] for header, _ in records],
+            "lengths": [len(sequence.rstrip("*")) for _, sequence in records],
+            "status": marks,
+        }
+    )

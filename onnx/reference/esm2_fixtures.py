@@ -224,25 +224,8 @@ def main() -> None:
 
     def add(case: str, file: str, options: list[str], status: list[str], vectors, per_token: list[int]) -> None:
         """Records one case. `vectors` is [layer][record], `<cls>` and `<eos>` included."""
-        records = inputs[file]
-        for layer, rows in zip(LAYERS_ASKED, vectors):
-            for how in esm2.POOLINGS:
-                expected[f"{case}/{how}/{layer}"] = np.stack([esm2.pool(row, how) for row in rows])
-            for record in per_token:
-                expected[f"{case}/none/{layer}/{record}"] = np.ascontiguousarray(rows[record][1:-1])
-        cases.append(
-            {
-                "name": case,
-                "input": f"inputs/{file}.faa",
-                "options": options,
-                "layers": LAYERS_ASKED,
-                "poolings": list(esm2.POOLINGS),
-                "per_token_records": per_token,
-                "ids": [header.split()[0] for header, _ in records],
-                "lengths": [len(sequence.rstrip("*")) for _, sequence in records],
-                "status": status,
-            }
-        )
+        about = {"name": case, "input": f"inputs/{file}.faa", "options": options, "status": status}
+        esm2.add_case(cases, expected, about, inputs[file], vectors, LAYERS_ASKED, per_token)
 
     def whole(file: str) -> list[str]:
         return [sequence for _, sequence in inputs[file]]
@@ -252,12 +235,7 @@ def main() -> None:
     add("mixed", "mixed", [], ["ok"] * len(mixed[0]), mixed, [1, 4, 6, 7])
     letters = reference.run(whole("letters"), LAYERS_ASKED)
 
-    def marks(sequence: str) -> str:
-        letters = sequence.rstrip("*").upper()
-        replaced = ["replaced"] if any(letter not in esm2.LETTERS for letter in letters) else []
-        return ",".join(replaced + (["gaps"] if set(letters) & set("-.") else [])) or "ok"
-
-    add("letters", "letters", [], [marks(sequence) for sequence in whole("letters")], letters, [3])
+    add("letters", "letters", [], [esm2.status(sequence) for sequence in whole("letters")], letters, [3])
 
     # Truncated to the first 100 residues.
     width, overlap = 100, 40

@@ -1,6 +1,6 @@
 //! Python's pickle format, protocol 2, as `torch.save` writes it: the few opcodes that dicts,
-//! lists, text, numbers and tensors need. The values of tensors stand beside the pickle, in entries
-//! of the archive.
+//! lists, text, numbers and tensors need. The values of tensors are not in the pickle, but in
+//! entries of the archive.
 
 use std::io::{self, Write};
 

@@ -336,8 +336,8 @@ impl Case<'_> {
         left
     }
 
-    /// One run, which ends after so many messages: at once, or saving what it has. Says whether all
-    /// was done.
+    /// One run, which ends after so many messages: immediately, or saving what it has. Says
+    /// whether all was done.
     fn run(&self, dice: &mut Dice, messages: usize, is_killed: bool) -> bool {
         let out = self.folder.join("out");
         let mut journal = Journal::open(&out, None, true, &mut |text| {

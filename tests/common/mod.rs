@@ -1,7 +1,7 @@
 //! What the tests of several models share: the built executable, the exported fixtures, a folder to
 //! work in.
 
-// Each test program uses a part of it, and a test may stop at once where its own set-up fails.
+// Each test program uses a part of it, and a test may stop where its own set-up fails.
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod interrupted;

@@ -70,7 +70,7 @@ fn halves_and_a_folder_of_files() {
     let to = place.path("npz");
     let mut options = vec!["-o", text(&to)];
     options.extend(wide);
-    // report.json, and what stands beside a matrix, are no inputs.
+    // report.json, and the files that belong to a matrix, are no inputs.
     assert_run(
         &convert(&[&from], &options),
         DONE,

@@ -1,7 +1,8 @@
 //! ESM C against transformers.
 //!
-//! `tests/fixtures/esmc` is made by `onnx/reference/esmc_fixtures.py`, which also prints how far the
-//! typical mistakes of the family move a vector: at least a thousand times the bound that holds here.
+//! `tests/fixtures/esmc` is made by `onnx/reference/esmc_fixtures.py`, which also prints how far
+//! the typical mistakes of the family move a vector: at least a thousand times the bound that holds
+//! here.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -602,7 +602,8 @@ fn weights_that_the_graph_has_no_place_for_are_refused_in_every_family_and_forma
     }
 }
 
-/// The encoder's own names have the prefix; what feeds it stands beside, and has none.
+/// The encoder's own names have the prefix; what makes its input is a module of its own, without
+/// one.
 #[test]
 fn what_feeds_the_encoder_from_beside_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use seqembed_onnx::checkpoint::adapter_file;
 use seqembed_onnx::model::{GRAPH_VERSION, INFO_FILE, WEIGHTS_FILE};
 use seqembed_onnx::weights::verify;
-use seqembed_onnx::{ExportOptions, Model, known_models};
+use seqembed_onnx::{ExportOptions, Model, ModelInfo, known_models};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -648,6 +648,9 @@ fn export_cached(
             source: Box::new(source),
         }
     })?;
+    if let Some(note) = licence_note(model.info()) {
+        say(&note);
+    }
     hash(&absolute, &mut files).map_err(no_model)?;
     let now = fingerprints(&absolute).map_err(no_model)?;
     if !all(&now, &files, Fingerprint::is_same) {
@@ -671,6 +674,18 @@ fn export_cached(
         remember(&key_of_name(model), &files, &export, &identity)?;
     }
     Ok(folder)
+}
+
+/// A sentence on the licence of a model's weights if it forbids commercial use.
+#[must_use]
+pub fn licence_note(model: &ModelInfo) -> Option<String> {
+    let publication = model.published()?.publication;
+    publication.non_commercial().then(|| {
+        format!(
+            "The licence of {}, {}, does not allow commercial use of the weights.",
+            model.name, publication.licence
+        )
+    })
 }
 
 /// Removes a damaged file of a model if it can be recreated: one derived from `weights.bin`, or an

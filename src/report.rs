@@ -45,6 +45,10 @@ pub struct LoadReport {
     pub layer: usize,
     /// The seed of random weights; absent for real weights.
     pub random_seed: Option<u64>,
+    /// The licence of the weights, as an SPDX identifier: that of the published model of this name
+    /// and family; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
     /// The device that the model was loaded on.
     pub device: String,
     /// The precision of the loaded model.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::families::Architecture;
+use crate::families::catalog::{KnownModel, known_model};
 use crate::families::sizes::FusedFormats;
 pub use crate::files::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use crate::files::{read_small, refuse_lfs_pointer};
@@ -103,6 +105,16 @@ impl ModelInfo {
             map.remove("source");
         }
         check_of(&json)
+    }
+
+    /// The published model that has this one's name and family; `None` for random weights.
+    #[must_use]
+    pub fn published(&self) -> Option<KnownModel> {
+        let same = |known: &KnownModel| {
+            discriminant(&known.architecture) == discriminant(&self.architecture)
+        };
+        let real = self.random_seed.is_none();
+        known_model(&self.name).filter(|known| real && same(known))
     }
 
     /// The text of `seqembed.json`, which checks itself.

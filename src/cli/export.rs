@@ -105,4 +105,7 @@ fn report(model: &Model) {
             "The weights are random (seed {seed}), so the embeddings are meaningless."
         ));
     }
+    if let Some(note) = models::licence_note(info) {
+        say(&note);
+    }
 }

@@ -186,6 +186,9 @@ pub(super) fn load_report(
         weights_sha256: info.weights_sha256.clone(),
         layer: group.layer,
         random_seed: info.random_seed,
+        licence: info
+            .published()
+            .map(|known| known.publication.licence.to_owned()),
         device: device.to_string(),
         precision: precision.to_string(),
         seconds,

@@ -83,6 +83,9 @@ fn provenance(group: &Group, task: &Task, by: &ComputedBy) -> Vec<(String, Strin
     if let Some(seed) = info.random_seed {
         entries.push(("random_seed", seed.to_string()));
     }
+    if let Some(known) = info.published() {
+        entries.push(("licence", known.publication.licence.to_owned()));
+    }
     entries
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))

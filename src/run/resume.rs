@@ -58,8 +58,9 @@ pub(crate) struct Skipped {
 }
 
 /// Options that do not change the numbers, or are in the provenance with the value that they got.
-const NO_FACTS: [&str; 8] = [
+const NO_FACTS: [&str; 9] = [
     "model",
+    "licence",
     "layer",
     "format",
     "max_length",

@@ -129,6 +129,50 @@ fn a_checkpoint_is_exported_once() {
 }
 
 #[test]
+fn the_licence_of_a_known_model_is_listed_and_recorded() {
+    let scene = Scene::new();
+    let listed = scene.command().arg("models").output().expect("it runs");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let title = listed.lines().next().unwrap_or_default();
+    for column in ["FAMILY", "LETTERS", "LICENCE"] {
+        assert!(title.contains(column), "{title}");
+    }
+    let words = |name: &str| {
+        let line = listed.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_default().replace("  ", "")
+    };
+    for word in ["ESM-2", "amino acids", "MIT"] {
+        assert!(words("esm2_t6_8M_UR50D ").contains(word), "{listed}");
+    }
+    assert!(words("DNABERT-2 ").contains("Apache-2.0"), "{listed}");
+
+    scene.copy("hub-safetensors", "tiny");
+    for (model, licence) in [
+        ("esm2_t6_8M_UR50D", Some("MIT")),
+        ("mine", None),
+        // That of another family's model.
+        ("ESMC-300M", None),
+    ] {
+        let mut export = scene.command();
+        export.args(["export", "tiny", "--name", model, "-o", model]);
+        export.assert().success();
+        let out = scene.path(&format!("out_{model}"));
+        let run = [model, "--format", "npy", "-o"];
+        let mut command = scene.command();
+        command.args(["embed", "a.faa", "-m"]).args(run).arg(&out);
+        command.assert().success();
+        let json = |file: &str| -> serde_json::Value {
+            let text = std::fs::read(out.join(file)).expect("a file");
+            serde_json::from_slice(&text).expect("JSON")
+        };
+        let recorded = json("a.provenance.json")["licence"].clone();
+        assert_eq!(recorded.as_str(), licence, "{model}");
+        let reported = json("report.json")["loads"][0]["licence"].clone();
+        assert_eq!(reported.as_str(), licence, "{model}");
+    }
+}
+
+#[test]
 fn a_fair_esm_file_is_a_model() {
     let scene = Scene::new();
     let file = scene.copy("esm2_small.pt", "small.pt");

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::attention::Attention;
 use super::blocks::Blocks;
 use super::config::Config;
-use super::family::{Alphabet, Family, Likeness, Published};
+use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::learned_positions;
 use super::post_norm;
 use crate::checkpoint::names::{Names, plain_name};
@@ -77,6 +77,15 @@ impl Bert {
     }
 }
 
+/// The licence of the weights is that of the code they were published with.
+const PUBLICATION: Publication = Publication {
+    family: "DNABERT",
+    letters: "bases",
+    licence: "Apache-2.0",
+    citation: "doi:10.1093/bioinformatics/btab083",
+    pooling: "cls",
+};
+
 /// Name, hub id, parameters, bases of a k-mer.
 const PUBLISHED: [(&str, &str, &str, u32); 4] = [
     ("DNABERT-3", "zhihan1996/DNA_bert_3", "86M", 3),
@@ -124,6 +133,7 @@ impl Family for Bert {
                 name,
                 hub_id,
                 parameters,
+                publication: PUBLICATION,
                 family: Self::dnabert(k),
             })
             .into()

@@ -1,5 +1,6 @@
 //! The published models, by name.
 
+use super::family::Publication;
 use super::{Architecture, ENTRIES};
 use crate::weights::table::{end, place};
 
@@ -12,6 +13,8 @@ pub struct KnownModel {
     pub hub_id: &'static str,
     /// How many parameters, as its authors count them.
     pub parameters: &'static str,
+    /// Its licence, its paper, and what else is known of it.
+    pub publication: Publication,
     /// Its family, with sizes and settings.
     pub architecture: Architecture,
 }
@@ -33,6 +36,7 @@ pub fn known_models() -> Vec<KnownModel> {
             name: model.name,
             hub_id: model.hub_id,
             parameters: model.parameters,
+            publication: model.publication,
             architecture: model.family,
         })
         .collect()

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::attention::Attention;
 use super::blocks::{Blocks, Positions, tensor};
 use super::config::Config;
-use super::family::{Alphabet, Family, Likeness, Published};
+use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::post_norm;
 use super::sample_bpe::sample_bpe;
 use crate::checkpoint::names::{Names, plain_name};
@@ -19,10 +19,25 @@ use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned, TensorSource};
 
-/// Name, hub id.
-const PUBLISHED: [(&str, &str); 2] = [
-    ("DNABERT-2", "zhihan1996/DNABERT-2-117M"),
-    ("DNABERT-S", "zhihan1996/DNABERT-S"),
+/// The licence of the weights is that of the code they were published with.
+const DNABERT_2: Publication = Publication {
+    family: "DNABERT-2",
+    letters: "bases",
+    licence: "Apache-2.0",
+    citation: "arXiv:2306.15006",
+    pooling: "mean-all",
+};
+
+const DNABERT_S: Publication = Publication {
+    family: "DNABERT-S",
+    citation: "arXiv:2402.08777",
+    ..DNABERT_2
+};
+
+/// Name, hub id, publication.
+const PUBLISHED: [(&str, &str, Publication); 2] = [
+    ("DNABERT-2", "zhihan1996/DNABERT-2-117M", DNABERT_2),
+    ("DNABERT-S", "zhihan1996/DNABERT-S", DNABERT_S),
 ];
 
 /// Sizes and settings of a model of this family.
@@ -139,10 +154,11 @@ impl Family for Dnabert2 {
 
     fn published() -> Vec<Published<Self>> {
         PUBLISHED
-            .map(|(name, hub_id)| Published {
+            .map(|(name, hub_id, publication)| Published {
                 name,
                 hub_id,
                 parameters: "117M",
+                publication,
                 family: Self::of_published_sizes(),
             })
             .into()

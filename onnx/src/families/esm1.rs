@@ -8,7 +8,7 @@ use super::attention::Attention;
 use super::blocks::Blocks;
 use super::config::Config;
 use super::esm::{self, FairEsm};
-use super::family::{Alphabet, Family, Likeness, Published};
+use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::learned_positions;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
@@ -18,6 +18,21 @@ use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
+
+/// MIT is the licence of the repository that all were published with.
+const ESM_1B: Publication = Publication {
+    family: "ESM-1b",
+    letters: "amino acids",
+    licence: "MIT",
+    citation: "doi:10.1073/pnas.2016239118",
+    pooling: "mean",
+};
+
+const ESM_1V: Publication = Publication {
+    family: "ESM-1v",
+    citation: "doi:10.1101/2021.07.09.450648",
+    ..ESM_1B
+};
 
 /// Name, hub id, and whether it has a layer norm behind the embeddings. All have the same sizes.
 const PUBLISHED: [(&str, &str, bool); 6] = [
@@ -190,6 +205,7 @@ impl Family for Esm1 {
                 name,
                 hub_id,
                 parameters: "650M",
+                publication: if norm_before { ESM_1B } else { ESM_1V },
                 family: Self::of_published_sizes(norm_before),
             })
             .into()

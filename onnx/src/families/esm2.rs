@@ -7,7 +7,7 @@ use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm::{self, FairEsm};
-use super::family::{Alphabet, Family, Likeness, Published};
+use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
@@ -16,6 +16,14 @@ use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
+
+const PUBLICATION: Publication = Publication {
+    family: "ESM-2",
+    letters: "amino acids",
+    licence: "MIT",
+    citation: "doi:10.1126/science.ade2574",
+    pooling: "mean",
+};
 
 /// Name and hub id (they share the name), parameters, layers, hidden, heads.
 const PUBLISHED: [(&str, &str, &str, [usize; 3]); 6] = [
@@ -204,6 +212,7 @@ impl Family for Esm2 {
                     name,
                     hub_id,
                     parameters,
+                    publication: PUBLICATION,
                     family: Self::of_sizes(layers, hidden, heads),
                 },
             )

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
-use super::family::{Alphabet, Family, Likeness, Published};
+use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::{Names, in_layer};
 use crate::checkpoint::{Canonical, Checkpoint, Settings};
@@ -18,6 +18,16 @@ use crate::graph::layers::Activation;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Input, Plan, Planned};
+
+/// Of the repositories below. The weights that `EvolutionaryScale` published first, as `.pth`, have
+/// other licences: 300M an open one of its own, 600M one without commercial use.
+const PUBLICATION: Publication = Publication {
+    family: "ESM C",
+    letters: "amino acids",
+    licence: "MIT",
+    citation: "https://www.evolutionaryscale.ai/blog/esm-cambrian",
+    pooling: "mean",
+};
 
 /// Name, hub id, parameters, layers, hidden.
 const PUBLISHED: [(&str, &str, &str, usize, usize); 3] = [
@@ -247,6 +257,7 @@ impl Family for Esmc {
                 name,
                 hub_id,
                 parameters,
+                publication: PUBLICATION,
                 family: Self::of_sizes(layers, hidden),
             })
             .into()

@@ -24,6 +24,30 @@ pub enum Likeness {
     Full,
 }
 
+/// What is known of published models beyond their architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publication {
+    /// The family's name, as its authors write it: `ESM-2`.
+    pub family: &'static str,
+    /// What a sequence consists of: `amino acids`, `bases`.
+    pub letters: &'static str,
+    /// The licence of the weights, as an SPDX identifier.
+    pub licence: &'static str,
+    /// The paper to cite: `doi:` or `arXiv:` and an identifier, else an address.
+    pub citation: &'static str,
+    /// The pooling that the authors use for a sequence's vector, as for `--pooling`.
+    pub pooling: &'static str,
+}
+
+impl Publication {
+    /// Whether the licence forbids commercial use.
+    #[must_use]
+    pub fn non_commercial(&self) -> bool {
+        // Creative Commons' licences and those of companies are both named so.
+        self.licence.contains("-NC-") || self.licence.contains("Non-Commercial")
+    }
+}
+
 /// A published model of a family.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published<F> {
@@ -33,6 +57,8 @@ pub struct Published<F> {
     pub hub_id: &'static str,
     /// How many parameters, as its authors count them.
     pub parameters: &'static str,
+    /// Its licence, its paper, and what else is known of it.
+    pub publication: Publication,
     /// Its sizes and settings.
     pub family: F,
 }

@@ -62,6 +62,7 @@ macro_rules! families {
                             name: model.name,
                             hub_id: model.hub_id,
                             parameters: model.parameters,
+                            publication: model.publication,
                             family: Architecture::$family(model.family),
                         })
                         .collect()

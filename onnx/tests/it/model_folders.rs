@@ -94,6 +94,28 @@ fn published_sizes_have_the_published_number_of_parameters() {
         );
     }
     assert_eq!(known_models().len(), 21);
+    for known in known_models() {
+        let publication = known.publication;
+        let citations = ["doi:10.", "arXiv:", "https://"];
+        assert!(
+            citations
+                .iter()
+                .any(|start| publication.citation.starts_with(start))
+        );
+        assert!(["mean", "mean-all", "cls"].contains(&publication.pooling));
+        let licences = [
+            "MIT",
+            "Apache-2.0",
+            "AFL-3.0",
+            "CC-BY-4.0",
+            "CC-BY-NC-SA-4.0",
+        ];
+        assert!(licences.contains(&publication.licence), "{}", known.name);
+        assert_eq!(
+            publication.non_commercial(),
+            publication.licence.contains("NC")
+        );
+    }
     assert!(known_model("esm2_t7").is_none());
 }
 

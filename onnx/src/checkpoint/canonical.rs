@@ -101,6 +101,9 @@ impl Weights for Canonical<'_> {
     ) -> Result<(), Error> {
         let (_, tensor) = self.find(input)?;
         let failed = || Error::io(&tensor.path, "read");
+        if let (true, &[rows, columns]) = (tensor.column_major, &tensor.shape[..]) {
+            return stream_columns(tensor, [rows, columns], BAND, take);
+        }
         let mut file = File::open(&tensor.path).map_err(failed())?;
         file.seek(SeekFrom::Start(tensor.offset))
             .map_err(failed())?;
@@ -117,5 +120,79 @@ impl Weights for Canonical<'_> {
             left -= piece;
         }
         Ok(())
+    }
+}
+
+/// Bytes of a band of rows of a matrix that is stored column after column. The larger they are, the
+/// fewer pieces the columns are read in.
+const BAND: usize = 16 << 20;
+
+/// Streams a matrix that is stored column after column in the order of its rows, in bands of about
+/// `band` bytes.
+fn stream_columns(
+    tensor: &Tensor,
+    [rows, columns]: [usize; 2],
+    band: usize,
+    take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let failed = || Error::io(&tensor.path, "read");
+    let width = tensor.dtype.bytes();
+    let most = (band / size_of::<f32>() / columns).clamp(1, rows);
+    let mut file = File::open(&tensor.path).map_err(failed())?;
+    let mut bytes = vec![0; most * width];
+    let mut part = Vec::with_capacity(most);
+    let mut values = vec![0.0; most * columns];
+    for first in (0..rows).step_by(most) {
+        let count = most.min(rows - first);
+        for column in 0..columns {
+            let at = ((column * rows + first) * width) as u64;
+            file.seek(SeekFrom::Start(tensor.offset + at))
+                .map_err(failed())?;
+            let bytes = &mut bytes[..count * width];
+            file.read_exact(bytes).map_err(failed())?;
+            part.clear();
+            decode(tensor.dtype, bytes, &mut part);
+            for (row, &value) in values.chunks_exact_mut(columns).zip(&part) {
+                row[column] = value;
+            }
+        }
+        take(&values[..count * columns])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bands_of_any_height_give_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("columns");
+        let (rows, columns) = (7_u8, 3);
+        // The value is 10 times the row and the column, behind two others.
+        let value = |row: u8, column: u8| f32::from(10 * row + column);
+        let stored = (0..columns).flat_map(|column| (0..rows).map(move |row| value(row, column)));
+        let all = [-1.0, -1.0].into_iter().chain(stored);
+        std::fs::write(&path, all.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+        let tensor = Tensor {
+            path,
+            dtype: Dtype::F32,
+            shape: vec![7, 3],
+            offset: 8,
+            column_major: true,
+        };
+        let expected: Vec<f32> = (0..rows)
+            .flat_map(|row| (0..columns).map(move |column| value(row, column)))
+            .collect();
+        for band in [1, 12, 24, 40, 84, 1000] {
+            let mut found = Vec::new();
+            stream_columns(&tensor, [7, 3], band, &mut |values| {
+                found.extend_from_slice(values);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(found, expected, "{band}");
+        }
     }
 }

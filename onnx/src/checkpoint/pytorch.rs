@@ -289,6 +289,35 @@ fn settings(pickle: &Pickle) -> BTreeMap<String, Scalar> {
         .collect()
 }
 
+/// The order of a tensor's values, which lie side by side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Row after row.
+    Rows,
+    /// A matrix, column after column.
+    Columns,
+}
+
+impl Order {
+    /// By shape and strides; `None`: in another order, or with gaps.
+    fn of(described: &Described) -> Option<Self> {
+        let Described { shape, strides, .. } = described;
+        // The stride of the last axis is 1, and that of each other axis is the size of everything
+        // inside it. Strides of axes of length 1 do not matter.
+        let mut step = Some(1_u64);
+        let mut in_rows = true;
+        for (axis, stride) in shape.iter().zip(strides).rev() {
+            in_rows &= *axis == 1 || step == Some(*stride);
+            step = step.and_then(|step| step.checked_mul(*axis as u64));
+        }
+        match (&shape[..], &strides[..]) {
+            _ if in_rows || shape.contains(&0) => Some(Self::Rows),
+            (&[rows, _], &[1, stride]) if stride == rows as u64 => Some(Self::Columns),
+            _ => None,
+        }
+    }
+}
+
 fn place(
     path: &Path,
     name: &str,
@@ -310,20 +339,16 @@ fn place(
     if !entry.stored {
         return Err(bad("is compressed, which PyTorch never does".to_owned()));
     }
-    // Contiguous: the stride of the last axis is 1, and that of each other axis is the size of
-    // everything inside it. Strides of axes of length 1 do not matter.
-    let mut step = Some(1_u64);
-    for (axis, stride) in described.shape.iter().zip(&described.strides).rev() {
-        if *axis != 1 && step != Some(*stride) && !described.shape.contains(&0) {
-            return Err(bad(
-                "is not contiguous; save it again after .contiguous()".to_owned()
-            ));
-        }
-        step = step.and_then(|step| step.checked_mul(*axis as u64));
-    }
+    let Some(order) = Order::of(described) else {
+        return Err(bad(
+            "is not contiguous; save it again after .contiguous()".to_owned()
+        ));
+    };
+    let mut axes = described.shape.iter();
+    let values = axes.try_fold(1_u64, |values, &axis| values.checked_mul(axis as u64));
     let width = described.dtype.bytes() as u64;
     let offset = described.offset.checked_mul(width);
-    let end = step.and_then(|values| values.checked_mul(width)?.checked_add(offset?));
+    let end = values.and_then(|values| values.checked_mul(width)?.checked_add(offset?));
     match (offset, end) {
         (Some(offset), Some(end)) if end <= entry.size => {
             let tensor = Tensor {
@@ -331,6 +356,7 @@ fn place(
                 dtype: described.dtype,
                 shape: described.shape.clone(),
                 offset: entry.start + offset,
+                column_major: order == Order::Columns,
             };
             check_end(path, name, &tensor, length)?;
             Ok(tensor)

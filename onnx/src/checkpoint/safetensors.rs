@@ -70,6 +70,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
             dtype: dtype(info.dtype),
             shape: info.shape.clone(),
             offset: begin + info.data_offsets.0 as u64,
+            column_major: false,
         };
         check_end(path, &name, &tensor, length)?;
         tensors.insert(name, tensor);

@@ -6,7 +6,7 @@ use super::dtype::Dtype;
 use crate::error::Error;
 use crate::shown;
 
-/// The location of a tensor: contiguous little-endian values.
+/// The location of a tensor: little-endian values, all of them side by side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     /// Path of the file.
@@ -17,6 +17,9 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Its first byte in the file.
     pub offset: u64,
+    /// Whether it is a matrix that is stored column after column. `PyTorch` saves the transpose of
+    /// a matrix so, and the weights of models that were converted from JAX are such transposes.
+    pub column_major: bool,
 }
 
 /// Where a tensor ends, checked against the file's length.

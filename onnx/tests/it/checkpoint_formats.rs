@@ -242,6 +242,44 @@ fn a_tensor_that_shares_its_storage_is_read_from_its_offset() {
     assert_eq!(exported(&shared).1, expected);
 }
 
+/// As weights that were converted from JAX are saved: the transpose of a matrix.
+#[test]
+fn matrices_may_be_stored_column_after_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = weights();
+    for format in [Format::F32, Format::Bf16] {
+        let rows = folder.path().join(format!("rows-{format:?}"));
+        write_config(&rows);
+        write_bin(&rows.join("pytorch_model.bin"), &tensors, format);
+
+        let mut pickler = support::Pickler::new();
+        pickler.global("collections", "OrderedDict").raw(b")R(");
+        let mut entries = Vec::new();
+        for (key, (name, tensor)) in tensors.iter().enumerate() {
+            let (strides, values) = match tensor.shape[..] {
+                [rows, columns] => {
+                    let at = |column: usize, row: usize| tensor.values[row * columns + column];
+                    let values =
+                        (0..columns).flat_map(|column| (0..rows).map(move |row| (column, row)));
+                    let values = values.map(|(column, row)| at(column, row)).collect();
+                    (vec![1, rows], values)
+                }
+                _ => (vec![1], tensor.values.clone()),
+            };
+            let key = key.to_string();
+            pickler
+                .text(name)
+                .tensor(&key, format.storage(), 0, &tensor.shape, &strides);
+            entries.push((key, format.bytes(&values)));
+        }
+        let pickle = pickler.raw(b"u").stop();
+        let columns = folder.path().join(format!("columns-{format:?}"));
+        write_config(&columns);
+        support::write_archive(&columns.join("pytorch_model.bin"), &pickle, &entries);
+        assert_eq!(exported(&columns).1, exported(&rows).1);
+    }
+}
+
 #[test]
 fn exporting_twice_writes_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();

@@ -131,10 +131,14 @@ fn every_truncation_of_a_pickle_is_an_error() {
 
 #[test]
 fn tensors_that_do_not_fit_their_entry_are_named() {
-    let cases: [(&[usize], &[usize], usize, &str); 5] = [
+    let cases: [(&[usize], &[usize], usize, &str); 9] = [
         (&[4, 4], &[4, 1], 1, "does not fit"),
+        (&[4, 4], &[1, 4], 1, "does not fit"),
         (&[1 << 30, 1 << 30], &[1 << 30, 1], 0, "does not fit"),
-        (&[4, 4], &[1, 4], 0, "contiguous"),
+        (&[1 << 30, 1 << 30], &[1, 1 << 30], 0, "does not fit"),
+        (&[4, 4], &[1, 5], 0, "contiguous"),
+        (&[2, 4], &[1, 4], 0, "contiguous"),
+        (&[2, 2, 2], &[1, 2, 4], 0, "contiguous"),
         (&[4, 4], &[0, 0], 0, "contiguous"),
         (&[4; 9], &[1; 9], 0, "are invalid"),
     ];

@@ -134,7 +134,7 @@ impl Format {
         }
     }
 
-    fn storage(self) -> &'static str {
+    pub fn storage(self) -> &'static str {
         match self {
             Self::F64 => "DoubleStorage",
             Self::F32 => "FloatStorage",

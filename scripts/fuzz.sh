@@ -6,7 +6,7 @@ seconds=${1:-60}
 cd "$(dirname "$0")/.."
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 fixtures=tests/fixtures
-for target in records manifest safetensors pickle tokenizer journal rows; do
+for target in records manifest safetensors pickle pytorch tokenizer journal rows; do
     corpus=fuzz/corpus/$target
     mkdir -p "$corpus"
     for seed in fuzz/seeds/$target/* fuzz/findings/$target/*; do
@@ -17,6 +17,7 @@ for target in records manifest safetensors pickle tokenizer journal rows; do
     # The header and some of the tensors, as in a truncated file.
     safetensors) head -c 6000 $fixtures/esm2/checkpoints/hub-safetensors/model.safetensors >"$corpus/cut" ;;
     pickle) unzip -p $fixtures/esm2/checkpoints/esm2_small.pt '*data.pkl' >"$corpus/esm2" ;;
+    pytorch) cp $fixtures/pytorch/*.pt "$corpus/" ;;
     # The kind of tokenizer, followed by its file.
     tokenizer)
         { printf 0 && cat $fixtures/esm2/checkpoints/hub-bin/vocab.txt; } >"$corpus/esm"

@@ -10,7 +10,7 @@ use seqembed::manifest;
 use seqembed::records::Reader;
 use seqembed::settings::Overrides;
 use seqembed::tokenize::{self, TokenizerKind};
-use seqembed_onnx::checkpoint::{pickle as pickles, safetensors as tensors};
+use seqembed_onnx::checkpoint::{pickle as pickles, pytorch as archives, safetensors as tensors};
 
 /// A small file may unpack to a large one: what comes after so many bytes is let be.
 const UNPACKED: usize = 4 << 20;
@@ -73,6 +73,16 @@ pub fn safetensors(data: &[u8]) {
 pub fn pickle(data: &[u8]) {
     if let Ok(pickle) = pickles::read(data) {
         let _ = pickle.entry(pickle.root(), "model");
+    }
+}
+
+/// A PyTorch checkpoint, as a zip archive or of before 1.6.
+pub fn pytorch(data: &[u8]) {
+    let path = file("x.bin", data);
+    if let Ok(archive) = archives::read(&path) {
+        for tensor in archive.tensors.values() {
+            assert!(tensor.offset <= data.len() as u64);
+        }
     }
 }
 

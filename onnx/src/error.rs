@@ -184,15 +184,6 @@ pub enum Error {
         /// The length of the file in bytes.
         length: u64,
     },
-    /// A file in the format of `PyTorch` before 1.6.
-    #[error(
-        "{}: this file is in the format of PyTorch before version 1.6, which is not supported; \
-         load it and save it again with a current PyTorch (torch.save), or as safetensors", path.display()
-    )]
-    OldPyTorch {
-        /// Path of the weights file.
-        path: PathBuf,
-    },
     /// A pickle that requests something no checkpoint needs.
     #[error("{}: {source}", path.display())]
     Pickle {

@@ -16,11 +16,12 @@ const TIME: Duration = Duration::from_secs(1);
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     ("records", fuzz::records),
     ("manifest", fuzz::manifest),
     ("safetensors", fuzz::safetensors),
     ("pickle", fuzz::pickle),
+    ("pytorch", fuzz::pytorch),
     ("tokenizer", fuzz::tokenizer),
     ("journal", fuzz::journal),
     ("rows", fuzz::rows),
@@ -79,6 +80,12 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             let mut bytes = Vec::new();
             std::io::copy(&mut archive.by_name(&name).unwrap(), &mut bytes).unwrap();
             seeds.push(bytes);
+        }
+        "pytorch" => {
+            for file in ["zip.pt", "legacy.pt"] {
+                let path = root().join("tests/fixtures/pytorch").join(file);
+                seeds.push(fs::read(path).unwrap());
+            }
         }
         "tokenizer" => {
             let fixtures = root().join("tests/fixtures");

@@ -9,6 +9,7 @@ pub mod names;
 mod open;
 pub mod pickle;
 pub mod pytorch;
+mod pytorch_legacy;
 pub mod remedy;
 pub mod safetensors;
 mod settings;

@@ -146,6 +146,8 @@ pub enum Value {
         key: String,
         /// Number format of the stored values.
         dtype: Dtype,
+        /// How many values it has, where that is told.
+        count: Option<u64>,
     },
     /// A tensor.
     Tensor(Box<Described>),
@@ -171,6 +173,14 @@ impl Pickle {
         &self.values[id]
     }
 
+    /// Every mention of a storage, in order: its key, number format, and how many values it has.
+    pub fn storages(&self) -> impl Iterator<Item = (&str, Dtype, Option<u64>)> {
+        self.values.iter().filter_map(|value| match value {
+            Value::Storage { key, dtype, count } => Some((key.as_str(), *dtype, *count)),
+            _ => None,
+        })
+    }
+
     /// The last value that a dict has under a key.
     #[must_use]
     pub fn entry(&self, dict: &Value, key: &str) -> Option<&Value> {
@@ -190,6 +200,14 @@ impl Pickle {
 /// # Errors
 /// [`PickleError`] when it asks for anything but data, or is damaged.
 pub fn read(bytes: &[u8]) -> Result<Pickle, PickleError> {
+    read_first(bytes).map(|(pickle, _)| pickle)
+}
+
+/// Reads the pickle that these bytes begin with, and returns its length in bytes.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_first(bytes: &[u8]) -> Result<(Pickle, usize), PickleError> {
     let mut machine = Machine {
         bytes,
         at: 0,
@@ -200,10 +218,11 @@ pub fn read(bytes: &[u8]) -> Result<Pickle, PickleError> {
         memo: HashMap::new(),
     };
     let root = machine.run()?;
-    Ok(Pickle {
+    let pickle = Pickle {
         values: machine.values,
         root,
-    })
+    };
+    Ok((pickle, machine.at))
 }
 
 struct Machine<'bytes> {
@@ -605,7 +624,7 @@ impl<'bytes> Machine<'bytes> {
     fn tensor(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Outcome<Described> {
         /// More dimensions than any weight has.
         const DIMENSIONS: usize = 8;
-        let Value::Storage { key, dtype } = &self.values[storage] else {
+        let Value::Storage { key, dtype, .. } = &self.values[storage] else {
             return self.damaged("a tensor without a storage");
         };
         let Value::Int(offset) = self.values[offset] else {
@@ -661,14 +680,24 @@ impl<'bytes> Machine<'bytes> {
     }
 
     /// `('storage', class, key, device, length)`: the way in which `PyTorch` names an entry of its
-    /// archive.
+    /// archive. Before 1.6, a sixth part said which stretch of another storage it is, or `None`.
     fn storage(&mut self) -> Outcome {
         let id = self.pop()?;
         let Value::Tuple(parts) = &self.values[id] else {
             return self.damaged("a persistent id that is not a tuple");
         };
-        let [kind, class, key, ..] = parts.as_slice() else {
+        let [kind, class, key, rest @ ..] = parts.as_slice() else {
             return self.damaged("a persistent id that is too short");
+        };
+        if rest
+            .get(2)
+            .is_some_and(|view| self.values[*view] != Value::None)
+        {
+            return self.damaged("a storage that is a part of another one, which is not supported");
+        }
+        let count = match rest.get(1).map(|count| &self.values[*count]) {
+            Some(Value::Int(count)) => u64::try_from(*count).ok(),
+            _ => None,
         };
         match (
             &self.values[*kind],
@@ -681,6 +710,7 @@ impl<'bytes> Machine<'bytes> {
                 let storage = Value::Storage {
                     key: key.clone(),
                     dtype: *dtype,
+                    count,
                 };
                 self.push(storage);
                 Ok(())

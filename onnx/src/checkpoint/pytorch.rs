@@ -1,5 +1,6 @@
-//! `PyTorch`'s files since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and
-//! `NAME/data/N` with the values, stored without compression.
+//! `PyTorch`'s files. Since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and
+//! `NAME/data/N` with the values, stored without compression. Those of before are read by
+//! `pytorch_legacy.rs`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,22 +12,19 @@ use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Described, Id, Pickle, Value};
+use super::pytorch_legacy;
 use super::settings::Scalar;
 use super::tensor::{Tensor, check_end};
 use crate::error::Error;
 use crate::files::refuse_lfs_pointer;
 use crate::shown;
 
-const FORMAT: &str = "PyTorch";
+pub(super) const FORMAT: &str = "PyTorch";
 /// Maximum number of tensors; the largest model has a hundredth of it. A dict can occur under many
 /// names in a pickle, each time with all its tensors.
 const MOST_TENSORS: usize = 1 << 17;
 /// Maximum size of the pickle in bytes; that of the largest model has a thirtieth of it.
-const LONGEST_PICKLE: u64 = 8 << 20;
-/// Start of the pickle in the older format: protocol 2, followed by a magic number of ten bytes.
-const BEFORE_1_6: [u8; 14] = [
-    0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
-];
+pub(super) const LONGEST_PICKLE: u64 = 8 << 20;
 
 /// The contents of a file.
 #[derive(Debug)]
@@ -42,9 +40,50 @@ pub struct Archive {
 /// # Errors
 /// If it is not such a file, is truncated, or its pickle requests anything but data.
 pub fn read(path: &Path) -> Result<Archive, Error> {
-    let (mut zip, length) = open_archive(path)?;
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let length = file.metadata().map_err(Error::io(path, "read"))?.len();
+    let mut begin = Vec::new();
+    (&mut file)
+        .take(64)
+        .read_to_end(&mut begin)
+        .map_err(Error::io(path, "read"))?;
+    file.rewind().map_err(Error::io(path, "read"))?;
+    let contents = if begin.starts_with(&pytorch_legacy::MAGIC) {
+        pytorch_legacy::read(path, file, length)?
+    } else {
+        refuse_lfs_pointer(path, &begin)?;
+        if !begin.starts_with(b"PK") {
+            return Err(Error::NotACheckpoint {
+                path: path.to_path_buf(),
+                why: "the file is not a PyTorch file (neither a zip archive nor of before PyTorch \
+                      1.6)"
+                    .to_owned(),
+            });
+        }
+        read_zip(path, file)?
+    };
+    let tensors = tensors(path, &contents, length)?;
+    Ok(Archive {
+        tensors,
+        settings: settings(&contents.pickle),
+    })
+}
+
+/// What a file holds, and where.
+pub(super) struct Contents {
+    /// The object that was saved.
+    pub pickle: Pickle,
+    /// The storages that it refers to, by their keys behind `folder`.
+    pub entries: BTreeMap<String, Entry>,
+    /// The folder of the storages in an archive.
+    pub folder: String,
+}
+
+/// Reads a zip archive.
+fn read_zip(path: &Path, file: File) -> Result<Contents, Error> {
+    let mut zip = open_archive(path, file)?;
     let entries = entries(path, &mut zip)?;
-    let Some((name, entry)) = entries.iter().find(|(name, _)| {
+    let Some((name, (index, entry))) = entries.iter().find(|(name, _)| {
         name.split_once('/')
             .is_some_and(|(_, rest)| rest == "data.pkl")
     }) else {
@@ -65,76 +104,63 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
             ),
         ));
     }
-    if let Some(order) = entries.get(&format!("{folder}byteorder")) {
-        let order = small(path, &mut zip, order)?;
+    if let Some((order, _)) = entries.get(&format!("{folder}byteorder")) {
+        let order = small(path, &mut zip, *order)?;
         if order != b"little" {
-            return Err(Error::malformed(
-                path,
-                FORMAT,
-                "its values are big-endian; save the file again on a little-endian machine",
-            ));
+            return Err(big_endian(path));
         }
     }
-    let bytes = small(path, &mut zip, entry)?;
+    let bytes = small(path, &mut zip, *index)?;
     let pickle = pickle::read(&bytes).map_err(|source| Error::Pickle {
         path: path.to_path_buf(),
         source,
     })?;
-    let tensors = tensors(path, &pickle, folder, &entries, length)?;
-    Ok(Archive {
-        tensors,
-        settings: settings(&pickle),
+    let folder = format!("{folder}data/");
+    let entries = entries
+        .into_iter()
+        .map(|(name, (_, entry))| (name, entry))
+        .collect();
+    Ok(Contents {
+        pickle,
+        entries,
+        folder,
     })
 }
 
-/// Opens a file as a zip archive, and returns its length in bytes.
-fn open_archive(path: &Path) -> Result<(ZipArchive<BufReader<File>>, u64), Error> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let length = file.metadata().map_err(Error::io(path, "read"))?.len();
-    let mut begin = Vec::new();
-    (&mut file)
-        .take(64)
-        .read_to_end(&mut begin)
-        .map_err(Error::io(path, "read"))?;
-    if begin.starts_with(&BEFORE_1_6) {
-        return Err(Error::OldPyTorch {
-            path: path.to_path_buf(),
-        });
-    }
-    refuse_lfs_pointer(path, &begin)?;
-    if !begin.starts_with(b"PK") {
-        return Err(Error::NotACheckpoint {
-            path: path.to_path_buf(),
-            why: "the file is not a PyTorch file (not a zip archive)".to_owned(),
-        });
-    }
-    file.rewind().map_err(Error::io(path, "read"))?;
+/// Values in an order of bytes that this reader does not swap.
+pub(super) fn big_endian(path: &Path) -> Error {
+    Error::malformed(
+        path,
+        FORMAT,
+        "its values are big-endian; save the file again on a little-endian machine",
+    )
+}
+
+/// Opens a file as a zip archive.
+fn open_archive(path: &Path, file: File) -> Result<Zip, Error> {
     // Nothing stands before the archive. Left to find that out, the reader takes the directory to
     // end where its zip32 record begins, but PyTorch writes zip64 records between the two, 76 bytes
     // long: an entry of that length, one whose name has 30 letters, is then taken for the first.
     let config = Config {
         archive_offset: ArchiveOffset::Known(0),
     };
-    let zip = ZipArchive::with_config(config, BufReader::new(file)).map_err(|error| {
+    ZipArchive::with_config(config, BufReader::new(file)).map_err(|error| {
         Error::malformed(
             path,
             FORMAT,
             format!("{error}; the file may be truncated: download or copy it again"),
         )
-    })?;
-    Ok((zip, length))
+    })
 }
 
 /// The tensors of a state dict, by their names.
 fn tensors(
     path: &Path,
-    pickle: &Pickle,
-    folder: &str,
-    entries: &BTreeMap<String, Entry>,
+    contents: &Contents,
     length: u64,
 ) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut tensors = BTreeMap::new();
-    let state_dict = state_dict(pickle);
+    let state_dict = state_dict(&contents.pickle);
     if state_dict.len() >= MOST_TENSORS {
         return Err(Error::malformed(
             path,
@@ -143,7 +169,7 @@ fn tensors(
         ));
     }
     for (name, described) in state_dict {
-        let tensor = place(path, &name, described, folder, entries, length)?;
+        let tensor = place(path, &name, described, contents, length)?;
         tensors.insert(name.into_owned(), tensor);
     }
     if tensors.is_empty() {
@@ -155,17 +181,20 @@ fn tensors(
     Ok(tensors)
 }
 
-/// The location of an entry's bytes.
-struct Entry {
-    index: usize,
-    start: u64,
-    size: u64,
-    stored: bool,
+/// The location of a storage's values.
+pub(super) struct Entry {
+    /// Their first byte in the file.
+    pub start: u64,
+    /// How many bytes they are.
+    pub size: u64,
+    /// Whether they are there as they are, without compression.
+    pub stored: bool,
 }
 
 type Zip = ZipArchive<BufReader<File>>;
 
-fn entries(path: &Path, zip: &mut Zip) -> Result<BTreeMap<String, Entry>, Error> {
+/// The entries of an archive and their numbers, by their names.
+fn entries(path: &Path, zip: &mut Zip) -> Result<BTreeMap<String, (usize, Entry)>, Error> {
     let mut entries = BTreeMap::new();
     for index in 0..zip.len() {
         let file = zip
@@ -181,23 +210,20 @@ fn entries(path: &Path, zip: &mut Zip) -> Result<BTreeMap<String, Entry>, Error>
                 format!("entry {index} of the archive cannot be found"),
             ));
         };
-        entries.insert(
-            name,
-            Entry {
-                index,
-                start,
-                size: file.size(),
-                stored: file.compression() == CompressionMethod::Stored,
-            },
-        );
+        let entry = Entry {
+            start,
+            size: file.size(),
+            stored: file.compression() == CompressionMethod::Stored,
+        };
+        entries.insert(name, (index, entry));
     }
     Ok(entries)
 }
 
 /// A small entry's bytes, checked against its checksum.
-fn small(path: &Path, zip: &mut Zip, entry: &Entry) -> Result<Vec<u8>, Error> {
+fn small(path: &Path, zip: &mut Zip, index: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    zip.by_index(entry.index)
+    zip.by_index(index)
         .map_err(|error| Error::malformed(path, FORMAT, error))?
         .take(LONGEST_PICKLE)
         .read_to_end(&mut bytes)
@@ -322,15 +348,14 @@ fn place(
     path: &Path,
     name: &str,
     described: &Described,
-    folder: &str,
-    entries: &BTreeMap<String, Entry>,
+    contents: &Contents,
     length: u64,
 ) -> Result<Tensor, Error> {
     let bad = |what: String| {
         Error::malformed(path, FORMAT, format!("tensor {} {what}", shown::name(name)))
     };
-    let key = format!("{folder}data/{}", described.key);
-    let entry = entries.get(&key).ok_or_else(|| {
+    let key = format!("{}{}", contents.folder, described.key);
+    let entry = contents.entries.get(&key).ok_or_else(|| {
         bad(format!(
             "refers to {}, which is not in the archive",
             shown::name(&key)
@@ -355,7 +380,7 @@ fn place(
                 path: path.to_path_buf(),
                 dtype: described.dtype,
                 shape: described.shape.clone(),
-                offset: entry.start + offset,
+                offset: entry.start.saturating_add(offset),
                 column_major: order == Order::Columns,
             };
             check_end(path, name, &tensor, length)?;

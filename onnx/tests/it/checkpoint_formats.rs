@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::support::{
     self, Format, HEADS, HIDDEN, LAYERS, Tensor, Tensors, fair_esm, hub_folder, renamed, shards,
-    weights, write_bin, write_config, write_fair_esm, write_safetensors, write_torch_archive,
+    weights, write_bin, write_config, write_fair_esm, write_legacy, write_safetensors,
+    write_torch_archive,
 };
 use seqembed_onnx::checkpoint::{Checkpoint, Scalar, Settings};
 use seqembed_onnx::{Architecture, ExportOptions, Model, export};
@@ -36,6 +37,10 @@ fn all_formats_give_the_same_weights() {
         write_config(&bin);
         write_bin(&bin.join("pytorch_model.bin"), &tensors, format);
         sources.push(bin);
+        let legacy = at(&format!("legacy-{format:?}"));
+        write_config(&legacy);
+        write_legacy(&legacy.join("pytorch_model.bin"), &tensors, format);
+        sources.push(legacy);
     }
     let prefixed = renamed(&tensors, |name| format!("esm.{name}"));
     sources.push(hub_folder(&at("prefixed"), &prefixed, Format::F32));
@@ -91,6 +96,13 @@ fn all_formats_give_the_same_weights() {
         "pytorch_model",
         "bin",
         |path, shard| write_bin(path, shard, Format::F32),
+    ));
+    sources.push(shards(
+        &at("sharded-legacy"),
+        &tensors,
+        "pytorch_model",
+        "bin",
+        |path, shard| write_legacy(path, shard, Format::F16),
     ));
     let fair = renamed(&tensors, fair_esm);
     write_fair_esm(&at("fair.pt"), &fair, "esm2");

@@ -14,5 +14,6 @@ mod blocks;
 mod checkpoint_formats;
 mod esmc_layouts;
 mod half_precision;
+mod legacy_pytorch;
 mod malformed_checkpoints;
 mod model_folders;

@@ -223,12 +223,22 @@ pub fn shards(
 #[derive(Debug, Default)]
 pub struct Pickler {
     pub bytes: Vec<u8>,
+    /// Whether it describes storages as `PyTorch` did before 1.6.
+    pub legacy: bool,
 }
 
 impl Pickler {
     pub fn new() -> Self {
         Self {
             bytes: vec![0x80, 2],
+            legacy: false,
+        }
+    }
+
+    pub fn legacy() -> Self {
+        Self {
+            legacy: true,
+            ..Self::new()
         }
     }
 
@@ -277,8 +287,9 @@ impl Pickler {
             .global("torch", storage)
             .text(key)
             .text("cpu")
-            .int(shape.iter().product())
-            .raw(b"tQ");
+            .int(shape.iter().product());
+        // It is no part of another storage.
+        self.raw(if self.legacy { b"NtQ" } else { b"tQ" });
         self.int(offset).ints(shape).ints(strides).raw(b"\x89");
         // No backward hooks: an empty OrderedDict.
         self.global("collections", "OrderedDict").raw(b")RtR")
@@ -339,6 +350,48 @@ pub fn values(tensors: &Tensors, format: Format) -> Vec<(String, Vec<u8>)> {
 pub fn write_bin(path: &Path, tensors: &Tensors, format: Format) {
     let pickle = Pickler::new().state_dict(tensors, format).stop();
     write_archive(path, &pickle, &values(tensors, format));
+}
+
+/// The bytes of a file of before `PyTorch` 1.6, of which `pickle` describes the object: with its
+/// storages, by key, and how many values each has.
+pub fn legacy_file(pickle: &[u8], storages: &[(String, usize, Vec<u8>)], little: bool) -> Vec<u8> {
+    let mut file = Pickler::new()
+        .raw(b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
+        .stop();
+    file.extend(Pickler::new().raw(b"M\xe9\x03").stop());
+    let mut machine = Pickler::new();
+    machine.raw(b"}(").text("protocol_version").int(1001);
+    machine.text("little_endian");
+    machine.raw(if little { b"\x88" } else { b"\x89" });
+    file.extend(machine.raw(b"u").stop());
+    file.extend(pickle);
+    let mut keys = Pickler::new();
+    keys.raw(b"](");
+    for (key, ..) in storages {
+        keys.text(key);
+    }
+    file.extend(keys.raw(b"e").stop());
+    for (_, count, values) in storages {
+        file.extend((*count as u64).to_le_bytes());
+        file.extend(values);
+    }
+    file
+}
+
+/// The storages of a state dict for [`legacy_file`].
+pub fn legacy_values(tensors: &Tensors, format: Format) -> Vec<(String, usize, Vec<u8>)> {
+    let counts = tensors.values().map(|tensor| tensor.values.len());
+    let values = values(tensors, format).into_iter().zip(counts);
+    values
+        .map(|((key, values), count)| (key, count, values))
+        .collect()
+}
+
+/// `torch.save(state_dict, _use_new_zipfile_serialization=False)`.
+pub fn write_legacy(path: &Path, tensors: &Tensors, format: Format) {
+    let pickle = Pickler::legacy().state_dict(tensors, format).stop();
+    let file = legacy_file(&pickle, &legacy_values(tensors, format), true);
+    fs::write(path, file).unwrap();
 }
 
 /// fair-esm's own file: `{"cfg": {"model": Namespace(...)}, "model": state_dict}`.

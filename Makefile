@@ -30,7 +30,7 @@ setup: need-python ## download ONNX Runtime to .seqembed/ (the library from the 
 build: need-cargo setup ## build target/release/seqembed, which finds ONNX Runtime automatically
 	@$(CARGO) build --release --locked
 
-demo: build ## embed the proteomes in examples/ and plot them (in demo/)
+demo: build ## embed the proteomes in examples/ and plot them (in demo/); real weights are verified first
 	@sh scripts/demo.sh
 
 test: need-cargo setup ## run all tests

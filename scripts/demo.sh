@@ -14,6 +14,7 @@ if ! "$seqembed" fetch --no-export "$model" >/dev/null; then
     echo
     "$seqembed" export --random "$model" --force -o "$random"
 fi
+[ -n "$random" ] || "$seqembed" verify "$model"
 rm -rf "$out"
 "$seqembed" run examples/manifest.yaml -o "$out" -m "${random:-$model}"
 "$seqembed" plot "$out" -o "$out/plot.svg"

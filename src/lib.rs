@@ -62,6 +62,7 @@ mod threads;
 #[doc(hidden)]
 pub mod tokenize;
 mod trace;
+mod verify;
 mod virnucpro;
 
 pub use device::Device;

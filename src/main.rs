@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
     USAGE, bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell,
-    shown, signals, told, virnucpro,
+    shown, signals, told, verify, virnucpro,
 };
 
 /// Compute embeddings of many protein and DNA files, loading each model once
@@ -26,6 +26,7 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Export(export::ExportArgs),
     Models(models::ModelsArgs),
+    Verify(verify::VerifyArgs),
     Virnucpro(virnucpro::VirnucproArgs),
     Plot(plot::PlotArgs),
     Convert(convert::ConvertArgs),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Virnucpro(args) => virnucpro::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Convert(args) => convert::run(&args),

@@ -30,8 +30,9 @@ use crate::tokenize;
 pub enum ModelError {
     /// Neither an existing path nor a known name.
     #[error(
-        "there is no model `{spec}`: it is neither a file or folder nor a known name. Known names \
+        "there is no model `{spec}`{}: it is neither a file or folder nor a known name. Known names \
          are {}; name any other model of the hub as ORG/NAME",
+        did_you_mean(spec),
         known_names()
     )]
     Unknown {
@@ -104,6 +105,28 @@ pub enum ModelError {
         /// The underlying error.
         source: std::io::Error,
     },
+}
+
+/// From which likeness on, between 0 and 1, a name is taken for a known one misspelt.
+const ALIKE: f64 = 0.85;
+
+/// The known name that a misspelt one resembles most, in brackets; empty if it resembles none.
+#[must_use]
+pub fn did_you_mean(name: &str) -> String {
+    // `esmc_600m` is ESMC-600M.
+    let plain = |name: &str| -> String {
+        let letters = name.chars().filter(|letter| letter.is_alphanumeric());
+        letters.flat_map(char::to_lowercase).collect()
+    };
+    let given = plain(name);
+    let nearest = known_models()
+        .into_iter()
+        .map(|known| (strsim::jaro_winkler(&plain(known.name), &given), known.name))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other));
+    nearest.map_or_else(String::new, |(_, known)| {
+        format!(" (did you mean `{known}`?)")
+    })
 }
 
 fn known_names() -> String {

@@ -23,6 +23,7 @@ pub use export::{ExportOptions, TokenizerCheck, export, export_random};
 pub use families::Architecture;
 pub use families::catalog::{KnownModel, known_model, known_models};
 pub use families::family::{Alphabet, Family, Publication};
+pub use families::known_values::KnownValues;
 pub use families::sizes::{FusedFormats, Sizes};
 pub use files::is_lfs_pointer;
 pub use graph::request::{GraphKind, GraphRequest, Output, Precision};

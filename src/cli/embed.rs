@@ -13,12 +13,15 @@ use clap::ValueEnum as _;
 use super::progress::Progress;
 use super::{FAILED, LOST, PARTLY, USAGE, disk, say, signals, told};
 use crate::atomic_file;
-use crate::device::DeviceChoice;
+use crate::device::{Device, DeviceChoice};
+use crate::embedder::EmbedderOptions;
+use crate::engine::runtime::Runtime;
+use crate::engine::select;
 use crate::manifest::{self, Job};
 use crate::records::Source;
 use crate::report::Report;
 use crate::run::{self, Options, RunError};
-use crate::settings::{Kernels, Overrides, RunOverrides, seconds};
+use crate::settings::{Kernels, Overrides, Precision, RunOverrides, seconds};
 use crate::text::{are, counted};
 use crate::threads;
 
@@ -136,6 +139,27 @@ impl EngineOptions {
             arguments.extend(["--kernels".to_owned(), kernels.get_name().to_owned()]);
         }
         arguments
+    }
+
+    /// These options for an embedder, which uses one device.
+    ///
+    /// # Errors
+    /// If the device is not available.
+    pub(super) fn embedder(&self, precision: Precision) -> anyhow::Result<EmbedderOptions> {
+        let mut runtime = Runtime::new(self.ort_lib.as_deref());
+        let device = self.device.clone().unwrap_or_default();
+        let selection = select::select(&device, None, &mut runtime)?;
+        let first = selection.devices.first();
+        Ok(EmbedderOptions {
+            settings: Overrides {
+                precision: Some(precision),
+                ..Overrides::default()
+            },
+            threads: self.threads.map(usize::from),
+            ort_lib: self.ort_lib.clone(),
+            kernels: self.kernels.unwrap_or_default(),
+            device: first.map_or(Device::Cpu, |selected| selected.device),
+        })
     }
 
     /// These options, with the manifest's where the command line sets none.

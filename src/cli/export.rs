@@ -83,7 +83,11 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         }
         // What the user gave is wrong: 2, as for any other usage error.
         Err(error) if error.is_input() => {
-            say(&format!("error: {error}"));
+            let hint = match &error {
+                Error::UnknownModel { name } => models::did_you_mean(name),
+                _ => String::new(),
+            };
+            say(&format!("error: {error}{hint}"));
             Ok(ExitCode::from(2))
         }
         Err(error) => Err::<_, Error>(error).context("the export failed"),

@@ -18,6 +18,7 @@ pub mod run;
 pub mod shell;
 pub mod signals;
 mod terminal;
+pub mod verify;
 pub mod virnucpro;
 
 pub use terminal::{pass_on, print, say, shown};

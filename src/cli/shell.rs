@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::pass_on;
+use super::{USAGE, pass_on, say};
 use crate::folders;
 
 /// Print completions for a shell
@@ -55,7 +55,7 @@ pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow
 /// Prints one manual page of `command`, or writes all of them to a folder.
 ///
 /// # Errors
-/// If there is no such subcommand, or the pages cannot be written.
+/// If the pages cannot be written.
 pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.output {
         let cannot = || format!("cannot write manual pages to {}", folder.display());
@@ -69,7 +69,12 @@ pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<ExitCod
         None => command,
         Some(name) => match command.find_subcommand(name) {
             Some(found) => found.clone(),
-            None => bail!("there is no subcommand `{name}`: run `seqembed help` for the list"),
+            None => {
+                say(&format!(
+                    "error: there is no subcommand `{name}`: run `seqembed help` for the list"
+                ));
+                return Ok(USAGE.into());
+            }
         },
     };
     let mut text = Vec::new();

@@ -198,11 +198,18 @@ impl Sandbox {
             let (_, checkpoint) = stand_in.unwrap_or_else(|| panic!("nothing for {name}"));
             let storage = format!("home/hf/hub/models--{}", id.replace('/', "--"));
             let snapshot = self.path(&storage).join("snapshots").join(COMMIT);
-            fs::create_dir_all(snapshot.parent().unwrap()).unwrap();
             fs::create_dir_all(self.path(&storage).join("refs")).unwrap();
             fs::write(self.path(&storage).join("refs/main"), COMMIT).unwrap();
             let checkpoint = repository().join("tests/fixtures").join(checkpoint);
-            symlink(checkpoint, &snapshot).unwrap();
+            fs::create_dir_all(&snapshot).unwrap();
+            for entry in fs::read_dir(checkpoint).unwrap() {
+                let file = entry.unwrap();
+                symlink(file.path(), snapshot.join(file.file_name())).unwrap();
+            }
+            if !snapshot.join("vocab.txt").exists() && !snapshot.join("tokenizer.json").exists() {
+                // All repositories have one; ESM C's vocabulary is that of the family.
+                fs::write(snapshot.join("tokenizer.json"), "{}").unwrap();
+            }
         }
     }
 

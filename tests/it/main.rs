@@ -49,4 +49,5 @@ mod resume;
 mod shell;
 mod snakemake;
 mod soak;
+mod verify;
 mod virnucpro;

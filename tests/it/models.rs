@@ -173,6 +173,30 @@ fn the_licence_of_a_known_model_is_listed_and_recorded() {
 }
 
 #[test]
+fn a_misspelt_name_is_recognised() {
+    let scene = Scene::new();
+    for (spelt, meant) in [
+        ("esm2_650M", "esm2_t33_650M_UR50D"),
+        ("esm2_t33_650M", "esm2_t33_650M_UR50D"),
+        ("esm2_t6_8M_UR50S", "esm2_t6_8M_UR50D"),
+        ("esmc_600m", "ESMC-600M"),
+        ("dnabert2", "DNABERT-2"),
+        ("DNABERTS", "DNABERT-S"),
+    ] {
+        let meant = predicate::str::contains(format!("(did you mean `{meant}`?)"));
+        let named = scene.embed(spelt).assert().code(2);
+        named.stderr(meant.clone());
+        let mut random = scene.command();
+        random.args(["export", "--random", spelt, "-o", "random"]);
+        random.assert().code(2).stderr(meant);
+    }
+    for other in ["bert", "word2vec", "model"] {
+        let said = scene.embed(other).assert().code(2);
+        said.stderr(predicate::str::contains("did you mean").not());
+    }
+}
+
+#[test]
 fn a_fair_esm_file_is_a_model() {
     let scene = Scene::new();
     let file = scene.copy("esm2_small.pt", "small.pt");

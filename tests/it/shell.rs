@@ -86,7 +86,7 @@ fn every_subcommand_has_a_manual_page() {
         "{run}"
     );
     let wrong = seqembed(&["man", "nothing"]);
-    assert_run(&wrong, 1, &["`nothing`", "seqembed help"]);
+    assert_run(&wrong, WRONG, &["`nothing`", "seqembed help"]);
 }
 
 /// The standard output, the standard error, or both are pipes whose reader is gone.

@@ -1,6 +1,7 @@
 //! The published models, by name.
 
 use super::family::Publication;
+use super::known_values::KnownValues;
 use super::{Architecture, ENTRIES};
 use crate::weights::table::{end, place};
 
@@ -24,6 +25,15 @@ impl KnownModel {
     #[must_use]
     pub fn weights_bytes(&self) -> u64 {
         end(&place(&self.architecture.family().plan()))
+    }
+
+    /// Values that were published of its output, with its real weights.
+    #[must_use]
+    pub fn published_values(&self) -> Vec<KnownValues> {
+        let families = ENTRIES.iter();
+        families
+            .flat_map(|entry| (entry.published_values)(self.name))
+            .collect()
     }
 }
 

@@ -2,6 +2,8 @@
 //! `MosaicBERT` (Portes et al., 2023). Post-norm blocks, `ALiBi` in both directions instead of
 //! position embeddings, a gated feed-forward layer.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,6 +11,7 @@ use super::attention::Attention;
 use super::blocks::{Blocks, Positions, tensor};
 use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::known_values::KnownValues;
 use super::post_norm;
 use super::sample_bpe::sample_bpe;
 use crate::checkpoint::names::{Names, plain_name};
@@ -32,6 +35,24 @@ const DNABERT_S: Publication = Publication {
     family: "DNABERT-S",
     citation: "arXiv:2402.08777",
     ..DNABERT_2
+};
+
+/// From `VirNucPro`'s reference file `reference_vanilla_output/output_1_DNABERT_S.pt`
+/// (broadinstitute, MIT): the reading frame `synthetic_seq_1_chunk_1R1`.
+const VIRNUCPRO: KnownValues = KnownValues {
+    source: Cow::Borrowed(
+        "virnucpro-broad, tests/data/reference_vanilla_output/output_1_DNABERT_S.pt",
+    ),
+    sequence: Cow::Borrowed(
+        "TTATTTCGCCGCTTCTTTCGCCGCTTTCAGTTCCGCAATCGCTTCTTTCGCCGCTTCAATCGCTTTACCTTTCGCCGCCATCGC\
+         TTCCGCCGCTTTTTTAATCGCTTCTGCCAGTTCTGCACGTTTTTCAATCGCTTCTTTCAGTTCTGCAATACGTTTACCTTTGCT\
+         AGCCAT",
+    ),
+    pooling: Some(Cow::Borrowed("mean-all")),
+    values: Cow::Borrowed(&[-0.070582, 0.067121, 0.02816, -0.29252]),
+    norm: Some(3.660475),
+    tolerance: 5e-4,
+    ..KnownValues::MEAN
 };
 
 /// Name, hub id, publication.
@@ -162,6 +183,14 @@ impl Family for Dnabert2 {
                 family: Self::of_published_sizes(),
             })
             .into()
+    }
+
+    fn published_values(name: &str) -> Vec<KnownValues> {
+        if name == "DNABERT-S" {
+            vec![VIRNUCPRO]
+        } else {
+            Vec::new()
+        }
     }
 
     fn blocks(&self) -> Blocks {

@@ -1,12 +1,14 @@
 //! What the ESM families share: the vocabulary, fair-esm's `.pt` files, names of tensors, and what
 //! token dropout leaves of the embeddings.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::checkpoint::names::{self, Names, in_layer, plain_name};
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
+use crate::families::known_values::KnownValues;
 use crate::weights::table::{Input, Plan, TensorSource};
 
 /// One token a residue: the vocabulary of ESM-1b, ESM-1v and ESM-2, by id.
@@ -49,6 +51,21 @@ pub fn check_ids(text: &str, pad: Option<usize>, mask: Option<usize>) -> Result<
         }
     }
     Ok(())
+}
+
+/// The first values of `<cls>` and of the first residues of GLDALQITV: one of transformers' tests
+/// has published those of several models.
+#[must_use]
+pub fn corner(source: &'static str, rows: &'static [[f32; 3]; 3]) -> Vec<KnownValues> {
+    let row = |(token, values): (usize, &'static [f32; 3])| KnownValues {
+        source: Cow::Borrowed(source),
+        sequence: Cow::Borrowed("GLDALQITV"),
+        pooling: (token == 0).then_some(Cow::Borrowed("cls")),
+        residue: (token > 0).then_some(token),
+        values: Cow::Borrowed(values),
+        ..KnownValues::MEAN
+    };
+    rows.iter().enumerate().map(row).collect()
 }
 
 /// How both layouts of ESM checkpoints name their tensors. `unused` are those that no vector

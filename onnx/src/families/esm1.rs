@@ -9,6 +9,7 @@ use super::blocks::Blocks;
 use super::config::Config;
 use super::esm::{self, FairEsm};
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::known_values::KnownValues;
 use super::learned_positions;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
@@ -33,6 +34,15 @@ const ESM_1V: Publication = Publication {
     citation: "doi:10.1101/2021.07.09.450648",
     ..ESM_1B
 };
+
+/// The first three values of the first three tokens, `<cls>` among them, of the ids 0, 6, 4, 13, 5,
+/// 4, 16, 12, 11, 7, 2: published by transformers' test `test_inference_no_head` while the
+/// model was being added (commit 01515708), as `facebook/esm-1b`.
+const CORNER: [[f32; 3]; 3] = [
+    [-0.1687, 0.0673, 0.0991],
+    [0.2569, 0.0041, 0.2266],
+    [0.1488, 0.0387, 0.0665],
+];
 
 /// Name, hub id, and whether it has a layer norm behind the embeddings. All have the same sizes.
 const PUBLISHED: [(&str, &str, bool); 6] = [
@@ -209,6 +219,16 @@ impl Family for Esm1 {
                 family: Self::of_published_sizes(norm_before),
             })
             .into()
+    }
+
+    fn published_values(name: &str) -> Vec<KnownValues> {
+        if name != "esm1b_t33_650M_UR50S" {
+            return Vec::new();
+        }
+        esm::corner(
+            "transformers, ESMModelIntegrationTest at commit 01515708",
+            &CORNER,
+        )
     }
 
     fn blocks(&self) -> Blocks {

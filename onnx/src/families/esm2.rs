@@ -1,5 +1,7 @@
 //! ESM-2 (Lin et al., 2023): pre-norm blocks, rotary positions, erf GELU, a last layer norm.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -8,6 +10,7 @@ use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm::{self, FairEsm};
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::known_values::KnownValues;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
@@ -23,6 +26,25 @@ const PUBLICATION: Publication = Publication {
     licence: "MIT",
     citation: "doi:10.1126/science.ade2574",
     pooling: "mean",
+};
+
+/// The first three values of the first three tokens, `<cls>` among them, of the ids 0, 6, 4, 13, 5,
+/// 4, 16, 12, 11, 7, 2: published by transformers' test `test_inference_no_head`.
+const CORNER: [[f32; 3]; 3] = [
+    [0.1444, 0.5413, 0.3248],
+    [0.3034, 0.0053, 0.3108],
+    [0.3228, -0.2499, 0.3415],
+];
+
+/// From `VirNucPro`'s reference file `test_with_orfs_protein/output_1_ESM.pt` (broadinstitute,
+/// MIT): the reading frame `synthetic_seq_2_chunk_1R2`.
+const VIRNUCPRO: KnownValues = KnownValues {
+    source: Cow::Borrowed("virnucpro-broad, tests/data/test_with_orfs_protein/output_1_ESM.pt"),
+    sequence: Cow::Borrowed("QRFSIASFSSAIRLPFAASFAAFSSAIASFAASIALPFAAIASAAFLIASASSARF"),
+    values: Cow::Borrowed(&[0.00876, -0.020596, -0.009615, -0.085218]),
+    norm: Some(13.813203),
+    tolerance: 5e-4,
+    ..KnownValues::MEAN
 };
 
 /// Name and hub id (they share the name), parameters, layers, hidden, heads.
@@ -217,6 +239,14 @@ impl Family for Esm2 {
                 },
             )
             .into()
+    }
+
+    fn published_values(name: &str) -> Vec<KnownValues> {
+        match name {
+            "esm2_t6_8M_UR50D" => esm::corner("transformers, EsmModelIntegrationTest", &CORNER),
+            "esm2_t36_3B_UR50D" => vec![VIRNUCPRO],
+            _ => Vec::new(),
+        }
     }
 
     fn blocks(&self) -> Blocks {

@@ -2,6 +2,8 @@
 //! keys over their full width, a feed-forward layer gated by `SiLU`, dense layers without biases,
 //! and residual branches divided by the root of a thirty-sixth of the number of blocks.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,6 +11,7 @@ use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::known_values::KnownValues;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::{Names, in_layer};
 use crate::checkpoint::{Canonical, Checkpoint, Settings};
@@ -27,6 +30,22 @@ const PUBLICATION: Publication = Publication {
     licence: "MIT",
     citation: "https://www.evolutionaryscale.ai/blog/esm-cambrian",
     pooling: "mean",
+};
+
+/// The first six values of the first three residues of [`MEASURED`], published by transformers'
+/// test `ESMCModelIntegrationTest` for ESM C 300M on a CPU.
+const CORNER: [[f32; 6]; 3] = [
+    [0.007080, -0.008179, 0.038574, 0.038574, 0.011597, 0.039307],
+    [-0.015991, -0.016968, 0.008911, 0.027710, 0.003784, 0.071777],
+    [-0.003159, -0.026489, 0.002502, 0.024170, 0.024902, 0.047852],
+];
+
+const MEASURED: KnownValues = KnownValues {
+    source: Cow::Borrowed("transformers, ESMCModelIntegrationTest"),
+    sequence: Cow::Borrowed("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"),
+    // They were computed in bf16; the test allows 1e-2.
+    tolerance: 5e-3,
+    ..KnownValues::MEAN
 };
 
 /// Name, hub id, parameters, layers, hidden.
@@ -261,6 +280,19 @@ impl Family for Esmc {
                 family: Self::of_sizes(layers, hidden),
             })
             .into()
+    }
+
+    fn published_values(name: &str) -> Vec<KnownValues> {
+        if name != "ESMC-300M" {
+            return Vec::new();
+        }
+        let rows = (1..).zip(&CORNER);
+        rows.map(|(residue, values)| KnownValues {
+            residue: Some(residue),
+            values: Cow::Borrowed(values),
+            ..MEASURED
+        })
+        .collect()
     }
 
     fn blocks(&self) -> Blocks {

@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::Names;
 use crate::error::Error;
 use crate::families::blocks::Blocks;
+use crate::families::known_values::KnownValues;
 use crate::families::sizes::{FusedFormats, Sizes};
 use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
@@ -97,6 +98,15 @@ pub trait Family {
     fn published() -> Vec<Published<Self>>
     where
         Self: Sized;
+
+    /// Values that were published of a known model's output, with its real weights.
+    #[must_use]
+    fn published_values(_name: &str) -> Vec<KnownValues>
+    where
+        Self: Sized,
+    {
+        Vec::new()
+    }
 
     /// What its blocks are made of.
     fn blocks(&self) -> Blocks;

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod config;
 pub mod esm;
 pub mod family;
+pub mod known_values;
 pub mod learned_positions;
 pub mod post_norm;
 pub mod pre_norm;

@@ -2,6 +2,7 @@
 //! is known before a checkpoint is read, so that a family is one file and one line.
 
 use super::family::{Likeness, Published};
+use super::known_values::KnownValues;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 
@@ -15,6 +16,8 @@ pub(super) struct Entry<A> {
     pub read: fn(&Checkpoint) -> Result<A, Error>,
     /// [`Family::published`](super::family::Family::published).
     pub published: fn() -> Vec<Published<A>>,
+    /// [`Family::published_values`](super::family::Family::published_values).
+    pub published_values: fn(&str) -> Vec<KnownValues>,
 }
 
 /// Declares the modules of all families, and `Architecture` with a variant for each.
@@ -55,6 +58,7 @@ macro_rules! families {
                     <$family as family::Family>::from_checkpoint(checkpoint)
                         .map(Architecture::$family)
                 },
+                published_values: <$family as family::Family>::published_values,
                 published: || {
                     let published = <$family as family::Family>::published().into_iter();
                     published

@@ -1,0 +1,217 @@
+//! Compares what a model computes with values that are known: published ones, or a user's own.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum as _;
+use seqembed_onnx::KnownValues;
+
+use crate::embedder::{EmbedError, Embedder, EmbedderOptions};
+use crate::output::Rows;
+use crate::pooling::Pooling;
+use crate::settings::{Overrides, Precision};
+
+/// Why nothing could be compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The file of values cannot be read.
+    #[error("cannot read the values in {}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The underlying error.
+        source: std::io::Error,
+    },
+    /// The file does not have the form of a list of values.
+    #[error("{} is not a list of known values", .path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        source: serde_json::Error,
+    },
+    /// An entry asks for something that no model has.
+    #[error("the known values number {number}: {why}")]
+    Entry {
+        /// Which of the list, from 1.
+        number: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The model cannot embed the sequences.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+}
+
+/// One number, as it is known and as the model computed it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// Which of the list of known values it belongs to, from 0.
+    pub entry: usize,
+    /// What it is: `value 3 of residue 1`, counted from 1.
+    pub what: String,
+    /// The known number.
+    pub expected: f32,
+    /// The computed number.
+    pub computed: f32,
+    /// By how much they may differ.
+    pub tolerance: f32,
+}
+
+impl Compared {
+    /// Whether both numbers are the same within the tolerance.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        // NaN agrees with nothing.
+        (self.computed - self.expected).abs() <= self.tolerance
+    }
+}
+
+/// Reads a user's own values, a list in JSON.
+///
+/// # Errors
+/// If the file cannot be read, or is no such list.
+pub fn read(path: &Path) -> Result<Vec<KnownValues>, VerifyError> {
+    let text = std::fs::read(path).map_err(|source| VerifyError::File {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    serde_json::from_slice(&text).map_err(|source| VerifyError::Form {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// Embeds the sequences of all known values with the model at `model`, and compares. The model is
+/// loaded once for each pooling and layer.
+///
+/// # Errors
+/// If an entry of the list is impossible, or the model cannot embed its sequence.
+pub fn compare(
+    model: &str,
+    known: &[KnownValues],
+    options: &EmbedderOptions,
+) -> Result<Vec<Compared>, VerifyError> {
+    let mut wanted = Vec::new();
+    for (entry, values) in known.iter().enumerate() {
+        wanted.push((pooling(entry, values)?, values.layer));
+    }
+    let mut passes = wanted.clone();
+    passes.sort_by_key(|(pooling, layer)| (pooling.to_string(), *layer));
+    passes.dedup();
+    let mut compared = Vec::new();
+    for pass in passes {
+        let settings = Overrides {
+            pooling: Some(pass.0),
+            layer: pass.1,
+            ..options.settings.clone()
+        };
+        let mut embedder = Embedder::new(
+            model,
+            EmbedderOptions {
+                settings,
+                ..options.clone()
+            },
+        )?;
+        let entries = known.iter().zip(&wanted).enumerate();
+        for (entry, (values, _)) in entries.filter(|(_, (_, wanted))| **wanted == pass) {
+            let sequence = [(format!("known_{}", entry + 1), values.sequence.as_ref())];
+            let rows = embedder.embed(sequence)?;
+            let precision = embedder.precision().unwrap_or(Precision::Fp32);
+            compared.extend(numbers(entry, values, &rows, precision)?);
+        }
+    }
+    compared.sort_by_key(|compared| compared.entry);
+    Ok(compared)
+}
+
+fn impossible(entry: usize, why: impl Into<String>) -> VerifyError {
+    VerifyError::Entry {
+        number: entry + 1,
+        why: why.into(),
+    }
+}
+
+/// The pooling of an entry.
+fn pooling(entry: usize, values: &KnownValues) -> Result<Pooling, VerifyError> {
+    if values.values.is_empty() && values.norm.is_none() {
+        return Err(impossible(entry, "neither `values` nor `norm` is given"));
+    }
+    match (&values.pooling, values.residue) {
+        (Some(_), Some(_)) => Err(impossible(
+            entry,
+            "both `pooling` and `residue` are given; a residue's vector is not pooled",
+        )),
+        (None, Some(_)) => Ok(Pooling::None),
+        (None, None) => Ok(Pooling::Mean),
+        (Some(name), None) => match Pooling::from_str(name, false) {
+            Ok(Pooling::None) => Err(impossible(
+                entry,
+                "for a residue's vector, give `residue` instead of `pooling`",
+            )),
+            Ok(pooling) => Ok(pooling),
+            Err(_) => Err(impossible(entry, format!("there is no pooling {name:?}"))),
+        },
+    }
+}
+
+/// Compares the numbers of an entry with the rows of its sequence.
+fn numbers(
+    entry: usize,
+    known: &KnownValues,
+    rows: &Rows,
+    precision: Precision,
+) -> Result<Vec<Compared>, VerifyError> {
+    let at = known.residue.unwrap_or(1);
+    let vector = at
+        .checked_sub(1)
+        .and_then(|at| rows.values.chunks_exact(rows.hidden.max(1)).nth(at))
+        .ok_or_else(|| {
+            let there = rows.vectors.first().copied().unwrap_or_default();
+            impossible(
+                entry,
+                format!("there is no residue {at}: the sequence has {there}, counted from 1"),
+            )
+        })?;
+    if known.values.len() > vector.len() {
+        let (more, width) = (known.values.len(), vector.len());
+        let why = format!("it has {more} values, but a vector of this model has {width}");
+        return Err(impossible(entry, why));
+    }
+    let name = match (known.residue, &known.pooling) {
+        (Some(residue), _) => format!("residue {residue}"),
+        (None, Some(pooling)) => pooling.to_string(),
+        (None, None) => Pooling::Mean.to_string(),
+    };
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let slack = slack(precision);
+    let typical = norm / (vector.len() as f32).sqrt();
+    let value = |(at, (&expected, &computed)): (usize, (&f32, &f32))| Compared {
+        entry,
+        what: format!("value {} of {name}", at + 1),
+        expected,
+        computed,
+        tolerance: known.tolerance + slack * typical,
+    };
+    let pairs = known.values.iter().zip(vector).enumerate();
+    let mut compared: Vec<Compared> = pairs.map(value).collect();
+    compared.extend(known.norm.map(|expected| Compared {
+        entry,
+        what: format!("norm of {name}"),
+        expected,
+        computed: norm,
+        tolerance: known.tolerance * expected.max(1.0) + slack * expected,
+    }));
+    Ok(compared)
+}
+
+/// By which part of a typical value one may differ further than in fp32. Vectors of known models
+/// have a cosine of at least 0.9999 to those in fp32 in fp16, and 0.999 in bf16 and fp8; these are
+/// three times the typical differences that go with it.
+fn slack(precision: Precision) -> f32 {
+    match precision {
+        Precision::Fp16 => 0.05,
+        Precision::Bf16 | Precision::Fp8 => 0.15,
+        Precision::Auto | Precision::Fp32 => 0.0,
+    }
+}

@@ -501,6 +501,12 @@ impl Embedder {
 
     fn group(&self, jobs: Vec<Job>) -> Result<Group, EmbedError> {
         let window = self.opened.window(&self.settings)?;
+        let max_tokens = self.opened.max_tokens(window);
+        let task = |job| Task {
+            job,
+            window,
+            max_tokens,
+        };
         let precision = match &self.resources.reused.session {
             Some(session) => session.info().precision,
             None => self.opened.decide_precision(
@@ -516,7 +522,7 @@ impl Embedder {
             layer: self.layer,
             precision,
             positions: (0..jobs.len()).collect(),
-            tasks: jobs.into_iter().map(|job| Task { job, window }).collect(),
+            tasks: jobs.into_iter().map(task).collect(),
             given: None,
         })
     }

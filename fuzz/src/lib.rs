@@ -92,7 +92,13 @@ pub fn tokenizer(data: &[u8]) {
     let Some((kind, text)) = data.split_first() else {
         return;
     };
-    let kind = [TokenizerKind::Esm, TokenizerKind::Bert, TokenizerKind::Bpe][usize::from(kind % 3)];
+    let kinds = [
+        TokenizerKind::Esm,
+        TokenizerKind::Bert,
+        TokenizerKind::Bpe,
+        TokenizerKind::NonOverlapping,
+    ];
+    let kind = kinds[usize::from(kind % 4)];
     match tokenize::read(kind, text) {
         Ok(tokenizer) => {
             for sequence in [b"ACGTTGCANNACGTMKV".as_slice(), b"", b"A C\xff[CLS]*"] {

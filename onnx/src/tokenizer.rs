@@ -25,6 +25,10 @@ pub enum TokenizerKind {
     Bert,
     /// Byte-pair encoding, from `tokenizer.json`.
     Bpe,
+    /// k-mers of DNA that do not overlap, and single letters between them, as listed in
+    /// `vocab.txt`, with `<cls>` in front and nothing behind.
+    #[serde(rename = "non-overlapping-kmers")]
+    NonOverlapping,
 }
 
 impl TokenizerKind {
@@ -33,7 +37,7 @@ impl TokenizerKind {
     pub fn file(self) -> &'static str {
         match self {
             Self::Bpe => "tokenizer.json",
-            Self::Esm | Self::Bert => "vocab.txt",
+            Self::Esm | Self::Bert | Self::NonOverlapping => "vocab.txt",
         }
     }
 }
@@ -92,7 +96,7 @@ pub fn find(
             // A table is often rounded up.
             (tokens, tokens <= rows)
         }
-        TokenizerKind::Esm | TokenizerKind::Bert => {
+        TokenizerKind::Esm | TokenizerKind::Bert | TokenizerKind::NonOverlapping => {
             let tokens = text.trim_ascii_end().split(|byte| *byte == b'\n').count();
             (tokens, tokens == rows)
         }

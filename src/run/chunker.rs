@@ -17,10 +17,10 @@ use crate::journal::facts::record_hash;
 use crate::journal::rows::Saved;
 use crate::pooling::PooledWindow;
 use crate::records::Record;
-use crate::settings::{Long, Revcomp, Unknown};
+use crate::settings::{Long, Revcomp, Unknown, WindowSize};
 use crate::text::{counted, was};
 use crate::tokenize::dna::reverse_complement;
-use crate::tokenize::{Alphabet, Encoded, Tokenizer};
+use crate::tokenize::{Alphabet, Encoded, Tokenizer, Window};
 
 /// How much goes into a chunk, and how it is cut into batches.
 #[derive(Debug, Clone, Copy)]
@@ -345,9 +345,19 @@ impl<'a> Chunker<'a> {
     /// Cuts a sequence into windows.
     fn windows(&self, task: &Task, encoded: &Encoded) -> Vec<PooledWindow> {
         let settings = &task.job.settings;
-        let size = task.window;
-        let span = self.tokenizer.span();
-        let windows = encoded.windows(span, size.max_length, size.overlap);
+        let WindowSize {
+            max_length,
+            overlap,
+        } = task.window;
+        let all = 0..encoded.ids.len();
+        let windows = if !all.is_empty() && task.fits(encoded.letters, all.len()) {
+            vec![Window {
+                seen: all.clone(),
+                kept: all,
+            }]
+        } else {
+            self.tokenizer.windows(encoded, all, max_length, overlap)
+        };
         let special = self.tokenizer.special();
         settings
             .pooling
@@ -413,19 +423,26 @@ fn apply_policies(
     };
     let mut status = RecordStatus::default();
     let mut sequence = &record.sequence[..];
-    if length > limit {
+    if !task.fits(length, encoded.ids.len()) {
         match settings.long {
             Long::Window => status.windowed = true,
             Long::Truncate => {
                 status.truncated = true;
-                sequence = &sequence[..limit];
-                // A `*` at the cut is inside of the record, and not its end.
-                encoded = tokenizer.encode_beginning(sequence);
+                (sequence, encoded) = truncated(task, tokenizer, sequence, encoded);
             }
             Long::Error => {
+                let exceeds = if length > limit {
+                    format!("{length} {units} exceed option `max_length: {limit}`")
+                } else {
+                    let most = task.max_tokens.unwrap_or(limit);
+                    let tokens = encoded.ids.len();
+                    format!(
+                        "its {length} {units} are {tokens} tokens, more than the {most} of a window"
+                    )
+                };
                 return fail(format!(
-                    "{length} {units} exceed option `max_length: {limit}`; use option `long: window` \
-                     or option `long: truncate` to embed the record anyway"
+                    "{exceeds}; use option `long: window` or option `long: truncate` to embed the \
+                     record anyway"
                 ));
             }
         }
@@ -464,6 +481,28 @@ fn apply_policies(
         letters: sequence.len(),
         encoded,
     })
+}
+
+/// The beginning of a sequence that is embedded whole, and its tokens.
+fn truncated<'sequence>(
+    task: &Task,
+    tokenizer: &dyn Tokenizer,
+    sequence: &'sequence [u8],
+    encoded: Encoded,
+) -> (&'sequence [u8], Encoded) {
+    let mut sequence = sequence;
+    let mut encoded = encoded;
+    if sequence.len() > task.window.max_length {
+        sequence = &sequence[..task.window.max_length];
+        // A `*` at the cut is inside of the record, and not its end.
+        encoded = tokenizer.encode_beginning(sequence);
+    }
+    let next = |most: usize| encoded.starts.as_ref()?.get(most).copied();
+    if let Some(end) = task.max_tokens.and_then(next) {
+        sequence = &sequence[..end as usize];
+        encoded = tokenizer.encode_beginning(sequence);
+    }
+    (sequence, encoded)
 }
 
 /// How many letters a record has, a terminal `*` of a protein not counted. Its rest was counted

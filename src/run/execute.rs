@@ -292,9 +292,9 @@ impl Attempt<'_> {
             range,
             tokens,
         } = &piece.input;
-        let special = self.with.tokenizer.special();
-        let span = self.with.tokenizer.span();
-        let windows = self.chunk.encoded[*record].windows_of(seen.clone(), span, size, overlap);
+        let tokenizer = self.with.tokenizer;
+        let special = tokenizer.special();
+        let windows = tokenizer.windows(&self.chunk.encoded[*record], seen.clone(), size, overlap);
         let range = match self.reduce {
             Reduce::Tokens => &(0..*tokens),
             Reduce::Mean | Reduce::Max => range,

@@ -60,6 +60,7 @@ pub(super) fn group_jobs(
         let layers = opened.model.architecture().layers();
         let layer = job.settings.layer_of(layers).map_err(misfit)?;
         let window = opened.window(&job.settings).map_err(misfit)?;
+        let max_tokens = opened.max_tokens(window);
         let asked = job.settings.precision;
         for device in devices {
             select::check_precision(asked, device, options.kernels).map_err(|why| {
@@ -90,7 +91,11 @@ pub(super) fn group_jobs(
                 given: None,
             });
         }
-        groups[at].tasks.push(Task { job, window });
+        groups[at].tasks.push(Task {
+            job,
+            window,
+            max_tokens,
+        });
         groups[at].positions.push(position);
     }
     Ok(groups)

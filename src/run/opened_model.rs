@@ -61,12 +61,18 @@ impl OpenedModel {
         let limit = limit.map_or(usize::MAX, |tokens| tokens + span - 1);
         let window = settings.window_of(limit)?;
         let WindowSize { max_length, .. } = window;
-        if max_length < span {
-            return Err(SettingsError::Short { max_length, span });
+        let per_token = self.tokenizer.letters_per_token();
+        let shortest = per_token.unwrap_or(span);
+        if max_length < shortest {
+            return Err(SettingsError::Short {
+                max_length,
+                span: shortest,
+            });
         }
         let special = self.tokenizer.special();
         if let Some(positions) = self.model.architecture().family().position_limit() {
-            let limit = positions.saturating_sub(special.count()) + span - 1;
+            let tokens = positions.saturating_sub(special.count());
+            let limit = tokens * per_token.unwrap_or(1) + span - 1;
             if max_length > limit {
                 return Err(SettingsError::Long { max_length, limit });
             }
@@ -76,5 +82,17 @@ impl OpenedModel {
             return Err(SettingsError::NoStrands);
         }
         Ok(window)
+    }
+
+    /// The most tokens of a sequence that is embedded whole, where windows are cut by tokens: as
+    /// many as fill the model's own limit in letters, or what any k-mers of a longer window need.
+    /// Letters that are tokens of their own make more of them.
+    pub(crate) fn max_tokens(&self, window: WindowSize) -> Option<usize> {
+        let per_token = self.tokenizer.letters_per_token()?;
+        let own = self.model.info().max_residues?;
+        let longer = window.max_length > own;
+        // Up to so many letters at the end fill no k-mer.
+        let rest = if longer { per_token - 1 } else { 0 };
+        Some(window.max_length.max(own) / per_token + rest)
     }
 }

@@ -279,6 +279,7 @@ impl Case<'_> {
                     line: None,
                 },
                 window: self.size,
+                max_tokens: None,
             }
         };
         (0..self.sequences.len()).map(task).collect()

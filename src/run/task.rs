@@ -10,9 +10,17 @@ pub struct Task {
     pub job: Job,
     /// Length of a window, and overlap of neighbouring windows.
     pub window: WindowSize,
+    /// The most tokens of a sequence that is embedded whole, where the model's limit is in tokens
+    /// that read several letters each.
+    pub max_tokens: Option<usize>,
 }
 
 impl Task {
+    /// Whether a sequence of so many letters and tokens is embedded whole, and not cut.
+    pub fn fits(&self, letters: usize, tokens: usize) -> bool {
+        letters <= self.window.max_length && self.max_tokens.is_none_or(|most| tokens <= most)
+    }
+
     /// The engine output that the pooling of this job needs.
     pub fn reduce(&self) -> Reduce {
         self.job.settings.pooling.reduce()

@@ -12,10 +12,10 @@ use super::tokenizer::Tokenizer;
 use super::vocabulary::Vocabulary;
 
 /// A letter that is not a base.
-const NO_BASE: u8 = 4;
+pub(super) const NO_BASE: u8 = 4;
 
 /// Two bits for each of A, C, G, T and U, in both cases.
-const BASES: [u8; 256] = {
+pub(super) const BASES: [u8; 256] = {
     let mut bases = [NO_BASE; 256];
     let letters = *b"AaCcGgTtUu";
     let mut at = 0;
@@ -51,28 +51,7 @@ impl KmerTokenizer {
         let special = rules.special(special::BERT, |name| vocabulary.id(name))?;
         let mut words: Vec<(&str, u32)> = vocabulary.words().collect();
         words.sort_unstable_by_key(|&(_, id)| id);
-        let k = words.first().map_or(1, |(word, _)| word.len());
-        if let Some((word, _)) = words.iter().find(|(word, _)| word.len() != k) {
-            return Err(VocabularyError::SeveralK {
-                first: k,
-                second: word.len(),
-                token: (*word).to_owned(),
-            });
-        }
-        // No k-mer is there twice, so that as many as there can be are all.
-        if u32::try_from(k).ok().and_then(|k| 4_usize.checked_pow(k)) != Some(words.len()) {
-            return Err(VocabularyError::Kmers {
-                k,
-                found: words.len(),
-            });
-        }
-        let mut ids = vec![special.unk; words.len()];
-        for (word, id) in words {
-            let at = word.bytes().fold(0, |at, byte| {
-                at << 2 | usize::from(BASES[usize::from(byte)])
-            });
-            ids[at] = id;
-        }
+        let (k, ids) = table(&words, special.unk)?;
         Ok(Self {
             k,
             bases: rules.letters.compose(&BASES),
@@ -81,6 +60,37 @@ impl KmerTokenizer {
             size: vocabulary.size(),
         })
     }
+}
+
+/// k, and the id of each k-mer, two bits a base, its first base highest. `words` are the k-mers of
+/// a vocabulary and their ids.
+///
+/// # Errors
+/// When a k-mer is missing, or they have several lengths.
+pub(super) fn table(words: &[(&str, u32)], unk: u32) -> Result<(usize, Vec<u32>), VocabularyError> {
+    let k = words.first().map_or(1, |(word, _)| word.len());
+    if let Some((word, _)) = words.iter().find(|(word, _)| word.len() != k) {
+        return Err(VocabularyError::SeveralK {
+            first: k,
+            second: word.len(),
+            token: (*word).to_owned(),
+        });
+    }
+    // No k-mer is there twice, so that as many as there can be are all.
+    if u32::try_from(k).ok().and_then(|k| 4_usize.checked_pow(k)) != Some(words.len()) {
+        return Err(VocabularyError::Kmers {
+            k,
+            found: words.len(),
+        });
+    }
+    let mut ids = vec![unk; words.len()];
+    for &(word, id) in words {
+        let at = word.bytes().fold(0, |at, byte| {
+            at << 2 | usize::from(BASES[usize::from(byte)])
+        });
+        ids[at] = id;
+    }
+    Ok((k, ids))
 }
 
 impl Tokenizer for KmerTokenizer {

@@ -11,6 +11,7 @@ mod error;
 mod family_rules;
 pub mod kmer;
 pub mod letters;
+mod non_overlapping;
 mod special;
 mod tokenizer;
 mod vocabulary;
@@ -32,6 +33,7 @@ use std::path::Path;
 use self::bpe::BpeTokenizer;
 use self::kmer::KmerTokenizer;
 use self::letters::LetterTokenizer;
+use self::non_overlapping::NonOverlappingTokenizer;
 use self::vocabulary::Vocabulary;
 
 /// Opens the tokenizer of a model folder.
@@ -89,6 +91,10 @@ pub fn read_with(
         TokenizerKind::Esm => Box::new(LetterTokenizer::esm_with(text, rules)?),
         TokenizerKind::Bpe => Box::new(BpeTokenizer::from_json_with(text, rules)?),
         TokenizerKind::Bert => bert(text, rules)?,
+        TokenizerKind::NonOverlapping => Box::new(NonOverlappingTokenizer::new(
+            &Vocabulary::read(text)?,
+            rules,
+        )?),
     })
 }
 

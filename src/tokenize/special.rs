@@ -57,6 +57,9 @@ pub const BERT: SpecialNames<'static> = SpecialNames {
     unk: "[UNK]",
 };
 
+/// Those of Nucleotide Transformer, which has none behind.
+pub const NUCLEOTIDE_TRANSFORMER: SpecialNames<'static> = SpecialNames { behind: &[], ..ESM };
+
 /// The ids of special tokens, by their names.
 ///
 /// # Errors

@@ -1,8 +1,11 @@
 //! What every tokenizer does.
 
+use std::ops::Range;
+
 use super::alphabet::Alphabet;
 use super::encoded::Encoded;
 use super::special::SpecialTokens;
+use super::windows::Window;
 
 /// A model's vocabulary at work.
 pub trait Tokenizer: Send + Sync {
@@ -30,6 +33,35 @@ pub trait Tokenizer: Send + Sync {
     /// fewer has no token.
     fn span(&self) -> usize {
         1
+    }
+
+    /// The most letters that a token reads, where most read as many, and none of them again: `k` of
+    /// k-mers that do not overlap. The limits of such models are in tokens, and windows are cut by
+    /// tokens. `None`: windows are cut by letters.
+    fn letters_per_token(&self) -> Option<usize> {
+        None
+    }
+
+    /// Cuts a stretch of a sequence's tokens into windows of at most `size` letters, of which
+    /// neighbours share `overlap`.
+    ///
+    /// Where windows are cut by tokens, they are of `size / letters_per_token` tokens, and share
+    /// `overlap / letters_per_token`, whatever these read: all k-mers are those of the whole
+    /// sequence, and no window has more tokens than one of k-mers alone.
+    ///
+    /// # Panics
+    /// If `overlap` or a token is not smaller than `size`: the settings are checked before.
+    fn windows(
+        &self,
+        encoded: &Encoded,
+        tokens: Range<usize>,
+        size: usize,
+        overlap: usize,
+    ) -> Vec<Window> {
+        match self.letters_per_token() {
+            None => encoded.windows_of(tokens, self.span(), size, overlap),
+            Some(most) => super::windows::of_tokens(tokens, size / most, overlap / most),
+        }
     }
 
     /// Why a sequence with this many letters has no token, for its status.

@@ -50,6 +50,22 @@ pub fn windows(length: usize, size: usize, overlap: usize) -> Vec<Window> {
         .collect()
 }
 
+/// Cuts a stretch of tokens into windows of `size` tokens of which neighbours share `overlap`, or as
+/// many as they can.
+///
+/// # Panics
+/// If `size` is 0: the settings are checked before.
+#[must_use]
+pub fn of_tokens(tokens: Range<usize>, size: usize, overlap: usize) -> Vec<Window> {
+    let within = |part: Range<usize>| tokens.start + part.start..tokens.start + part.end;
+    let windows = windows(tokens.len(), size, overlap.min(size.saturating_sub(1)));
+    let windows = windows.into_iter().map(|window| Window {
+        seen: within(window.seen),
+        kept: within(window.kept),
+    });
+    windows.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::cmp::Reverse;

@@ -43,6 +43,7 @@ mod manifest;
 mod mixed_manifest;
 mod models;
 mod nextflow;
+mod nt_parity;
 mod plot;
 mod report;
 mod resume;

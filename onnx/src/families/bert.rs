@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::attention::Attention;
 use super::blocks::Blocks;
 use super::config::Config;
+use super::esm;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::kmers::kmers;
 use super::learned_positions;
 use super::post_norm;
 use crate::checkpoint::names::{Names, plain_name};
@@ -107,7 +109,9 @@ impl Family for Bert {
         // Older files do not say what they are. Their tensors do.
         match config.get("model_type").and_then(Value::as_str) {
             Some("bert") | None
-                if has(".attention.self.query.") && !has(".attention.self.Wqkv.") =>
+                if has(".attention.self.query.")
+                    && !has(".attention.self.Wqkv.")
+                    && !esm::has_its_tensors(checkpoint) =>
             {
                 Likeness::Full
             }
@@ -173,13 +177,9 @@ impl Family for Bert {
     fn sample_tokenizer(&self) -> Option<Vec<u8>> {
         let k = (1..=8).find(|k| 4_usize.pow(*k) + SPECIALS.len() == self.vocabulary)?;
         let mut text = SPECIALS.join("\n");
-        for kmer in 0..4_usize.pow(k) {
+        for kmer in kmers(k) {
             text.push('\n');
-            text.extend(
-                (0..k)
-                    .rev()
-                    .map(|place| ['A', 'T', 'C', 'G'][kmer >> (2 * place) & 3]),
-            );
+            text.push_str(&kmer);
         }
         text.push('\n');
         Some(text.into_bytes())

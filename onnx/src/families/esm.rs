@@ -138,6 +138,14 @@ pub fn plan_words(plan: &mut Plan, shape: [usize; 2], token_dropout: bool, mask_
     }
 }
 
+/// Whether a checkpoint has tensors as Hugging Face names those of ESM: blocks, and the norm behind
+/// them.
+#[must_use]
+pub fn has_its_tensors(checkpoint: &Checkpoint) -> bool {
+    let has = |part: &str| checkpoint.shapes().any(|(name, _)| name.contains(part));
+    has("encoder.emb_layer_norm_after.") && has(".attention.self.query.")
+}
+
 /// Whether a checkpoint is a fair-esm `.pt`, and says that it is of another architecture than those
 /// whose names begin with `wanted`.
 #[must_use]

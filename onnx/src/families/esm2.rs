@@ -11,6 +11,7 @@ use super::config::Config;
 use super::esm::{self, FairEsm};
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::known_values::KnownValues;
+use super::nucleotide_transformer;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
@@ -135,7 +136,8 @@ impl Esm2 {
     fn from_config(config: &Config<'_>) -> Result<Self, Error> {
         config.expect_positions(
             "rotary",
-            "ESM-2 has rotary positions, and ESM-1b and ESM-1v have learned ones and 33 tokens",
+            "ESM-2 has rotary positions, ESM-1b and ESM-1v have learned ones and 33 tokens, and Nucleotide \
+             Transformer has a vocabulary of k-mers",
         )?;
         if config.flag("is_folding_model")? {
             return Err(config.error("is_folding_model is true: ESMFold cannot be exported"));
@@ -199,6 +201,7 @@ impl Family for Esm2 {
             Settings::HuggingFace { config, .. } => {
                 let text = |key: &str| config.get(key).and_then(Value::as_str);
                 match (text("model_type"), text("position_embedding_type")) {
+                    _ if nucleotide_transformer::is_meant(config) => Likeness::None,
                     (Some("esm"), Some("rotary")) => Likeness::Full,
                     (Some("esm"), _) => Likeness::Related,
                     _ => Likeness::None,

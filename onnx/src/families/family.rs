@@ -124,7 +124,8 @@ pub trait Family {
     /// Rows of the embedding table.
     fn vocabulary(&self) -> usize;
 
-    /// Tokens of its vocabulary. The embedding table may have more rows.
+    /// Tokens of its vocabulary. The embedding table may have more rows, or fewer, where sequences
+    /// have none of the last tokens.
     fn tokens(&self) -> usize {
         self.vocabulary()
     }

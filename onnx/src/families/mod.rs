@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod config;
 pub mod esm;
 pub mod family;
+pub mod kmers;
 pub mod known_values;
 pub mod learned_positions;
 pub mod post_norm;
@@ -23,4 +24,5 @@ families! {
     esmc::Esmc,
     bert::Bert,
     dnabert2::Dnabert2,
+    nucleotide_transformer::NucleotideTransformer,
 }

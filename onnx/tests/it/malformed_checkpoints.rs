@@ -538,6 +538,12 @@ fn weights_that_the_graph_has_no_place_for_are_refused_in_every_family_and_forma
         ),
         ("dna/dnabert-3-plain", "bert.", "intermediate.dense"),
         ("dna/dnabert-s", "bert.", "mlp.wo"),
+        (
+            "nt/checkpoints/v2-safetensors",
+            "esm.",
+            "attention.self.query",
+        ),
+        ("nt/checkpoints/v1-saved", "esm.", "intermediate.dense"),
     ] {
         let whole = support::fixture(family);
         let whole = renamed(&whole, |name| {
@@ -606,6 +612,7 @@ fn what_feeds_the_encoder_from_beside_is_refused() {
         ("esm2/checkpoints/hub-safetensors", "esm."),
         ("dna/dnabert-3-plain", "bert."),
         ("dna/dnabert-s", "bert."),
+        ("nt/checkpoints/v2-safetensors", "esm."),
     ] {
         let whole = support::fixture(family);
         let bare = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
@@ -1009,6 +1016,8 @@ fn impossible_sizes_are_refused_in_every_family() {
         "esm1/checkpoints/esm1b-safetensors",
         "dna/dnabert-3-plain",
         "dna/dnabert-s",
+        "nt/checkpoints/v1-saved",
+        "nt/checkpoints/v2-saved",
     ] {
         let folder = tempfile::tempdir().unwrap();
         let original = support::fixtures().join(fixture);
@@ -1035,10 +1044,10 @@ fn impossible_sizes_are_refused_in_every_family() {
         ] {
             // What a family does not read, it does not refuse either.
             let read = match key {
-                "max_position_embeddings" => {
-                    fixture.contains("esm1") || fixture.contains("dnabert-3")
-                }
-                "pad_token_id" => fixture.contains("esm1"),
+                "max_position_embeddings" => ["esm1", "dnabert-3", "nt/"]
+                    .iter()
+                    .any(|part| fixture.contains(part)),
+                "pad_token_id" => fixture.contains("esm1") || fixture.contains("nt/"),
                 _ => true,
             };
             for size in [u64::MAX, u64::MAX / 3, 1 << 40] {
@@ -1060,6 +1069,8 @@ fn settings_of_newer_families_are_refused_by_name() {
     let newest = "esmc/checkpoints/hub";
     let older = "esm1/checkpoints/esm1v-safetensors";
     let rotary = "esm2/checkpoints/hub-transformers5";
+    let [first, second] = ["v1", "v2"].map(|version| format!("nt/checkpoints/{version}-saved"));
+    let (first, second) = (first.as_str(), second.as_str());
     for (fixture, key, value, named) in [
         (newest, "rope_theta", json!(700), "rope_theta"),
         (
@@ -1096,6 +1107,49 @@ fn settings_of_newer_families_are_refused_by_name() {
         (rotary, "mask_token_id", json!(5), "mask_token_id"),
         // The frequencies of all blocks are in one tensor, with an asterisk in its name.
         (rotary, "rope_theta", json!(700), "rotary"),
+        (first, "pad_token_id", json!(0), "pad_token_id"),
+        (first, "mask_token_id", json!(4), "mask_token_id"),
+        (first, "vocab_size", json!(72), "Nucleotide Transformer"),
+        (first, "add_bias_fnn", json!(false), "add_bias_fnn"),
+        (first, "hidden_act", json!("silu"), "hidden_act"),
+        (
+            first,
+            "max_position_embeddings",
+            json!(3),
+            "max_position_embeddings",
+        ),
+        (
+            first,
+            "max_position_embeddings",
+            json!(50),
+            "position_embeddings",
+        ),
+        (
+            first,
+            "position_embedding_type",
+            json!("relative_key"),
+            "position_embedding_type",
+        ),
+        (second, "vocab_size", json!(72), "vocab_size"),
+        // That of version 1, whose special tokens stand elsewhere.
+        (second, "vocab_size", json!(73), "word_embeddings"),
+        (
+            second,
+            "add_bias_fnn",
+            json!(true),
+            "intermediate.dense.bias",
+        ),
+        (second, "hidden_act", json!("gelu"), "hidden_act"),
+        (second, "rope_theta", json!(500), "rope_theta"),
+        (second, "rescaling_factor", json!(2.0), "rescaling_factor"),
+        (second, "is_folding_model", json!(true), "is_folding_model"),
+        (second, "intermediate_size", json!(32), "intermediate.dense"),
+        (
+            second,
+            "position_embedding_type",
+            json!("absolute"),
+            "position_embeddings",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let original = support::fixtures().join(fixture);
@@ -1123,4 +1177,34 @@ fn settings_of_newer_families_are_refused_by_name() {
     let other = support::fixtures().join(older).join("vocab.txt");
     fs::copy(other, folder.path().join("vocab.txt")).unwrap();
     assert_all(&refused(folder.path()), &["vocabulary", "ESM C"]);
+}
+
+/// Nucleotide Transformer's vocabulary follows from the number of its rows.
+#[test]
+fn another_vocabulary_than_that_of_the_family_is_refused() {
+    let published = support::fixtures().join("nt/checkpoints/v2-safetensors");
+    let text = fs::read_to_string(published.join("vocab.txt")).unwrap();
+    for (changed, words) in [
+        // In the order of the alphabet.
+        (
+            text.replace("AAT", "-")
+                .replace("AAC", "AAT")
+                .replace('-', "AAC"),
+            &["vocab.txt", "id 7", "\"AAC\"", "\"AAT\""][..],
+        ),
+        (text.replace("<eos>\n<bos>\n", ""), &["73 tokens", "75"]),
+        (format!("{text}\nR"), &["76 tokens", "75"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(published.join(file), folder.path().join(file)).unwrap();
+        }
+        fs::write(folder.path().join("vocab.txt"), &changed).unwrap();
+        let said = refused(folder.path());
+        assert_all(&said, words.strip_prefix(&["vocab.txt"]).unwrap_or(words));
+        // A line break at the end is no token.
+        fs::write(folder.path().join("vocab.txt"), format!("{text}\n")).unwrap();
+        let target = folder.path().join("model");
+        export(folder.path(), &target, &ExportOptions::default()).unwrap();
+    }
 }

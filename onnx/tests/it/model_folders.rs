@@ -70,6 +70,16 @@ fn published_sizes_have_the_published_number_of_parameters() {
         ("DNABERT-6", 88_600_320),
         ("DNABERT-2", 116_477_952),
         ("DNABERT-S", 116_477_952),
+        // transformers' EsmModel without pooler and contact head, and for version 2 without the
+        // table of positions, and with feed-forward layers twice as wide and without biases.
+        ("NT-500M-human-ref", 478_798_080),
+        ("NT-500M-1000g", 478_798_080),
+        ("NT-2.5B-1000g", 2_530_726_400),
+        ("NT-2.5B-multi-species", 2_530_726_400),
+        ("NT-v2-50M", 52_484_608),
+        ("NT-v2-100M", 94_468_608),
+        ("NT-v2-250M", 229_795_584),
+        ("NT-v2-500M", 490_984_448),
     ] {
         let known = known_model(name).unwrap();
         assert_eq!(known_model(known.hub_id).unwrap(), known);
@@ -93,7 +103,7 @@ fn published_sizes_have_the_published_number_of_parameters() {
             bytes >= 4 * (parameters - folded) && bytes < 4 * parameters + 4096 * plan.len() as u64
         );
     }
-    assert_eq!(known_models().len(), 21);
+    assert_eq!(known_models().len(), 29);
     for known in known_models() {
         let publication = known.publication;
         let citations = ["doi:10.", "arXiv:", "https://"];

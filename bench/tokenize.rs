@@ -50,12 +50,20 @@ fn open(vocabulary: &str) -> Result<Box<dyn Tokenizer>> {
         .is_some_and(|it| it == "json")
     {
         TokenizerKind::Bpe
-    } else if std::fs::read_to_string(vocabulary)?.contains("<cls>") {
-        TokenizerKind::Esm
     } else {
-        TokenizerKind::Bert
+        kind_of_list(&std::fs::read_to_string(vocabulary)?)
     };
     Ok(tokenize::open(folder, kind)?)
+}
+
+/// The kind of a `vocab.txt`.
+fn kind_of_list(text: &str) -> TokenizerKind {
+    let of_bases = |line: &str| line.len() > 1 && line.bytes().all(|byte| b"ACGT".contains(&byte));
+    match (text.contains("<cls>"), text.lines().any(of_bases)) {
+        (true, true) => TokenizerKind::NonOverlapping,
+        (true, false) => TokenizerKind::Esm,
+        (false, _) => TokenizerKind::Bert,
+    }
 }
 
 fn print_ids(file: &str, vocabulary: &str) -> Result<()> {

@@ -5,7 +5,8 @@
     dna_tokens.py check tokenizer.json GENOMES IDS
 
 `train` makes a BPE tokenizer built like DNABERT-2's (special ids, Whitespace pre-tokenizer, no normaliser) from genomes.
-`fixtures` writes expected ids: of that tokenizer, and of transformers' BertTokenizer for k-mers and for single residues.
+`fixtures` writes expected ids: of that tokenizer, of transformers' BertTokenizer for k-mers and for single residues, and of its
+EsmTokenizer for k-mers that do not overlap (Nucleotide Transformer).
 `check` holds ids, a record a line, against the tokenizer's own, id by id; `cargo bench --bench tokenize -- ids` writes them.
 Needs tokenizers and transformers (requirements.txt).
 """
@@ -106,6 +107,22 @@ def kmer_cases(k, sequences):
     return bert_cases(words, texts)
 
 
+def non_overlapping_cases(version, k, sequences):
+    from nt_fixtures import CLS, vocabulary
+    from transformers import EsmTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.txt"
+        path.write_text("\n".join(vocabulary(version, k)))
+        tokenizer = EsmTokenizer(str(path), eos_token=None)
+    for sequence in sequences:
+        # It joins unknown letters that stand side by side.
+        apart = re.sub("[^ACGTN]", lambda letter: f" {letter[0]} ", sequence)
+        cls, *ids = tokenizer(apart)["input_ids"]
+        assert cls == CLS
+        yield {"sequence": sequence, "ids": ids}
+
+
 def write(path, cases):
     lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
     path.write_text(f"[\n{lines}\n]\n")
@@ -117,6 +134,9 @@ def fixtures(tokenizer, out):
     write(out / "bpe.json", bpe_cases(tokenizer, specimens(1, [1, 2, 3, 5, 8, 13, 40, 150, 600, 1500])))
     for k in (3, 4, 5, 6):
         write(out / f"kmer_{k}.json", kmer_cases(k, specimens(k, [1, 2, 3, 4, 5, 6, 7, 12, 60, 150])))
+    for version, k in (("v1", 6), ("v2", 6), ("v2", 3)):
+        made = specimens(10 + k, [1, 2, 3, 5, 6, 7, 11, 12, 13, 60, 150])
+        write(out / f"non_overlapping_{version}_{k}.json", non_overlapping_cases(version, k, made))
     rng = random.Random(7)
     proteins = ["".join(rng.choices(RESIDUES + "XBUZ", k=length)) for length in (1, 2, 10, 60, 200)]
     write(out / "residues.json", bert_cases(list(RESIDUES), [(one, " ".join(one)) for one in proteins]))

@@ -10,6 +10,7 @@ use seqembed::tokenize::dna::{DnaCheck, looks_like_dna, looks_like_protein, reve
 use seqembed::tokenize::{self, Alphabet, Encoded, SpecialTokens, Tokenizer, TokenizerKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 #[derive(Deserialize)]
 struct Case {
@@ -422,6 +423,103 @@ fn kmer_ids_are_those_of_the_file() {
     assert_eq!(tokenizer.encode(b"GNTC").ids, [19, 19, at("TC")]);
 }
 
+/// Nucleotide Transformer's vocabulary of version 1 or 2.
+fn non_overlapping(version: u32, k: u32) -> String {
+    let specials = ["<unk>", "<pad>", "<mask>", "<cls>"].map(str::to_owned);
+    let ends = ["<eos>", "<bos>"].map(str::to_owned);
+    let words = kmers(k)
+        .lines()
+        .skip(5)
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    let letters = ["A", "T", "C", "G", "N"].map(str::to_owned);
+    let lines = if version == 1 {
+        [&specials[..], &words, &letters, &ends].concat()
+    } else {
+        [&specials[..], &ends, &words, &letters].concat()
+    };
+    lines.join("\n")
+}
+
+fn nucleotide_transformer(vocabulary: &str) -> Result<Box<dyn Tokenizer>, String> {
+    tokenize::read(TokenizerKind::NonOverlapping, vocabulary.as_bytes())
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn kmers_that_do_not_overlap_have_the_ids_of_transformers() {
+    for (version, k, rows) in [(1, 6, 4105), (2, 6, 4107), (2, 3, 75)] {
+        let tokenizer = nucleotide_transformer(&non_overlapping(version, k)).unwrap();
+        let expected = SpecialTokens {
+            front: vec![3],
+            behind: Vec::new(),
+            cls: Some(3),
+            pad: 1,
+            unk: 0,
+        };
+        assert_eq!(tokenizer.special(), &expected);
+        // Version 1 has no rows for <eos> and <bos>, the last two.
+        assert_eq!(tokenizer.vocabulary(), rows);
+        assert_eq!(tokenizer.letters_per_token(), Some(k as usize));
+        assert_eq!((tokenizer.alphabet(), tokenizer.span()), (Alphabet::Dna, 1));
+        for Case { sequence, ids, .. } in cases(&format!("non_overlapping_v{version}_{k}.json")) {
+            let encoded = tokenizer.encode(sequence.as_bytes());
+            assert_eq!(encoded.ids, ids, "{sequence}");
+            assert_eq!(encoded.letters, sequence.len());
+            assert_eq!(encoded.unknown, ids.iter().filter(|&&id| id == 0).count());
+            let other = sequence
+                .bytes()
+                .position(|letter| !b"ACGTN".contains(&letter));
+            assert_eq!(encoded.first_unknown, other, "{sequence}");
+            let rna = sequence.to_lowercase().replace('t', "u");
+            assert_eq!(tokenizer.encode(rna.as_bytes()), encoded, "{rna}");
+        }
+        assert_eq!(tokenizer.why_no_tokens(0), "empty sequence");
+    }
+}
+
+/// Files of these hashes are on the hub, with the 2.5B model of several species and with the 50M
+/// one of version 2.
+#[test]
+fn the_vocabularies_of_nucleotide_transformer_are_the_published_ones() {
+    for (name, hash) in [
+        (
+            "NT-2.5B-multi-species",
+            "f1b544e27897936b50bbd925850fa8a08b421c33bb9c26e3711c140c061d0d4c",
+        ),
+        (
+            "NT-v2-50M",
+            "c00e0ad166d6ab3f7540ebc92270392e581bb3106763412f29034b49323e1052",
+        ),
+    ] {
+        let known = seqembed_onnx::known_model(name).unwrap();
+        let file = known.architecture.family().own_tokenizer().unwrap();
+        let found = sha2::Sha256::digest(&file);
+        let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, hash, "{name}");
+        tokenize::check(known.architecture.family(), &file).unwrap();
+    }
+}
+
+#[test]
+fn what_is_no_vocabulary_of_nucleotide_transformer_is_told() {
+    let error = |vocabulary: &str| nucleotide_transformer(vocabulary).err().unwrap();
+    let three = non_overlapping(2, 3);
+    assert_eq!(
+        error(&three.replace("GAT\n", "")),
+        "the vocabulary has 63 k-mers of 3 bases, but all 4^3 are required"
+    );
+    assert!(error(&(three.clone() + "\nACGT")).contains("3 and of 4 bases (`ACGT`)"));
+    assert_eq!(
+        error(&three.replace("<cls>\n", "")),
+        "the vocabulary lacks <cls>"
+    );
+    assert_eq!(error(&three.replace("\nN", "")), "the vocabulary lacks N");
+    assert!(error(&(three.clone() + "\nMKV")).starts_with("`MKV` (id 75)"));
+    assert!(error(&(three + "\nGAT")).contains("`GAT` twice"));
+    assert!(error("<unk>\n<pad>\n<mask>\n<cls>\nA\nC\nG\nT\nN").contains("0 k-mers"));
+}
+
 #[test]
 fn what_is_no_vocabulary_is_told() {
     let error = |vocabulary: &str| bert(vocabulary).err().unwrap();
@@ -698,6 +796,76 @@ proptest! {
             vocabulary.lines().position(|line| line == kmer).map_or(1, |at| u32::try_from(at).unwrap())
         }).collect();
         prop_assert_eq!(tokenizer.encode(sequence.as_bytes()).ids, ids);
+    }
+
+    /// The rule, letter by letter.
+    #[test]
+    fn the_longest_token_from_the_left_comes_first(
+        sequence in proptest::collection::vec(prop_oneof![
+            20 => prop::sample::select(&b"ACGT"[..]),
+            1 => prop::sample::select(&b"acgtuUNnRY-*<\xc3\xff "[..]),
+        ], 0..200),
+        k in 2..=6_u32,
+        version in 1..=2_u32,
+    ) {
+        let vocabulary = non_overlapping(version, k);
+        let lines: Vec<&str> = vocabulary.lines().collect();
+        let id = |word: &str| lines.iter().position(|line| *line == word);
+        let k = k as usize;
+        let upper: Vec<u8> = sequence.iter().map(|letter| match letter.to_ascii_uppercase() {
+            b'U' => b'T',
+            other => other,
+        }).collect();
+        let (mut ids, mut starts, mut at) = (Vec::new(), Vec::new(), 0);
+        while at < upper.len() {
+            let kmer = upper.get(at..at + k).and_then(|kmer| id(std::str::from_utf8(kmer).ok()?));
+            let single = std::str::from_utf8(&upper[at..=at]).ok().and_then(id).unwrap_or(0);
+            ids.push(u32::try_from(kmer.unwrap_or(single)).unwrap());
+            starts.push(u32::try_from(at).unwrap());
+            at += if kmer.is_some() { k } else { 1 };
+        }
+        let tokenizer = nucleotide_transformer(&vocabulary).unwrap();
+        let encoded = tokenizer.encode(&sequence);
+        prop_assert_eq!(&encoded.ids, &ids);
+        prop_assert_eq!(encoded.starts.as_ref(), Some(&starts));
+        prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocabulary()));
+        // Cut where a token starts, a sequence has the tokens before it.
+        let cut = ids.len() / 2;
+        let end = starts.get(cut).map_or(0, |&start| start as usize);
+        prop_assert_eq!(tokenizer.encode_beginning(&sequence[..end]).ids, &ids[..cut]);
+        // The other strand has as many: runs of bases have the same lengths.
+        let other = tokenizer.encode(&reverse_complement(&sequence));
+        prop_assert_eq!(other.ids.len(), ids.len());
+    }
+
+    /// Windows of these tokens have no more of them, nor more letters, than k-mers that fill it.
+    #[test]
+    fn windows_are_cut_by_tokens_that_do_not_overlap(
+        sequence in "([ACGT]{0,40}[NR]{0,9}){0,12}",
+        k in 2..=4_u32,
+        (size, overlap) in (4..80_usize).prop_flat_map(|size| (Just(size), 0..size)),
+    ) {
+        let tokenizer = nucleotide_transformer(&non_overlapping(1, k)).unwrap();
+        let encoded = tokenizer.encode(sequence.as_bytes());
+        let (all, k) = (0..encoded.ids.len(), k as usize);
+        let windows = tokenizer.windows(&encoded, all.clone(), size, overlap);
+        let kept: Vec<usize> = windows.iter().flat_map(|window| window.kept.clone()).collect();
+        prop_assert_eq!(kept, all.clone().collect::<Vec<_>>());
+        let starts = encoded.starts.as_ref().unwrap();
+        let end = |token: usize| starts.get(token).map_or(sequence.len(), |&start| start as usize);
+        for window in &windows {
+            prop_assert!(window.seen.start <= window.kept.start && window.kept.end <= window.seen.end);
+            prop_assert!(window.seen.len() <= size / k);
+            prop_assert!(end(window.seen.end) - end(window.seen.start) <= size);
+            // What the model sees is what it would see of these letters alone.
+            let letters = &sequence.as_bytes()[end(window.seen.start)..end(window.seen.end)];
+            let alone = tokenizer.encode(letters).ids;
+            prop_assert_eq!(alone, &encoded.ids[window.seen.clone()]);
+        }
+        for pair in windows.windows(2) {
+            let shared = pair[0].seen.end - pair[1].seen.start;
+            prop_assert!(shared >= (overlap / k).min(size / k - 1));
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! do not overlap. Version 1 has learned positions and feed-forward layers as ESM-1v; version 2 has
 //! rotary positions, and feed-forward layers gated by `SiLU`, without biases.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -10,6 +12,7 @@ use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::known_values::KnownValues;
 use super::kmers::{BASES, kmers};
 use super::learned_positions;
 use super::sizes::FusedFormats;
@@ -84,6 +87,53 @@ const SECOND: [(&str, &str, &str, [usize; 2]); 4] = [
         "InstaDeepAI/nucleotide-transformer-v2-500m-multi-species",
         "500M",
         [29, 1024],
+    ),
+];
+
+/// From evo.cpp (tcztzy, Apache-2.0), `configs/evidence/oracles`: made there with the authors' code
+/// and transformers 4.32 in fp32.
+const EVO_CPP: KnownValues = KnownValues {
+    sequence: Cow::Borrowed("ATTCCGATTCCGATTCCG"),
+    pooling: Some(Cow::Borrowed("mean-all")),
+    ..KnownValues::MEAN
+};
+
+/// Name of a model, and its known values.
+const KNOWN_VALUES: [(&str, KnownValues); 4] = [
+    (
+        "NT-2.5B-multi-species",
+        KnownValues {
+            source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-nt-2-5b-ms/input-1"),
+            sequence: Cow::Borrowed("AAAACCCCGGGGTTTTACGTNACGTNNNNACGTTGCAACGTACGT"),
+            values: Cow::Borrowed(&[-0.462239, 0.350005, 0.244896, -0.169837, 0.388678, -0.518407]),
+            ..EVO_CPP
+        },
+    ),
+    (
+        "NT-v2-50M",
+        KnownValues {
+            source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-nt-v2-50m-ms"),
+            values: Cow::Borrowed(&[0.048345, 0.201884, 0.205004, 0.038035, 0.283596, -0.115143]),
+            ..EVO_CPP
+        },
+    ),
+    (
+        "NT-v2-100M",
+        KnownValues {
+            source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-nt-v2-100m-ms"),
+            values: Cow::Borrowed(&[
+                -0.142809, 0.198484, 0.194709, 0.040045, -0.245403, -0.461832,
+            ]),
+            ..EVO_CPP
+        },
+    ),
+    (
+        "NT-v2-250M",
+        KnownValues {
+            source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-nt-v2-250m-ms"),
+            values: Cow::Borrowed(&[0.117056, 0.104276, 1.111452, 0.102949, -0.139298, -0.364464]),
+            ..EVO_CPP
+        },
     ),
 ];
 
@@ -366,6 +416,11 @@ impl Family for NucleotideTransformer {
             family,
         })
         .collect()
+    }
+
+    fn published_values(name: &str) -> Vec<KnownValues> {
+        let known = KNOWN_VALUES.into_iter().filter(|(model, _)| *model == name);
+        known.map(|(_, values)| values).collect()
     }
 
     fn blocks(&self) -> Blocks {

@@ -80,7 +80,8 @@ impl NonOverlappingTokenizer {
     }
 
     /// The id of the k-mer that begins a sequence, or else how many letters from there are single
-    /// ones: up to the first that is no base, or to the end.
+    /// ones: the bases before the next letter that is none, and all such letters from there; or the
+    /// rest.
     fn kmer(&self, sequence: &[u8]) -> Result<u32, usize> {
         let Some(letters) = sequence.get(..self.k) else {
             return Err(sequence.len());
@@ -94,8 +95,10 @@ impl NonOverlappingTokenizer {
         if any < NO_BASE {
             return Ok(self.kmers[kmer]);
         }
-        let is_base = |&&letter: &&u8| self.bases[usize::from(letter)] != NO_BASE;
-        Err(letters.iter().take_while(is_base).count() + 1)
+        let is_base = |letter: &u8| self.bases[usize::from(*letter)] != NO_BASE;
+        let bases = letters.iter().take_while(|letter| is_base(letter)).count();
+        let others = &sequence[bases..];
+        Err(bases + others.iter().take_while(|letter| !is_base(letter)).count())
     }
 }
 

@@ -29,11 +29,12 @@ use tempfile::TempDir;
 use crate::common::write_script;
 
 /// What stands in for a model of the hub: one of `tests/fixtures`, by the family.
-const STAND_INS: [(&str, &str); 6] = [
+const STAND_INS: [(&str, &str); 7] = [
     ("esm1b", "esm1/checkpoints/esm1b-safetensors"),
     ("esm1v", "esm1/checkpoints/esm1v-safetensors"),
     ("esm2", "esm2/checkpoints/hub-safetensors"),
     ("ESMC", "esmc/checkpoints/hub"),
+    ("NT-", "nt/checkpoints/v2-saved"),
     ("DNABERT-3", "dna/dnabert-3"),
     ("DNABERT", "dna/dnabert-s"),
 ];

@@ -107,8 +107,9 @@ pub enum ModelError {
     },
 }
 
-/// From which likeness on, between 0 and 1, a name is taken for a known one misspelt.
-const ALIKE: f64 = 0.85;
+/// From which likeness on, between 0 and 1, a name is taken for a known one misspelt: `esm2_650M`
+/// is `esm2_t33_650M_UR50D` (0.9), `bert` is not `IgBert` (0.889).
+const ALIKE: f64 = 0.89;
 
 /// The known name that a misspelt one resembles most, in brackets; empty if it resembles none.
 #[must_use]

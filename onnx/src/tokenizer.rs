@@ -116,6 +116,25 @@ pub fn find(
     Ok(Some(text))
 }
 
+/// Whether a folder has a `tokenizer.json` of byte pairs: others are there for other libraries,
+/// beside a `vocab.txt`, and not read.
+#[must_use]
+pub fn has_byte_pairs(folder: Option<&Path>) -> bool {
+    let Some(folder) = folder else {
+        return false;
+    };
+    let path = folder.join(TokenizerKind::Bpe.file());
+    if !path.is_file() {
+        return false;
+    }
+    let json = read_small(&path, LONGEST).map(|text| serde_json::from_slice::<Value>(&text));
+    match json {
+        Ok(Ok(json)) => json.pointer("/model/type").and_then(Value::as_str) == Some("BPE"),
+        // What is wrong with it is said when it is read, unless the other file is there.
+        _ => !folder.join(TokenizerKind::Bert.file()).is_file(),
+    }
+}
+
 /// How many ids a `tokenizer.json` needs: one more than its highest.
 fn json_tokens(path: &Path, text: &[u8]) -> Result<usize, Error> {
     let json: Value = serde_json::from_slice(text).map_err(Error::json(path))?;
@@ -135,8 +154,10 @@ fn json_tokens(path: &Path, text: &[u8]) -> Result<usize, Error> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten();
+    // Of no letters, a token is in no sequence: the model may have no row for it, as GROVER.
     let ids = vocabulary
-        .values()
+        .iter()
+        .filter_map(|(token, id)| (!token.is_empty()).then_some(id))
         .chain(added.filter_map(|token| token.get("id")));
     let highest = ids.filter_map(Value::as_u64).max();
     let tokens = highest.map_or(0, |id| id.saturating_add(1));

@@ -22,7 +22,7 @@ use tokenizers::models::bpe::BPE;
 
 use super::alphabet::Alphabet;
 use super::bpe_file::{
-    check_added, check_around, check_merges, check_rewriting, ids, unknown_token,
+    check_added, check_around, check_merges, check_rewriting, drop_empty_token, ids, unknown_token,
 };
 use super::bpe_merges::{Letter, Merges, SPACE, Tokens, UNKNOWN, position};
 use super::encoded::Encoded;
@@ -37,6 +37,7 @@ pub struct BpeTokenizer {
     special: SpecialTokens,
     alphabet: Alphabet,
     size: usize,
+    letters_per_token: Option<usize>,
     /// What the library is given for each byte of a sequence.
     read: [u8; 256],
     fast: Option<Fast>,
@@ -63,6 +64,7 @@ impl BpeTokenizer {
         if kind != "BPE" {
             return Err(fault(format!("the model's type is {kind:?}")));
         }
+        drop_empty_token(&mut file);
         check_merges(&file["model"])?;
         check_rewriting(&file)?;
         let ids = ids(&file);
@@ -103,6 +105,7 @@ impl BpeTokenizer {
             special,
             alphabet,
             size,
+            letters_per_token: rules.letters_per_token,
             read,
             fast,
         })
@@ -170,6 +173,10 @@ impl Tokenizer for BpeTokenizer {
 
     fn vocabulary(&self) -> usize {
         self.size
+    }
+
+    fn letters_per_token(&self) -> Option<usize> {
+        self.letters_per_token
     }
 }
 

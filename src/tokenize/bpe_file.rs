@@ -217,6 +217,26 @@ fn is_zero(value: &Value) -> bool {
     value.is_null() || *value == 0
 }
 
+/// Removes the token of no letters, and merges with it: GROVER's file has them. Nothing is ever
+/// encoded as it, and the model has no row for it.
+pub fn drop_empty_token(file: &mut Value) {
+    let model = &mut file["model"];
+    let Some(vocabulary) = model["vocab"].as_object_mut() else {
+        return;
+    };
+    if vocabulary.remove("").is_none() {
+        return;
+    }
+    if let Some(merges) = model["merges"].as_array_mut() {
+        merges.retain(|merge| match merge {
+            Value::String(pair) => pair
+                .split_once(' ')
+                .is_none_or(|(left, right)| !left.is_empty() && !right.is_empty()),
+            pair => pair[0] != "" && pair[1] != "",
+        });
+    }
+}
+
 /// All tokens of the file: the model's, and those added to it.
 pub fn ids(file: &Value) -> HashMap<String, u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());

@@ -16,6 +16,8 @@ pub struct FamilyRules {
     pub letters: LetterRules,
     /// The special tokens; `None`: those that are usual for the kind of tokenizer.
     pub special: Option<SpecialNames<'static>>,
+    /// How many letters byte pairs read on average, where windows are cut by tokens.
+    pub letters_per_token: Option<usize>,
 }
 
 impl FamilyRules {
@@ -30,6 +32,7 @@ impl FamilyRules {
             alphabet: family.alphabet().map(Alphabet::from),
             letters,
             special: family.special_tokens(),
+            letters_per_token: family.letters_per_token(),
         }
     }
 

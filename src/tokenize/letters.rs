@@ -3,7 +3,8 @@
 //! The rule: letters are taken in upper case; one terminal `*` is dropped; a letter of the
 //! vocabulary (in ESM's X, B, U, Z, O, `.` and `-` too) is its token; any other byte is one unknown
 //! token. Where all letters are A, C, G, T, U and N, it is DNA's: U is read as T, unless it has U
-//! and not T, and no `*` is dropped.
+//! and not T, and no `*` is dropped. In a BERT's vocabulary of proteins, `|` between two chains is
+//! `[SEP]`, as it stands there in training (`IgBert`).
 
 use super::alphabet::Alphabet;
 use super::encoded::Encoded;
@@ -72,7 +73,14 @@ impl LetterTokenizer {
                 id,
             });
         }
-        Ok(Self::new(vocabulary, special, rules))
+        let mut tokenizer = Self::new(vocabulary, special, rules);
+        let end = vocabulary.id("[SEP]");
+        if let (Alphabet::Protein, Some(end)) = (tokenizer.alphabet, end)
+            && tokenizer.table[usize::from(b'|')] == tokenizer.special.unk
+        {
+            tokenizer.table[usize::from(b'|')] = end;
+        }
+        Ok(tokenizer)
     }
 
     fn new(vocabulary: &Vocabulary, special: SpecialTokens, rules: &FamilyRules) -> Self {

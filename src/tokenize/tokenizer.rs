@@ -36,8 +36,8 @@ pub trait Tokenizer: Send + Sync {
     }
 
     /// The most letters that a token reads, where most read as many, and none of them again: `k` of
-    /// k-mers that do not overlap. The limits of such models are in tokens, and windows are cut by
-    /// tokens. `None`: windows are cut by letters.
+    /// k-mers that do not overlap; of byte pairs how many they read on average. The limits of such
+    /// models are in tokens, and windows are cut by tokens. `None`: windows are cut by letters.
     fn letters_per_token(&self) -> Option<usize> {
         None
     }

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use crate::common::write_script;
 
 /// What stands in for a model of the hub: one of `tests/fixtures`, by the family.
-const STAND_INS: [(&str, &str); 7] = [
+const STAND_INS: [(&str, &str); 10] = [
     ("esm1b", "esm1/checkpoints/esm1b-safetensors"),
     ("esm1v", "esm1/checkpoints/esm1v-safetensors"),
     ("esm2", "esm2/checkpoints/hub-safetensors"),
@@ -37,6 +37,9 @@ const STAND_INS: [(&str, &str); 7] = [
     ("NT-", "nt/checkpoints/v2-saved"),
     ("DNABERT-3", "dna/dnabert-3"),
     ("DNABERT", "dna/dnabert-s"),
+    ("GROVER", "bert/grover"),
+    ("ProtBert", "bert/protbert"),
+    ("IgBert", "bert/igbert"),
 ];
 
 /// Programs that only parsed blocks may name: each looks for a `seqembed` among its arguments.

@@ -22,6 +22,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bert_parity;
 mod convert;
 #[cfg(target_os = "linux")]
 mod devices;

@@ -2,6 +2,7 @@
 //! settings.
 
 mod canonical;
+mod contents;
 pub mod dtype;
 mod frequencies;
 pub mod leftovers;

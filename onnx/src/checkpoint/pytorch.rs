@@ -11,6 +11,7 @@ use std::path::Path;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::contents::{Contents, Entry, FORMAT, LONGEST_PICKLE, big_endian};
 use super::pickle::{self, Described, Id, Pickle, Value};
 use super::pytorch_legacy;
 use super::settings::Scalar;
@@ -19,12 +20,9 @@ use crate::error::Error;
 use crate::files::refuse_lfs_pointer;
 use crate::shown;
 
-pub(super) const FORMAT: &str = "PyTorch";
 /// Maximum number of tensors; the largest model has a hundredth of it. A dict can occur under many
 /// names in a pickle, each time with all its tensors.
 const MOST_TENSORS: usize = 1 << 17;
-/// Maximum size of the pickle in bytes; that of the largest model has a thirtieth of it.
-pub(super) const LONGEST_PICKLE: u64 = 8 << 20;
 
 /// The contents of a file.
 #[derive(Debug)]
@@ -67,16 +65,6 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         tensors,
         settings: settings(&contents.pickle),
     })
-}
-
-/// What a file holds, and where.
-pub(super) struct Contents {
-    /// The object that was saved.
-    pub pickle: Pickle,
-    /// The storages that it refers to, by their keys behind `folder`.
-    pub entries: BTreeMap<String, Entry>,
-    /// The folder of the storages in an archive.
-    pub folder: String,
 }
 
 /// Reads a zip archive.
@@ -127,15 +115,6 @@ fn read_zip(path: &Path, file: File) -> Result<Contents, Error> {
     })
 }
 
-/// Values in an order of bytes that this reader does not swap.
-pub(super) fn big_endian(path: &Path) -> Error {
-    Error::malformed(
-        path,
-        FORMAT,
-        "its values are big-endian; save the file again on a little-endian machine",
-    )
-}
-
 /// Opens a file as a zip archive.
 fn open_archive(path: &Path, file: File) -> Result<Zip, Error> {
     // Nothing stands before the archive. Left to find that out, the reader takes the directory to
@@ -179,16 +158,6 @@ fn tensors(
         });
     }
     Ok(tensors)
-}
-
-/// The location of a storage's values.
-pub(super) struct Entry {
-    /// Their first byte in the file.
-    pub start: u64,
-    /// How many bytes they are.
-    pub size: u64,
-    /// Whether they are there as they are, without compression.
-    pub stored: bool,
 }
 
 type Zip = ZipArchive<BufReader<File>>;

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::contents::{Contents, Entry, FORMAT, LONGEST_PICKLE, big_endian};
 use super::dtype::Dtype;
 use super::pickle::{self, Pickle, PickleError, Value};
-use super::pytorch::{Contents, Entry, FORMAT, LONGEST_PICKLE, big_endian};
 use crate::error::Error;
 use crate::shown;
 

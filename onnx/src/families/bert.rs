@@ -1,5 +1,6 @@
-//! BERT (Devlin et al., 2019) with learned absolute positions: DNABERT (Ji et al., 2021), and any
-//! other of that shape. Post-norm blocks, erf GELU.
+//! BERT (Devlin et al., 2019) with learned absolute positions: DNABERT (Ji et al., 2021) of k-mers,
+//! `ProtBert` (Elnaggar et al., 2022) and `IgBert` (Kenlay et al., 2024) of amino acids, GROVER
+//! (Sanabria et al., 2024) of byte pairs, and any other of that shape. Post-norm blocks, erf GELU.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,16 +13,27 @@ use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::kmers::kmers;
 use super::learned_positions;
 use super::post_norm;
+use super::sample_bpe::sample_bpe;
 use crate::checkpoint::names::{Names, plain_name};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
-use crate::tokenizer::TokenizerKind;
+use crate::tokenizer::{TokenizerKind, has_byte_pairs};
 use crate::weights::table::{Plan, Planned};
 
-/// The first tokens of DNABERT's vocabulary; k-mers follow.
+/// The first tokens of DNABERT's and `ProtBert`'s vocabularies; k-mers or letters follow.
 const SPECIALS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// The letters of `ProtBert`'s vocabulary, which `IgBert` and others trained from it share.
+const PROTBERT_LETTERS: &str = "LAGVESIKRDTPNQFYMHCWXUBZO";
+
+/// Residues of the longest proteins that `ProtBert` was trained on. It has positions for many more,
+/// whose rows of the table were never trained.
+const PROTBERT_RESIDUES: usize = 2046;
+
+/// Bases of a token of GROVER in the human genome, on average.
+const GROVER_BASES: usize = 4;
 
 /// Sizes of a BERT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,10 +51,26 @@ pub struct Bert {
     /// Rows of the position table: the maximum number of tokens of a sequence, including special
     /// tokens.
     pub positions: usize,
+    /// How sequences become tokens: as listed in `vocab.txt`, or by byte pairs.
+    #[serde(default = "listed", skip_serializing_if = "is_listed")]
+    pub tokenizer: TokenizerKind,
     /// Rows of the token type table, of which only the first is used.
     pub token_types: usize,
     /// Added to a layer norm's variance.
     pub layer_norm_eps: f32,
+}
+
+/// The kind of tokenizer of models that do not tell it.
+fn listed() -> TokenizerKind {
+    TokenizerKind::Bert
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_listed(tokenizer: &TokenizerKind) -> bool {
+    *tokenizer == listed()
 }
 
 impl Bert {
@@ -56,14 +84,46 @@ impl Bert {
             intermediate: 3072,
             vocabulary: 4_usize.pow(k) + SPECIALS.len(),
             positions: 512,
+            tokenizer: TokenizerKind::Bert,
             token_types: 2,
             layer_norm_eps: 1e-12,
         }
     }
 
+    /// `ProtBert`, which is as large as BERT's larger model, and deeper.
+    #[must_use]
+    pub fn protbert() -> Self {
+        Self {
+            layers: 30,
+            hidden: 1024,
+            heads: 16,
+            intermediate: 4096,
+            vocabulary: SPECIALS.len() + PROTBERT_LETTERS.len(),
+            positions: 40_000,
+            ..Self::dnabert(3)
+        }
+    }
+
+    /// GROVER: special tokens, four bases, and 600 byte pairs.
+    #[must_use]
+    pub fn grover() -> Self {
+        Self {
+            vocabulary: SPECIALS.len() + 4 + 600,
+            tokenizer: TokenizerKind::Bpe,
+            ..Self::dnabert(3)
+        }
+    }
+
+    /// Whether the vocabulary is `ProtBert`'s, by its size, which no other BERT's of biological
+    /// sequences has.
+    fn has_protbert_letters(&self) -> bool {
+        self.tokenizer == TokenizerKind::Bert
+            && self.vocabulary == SPECIALS.len() + PROTBERT_LETTERS.len()
+    }
+
     /// Reads Hugging Face's `config.json`. Missing fields get the defaults of transformers'
     /// `BertConfig`.
-    fn from_config(config: &Config<'_>) -> Result<Self, Error> {
+    fn from_config(config: &Config<'_>, tokenizer: TokenizerKind) -> Result<Self, Error> {
         config.expect("position_embedding_type", &["absolute"])?;
         config.check_plain_encoder()?;
         Ok(Self {
@@ -73,6 +133,7 @@ impl Bert {
             intermediate: config.size("intermediate_size")?,
             vocabulary: config.size("vocab_size")?,
             positions: config.size_or("max_position_embeddings", 512)?,
+            tokenizer,
             token_types: config.size_or("type_vocab_size", 2)?,
             layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
         })
@@ -80,7 +141,7 @@ impl Bert {
 }
 
 /// The licence of the weights is that of the code they were published with.
-const PUBLICATION: Publication = Publication {
+const DNABERT: Publication = Publication {
     family: "DNABERT",
     letters: "bases",
     licence: "Apache-2.0",
@@ -88,17 +149,50 @@ const PUBLICATION: Publication = Publication {
     pooling: "cls",
 };
 
+/// The licence is that of `ProtTrans`, the repository that presents the models.
+const PROTBERT: Publication = Publication {
+    family: "ProtBert",
+    letters: "amino acids",
+    licence: "AFL-3.0",
+    citation: "doi:10.1109/TPAMI.2021.3095381",
+    pooling: "mean",
+};
+
+const IGBERT: Publication = Publication {
+    family: "IgBert",
+    licence: "MIT",
+    citation: "arXiv:2403.17889",
+    ..PROTBERT
+};
+
+/// The licence is that of the same weights on Zenodo.
+const GROVER: Publication = Publication {
+    family: "GROVER",
+    letters: "bases",
+    licence: "CC-BY-4.0",
+    citation: "doi:10.1038/s42256-024-00872-0",
+    pooling: "mean",
+};
+
 /// Name, hub id, parameters, bases of a k-mer.
-const PUBLISHED: [(&str, &str, &str, u32); 4] = [
+const DNABERTS: [(&str, &str, &str, u32); 4] = [
     ("DNABERT-3", "zhihan1996/DNA_bert_3", "86M", 3),
     ("DNABERT-4", "zhihan1996/DNA_bert_4", "86M", 4),
     ("DNABERT-5", "zhihan1996/DNA_bert_5", "87M", 5),
     ("DNABERT-6", "zhihan1996/DNA_bert_6", "89M", 6),
 ];
 
+/// Name, hub id, publication. All have the same sizes.
+const PROTBERTS: [(&str, &str, Publication); 4] = [
+    ("ProtBert", "Rostlab/prot_bert", PROTBERT),
+    ("ProtBert-BFD", "Rostlab/prot_bert_bfd", PROTBERT),
+    ("IgBert-unpaired", "Exscientia/IgBert_unpaired", IGBERT),
+    ("IgBert", "Exscientia/IgBert", IGBERT),
+];
+
 impl Family for Bert {
     fn about() -> &'static str {
-        "DNABERT and other BERTs with learned positions (model_type \"bert\")"
+        "DNABERT, ProtBert, IgBert, GROVER and other BERTs with learned positions (model_type \"bert\")"
     }
 
     fn likeness(checkpoint: &Checkpoint) -> Likeness {
@@ -128,19 +222,37 @@ impl Family for Bert {
                  DNABERT-2's (attention.self.Wqkv)",
             ));
         }
-        Self::from_config(&config)
+        let tokenizer = if has_byte_pairs(checkpoint.settings.path().parent()) {
+            TokenizerKind::Bpe
+        } else {
+            TokenizerKind::Bert
+        };
+        Self::from_config(&config, tokenizer)
     }
 
     fn published() -> Vec<Published<Self>> {
-        PUBLISHED
-            .map(|(name, hub_id, parameters, k)| Published {
-                name,
-                hub_id,
-                parameters,
-                publication: PUBLICATION,
-                family: Self::dnabert(k),
-            })
-            .into()
+        let dnaberts = DNABERTS.map(|(name, hub_id, parameters, k)| Published {
+            name,
+            hub_id,
+            parameters,
+            publication: DNABERT,
+            family: Self::dnabert(k),
+        });
+        let grover = Published {
+            name: "GROVER",
+            hub_id: "PoetschLab/GROVER",
+            parameters: "87M",
+            publication: GROVER,
+            family: Self::grover(),
+        };
+        let protberts = PROTBERTS.map(|(name, hub_id, publication)| Published {
+            name,
+            hub_id,
+            parameters: "420M",
+            publication,
+            family: Self::protbert(),
+        });
+        dnaberts.into_iter().chain([grover]).chain(protberts).collect()
     }
 
     fn blocks(&self) -> Blocks {
@@ -160,21 +272,47 @@ impl Family for Bert {
     }
 
     fn tokenizer(&self) -> TokenizerKind {
-        TokenizerKind::Bert
+        self.tokenizer
+    }
+
+    fn replaced_letters(&self) -> &'static [(u8, u8)] {
+        if self.has_protbert_letters() {
+            &[(b'U', b'X'), (b'Z', b'X'), (b'O', b'X'), (b'B', b'X')]
+        } else {
+            &[]
+        }
     }
 
     fn max_residues(&self) -> Option<usize> {
         // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one
         // where it starts.
-        Some(self.positions - 2)
+        let tokens = self.positions - 2;
+        Some(match self.tokenizer {
+            TokenizerKind::Bpe => tokens.saturating_mul(GROVER_BASES),
+            _ if self.has_protbert_letters() => tokens.min(PROTBERT_RESIDUES),
+            _ => tokens,
+        })
     }
 
     fn position_limit(&self) -> Option<usize> {
         Some(self.positions)
     }
 
-    /// DNABERT's `vocab.txt`, where the number of tokens is that of all k-mers.
+    fn letters_per_token(&self) -> Option<usize> {
+        (self.tokenizer == TokenizerKind::Bpe).then_some(GROVER_BASES)
+    }
+
+    /// GROVER's kind of byte pairs, `ProtBert`'s `vocab.txt`, or DNABERT's, where the number of
+    /// tokens is that of all k-mers.
     fn sample_tokenizer(&self) -> Option<Vec<u8>> {
+        if self.tokenizer == TokenizerKind::Bpe {
+            return Some(sample_bpe(self.vocabulary));
+        }
+        if self.has_protbert_letters() {
+            let letters = PROTBERT_LETTERS.chars().map(String::from);
+            let tokens = SPECIALS.map(str::to_owned).into_iter().chain(letters);
+            return Some(tokens.map(|token| token + "\n").collect::<String>().into_bytes());
+        }
         let k = (1..=8).find(|k| 4_usize.pow(*k) + SPECIALS.len() == self.vocabulary)?;
         let mut text = SPECIALS.join("\n");
         for kmer in kmers(k) {

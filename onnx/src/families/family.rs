@@ -158,6 +158,12 @@ pub trait Family {
         None
     }
 
+    /// How many letters a byte pair reads on average, where the model has positions for a number of
+    /// them. Windows are then cut by byte pairs, and lengths in letters stand for so many.
+    fn letters_per_token(&self) -> Option<usize> {
+        None
+    }
+
     /// The tokenizer's file, where all models of the family share one.
     fn own_tokenizer(&self) -> Option<Vec<u8>> {
         None

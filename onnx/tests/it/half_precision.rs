@@ -223,6 +223,8 @@ fn plain_graphs_compute_what_padded_ones_do() {
         "dna/dnabert2",
         "dna/dnabert2-6-heads",
         "dna/dnabert-3",
+        "bert/igbert",
+        "bert/grover",
     ] {
         let target = folder.path().join(checkpoint);
         let model = exported(checkpoint, &target, Some(Precision::Fp16));
@@ -261,6 +263,8 @@ fn fused_graphs_compute_what_padded_ones_do() {
         "dna/dnabert2",
         "dna/dnabert2-6-heads",
         "dna/dnabert-3",
+        "bert/igbert",
+        "bert/grover",
     ] {
         let target = folder.path().join(checkpoint);
         let model = exported(checkpoint, &target, None);

@@ -1,0 +1,126 @@
+//! ProtBert, IgBert and GROVER against transformers' `BertModel` and tokenizers.
+//!
+//! `tests/fixtures/bert` is made by `onnx/reference/bert_fixtures.py`: checkpoints as they are
+//! published, and the expected vectors and ids.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use seqembed::tokenize::{self, FamilyRules};
+use seqembed_onnx::Model;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
+use crate::common::{PARTLY, assert_close, assert_run, seqembed, text};
+
+fn reference() -> &'static Reference {
+    static REFERENCE: OnceLock<Reference> = OnceLock::new();
+    REFERENCE.get_or_init(|| Reference::open("bert"))
+}
+
+/// The exported folder of a checkpoint, made once for all tests.
+fn exported(checkpoint: &str) -> &'static Path {
+    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
+    let (_, folders) = EXPORTED.get_or_init(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let cases = reference().cases().iter();
+        let all: BTreeSet<&String> = cases.flat_map(|case| &case.models).collect();
+        let folders = export_all(&reference().folder, all, "bert", scratch.path());
+        (scratch, folders)
+    });
+    &folders[checkpoint]
+}
+
+#[test]
+fn every_pooling_and_layer_in_one_batch_in_windows_and_truncated() {
+    for case in reference().cases() {
+        reference().check_pooled(&case.name, exported(&case.models[0]));
+    }
+}
+
+#[test]
+fn per_token_vectors() {
+    for case in reference().cases() {
+        for kernels in KERNELS {
+            let mut options = vec!["--kernels", kernels, "--pooling", "none"];
+            options.extend(case.options.iter().map(String::as_str));
+            let model = exported(&case.models[0]);
+            let rows = embed(&reference().input(case), model, &options);
+            assert_eq!(rows.vectors, case.tokens, "{}: a vector a token", case.name);
+            for record in &case.per_token_records {
+                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
+                let theirs = reference().expected(&name);
+                assert_close(row(&rows, *record), theirs, BOUND, &name);
+            }
+        }
+    }
+}
+
+/// ProtBert's file is of before PyTorch 1.6, and its configuration lacks what is usual.
+#[test]
+fn every_layout_of_a_checkpoint_gives_the_same_weights_and_graph() {
+    let (old, new) = (exported("protbert"), exported("igbert"));
+    for file in ["weights.bin", "model.onnx", "vocab.txt"] {
+        assert!(
+            fs::read(old.join(file)).unwrap() == fs::read(new.join(file)).unwrap(),
+            "{file} differs"
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    sequence: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn token_ids_are_those_of_the_authors_tokenizers() {
+    let text = fs::read(reference().folder.join("tokens.json")).unwrap();
+    let all: BTreeMap<String, Vec<Tokens>> = serde_json::from_slice(&text).unwrap();
+    assert_eq!(all.len(), 2);
+    for (name, cases) in all {
+        let model = Model::open(exported(&name)).unwrap();
+        let rules = FamilyRules::of(model.architecture().family());
+        let kind = model.info().tokenizer.kind;
+        let tokenizer = tokenize::open_with(model.folder(), kind, &rules).unwrap();
+        let special = tokenizer.special();
+        for case in cases {
+            let encoded = tokenizer.encode(case.sequence.as_bytes());
+            let ids = [&special.front[..], &encoded.ids, &special.behind].concat();
+            assert_eq!(ids, case.ids, "{name}: {}", case.sequence);
+        }
+    }
+}
+
+/// GROVER's tokenizer has a token of no letters, with an id that its model has no row for.
+#[test]
+fn a_token_of_no_letters_needs_no_row() {
+    let file = fs::read_to_string(exported("grover").join("tokenizer.json")).unwrap();
+    assert!(
+        file.contains("\"\":109") && file.contains("\"A \""),
+        "{file}"
+    );
+    let model = Model::open(exported("grover")).unwrap();
+    assert_eq!(model.architecture().family().vocabulary(), 109);
+}
+
+/// There are positions for 130 tokens, whatever length in bases they are.
+#[test]
+fn a_record_of_too_many_tokens_is_refused_where_windows_are_not_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("n.fna");
+    fs::write(&input, format!(">many\nACGT{}\n", "N".repeat(130))).unwrap();
+    let out = folder.path().join("out");
+    let mut arguments = vec!["embed", text(&input), "-m", text(exported("grover"))];
+    arguments.extend(["-o", text(&out), "--long", "error"]);
+    let run = seqembed(&arguments);
+    assert_run(
+        &run,
+        PARTLY,
+        &["many", "its 134 bases are", "more than the 128"],
+    );
+}

@@ -43,7 +43,24 @@ const HIDDEN: usize = 2;
 /// A token for each k-mer, at a stride of one letter, between any special tokens.
 struct Kmers {
     k: usize,
+    /// Instead, k-mers that do not overlap and have no A, and single letters between them.
+    is_apart: bool,
     special: SpecialTokens,
+}
+
+impl Kmers {
+    /// Where tokens start that do not overlap, and where the last one ends.
+    fn borders(&self, sequence: &[u8]) -> Vec<usize> {
+        let mut borders = vec![0];
+        let mut at = 0;
+        while at < sequence.len() {
+            let kmer = sequence.get(at..at + self.k);
+            let is_whole = kmer.is_some_and(|kmer| !kmer.contains(&b'A'));
+            at += if is_whole { self.k } else { 1 };
+            borders.push(at);
+        }
+        borders
+    }
 }
 
 impl Tokenizer for Kmers {
@@ -52,9 +69,21 @@ impl Tokenizer for Kmers {
             let letters = kmer.iter().map(|&letter| u32::from(letter));
             letters.fold(0, |id, letter| (31 * id + letter) % 97)
         };
+        let (ids, starts) = if self.is_apart {
+            let borders = self.borders(sequence);
+            let tokens = borders
+                .windows(2)
+                .map(|pair| id(&sequence[pair[0]..pair[1]]));
+            let starts = borders.iter().map(|&at| u32::try_from(at).unwrap());
+            let starts = starts.take(borders.len() - 1).collect();
+            (tokens.collect(), Some(starts))
+        } else {
+            (sequence.windows(self.k).map(id).collect(), None)
+        };
         Encoded {
-            ids: sequence.windows(self.k).map(id).collect(),
+            ids,
             letters: sequence.len(),
+            starts,
             ..Encoded::default()
         }
     }
@@ -72,7 +101,11 @@ impl Tokenizer for Kmers {
     }
 
     fn span(&self) -> usize {
-        self.k
+        if self.is_apart { 1 } else { self.k }
+    }
+
+    fn letters_per_token(&self) -> Option<usize> {
+        self.is_apart.then_some(self.k)
     }
 }
 
@@ -185,13 +218,16 @@ impl Choice {
     }
 
     /// The row of a sequence, computed from all of its letters together.
-    fn expected(self, sequence: &str, tokenizer: &Kmers, size: WindowSize) -> Vec<f32> {
-        let letters = sequence.as_bytes();
-        let letters = if self.is_truncated {
-            &letters[..letters.len().min(size.max_length)]
-        } else {
-            letters
-        };
+    fn expected(self, sequence: &str, case: &Case) -> Vec<f32> {
+        let tokenizer = &case.tokenizer;
+        let mut letters = sequence.as_bytes();
+        if self.is_truncated {
+            letters = &letters[..letters.len().min(case.size.max_length)];
+            if let Some(most) = case.max_tokens {
+                let borders = tokenizer.borders(letters);
+                letters = &letters[..borders[most.min(borders.len() - 1)]];
+            }
+        }
         let mut row = self.expected_of_strand(letters, tokenizer);
         if self.both_strands {
             let reverse = self.expected_of_strand(&reverse_complement(letters), tokenizer);
@@ -226,6 +262,8 @@ struct Case<'a> {
     choices: Vec<Choice>,
     tokenizer: Kmers,
     size: WindowSize,
+    /// The most tokens of a sequence that is embedded whole, where tokens do not overlap.
+    max_tokens: Option<usize>,
     limits: ChunkLimits,
     /// Rows that are kept of earlier chunks; none: each window is computed.
     cached: Option<usize>,
@@ -279,7 +317,7 @@ impl Case<'_> {
                     line: None,
                 },
                 window: self.size,
-                max_tokens: None,
+                max_tokens: self.max_tokens,
             }
         };
         (0..self.sequences.len()).map(task).collect()
@@ -422,6 +460,11 @@ impl Case<'_> {
         let segments = chunk.batches[batch].iter().map(|&s| &chunk.segments[s]);
         let tokens: usize = segments.map(|segment| segment.input.tokens).sum();
         assert!(chunk.batches[batch].len() == 1 || tokens <= self.limits.batch_tokens);
+        let special = self.tokenizer.special.count();
+        for segment in &chunk.batches[batch] {
+            let tokens = chunk.segments[*segment].input.tokens - special;
+            assert!(self.max_tokens.is_none_or(|most| tokens <= most));
+        }
         FinishedBatch {
             chunk: chunk.number,
             batch,
@@ -436,8 +479,7 @@ impl Case<'_> {
             let (rows, _) = output::read(&self.folder.join(format!("out/f{at}.npz"))).unwrap();
             let ids: Vec<String> = (0..sequences.len()).map(|n| format!("r{n}")).collect();
             prop_assert_eq!(&rows.ids, &ids);
-            let expected =
-                |sequence: &String| self.choices[at].expected(sequence, &self.tokenizer, self.size);
+            let expected = |sequence: &String| self.choices[at].expected(sequence, self);
             let all: Vec<f32> = sequences.iter().flat_map(expected).collect();
             prop_assert_eq!(rows.values.len(), all.len());
             for (value, expected) in rows.values.iter().zip(&all) {
@@ -477,7 +519,7 @@ proptest! {
         ),
         choices in choices(),
         around in prop::sample::select(vec![(1, 1), (1, 0), (0, 1), (2, 1), (0, 0)]),
-        k in prop::sample::select(vec![1_usize, 3]),
+        (k, is_apart, slack) in (prop::sample::select(vec![1_usize, 3]), any::<bool>(), 0..9_usize),
         // Windows of a few letters, and such as the device may have no memory for.
         (max_length, overlap) in prop::sample::select(vec![(7, 3), (120, 30), (450, 0)]),
         (memory, model_limit) in (460..700_usize, prop::option::of(64..450_usize)),
@@ -509,8 +551,9 @@ proptest! {
             folder,
             sequences: &sequences,
             choices,
-            tokenizer: Kmers { k, special },
+            tokenizer: Kmers { k, is_apart, special },
             size: WindowSize { max_length, overlap },
+            max_tokens: is_apart.then_some(max_length / k + slack),
             limits: ChunkLimits {
                 chunk_tokens,
                 batch_tokens: if is_small { 10 * batch_tokens } else { batch_tokens },

@@ -428,11 +428,21 @@ impl Totals {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let totals = &self.totals;
+        // What was read of a file that failed then has no output.
+        let failed = self.files.iter().filter(|file| file.error.is_some());
+        let lost: u64 = failed.map(|file| file.records).sum();
+        let files = match totals.failed_files {
+            0 => counted(totals.files, "file"),
+            failed => format!(
+                "{} of {}",
+                thousands(totals.files.saturating_sub(failed)),
+                counted(totals.files, "file")
+            ),
+        };
         writeln!(
             f,
-            "{} and {} in {:.1} s ({} tokens/s)",
-            counted(totals.files, "file"),
-            counted(totals.records, "sequence"),
+            "{files} and {} in {:.1} s ({} tokens/s)",
+            counted(totals.records.saturating_sub(lost), "sequence"),
             totals.seconds,
             totals.rate(),
         )?;

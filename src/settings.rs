@@ -375,7 +375,7 @@ pub enum SettingsError {
     #[error("no model is named: give `--model`, or set `model:` in the manifest")]
     NoModel,
     /// Windows that overlap completely would never advance.
-    #[error("`overlap` ({overlap}) must be less than `max_length` ({max_length})")]
+    #[error("option `overlap: {overlap}` must be less than option `max_length: {max_length}`")]
     Overlap {
         /// The requested overlap, in residues or bases.
         overlap: usize,
@@ -384,8 +384,8 @@ pub enum SettingsError {
     },
     /// A window must hold at least one token.
     #[error(
-        "`max_length` ({max_length}) is shorter than one token of the model, which spans {span} \
-         bases"
+        "option `max_length: {max_length}` is shorter than one token of the model, which spans \
+         {span} bases"
     )]
     Short {
         /// The window length, in residues or bases.
@@ -394,7 +394,10 @@ pub enum SettingsError {
         span: usize,
     },
     /// The model has no positions beyond its limit.
-    #[error("`max_length` is {max_length}, but the model has positions for at most {limit}")]
+    #[error(
+        "option `max_length: {max_length}` is too long: the model has positions for at most \
+         {limit}"
+    )]
     Long {
         /// The window length, in residues or bases.
         max_length: usize,
@@ -413,13 +416,13 @@ pub enum SettingsError {
     },
     /// The tokens of the two strands do not correspond one to one.
     #[error(
-        "`revcomp: mean` cannot be combined with `pooling: none`, because the two strands have \
-         different tokens; choose another pooling"
+        "option `revcomp: mean` cannot be combined with option `pooling: none`, because the two \
+         strands have different tokens; choose another pooling"
     )]
     Strands,
     /// The model has no token whose vector represents the whole sequence.
     #[error(
-        "`pooling: cls` is not available, because {model} has no [CLS] token in front of a \
+        "option `pooling: cls` is not available, because {model} has no [CLS] token in front of a \
          sequence; choose mean, mean-all, max or none"
     )]
     NoCls {
@@ -427,7 +430,7 @@ pub enum SettingsError {
         model: String,
     },
     /// Proteins have no reverse strand.
-    #[error("`revcomp: mean` works with DNA models only")]
+    #[error("option `revcomp: mean` works with DNA models only")]
     NoStrands,
     /// The model has fewer layers.
     #[error("there is no layer {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]

@@ -63,7 +63,7 @@ pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     figure
         .write(&args.output.path, args.output.kind)
         .with_context(|| format!("cannot write {}", args.output.path.display()))?;
-    print(&format!("{table}picture: {}\n", args.output.path.display()))?;
+    print(&format!("{table}plot: {}\n", args.output.path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -154,10 +154,10 @@ fn page(report: Report, folder: &Path) -> HtmlReport {
                 }
             }
         };
-        let picture = picture(&layout, &files, &mut look);
+        let plot = scatter_plot(&layout, &files, &mut look);
         page.spaces.push(Space {
             model: layout.provenance("model").unwrap_or("?").to_owned(),
-            picture: picture.map_err(|error| format!("{error:#}")),
+            plot: plot.map_err(|error| format!("{error:#}")),
             provenance: layout.provenance,
         });
     }
@@ -182,7 +182,7 @@ fn space(layout: &Layout) -> Vec<String> {
 }
 
 /// Reads the files, and draws a scatter plot if there is something to draw.
-fn picture(
+fn scatter_plot(
     layout: &Layout,
     files: &[PlotFile],
     look: &mut dyn FnMut(&PlotFile, &Rows),

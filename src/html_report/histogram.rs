@@ -37,7 +37,7 @@ const TOP: f64 = 14.0;
 const BOTTOM: f64 = 48.0;
 
 impl Histogram {
-    /// Writes the picture and the table.
+    /// Writes the plot and the table.
     ///
     /// # Errors
     /// If writing to `html` fails.

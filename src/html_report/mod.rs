@@ -36,7 +36,7 @@ pub struct Space {
     /// Name of the model.
     pub model: String,
     /// Their two principal components; none when there is nothing to draw, and then why.
-    pub picture: Result<ScatterPlot, String>,
+    pub plot: Result<ScatterPlot, String>,
     /// Their provenance, from the first of their files.
     pub provenance: Vec<(String, String)>,
 }
@@ -57,7 +57,7 @@ pub struct HtmlReport {
 }
 
 impl HtmlReport {
-    /// The page as XHTML, with its styles and pictures in it.
+    /// The page as XHTML, with its styles and plots in it.
     #[must_use]
     pub fn html(&self) -> String {
         let mut html = String::new();
@@ -89,7 +89,7 @@ impl HtmlReport {
         )?;
         self.notes(html)?;
         self.tiles(html)?;
-        self.pictures(html)?;
+        self.plots(html)?;
         writeln!(html, "<div class=\"pair\">")?;
         self.lengths(html)?;
         self.fill(html)?;
@@ -185,20 +185,20 @@ impl HtmlReport {
         writeln!(html, "</dl>")
     }
 
-    fn pictures(&self, html: &mut String) -> fmt::Result {
+    fn plots(&self, html: &mut String) -> fmt::Result {
         for space in &self.spaces {
-            match &space.picture {
-                // The picture has the title in it.
+            match &space.plot {
+                // The plot has the title in it.
                 Ok(figure) => writeln!(
                     html,
-                    "<section><h2 class=\"unseen\">Embeddings</h2>\n<figure class=\"picture\" role=\"img\" aria-label=\"{}: {}, a colour a file\">{}</figure>\n</section>",
+                    "<section><h2 class=\"unseen\">Embeddings</h2>\n<figure class=\"plot\" role=\"img\" aria-label=\"{}: {}, a colour a file\">{}</figure>\n</section>",
                     escaped(&figure.title),
                     escaped(&figure.subtitle),
                     figure.svg()
                 )?,
                 Err(why) => writeln!(
                     html,
-                    "<section><h2>Embeddings by {}</h2>\n<p class=\"soft\">No picture: {}.</p></section>",
+                    "<section><h2>Embeddings by {}</h2>\n<p class=\"soft\">No plot: {}.</p></section>",
                     escaped(&space.model),
                     escaped(why)
                 )?,

@@ -232,12 +232,22 @@ impl Parser {
     fn qualities(&mut self, header: &str) -> Result<(), Problem> {
         let first_line = self.text.line;
         let sequence = self.letters.count();
+        let short = |quality| Problem::FastqQuality {
+            line: first_line,
+            id: id_of(header),
+            sequence,
+            quality,
+        };
         let mut quality = 0_u64;
+        // How many qualities stand before a line that may be the next record's header.
+        let mut before_header = None;
         while quality < sequence {
             let Some(start) = self.text.peek()? else {
                 return Err(self.cut(header));
             };
-            let before = quality;
+            if quality > 0 && start == b'@' {
+                before_header = before_header.or(Some(quality));
+            }
             let mut returned = false;
             self.text.each_piece(|piece, line| {
                 if memchr(0, piece).is_some() {
@@ -255,13 +265,17 @@ impl Parser {
             })?;
             if quality > sequence {
                 // A line too much that looks like the next header most likely is it.
-                let is_header = before > 0 && start == b'@';
-                return Err(Problem::FastqQuality {
-                    line: first_line,
-                    id: id_of(header),
-                    sequence,
-                    quality: if is_header { before } else { quality },
-                });
+                return Err(short(before_header.unwrap_or(quality)));
+            }
+        }
+        // It may be as long as the qualities that are missing: then no record follows.
+        if let Some(before) = before_header {
+            while let Some(byte) = self.text.peek()? {
+                match byte {
+                    b'@' => break,
+                    byte if is_white(byte) => self.text.advance(),
+                    _ => return Err(short(before)),
+                }
             }
         }
         Ok(())
@@ -269,7 +283,7 @@ impl Parser {
 
     fn cut(&self, header: &str) -> Problem {
         Problem::FastqCut {
-            line: self.text.line,
+            line: self.text.last_line(),
             id: id_of(header),
         }
     }
@@ -384,6 +398,8 @@ struct Text {
     start: usize,
     end: usize,
     line: u64,
+    /// Whether the text before what the buffer holds ends with a line end.
+    ended: bool,
     /// An error met while looking ahead: it counts once all before it is read.
     pending: Option<io::Error>,
 }
@@ -396,6 +412,7 @@ impl Text {
             start: 0,
             end: 0,
             line: 1,
+            ended: false,
             pending: None,
         }
     }
@@ -403,6 +420,9 @@ impl Text {
     /// Reads on if the buffer is used up; `false` at the end.
     fn fill(&mut self) -> Result<bool, Problem> {
         if self.start == self.end {
+            if self.end > 0 {
+                self.ended = self.buffer[self.end - 1] == b'\n';
+            }
             self.start = 0;
             self.end = 0;
             self.end = self.read(0)?;
@@ -429,6 +449,11 @@ impl Text {
                 }
             }
         }
+    }
+
+    /// The number of the last line that has text, at the end of the text.
+    fn last_line(&self) -> u64 {
+        self.line - u64::from(self.ended)
     }
 
     fn peek(&mut self) -> Result<Option<u8>, Problem> {

@@ -157,7 +157,7 @@ fn options_that_do_not_fit_the_model_are_told_at_once() {
                 overlap: Some(10),
                 ..Overrides::default()
             },
-            "`overlap` (10) must be less than `max_length` (10)",
+            "option `overlap: 10` must be less than option `max_length: 10`",
         ),
     ] {
         let model = text(exported("esm2"));

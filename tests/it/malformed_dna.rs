@@ -469,7 +469,7 @@ fn a_window_beyond_the_positions_is_refused() {
         "x.fna",
         &["--max-length", "2", "--overlap", "0"],
     );
-    assert_run(&run, WRONG, &["`max_length` (2)", "3 bases"]);
+    assert_run(&run, WRONG, &["--max-length 2 ", "3 bases"]);
 }
 
 #[test]

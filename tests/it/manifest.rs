@@ -908,7 +908,7 @@ fn windows_and_layers_are_resolved_for_a_model() {
     let error = with(&[("overlap", "200"), ("max_length", "100")]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`overlap` (200) must be less than `max_length` (100)"
+        "option `overlap: 200` must be less than option `max_length: 100`"
     );
 
     for (layer, expected) in [

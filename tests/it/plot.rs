@@ -82,7 +82,7 @@ fn a_run_is_drawn_and_its_files_are_told() {
          gut_01     3           3        100.0   1         1        1          1\n\
          gut_02     2           3        100.0   1         1        0          1\n\
          all        5           3        100.0   2         2        1          2\n\
-         picture: plot.svg\n",
+         plot: plot.svg\n",
         );
     let svg = std::fs::read_to_string(folder.path().join("plot.svg")).unwrap();
     for part in [

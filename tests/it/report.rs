@@ -62,6 +62,25 @@ fn the_schema_in_the_repository_is_that_of_the_types() {
     );
 }
 
+/// A file that was refused for its letters is not among those embedded, nor are its records.
+#[test]
+fn the_summary_counts_what_was_embedded() {
+    let dna = format!(">w\n{}\n", "ACGT".repeat(200));
+    let place = Place::new(&[
+        ("one.faa", b">a\nMKTAYIAKQR\n>b\nMKT\n"),
+        ("two.faa", dna.as_bytes()),
+    ]);
+    let out = place.path("out");
+    let [one, two] = ["one.faa", "two.faa"].map(|name| text(&place.path(name)).to_owned());
+    let model = text(exported("esm2"));
+    let run = seqembed(&["embed", &one, &two, "-m", model, "-o", text(&out)]);
+    assert_run(
+        &run,
+        PARTLY,
+        &["\n1 of 2 files and 2 sequences in ", "failed   1 file"],
+    );
+}
+
 #[test]
 fn a_report_is_valid_by_the_schema_which_knows_every_key() {
     let place = eventful();

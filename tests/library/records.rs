@@ -862,6 +862,17 @@ fn mistakes_are_told_with_line_and_record() {
             1,
             "line 8: FASTQ record `r2` has 4 residues but 3 qualities",
         ),
+        // The next header is as long as what is missing, and shorter.
+        (
+            b"@r1\nG\n+\nI\n@r2\nACGTAC\n+\nIII\n@r3\nG\n+\nI\n",
+            1,
+            "line 8: FASTQ record `r2` has 6 residues but 3 qualities",
+        ),
+        (
+            b"@r1\nG\n+\nI\n@r2\nACGTACG\n+\nIII\n@r3\nGG\n+\nII\n",
+            1,
+            "line 8: FASTQ record `r2` has 7 residues but 3 qualities",
+        ),
         (
             b"@r1\nACGT\n+\nIIIII\n",
             0,
@@ -878,9 +889,14 @@ fn mistakes_are_told_with_line_and_record() {
             "line 6: the file ends within FASTQ record `r2`",
         ),
         (
+            b"@r1\nG\n+\nI\n@r2\nACGT\n+\nII\n",
+            1,
+            "line 8: the file ends within FASTQ record `r2`",
+        ),
+        (
             b"@r1\nG\n+\nI\n@r2\nACGT\n+\nII",
             1,
-            "the file ends within FASTQ record `r2`",
+            "line 8: the file ends within FASTQ record `r2`",
         ),
         (
             b"@r1\nG\n+\nI\n@r2\nACGT\n+\n",

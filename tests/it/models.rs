@@ -172,6 +172,39 @@ fn the_licence_of_a_known_model_is_listed_and_recorded() {
     }
 }
 
+/// Once, by whichever command exports the model, and never of models that may be used freely.
+#[test]
+fn an_export_says_that_commercial_use_is_not_allowed() {
+    let scene = Scene::new();
+    let fixtures = Path::new(CHECKPOINTS).join("../../nt/checkpoints/v2-safetensors");
+    let note = predicate::str::contains("CC-BY-NC-SA-4.0, does not allow commercial use");
+    let mut export = scene.command();
+    export.arg("export").arg(&fixtures);
+    let named = export.args(["--name", "NT-v2-50M", "-o", "named"]).assert();
+    named.success().stderr(note.clone().count(1));
+
+    let id = "InstaDeepAI/nucleotide-transformer-v2-50m-multi-species";
+    let storage = scene.path(&format!("hf/hub/models--{}", id.replace('/', "--")));
+    let snapshot = storage.join("snapshots").join(COMMIT);
+    std::fs::create_dir_all(&snapshot).expect("a folder");
+    std::fs::create_dir_all(storage.join("refs")).expect("a folder");
+    std::fs::write(storage.join("refs/main"), COMMIT).expect("a reference");
+    for entry in std::fs::read_dir(&fixtures)
+        .expect("a checkpoint")
+        .flatten()
+    {
+        std::fs::copy(entry.path(), snapshot.join(entry.file_name())).expect("a copy");
+    }
+    std::fs::write(scene.path("a.faa"), ">one\nACGTACGATTGACA\n").expect("a file");
+    let first = scene.embed("NT-v2-50M").assert().success();
+    first.stderr(note.clone().count(1));
+    let second = scene.embed("NT-v2-50M").assert().success();
+    second.stderr(note.clone().not());
+    scene.snapshot();
+    let free = scene.embed("esm2_t6_8M_UR50D").assert().success();
+    free.stderr(exports().and(note.not()));
+}
+
 #[test]
 fn a_misspelt_name_is_recognised() {
     let scene = Scene::new();

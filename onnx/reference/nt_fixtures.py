@@ -9,7 +9,7 @@ What it writes
   (`tests/fixtures/dna_tokens` has ids of 6-mers). Numbers are rounded to 16 bits.
     v1-bin/          as published: vocab.txt, which has two tokens more than the model has rows, and pytorch_model.bin, whose
                      matrices are stored column after column
-    v1-saved/        the same as transformers saves it: model.safetensors, without vocab.txt
+    v1-saved/        the same as transformers saves it: model.safetensors
     v2-safetensors/  as published: no model_type, a table of positions that nothing uses, rotary frequencies
     v2-saved/        the same as it is saved after fine-tuning: with model_type, without that table
 - `inputs/`: `mixed.fna` (lengths, N), `letters.fna` (lower case, RNA, other ambiguous letters), `long.fna` (more than the model takes)
@@ -177,7 +177,8 @@ def write_checkpoints(out: Path, version: str, model: EsmModel) -> list[Path]:
         folder.mkdir(parents=True)
     settings, state = config(version), encoder_state(model)
     (published / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (published / "vocab.txt").write_text("\n".join(vocabulary(version)))
+    for folder in (published, saved):
+        (folder / "vocab.txt").write_text("\n".join(vocabulary(version)))
     if version == "v1":
         rows = torch.arange(settings["max_position_embeddings"])[None]
         tensors = {**state, **heads(version), "esm.embeddings.position_ids": rows}

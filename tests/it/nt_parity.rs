@@ -65,8 +65,8 @@ fn per_token_vectors() {
     }
 }
 
-/// As published, and as saved again: with and without vocabulary, settings and tensors that nothing
-/// depends on, matrices row after row and column after column.
+/// As published, and as saved again: with and without settings and tensors that nothing depends on,
+/// matrices row after row and column after column.
 #[test]
 fn every_layout_of_a_checkpoint_gives_the_same_model() {
     for case in reference().cases() {

@@ -137,6 +137,9 @@ const KNOWN_VALUES: [(&str, KnownValues); 4] = [
     ),
 ];
 
+/// Bases of a k-mer in all models but one, which has 3-mers.
+const K: u32 = 6;
+
 /// The first tokens of every vocabulary.
 const SPECIALS: [&str; 4] = ["<unk>", "<pad>", "<mask>", "<cls>"];
 /// Two more, which no sequence has. Version 1 has no rows for them.
@@ -169,10 +172,11 @@ struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary for which an embedding table has this many rows.
+    /// The vocabulary for which an embedding table has this many rows. With 2-mers it would have as
+    /// many as one of amino acids may have.
     fn of_rows(rows: usize) -> Option<Self> {
         let letters = BASES.len() + 1;
-        (2..=8).find_map(|k| {
+        (3..=8).find_map(|k| {
             let specials = rows.checked_sub(4_usize.pow(k) + letters)?;
             let ends_first = match specials {
                 4 => false,
@@ -323,7 +327,7 @@ impl NucleotideTransformer {
     fn words(&self) -> Vocabulary {
         // What fits none is refused with the other sizes.
         Vocabulary::of_rows(self.vocabulary).unwrap_or(Vocabulary {
-            k: 6,
+            k: K,
             ends_first: false,
         })
     }
@@ -473,7 +477,9 @@ impl Family for NucleotideTransformer {
     }
 
     fn own_tokenizer(&self) -> Option<Vec<u8>> {
-        Some(self.words().tokens().join("\n").into_bytes())
+        // Other models may have as many rows as there are for other k, such as models of codons.
+        let words = self.words();
+        (words.k == K).then(|| words.tokens().join("\n").into_bytes())
     }
 
     fn check_vocabulary(&self, text: &str) -> Result<(), String> {

@@ -1132,7 +1132,7 @@ fn settings_of_newer_families_are_refused_by_name() {
         ),
         (second, "vocab_size", json!(72), "vocab_size"),
         // That of version 1, whose special tokens stand elsewhere.
-        (second, "vocab_size", json!(73), "word_embeddings"),
+        (second, "vocab_size", json!(73), "the token with id 4 is"),
         (
             second,
             "add_bias_fnn",
@@ -1207,4 +1207,41 @@ fn another_vocabulary_than_that_of_the_family_is_refused() {
         let target = folder.path().join("model");
         export(folder.path(), &target, &ExportOptions::default()).unwrap();
     }
+}
+
+/// Where there is no vocab.txt, that of 6-mers is known; other models may have as many rows as
+/// there are for 3-mers.
+#[test]
+fn the_vocabulary_of_6_mers_is_known() {
+    let published = support::fixtures().join("nt/checkpoints/v1-saved");
+    let folder = tempfile::tempdir().unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(published.join("config.json")).unwrap()).unwrap();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let weights = folder.path().join("model.safetensors");
+    fs::copy(published.join("model.safetensors"), &weights).unwrap();
+    assert_all(&refused(folder.path()), &["vocab.txt is missing"]);
+
+    let rows = 4105;
+    config["vocab_size"] = rows.into();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut tensors = support::fixture("nt/checkpoints/v1-saved");
+    let name = "esm.embeddings.word_embeddings.weight";
+    let width = tensors[name].shape[1];
+    tensors.insert(
+        name.to_owned(),
+        Tensor {
+            shape: vec![rows, width],
+            values: vec![1.0; rows * width],
+        },
+    );
+    support::write_safetensors(&weights, &tensors, Format::F16);
+    let target = folder.path().join("model");
+    let model = export(folder.path(), &target, &ExportOptions::default()).unwrap();
+    assert_eq!(model.info().max_residues, Some(99 * 6));
+    let vocabulary = fs::read_to_string(target.join("vocab.txt")).unwrap();
+    let lines: Vec<&str> = vocabulary.lines().collect();
+    assert_eq!(lines.len(), rows + 2);
+    assert_eq!(lines[3..6], ["<cls>", "AAAAAA", "AAAAAT"]);
+    assert_eq!(lines[rows - 1..], ["N", "<eos>", "<bos>"]);
 }

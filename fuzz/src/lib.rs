@@ -97,8 +97,9 @@ pub fn tokenizer(data: &[u8]) {
         TokenizerKind::Bert,
         TokenizerKind::Bpe,
         TokenizerKind::NonOverlapping,
+        TokenizerKind::Pairs,
     ];
-    let kind = kinds[usize::from(kind % 4)];
+    let kind = kinds[usize::from(kind.wrapping_sub(b'0') % 5)];
     match tokenize::read(kind, text) {
         Ok(tokenizer) => {
             for sequence in [b"ACGTTGCANNACGTMKV".as_slice(), b"", b"A C\xff[CLS]*"] {

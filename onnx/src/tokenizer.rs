@@ -29,6 +29,8 @@ pub enum TokenizerKind {
     /// `vocab.txt`, with `<cls>` in front and nothing behind.
     #[serde(rename = "non-overlapping-kmers")]
     NonOverlapping,
+    /// Pairs of a residue and a structure, as listed in `vocab.txt`, with ESM's special tokens.
+    Pairs,
 }
 
 impl TokenizerKind {
@@ -37,7 +39,7 @@ impl TokenizerKind {
     pub fn file(self) -> &'static str {
         match self {
             Self::Bpe => "tokenizer.json",
-            Self::Esm | Self::Bert | Self::NonOverlapping => "vocab.txt",
+            Self::Esm | Self::Bert | Self::NonOverlapping | Self::Pairs => "vocab.txt",
         }
     }
 }
@@ -96,7 +98,10 @@ pub fn find(
             // A table is often rounded up.
             (tokens, tokens <= rows)
         }
-        TokenizerKind::Esm | TokenizerKind::Bert | TokenizerKind::NonOverlapping => {
+        TokenizerKind::Esm
+        | TokenizerKind::Bert
+        | TokenizerKind::NonOverlapping
+        | TokenizerKind::Pairs => {
             let tokens = text.trim_ascii_end().split(|byte| *byte == b'\n').count();
             (tokens, tokens == rows)
         }

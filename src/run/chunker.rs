@@ -65,7 +65,7 @@ impl<'a> Chunker<'a> {
             tasks,
             tokenizer,
             limits,
-            reader: TaskReader::new(tasks, tokenizer.alphabet()),
+            reader: TaskReader::new(tasks, tokenizer),
             saved: Arc::default(),
             changed: 0,
             dedup: None,
@@ -416,11 +416,19 @@ fn apply_policies(
     let units = tokenizer.alphabet().units();
     let settings = &task.job.settings;
     let limit = task.window.max_length;
-    let length = length_of(record, &encoded, tokenizer.alphabet());
+    let length = length_of(record, &encoded, tokenizer);
     let fail = |what: String| {
         let (source, id) = (&task.job.source, record.id());
         Err(format!("{source}: record {id:?}: {what}"))
     };
+    let (letters, each) = (letters_of(record), tokenizer.letters_per_residue());
+    if !letters.is_multiple_of(each) {
+        return fail(format!(
+            "it has {} letters, but the model reads {each} for each residue (one for its structure): \
+             one is missing or too much",
+            letters
+        ));
+    }
     let mut status = RecordStatus::default();
     let mut sequence = &record.sequence[..];
     if !task.fits(length, encoded.ids.len()) {
@@ -492,8 +500,12 @@ fn truncated<'sequence>(
 ) -> (&'sequence [u8], Encoded) {
     let mut sequence = sequence;
     let mut encoded = encoded;
-    if sequence.len() > task.window.max_length {
-        sequence = &sequence[..task.window.max_length];
+    let most = task
+        .window
+        .max_length
+        .saturating_mul(tokenizer.letters_per_residue());
+    if sequence.len() > most {
+        sequence = &sequence[..most];
         // A `*` at the cut is inside of the record, and not its end.
         encoded = tokenizer.encode_beginning(sequence);
     }
@@ -507,11 +519,18 @@ fn truncated<'sequence>(
 
 /// How many letters a record has, a terminal `*` of a protein not counted. Its rest was counted
 /// while it was read.
-fn length_of(record: &Record, encoded: &Encoded, alphabet: Alphabet) -> usize {
+fn length_of(record: &Record, encoded: &Encoded, tokenizer: &dyn Tokenizer) -> usize {
     let Some(rest) = record.rest else {
         return encoded.letters;
     };
-    let stop = rest.last == b'*' && alphabet == Alphabet::Protein;
-    let more = usize::try_from(rest.letters).unwrap_or(usize::MAX);
-    record.sequence.len().saturating_add(more) - usize::from(stop)
+    let each = tokenizer.letters_per_residue();
+    let stop = rest.last == b'*' && each == 1 && tokenizer.alphabet() == Alphabet::Protein;
+    (letters_of(record) - usize::from(stop)) / each
+}
+
+/// How many letters a record has, all of them counted.
+fn letters_of(record: &Record) -> usize {
+    let more = record.rest.map_or(0, |rest| rest.letters);
+    let more = usize::try_from(more).unwrap_or(usize::MAX);
+    record.sequence.len().saturating_add(more)
 }

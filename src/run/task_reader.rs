@@ -9,8 +9,8 @@ use super::task::Task;
 use crate::journal::facts::{InputFingerprint, InputHash};
 use crate::records::{self, Reader, Record};
 use crate::settings::Long;
-use crate::tokenize::Alphabet;
 use crate::tokenize::dna::DnaCheck;
+use crate::tokenize::{Alphabet, Tokenizer};
 
 /// What was read, before it is tokenized.
 pub enum ReadEntry {
@@ -44,6 +44,8 @@ pub struct TaskReader<'a> {
     tasks: &'a [Task],
     /// What the model is for.
     alphabet: Alphabet,
+    /// How many letters of a record describe a residue.
+    letters_per_residue: usize,
     /// The task whose file is being read.
     task: usize,
     /// The index of the next record in its file.
@@ -56,10 +58,11 @@ pub struct TaskReader<'a> {
 
 impl<'a> TaskReader<'a> {
     /// Starts at the first task's first record.
-    pub fn new(tasks: &'a [Task], alphabet: Alphabet) -> Self {
+    pub fn new(tasks: &'a [Task], tokenizer: &dyn Tokenizer) -> Self {
         Self {
             tasks,
-            alphabet,
+            alphabet: tokenizer.alphabet(),
+            letters_per_residue: tokenizer.letters_per_residue(),
             task: 0,
             index: 0,
             open: None,
@@ -157,7 +160,12 @@ impl<'a> TaskReader<'a> {
         records::Limits {
             longest,
             // One more, so that it is seen to be too long, even if that is a terminal `*`.
-            keep: is_cut.then(|| task.window.max_length.saturating_add(1)),
+            keep: is_cut.then(|| {
+                let longest = task.window.max_length;
+                longest
+                    .saturating_mul(self.letters_per_residue)
+                    .saturating_add(1)
+            }),
         }
     }
 

@@ -9,7 +9,8 @@ use super::windows::{Window, windows};
 pub struct Encoded {
     /// The tokens without special ones.
     pub ids: Vec<u32>,
-    /// How many letters the sequence has, a dropped `*` not counted.
+    /// How many letters the sequence has, a dropped `*` not counted; residues, where each is
+    /// described by several letters.
     pub letters: usize,
     /// How many of the ids are the unknown token's, for letters that the vocabulary lacks.
     pub unknown: usize,

@@ -62,6 +62,17 @@ pub enum VocabularyError {
         /// Id of the token.
         id: u32,
     },
+    /// A word that is not a residue and a structure.
+    #[error(
+        "`{}` (id {id}) is not a pair of letters, a residue and a structure",
+        shown::name(token)
+    )]
+    NoPair {
+        /// The unsupported token.
+        token: String,
+        /// Id of the token.
+        id: u32,
+    },
     /// k-mers of more than one length.
     #[error(
         "the vocabulary has k-mers of {first} and of {second} bases (`{}`), but a model must have \

@@ -12,6 +12,7 @@ mod family_rules;
 pub mod kmer;
 pub mod letters;
 mod non_overlapping;
+mod pairs;
 mod special;
 mod tokenizer;
 mod vocabulary;
@@ -34,6 +35,7 @@ use self::bpe::BpeTokenizer;
 use self::kmer::KmerTokenizer;
 use self::letters::LetterTokenizer;
 use self::non_overlapping::NonOverlappingTokenizer;
+use self::pairs::PairTokenizer;
 use self::vocabulary::Vocabulary;
 
 /// Opens the tokenizer of a model folder.
@@ -91,6 +93,7 @@ pub fn read_with(
         TokenizerKind::Esm => Box::new(LetterTokenizer::esm_with(text, rules)?),
         TokenizerKind::Bpe => Box::new(BpeTokenizer::from_json_with(text, rules)?),
         TokenizerKind::Bert => bert(text, rules)?,
+        TokenizerKind::Pairs => Box::new(PairTokenizer::new(&Vocabulary::read(text)?, rules)?),
         TokenizerKind::NonOverlapping => Box::new(NonOverlappingTokenizer::new(
             &Vocabulary::read(text)?,
             rules,

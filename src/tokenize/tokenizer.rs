@@ -35,6 +35,12 @@ pub trait Tokenizer: Send + Sync {
         1
     }
 
+    /// How many letters of a sequence describe one residue: two where its structure has a letter
+    /// too. Lengths, windows and [`Encoded::letters`] then count residues.
+    fn letters_per_residue(&self) -> usize {
+        1
+    }
+
     /// The most letters that a token reads, where most read as many, and none of them again: `k` of
     /// k-mers that do not overlap; of byte pairs how many they read on average. The limits of such
     /// models are in tokens, and windows are cut by tokens. `None`: windows are cut by letters.

@@ -48,6 +48,7 @@ mod nt_parity;
 mod plot;
 mod report;
 mod resume;
+mod saprot_parity;
 mod shell;
 mod snakemake;
 mod soak;

@@ -12,6 +12,7 @@ use super::esm::{self, FairEsm};
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::known_values::KnownValues;
 use super::nucleotide_transformer;
+use super::saprot;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
@@ -197,6 +198,9 @@ impl Family for Esm2 {
     }
 
     fn likeness(checkpoint: &Checkpoint) -> Likeness {
+        if saprot::is_meant(checkpoint) {
+            return Likeness::None;
+        }
         match &checkpoint.settings {
             Settings::HuggingFace { config, .. } => {
                 let text = |key: &str| config.get(key).and_then(Value::as_str);

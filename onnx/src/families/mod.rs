@@ -25,4 +25,5 @@ families! {
     bert::Bert,
     dnabert2::Dnabert2,
     nucleotide_transformer::NucleotideTransformer,
+    saprot::Saprot,
 }

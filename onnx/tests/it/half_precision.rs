@@ -225,6 +225,7 @@ fn plain_graphs_compute_what_padded_ones_do() {
         "dna/dnabert-3",
         "bert/igbert",
         "bert/grover",
+        "saprot/checkpoints/hub",
     ] {
         let target = folder.path().join(checkpoint);
         let model = exported(checkpoint, &target, Some(Precision::Fp16));
@@ -265,6 +266,7 @@ fn fused_graphs_compute_what_padded_ones_do() {
         "dna/dnabert-3",
         "bert/igbert",
         "bert/grover",
+        "saprot/checkpoints/hub",
     ] {
         let target = folder.path().join(checkpoint);
         let model = exported(checkpoint, &target, None);

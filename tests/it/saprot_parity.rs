@@ -1,0 +1,187 @@
+//! SaProt against transformers and fair-esm.
+//!
+//! `tests/fixtures/saprot` is made by `onnx/reference/saprot_fixtures.py`: a checkpoint in the
+//! layout of the hub and in that of the authors' own loader, and the vectors on which both packages
+//! agree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use seqembed::tokenize::{self, FamilyRules};
+use seqembed_onnx::Model;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
+use crate::common::{PARTLY, WRONG, assert_close, assert_run, fixtures, seqembed, text};
+
+fn reference() -> &'static Reference {
+    static REFERENCE: OnceLock<Reference> = OnceLock::new();
+    REFERENCE.get_or_init(|| Reference::open("saprot"))
+}
+
+/// The exported folder of a checkpoint, made once for all tests.
+fn exported(checkpoint: &str) -> &'static Path {
+    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
+    let (_, folders) = EXPORTED.get_or_init(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let all = &reference().cases()[0].models;
+        let folders = export_all(&reference().folder, all, "saprot", scratch.path());
+        (scratch, folders)
+    });
+    &folders[checkpoint]
+}
+
+fn model() -> &'static Path {
+    exported("checkpoints/hub")
+}
+
+/// The lines of the input files cut pairs; lengths, windows and `--max-length` count residues.
+#[test]
+fn every_pooling_and_layer_in_one_batch_in_windows_and_truncated() {
+    for case in reference().cases() {
+        reference().check_pooled(&case.name, model());
+    }
+}
+
+#[test]
+fn a_vector_a_residue() {
+    for case in reference().cases() {
+        for kernels in KERNELS {
+            let mut options = vec!["--kernels", kernels, "--pooling", "none"];
+            options.extend(case.options.iter().map(String::as_str));
+            let rows = embed(&reference().input(case), model(), &options);
+            assert_eq!(rows.vectors, case.tokens, "{}", case.name);
+            for record in &case.per_token_records {
+                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
+                let theirs = reference().expected(&name);
+                assert_close(row(&rows, *record), theirs, BOUND, &name);
+            }
+        }
+    }
+}
+
+#[test]
+fn both_layouts_give_the_same_weights_graph_and_vocabulary() {
+    let other = exported("checkpoints/saprot_small.pt");
+    for file in ["weights.bin", "model.onnx", "vocab.txt"] {
+        assert!(
+            fs::read(model().join(file)).unwrap() == fs::read(other.join(file)).unwrap(),
+            "{file} differs"
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    sequence: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn token_ids_are_those_of_transformers() {
+    let text = fs::read(reference().folder.join("tokens.json")).unwrap();
+    let cases: Vec<Tokens> = serde_json::from_slice(&text).unwrap();
+    let opened = Model::open(model()).unwrap();
+    let rules = FamilyRules::of(opened.architecture().family());
+    let kind = opened.info().tokenizer.kind;
+    let tokenizer = tokenize::open_with(model(), kind, &rules).unwrap();
+    let special = tokenizer.special();
+    for case in cases {
+        let encoded = tokenizer.encode(case.sequence.as_bytes());
+        let ids = [&special.front[..], &encoded.ids, &special.behind].concat();
+        assert_eq!(ids, case.ids, "{}", case.sequence);
+    }
+    // Case is meaning.
+    let one = |pair: &[u8]| tokenizer.encode(pair).ids;
+    assert_ne!(one(b"Ap"), one(b"AP"));
+    assert_eq!([one(b"AP"), one(b"ap"), one(b"pA")].concat(), [3, 3, 3]);
+    assert_eq!(one(b"##"), [445]);
+}
+
+/// A letter is missing or too much: in all pairs behind it residues and structures are swapped.
+#[test]
+fn an_odd_number_of_letters_is_an_error_that_names_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("odd.fasta");
+    let long = "MdEvVpQp".repeat(40);
+    for (sequence, letters, options) in [
+        ("MdEvV", 5, &[][..]),
+        ("MdEv*", 5, &[]),
+        (&format!("{long}M"), 321, &[]),
+        // Of which only the beginning is read.
+        (
+            &format!("{long}M"),
+            321,
+            &["--max-length", "10", "--long", "truncate"],
+        ),
+    ] {
+        fs::write(&input, format!(">good\nMdEv\n>bad one\n{sequence}\n")).unwrap();
+        let out = folder.path().join("out");
+        let mut arguments = vec!["embed", text(&input), "-m", text(model()), "-o", text(&out)];
+        arguments.extend(options);
+        let said = format!("it has {letters} letters");
+        assert_run(&seqembed(&arguments), PARTLY, &["\"bad\"", &said]);
+    }
+}
+
+fn copied(edit: impl Fn(&Path)) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let hub = fixtures().join("saprot/checkpoints/hub");
+    for file in ["config.json", "vocab.txt", "pytorch_model.bin"] {
+        fs::copy(hub.join(file), copy.path().join(file)).unwrap();
+    }
+    edit(copy.path());
+    copy
+}
+
+fn refused(copy: &TempDir, words: &[&str]) {
+    let target = copy.path().join("model");
+    let run = seqembed(&["export", text(copy.path()), "-o", text(&target)]);
+    assert_run(&run, WRONG, words);
+}
+
+#[test]
+fn settings_and_vocabularies_that_are_not_saprots_are_refused() {
+    let config = |from: &str, to: &str| {
+        copied(|folder| {
+            let path = folder.join("config.json");
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{from}");
+            fs::write(path, text.replace(from, to)).unwrap();
+        })
+    };
+    let copy = config("\"mask_token_id\": 4", "\"mask_token_id\": 32");
+    refused(&copy, &["mask_token_id is 32", "has id 4"]);
+    let copy = config("\"hidden_act\": \"gelu\"", "\"hidden_act\": \"relu\"");
+    refused(&copy, &["hidden_act", "relu"]);
+    let copy = copied(|folder| {
+        let path = folder.join("vocab.txt");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("Ap\nAy", "Ay\nAp")).unwrap();
+    });
+    refused(&copy, &["the vocabulary is not that of SaProt"]);
+    // Without the file and the id, all is known.
+    let copy = config("\"mask_token_id\": 4,", "");
+    fs::remove_file(copy.path().join("vocab.txt")).unwrap();
+    let target = copy.path().join("model");
+    let run = seqembed(&["export", text(copy.path()), "-o", text(&target)]);
+    assert_run(&run, 0, &[]);
+    for file in ["weights.bin", "vocab.txt"] {
+        assert!(fs::read(target.join(file)).unwrap() == fs::read(model().join(file)).unwrap());
+    }
+}
+
+/// A journal knows rows by their records; windows of pairs are saved and found again.
+#[test]
+fn a_finished_run_is_not_computed_again() {
+    let out = tempfile::tempdir().unwrap();
+    let input = reference().folder.join("inputs/long.fasta");
+    let mut arguments = vec!["embed", text(&input), "-m", text(model())];
+    arguments.extend(["-o", text(out.path()), "--max-length", "40", "--resume"]);
+    assert_run(&seqembed(&arguments), 0, &[]);
+    let run = seqembed(&arguments);
+    assert_run(&run, 0, &["not loaded"]);
+}

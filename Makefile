@@ -69,6 +69,7 @@ bench-cpu: build ## benchmark against other tools on this CPU (installs PyTorch)
 	@sh scripts/python-env.sh .venv-bench bench/requirements.txt
 	@.venv-bench/bin/python bench/cpu.py $(ARGS)
 	@.venv-bench/bin/python bench/cpu_dna.py $(DNA_ARGS)
+	@.venv-bench/bin/python bench/cpu_families.py $(FAMILY_ARGS)
 
 bench-gpu: need-python ## benchmark against other tools on this GPU (SEQEMBED=PATH: use that executable, do not build)
 	@[ -n "$(SEQEMBED)" ] || $(MAKE) --no-print-directory build ONNXRUNTIME="$(ONNXRUNTIME_GPU)"

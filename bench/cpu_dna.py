@@ -67,13 +67,13 @@ def read_genomes(path: Path) -> list[tuple[str, str]]:
     return [(header.split()[0], sequence.upper()) for header, sequence in esm2.read_fasta(path)]
 
 
-def cut(genomes: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pieces of 500 bases; a genome's last one may be shorter, but is no scrap."""
+def cut(genomes: list[tuple[str, str]], bases: int = BASES) -> list[tuple[str, str]]:
+    """Pieces of so many bases; a genome's last one may be shorter, but is no scrap."""
     return [
-        (f"{name}/{at + 1}", sequence[at : at + BASES])
+        (f"{name}/{at + 1}", sequence[at : at + bases])
         for name, sequence in genomes
-        for at in range(0, len(sequence), BASES)
-        if len(sequence) - at >= BASES // 10
+        for at in range(0, len(sequence), bases)
+        if len(sequence) - at >= bases // 10
     ]
 
 

@@ -1,6 +1,6 @@
 """One run of another tool: reads a FASTA file and writes one mean vector per record. compare.py starts one process per run.
 
-    python bench/peer.py transformers|fair-esm|esm-cpp|dnabert2 --model PATH --fasta FILE --out FOLDER --budget N --threads N
+    python bench/peer.py transformers|fair-esm|esm-cpp|dnabert2|transformers-FAMILY --model PATH --fasta FILE --out FOLDER --budget N --threads N
 
 Prints one line of JSON: seconds to import and load, and from there until the last file is on disk. Vectors that are not
 written as one array in the timed part are collected afterwards, so that they can be compared.
@@ -14,6 +14,7 @@ import time
 
 START = time.perf_counter()
 
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -37,34 +38,41 @@ def sorted_batches(rows: list[list[int]], budget: int) -> list[list[int]]:
     return [*batches, batch]
 
 
-def means(states, mask):
-    """Means of token vectors [batch, tokens, hidden] over all but the first and the last token that `mask` has."""
+def means(states, mask, behind: int = 1):
+    """Means of token vectors [batch, tokens, hidden] over all but the first token that `mask` has, and the last if one is `behind`."""
     import torch
 
     lengths = mask.sum(1)
     kept = mask.clone()
     kept[:, 0] = 0
-    kept[torch.arange(len(mask)), lengths - 1] = 0
-    return torch.einsum("bsh,bs->bh", states, kept.float()) / (lengths - 2)[:, None]
+    if behind:
+        kept[torch.arange(len(mask)), lengths - 1] = 0
+    return torch.einsum("bsh,bs->bh", states, kept.float()) / (lengths - 1 - behind)[:, None]
 
 
-def transformers(arguments) -> tuple[float, float]:
-    """EsmModel with SDPA: sorted by length, longest first, padded batches under a token budget."""
+def transformers(arguments, family: str | None = None) -> tuple[float, float]:
+    """ESM-2, or another family, with SDPA: sorted by length, longest first, padded batches under a token budget."""
     import torch
 
     torch.set_num_threads(arguments.threads)
-    model = esm2.load_transformers(arguments.model)
+    if family:
+        import families
+
+        model = families.load(family, arguments.model)
+        token_ids, behind = families.tokenizer(family)
+    else:
+        model, token_ids, behind = esm2.load_transformers(arguments.model), esm2.token_ids, 1
     loaded = time.perf_counter()
 
     records = esm2.read_fasta(arguments.fasta)
-    rows = [esm2.token_ids(sequence) for _, sequence in records]
+    rows = [token_ids(sequence) for _, sequence in records]
     vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
     with torch.inference_mode():
         for batch in sorted_batches(rows, arguments.budget):
             ids = esm2.padded([rows[i] for i in batch])
             mask = (ids != esm2.PAD).long()
             states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            vectors[batch] = means(states, mask).numpy()
+            vectors[batch] = means(states, mask, behind).numpy()
     save(arguments.out, records, vectors)
     return loaded, time.perf_counter()
 
@@ -151,6 +159,7 @@ def dnabert2(arguments) -> tuple[float, float]:
 
 
 PEERS = {"transformers": transformers, "fair-esm": fair_esm, "esm-cpp": esm_cpp, "dnabert2": dnabert2}
+PEERS |= {f"transformers-{family}": partial(transformers, family=family) for family in ("esmc", "esm1b", "nt")}
 
 
 def main() -> None:

@@ -66,19 +66,18 @@ pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<ExitCod
     // clap completes the names and usage lines of subcommands only in `build`.
     command.build();
     let page = match &args.subcommand {
-        None => command,
-        Some(name) => match command.find_subcommand(name) {
-            Some(found) => found.clone(),
-            None => {
-                say(&format!(
-                    "error: there is no subcommand `{name}`: run `seqembed help` for the list"
-                ));
-                return Ok(USAGE.into());
-            }
-        },
+        None => Some(&command),
+        Some(name) => command.find_subcommand(name),
+    };
+    let Some(page) = page else {
+        let name = args.subcommand.as_deref().unwrap_or_default();
+        say(&format!(
+            "error: there is no subcommand `{name}`: run `seqembed help` for the list"
+        ));
+        return Ok(USAGE.into());
     };
     let mut text = Vec::new();
-    Man::new(page).render(&mut text)?;
+    Man::new(page.clone()).render(&mut text)?;
     pass_on(&String::from_utf8_lossy(&text))?;
     Ok(ExitCode::SUCCESS)
 }

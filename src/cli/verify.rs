@@ -93,16 +93,15 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 
 /// The values to compare with; `Err` says why there are none.
 fn known_values(args: &VerifyArgs) -> Result<Vec<KnownValues>, String> {
-    let known = match &args.values {
-        Some(path) => verify::read(path).map_err(|error| told(&error))?,
-        None => {
-            let known = known_model(&args.name).ok_or_else(|| {
-                let spec = args.name.clone();
-                let why = ModelError::Unknown { spec };
-                format!("values are published of known models only: {why}. Or use --values FILE")
-            })?;
-            known.published_values()
-        }
+    let known = if let Some(path) = &args.values {
+        verify::read(path).map_err(|error| told(&error))?
+    } else {
+        let known = known_model(&args.name).ok_or_else(|| {
+            let spec = args.name.clone();
+            let why = ModelError::Unknown { spec };
+            format!("values are published of known models only: {why}. Or use --values FILE")
+        })?;
+        known.published_values()
     };
     if known.is_empty() {
         return Err(format!(

@@ -36,9 +36,9 @@ const LOW_COSINE: f64 = 0.999;
 /// Largest difference in fp32, relative to the vector's root mean square.
 const FULL_BOUND: f64 = 1e-4;
 
-/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8, 12, 16, 16 and 64
-/// dimensions: ONNX Runtime chooses its attention by that.
-const MODELS: [(&str, &str); 11] = [
+/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8, 12, 16, 16, 64, 16
+/// and 16 dimensions: ONNX Runtime chooses its attention by that.
+const MODELS: [(&str, &str); 13] = [
     ("esm2-head12", "esm2/checkpoints/hub-safetensors"),
     ("esm2-head16", "esm2/widths/head16-f16"),
     ("esm2-head24", "esm2/widths/head24-bf16"),
@@ -50,11 +50,13 @@ const MODELS: [(&str, &str); 11] = [
     ("esm1b", "esm1/checkpoints/esm1b-safetensors"),
     ("esm1v", "esm1/checkpoints/esm1v-safetensors"),
     ("esmc", "esmc/checkpoints/hub"),
+    ("nt-v1", "nt/checkpoints/v1-bin"),
+    ("nt-v2", "nt/checkpoints/v2-safetensors"),
 ];
 
-/// For heads whose width is no multiple of 8 and for ESM C seqembed has no kernels: those of ONNX
-/// Runtime run, and they have no bf16.
-const WITHOUT_KERNELS: [&str; 4] = ["esm2-head12", "dnabert2", "dnabert-3", "esmc"];
+/// For heads whose width is no multiple of 8, for ESM C and for version 2 of Nucleotide Transformer
+/// seqembed has no kernels: those of ONNX Runtime run, and they have no bf16.
+const WITHOUT_KERNELS: [&str; 5] = ["esm2-head12", "dnabert2", "dnabert-3", "esmc", "nt-v2"];
 
 /// Known models with random weights, in whose blocks the dense layers take norms and residuals in,
 /// on GPUs that have kernels for that. Heads of 32, 64 and 64 dimensions.

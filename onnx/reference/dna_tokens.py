@@ -2,12 +2,13 @@
 
     dna_tokens.py train GENOMES -o tokenizer.json [--size 4096] [--ambiguous]
     dna_tokens.py fixtures tokenizer.json -o tests/fixtures/dna_tokens
-    dna_tokens.py check tokenizer.json GENOMES IDS
+    dna_tokens.py check tokenizer.json|vocab.txt GENOMES IDS
 
 `train` makes a BPE tokenizer built like DNABERT-2's (special ids, Whitespace pre-tokenizer, no normaliser) from genomes.
 `fixtures` writes expected ids: of that tokenizer, of transformers' BertTokenizer for k-mers and for single residues, and of its
 EsmTokenizer for k-mers that do not overlap (Nucleotide Transformer).
-`check` holds ids, a record a line, against the tokenizer's own, id by id; `cargo bench --bench tokenize -- ids` writes them.
+`check` holds ids, a record a line, against the tokenizer's own, id by id; `cargo bench --bench tokenize -- ids` writes them. A
+vocab.txt is Nucleotide Transformer's.
 Needs tokenizers and transformers (requirements.txt).
 """
 
@@ -107,20 +108,31 @@ def kmer_cases(k, sequences):
     return bert_cases(words, texts)
 
 
-def non_overlapping_cases(version, k, sequences):
-    from nt_fixtures import CLS, vocabulary
+def non_overlapping(vocabulary):
+    """What gives a sequence's ids, and the unknown one, for a vocab.txt of Nucleotide Transformer."""
     from transformers import EsmTokenizer
+
+    tokenizer = EsmTokenizer(str(vocabulary), eos_token=None)
+
+    def ids(sequence):
+        # It joins unknown letters that stand side by side.
+        apart = re.sub("[^ACGTN]", lambda letter: f" {letter[0]} ", sequence)
+        cls, *ids = tokenizer(apart)["input_ids"]
+        assert cls == tokenizer.cls_token_id
+        return ids
+
+    return ids, tokenizer.unk_token_id
+
+
+def non_overlapping_cases(version, k, sequences):
+    from nt_fixtures import vocabulary
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.txt"
         path.write_text("\n".join(vocabulary(version, k)))
-        tokenizer = EsmTokenizer(str(path), eos_token=None)
+        ids, _ = non_overlapping(path)
     for sequence in sequences:
-        # It joins unknown letters that stand side by side.
-        apart = re.sub("[^ACGTN]", lambda letter: f" {letter[0]} ", sequence)
-        cls, *ids = tokenizer(apart)["input_ids"]
-        assert cls == CLS
-        yield {"sequence": sequence, "ids": ids}
+        yield {"sequence": sequence, "ids": ids(sequence)}
 
 
 def write(path, cases):
@@ -142,21 +154,28 @@ def fixtures(tokenizer, out):
     write(out / "residues.json", bert_cases(list(RESIDUES), [(one, " ".join(one)) for one in proteins]))
 
 
-def check(tokenizer, genomes, ids):
+def byte_pairs(path):
+    """What gives a sequence's ids, and the unknown one, for a tokenizer.json."""
+    tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return lambda sequence: tokenizer.encode(sequence, add_special_tokens=False).ids, tokenizer.token_to_id("[UNK]")
+
+
+def check(path, genomes, ids):
+    ids_of, unknown_id = (byte_pairs if path.suffix == ".json" else non_overlapping)(path)
     count = records = unknown = 0
     with open(ids) as lines:
         for number, (sequence, line) in enumerate(itertools.zip_longest(sequences(genomes), lines), 1):
             if sequence is None or line is None:
                 raise SystemExit(f"{ids}: not as many lines as {genomes} has records")
-            expected = tokenizer.encode(sequence, add_special_tokens=False).ids
+            expected = ids_of(sequence)
             found = [int(one) for one in line.split()]
             if expected != found:
                 at = next(i for i, pair in enumerate(itertools.zip_longest(expected, found)) if pair[0] != pair[1])
                 raise SystemExit(f"record {number}, token {at}: expected {expected[at:at+5]}, found {found[at:at+5]}")
             records, count = number, count + len(expected)
-            unknown += expected.count(tokenizer.token_to_id("[UNK]"))
+            unknown += expected.count(unknown_id)
     print(f"{records} records, {count} ids ({unknown} unknown): all equal")
 
 
@@ -179,11 +198,10 @@ def main():
     if options.command == "train":
         train(options.genomes, options.size, options.ambiguous).save(str(options.out))
         return
-    tokenizer = Tokenizer.from_file(str(options.tokenizer))
     if options.command == "fixtures":
-        fixtures(tokenizer, options.out)
+        fixtures(Tokenizer.from_file(str(options.tokenizer)), options.out)
     else:
-        check(tokenizer, options.genomes, options.ids)
+        check(options.tokenizer, options.genomes, options.ids)
 
 
 if __name__ == "__main__":

@@ -337,6 +337,28 @@ fn contigs() -> String {
     text
 }
 
+/// The licence and the paper of every known model stand in the table of families, and the paper in
+/// CITATION.cff.
+#[test]
+fn known_models_are_in_the_table_and_cited() {
+    let read = |file: &str| fs::read_to_string(repository().join(file)).unwrap();
+    let (models, cited) = (read("docs/models.md"), read("CITATION.cff"));
+    for known in seqembed_onnx::known_models() {
+        let publication = known.publication;
+        let paper = publication.citation.split_once(':').unwrap().1;
+        let rows = models.lines().filter(|line| line.starts_with("| "));
+        let mut rows = rows.filter(|row| row.contains(paper));
+        let licence = format!("| {} |", publication.licence);
+        let pooling = format!("| `{}` |", publication.pooling);
+        assert!(
+            rows.any(|row| row.contains(&licence) && row.contains(&pooling)),
+            "docs/models.md has no row for {}: {publication:?}",
+            known.name
+        );
+        assert!(cited.contains(paper), "CITATION.cff lacks {paper}");
+    }
+}
+
 /// Follows a file from its first block to its last.
 #[track_caller]
 fn follow(file: &str) {

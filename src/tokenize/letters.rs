@@ -14,6 +14,12 @@ use super::special::{self, SpecialTokens};
 use super::tokenizer::Tokenizer;
 use super::vocabulary::Vocabulary;
 
+/// The tokens that every protein needs.
+const AMINO_ACIDS: [&str; 20] = [
+    "A", "C", "D", "E", "F", "G", "H", "I", "K", "L", "M", "N", "P", "Q", "R", "S", "T", "V", "W",
+    "Y",
+];
+
 /// The table of a vocabulary.
 #[derive(Debug, Clone)]
 pub struct LetterTokenizer {
@@ -39,10 +45,13 @@ impl LetterTokenizer {
     /// As [`LetterTokenizer::esm`].
     pub fn esm_with(text: &str, rules: &FamilyRules) -> Result<Self, VocabularyError> {
         let vocabulary = Vocabulary::read(text)?;
-        vocabulary.check(&[
-            "<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "D", "E", "F", "G", "H", "I", "K", "L",
-            "M", "N", "P", "Q", "R", "S", "T", "V", "W", "Y",
-        ])?;
+        let names = rules.special.unwrap_or(special::ESM);
+        let mut needed = names.front.to_vec();
+        needed.push(names.pad);
+        needed.extend(names.behind);
+        needed.push(names.unk);
+        needed.extend(AMINO_ACIDS);
+        vocabulary.check(&needed)?;
         let special = rules.special(special::ESM, |name| vocabulary.id(name))?;
         // transformers cuts every token of the file out of a sequence, the longest first.
         let long = vocabulary.words().filter(|(word, _)| {

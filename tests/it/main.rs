@@ -22,6 +22,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod amplify_parity;
 mod bert_parity;
 mod convert;
 #[cfg(target_os = "linux")]

@@ -2,6 +2,8 @@
 //! `ProtBert` (Elnaggar et al., 2022) and `IgBert` (Kenlay et al., 2024) of amino acids, GROVER
 //! (Sanabria et al., 2024) of byte pairs, and any other of that shape. Post-norm blocks, erf GELU.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,6 +13,7 @@ use super::config::Config;
 use super::esm;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::kmers::kmers;
+use super::known_values::KnownValues;
 use super::learned_positions;
 use super::post_norm;
 use super::sample_bpe::sample_bpe;
@@ -174,6 +177,16 @@ const GROVER: Publication = Publication {
     pooling: "mean",
 };
 
+/// From evo.cpp (tcztzy, Apache-2.0), `configs/evidence/oracles`: made there with transformers 4.38
+/// in fp32.
+const GROVER_VALUES: KnownValues = KnownValues {
+    source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-grover/input-1"),
+    sequence: Cow::Borrowed("AAAACCCCGGGGTTTTACGTNACGTNNNNACGTTGCAACGTACGT"),
+    pooling: Some(Cow::Borrowed("mean-all")),
+    values: Cow::Borrowed(&[-1.082924, -0.206073, -0.937429, -0.050938, 0.497056, -0.757521]),
+    ..KnownValues::MEAN
+};
+
 /// Name, hub id, parameters, bases of a k-mer.
 const DNABERTS: [(&str, &str, &str, u32); 4] = [
     ("DNABERT-3", "zhihan1996/DNA_bert_3", "86M", 3),
@@ -253,6 +266,13 @@ impl Family for Bert {
             family: Self::protbert(),
         });
         dnaberts.into_iter().chain([grover]).chain(protberts).collect()
+    }
+
+    fn published_values(name: &str) -> Vec<KnownValues> {
+        match name {
+            "GROVER" => vec![GROVER_VALUES],
+            _ => Vec::new(),
+        }
     }
 
     fn blocks(&self) -> Blocks {

@@ -43,12 +43,17 @@ pub struct Blocks {
     pub intermediate: usize,
     /// How rows are normalised.
     pub norm: Norm,
+    /// Whether a norm stands behind the last block. Only where norms come before each half.
+    pub final_norm: bool,
     /// Whether the norm behind the last block has a bias, where those of the blocks have one.
     pub final_norm_bias: bool,
     /// Added to the variance (or mean square) before its root is taken.
     pub epsilon: f32,
     /// How attention knows positions.
     pub positions: Positions,
+    /// Whether the dimensions that are rotated together are neighbours in the checkpoint. In the
+    /// weights file they are half a head apart, always.
+    pub rotated_neighbours: bool,
     /// Whether queries and keys are normalised over their full width before they are rotated, with
     /// a weight each and no bias.
     pub query_key_norm: bool,
@@ -84,9 +89,11 @@ impl Blocks {
             head_width: hidden / heads.max(1),
             intermediate,
             norm: Norm::LayerNorm { bias: true },
+            final_norm: true,
             final_norm_bias: true,
             epsilon: 1e-12,
             positions: Positions::None,
+            rotated_neighbours: false,
             query_key_norm: false,
             activation: Activation::Gelu,
             gated: false,
@@ -145,6 +152,7 @@ impl Blocks {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let has_kernels = self.norm == Norm::LayerNorm { bias: true }
+            && self.final_norm
             && self.final_norm_bias
             && !self.query_key_norm
             && self.activation == Activation::Gelu
@@ -220,6 +228,9 @@ impl Blocks {
 
     /// Plans the norm behind the last block.
     pub fn plan_final_norm(&self, plan: &mut Plan, theirs: &str) {
+        if !self.final_norm {
+            return;
+        }
         let bias = self.norm == Norm::LayerNorm { bias: true } && self.final_norm_bias;
         self.plan_norm_with(plan, "final_norm", theirs, bias);
     }
@@ -246,12 +257,18 @@ impl Blocks {
         let weights = three
             .iter()
             .map(|part| tensor(layer, &format!("{part}.weight"), &[width, hidden]));
-        let packed = tensor(layer, "attention.self.qkv.weight", &[3 * width, hidden]);
-        plan.either(
-            format!("layer.{layer}.qkv.weight"),
-            weights.collect(),
-            packed,
-        );
+        let ours = format!("layer.{layer}.qkv.weight");
+        if self.rotated_neighbours {
+            let source = TensorSource::Apart {
+                inputs: weights.collect(),
+                pairs: 2,
+                width: self.head_width,
+            };
+            plan.add(ours, &[3 * width, hidden], source);
+        } else {
+            let packed = tensor(layer, "attention.self.qkv.weight", &[3 * width, hidden]);
+            plan.either(ours, weights.collect(), packed);
+        }
         let [query, key, value] =
             three.map(|part| tensor(layer, &format!("{part}.bias"), &[width]));
         if self.attention_bias {

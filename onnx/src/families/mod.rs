@@ -26,4 +26,5 @@ families! {
     dnabert2::Dnabert2,
     nucleotide_transformer::NucleotideTransformer,
     saprot::Saprot,
+    amplify::Amplify,
 }

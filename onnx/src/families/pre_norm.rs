@@ -1,6 +1,6 @@
 //! Blocks whose norms come first, as those of ESM (Rives et al., 2021; Lin et al., 2023): each half
 //! of a block, attention and feed-forward layer, is normalised on its way in and added to what came
-//! in. A last norm stands behind the last block.
+//! in. In most, a last norm stands behind the last block.
 
 use super::attention::Attention;
 use super::blocks::Blocks;
@@ -44,7 +44,7 @@ impl Blocks {
     }
 
     /// Hidden states, [tokens, hidden], behind `last` blocks, from the embeddings. Those of the
-    /// last block have passed the last norm.
+    /// last block have passed the last norm, if there is one.
     pub fn build_pre_norm(
         &self,
         frame: &mut Frame<'_, '_>,
@@ -80,7 +80,7 @@ impl Blocks {
             if layer + 1 < last {
                 let next = format!("layer.{}.attention_norm", layer + 1);
                 [norm, state] = frame.skip_norm(&down, &state, bias, &next, true);
-            } else if last == self.layers {
+            } else if last == self.layers && self.final_norm {
                 [state, _] = frame.skip_norm(&down, &state, bias, "final_norm", false);
             } else {
                 let bias = bias.map(|bias| frame.builder.weight(bias));

@@ -96,6 +96,17 @@ impl Input {
 pub enum TensorSource {
     /// The rows of one tensor after those of another.
     Rows(Vec<Input>),
+    /// The rows of tensors, one after the other, [heads * width, columns] each. In each head of the
+    /// first `pairs` tensors, even rows come before odd ones, so that dimensions that were
+    /// neighbours are half a head apart.
+    Apart {
+        /// The tensors.
+        inputs: Vec<Input>,
+        /// How many of them are reordered.
+        pairs: usize,
+        /// Rows of a head.
+        width: usize,
+    },
     /// Every value times a factor; some rows are zero.
     Scaled {
         /// The tensor, [rows, columns].
@@ -160,7 +171,7 @@ impl TensorSource {
     #[must_use]
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
-            Self::Rows(inputs) => inputs.iter().collect(),
+            Self::Rows(inputs) | Self::Apart { inputs, .. } => inputs.iter().collect(),
             Self::Scaled { input, .. } | Self::Part { input, .. } => vec![input],
             Self::Shifted { table, by } => vec![table, by],
             Self::Folded {
@@ -369,6 +380,18 @@ fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) ->
         TensorSource::Rows(inputs) => inputs
             .iter()
             .try_for_each(|input| source.stream(input, &mut |values| writer.floats(values))),
+        TensorSource::Apart {
+            inputs,
+            pairs,
+            width,
+        } => inputs.iter().enumerate().try_for_each(|(index, input)| {
+            if index < *pairs {
+                let columns = input.shape.last().copied().unwrap_or(1);
+                writer.floats(&apart(&whole(input, source)?, *width, columns))
+            } else {
+                source.stream(input, &mut |values| writer.floats(values))
+            }
+        }),
         TensorSource::Scaled {
             input,
             factor,
@@ -421,6 +444,18 @@ fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) ->
             factor,
         } => writer.floats(&fold([bias, weight, inner], *factor, source)?),
     }
+}
+
+/// In each head of `width` rows, the even ones before the odd ones.
+fn apart(values: &[f32], width: usize, columns: usize) -> Vec<f32> {
+    let mut ordered = Vec::with_capacity(values.len());
+    for head in values.chunks(width * columns) {
+        for parity in [0, 1] {
+            let rows = head.chunks(columns).skip(parity).step_by(2);
+            ordered.extend(rows.flatten());
+        }
+    }
+    ordered
 }
 
 /// `(bias + weight @ inner) * factor`, of the last values of `inner`, summed in f64.

@@ -225,6 +225,7 @@ fn plain_graphs_compute_what_padded_ones_do() {
         "dna/dnabert-3",
         "bert/igbert",
         "bert/grover",
+        "amplify/checkpoints/hub",
         "saprot/checkpoints/hub",
     ] {
         let target = folder.path().join(checkpoint);

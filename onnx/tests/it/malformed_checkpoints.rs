@@ -603,6 +603,44 @@ fn weights_that_the_graph_has_no_place_for_are_refused_in_every_family_and_forma
     }
 }
 
+/// Of families whose tensors have names of their own, too.
+#[test]
+fn adapters_in_the_spelling_of_a_family_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, name, help) in [
+        (
+            "amplify/checkpoints/hub",
+            "transformer_encoder.1.q.lora_A.default.weight",
+            "merge_and_unload()",
+        ),
+        (
+            "amplify/checkpoints/hub",
+            "transformer_encoder.0.adapter.down.weight",
+            "adapter layers",
+        ),
+        (
+            "amplify/checkpoints/hub",
+            "transformer_encoder.0.q.bias",
+            "variant",
+        ),
+        (
+            "bert/igbert",
+            "encoder.layer.0.attention.self.query.lora_A.default.weight",
+            "merge_and_unload()",
+        ),
+    ] {
+        let source = copied(family, &folder.path().join(family));
+        let mut tensors = support::fixture(family);
+        let tensor = Tensor {
+            shape: vec![2],
+            values: vec![1.0; 2],
+        };
+        tensors.insert(name.to_owned(), tensor);
+        support::write_safetensors(&source.join("model.safetensors"), &tensors, Format::F16);
+        assert_leftovers(&source, &[name], help);
+    }
+}
+
 /// The encoder's own names have the prefix; what makes its input is a module of its own, without
 /// one.
 #[test]
@@ -1017,6 +1055,7 @@ fn impossible_sizes_are_refused_in_every_family() {
         "dna/dnabert-3-plain",
         "dna/dnabert-s",
         "nt/checkpoints/v1-saved",
+        "amplify/checkpoints/hub",
         "nt/checkpoints/v2-saved",
     ] {
         let folder = tempfile::tempdir().unwrap();

@@ -424,9 +424,8 @@ fn apply_policies(
     let (letters, each) = (letters_of(record), tokenizer.letters_per_residue());
     if !letters.is_multiple_of(each) {
         return fail(format!(
-            "it has {} letters, but the model reads {each} for each residue (one for its structure): \
-             one is missing or too much",
-            letters
+            "it has {letters} letters, but the model reads {each} for each residue (one for its \
+             structure): one is missing or too much"
         ));
     }
     let mut status = RecordStatus::default();

@@ -1,4 +1,4 @@
-//! ProtBert, IgBert and GROVER against transformers' `BertModel` and tokenizers.
+//! `ProtBert`, `IgBert` and GROVER against transformers' `BertModel` and tokenizers.
 //!
 //! `tests/fixtures/bert` is made by `onnx/reference/bert_fixtures.py`: checkpoints as they are
 //! published, and the expected vectors and ids.
@@ -59,7 +59,7 @@ fn per_token_vectors() {
     }
 }
 
-/// ProtBert's file is of before PyTorch 1.6, and its configuration lacks what is usual.
+/// `ProtBert`'s file is of before PyTorch 1.6, and its configuration lacks what is usual.
 #[test]
 fn every_layout_of_a_checkpoint_gives_the_same_weights_and_graph() {
     let (old, new) = (exported("protbert"), exported("igbert"));

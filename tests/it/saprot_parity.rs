@@ -1,4 +1,4 @@
-//! SaProt against transformers and fair-esm.
+//! `SaProt` against transformers and fair-esm.
 //!
 //! `tests/fixtures/saprot` is made by `onnx/reference/saprot_fixtures.py`: a checkpoint in the
 //! layout of the hub and in that of the authors' own loader, and the vectors on which both packages

@@ -22,7 +22,7 @@ pub(super) const MAGIC: [u8; 14] = [
 const VERSION: i64 = 1001;
 
 /// Bytes in front of a storage's values, which say how many there are.
-const COUNT: u64 = 8;
+const COUNT: usize = 8;
 
 /// Reads the saved object, and where its storages are, from a file of `length` bytes.
 ///
@@ -164,7 +164,7 @@ impl Values<'_> {
             )));
         }
         let size = count.checked_mul(dtype.bytes() as u64);
-        let start = self.at.checked_add(COUNT);
+        let start = self.at.checked_add(COUNT as u64);
         let end = size.zip(start).and_then(|(size, at)| at.checked_add(size));
         let (Some(size), Some(start), Some(end)) = (size, start, end) else {
             return Err(self.bad(format!(
@@ -183,10 +183,10 @@ impl Values<'_> {
     /// The number that stands in front of the next storage's values; `None` where the file ends
     /// before.
     fn count(&mut self) -> Result<Option<u64>, Error> {
-        if self.at.saturating_add(COUNT) > self.length {
+        if self.at.saturating_add(COUNT as u64) > self.length {
             return Ok(None);
         }
-        let mut count = [0; COUNT as usize];
+        let mut count = [0; COUNT];
         self.file
             .seek(SeekFrom::Start(self.at))
             .and_then(|_| self.file.read_exact(&mut count))

@@ -1,5 +1,5 @@
-//! `SaProt` (Su et al., 2024): ESM-2 over pairs of letters, a residue and the structure around it, in
-//! foldseek's alphabet.
+//! `SaProt` (Su et al., 2024): ESM-2 over pairs of letters, a residue and the structure around it,
+//! in foldseek's alphabet.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,5 +1,6 @@
-//! `PyTorch`'s files of before 1.6, its own and some made by hand: they give what a zip archive of the same tensors
-//! gives, and damaged or hostile ones give an error that names the file, never a panic.
+//! `PyTorch`'s files of before 1.6, its own and some made by hand: they give what a zip archive of
+//! the same tensors gives, and damaged or hostile ones give an error that names the file, never a
+//! panic.
 //! `checkpoint_formats.rs` compares their weights with those of the other formats.
 
 use std::collections::BTreeMap;

@@ -23,6 +23,8 @@ for target in records manifest safetensors pickle pytorch tokenizer journal rows
         { printf 0 && cat $fixtures/esm2/checkpoints/hub-bin/vocab.txt; } >"$corpus/esm"
         { printf 1 && cat $fixtures/dna/dnabert-3/vocab.txt; } >"$corpus/kmers"
         { printf 2 && cat $fixtures/dna/dnabert2/tokenizer.json; } >"$corpus/bpe"
+        { printf 3 && cat $fixtures/nt/checkpoints/v1-bin/vocab.txt; } >"$corpus/non-overlapping"
+        { printf 4 && cat $fixtures/saprot/checkpoints/hub/vocab.txt; } >"$corpus/pairs"
         ;;
     esac
     echo "== $target, $seconds s"

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
-use crate::common::{PARTLY, assert_close, assert_run, seqembed, text};
+use crate::common::{DONE, PARTLY, WRONG, assert_close, assert_run, seqembed, text};
 
 fn reference() -> &'static Reference {
     static REFERENCE: OnceLock<Reference> = OnceLock::new();
@@ -123,4 +123,27 @@ fn a_record_of_too_many_tokens_is_refused_where_windows_are_not_wanted() {
         PARTLY,
         &["many", "its 134 bases are", "more than the 128"],
     );
+}
+
+/// Other libraries' files of the same vocabulary stand beside `vocab.txt` in many folders.
+#[test]
+fn a_tokenizer_file_of_another_kind_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("protbert");
+    fs::create_dir(&source).unwrap();
+    for file in ["config.json", "vocab.txt", "pytorch_model.bin"] {
+        let from = reference().folder.join("protbert").join(file);
+        fs::copy(from, source.join(file)).unwrap();
+    }
+    let target = folder.path().join("model");
+    for other in [r#"{"model": {"type": "WordPiece", "vocab": {}}}"#, "{"] {
+        fs::write(source.join("tokenizer.json"), other).unwrap();
+        let run = seqembed(&["export", text(&source), "-o", text(&target), "--force"]);
+        assert_run(&run, DONE, &[]);
+        assert!(target.join("vocab.txt").is_file() && !target.join("tokenizer.json").exists());
+    }
+    // Where it is the only one, what is wrong with it is said.
+    fs::remove_file(source.join("vocab.txt")).unwrap();
+    let run = seqembed(&["export", text(&source), "-o", text(&target), "--force"]);
+    assert_run(&run, WRONG, &["tokenizer.json"]);
 }

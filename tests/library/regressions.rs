@@ -93,6 +93,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
                 (b'0', "esm2/checkpoints/hub-bin/vocab.txt"),
                 (b'1', "dna/dnabert-3/vocab.txt"),
                 (b'2', "dna/dnabert2/tokenizer.json"),
+                (b'2', "bert/grover/tokenizer.json"),
+                (b'3', "nt/checkpoints/v1-bin/vocab.txt"),
+                (b'4', "saprot/checkpoints/hub/vocab.txt"),
             ] {
                 let mut seed = vec![kind];
                 seed.extend(fs::read(fixtures.join(file)).unwrap());

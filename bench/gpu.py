@@ -8,8 +8,8 @@ of an hour on an H100, with --quick about 4 minutes.
 - seqembed: the whole program, FASTA files on disk (a manifest of 200) to npz files on disk. Tokens a second are those of its
   report.json over its seconds without the load and without finding and waking the device, which the peers' processes have done before. The best of --runs runs, each a process of its own.
 - The peers (bench/gpu_peers.py, bench/gpu_torch.py) start from token arrays in memory, which are batched beforehand:
-  transformers with SDPA, sorted by length, at its best of several token budgets (DNABERT-2, which transformers lacks: plain PyTorch in
-  its manner); PyTorch written by hand, whole layers under torch.compile: packed with varlen_attn (ESM-2), padded SDPA with a bias or
+  transformers with SDPA, sorted by length, at its best of several token budgets (the others, which transformers or its older releases
+  lack: plain PyTorch in its manner); PyTorch written by hand, whole layers under torch.compile: packed with varlen_attn (all but DNABERT-2), padded SDPA with a bias or
   flex_attention, padded or packed (DNABERT-2: the best of them is the bar). They embed as many sequences as
   take about as long as a run of seqembed, of the same lengths, once to warm up and then for the record.
 - The upper limit: only the matrix products of the model.
@@ -59,6 +59,8 @@ MODELS = {
     "650M": Model("esm2_t33_650M_UR50D", {"proteins": 4_000_000, "frames": 3_000_000}, {"compiled": 1.25, "transformers": 2.2}),
     "3B": Model("esm2_t36_3B_UR50D", {"proteins": 1_000_000, "frames": 700_000}, {"compiled": 1.1, "transformers": 1.75}, True),
     "150M": Model("esm2_t30_150M_UR50D", {"proteins": 3_000_000, "frames": 3_000_000}),
+    "esmc-600M": Model("ESMC-600M", {"proteins": 4_000_000, "frames": 3_000_000}, {"compiled": 1.25, "transformers": 2.0}),
+    "nt-v2-500M": Model("NT-v2-500M", {"dna-6k": 4_000_000}, {"compiled": 1.25, "transformers": 2.0}),
     "8M": Model("esm2_t6_8M_UR50D", {"proteins": 10_000_000, "frames": 10_000_000}),
 }
 DEFAULT_MODELS = ["dnabert2", "650M", "3B"]
@@ -177,7 +179,7 @@ def bench(arguments, clock: Clock, seqembed, key: str, folder: Path, save) -> No
                     }
                 except Exception as error:
                     fail(f"profile of seqembed {precision}, {name}", error)
-    if seqembed and key != "dnabert2":
+    if seqembed and "frames" in model.tokens:
         try:
             figures["load"] = gpu_load.measure(seqembed, folder, arguments.precisions[0], 2) | {"bar": model.load_bar}
         except Exception as error:
@@ -222,7 +224,7 @@ def options() -> argparse.Namespace:
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.quick and arguments.inputs is None:
-        arguments.inputs = ["proteins", "dna-500", "dna-2-5k"]
+        arguments.inputs = ["proteins", "dna-500", "dna-2-5k", "dna-6k"]
     if unknown := [key for key in arguments.models if key not in MODELS]:
         parser.error(f"no such model: {', '.join(unknown)}")
     if unknown := [name for name in arguments.inputs or [] if name not in gpu_inputs.KINDS]:

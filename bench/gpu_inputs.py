@@ -28,6 +28,7 @@ KINDS = {
     "frames": Kind("reading frames of 49 to 167 residues", AMINO_ACIDS, 110),
     "dna-500": Kind("DNA of 500 bases", BASES, 121),
     "dna-2-5k": Kind("DNA of 2,000 to 5,000 bases", BASES, 835),
+    "dna-6k": Kind("DNA of 600 to 6,000 bases", BASES, 554),
 }
 
 
@@ -41,6 +42,8 @@ def lengths(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
         return np.full(count, 500)
     if kind == "dna-2-5k":
         return rng.integers(2000, 5001, count)
+    if kind == "dna-6k":
+        return rng.integers(600, 6001, count)
     raise ValueError(f"no such input: {kind}")
 
 
@@ -78,7 +81,9 @@ def read(manifest: Path) -> tuple[list[str], list[str]]:
 
 def token_rows(model: Path, family: str, sequences: list[str]) -> list[np.ndarray]:
     """Each sequence's token ids (int64) with the special ones, by independent implementations."""
-    if family == "esm2":
+    if family == "nucleotidetransformer":
+        return [six_mers(sequence) for sequence in sequences]
+    if family in ("esm2", "esmc"):
         table = np.full(256, esm2.UNK, np.int64)
         for letter, number in esm2.LETTERS.items():
             table[ord(letter)] = number
@@ -91,6 +96,15 @@ def token_rows(model: Path, family: str, sequences: list[str]) -> list[np.ndarra
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return [np.asarray(encoded.ids, np.int64) for encoded in tokenizer.encode_batch_fast(sequences)]
+
+
+def six_mers(sequence: str) -> np.ndarray:
+    """Token ids of Nucleotide Transformer, version 2: `<cls>` (3), then 6-mers in the order of A T C G behind six special tokens, and single
+    letters behind those for the bases that are left."""
+    letters = np.array(["ATCG".index(letter) for letter in sequence])
+    whole = len(letters) // 6 * 6
+    words = letters[:whole].reshape(-1, 6) @ 4 ** np.arange(5, -1, -1)
+    return np.concatenate([[3], 6 + words, 6 + 4096 + letters[whole:]]).astype(np.int64)
 
 
 def padded_batches(rows: list[np.ndarray], budget: int) -> list[list[int]]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import gpu_inputs
 import gpu_torch
+import gpu_torch_gated
 import numpy as np
 import torch
 from kernel_table import of_profiler
@@ -38,6 +39,10 @@ PEERS = {
         "flex-padded": lambda weights: gpu_torch.Dnabert2FlexPadded(weights),
     },
 }
+PEERS["esmc"] = PEERS["nucleotidetransformer"] = {
+    "padded-sdpa": lambda weights: gpu_torch_gated.GatedPadded(weights),
+    "compiled-varlen": lambda weights: gpu_torch_gated.GatedVarlen(weights),
+}
 # The ones that the bar is about; the best of them counts.
 COMPILED = {"compiled-varlen", "compiled-sdpa", "flex-packed", "flex-padded"}
 
@@ -50,6 +55,8 @@ class Run:
         self.family = json.loads((arguments.model / "seqembed.json").read_text())["architecture"]["type"]
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.inputs = dict(pair.split("=", 1) for pair in arguments.inputs)
+        gated = self.family in gpu_torch_gated.BEHIND
+        self.reference = gpu_torch_gated.reference if gated else gpu_torch.reference
         self.rows: dict[str, list[np.ndarray]] = {}
         self.samples: dict[str, list[int]] = {}
         self.references: dict[str, np.ndarray] = {}
@@ -111,7 +118,7 @@ class Run:
             tokens = sum(map(len, rows))
             tokenized = time.perf_counter()
             self.samples[name] = sample = gpu_inputs.spread(rows, self.arguments.sample)
-            self.references[name] = vectors = gpu_torch.reference(weights, [rows[i] for i in sample])
+            self.references[name] = vectors = self.reference(weights, [rows[i] for i in sample])
             np.savez(self.arguments.out / f"reference-{name}.npz", ids=np.array([ids[i] for i in sample]), embeddings=vectors)
             self.write(kind="input", input=name, sequences=len(rows), tokens=tokens, sample=len(sample))
             print(
@@ -173,7 +180,7 @@ class Run:
             return
         sizes = json.loads((self.arguments.model / "seqembed.json").read_text())["architecture"]
         hidden, inner = sizes["hidden"], sizes["intermediate"]
-        up = inner if self.family == "esm2" else 2 * inner
+        up = inner if self.family == "esm2" else 2 * inner  # gated in the others
         tokens, seconds, fp8 = 32768, 0.0, 0.0
         for out, width in ((3 * hidden, hidden), (hidden, hidden), (up, hidden), (hidden, inner)):
             x = torch.randn(tokens, width, device=self.device).half()
@@ -270,9 +277,9 @@ def main() -> None:
         peer = PEERS[run.family][peer_name](weights)
         for name in run.inputs:
             done = attempt(f"{peer_name}, {name}", lambda name=name: run.measure(peer_name, peer, name))
-            if not done and isinstance(peer, gpu_torch.Esm2Varlen) and not peer.contiguous:
+            if not done and peer_name == "compiled-varlen" and not peer.contiguous:
                 # Views into the product are what should work; copies are what is sure to.
-                peer = gpu_torch.Esm2Varlen(weights, contiguous=True)
+                peer = type(peer)(weights, contiguous=True)
                 attempt(f"{peer_name} with copies, {name}", lambda name=name: run.measure(peer_name, peer, name))
         del peer
         run.free()

@@ -1,4 +1,4 @@
-"""ESM-2 and DNABERT-2 in PyTorch, as functions over the weights of an exported folder.
+"""ESM-2 and DNABERT-2 in PyTorch (gpu_torch_gated.py: ESM C and Nucleotide Transformer), as functions over the weights of an exported folder.
 
 Written for the benchmark as the peers that seqembed must beat on a GPU, so as fast as PyTorch's own parts allow: whole layers under
 torch.compile, one product for queries, keys and values, pooling on the device. Each class turns token rows into batches
@@ -121,18 +121,20 @@ class Packed:
         self.starts = on_host(starts.astype(np.int32), device)
 
 
-def segment_means(states: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Means [sequences, hidden] of fp32 vectors [tokens, hidden] without each sequence's first and last token."""
+def segment_means(states: torch.Tensor, starts: torch.Tensor, behind: int = 1) -> torch.Tensor:
+    """Means [sequences, hidden] of fp32 vectors [tokens, hidden] without each sequence's first token, and without its last one if a special
+    token stands behind."""
     sums = torch.segment_reduce(states, "sum", offsets=starts, axis=0, unsafe=True)
     first, end = starts[:-1].long(), starts[1:].long()
-    return (sums - states[first] - states[end - 1]) / (end - first - 2)[:, None]
+    inner = sums - states[first] - (states[end - 1] if behind else 0)
+    return inner / (end - first - 1 - behind)[:, None]
 
 
-def masked_means(states: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+def masked_means(states: torch.Tensor, sizes: torch.Tensor, behind: int = 1) -> torch.Tensor:
     """The same for padded vectors [sequences, tokens, hidden] of any precision."""
     at = torch.arange(states.shape[1], device=states.device)
-    kept = (at > 0) & (at < (sizes - 1)[:, None])
-    return (states.float() * kept[:, :, None]).sum(1) / (sizes - 2)[:, None]
+    kept = (at > 0) & (at < (sizes - behind)[:, None])
+    return (states.float() * kept[:, :, None]).sum(1) / (sizes - 1 - behind)[:, None]
 
 
 # ---------------------------------------------------------------------------------------------- ESM-2

@@ -33,6 +33,8 @@ const PRECISIONS: [&str; 2] = ["fp32", "fp16"];
 const HALF_COSINE: f64 = 0.9999;
 /// The same for bf16, which has eight bits, and for fp8, which has four in feed-forward layers.
 const LOW_COSINE: f64 = 0.999;
+/// The same in fp8 for one residue or the maximum, in which its noise does not average out.
+const LOWEST_COSINE: f64 = 0.998;
 /// Largest difference in fp32, relative to the vector's root mean square.
 const FULL_BOUND: f64 = 1e-4;
 
@@ -50,17 +52,19 @@ const MODELS: [(&str, &str); 13] = [
     ("esm1b", "esm1/checkpoints/esm1b-safetensors"),
     ("esm1v", "esm1/checkpoints/esm1v-safetensors"),
     ("esmc", "esmc/checkpoints/hub"),
-    ("nt-v1", "nt/checkpoints/v1-bin"),
-    ("nt-v2", "nt/checkpoints/v2-safetensors"),
+    ("nt-v1", "nt/checkpoints/v1-saved"),
+    ("nt-v2", "nt/checkpoints/v2-saved"),
 ];
 
-/// For heads whose width is no multiple of 8, for ESM C and for version 2 of Nucleotide Transformer
-/// seqembed has no kernels: those of ONNX Runtime run, and they have no bf16.
-const WITHOUT_KERNELS: [&str; 5] = ["esm2-head12", "dnabert2", "dnabert-3", "esmc", "nt-v2"];
+/// Heads whose width is no multiple of 8, for which seqembed has no kernels: those of ONNX Runtime
+/// run, and they have no bf16.
+const WITHOUT_KERNELS: [&str; 3] = ["esm2-head12", "dnabert2", "dnabert-3"];
 
 /// Known models with random weights, in whose blocks the dense layers take norms and residuals in,
-/// on GPUs that have kernels for that. Heads of 32, 64 and 64 dimensions.
-const WIDE: [(&str, &str); 3] = [
+/// on GPUs that have kernels for that. Heads of 64 dimensions, those of 150M of 32.
+const WIDE: [(&str, &str); 5] = [
+    ("esmc-1152", "ESMC-600M"),
+    ("nt-v2-1024", "NT-v2-500M"),
     ("esm2-640", "esm2_t30_150M_UR50D"),
     ("esm2-1280", "esm2_t33_650M_UR50D"),
     ("dnabert2-768", "DNABERT-2"),
@@ -233,6 +237,7 @@ impl Problems {
                 let right = match precision {
                     "fp32" => difference <= FULL_BOUND,
                     "bf16" | "fp8" => cosine >= LOW_COSINE,
+                    "fp8, not a mean" => cosine >= LOWEST_COSINE,
                     _ => cosine >= HALF_COSINE,
                 };
                 if !right {
@@ -456,7 +461,7 @@ fn wide_layers_are_those_of_the_cpu() {
                         println!("{what}: {why}");
                         continue;
                     }
-                    Ok(_) if !is_protein(name) => {
+                    Ok(_) if ["dnabert2-768", "esmc-1152"].contains(&name) => {
                         problems.0.push(format!("{what} was not refused"));
                     }
                     _ => {}
@@ -563,7 +568,7 @@ struct Grown {
     poison: (&'static str, usize, &'static [u8]),
 }
 
-const GROWN: [Grown; 3] = [
+const GROWN: [Grown; 4] = [
     Grown {
         name: "esm2, heads of 32",
         from: "esm2/checkpoints/hub-safetensors",
@@ -573,6 +578,12 @@ const GROWN: [Grown; 3] = [
     Grown {
         name: "esm2, heads of 64",
         from: "esm2/checkpoints/hub-safetensors",
+        heads: 8,
+        poison: ("W", 22, b"ACDEFGHIKLMNPQRSTVY"),
+    },
+    Grown {
+        name: "esmc, heads of 64",
+        from: "esmc/checkpoints/hub",
         heads: 8,
         poison: ("W", 22, b"ACDEFGHIKLMNPQRSTVY"),
     },
@@ -599,8 +610,11 @@ impl Grown {
         }
         let config = std::fs::read_to_string(source.join("config.json")).unwrap();
         let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
-        let narrow = config["intermediate_size"].as_u64().unwrap();
-        let narrow = usize::try_from(narrow).unwrap();
+        let size = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
+        let (width, narrow) = (size("hidden_size"), size("intermediate_size"));
+        if config.get("num_key_value_heads").is_some() {
+            config["num_key_value_heads"] = self.heads.into();
+        }
         config["hidden_size"] = Self::WIDTH.into();
         config["intermediate_size"] = (4 * Self::WIDTH).into();
         config["num_attention_heads"] = self.heads.into();
@@ -608,8 +622,8 @@ impl Grown {
 
         // Sizes of the small one, and what becomes of them.
         let sizes = [
-            (48, Self::WIDTH),
-            (3 * 48, 3 * Self::WIDTH),
+            (width, Self::WIDTH),
+            (3 * width, 3 * Self::WIDTH),
             (narrow, 4 * Self::WIDTH),
             (2 * narrow, 8 * Self::WIDTH),
         ];
@@ -634,7 +648,9 @@ impl Grown {
             }
             let shape = small.tensor(name).unwrap().shape().to_vec();
             // Rows of an embedding table are tokens.
-            let fixed = usize::from(name.contains("embeddings.weight"));
+            let is_table = ["embeddings.weight", "embed_tokens.weight"];
+            let is_table = is_table.iter().any(|table| name.ends_with(table));
+            let fixed = usize::from(is_table);
             let wide = |(at, &size): (usize, &usize)| {
                 let grown = sizes.iter().find(|(small, _)| *small == size);
                 match grown {
@@ -687,7 +703,7 @@ enum Edit {
     Attention(usize),
     /// Queries beyond what fp16 holds, and keys as much smaller: scores are as before.
     Queries,
-    /// What GELU makes is beyond what fp16 holds.
+    /// What the activation makes is beyond what fp16 holds.
     FeedForward,
     /// One number of a token's embedding.
     Token,
@@ -736,6 +752,7 @@ impl Edit {
                 let first = [
                     "layer.1.intermediate.dense.weight",
                     "layer.1.mlp.gated_layers.weight",
+                    "layers.1.mlp.gate_proj.weight",
                 ];
                 if first.iter().any(|first| name.ends_with(first)) {
                     for number in numbers {
@@ -744,7 +761,10 @@ impl Edit {
                     }
                 }
             }
-            Self::Token if name.ends_with("word_embeddings.weight") => {
+            Self::Token
+                if name.ends_with("word_embeddings.weight")
+                    || name.ends_with("embed_tokens.weight") =>
+            {
                 numbers[token * shape[1]] = f32::NAN;
             }
             Self::Nothing | Self::Attention(..) | Self::Token => {}
@@ -873,7 +893,11 @@ fn what_is_no_number_is_told_and_costs_no_other_sequence_a_bit() {
                 if matches!(edit, Edit::Nothing | Edit::Queries | Edit::FeedForward) {
                     // Where fp16 overflows, fp32 takes its place.
                     let again = *edit != Edit::Nothing && matches!(precision, "fp16" | "fp8");
-                    let precision = if again { "fp32" } else { precision };
+                    let precision = match precision {
+                        _ if again => "fp32",
+                        "fp8" if *pooling != "mean" => "fp8, not a mean",
+                        precision => precision,
+                    };
                     problems.compare(&what, precision, Ok(own), &expected[at]);
                 }
             }

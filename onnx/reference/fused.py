@@ -1,6 +1,6 @@
-"""Compares fused graphs with padded ones: `fused.py MODEL_DIR LEAST_COSINE FUSED.onnx...`.
+"""Compares packed and fused graphs for GPUs with padded ones: `fused.py MODEL_DIR LEAST_COSINE GRAPH.onnx...`.
 
-The operators of the domain `seqembed`, of which a fused graph is made, are written down here a second time, in numpy, without a look at
+The operators of the domain `seqembed`, of which these graphs are made, are written down here a second time, in numpy, without a look at
 the kernels: what `onnx/README.md` says of them. The weights are those of the folded file, in 16 bits; what is computed from them is
 rounded to 16 bits wherever it leaves an operator, and in FP8 to e4m3 (of ml_dtypes) in feed-forward layers. The padded graph runs in
 ONNX Runtime in fp32. Needs onnx, onnxruntime, ml_dtypes and numpy.
@@ -51,6 +51,18 @@ class LayerNorm(OpRun):
         return (((rows - mean) * scale * gamma + beta).astype(x.dtype),)
 
 
+class SkipLayerNorm(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x, skip, gamma, beta, bias, epsilon=None):
+        x, skip, gamma, beta, bias = wide(x, skip, gamma, beta, bias)
+        total = x + skip + bias
+        deviations = total - total.mean(1, keepdims=True)
+        norm = deviations / np.sqrt((deviations**2).mean(1, keepdims=True) + epsilon) * gamma + beta
+        half = self.onnx_node.output
+        return (norm.astype(np.float16), total.astype(np.float16))[: len(half)]
+
+
 class RowMoments(OpRun):
     op_domain = "seqembed"
 
@@ -88,6 +100,41 @@ class NormDenseGeglu(OpRun):
     def _run(self, x, moments, weight, bias, epsilon=None, gain=None):
         gate, value = np.split(norm_dense(x, moments, weight, epsilon, gain) + bias, 2, axis=1)
         return ((erf_gelu(gate) * value).astype(x.dtype),)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+class NormDenseSwiglu(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x, moments, weight, bias, epsilon=None, gain=None):
+        gate, value = np.split(norm_dense(x, moments, weight, epsilon, gain) + bias, 2, axis=1)
+        return ((silu(gate) * value).astype(x.dtype),)
+
+
+class BiasGelu(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x, bias):
+        return (erf_gelu(sum(wide(x, bias))).astype(x.dtype),)
+
+
+class Geglu(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x):
+        gate, value = np.split(*wide(x), 2, axis=1)
+        return ((erf_gelu(gate) * value).astype(x.dtype),)
+
+
+class Swiglu(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x):
+        gate, value = np.split(*wide(x), 2, axis=1)
+        return ((silu(gate) * value).astype(x.dtype),)
 
 
 class NormDenseRotary(OpRun):
@@ -158,6 +205,15 @@ class NormDenseGeluFp8(OpRun):
 
     def _run(self, x, factors, weight, bias, gain=None):
         return (handed_on(erf_gelu(product(eights(x), eights(weight)) * factors[:, None] * gain + bias)),)
+
+
+class NormDenseSwigluFp8(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, x, factors, weight, bias, gain=None):
+        both = product(eights(x), eights(weight)) * factors[:, None] * gain + bias
+        gate, value = np.split(both, 2, axis=1)
+        return (handed_on(silu(gate) * value),)
 
 
 class DenseResidualFp8(OpRun):
@@ -248,6 +304,22 @@ class RotaryAttention(OpRun):
 
         out = attention(turn(queries), turn(keys), values, starts, num_heads).astype(qkv.dtype)
         return (out, out[:0])[: len(self.onnx_node.output)]
+
+
+class QueryKeyNormRotary(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, qkv, bias, query_gamma, key_gamma, angles, epsilon=None):
+        *both, values = with_bias(qkv, bias)
+        half = angles.shape[1] // 2
+        cos, sin = np.moveaxis(angles.reshape(len(qkv), 1, half, 2), -1, 0)
+        out = []
+        for rows, gamma in zip(both, wide(query_gamma, key_gamma)):
+            rows = rows - rows.mean(1, keepdims=True)
+            rows = rows / np.sqrt((rows**2).mean(1, keepdims=True) + epsilon) * gamma
+            left, right = np.moveaxis(rows.reshape(len(rows), -1, 2, half), 2, 0)
+            out.append(np.stack([left * cos - right * sin, right * cos + left * sin], 2).reshape(rows.shape))
+        return (np.concatenate([*out, values], 1).astype(qkv.dtype),)
 
 
 class PoolMean(OpRun):

@@ -280,7 +280,7 @@ pub enum Error {
         GraphKind::Fused => "fused",
         GraphKind::OrtCuda => "portable CUDA",
     }, match precision {
-        Precision::Fp8 => " of this model, only for ESM-2 from 150M on; use fp16",
+        Precision::Fp8 => " of this model, only for ESM-2 from 150M on and Nucleotide Transformer 2; use fp16",
         _ => "",
     })]
     Precision {

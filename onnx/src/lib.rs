@@ -26,6 +26,7 @@ pub use families::family::{Alphabet, Family, Publication};
 pub use families::known_values::KnownValues;
 pub use families::sizes::{FusedFormats, Sizes};
 pub use files::is_lfs_pointer;
+pub use graph::layers::Activation;
 pub use graph::request::{GraphKind, GraphRequest, Output, Precision};
 pub use model::{GRAPH_VERSION, Model, ModelInfo, Source, Tokenizer};
 pub use tokenizer::{SpecialNames, TokenizerKind};

@@ -163,11 +163,12 @@ pub fn edited(checkpoint: &Path, folder: &Path, edit: impl Fn(&str, &[usize], &m
 /// Whether a number of the second layer's attention, at `at` of a tensor's `count`, makes queries
 /// (0), keys (1) or values (2).
 pub fn attention_part(name: &str, at: usize, count: usize) -> Option<usize> {
-    if !name.contains("layer.1.attention.self.") {
+    if !name.contains("layer.1.attention.self.") && !name.contains("layers.1.self_attn.") {
         return None;
     }
-    let parts = ["query", "key", "value"];
-    let own = parts.iter().position(|part| name.contains(part));
+    let parts = [["query", "q_proj"], ["key", "k_proj"], ["value", "v_proj"]];
+    let is = |spellings: &[&str; 2]| spellings.iter().any(|part| name.contains(part));
+    let own = parts.iter().position(is);
     own.or(name.contains("Wqkv").then(|| at / (count / 3)))
 }
 

@@ -187,15 +187,13 @@ impl Family for Amplify {
 
     fn published() -> Vec<Published<Self>> {
         PUBLISHED
-            .map(
-                |(name, hub_id, parameters, [layers, hidden])| Published {
-                    name,
-                    hub_id,
-                    parameters,
-                    publication: PUBLICATION,
-                    family: Self::of_sizes(layers, hidden),
-                },
-            )
+            .map(|(name, hub_id, parameters, [layers, hidden])| Published {
+                name,
+                hub_id,
+                parameters,
+                publication: PUBLICATION,
+                family: Self::of_sizes(layers, hidden),
+            })
             .into()
     }
 

@@ -28,8 +28,10 @@ enum Prepared {
     RotaryOrtCuda(ort_cuda::Rotation),
     /// Inside of the attention operator.
     RotaryInside(f32),
-    /// Where queries and keys leave their product, by these angles; one angle a token.
+    /// Where queries and keys leave their product, by the angles of each token.
     RotaryFused(String),
+    /// By the CUDA kernel that normalises queries and keys, by the angles of each token.
+    RotaryNormed(String),
 }
 
 /// Padded: cosines and sines of the angles, [length, head / 2], and the first position, 0.
@@ -73,6 +75,11 @@ impl<'blocks> Attention<'blocks> {
             (Positions::Rotary { base }, GraphKind::Fused) if blocks.sizes().can_fuse_rotary() => {
                 Prepared::RotaryFused(fused_angles(frame, blocks.head_width, base))
             }
+            (Positions::Rotary { base }, _)
+                if blocks.query_key_norm && frame.has_cuda_operators() =>
+            {
+                Prepared::RotaryNormed(fused_angles(frame, blocks.head_width, base))
+            }
             (Positions::Rotary { base }, GraphKind::Packed | GraphKind::Fused) => {
                 Prepared::RotaryInside(base)
             }
@@ -93,17 +100,19 @@ impl<'blocks> Attention<'blocks> {
                 };
                 frame.attention(&parts, heads, added)
             }
-            GraphKind::Packed | GraphKind::Fused if self.blocks.query_key_norm => {
+            GraphKind::Packed | GraphKind::Fused
+                if self.blocks.query_key_norm && !frame.has_cuda_operators() =>
+            {
                 let parts = [0, 1, 2].map(|index| self.part(frame, state, layer, index));
                 let parts = [parts[0].as_str(), &parts[1], &parts[2]];
                 let axis = [("axis", Attribute::Int(1))];
                 let qkv = frame.builder.op("Concat", &parts, &axis);
                 let bias = frame.no_bias();
-                self.packed(frame, &[qkv, bias])
+                self.packed(frame, &[qkv, bias], layer)
             }
             GraphKind::Packed | GraphKind::Fused => {
                 let qkv = frame.qkv(state, layer, self.blocks.attention_bias);
-                self.packed(frame, &qkv)
+                self.packed(frame, &qkv, layer)
             }
         }
     }
@@ -112,13 +121,18 @@ impl<'blocks> Attention<'blocks> {
     pub fn attend_stream(&self, frame: &mut Frame<'_, '_>, stream: &Stream, layer: &str) -> String {
         let Prepared::RotaryFused(angles) = &self.positions else {
             let qkv = stream.qkv(frame, layer);
-            return self.packed(frame, &qkv);
+            return self.packed(frame, &qkv, layer);
         };
         let bias = frame.builder.weight(&format!("{layer}.qk.bias"));
         let weight = format!("{layer}.qkv.weight");
         let rotated = stream.dense(frame, "seqembed:NormDenseRotary", &weight, &[&bias, angles]);
+        self.pre_rotated(frame, &rotated)
+    }
+
+    /// Packed and fused: attention of queries and keys that are rotated, and values, side by side.
+    fn pre_rotated(&self, frame: &mut Frame<'_, '_>, rotated: &str) -> String {
         let heads = ("num_heads", Attribute::Int(long(self.blocks.heads)));
-        let inputs = [rotated.as_str(), "sequence_starts"];
+        let inputs = [rotated, "sequence_starts"];
         frame
             .builder
             .op("seqembed:PreRotatedAttention", &inputs, &[heads])
@@ -126,7 +140,12 @@ impl<'blocks> Attention<'blocks> {
 
     /// Packed and fused: attention of queries, keys and values side by side, [tokens, 3 * width],
     /// and the bias of queries and keys.
-    pub fn packed(&self, frame: &mut Frame<'_, '_>, [qkv, bias]: &[String; 2]) -> String {
+    pub fn packed(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        [qkv, bias]: &[String; 2],
+        layer: &str,
+    ) -> String {
         let heads = ("num_heads", Attribute::Int(long(self.blocks.heads)));
         let starts = "sequence_starts";
         match &self.positions {
@@ -142,6 +161,15 @@ impl<'blocks> Attention<'blocks> {
                     [true, room],
                 );
                 attended
+            }
+            Prepared::RotaryNormed(angles) => {
+                let [queries, keys] = ["query_norm", "key_norm"]
+                    .map(|norm| frame.builder.weight(&format!("{layer}.{norm}.weight")));
+                let inputs = [qkv.as_str(), bias, &queries, &keys, angles];
+                let epsilon = [frame.epsilon()];
+                let operator = "seqembed:QueryKeyNormRotary";
+                let rotated = frame.builder.op(operator, &inputs, &epsilon);
+                self.pre_rotated(frame, &rotated)
             }
             Prepared::Alibi(slopes) => {
                 let inputs = [qkv.as_str(), bias, slopes, starts];

@@ -183,7 +183,9 @@ const GROVER_VALUES: KnownValues = KnownValues {
     source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-grover/input-1"),
     sequence: Cow::Borrowed("AAAACCCCGGGGTTTTACGTNACGTNNNNACGTTGCAACGTACGT"),
     pooling: Some(Cow::Borrowed("mean-all")),
-    values: Cow::Borrowed(&[-1.082924, -0.206073, -0.937429, -0.050938, 0.497056, -0.757521]),
+    values: Cow::Borrowed(&[
+        -1.082924, -0.206073, -0.937429, -0.050938, 0.497056, -0.757521,
+    ]),
     ..KnownValues::MEAN
 };
 
@@ -265,7 +267,11 @@ impl Family for Bert {
             publication,
             family: Self::protbert(),
         });
-        dnaberts.into_iter().chain([grover]).chain(protberts).collect()
+        dnaberts
+            .into_iter()
+            .chain([grover])
+            .chain(protberts)
+            .collect()
     }
 
     fn published_values(name: &str) -> Vec<KnownValues> {
@@ -331,7 +337,12 @@ impl Family for Bert {
         if self.has_protbert_letters() {
             let letters = PROTBERT_LETTERS.chars().map(String::from);
             let tokens = SPECIALS.map(str::to_owned).into_iter().chain(letters);
-            return Some(tokens.map(|token| token + "\n").collect::<String>().into_bytes());
+            return Some(
+                tokens
+                    .map(|token| token + "\n")
+                    .collect::<String>()
+                    .into_bytes(),
+            );
         }
         let k = (1..=8).find(|k| 4_usize.pow(*k) + SPECIALS.len() == self.vocabulary)?;
         let mut text = SPECIALS.join("\n");

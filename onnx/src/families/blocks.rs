@@ -9,6 +9,10 @@ use crate::graph::request::GraphKind;
 use crate::weights::norm_fold::Folds;
 use crate::weights::table::{Input, Plan, TensorSource};
 
+/// Widths of heads in which the CUDA kernels normalise queries and keys: a lane of a warp has eight
+/// numbers of a head, and their partners in its other half are in another lane.
+const NORMED_HEADS: [usize; 4] = [16, 32, 64, 128];
+
 /// How attention knows where a token is. Learned positions are added to the embeddings, before any
 /// block: for the blocks they are [`Positions::None`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -151,16 +155,17 @@ impl Blocks {
     /// The sizes that kernels are chosen by. There are no fused graphs of forms without kernels.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
+        let rotary = matches!(self.positions, Positions::Rotary { .. });
+        let activation = match self.activation {
+            Activation::Gelu => self.gated || self.up_bias,
+            Activation::Silu => self.gated,
+            Activation::GeluTanh | Activation::Relu => false,
+        };
         let has_kernels = self.norm == Norm::LayerNorm { bias: true }
             && self.final_norm
-            && self.final_norm_bias
-            && !self.query_key_norm
-            && self.activation == Activation::Gelu
             && self.attention_width() == self.hidden
-            && self.attention_bias
-            && (self.gated || self.up_bias)
-            && self.down_bias
-            && (self.post_norm || !self.gated);
+            && activation
+            && (!self.query_key_norm || rotary && NORMED_HEADS.contains(&self.head_width));
         Sizes {
             hidden: self.hidden,
             heads: self.heads,
@@ -172,6 +177,8 @@ impl Blocks {
             },
             alibi: self.positions == Positions::Alibi,
             gated: self.gated,
+            activation: self.activation,
+            query_key_norm: self.query_key_norm,
             post_norm: self.post_norm,
             has_cuda_kernels: has_kernels,
             fused: if has_kernels {

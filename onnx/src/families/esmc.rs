@@ -316,7 +316,8 @@ impl Family for Esmc {
             down_bias: false,
             residual_scale,
             post_norm: false,
-            fused: FusedFormats::None,
+            // In fp8 the worst mean of 64 proteins was at a cosine of 0.9983 from that in fp32 (600M).
+            fused: FusedFormats::Half,
             ..Blocks::bert(self.layers, self.hidden, heads, self.intermediate)
         }
     }

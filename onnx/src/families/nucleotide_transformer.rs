@@ -12,8 +12,8 @@ use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
-use super::known_values::KnownValues;
 use super::kmers::{BASES, kmers};
+use super::known_values::KnownValues;
 use super::learned_positions;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
@@ -121,9 +121,7 @@ const KNOWN_VALUES: [(&str, KnownValues); 4] = [
         "NT-v2-100M",
         KnownValues {
             source: Cow::Borrowed("evo.cpp, configs/evidence/oracles/geneb-nt-v2-100m-ms"),
-            values: Cow::Borrowed(&[
-                -0.14281, 0.19848, 0.19471, 0.04004, -0.24540, -0.46183,
-            ]),
+            values: Cow::Borrowed(&[-0.14281, 0.19848, 0.19471, 0.04004, -0.24540, -0.46183]),
             ..EVO_CPP
         },
     ),
@@ -191,7 +189,9 @@ impl Vocabulary {
     fn tokens(self) -> Vec<String> {
         let owned = |tokens: &[&str]| tokens.iter().map(|&token| token.to_owned()).collect();
         let [mut tokens, ends]: [Vec<String>; 2] = [owned(&SPECIALS), owned(&ENDS)];
-        let words = kmers(self.k).chain(BASES.map(String::from)).chain(["N".to_owned()]);
+        let words = kmers(self.k)
+            .chain(BASES.map(String::from))
+            .chain(["N".to_owned()]);
         if self.ends_first {
             tokens.extend(ends);
             tokens.extend(words);
@@ -293,7 +293,11 @@ impl NucleotideTransformer {
             return Err(config.error("is_folding_model is true: ESMFold cannot be exported"));
         }
         // SegmentNT, whose rotary positions are stretched.
-        if let Some(factor) = config.value.get("rescaling_factor").filter(|it| !it.is_null()) {
+        if let Some(factor) = config
+            .value
+            .get("rescaling_factor")
+            .filter(|it| !it.is_null())
+        {
             return Err(config.error(format!(
                 "rescaling_factor is {factor}: models with rescaled rotary positions cannot be \
                  exported"
@@ -447,8 +451,11 @@ impl Family for NucleotideTransformer {
             up_bias: self.feed_forward_bias,
             down_bias: self.feed_forward_bias,
             post_norm: false,
-            // In 8 bits, vectors were not compared yet.
-            fused: FusedFormats::Half,
+            fused: if self.gated {
+                FusedFormats::HalfAndFp8
+            } else {
+                FusedFormats::Half
+            },
             ..Blocks::bert(self.layers, self.hidden, self.heads, self.intermediate)
         }
     }

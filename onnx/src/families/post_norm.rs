@@ -113,13 +113,13 @@ impl Blocks {
             frame.builder.scope(&name);
             let attended = if layer == 0 && of_words {
                 let qkv = Stream::qkv_of_words(frame, &name);
-                attention.packed(frame, &qkv)
+                attention.packed(frame, &qkv, &name)
             } else {
                 attention.attend_stream(frame, &stream, &name)
             };
             stream.add_attention(frame, &attended, &name);
             stream.due(format!("{name}.attention_norm"));
-            stream.add_feed_forward(frame, &name, self.gated);
+            stream.add_feed_forward(frame, &name, self.feed_forward());
             norm = format!("{name}.feed_forward_norm");
             stream.due(norm.clone());
         }

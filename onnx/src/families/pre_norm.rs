@@ -7,7 +7,7 @@ use super::blocks::Blocks;
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
 use crate::graph::request::GraphKind;
-use crate::weights::norm_fold::Folds;
+use crate::weights::norm_fold::{Bias, Folds};
 use crate::weights::table::Plan;
 
 impl Blocks {
@@ -39,6 +39,14 @@ impl Blocks {
             let name = format!("layer.{layer}");
             folds.attention(&name, format!("{name}.attention_norm"), self.hidden, None);
             self.fold_feed_forward(&mut folds, &name, format!("{name}.feed_forward_norm"));
+            // Where the model has none, the fused dense layer adds zeros.
+            if !self.down_bias {
+                folds.biases.push(Bias {
+                    name: format!("{name}.down.bias"),
+                    length: self.hidden,
+                    terms: Vec::new(),
+                });
+            }
         }
         folds
     }
@@ -107,7 +115,7 @@ impl Blocks {
             frame.builder.scope(&name);
             let attended = attention.attend_stream(frame, &stream, &name);
             stream.add_attention(frame, &attended, &name);
-            stream.add_feed_forward(frame, &name, self.gated);
+            stream.add_feed_forward(frame, &name, self.feed_forward());
         }
         if last == self.layers {
             frame.norm(&stream.state, "final_norm")

@@ -1,5 +1,6 @@
 //! The sizes and forms of a model's blocks that determine its kernels.
 
+use crate::graph::layers::Activation;
 use crate::graph::request::{GraphKind, Precision};
 
 /// Widths of heads whose queries and keys the fused kernels rotate.
@@ -24,8 +25,12 @@ pub struct Sizes {
     pub rotary_base: Option<f32>,
     /// Whether scores are lowered by distance (`ALiBi`).
     pub alibi: bool,
-    /// Whether the feed-forward layer is gated (GEGLU).
+    /// Whether the feed-forward layer is gated.
     pub gated: bool,
+    /// The activation in the feed-forward layer.
+    pub activation: Activation,
+    /// Whether queries and keys are normalised over their full width before they are rotated.
+    pub query_key_norm: bool,
     /// Whether layer norms come behind the sums, and the residual is normed, too.
     pub post_norm: bool,
     /// Whether seqembed's CUDA kernels compute all parts of the blocks. If not, a GPU runs the
@@ -71,6 +76,8 @@ impl Sizes {
     /// Whether rotary positions can be applied where queries and keys leave their product.
     #[must_use]
     pub fn can_fuse_rotary(&self) -> bool {
-        self.rotary_base.is_some() && FUSED_ROTARY_HEADS.contains(&self.head_width)
+        self.rotary_base.is_some()
+            && !self.query_key_norm
+            && FUSED_ROTARY_HEADS.contains(&self.head_width)
     }
 }

@@ -4,7 +4,7 @@
 //! hand on rows of 8 bits.
 
 use crate::graph::builder::Attribute;
-use crate::graph::layers::Frame;
+use crate::graph::layers::{Activation, FeedForward, Frame};
 use crate::graph::request::Precision;
 use crate::weights::fp8;
 use crate::weights::norm_fold::GAIN;
@@ -78,25 +78,39 @@ impl Stream {
         self.add(frame, attended, layer, "attention_output");
     }
 
-    /// Adds the feed-forward layer: `layer.up` with GELU, or `layer.gated`, the first half of whose
-    /// columns, through GELU, gates the second, and `layer.down`.
-    pub fn add_feed_forward(&mut self, frame: &mut Frame<'_, '_>, layer: &str, gated: bool) {
-        let (part, operator) = if gated {
-            ("gated", "seqembed:NormDenseGeglu")
-        } else {
-            ("up", "seqembed:NormDenseGelu")
+    /// Adds the feed-forward layer: `layer.up` with its activation, or `layer.gated`, the first half
+    /// of whose columns, through the activation, gates the second, and `layer.down`.
+    pub fn add_feed_forward(&mut self, frame: &mut Frame<'_, '_>, layer: &str, form: FeedForward) {
+        let (part, operator, in_eights) = match (form.half, form.activation) {
+            (Some(_), Activation::Silu) => (
+                "gated",
+                "seqembed:NormDenseSwiglu",
+                "seqembed:NormDenseSwigluFp8",
+            ),
+            (Some(_), _) => (
+                "gated",
+                "seqembed:NormDenseGeglu",
+                "seqembed:NormDenseGegluFp8",
+            ),
+            (None, _) => ("up", "seqembed:NormDenseGelu", "seqembed:NormDenseGeluFp8"),
         };
         let weight = format!("{layer}.{part}.weight");
         let bias = frame.builder.weight(&format!("{layer}.{part}.bias"));
         if frame.builder.precision() == Precision::Fp8 {
-            return self.add_in_eights(frame, layer, &weight, &bias);
+            return self.add_in_eights(frame, layer, in_eights, [&weight, &bias]);
         }
         let up = self.dense(frame, operator, &weight, &[&bias]);
         self.add(frame, &up, layer, "down");
     }
 
-    /// The same in 8 bits, where it is not gated and norms come first.
-    fn add_in_eights(&mut self, frame: &mut Frame<'_, '_>, layer: &str, weight: &str, bias: &str) {
+    /// The same in 8 bits, where norms come first.
+    fn add_in_eights(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        layer: &str,
+        operator: &'static str,
+        [weight, bias]: [&str; 2],
+    ) {
         let epsilon = frame.epsilon();
         let builder = &mut *frame.builder;
         let gain = |scale: f32| ("gain", Attribute::Float(1.0 / scale));
@@ -105,7 +119,7 @@ impl Stream {
             builder.ops("seqembed:QuantizeRows", &inputs, &[epsilon], [true, true]);
         let weight = builder.weight(weight);
         let up = builder.op(
-            "seqembed:NormDenseGeluFp8",
+            operator,
             &[&rows, &factors, &weight, bias],
             &[gain(fp8::WEIGHT_SCALE)],
         );

@@ -185,6 +185,20 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.builder.op("Reshape", &[rows, &flat], &[])
     }
 
+    /// Whether the graph's operators are those of seqembed's CUDA kernels, which compute in 16 bits.
+    #[must_use]
+    pub fn has_cuda_operators(&self) -> bool {
+        matches!(self.kind, GraphKind::Packed | GraphKind::Fused)
+            && self.builder.element() != ElementType::Float
+    }
+
+    /// Zeros in the place of a bias that a model lacks, [width].
+    fn zeros(&mut self, name: &'static str, width: usize) -> String {
+        let zeros = self.builder.floats(name, &[width], &vec![0.0; width]);
+        let element = self.builder.element();
+        self.builder.as_type(&zeros, ElementType::Float, element)
+    }
+
     /// The attribute `epsilon` of all layer norms.
     #[must_use]
     pub fn epsilon(&self) -> (&'static str, Attribute) {
@@ -210,12 +224,14 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     }
 
     fn norm_by(&mut self, state: &str, gamma: &str, beta: Option<&str>) -> String {
-        let mut inputs = vec![state, gamma];
-        inputs.extend(beta);
         let epsilon = self.epsilon();
         if self.kind == GraphKind::Fused {
+            let beta = beta.map_or_else(|| self.zeros("no_norm_bias", self.hidden), str::to_owned);
+            let inputs = [state, gamma, &beta];
             return self.builder.op("seqembed:LayerNorm", &inputs, &[epsilon]);
         }
+        let mut inputs = vec![state, gamma];
+        inputs.extend(beta);
         let operator = match self.norm {
             Norm::LayerNorm { .. } => "LayerNormalization",
             Norm::RmsNorm => "SimplifiedLayerNormalization",
@@ -234,8 +250,13 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         want_sum: bool,
     ) -> [String; 2] {
         let gamma = self.builder.weight(&format!("{name}.weight"));
-        let beta = self.beta(name);
-        let bias = bias.map(|bias| self.builder.weight(bias));
+        let mut beta = self.beta(name);
+        let mut bias = bias.map(|bias| self.builder.weight(bias));
+        if self.has_cuda_operators() {
+            for bias in [&mut beta, &mut bias] {
+                bias.get_or_insert_with(|| self.zeros("no_norm_bias", self.hidden));
+            }
+        }
         let attributes = [self.epsilon()];
         let ours = matches!(self.kind, GraphKind::Packed | GraphKind::Fused);
         if let (true, Some(beta), Some(bias)) = (ours, &beta, &bias) {
@@ -303,10 +324,15 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     fn gated(&mut self, state: &str, layer: &str, form: FeedForward, half: usize) -> String {
         let gated = format!("{layer}.gated.weight");
         let packed = matches!(self.kind, GraphKind::Packed | GraphKind::Fused);
-        if packed && form.activation == Activation::Gelu && !form.up_bias {
+        let operator = match form.activation {
+            Activation::Gelu if packed => Some("seqembed:Geglu"),
+            Activation::Silu if self.has_cuda_operators() => Some("seqembed:Swiglu"),
+            _ => None,
+        };
+        if let (Some(operator), false) = (operator, form.up_bias) {
             let weight = self.builder.weight(&gated);
             let both = self.dense(state, &weight, None);
-            return self.builder.op("seqembed:Geglu", &[&both], &[]);
+            return self.builder.op(operator, &[&both], &[]);
         }
         // Two views of the one weight, as with queries, keys and values.
         let [left, right] = [("left", 0), ("right", half)].map(|(side, first)| {
@@ -361,10 +387,7 @@ impl<'builder, 'table> Frame<'builder, 'table> {
 
     /// Zeros for the bias of queries and keys, where a model has none.
     pub fn no_bias(&mut self) -> String {
-        let width = 2 * self.attention_width;
-        let zeros = self.builder.floats("no_bias", &[width], &vec![0.0; width]);
-        let element = self.builder.element();
-        self.builder.as_type(&zeros, ElementType::Float, element)
+        self.zeros("no_bias", 2 * self.attention_width)
     }
 
     /// Weight and bias of one of queries (0), keys (1) and values (2): a view of the one tensor of

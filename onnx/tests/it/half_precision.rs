@@ -249,10 +249,10 @@ fn plain_graphs_compute_what_padded_ones_do() {
     }
 }
 
-/// Layer norms are folded into the weights there: what the graph and the file say together is what
-/// the padded graph computes.
+/// The graphs of the CUDA kernels. In fused ones layer norms are folded into the weights: what the
+/// graph and the file say together is what the padded graph computes.
 #[test]
-fn fused_graphs_compute_what_padded_ones_do() {
+fn packed_and_fused_graphs_compute_what_padded_ones_do() {
     let folder = tempfile::tempdir().unwrap();
     let script = repository().join("onnx/reference/fused.py");
     for checkpoint in [
@@ -262,6 +262,8 @@ fn fused_graphs_compute_what_padded_ones_do() {
         "esm1/checkpoints/esm1b-safetensors",
         "esm1/checkpoints/esm1v-safetensors",
         "nt/checkpoints/v1-saved",
+        "nt/checkpoints/v2-saved",
+        "esmc/checkpoints/hub",
         "dna/dnabert2",
         "dna/dnabert2-6-heads",
         "dna/dnabert-3",
@@ -272,12 +274,18 @@ fn fused_graphs_compute_what_padded_ones_do() {
         let target = folder.path().join(checkpoint);
         let model = exported(checkpoint, &target, None);
         let last = model.architecture().layers();
-        for (precision, least) in [(Precision::Fp16, "0.9999"), (Precision::Fp8, "0.998")] {
-            if precision == Precision::Fp8 && !checkpoint.starts_with("esm2") {
+        for (kind, precision, least) in [
+            (GraphKind::Packed, Precision::Fp16, "0.9999"),
+            (GraphKind::Fused, Precision::Fp16, "0.9999"),
+            (GraphKind::Fused, Precision::Fp8, "0.998"),
+        ] {
+            let in_eights = ["esm2", "nt/checkpoints/v2"];
+            let in_eights = in_eights.iter().any(|name| checkpoint.starts_with(name));
+            if precision == Precision::Fp8 && !in_eights {
                 continue;
             }
             let request = GraphRequest {
-                kind: GraphKind::Fused,
+                kind,
                 precision,
                 layer: last,
                 outputs: vec![Output::Mean, Output::Max, Output::Tokens],

@@ -3,7 +3,7 @@
 //! A packed batch of `T` tokens needs, at the widest point of a layer, for each token: the residual
 //! stream and its norm (2 `H`), query, key and value (3 `H`), the attention's output and its
 //! projection (2 `H`), another `H` for what is being rotated or copied, and the feed-forward layer
-//! before and after its activation (2 `I`, GEGLU 3 `I`), all in the precision computed in; and at
+//! before and after its activation (2 `I`, gated 3 `I`), all in the precision computed in; and at
 //! the end a row of 32-bit floats (`H`) that is pooled. Attention itself needs no matrix of `T` by
 //! `T`. ONNX Runtime's arena holds up to one batch more than are on the device at the same time,
 //! because it keeps memory for the next batch.
@@ -45,7 +45,7 @@ pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usi
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use seqembed_onnx::FusedFormats;
+    use seqembed_onnx::{Activation, FusedFormats};
 
     use super::*;
 
@@ -58,6 +58,8 @@ mod tests {
             rotary_base: None,
             alibi: gated,
             gated,
+            activation: Activation::Gelu,
+            query_key_norm: false,
             post_norm: gated,
             has_cuda_kernels: true,
             fused: FusedFormats::Half,

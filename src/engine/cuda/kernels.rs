@@ -100,7 +100,8 @@ pub struct CudaKernels {
     skip_layer_norm: Function,
     layer_norm: Function,
     bias_gelu: Function,
-    geglu: Function,
+    gated: Function,
+    query_key_norm_rotary: Option<Function>,
     positions: Function,
     rotate: Option<Function>,
     rotary_angles: Option<Function>,
@@ -154,8 +155,8 @@ impl CudaKernels {
         let hopper = (major, minor) == (9, 0);
         if precision == Precision::Fp8 && !fused {
             return Err(KernelError::Unsupported(
-                "fp8 kernels need a GPU of compute capability 9.0 (H100, H200) and an ESM-2 model \
-                 whose width is a multiple of 128"
+                "fp8 kernels need a GPU of compute capability 9.0 (H100, H200) and an ESM-2 or \
+                 Nucleotide Transformer 2 model whose width is a multiple of 128"
                     .to_owned(),
             ));
         }
@@ -189,7 +190,11 @@ impl CudaKernels {
             skip_layer_norm: function(rows, "skip_layer_norm", 0)?,
             layer_norm: function(rows, "layer_norm", 0)?,
             bias_gelu: function(rows, "bias_gelu", 0)?,
-            geglu: function(rows, "geglu", 0)?,
+            gated: function(rows, "gated", 0)?,
+            query_key_norm_rotary: sizes
+                .query_key_norm
+                .then(|| function(rows, "query_key_norm_rotary", 0))
+                .transpose()?,
             positions: function(rows, "positions", 0)?,
             rotate: rotary("rotate")?,
             rotary_angles: rotary("rotary_angles")?,
@@ -328,14 +333,14 @@ impl CudaKernels {
         }
     }
 
-    /// `y = gelu(first half of x) * second half`, [rows, width].
+    /// `y = activation(first half of x) * second half`, [rows, width].
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
     ///
     /// # Errors
     /// The same as for [`CudaKernels::skip_layer_norm`].
-    pub unsafe fn geglu(
+    pub unsafe fn gated(
         &self,
         stream: DevicePtr,
         [x, y]: [DevicePtr; 2],
@@ -351,7 +356,7 @@ impl CudaKernels {
         // SAFETY: the caller's promise.
         unsafe {
             launch(
-                self.geglu,
+                self.gated,
                 stream,
                 [self.all_processors(), 1],
                 256,
@@ -462,6 +467,42 @@ impl CudaKernels {
                 &arguments,
             )
         }
+    }
+
+    /// Queries and keys with bias, normalised and rotated, and values as they are, [tokens,
+    /// 3 * hidden]. The norms' weights are [hidden], the bias [2 * hidden], and the angles those of
+    /// [`CudaKernels::rotary_angles`].
+    ///
+    /// # Safety
+    /// See [`CudaKernels::skip_layer_norm`].
+    ///
+    /// # Errors
+    /// The same as for [`CudaKernels::skip_layer_norm`].
+    pub unsafe fn query_key_norm_rotary(
+        &self,
+        stream: DevicePtr,
+        [qkv, bias, query_gamma, key_gamma, angles]: [DevicePtr; 5],
+        epsilon: f32,
+        normed: DevicePtr,
+        tokens: usize,
+    ) -> Result<(), KernelError> {
+        use Argument::{Float, Pointer};
+        let function = self.query_key_norm_rotary.ok_or_else(|| {
+            KernelError::Unsupported("the model has no norms of queries and keys".to_owned())
+        })?;
+        let arguments = [
+            Pointer(qkv),
+            Pointer(bias),
+            Pointer(query_gamma),
+            Pointer(key_gamma),
+            Pointer(angles),
+            Float(epsilon),
+            Pointer(normed),
+            int(tokens)?,
+        ];
+        let blocks = self.norm_blocks(3 * tokens);
+        // SAFETY: the caller's promise.
+        unsafe { launch(function, stream, blocks, 256, &arguments) }
     }
 
     /// Attention of `tokens` tokens, [tokens, hidden]. Queries, keys and values come with the width
@@ -694,7 +735,7 @@ impl CudaKernels {
             .ok_or_else(|| KernelError::Unsupported("dense layers were not compiled".to_owned()))?;
         let [tile_rows, tile_columns] = TILE;
         let weight_rows = match layer.epilogue {
-            Epilogue::NormGeglu => 2 * outputs,
+            Epilogue::NormGated => 2 * outputs,
             _ => outputs,
         };
         let own = self.element();

@@ -3,15 +3,18 @@
 //!
 //! Packed graphs have the same operators as on CPUs ([`crate::engine::cpu::operators`]), with the
 //! same names and shapes. Fused graphs have these:
-//! - `NormDense(x, moments, weight)`, `NormDenseGelu` and `NormDenseGeglu(x, moments, weight,
-//!   bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`;
+//! - `NormDense(x, moments, weight)`, `NormDenseGelu`, `NormDenseGeglu` and `NormDenseSwiglu(x,
+//!   moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`;
 //! - `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments,
 //!   gamma)`, which give the sum and its moments;
 //! - `TokenRows(table, input_ids)`, `LayerNorm(x, gamma, beta)`, `RowMoments(x)`;
 //! - `RotaryAngles(sequence_starts, input_ids)` and `PreRotatedAttention(qkv, sequence_starts)`;
 //! - in fp8, `QuantizeRows(x, moments)`, which gives rows and a factor for each,
-//!   `NormDenseGeluFp8(rows, factors, weight, bias)`, and `DenseResidualFp8`, which is
-//!   `DenseResidual` in fp8.
+//!   `NormDenseGeluFp8`, `NormDenseGegluFp8` and `NormDenseSwigluFp8(rows, factors, weight, bias)`,
+//!   and `DenseResidualFp8`, which is `DenseResidual` in fp8.
+//!
+//! Both have `QueryKeyNormRotary(qkv, bias, query_gamma, key_gamma, angles)`, which normalises and
+//! rotates queries and keys.
 //!
 //! The kernels are compiled for the sizes of one model. Each operator checks that its inputs have
 //! them.
@@ -25,6 +28,7 @@ use ort::operator::{
     OperatorOutput,
 };
 use ort::value::{TensorElementType, ValueRef};
+use seqembed_onnx::Activation;
 
 use super::kernels::{CudaKernels, EpilogueArguments};
 use super::launch::{DevicePtr, KernelError, NULL};
@@ -56,6 +60,8 @@ enum OpKind {
     LayerNorm,
     BiasGelu,
     Geglu,
+    Swiglu,
+    QueryKeyNormRotary,
     Positions,
     RotaryAngles,
     PoolMean,
@@ -65,17 +71,20 @@ enum OpKind {
     NormDense,
     NormDenseGelu,
     NormDenseGeglu,
+    NormDenseSwiglu,
     NormDenseRotary,
     DenseResidual,
     DenseResidualNorm,
     QuantizeRows,
     NormDenseGeluFp8,
+    NormDenseGegluFp8,
+    NormDenseSwigluFp8,
     DenseResidualFp8,
 }
 
 impl OpKind {
     /// All operators with their names in graphs.
-    const ALL: [(Self, &'static str); 23] = [
+    const ALL: [(Self, &'static str); 28] = [
         (Self::RotaryAttention, "RotaryAttention"),
         (Self::PreRotatedAttention, "PreRotatedAttention"),
         (Self::AlibiAttention, "AlibiAttention"),
@@ -84,6 +93,8 @@ impl OpKind {
         (Self::LayerNorm, "LayerNorm"),
         (Self::BiasGelu, "BiasGelu"),
         (Self::Geglu, "Geglu"),
+        (Self::Swiglu, "Swiglu"),
+        (Self::QueryKeyNormRotary, "QueryKeyNormRotary"),
         (Self::Positions, "Positions"),
         (Self::RotaryAngles, "RotaryAngles"),
         (Self::PoolMean, "PoolMean"),
@@ -93,11 +104,14 @@ impl OpKind {
         (Self::NormDense, "NormDense"),
         (Self::NormDenseGelu, "NormDenseGelu"),
         (Self::NormDenseGeglu, "NormDenseGeglu"),
+        (Self::NormDenseSwiglu, "NormDenseSwiglu"),
         (Self::NormDenseRotary, "NormDenseRotary"),
         (Self::DenseResidual, "DenseResidual"),
         (Self::DenseResidualNorm, "DenseResidualNorm"),
         (Self::QuantizeRows, "QuantizeRows"),
         (Self::NormDenseGeluFp8, "NormDenseGeluFp8"),
+        (Self::NormDenseGegluFp8, "NormDenseGegluFp8"),
+        (Self::NormDenseSwigluFp8, "NormDenseSwigluFp8"),
         (Self::DenseResidualFp8, "DenseResidualFp8"),
     ];
 
@@ -110,10 +124,28 @@ impl OpKind {
                 | Self::NormDense
                 | Self::NormDenseGelu
                 | Self::NormDenseGeglu
+                | Self::NormDenseSwiglu
                 | Self::NormDenseRotary
                 | Self::DenseResidualNorm
                 | Self::QuantizeRows
+                | Self::QueryKeyNormRotary
         )
+    }
+
+    /// The activation that it includes.
+    fn activation(self) -> Option<Activation> {
+        match self {
+            Self::BiasGelu
+            | Self::Geglu
+            | Self::NormDenseGelu
+            | Self::NormDenseGeglu
+            | Self::NormDenseGeluFp8
+            | Self::NormDenseGegluFp8 => Some(Activation::Gelu),
+            Self::Swiglu | Self::NormDenseSwiglu | Self::NormDenseSwigluFp8 => {
+                Some(Activation::Silu)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -145,17 +177,22 @@ impl Operator for CudaOperator {
             OpKind::SkipLayerNorm => vec![own; 5],
             OpKind::LayerNorm => vec![own; 3],
             OpKind::BiasGelu => vec![own, own],
-            OpKind::Geglu | OpKind::RowMoments => vec![own],
+            OpKind::Geglu | OpKind::Swiglu | OpKind::RowMoments => vec![own],
+            OpKind::QueryKeyNormRotary => vec![own, own, own, own, F32],
             OpKind::Positions | OpKind::RotaryAngles => vec![I32, TensorElementType::Int64],
             OpKind::PoolMean | OpKind::PoolMax | OpKind::PreRotatedAttention => vec![own, I32],
             OpKind::TokenRows => vec![own, TensorElementType::Int64],
             OpKind::NormDense => vec![own, F32, own],
-            OpKind::NormDenseGelu | OpKind::NormDenseGeglu => vec![own, F32, own, own],
+            OpKind::NormDenseGelu | OpKind::NormDenseGeglu | OpKind::NormDenseSwiglu => {
+                vec![own, F32, own, own]
+            }
             OpKind::NormDenseRotary => vec![own, F32, own, own, F32],
             OpKind::DenseResidual => vec![own; 4],
             OpKind::DenseResidualNorm => vec![own, own, own, own, F32, own],
             OpKind::QuantizeRows => vec![own, F32],
-            OpKind::NormDenseGeluFp8 => vec![U8, F32, U8, own],
+            OpKind::NormDenseGeluFp8 | OpKind::NormDenseGegluFp8 | OpKind::NormDenseSwigluFp8 => {
+                vec![U8, F32, U8, own]
+            }
             OpKind::DenseResidualFp8 => vec![U8, U8, own, own],
         };
         types.into_iter().map(OperatorInput::required)
@@ -176,7 +213,9 @@ impl Operator for CudaOperator {
                 OperatorOutput::required(TensorElementType::Uint8),
                 OperatorOutput::required(TensorElementType::Float32),
             ],
-            OpKind::NormDenseGeluFp8 => vec![OperatorOutput::required(TensorElementType::Uint8)],
+            OpKind::NormDenseGeluFp8 | OpKind::NormDenseGegluFp8 | OpKind::NormDenseSwigluFp8 => {
+                vec![OperatorOutput::required(TensorElementType::Uint8)]
+            }
             // The second one is scratch memory, from ONNX Runtime's arena.
             OpKind::SkipLayerNorm | OpKind::RotaryAttention => {
                 vec![OperatorOutput::required(own), OperatorOutput::optional(own)]
@@ -193,7 +232,18 @@ impl Operator for CudaOperator {
         if self.kind.norms() && epsilon.is_none() {
             return Err(fault(format!("{} needs epsilon", self.name)));
         }
-        let heads = self.kernels.sizes().heads;
+        let sizes = self.kernels.sizes();
+        if self
+            .kind
+            .activation()
+            .is_some_and(|own| own != sizes.activation)
+        {
+            return Err(fault(format!(
+                "kernels for {:?} were given {}",
+                sizes.activation, self.name
+            )));
+        }
+        let heads = sizes.heads;
         if let Some(named) = attributes.get::<i64>("num_heads")
             && usize::try_from(named) != Ok(heads)
         {
@@ -363,19 +413,25 @@ impl Call<'_> {
             | OpKind::Attention => self.attention(kind),
             OpKind::SkipLayerNorm => self.skip_layer_norm(),
             OpKind::LayerNorm => self.layer_norm(),
-            OpKind::BiasGelu | OpKind::Geglu => self.elementwise(kind),
+            OpKind::BiasGelu | OpKind::Geglu | OpKind::Swiglu => self.elementwise(kind),
+            OpKind::QueryKeyNormRotary => self.query_key_norm_rotary(),
             OpKind::Positions | OpKind::RotaryAngles => self.by_position(kind),
             OpKind::PoolMean | OpKind::PoolMax => self.pool(kind),
             OpKind::TokenRows => self.token_rows(),
             OpKind::RowMoments => self.row_moments(),
             OpKind::NormDense => self.norm_dense(dense_16_bit(Epilogue::Norm)),
-            OpKind::NormDenseGelu => self.norm_dense(dense_16_bit(Epilogue::NormGelu)),
-            OpKind::NormDenseGeglu => self.norm_dense(dense_16_bit(Epilogue::NormGeglu)),
+            OpKind::NormDenseGelu => self.norm_dense(dense_16_bit(Epilogue::NormActivation)),
+            OpKind::NormDenseGeglu | OpKind::NormDenseSwiglu => {
+                self.norm_dense(dense_16_bit(Epilogue::NormGated))
+            }
             OpKind::NormDenseRotary => self.norm_dense(dense_16_bit(Epilogue::NormRotary)),
             OpKind::DenseResidual => self.residual(dense_16_bit(Epilogue::Residual)),
             OpKind::DenseResidualNorm => self.residual(dense_16_bit(Epilogue::ResidualNorm)),
             OpKind::QuantizeRows => self.quantize_rows(),
-            OpKind::NormDenseGeluFp8 => self.norm_dense(dense_fp8(Epilogue::NormGelu)),
+            OpKind::NormDenseGeluFp8 => self.norm_dense(dense_fp8(Epilogue::NormActivation)),
+            OpKind::NormDenseGegluFp8 | OpKind::NormDenseSwigluFp8 => {
+                self.norm_dense(dense_fp8(Epilogue::NormGated))
+            }
             OpKind::DenseResidualFp8 => self.residual(dense_fp8(Epilogue::Residual)),
         }
     }
@@ -420,6 +476,27 @@ impl Call<'_> {
         unsafe {
             self.kernels
                 .attention(self.stream, parts, query_bias, slopes, starts, out, tokens)
+        }
+        .map_err(refused)
+    }
+
+    fn query_key_norm_rotary(&self) -> ort::Result<()> {
+        let sizes = self.kernels.sizes();
+        let hidden = sizes.hidden;
+        let qkv = self.input(0)?;
+        let tokens = qkv.rows(3 * hidden)?;
+        let memory = [
+            qkv.memory,
+            self.input(1)?.check(2 * hidden)?,
+            self.input(2)?.check(hidden)?,
+            self.input(3)?.check(hidden)?,
+            self.input(4)?.check(tokens * sizes.head_width)?,
+        ];
+        let normed = self.output(0, &[tokens, 3 * hidden])?;
+        // SAFETY: as in `attention`.
+        unsafe {
+            self.kernels
+                .query_key_norm_rotary(self.stream, memory, self.epsilon, normed, tokens)
         }
         .map_err(refused)
     }
@@ -478,7 +555,7 @@ impl Call<'_> {
             // SAFETY: as in `attention`.
             unsafe {
                 self.kernels
-                    .geglu(self.stream, [x.memory, y], [rows, width])
+                    .gated(self.stream, [x.memory, y], [rows, width])
             }
         }
         .map_err(refused)
@@ -578,7 +655,7 @@ impl Call<'_> {
         let tokens = input.rows(sizes.hidden)?;
         let rows = weight.rows(sizes.hidden)?;
         let outputs = match layer.epilogue {
-            Epilogue::NormGeglu => rows / 2,
+            Epilogue::NormGated => rows / 2,
             _ => rows,
         };
         let mut arguments = self.epilogue_arguments();
@@ -589,7 +666,7 @@ impl Call<'_> {
             arguments.moments = self.input(1)?.check(moments)?;
         }
         match layer.epilogue {
-            Epilogue::NormGelu | Epilogue::NormGeglu => {
+            Epilogue::NormActivation | Epilogue::NormGated => {
                 arguments.bias = self.input(3)?.check(rows)?;
             }
             Epilogue::NormRotary => {

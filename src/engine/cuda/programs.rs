@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use seqembed_onnx::positions::rotary_frequencies;
 use seqembed_onnx::weights::fp8;
-use seqembed_onnx::{Precision, Sizes};
+use seqembed_onnx::{Activation, Precision, Sizes};
 
 use super::launch::KernelError;
 use super::streams::STREAMS;
@@ -22,11 +22,11 @@ const ATTENTION_SM90: &str = include_str!("kernels/attention_sm90.cu");
 pub enum Epilogue {
     /// A layer norm before it.
     Norm,
-    /// A layer norm before it; bias and GELU after it.
-    NormGelu,
-    /// A layer norm before it; bias and GEGLU after it: GELU of the first half of the columns times
-    /// the second half.
-    NormGeglu,
+    /// A layer norm before it; bias and activation after it.
+    NormActivation,
+    /// A layer norm before it; bias and gating after it: the activation of the first half of the
+    /// columns times the second half.
+    NormGated,
     /// A layer norm before it; bias and rotary embedding of queries and keys after it.
     NormRotary,
     /// Bias and residual after it.
@@ -40,8 +40,8 @@ impl Epilogue {
     fn name(self) -> &'static str {
         match self {
             Self::Norm => "NORM",
-            Self::NormGelu => "NORM_GELU",
-            Self::NormGeglu => "NORM_GEGLU",
+            Self::NormActivation => "NORM_ACTIVATION",
+            Self::NormGated => "NORM_GATED",
             Self::NormRotary => "NORM_ROTARY",
             Self::Residual => "RESIDUAL",
             Self::ResidualNorm => "RESIDUAL_NORM",
@@ -54,14 +54,18 @@ impl Epilogue {
 pub struct Layer {
     /// The operations other than the product.
     pub epilogue: Epilogue,
-    /// Whether its input and weights are fp8, and its output after GELU.
+    /// Whether its input and weights are fp8, and its output after an activation.
     pub fp8: bool,
 }
 
 impl Layer {
     /// Whether its output is fp8.
     pub(super) fn outputs_fp8(self) -> bool {
-        self.fp8 && self.epilogue == Epilogue::NormGelu
+        self.fp8
+            && matches!(
+                self.epilogue,
+                Epilogue::NormActivation | Epilogue::NormGated
+            )
     }
 }
 
@@ -117,6 +121,11 @@ fn define_bf16(precision: Precision) -> String {
     define("BF16", usize::from(precision == Precision::Bf16))
 }
 
+/// The constant for the activation of feed-forward layers; GELU needs none.
+fn define_activation(sizes: &Sizes) -> Option<String> {
+    (sizes.activation == Activation::Silu).then(|| define("SILU", 1))
+}
+
 /// The constants of programs for rows and attention.
 fn defines(sizes: &Sizes, precision: Precision) -> Vec<String> {
     vec![
@@ -133,6 +142,10 @@ fn row_program(sizes: &Sizes, precision: Precision) -> Program {
         options: defines(sizes, precision),
         kind: ProgramKind::Rows,
     };
+    program.options.extend(define_activation(sizes));
+    if sizes.query_key_norm {
+        program.options.push(define("QUERY_KEY_NORM", 1));
+    }
     if let Some(base) = sizes.rotary_base {
         let frequencies = rotary_frequencies(sizes.head_width, base);
         let _ = write!(
@@ -182,9 +195,9 @@ fn hopper_attention_program(sizes: &Sizes, precision: Precision) -> Program {
 fn dense_layers(sizes: &Sizes, precision: Precision) -> Vec<Layer> {
     let layer = |epilogue, fp8| Layer { epilogue, fp8 };
     let up = if sizes.gated {
-        Epilogue::NormGeglu
+        Epilogue::NormGated
     } else {
-        Epilogue::NormGelu
+        Epilogue::NormActivation
     };
     let residual = if sizes.post_norm {
         Epilogue::ResidualNorm
@@ -210,6 +223,7 @@ fn dense_program(sizes: &Sizes, precision: Precision, layer: Layer) -> Program {
         define("HEAD", sizes.head_width),
         define("HIDDEN", sizes.hidden),
     ];
+    options.extend(define_activation(sizes));
     if layer.fp8 {
         options.extend(fp8_defines());
     }
@@ -250,7 +264,7 @@ fn units(sizes: &Sizes, layer: Layer) -> usize {
         1024..2048 => 2,
         _ => 4,
     };
-    if layer.epilogue == Epilogue::NormGeglu {
+    if layer.epilogue == Epilogue::NormGated {
         // The output has half as many columns.
         units = (units / 2).max(1);
     }
@@ -290,6 +304,51 @@ mod tests {
     use super::*;
     use crate::engine::cuda::compile::machine_code;
 
+    /// Blocks as ESM-2's, gated as DNABERT-2's.
+    fn sizes(hidden: usize, heads: usize, rotary: bool, gated: bool) -> Sizes {
+        Sizes {
+            hidden,
+            heads,
+            head_width: hidden / heads,
+            intermediate: 4 * hidden,
+            rotary_base: rotary.then_some(10_000.0),
+            alibi: gated,
+            gated,
+            activation: Activation::Gelu,
+            query_key_norm: false,
+            post_norm: gated,
+            has_cuda_kernels: true,
+            fused: if gated {
+                FusedFormats::Half
+            } else {
+                FusedFormats::HalfAndFp8
+            },
+        }
+    }
+
+    /// Nucleotide Transformer 2, 500M, in which a gate is computed in fp8.
+    fn gated_by_silu() -> Sizes {
+        Sizes {
+            alibi: false,
+            activation: Activation::Silu,
+            post_norm: false,
+            fused: FusedFormats::HalfAndFp8,
+            ..sizes(1_024, 16, true, true)
+        }
+    }
+
+    /// ESM C 600M.
+    fn normed_queries() -> Sizes {
+        Sizes {
+            hidden: 1_152,
+            heads: 18,
+            intermediate: 3_072,
+            query_key_norm: true,
+            fused: FusedFormats::Half,
+            ..gated_by_silu()
+        }
+    }
+
     /// The kernels of models of all kinds compile for all supported GPUs. This needs NVRTC, which
     /// `make test` installs on Linux, and no GPU.
     #[test]
@@ -300,22 +359,6 @@ mod tests {
             eprintln!("SKIPPED: CUDA's run-time compiler is not here");
             return;
         }
-        let sizes = |hidden, heads, rotary: bool, gated| Sizes {
-            hidden,
-            heads,
-            head_width: hidden / heads,
-            intermediate: 4 * hidden,
-            rotary_base: rotary.then_some(10_000.0),
-            alibi: gated,
-            gated,
-            post_norm: gated,
-            has_cuda_kernels: true,
-            fused: if gated {
-                FusedFormats::Half
-            } else {
-                FusedFormats::HalfAndFp8
-            },
-        };
         let cache = tempfile::tempdir().expect("a folder");
         for (arch, hopper) in [
             ("sm_80", false),
@@ -334,14 +377,21 @@ mod tests {
                 sizes(5_120, 40, true, false),
                 sizes(1_280, 20, false, false),
                 sizes(768, 12, false, true),
+                normed_queries(),
+                gated_by_silu(),
             ] {
-                // ESM-1b's kernels are those of others, but for how they are combined on Hopper.
-                if !hopper && sizes.rotary_base.is_none() && !sizes.alibi {
+                // ESM-1b's kernels and Nucleotide Transformer's are those of others, but for how
+                // they are combined on Hopper; and ESM C's hold nothing that only some GPUs have.
+                let once = arch == "sm_80" && sizes.query_key_norm;
+                let silu = sizes.activation == Activation::Silu;
+                let plain = sizes.rotary_base.is_none() && !sizes.alibi;
+                if !hopper && (plain || silu && !once) {
                     continue;
                 }
                 // Other precisions only differ in how values are packed, so one model is enough.
                 let all = [Precision::Fp16, Precision::Bf16, Precision::Fp8];
                 let formats = match sizes.hidden {
+                    1_024 => 3,
                     1_280 if hopper && sizes.rotary_base.is_some() => 3,
                     1_280 if sizes.rotary_base.is_some() => 2,
                     _ => 1,

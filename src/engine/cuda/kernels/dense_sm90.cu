@@ -1,6 +1,6 @@
 // Dense layers on Hopper (sm_90a): C[M, N] = A[M, K] * W[N, K]^T, with the operators around them in
-// the graph (layer norm before; bias, GELU, gating, rotary embedding or residual after) as an
-// epilogue.
+// the graph (layer norm before; bias, activation, gating, rotary embedding or residual after) as an
+// epilogue. The activation is GELU, or with -DSILU=1 SiLU.
 //
 // Layer norms do not read or write memory of their own. Where a norm comes before, A is the input
 // of the norm. The norm's weights and the subtraction of its mean are folded into W, and the
@@ -14,14 +14,14 @@
 // the weight tile for both (multicast), which saves a third of the traffic from L2.
 //
 // The tensor cores never wait for an epilogue: at the end of a tile the sums are rounded into half
-// as many registers, the next tile's products start, and GELU, gating and stores of the finished
+// as many registers, the next tile's products start, and activation, gating and stores of the finished
 // tile run in between them.
 //
 // Needs K a multiple of 64 and not too small (see DENSE below), and N a multiple of 8. Rows beyond
 // M and columns beyond N are neither read nor written. The rotary epilogue is for heads of 64 and
 // of 32, whose two halves are in the same thread's registers.
 //
-// With -DFP8=1, A and W are fp8 (e4m3), and so is C after GELU; K is a multiple of 128. Where a
+// With -DFP8=1, A and W are fp8 (e4m3), and so is C after an activation; K is a multiple of 128. Where a
 // norm comes before, A comes from `quantize_rows` (rows.cu), with one factor a row. Where C is fp8,
 // each 16 of its columns are in the order 0 1 8 9, 2 3 10 11, ..., 6 7 14 15, as they are in
 // registers: the weights of the next layer are stored in that order.
@@ -45,9 +45,9 @@
 #define BAND 8
 #endif
 
-// After a layer norm: its deviation and the bias, alone, with GELU, with GELU and gating, or with
-// rotary embedding. Without a norm before: bias and residual, to which a layer norm may be applied.
-enum Epilogue { NORM, NORM_GELU, NORM_GEGLU, NORM_ROTARY, RESIDUAL, RESIDUAL_NORM };
+// After a layer norm: its deviation and the bias, alone, with the activation, with the activation
+// and gating, or with rotary embedding. Without a norm before: bias and residual, to which a layer norm may be applied.
+enum Epilogue { NORM, NORM_ACTIVATION, NORM_GATED, NORM_ROTARY, RESIDUAL, RESIDUAL_NORM };
 
 struct __align__(64) TensorMap {
     char opaque[128];
@@ -269,9 +269,9 @@ struct Staging {
 // while the next tile is multiplied.
 template <Epilogue EPILOGUE>
 struct PendingTile {
-    static constexpr int UNITS = EPILOGUE == NORM_GEGLU ? 8 : 16;
+    static constexpr int UNITS = EPILOGUE == NORM_GATED ? 8 : 16;
     static constexpr bool HAS_RESIDUAL = EPILOGUE == RESIDUAL || EPILOGUE == RESIDUAL_NORM;
-    static constexpr bool OUTPUTS_FP8 = FP8 && EPILOGUE == NORM_GELU;
+    static constexpr bool OUTPUTS_FP8 = FP8 && (EPILOGUE == NORM_ACTIVATION || EPILOGUE == NORM_GATED);
     // Units that are stored together, in rows of 128 bytes.
     static constexpr int SECTION_UNITS = OUTPUTS_FP8 ? 8 : 4;
     // Rotary: a half of a head, in groups of 8 columns.
@@ -319,7 +319,7 @@ struct PendingTile {
         const int thread = threadIdx.x & 127;
         int at = column + 2 * thread, end = EPILOGUE == NORM_ROTARY ? extra.rotary_columns : n;
         // The second half of the tile are values, whose bias comes after that of all gates.
-        if (EPILOGUE == NORM_GEGLU && thread >= 64) at += n - TILE_N / 2, end = 2 * n;
+        if (EPILOGUE == NORM_GATED && thread >= 64) at += n - TILE_N / 2, end = 2 * n;
         own_bias = EPILOGUE != NORM && at < end ? __ldg(extra.bias + at / 2) : 0;
         if (EPILOGUE == RESIDUAL_NORM) own_gamma = at < end ? __ldg(extra.gamma + at / 2) : 0;
 #pragma unroll
@@ -430,10 +430,10 @@ struct PendingTile {
                     const float2 x = scaled(out[i], norm[i % 2].x, own);
                     out[i] = pack_or_nan(x.x, x.y);
                 }
-                if (EPILOGUE == NORM_GELU || EPILOGUE == NORM_GEGLU) {
+                if (EPILOGUE == NORM_ACTIVATION || EPILOGUE == NORM_GATED) {
                     float2 x = scaled(out[i], norm[i % 2].x, own);
-                    x.x = gelu(x.x), x.y = gelu(x.y);
-                    if (EPILOGUE == NORM_GEGLU) {
+                    x.x = ACTIVATION(x.x), x.y = ACTIVATION(x.y);
+                    if (EPILOGUE == NORM_GATED) {
                         const float2 bias = bias_at(staging.bias, at[i / 2] + TILE_N / 2);
                         const float2 value = scaled(pairs[(2 * FIRST + i + 32) % 64], norm[i % 2].x, bias);
                         x.x *= value.x, x.y *= value.y;
@@ -472,8 +472,8 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
     const u32 full = buffers + 4 * STAGING_BYTES, empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
     const u32 biases = arrived + 4 * 8;
     const u32 rank = cluster_rank();
-    // GEGLU: half of a tile's weight rows are gates, the others the values of the same columns.
-    const int width = EPILOGUE == NORM_GEGLU ? TILE_N / 2 : TILE_N;
+    // Gated: half of a tile's weight rows are gates, the others the values of the same columns.
+    const int width = EPILOGUE == NORM_GATED ? TILE_N / 2 : TILE_N;
     const Tiles tiles = {(m + 2 * TILE_M - 1) / (2 * TILE_M), (n + width - 1) / width};
     const int steps = k / TILE_K;
     const int first = blockIdx.x / 2, stride = gridDim.x / 2;
@@ -497,7 +497,7 @@ __device__ __forceinline__ void dense(const TensorMap* a, const TensorMap* w, co
                 int pair, column;
                 tiles.at(index, pair, column);
                 const int row = (2 * pair + rank) * TILE_M;
-                const int weight = EPILOGUE == NORM_GEGLU ? column * width + rank * n : column * width + rank * (TILE_N / 2);
+                const int weight = EPILOGUE == NORM_GATED ? column * width + rank * n : column * width + rank * (TILE_N / 2);
                 for (int step = 0; step < steps; step++) {
                     const u32 buffer = base + stage * STAGE_BYTES, ready = full + 8 * stage;
                     barrier_wait(empty + 8 * stage, parity ^ 1);

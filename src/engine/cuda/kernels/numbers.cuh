@@ -2,8 +2,8 @@
 // a warp.
 //
 // Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1,
-// -DFP8=1 for the 8-bit format beside fp16 (sm_89 and newer), -DHIDDEN, and what each file lists at
-// its head. No header of CUDA is included, so that none has to be installed on the user's machine:
+// -DFP8=1 for the 8-bit format beside fp16 (sm_89 and newer), -DSILU=1 for SiLU in feed-forward
+// layers, -DHIDDEN, and what each file lists at its head. No header of CUDA is included, so that none has to be installed on the user's machine:
 // conversions are PTX.
 
 typedef unsigned char u8;
@@ -132,3 +132,19 @@ __device__ __forceinline__ float normal_cdf(float x) {
 // GELU as defined by the error function, not the tanh approximation. Saturation turns NaN into 0,
 // which times the NaN of x is NaN again.
 __device__ __forceinline__ float gelu(float x) { return x * normal_cdf(x); }
+
+// x * sigmoid(x) (SiLU, Swish). For minus infinity it is NaN. A power beyond the range is infinite,
+// and one over that is 0; CUDA's own functions spend several instructions on the numbers in between.
+__device__ __forceinline__ float silu(float x) {
+    float power, sigmoid;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(1.0f + power));
+    return x * sigmoid;
+}
+
+// The activation of the feed-forward layer.
+#if SILU
+#define ACTIVATION silu
+#else
+#define ACTIVATION gelu
+#endif

@@ -1,8 +1,9 @@
 // The operators between the dense layers, each one pass over memory: layer norms with the residual,
-// rotary position embedding, GELU, gating, pooling.
+// norms of queries and keys, rotary position embedding, activation, gating, pooling.
 //
 // Sizes are constants: -DHIDDEN, -DHEAD, -DHEADS. For rotary models, `rotary_frequencies`
-// ([HEAD / 2]) is defined before this. Memory is accessed 16 bytes at a time: HIDDEN is a multiple
+// ([HEAD / 2]) is defined before this; -DQUERY_KEY_NORM=1 where queries and keys are normalised.
+// Memory is accessed 16 bytes at a time: HIDDEN is a multiple
 // of 8.
 
 #define VECTORS (HIDDEN / 8)
@@ -165,15 +166,15 @@ extern "C" __global__ void __launch_bounds__(256) bias_gelu(const u16* x, const 
     }
 }
 
-// y = gelu(first half of x) * second half, [rows, width] from [rows, 2 * width].
-extern "C" __global__ void __launch_bounds__(256) geglu(const u16* x, u16* y, int width, u64 vectors) {
+// y = activation(first half of x) * second half, [rows, width] from [rows, 2 * width].
+extern "C" __global__ void __launch_bounds__(256) gated(const u16* x, u16* y, int width, u64 vectors) {
     const int across = width / 8;
     for (u64 i = blockIdx.x * 256ull + threadIdx.x; i < vectors; i += gridDim.x * 256ull) {
         const u64 row = i / across, column = (i % across) * 8;
         Vec8 gate = load_vec8(x + row * 2 * width + column);
         const Vec8 value = load_vec8(x + row * 2 * width + width + column);
 #pragma unroll
-        for (int j = 0; j < 8; j++) gate.at[j] = gelu(gate.at[j]) * value.at[j];
+        for (int j = 0; j < 8; j++) gate.at[j] = ACTIVATION(gate.at[j]) * value.at[j];
         store_vec8(y + i * 8, gate);
     }
 }
@@ -263,6 +264,85 @@ extern "C" __global__ void __launch_bounds__(256)
             *(uint2*)(to + 2 * j) = *(uint2*)&left[j];
             *(uint2*)(to + HALF + 2 * j) = *(uint2*)&right[j];
         }
+    }
+}
+#endif
+
+#if QUERY_KEY_NORM
+// Queries and keys with their bias, as layer norms of whole rows of HIDDEN numbers (weights without
+// a bias) and rotated by the angles of their tokens, and values as they are: [tokens, 3 * HIDDEN].
+// `angles` are cosines and sines, [tokens, HEAD / 2, 2]. HEAD is 16, 32, 64 or 128, so that partners
+// are HEAD / 16 lanes apart. Blocks as for layer norms of 3 * tokens rows.
+extern "C" __global__ void __launch_bounds__(256)
+    query_key_norm_rotary(const u16* qkv, const u16* bias, const u16* query_gamma, const u16* key_gamma, const float4* angles,
+                          float epsilon, u16* out, int tokens) {
+    __shared__ float totals[8], squared[8];
+    const int lane = threadIdx.x % (32 * WARPS);
+    const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
+    const int token = row / 3, which = row % 3;
+    const bool in_range = token < tokens, is_value = which == 2;
+    const u64 at = (u64)row * HIDDEN;
+    const u16* gamma = which ? key_gamma : query_gamma;
+    Vec8 values[PER_LANE];
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        const int column = (i * 32 * WARPS + lane) * 8;
+        if (!in_range || column >= HIDDEN) continue;
+        if (is_value) {
+            *(uint4*)(out + at + column) = *(const uint4*)(qkv + at + column);
+            continue;
+        }
+        values[i] = load_vec8(qkv + at + column);
+        const Vec8 b = load_vec8(bias + which * HIDDEN + column);
+#pragma unroll
+        for (int j = 0; j < 8; j++) total += values[i].at[j] += b.at[j];
+    }
+    const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++)
+        if (in_range && !is_value && (i * 32 * WARPS + lane) * 8 < HIDDEN)
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const float deviation = values[i].at[j] - mean;
+                squares += deviation * deviation;
+            }
+    const float scale = rsqrt_or_nan(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
+    // Which eight numbers of a head this lane has: the same ones of all its heads.
+    constexpr int EIGHTS = HEAD / 8, STEP = EIGHTS / 2;
+    const int own = lane % EIGHTS;
+    const bool is_right = own >= STEP;
+    float cosine[8], sine[8];
+    if (in_range && !is_value) {
+        const float4* from = angles + (u64)token * (HEAD / 4) + (own % STEP) * 4;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float4 two = __ldg(from + j);
+            cosine[2 * j] = two.x, cosine[2 * j + 1] = two.z;
+            // The right half of a head is turned the other way.
+            sine[2 * j] = is_right ? two.y : -two.y, sine[2 * j + 1] = is_right ? two.w : -two.w;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        const int column = (i * 32 * WARPS + lane) * 8;
+        const bool has = in_range && !is_value && column < HIDDEN;
+        Vec8 normed = {};
+        if (has) {
+            const Vec8 g = load_vec8(gamma + column);
+#pragma unroll
+            for (int j = 0; j < 8; j++) normed.at[j] = (values[i].at[j] - mean) * scale * g.at[j];
+        }
+        u32 turned[4];
+#pragma unroll
+        for (int j = 0; j < 8; j += 2) {
+            // Whole heads are in range or not, so a lane's partner is where it is.
+            const float a = __shfl_xor_sync(0xffffffffu, normed.at[j], STEP);
+            const float b = __shfl_xor_sync(0xffffffffu, normed.at[j + 1], STEP);
+            turned[j / 2] = pack_or_nan(normed.at[j] * cosine[j] + a * sine[j], normed.at[j + 1] * cosine[j + 1] + b * sine[j + 1]);
+        }
+        if (has) *(uint4*)(out + at + column) = make_uint4(turned[0], turned[1], turned[2], turned[3]);
     }
 }
 #endif

@@ -5,9 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::{self, Format, Tensor, Tensors, write_bin, write_safetensors};
-use seqembed_onnx::{
-    Error, ExportOptions, GraphKind, GraphRequest, Model, Output, Precision, export,
-};
+use seqembed_onnx::{ExportOptions, export};
 
 const HUB: &str = "esmc/checkpoints/hub";
 const LAYERS: usize = 2;
@@ -126,19 +124,4 @@ fn all_layouts_give_the_same_bytes() {
     fs::write(source.join("config.json"), r#"{"n_heads": 2}"#).unwrap();
     write_bin(&source.join("pytorch_model.bin"), &package, Format::F32);
     assert!(exported(&source, &at("package_model")) == hub);
-}
-
-/// There are no fused graphs of blocks that the CUDA kernels do not compute.
-#[test]
-fn a_fused_graph_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("model");
-    exported(&support::fixtures().join(HUB), &target);
-    let graph = Model::open(&target).unwrap().graph(&GraphRequest {
-        kind: GraphKind::Fused,
-        precision: Precision::Fp16,
-        layer: LAYERS,
-        outputs: vec![Output::Mean],
-    });
-    assert!(matches!(graph, Err(Error::Precision { .. })));
 }

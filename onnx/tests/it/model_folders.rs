@@ -533,3 +533,20 @@ fn a_change_after_opening_is_noticed() {
         .unwrap();
     assert!(matches!(weights.unchanged(), Err(Error::Changed { .. })));
 }
+
+/// There are no fused graphs of blocks that the CUDA kernels do not compute: AMPLIFY's RMS norms.
+#[test]
+fn a_fused_graph_of_other_blocks_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = support::fixtures().join("amplify/checkpoints/hub");
+    let model = export(&source, folder.path(), &ExportOptions::default()).unwrap();
+    for precision in [Precision::Fp16, Precision::Fp8] {
+        let graph = model.graph(&GraphRequest {
+            kind: GraphKind::Fused,
+            precision,
+            layer: model.architecture().layers(),
+            outputs: vec![Output::Mean],
+        });
+        assert!(matches!(graph, Err(Error::Precision { .. })));
+    }
+}

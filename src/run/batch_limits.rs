@@ -45,8 +45,9 @@ pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice
         let batch_tokens =
             asked.unwrap_or_else(|| loader::gpu_batch_tokens(&group.model, group.precision, free));
         // The more batches in a chunk, the fewer are cut short at its end; and no device may have
-        // to wait for the next chunk.
-        let mut chunk_tokens = batch_tokens * devices.len() * BATCHES_AHEAD;
+        // to wait for the next chunk. A quarter of a batch less, as batches are filled up to a
+        // sequence: else the rest would be a small batch of its own.
+        let mut chunk_tokens = batch_tokens * devices.len() * BATCHES_AHEAD - batch_tokens / 4;
         if per_token {
             chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (4 * hidden));
         }

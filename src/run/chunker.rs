@@ -51,6 +51,8 @@ pub struct Chunker<'a> {
     dedup: Option<Dedup>,
     /// What of a long record is in no chunk yet. Nothing is read before it is.
     remaining: Option<RemainingParts>,
+    /// Letters and tokens of all records so far: a k-mer or a byte pair has several letters.
+    letters_and_tokens: [u64; 2],
     number: u64,
     /// Time spent reading and decompressing.
     pub reading: Duration,
@@ -70,6 +72,7 @@ impl<'a> Chunker<'a> {
             changed: 0,
             dedup: None,
             remaining: None,
+            letters_and_tokens: [0, 0],
             number: 0,
             reading: Duration::ZERO,
             tokenizing: Duration::ZERO,
@@ -146,7 +149,7 @@ impl<'a> Chunker<'a> {
             if let ReadEntry::Record { task, record, .. } = &entry {
                 // There are not more tokens than letters and special ones.
                 let most = record.sequence.len() + special;
-                tokens += most;
+                tokens += self.expected_tokens(*task, record.sequence.len()) + special;
                 records += 1;
                 // Items after a long record follow its parts.
                 may_be_long = self.is_long(*task, most);
@@ -157,6 +160,19 @@ impl<'a> Chunker<'a> {
             }
         }
         read
+    }
+
+    /// How many tokens a record of so many letters adds to a chunk, about. Were letters counted, a
+    /// chunk of DNA in 6-mers would have a sixth of its batches, and a larger part of them would be
+    /// the last ones of chunks, which are not full.
+    fn expected_tokens(&self, task: usize, letters: usize) -> usize {
+        let [seen, tokens] = self.letters_and_tokens;
+        // The output of a token takes memory: no more tokens than planned.
+        if seen == 0 || self.tasks[task].job.settings.pooling.is_per_token() {
+            return letters;
+        }
+        let expected = (letters as u64).saturating_mul(tokens) / seen;
+        usize::try_from(expected).map_or(letters, |expected| expected.min(letters))
     }
 
     /// Whether a record with this many tokens is cut into parts.
@@ -178,6 +194,12 @@ impl<'a> Chunker<'a> {
                 ReadEntry::End(_) => None,
             })
             .collect();
+        for (entry, encoded) in read.iter().zip(&encoded) {
+            if let (ReadEntry::Record { record, .. }, Some((encoded, _))) = (entry, encoded) {
+                self.letters_and_tokens[0] += record.sequence.len() as u64;
+                self.letters_and_tokens[1] += encoded.ids.len() as u64;
+            }
+        }
         let mut forbidden = None;
         for (entry, encoded) in read.into_iter().zip(encoded) {
             match (entry, encoded) {

@@ -219,3 +219,34 @@ fn nothing_depends_on_batches_or_threads() {
         }
     }
 }
+
+/// A chunk is so many tokens, however many letters a token has: most batches are full.
+#[test]
+fn batches_are_filled_with_tokens_not_letters() {
+    const RECORDS: usize = 2_000;
+    const BATCH: usize = 2_560;
+    let folder = tempfile::tempdir().unwrap();
+    // All of them different: 100 tokens and <cls>.
+    let fasta = (0..RECORDS).fold(String::new(), |mut fasta, at| {
+        let base = |place: usize| ["A", "C", "G", "T"][at >> (2 * (place % 6)) & 3];
+        let sequence: String = (0..100 * K).map(base).collect();
+        writeln!(fasta, ">s{at}\n{sequence}").unwrap();
+        fasta
+    });
+    let input = folder.path().join("x.fna");
+    fs::write(&input, fasta).unwrap();
+    let out = folder.path().join("out");
+    let mut arguments = vec!["embed", text(&input), "-o", text(&out)];
+    let model = exported("checkpoints/v2-saved");
+    let batch = BATCH.to_string();
+    arguments.extend(["-m", text(model), "--device", "cpu", "--threads", "1"]);
+    arguments.extend(["--batch-tokens", &batch]);
+    assert_run(&seqembed(&arguments), DONE, &[]);
+    let report = fs::read_to_string(out.join("report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let totals = &report["totals"];
+    assert_eq!(totals["tokens"], RECORDS * (100 + 1));
+    // At 25 records each they are 80. A chunk by letters would have 137 records, in six batches.
+    let batches = totals["batches"].as_u64().unwrap();
+    assert!((80..=85).contains(&batches), "{batches}");
+}

@@ -178,32 +178,48 @@ def isExported(model) {
 }
 
 // Groups of files in the order of the samplesheet, with one model per group and at most `tokens` tokens and `files` files.
-// Rows added at the end change only the last group, so that `-resume` can reuse the others.
+//
+// A group that is more than half full ends before the row whose sample name has the smallest hash of those that it could end at, and is named
+// by the hash of its first sample. So a row that is added or removed changes its own group, and sometimes the next ones, but not all
+// groups behind it: `-resume` reuses the others.
 def groupFiles(rows, tokens, files) {
     def groups = []
     rows.groupBy { row -> row.model }.each { model, rowsOfModel ->
-        def group = []
-        def sum = 0L
-        rowsOfModel.each { row ->
-            def estimate = tokensOf(row.file)
-            if (group && ((tokens && sum + estimate > tokens) || (files && group.size() >= files))) {
-                groups << [model: model, rows: group]
-                group = []
-                sum = 0L
+        def all = rowsOfModel.collect { row -> [row: row, tokens: tokensOf(row.file), hash: row.sample.md5()] }
+        def next = 0
+        all.eachWithIndex { _entry, start ->
+            if (start == next) {
+                next = start + lengthOfGroup(all.subList(start, all.size()), tokens, files)
+                groups << [model: model, rows: all.subList(start, next).collect { entry -> entry.row }]
             }
-            group << row
-            sum += estimate
         }
-        groups << [model: model, rows: group]
     }
-    return groups.withIndex().collect { group, index ->
+    return groups.collect { group ->
         [
             model: group.model,
-            meta: [id: "group_${(index + 1).toString().padLeft(5, '0')}".toString()],
+            meta: [id: "group_${"${group.model}\n${group.rows[0].sample}".md5().take(12)}".toString()],
             samples: group.rows.collect { row -> [sample: row.sample] + row.options },
             files: group.rows.collect { row -> row.file },
         ]
     }
+}
+
+// How many of these rows make the next group.
+def lengthOfGroup(left, tokens, files) {
+    def sum = 0L
+    def sums = []
+    left.find { entry ->
+        sum += entry.tokens
+        sums << sum
+        (tokens && sum > tokens) || (files && sums.size() >= files)
+    }
+    def most = [1, sums.count { upTo -> !tokens || upTo <= tokens }].max()
+    if (most == left.size()) {
+        return most
+    }
+    // Ends at which the group is at least half as large as it may be.
+    def ends = (1..most).findAll { count -> 2 * count >= (files ?: 0) || (tokens && 2 * sums[count - 1] >= tokens) }
+    return ends ? ends.min { count -> left[count].hash } : most
 }
 
 // Estimated number of tokens: one per byte, or two per byte if the file is compressed.

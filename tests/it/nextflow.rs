@@ -208,8 +208,9 @@ fn many_files_a_task_and_resume() {
         .skip(1)
         .map(|line| line.split('\t').nth(1).unwrap())
         .collect();
-    assert_eq!(groups[..3], ["group_00001"; 3]);
-    assert_eq!(groups[3..], ["group_00002"; 2]);
+    let (first, second) = (groups[0], groups[3]);
+    assert!(first != second && first.starts_with("group_"), "{groups:?}");
+    assert_eq!(groups, [first, first, first, second, second]);
     let version = format!("seqembed: {}", env!("CARGO_PKG_VERSION"));
     assert!(
         place
@@ -225,8 +226,8 @@ fn many_files_a_task_and_resume() {
         &run,
         DONE,
         &[
-            "Cached process > SEQEMBED (group_00001)",
-            "Submitted process > SEQEMBED (group_00002)",
+            &format!("Cached process > SEQEMBED ({first})"),
+            &format!("Submitted process > SEQEMBED ({second})"),
         ],
     );
     assert!(said.contains("Cached process > SEQEMBED_MODEL"), "{said}");
@@ -294,6 +295,100 @@ fn a_killed_task_is_tried_again() {
             "the cache is empty"
         );
     }
+}
+
+/// Only the group of a row that is taken out of the sheet is computed again, and its neighbour at
+/// most.
+#[test]
+fn a_sheet_with_a_row_less_has_the_other_groups() {
+    if !is_there() {
+        return;
+    }
+    let file = example("phix174.faa");
+    let sheet = |without: Option<usize>| {
+        let rows = (0..200).filter(|at| Some(*at) != without);
+        let rows = rows.map(|at| format!("s{at},{file}\n"));
+        "sample,fasta\n".to_owned() + &rows.collect::<String>()
+    };
+    let place = Pipeline::new(&sheet(None));
+    let arguments = ["-stub", "-profile", "local", "--group_files", "40"];
+    let arguments = [&arguments[..], &["--model", text(exported("esm2"))]].concat();
+    let said = assert_said(&place.run("v2", &arguments), DONE, &["200 files in "]);
+    let tasks = said.matches("Submitted process > SEQEMBED (").count();
+    // At most 40 files each, and at least 20.
+    assert!((5..=10).contains(&tasks), "{tasks}");
+    for without in [0, 25, 117] {
+        fs::write(place.path("samples.csv"), sheet(Some(without))).unwrap();
+        let run = place.run("v2", &[&arguments[..], &["-resume"]].concat());
+        let said = assert_said(&run, DONE, &["199 files in "]);
+        let again = said.matches("Submitted process > SEQEMBED (").count();
+        let cached = said.matches("Cached process > SEQEMBED (").count();
+        assert!(
+            again <= 2 && cached >= tasks - 2,
+            "{again}, {cached}: {said}"
+        );
+    }
+}
+
+/// Memory grows after a task ran out of it, time after it ran out of that, and neither after it was
+/// preempted; both up to their limits.
+#[test]
+fn a_retry_gets_more_of_what_was_short() {
+    if !is_there() {
+        return;
+    }
+    let place = Pipeline::new(&format!("sample,fasta\nx,{}\n", example("phix174.faa")));
+    let count = place.path("count");
+    place.command(
+        "seqembed",
+        &format!(
+            "real={}\n\
+             [ \"$1\" = run ] || exec \"$real\" \"$@\"\n\
+             echo x >> '{count}'\n\
+             case $(wc -l < '{count}') in 1) exit 143;; 2) exit 137;; 3) exit 140;; 4) exit 137;; esac\n\
+             exec \"$real\" \"$@\"\n",
+            env!("CARGO_BIN_EXE_seqembed"),
+            count = text(&count),
+        ),
+    );
+    let arguments = ["-profile", "local", "--max_retries", "4", "--time", "1h"];
+    let limits = ["--max_memory", "3 GB", "--max_time", "1.5h"];
+    let model = ["--model", text(exported("esm2"))];
+    let fields = place.path("trace.config");
+    fs::write(
+        &fields,
+        "trace.fields = 'task_id,hash,native_id,name,status,exit,attempt,memory,time'\n",
+    )
+    .unwrap();
+    let config = ["-c", text(&fields)];
+    let run = place.run("v1", &[&arguments[..], &limits, &model, &config].concat());
+    assert_said(&run, DONE, &["Execution is retried (4)"]);
+    let folder = place.path("results/pipeline_info");
+    let trace = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let trace = trace
+        .filter(|path| text(path).contains("trace_"))
+        .next()
+        .unwrap();
+    let mut attempts: Vec<(String, String, String)> = fs::read_to_string(trace)
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>())
+        .filter(|cells| cells[3].starts_with("SEQEMBED ("))
+        .map(|cells| (cells[6].clone(), cells[7].clone(), cells[8].clone()))
+        .collect();
+    attempts.sort();
+    let expected = [
+        ("1", "1 GB", "1h"),
+        ("2", "1 GB", "1h"),
+        ("3", "2 GB", "1h"),
+        ("4", "2 GB", "1h 30m"),
+        ("5", "3 GB", "1h 30m"),
+    ];
+    let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
+    assert_eq!(attempts, expected);
 }
 
 #[test]
@@ -439,7 +534,7 @@ fn slurm_docker_and_gpus() {
     assert!(
         place
             .read("results/samples.tsv")
-            .contains("it's (b)\tgroup_00001")
+            .contains("it's (b)\tgroup_")
     );
     let cache = format!("-v {0}:{0}", text(&cache));
     let wrappers = place.tasks(".command.run");

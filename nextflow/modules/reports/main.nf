@@ -34,11 +34,12 @@ process FAILED_FILES {
     tell(failed)
 }
 
-// One report in the format of the parts; `group` names the task of each load and file.
+// One report in the format of the parts, in the order of the samplesheet; `group` names the task of each load and file.
 def mergeReports(reports, sources) {
+    def rows = sources.keySet().toList().withIndex().collectEntries { sample, row -> [sample, row] }
     def parts = reports
         .collect { path -> [group: path.name - '.report.json'] + new groovy.json.JsonSlurper().parseText(path.text) }
-        .sort { part -> part.group }
+        .sort { part -> part.files.collect { entry -> rows[entry.sample] }.min() }
     def whole = [:]
     parts.each { part -> whole += part.findAll { key, value -> value != null && !(key in ['group', 'loads', 'totals', 'files']) } }
     whole.tasks = parts.size()

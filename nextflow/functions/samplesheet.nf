@@ -197,7 +197,7 @@ def groupFiles(rows, tokens, files) {
     return groups.collect { group ->
         [
             model: group.model,
-            meta: [id: "group_${"${group.model}\n${group.rows[0].sample}".md5().take(12)}".toString()],
+            meta: [id: "group_${group.rows[0].sample.md5().take(12)}".toString()],
             samples: group.rows.collect { row -> [sample: row.sample] + row.options },
             files: group.rows.collect { row -> row.file },
         ]

@@ -3,6 +3,7 @@
 //! Snakemake comes from `PyPI` into `.venv-snakemake/`. Where it can't be installed, these tests
 //! say so and check nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -92,6 +93,14 @@ impl Scene {
             sheet.extend([*sample, "\t", text(file), "\n"]);
         }
         fs::write(self.path("config/samples.tsv"), sheet).unwrap();
+    }
+
+    /// The job whose folder has the output of a sample.
+    fn job(&self, sample: &str) -> Option<String> {
+        let jobs = fs::read_dir(self.path("results/jobs")).ok()?;
+        jobs.map(|job| job.unwrap())
+            .find(|job| job.path().join(format!("{sample}.parquet")).exists())
+            .map(|job| job.file_name().into_string().unwrap())
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
@@ -217,17 +226,16 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
     let job = fs::read_to_string(scene.path("hanging")).unwrap();
     let _ = Command::new("kill").args(["-9", job.trim()]).output();
     assert_eq!(scene.calls(), 2);
-    let job = |sample: &str| usize::from(sample == files[2].0);
     // The report is a job's last output: where it is, the job was done.
     let written = |sample: &str| {
-        let job = job(sample);
-        fs::metadata(scene.path(&format!("results/reports/esm2_000{job}.json")))?;
-        let made = format!("results/jobs/esm2_000{job}/{sample}.parquet");
-        fs::metadata(scene.path(&made))?.modified()
+        let job = scene.job(sample)?;
+        fs::metadata(scene.path(&format!("results/reports/{job}.json"))).ok()?;
+        let made = format!("results/jobs/{job}/{sample}.parquet");
+        fs::metadata(scene.path(&made)).ok()?.modified().ok()
     };
     let before: Vec<_> = files
         .iter()
-        .filter_map(|(sample, _)| Some((sample, written(sample).ok()?)))
+        .filter_map(|(sample, _)| Some((sample, written(sample)?)))
         .collect();
     assert!((1..=2).contains(&before.len()), "{before:?}");
 
@@ -253,12 +261,45 @@ fn a_workflow_killed_in_the_middle_goes_on_where_it_was() {
         ["HIV-1.parquet", "Hepatitis_B.parquet", "phiX174.parquet"],
         "nothing is left over from the job that was killed"
     );
-    let report = scene.path("results/reports/esm2_0000.json");
+    // The first job or the last has two files: those of the sample in the middle.
+    let job = scene.job(files[1].0).unwrap();
+    let report = scene.path(&format!("results/reports/{job}.json"));
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
     assert_eq!(report["totals"]["files"], 2);
     // None where this was the job that was killed: what it had computed is taken from its cache.
     assert!(report["loads"].as_array().unwrap().len() <= 1, "{report}");
+}
+
+/// Only the job of a row that is taken out of the sheet runs again, and its neighbour at most.
+#[test]
+fn a_sheet_with_a_row_less_has_the_other_jobs() {
+    let Some(engine) = engine() else { return };
+    let scene = Scene::new(engine);
+    let file = example("phix174.faa");
+    let names: Vec<String> = (0..200).map(|at| format!("s{at}")).collect();
+    // Each planned job with its files, as Snakemake tells them.
+    let planned = |without: Option<usize>| {
+        let rows = names.iter().enumerate();
+        let rows = rows.filter(|(at, _)| Some(*at) != without);
+        let rows: Vec<_> = rows
+            .map(|(_, name)| (name.as_str(), file.as_path()))
+            .collect();
+        scene.sheet(&rows);
+        let plan = scene.flow(40, &["--dry-run"]).output().unwrap();
+        assert_success(&plan);
+        let said = said(&plan);
+        let jobs = said.lines().filter(|line| line.contains("Embedding "));
+        let jobs = jobs.map(|line| line[line.find("Embedding ").unwrap()..].to_owned());
+        jobs.collect::<BTreeSet<_>>()
+    };
+    let all = planned(None);
+    assert!((5..=10).contains(&all.len()), "{all:?}");
+    for without in [0, 25, 117] {
+        let others = planned(Some(without));
+        let again = others.difference(&all).count();
+        assert!(again <= 2, "{without}: {all:?} {others:?}");
+    }
 }
 
 #[test]
@@ -301,8 +342,9 @@ fn a_bad_file_is_told_at_the_end_and_all_others_arrive() {
         "{failed}"
     );
     assert_eq!(failed.lines().count(), 2, "{failed}");
-    let log = scene.assert_log("logs/embed/esm2_0000.log", "bad.faa");
-    assert!(log.contains("results/jobs/esm2_0000"), "{log}");
+    let job = scene.job("good").unwrap();
+    let log = scene.assert_log(&format!("logs/embed/{job}.log"), "bad.faa");
+    assert!(log.contains(&format!("results/jobs/{job}")), "{log}");
 
     // Accepted: nothing is computed again.
     let run = scene
@@ -319,7 +361,8 @@ fn a_bad_file_is_told_at_the_end_and_all_others_arrive() {
     assert_success(&scene.flow(3, &[]).output().unwrap());
     assert_eq!(scene.calls(), 3);
     assert_vectors(&made("bad"), &bad, &[]);
-    let report = fs::read_to_string(scene.path("results/reports/esm2_0000.json")).unwrap();
+    let report = scene.path(&format!("results/reports/{job}.json"));
+    let report = fs::read_to_string(report).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["totals"]["kept_files"], 2, "{report}");
     let samples = fs::read_to_string(scene.path("results/samples.tsv")).unwrap();
@@ -472,7 +515,7 @@ fn lint_format_and_profiles() {
     );
     assert_success(&plan);
     for told in [
-        "embed_esm2_t6_8M_UR50D_0000",
+        "embed_esm2_t6_8M_UR50D_",
         "GPUs: 1)",
         "mem_mb=16000",
         "runtime=240",

@@ -1,6 +1,7 @@
 # Reads the configuration and the sample sheet, and splits the files into groups; each group becomes one job.
 import csv
 import difflib
+import hashlib
 import io
 import json
 import os
@@ -130,18 +131,41 @@ def read_samples(path):
 def group_samples(samples, files_per_job):
     """The rows of each job: those with the same `group`, or up to `files_per_job` consecutive rows with the same model."""
     groups = {}
-    counts = {}
+    by_model = {}
     for row in samples:
-        name = row.get("group")
-        if name is None:
-            model = row.get("model", config["model"])
-            number = counts.get(model, 0)
-            counts[model] = number + 1
-            # The name is used for a rule and for files.
-            stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(model).name)
-            name = f"{stem}_{number // files_per_job:04}"
-        groups.setdefault(name, []).append(row)
-    return groups
+        if row.get("group") is not None:
+            groups.setdefault(row["group"], []).append(row)
+        else:
+            by_model.setdefault(row.get("model", config["model"]), []).append(row)
+    for model, rows in by_model.items():
+        # The name is used for a rule and for files.
+        stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(model).name)
+        while rows:
+            count = length_of_group(rows, files_per_job)
+            name = f"{stem}_{hash_of(rows[0]['sample'])[:12]}"
+            groups.setdefault(name, []).extend(rows[:count])
+            rows = rows[count:]
+    places = {row["sample"]: place for place, row in enumerate(samples)}
+    in_order = sorted(groups.items(), key=lambda group: places[group[1][0]["sample"]])
+    return dict(in_order)
+
+
+def length_of_group(rows, most):
+    """
+    How many of these rows make the next job.
+
+    It is between half of `most` and `most`: the job ends before the row whose sample name has the smallest hash. So a row that is added
+    or removed changes its own job, and sometimes the next ones, but not all jobs behind it.
+    """
+    if len(rows) <= most:
+        return len(rows)
+    ends = range((most + 1) // 2, most + 1)
+    return min(ends, key=lambda count: hash_of(rows[count]["sample"]))
+
+
+def hash_of(sample):
+    """A hash that is the same in every process."""
+    return hashlib.sha256(sample.encode()).hexdigest()
 
 
 def own_options(row):

@@ -17,6 +17,10 @@ workflow {
         exit(0)
     }
     checkParameters()
+    if (params.cache_dir) {
+        // Containers mount it, and podman refuses a folder that is not there.
+        file(params.cache_dir).mkdirs()
+    }
 
     def rows = readSamplesheet(file(params.input, checkIfExists: true), params.model)
     def groups = groupFiles(rows, params.group_tokens, params.group_files)

@@ -536,6 +536,7 @@ fn slurm_docker_and_gpus() {
             .read("results/samples.tsv")
             .contains("it's (b)\tgroup_")
     );
+    assert!(cache.is_dir(), "a container mounts it");
     let cache = format!("-v {0}:{0}", text(&cache));
     let wrappers = place.tasks(".command.run");
     assert_eq!(wrappers.len(), 2);

@@ -34,7 +34,8 @@ impl Facts {
                     changes.push(format!("{key} was {then} and is {now}"));
                 }
                 Some(_) => changes.push(format!("{key} differs")),
-                None => changes.push(format!("{key} is {now}")),
+                None if now.len() <= TOLD => changes.push(format!("{key} is {now}")),
+                None => changes.push(format!("{key} was not recorded")),
             }
         }
         for (key, _) in &before.0 {
@@ -145,6 +146,11 @@ mod tests {
         assert_eq!(
             now.changes(&before).as_deref(),
             Some("pooling was mean and is cls, weights differs, x is 1")
+        );
+        let hash = facts(&[("tokens", &"c".repeat(64))]);
+        assert_eq!(
+            hash.changes(&facts(&[])).as_deref(),
+            Some("tokens was not recorded")
         );
         assert_eq!(
             facts(&[]).changes(&facts(&[("x", "1")])).as_deref(),

@@ -21,6 +21,7 @@ use crate::journal::rows::Saved;
 use crate::journal::{Journal, Request, ResumePlan};
 use crate::output::Layout;
 use crate::report::FileReport;
+use crate::tokenize;
 
 /// How a group's files continue, with an entry for each of the tasks that are left.
 pub(crate) struct Resumed<'j> {
@@ -58,9 +59,8 @@ pub(crate) struct Skipped {
 }
 
 /// Options that do not change the numbers, or are in the provenance with the value that they got.
-const NO_FACTS: [&str; 9] = [
+const NO_FACTS: [&str; 8] = [
     "model",
-    "licence",
     "layer",
     "format",
     "max_length",
@@ -70,8 +70,12 @@ const NO_FACTS: [&str; 9] = [
     "batch_tokens",
 ];
 
-/// The key of the input's name in the provenance. It does not change the numbers.
+/// The key of the input's name in the provenance.
 const SOURCE: &str = "source";
+
+/// Keys of the provenance that do not change the numbers: a file that was finished before more was
+/// known of a model is still right.
+const NO_NUMBERS: [&str; 2] = [SOURCE, "licence"];
 
 /// Maximum number of samples named in a message.
 const NAMED: usize = 3;
@@ -96,7 +100,10 @@ pub(super) fn look_up<'j>(
     let prepared = spec.prepare(device, group.precision, context.say)?;
     let planned = ComputedBy::planned(Some(&prepared), device, group.precision);
     let layouts = provenance::layouts(group, options, &planned);
-    let vocabulary = vocabulary(group);
+    let tokenizer = [
+        ("vocabulary", vocabulary(group)),
+        ("tokens", tokenize::behaviour(group.tokenizer.as_ref())),
+    ];
     let requests = group
         .tasks
         .iter()
@@ -104,7 +111,7 @@ pub(super) fn look_up<'j>(
         .map(|(task, layout)| Request {
             sample: &task.job.sample,
             source: &task.job.source,
-            facts: facts(options, task, layout, &vocabulary),
+            facts: facts(options, task, layout, &tokenizer),
             format: task.job.settings.format.to_string(),
             name: layout.provenance(SOURCE).unwrap_or_default().to_owned(),
             output: layout.path.clone(),
@@ -198,12 +205,16 @@ fn again(why: &str) -> String {
 
 /// Everything that affects the values of a file, except its sequences: the provenance, and the
 /// remaining options.
-fn facts(options: &Options, task: &Task, layout: &Layout, vocabulary: &str) -> Facts {
+fn facts(options: &Options, task: &Task, layout: &Layout, tokenizer: &[(&str, String)]) -> Facts {
     let mut facts = layout.provenance.clone();
-    facts.retain(|(key, _)| key != SOURCE);
+    facts.retain(|(key, _)| !NO_NUMBERS.contains(&key.as_str()));
     let kernels = format!("{:?}", options.kernels).to_lowercase();
     facts.push(("kernels".to_owned(), kernels));
-    facts.push(("vocabulary".to_owned(), vocabulary.to_owned()));
+    let tokenizer = tokenizer.iter();
+    facts.extend(tokenizer.map(|(key, value)| ((*key).to_owned(), value.clone())));
+    if let Some(most) = task.max_tokens {
+        facts.push(("max_tokens".to_owned(), most.to_string()));
+    }
     let settings = serde_json::to_value(&task.job.settings);
     if let Ok(serde_json::Value::Object(settings)) = settings {
         for (key, value) in settings {

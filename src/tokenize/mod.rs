@@ -2,6 +2,7 @@
 //! vocabulary; [`read_with`] selects the kind.
 
 mod alphabet;
+mod behaviour;
 pub mod bpe;
 mod bpe_file;
 mod bpe_merges;
@@ -22,6 +23,7 @@ use seqembed_onnx::Family;
 pub use seqembed_onnx::TokenizerKind;
 
 pub use self::alphabet::Alphabet;
+pub use self::behaviour::behaviour;
 pub use self::encoded::Encoded;
 pub use self::error::VocabularyError;
 pub use self::family_rules::{FamilyRules, LetterRules};

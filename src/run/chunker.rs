@@ -298,6 +298,14 @@ impl<'a> Chunker<'a> {
             saved: None,
             part: None,
         };
+        let encoded = checked.encoded;
+        let reverse = (task.job.settings.revcomp == Revcomp::Mean)
+            .then(|| tokenizer.encode(&reverse_complement(&record.sequence[..checked.letters])));
+        // The letters are not needed any more, and may be many.
+        drop(record.sequence);
+        // Byte pairs of the reverse complement may be more.
+        let mut strands = std::iter::once(&encoded).chain(&reverse);
+        entry.status.windowed = strands.any(|strand| self.is_cut(task, strand));
         if entry.status.skipped.is_some() {
             return Ok(Some(entry));
         }
@@ -305,11 +313,6 @@ impl<'a> Chunker<'a> {
         if saved.is_some() {
             return Ok(Some(entry));
         }
-        let encoded = checked.encoded;
-        let reverse = (task.job.settings.revcomp == Revcomp::Mean)
-            .then(|| tokenizer.encode(&reverse_complement(&record.sequence[..checked.letters])));
-        // The letters are not needed any more, and may be many.
-        drop(record.sequence);
         let windows = self.windows(task, &encoded);
         let pooled = windows.iter().map(|pooled| pooled.range.len()).sum();
         if windows.len() > 1 && self.is_long(number, pooled) {
@@ -362,6 +365,18 @@ impl<'a> Chunker<'a> {
         if !remaining.is_empty() {
             self.remaining = Some(remaining);
         }
+    }
+
+    /// Whether a sequence is cut into windows. One of more letters than a window has may have no
+    /// more tokens than fit into it, and is embedded whole.
+    fn is_cut(&self, task: &Task, encoded: &Encoded) -> bool {
+        let all = 0..encoded.ids.len();
+        let WindowSize {
+            max_length,
+            overlap,
+        } = task.window;
+        let windows = |all| self.tokenizer.windows(encoded, all, max_length, overlap);
+        !task.fits(encoded.letters, all.len()) && windows(all).len() > 1
     }
 
     /// Cuts a sequence into windows.
@@ -454,7 +469,8 @@ fn apply_policies(
     let mut sequence = &record.sequence[..];
     if !task.fits(length, encoded.ids.len()) {
         match settings.long {
-            Long::Window => status.windowed = true,
+            // Whether it is cut depends on its windows.
+            Long::Window => {}
             Long::Truncate => {
                 status.truncated = true;
                 (sequence, encoded) = truncated(task, tokenizer, sequence, encoded);
@@ -480,7 +496,13 @@ fn apply_policies(
         status.skipped = Some(tokenizer.why_no_tokens(encoded.letters));
     }
     if let Some(at) = encoded.first_unknown {
-        let letter = record.letter(at);
+        let letter = match each {
+            1 => record.letter(at).to_string(),
+            _ => {
+                let letters = (at..at + each).map(|at| record.letter(at).to_string());
+                format!("the pair {}", letters.collect::<Vec<_>>().join(", "))
+            }
+        };
         let position = at + 1;
         match settings.unknown {
             Unknown::Replace => {

@@ -173,8 +173,21 @@ impl<'a> TaskReader<'a> {
     /// is.
     fn wrong_alphabet(&self, task: usize) -> Option<String> {
         let job = &self.tasks[task].job;
-        let why = self.open.as_ref()?.check.why_not(self.alphabet)?;
-        (!job.settings.force_alphabet).then(|| {
+        let check = self.open.as_ref()?.check;
+        if job.settings.force_alphabet {
+            return None;
+        }
+        if self.letters_per_residue > 1
+            && let Some(why) = check.why_no_pairs()
+        {
+            return Some(format!(
+                "{} {why}, but {} reads pairs: write each residue in upper case and behind it its \
+                 structure in lower case (foldseek's letter, or # where it is not known), or use \
+                 option `force_alphabet` to embed the file anyway",
+                job.source, job.settings.model
+            ));
+        }
+        check.why_not(self.alphabet).map(|why| {
             let (letters, help) = match self.alphabet {
                 Alphabet::Protein => ("protein", "translate the sequences first"),
                 Alphabet::Dna => ("DNA", "choose a protein model"),

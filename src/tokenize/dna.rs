@@ -18,17 +18,28 @@ pub struct DnaCheck {
     letters: u64,
     bases: u64,
     amino_acids: u64,
+    /// Letters in upper and in lower case.
+    upper: u64,
+    lower: u64,
+    /// Sequences with `#`, a residue or structure that is not known.
+    hashes: u64,
 }
 
 impl DnaCheck {
     /// Looks at one more sequence, until enough was seen.
     pub fn add(&mut self, sequence: &[u8]) {
+        if self.is_done() {
+            return;
+        }
+        self.hashes += u64::from(sequence.contains(&b'#'));
         for byte in sequence.iter().filter(|byte| byte.is_ascii_alphabetic()) {
             if self.letters >= PLENTY {
                 return;
             }
             let letter = byte.to_ascii_uppercase();
             self.letters += 1;
+            self.upper += u64::from(byte.is_ascii_uppercase());
+            self.lower += u64::from(byte.is_ascii_lowercase());
             self.bases += u64::from(b"ACGTUN".contains(&letter));
             self.amino_acids += u64::from(b"EFILPQ".contains(&letter));
         }
@@ -51,6 +62,20 @@ impl DnaCheck {
     #[must_use]
     pub fn looks_like_protein(&self) -> bool {
         self.letters >= ENOUGH_PROTEIN && self.amino_acids * 10 >= self.letters
+    }
+
+    /// Why these sequences look like no pairs of a residue and its structure, if they do: there are
+    /// at least 20 letters, all of them of one case, and no `#`.
+    #[must_use]
+    pub fn why_no_pairs(&self) -> Option<String> {
+        let of_one_case = self.upper == 0 || self.lower == 0;
+        (self.letters >= ENOUGH_PROTEIN && of_one_case && self.hashes == 0).then(|| {
+            format!(
+                "looks like residues without structures (its first {} letters are all of one case, \
+                 and none is #)",
+                self.letters
+            )
+        })
     }
 
     /// Why these sequences look like something else than a model is for, if they do.

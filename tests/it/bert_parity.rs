@@ -125,6 +125,23 @@ fn a_record_of_too_many_tokens_is_refused_where_windows_are_not_wanted() {
     );
 }
 
+/// 600 bases are more than the 512 that stand for 128 byte pairs, but here they are 100 of them.
+#[test]
+fn a_record_of_more_letters_and_no_more_tokens_than_a_window_is_not_called_windowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("dense.fna");
+    let [dense, long] = [100, 150].map(|count| "CATCCA".repeat(count));
+    fs::write(&input, format!(">dense\n{dense}\n>long\n{long}\n")).unwrap();
+    for options in [
+        &["--pooling", "none"][..],
+        &["--pooling", "none", "--long", "window"],
+    ] {
+        let rows = embed(&input, exported("grover"), options);
+        assert_eq!(rows.vectors, [100, 150]);
+        assert_eq!(rows.status, ["ok", "windowed"]);
+    }
+}
+
 /// Other libraries' files of the same vocabulary stand beside `vocab.txt` in many folders.
 #[test]
 fn a_tokenizer_file_of_another_kind_is_not_read() {

@@ -174,6 +174,38 @@ fn settings_and_vocabularies_that_are_not_saprots_are_refused() {
     }
 }
 
+/// Each of its letters is in the vocabulary, but not this pair.
+#[test]
+fn an_unknown_pair_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("swapped.fasta");
+    fs::write(&input, ">one\nMdvK\n").unwrap();
+    let out = folder.path().join("out");
+    let arguments = ["embed", text(&input), "-m", text(model()), "-o", text(&out)];
+    let run = seqembed(&[&arguments[..], &["--unknown", "error"]].concat());
+    assert_run(&run, PARTLY, &["the pair 'v', 'K' at position 3 is not in"]);
+}
+
+/// Without structures, all pairs of residues would be one unknown token.
+#[test]
+fn residues_without_structures_are_refused_unless_they_are_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("plain.fasta");
+    let plain = "MKTAYIAKQRQISFVKSHFS";
+    let run = |sequence: &str, option: &str| {
+        fs::write(&input, format!(">one\n{sequence}\n")).unwrap();
+        let out = folder.path().join("out");
+        let arguments = ["embed", text(&input), "-m", text(model()), "-o", text(&out)];
+        seqembed(&[&arguments[..], &[option]].concat())
+    };
+    let why = ["plain.fasta", "without structures", "all of one case"];
+    assert_run(&run(plain, "--long=window"), PARTLY, &why);
+    assert_run(&run(&plain.to_lowercase(), "--long=window"), PARTLY, &why);
+    assert_run(&run(plain, "--force-alphabet"), 0, &[]);
+    let unknown: String = plain.chars().flat_map(|residue| [residue, '#']).collect();
+    assert_run(&run(&unknown, "--long=window"), 0, &[]);
+}
+
 /// A journal knows rows by their records; windows of pairs are saved and found again.
 #[test]
 fn a_finished_run_is_not_computed_again() {

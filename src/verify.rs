@@ -104,6 +104,8 @@ pub fn compare(
         let settings = Overrides {
             pooling: Some(pass.0),
             layer: pass.1,
+            // Who lists values of a sequence knows what it is.
+            force_alphabet: Some(true),
             ..options.settings.clone()
         };
         let mut embedder = Embedder::new(
@@ -132,10 +134,22 @@ fn impossible(entry: usize, why: impl Into<String>) -> VerifyError {
     }
 }
 
-/// The pooling of an entry.
+/// The pooling of an entry, of which all numbers are checked.
 fn pooling(entry: usize, values: &KnownValues) -> Result<Pooling, VerifyError> {
     if values.values.is_empty() && values.norm.is_none() {
         return Err(impossible(entry, "neither `values` nor `norm` is given"));
+    }
+    let numbers = values.values.iter().chain(&values.norm);
+    if let Some(number) = numbers.copied().find(|number| !number.is_finite()) {
+        let why = format!("it has the value {number}, which no vector has");
+        return Err(impossible(entry, why));
+    }
+    if !(values.tolerance.is_finite() && values.tolerance >= 0.0) {
+        let why = format!(
+            "its tolerance is {}: give a finite number, 0 or more",
+            values.tolerance
+        );
+        return Err(impossible(entry, why));
     }
     match (&values.pooling, values.residue) {
         (Some(_), Some(_)) => Err(impossible(
@@ -162,6 +176,12 @@ fn numbers(
     rows: &Rows,
     precision: Precision,
 ) -> Result<Vec<Compared>, VerifyError> {
+    if let Some(status) = rows.status.first()
+        && status.starts_with("skipped")
+    {
+        let why = format!("its sequence has no vector ({status})");
+        return Err(impossible(entry, why));
+    }
     let at = known.residue.unwrap_or(1);
     let vector = at
         .checked_sub(1)

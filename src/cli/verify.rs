@@ -94,7 +94,15 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 /// The values to compare with; `Err` says why there are none.
 fn known_values(args: &VerifyArgs) -> Result<Vec<KnownValues>, String> {
     let known = if let Some(path) = &args.values {
-        verify::read(path).map_err(|error| told(&error))?
+        let known = verify::read(path).map_err(|error| told(&error))?;
+        if known.is_empty() {
+            return Err(format!(
+                "{} is an empty list: to compare with your own values, list them as docs/models.md \
+                 describes",
+                path.display()
+            ));
+        }
+        known
     } else {
         let known = known_model(&args.name).ok_or_else(|| {
             let spec = args.name.clone();

@@ -83,6 +83,16 @@ fn layers_and_bases() {
     assert_run(&verify(text(exported("dnabert2")), &values, &[]), DONE, &[]);
 }
 
+/// Its letters are also bases, and many: `verify` has no option that says which they are.
+#[test]
+fn a_sequence_of_which_values_are_known_is_what_the_model_is_for() {
+    let sequence = "GATTACA".repeat(10);
+    let fasta = format!(">one\n{sequence}\n");
+    let rows = rows_of("esm2", &fasta, &["--force-alphabet"]).values;
+    let values = json!([{"sequence": sequence, "values": rows}]);
+    assert_run(&verify(text(exported("esm2")), &values, &[]), DONE, &[]);
+}
+
 /// Weights that are not the published ones, under the published name.
 #[test]
 fn other_weights_do_not_give_published_values() {
@@ -135,7 +145,29 @@ fn what_cannot_be_compared_is_said() {
             json!([{"sequence": "MKT", "norm": 1, "colour": 1}]),
             "colour",
         ),
+        (
+            json!([{"sequence": "MKT", "values": [1e39]}]),
+            "number 1: it has the value inf",
+        ),
+        (
+            json!([{"sequence": "MKT", "norm": -1e39}]),
+            "number 1: it has the value -inf",
+        ),
+        // Within it, any numbers would agree.
+        (
+            json!([{"sequence": "MKT", "norm": 1, "tolerance": 1e39}]),
+            "its tolerance is inf",
+        ),
+        (
+            json!([{"sequence": "MKT", "norm": 1, "tolerance": -1e-4}]),
+            "its tolerance is -0.0001",
+        ),
+        (
+            json!([{"sequence": "", "norm": 1}]),
+            "number 1: its sequence has no vector (skipped: empty sequence)",
+        ),
         (json!([]), "compare with your own"),
+        (json!([]), "values.json is an empty list"),
         (json!({}), "not a list of known values"),
     ];
     for (values, why) in cases {

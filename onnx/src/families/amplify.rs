@@ -62,6 +62,9 @@ const VOCABULARY: [&str; 27] = [
     "D", "P", "K", "Q", "N", "F", "Y", "M", "H", "W", "C", "B",
 ];
 
+/// Base of the rotary frequencies of all models.
+const ROTARY_BASE: f32 = 10_000.0;
+
 /// Width of a head in all published models.
 const HEAD_WIDTH: usize = 64;
 
@@ -172,6 +175,13 @@ impl Family for Amplify {
                 )));
             }
         }
+        let base = config.rope_theta_or(ROTARY_BASE)?;
+        if base.to_bits() != ROTARY_BASE.to_bits() {
+            return Err(config.error(format!(
+                "rope_theta is {base}, but AMPLIFY's own code computes with {ROTARY_BASE}, whatever \
+                 the configuration says"
+            )));
+        }
         let hidden = config.size("hidden_size")?;
         let longest = config.size_or("max_length", 2048)?;
         Ok(Self {
@@ -202,7 +212,7 @@ impl Family for Amplify {
             norm: Norm::RmsNorm,
             final_norm: false,
             epsilon: self.norm_eps,
-            positions: Positions::Rotary { base: 10_000.0 },
+            positions: Positions::Rotary { base: ROTARY_BASE },
             rotated_neighbours: true,
             activation: Activation::Silu,
             gated: true,

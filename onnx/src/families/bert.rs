@@ -205,6 +205,12 @@ const PROTBERTS: [(&str, &str, Publication); 4] = [
     ("IgBert", "Exscientia/IgBert", IGBERT),
 ];
 
+/// `ProtBert`'s vocabulary, by id.
+fn protbert_tokens() -> impl Iterator<Item = String> {
+    let letters = PROTBERT_LETTERS.chars().map(String::from);
+    SPECIALS.map(str::to_owned).into_iter().chain(letters)
+}
+
 impl Family for Bert {
     fn about() -> &'static str {
         "DNABERT, ProtBert, IgBert, GROVER and other BERTs with learned positions (model_type \"bert\")"
@@ -309,6 +315,22 @@ impl Family for Bert {
         }
     }
 
+    fn check_vocabulary(&self, text: &str) -> Result<(), String> {
+        // Its letters are replaced, which would be wrong for another model of as many tokens.
+        if !self.has_protbert_letters() {
+            return Ok(());
+        }
+        let theirs = text.lines().map(str::trim).chain(std::iter::repeat(""));
+        let mut both = protbert_tokens().zip(theirs).enumerate();
+        match both.find(|(_, (own, theirs))| own != theirs) {
+            None => Ok(()),
+            Some((id, (own, theirs))) => Err(format!(
+                "vocab_size is that of ProtBert and IgBert, but the vocabulary is not theirs: the token \
+                 with id {id} is {theirs:?}, not {own:?}"
+            )),
+        }
+    }
+
     fn max_residues(&self) -> Option<usize> {
         // Two positions go to special tokens. A k-mer reaches k - 1 letters further than the one
         // where it starts.
@@ -335,14 +357,8 @@ impl Family for Bert {
             return Some(sample_bpe(self.vocabulary));
         }
         if self.has_protbert_letters() {
-            let letters = PROTBERT_LETTERS.chars().map(String::from);
-            let tokens = SPECIALS.map(str::to_owned).into_iter().chain(letters);
-            return Some(
-                tokens
-                    .map(|token| token + "\n")
-                    .collect::<String>()
-                    .into_bytes(),
-            );
+            let lines = protbert_tokens().map(|token| token + "\n");
+            return Some(lines.collect::<String>().into_bytes());
         }
         let k = (1..=8).find(|k| 4_usize.pow(*k) + SPECIALS.len() == self.vocabulary)?;
         let mut text = SPECIALS.join("\n");

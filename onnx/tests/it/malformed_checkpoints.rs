@@ -1108,6 +1108,7 @@ fn settings_of_newer_families_are_refused_by_name() {
     let newest = "esmc/checkpoints/hub";
     let older = "esm1/checkpoints/esm1v-safetensors";
     let rotary = "esm2/checkpoints/hub-transformers5";
+    let amplify = "amplify/checkpoints/hub";
     let [first, second] = ["v1", "v2"].map(|version| format!("nt/checkpoints/{version}-saved"));
     let (first, second) = (first.as_str(), second.as_str());
     for (fixture, key, value, named) in [
@@ -1182,6 +1183,14 @@ fn settings_of_newer_families_are_refused_by_name() {
         (second, "rope_theta", json!(500), "rope_theta"),
         (second, "rescaling_factor", json!(2.0), "rescaling_factor"),
         (second, "is_folding_model", json!(true), "is_folding_model"),
+        (amplify, "rope_theta", json!(500), "rope_theta"),
+        (
+            amplify,
+            "rope_parameters",
+            json!({"rope_theta": 300, "rope_type": "default"}),
+            "rope_theta",
+        ),
+        (amplify, "rms_norm", json!(false), "rms_norm"),
         (second, "intermediate_size", json!(32), "intermediate.dense"),
         (
             second,
@@ -1246,6 +1255,25 @@ fn another_vocabulary_than_that_of_the_family_is_refused() {
         let target = folder.path().join("model");
         export(folder.path(), &target, &ExportOptions::default()).unwrap();
     }
+}
+
+/// Letters are replaced for models of as many tokens as `ProtBert` has: in another vocabulary they
+/// would be other tokens.
+#[test]
+fn a_vocabulary_as_large_as_protberts_and_in_another_order_is_refused() {
+    let published = support::fixtures().join("bert/igbert");
+    let text = fs::read_to_string(published.join("vocab.txt")).unwrap();
+    let swapped = text.replace("L\nA\n", "A\nL\n");
+    assert_ne!(swapped, text);
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(published.join(file), folder.path().join(file)).unwrap();
+    }
+    fs::write(folder.path().join("vocab.txt"), swapped).unwrap();
+    assert_all(
+        &refused(folder.path()),
+        &["ProtBert", "id 5 is \"A\", not \"L\""],
+    );
 }
 
 /// Where there is no vocab.txt, that of 6-mers is known; other models may have as many rows as

@@ -452,7 +452,6 @@ fn apply_policies(
 ) -> Result<Checked, String> {
     let units = tokenizer.alphabet().units();
     let settings = &task.job.settings;
-    let limit = task.window.max_length;
     let length = length_of(record, &encoded, tokenizer);
     let fail = |what: String| {
         let (source, id) = (&task.job.source, record.id());
@@ -476,19 +475,7 @@ fn apply_policies(
                 (sequence, encoded) = truncated(task, tokenizer, sequence, encoded);
             }
             Long::Error => {
-                let exceeds = if length > limit {
-                    format!("{length} {units} exceed option `max_length: {limit}`")
-                } else {
-                    let most = task.max_tokens.unwrap_or(limit);
-                    let tokens = encoded.ids.len();
-                    format!(
-                        "its {length} {units} are {tokens} tokens, more than the {most} of a window"
-                    )
-                };
-                return fail(format!(
-                    "{exceeds}; use option `long: window` or option `long: truncate` to embed the \
-                     record anyway"
-                ));
+                return fail(too_long(task, units, length, encoded.ids.len()));
             }
         }
     }
@@ -496,13 +483,7 @@ fn apply_policies(
         status.skipped = Some(tokenizer.why_no_tokens(encoded.letters));
     }
     if let Some(at) = encoded.first_unknown {
-        let letter = match each {
-            1 => record.letter(at).to_string(),
-            _ => {
-                let letters = (at..at + each).map(|at| record.letter(at).to_string());
-                format!("the pair {}", letters.collect::<Vec<_>>().join(", "))
-            }
-        };
+        let letter = named(record, at, each);
         let position = at + 1;
         match settings.unknown {
             Unknown::Replace => {
@@ -532,6 +513,29 @@ fn apply_policies(
         letters: sequence.len(),
         encoded,
     })
+}
+
+/// That a record of so many letters and tokens is too long to be embedded whole, and what to do.
+fn too_long(task: &Task, units: &str, length: usize, tokens: usize) -> String {
+    let limit = task.window.max_length;
+    let exceeds = if length > limit {
+        format!("{length} {units} exceed option `max_length: {limit}`")
+    } else {
+        let most = task.max_tokens.unwrap_or(limit);
+        format!("its {length} {units} are {tokens} tokens, more than the {most} of a window")
+    };
+    format!(
+        "{exceeds}; use option `long: window` or option `long: truncate` to embed the record anyway"
+    )
+}
+
+/// The letters of a token at a position, for messages.
+fn named(record: &Record, at: usize, letters: usize) -> String {
+    if letters == 1 {
+        return record.letter(at).to_string();
+    }
+    let each = (at..at + letters).map(|at| record.letter(at).to_string());
+    format!("the pair {}", each.collect::<Vec<_>>().join(", "))
 }
 
 /// The beginning of a sequence that is embedded whole, and its tokens.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::proto::ModelProto;
+use super::proto::{ModelProto, ValueInfoProto};
 use super::request::{GraphKind, GraphRequest, Output, Precision};
 use crate::families::Architecture;
 use crate::families::catalog::known_models;
@@ -62,7 +62,7 @@ fn variants(known: &Architecture) -> Vec<Architecture> {
         all.push(other);
     };
     for width in [1, 2, 4, 8, 12, 16, 24, 32, 40, 64, 80, 128, 256, 512] {
-        if hidden % width == 0 {
+        if hidden.is_multiple_of(width) {
             with("heads", json!(hidden / width));
         }
     }
@@ -93,7 +93,7 @@ fn check(model: &Model, request: &GraphRequest, bytes: &[u8], what: &str) {
     let table = model.tensors(Storage::of(request.kind, request.precision));
     let end = table.last().map_or(0, |last| last.offset + last.bytes);
     let mut known: HashSet<&str> = HashSet::from([""]);
-    known.extend(graph.input.iter().map(|input| input.name()));
+    known.extend(graph.input.iter().map(ValueInfoProto::name));
     for tensor in &graph.initializer {
         known.insert(tensor.name());
         let number = |key: &str| {

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
-    USAGE, bench, convert, doctor, embed, export, fetch, models, plot, report, run, say, shell,
-    shown, signals, told, verify, virnucpro,
+    USAGE, bench, convert, doctor, embed, export, fetch, manifest, models, plot, report, run, say,
+    shell, shown, signals, told, verify, virnucpro,
 };
 
 /// Compute embeddings of many protein and DNA files, loading each model once
@@ -23,6 +23,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Embed(embed::EmbedArgs),
+    Manifest(manifest::ManifestArgs),
     Fetch(fetch::FetchArgs),
     Export(export::ExportArgs),
     Models(models::ModelsArgs),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Run(args) => run::run(&args),
         Command::Embed(args) => embed::run(&args),
+        Command::Manifest(args) => manifest::run(&args),
         Command::Fetch(args) => fetch::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Models(args) => models::run(&args),

@@ -10,6 +10,7 @@ pub mod export;
 pub mod fetch;
 mod flags;
 pub mod inputs;
+pub mod manifest;
 pub mod models;
 pub mod plot;
 pub mod progress;

@@ -61,6 +61,11 @@ impl Mistakes {
         });
     }
 
+    /// Whether nothing was found so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The errors in order of lines, if there are any.
     pub(super) fn into_errors(mut self, path: Option<&Path>) -> Result<(), ManifestErrors> {
         if self.0.is_empty() {

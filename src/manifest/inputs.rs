@@ -9,13 +9,13 @@ use crate::text::escape_bytes;
 
 /// Maximum length of a sample name in bytes. File names are limited to 255 bytes; this leaves room
 /// for the extension and for a temporary name.
-const LONGEST_SAMPLE: usize = 200;
+pub(super) const LONGEST_SAMPLE: usize = 200;
 
 /// Extensions of compressed files, removed when a sample is named after its file.
 const COMPRESSION_SUFFIXES: [&str; 8] = ["gz", "bgz", "bgzf", "bz2", "xz", "zst", "zstd", "gzip"];
 
 /// Extensions of sequence files, removed when a sample is named after its file.
-const SEQUENCE_SUFFIXES: [&str; 13] = [
+pub(super) const SEQUENCE_SUFFIXES: [&str; 13] = [
     "fa", "faa", "fasta", "fas", "fna", "ffn", "frn", "fsa", "mpfa", "pep", "seq", "fq", "fastq",
 ];
 
@@ -75,6 +75,18 @@ pub(super) fn sample_of(path: &Path) -> String {
     let name = escape_bytes(name.as_bytes(), "%").replace('\\', "%5c");
     let bare = without_suffix(&name, &COMPRESSION_SUFFIXES);
     without_suffix(bare, &SEQUENCE_SUFFIXES).to_owned()
+}
+
+/// The name of a file without the extension of a compression.
+pub(super) fn without_compression(name: &str) -> &str {
+    without_suffix(name, &COMPRESSION_SUFFIXES)
+}
+
+/// Whether a file has the extension of a sequence file, compressed or not.
+pub(super) fn has_sequence_suffix(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let bare = without_compression(&name);
+    without_suffix(bare, &SEQUENCE_SUFFIXES) != bare
 }
 
 fn without_suffix<'a>(name: &'a str, suffixes: &[&str]) -> &'a str {

@@ -1,17 +1,23 @@
-//! Turns a manifest, or a list of files on the command line, into a validated list of jobs.
+//! Turns a manifest, or a list of files on the command line, into a validated list of jobs, and
+//! writes new manifests of files and folders.
 //!
 //! A manifest is YAML (which includes JSON), CSV or TSV. All errors are reported together, with
 //! line numbers, before a model is loaded: unknown keys, invalid values, missing or repeated sample
 //! names, and missing input files.
 
 mod check;
+mod collect;
 mod draft;
 mod error;
 mod inputs;
 mod job;
 mod keys;
 mod kind;
+mod samples;
+mod sniff;
+mod split;
 mod table;
+mod write;
 mod yaml;
 
 use std::collections::HashMap;
@@ -24,9 +30,14 @@ use self::kind::{Kind, kind_of, text_of};
 use crate::records::Source;
 use crate::settings::{Overrides, RunOverrides, Settings};
 
+pub use self::collect::sequence_files;
 pub use self::error::{ManifestErrors, Mistake};
 pub use self::job::Job;
 pub use self::keys::COMMAND_LINE_ONLY;
+pub use self::samples::sample_names;
+pub use self::sniff::{Sniffed, sniff};
+pub use self::split::split;
+pub use self::write::{Entry, ManifestFormat, text};
 
 /// A validated manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -234,6 +234,8 @@ impl Sandbox {
             .env_remove("HF_HUB_CACHE")
             .env("HF_HUB_OFFLINE", "1")
             .env("SEQEMBED_CACHE", self.path("home/seqembed"))
+            // As in a task of an array job.
+            .env("SLURM_ARRAY_TASK_ID", "1")
             .stdin(Stdio::null());
         command
     }

@@ -44,6 +44,7 @@ mod malformed_input;
 mod manifest;
 mod mixed_manifest;
 mod models;
+mod new_manifest;
 mod nextflow;
 mod nt_parity;
 mod plot;

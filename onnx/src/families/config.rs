@@ -198,6 +198,26 @@ impl<'a> Config<'a> {
         Ok(found.unwrap_or(otherwise))
     }
 
+    /// The base of the rotary frequencies of models of the type `esm`: transformers reads it at the
+    /// top level, and nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is no number, or something else stands in another place.
+    pub fn esm_rope_theta_or(&self, otherwise: f32) -> Result<f32, Error> {
+        let (any, read) = (
+            self.rope_theta_or(otherwise)?,
+            self.float_or("rope_theta", otherwise)?,
+        );
+        if any.to_bits() == read.to_bits() {
+            return Ok(read);
+        }
+        Err(self.error(format!(
+            "rope_theta is {any} in rope_parameters or rope_scaling, where transformers does not read \
+             it for model_type \"esm\" and computes with {read}: if {any} is right, write rope_theta at \
+             the top level, else remove it"
+        )))
+    }
+
     /// Checks that a size, where it is there, has the value that follows from others.
     ///
     /// # Errors

@@ -151,7 +151,7 @@ impl Esm2 {
             intermediate: config.size("intermediate_size")?,
             vocabulary: config.size("vocab_size")?,
             layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
-            rotary_base: config.rope_theta_or(10_000.0)?,
+            rotary_base: config.esm_rope_theta_or(10_000.0)?,
             token_dropout: config.flag("token_dropout")?,
             norm_before: config.flag("emb_layer_norm_before")?,
             mask_id: config.size_or("mask_token_id", 32)?,

@@ -308,7 +308,7 @@ impl NucleotideTransformer {
         let is_rotary = position.and_then(Value::as_str) == Some("rotary");
         let intermediate = config.size("intermediate_size")?;
         let (gated, feed_forward_bias) = feed_forward(config, checkpoint, intermediate)?;
-        let base = config.rope_theta_or(ROTARY_BASE)?;
+        let base = config.esm_rope_theta_or(ROTARY_BASE)?;
         if gated && base.to_bits() != ROTARY_BASE.to_bits() {
             return Err(config.error(format!(
                 "rope_theta is {base}, but Nucleotide Transformer's own code computes with \

@@ -1147,6 +1147,13 @@ fn settings_of_newer_families_are_refused_by_name() {
         (rotary, "mask_token_id", json!(5), "mask_token_id"),
         // The frequencies of all blocks are in one tensor, with an asterisk in its name.
         (rotary, "rope_theta", json!(700), "rotary"),
+        // There, transformers does not read it.
+        (
+            first,
+            "rope_parameters",
+            json!({"rope_theta": 50, "rope_type": "default"}),
+            "rope_theta is 50 in rope_parameters",
+        ),
         (first, "pad_token_id", json!(0), "pad_token_id"),
         (first, "mask_token_id", json!(4), "mask_token_id"),
         (first, "vocab_size", json!(72), "Nucleotide Transformer"),

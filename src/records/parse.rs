@@ -81,8 +81,9 @@ pub(super) struct Parser {
     format: Option<Format>,
     letters: Letters,
     line: Vec<u8>,
-    /// The longest sequence that is read.
+    /// The longest sequence that is read, in residues, and how many letters each of them has.
     longest: u64,
+    letters_per_residue: u64,
     pub(super) odd: Oddities,
 }
 
@@ -94,12 +95,14 @@ impl Parser {
             letters: Letters::default(),
             line: Vec::new(),
             longest: u64::MAX,
+            letters_per_residue: 1,
             odd: Oddities::default(),
         }
     }
 
     pub(super) fn limit(&mut self, limits: Limits) {
         self.longest = limits.longest.unwrap_or(u64::MAX);
+        self.letters_per_residue = limits.letters_per_residue;
         self.letters.keep(limits.keep.unwrap_or(usize::MAX));
     }
 
@@ -333,8 +336,10 @@ impl Parser {
             text,
             letters,
             longest,
+            letters_per_residue,
             ..
         } = self;
+        let most = longest.saturating_mul(*letters_per_residue);
         let begun = text.line;
         text.each_piece(|piece, line| {
             letters
@@ -347,7 +352,7 @@ impl Parser {
                         id: id_of(header),
                     },
                 })?;
-            if letters.count() > *longest {
+            if letters.count() > most {
                 return Err(Problem::TooLong {
                     line: header_line,
                     id: id_of(header),

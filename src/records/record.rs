@@ -27,12 +27,24 @@ pub struct Rest {
 }
 
 /// What is read of a long sequence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// More letters are an error; `None`: no limit.
+    /// More residues are an error; `None`: no limit.
     pub longest: Option<u64>,
+    /// How many letters a residue has.
+    pub letters_per_residue: u64,
     /// Only this many letters are kept, the rest is counted; `None`: all are kept.
     pub keep: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            longest: None,
+            letters_per_residue: 1,
+            keep: None,
+        }
+    }
 }
 
 impl Record {

@@ -159,6 +159,7 @@ impl<'a> TaskReader<'a> {
         };
         records::Limits {
             longest,
+            letters_per_residue: self.letters_per_residue as u64,
             // One more, so that it is seen to be too long, even if that is a terminal `*`.
             keep: is_cut.then(|| {
                 let longest = task.window.max_length;

@@ -231,7 +231,7 @@ pub fn prepare(
     let mut reader = records::open(contigs)?;
     reader.limit(Limits {
         longest: Some(longest.map_or(Alphabet::Dna.longest_record(), |most| most as u64)),
-        keep: None,
+        ..Limits::default()
     });
     let mut check = DnaCheck::default();
     let proteins = |check: &DnaCheck| match check.why_not(Alphabet::Dna) {

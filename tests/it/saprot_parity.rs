@@ -174,6 +174,19 @@ fn settings_and_vocabularies_that_are_not_saprots_are_refused() {
     }
 }
 
+/// As all lengths are.
+#[test]
+fn the_longest_record_is_in_residues() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("one.fasta");
+    fs::write(&input, format!(">one\n{}\n", "MdEvVpQpA#".repeat(4))).unwrap();
+    let out = folder.path().join("out");
+    let arguments = ["embed", text(&input), "-m", text(model()), "-o", text(&out)];
+    let run = |most: &str| seqembed(&[&arguments[..], &["--max-record", most]].concat());
+    assert_run(&run("20"), 0, &[]);
+    assert_run(&run("19"), PARTLY, &["`one` is longer than 19"]);
+}
+
 /// Each of its letters is in the vocabulary, but not this pair.
 #[test]
 fn an_unknown_pair_is_named() {

@@ -603,7 +603,7 @@ fn a_record_beyond_the_limit_is_an_error() {
     };
     let longest = |letters| records::Limits {
         longest: Some(letters),
-        keep: None,
+        ..records::Limits::default()
     };
     let (all, error) = read(longest(400_000));
     assert!(error.is_none() && all.len() == 3, "{error:?}");
@@ -618,8 +618,8 @@ fn a_record_beyond_the_limit_is_an_error() {
     }
     // Where only the beginning is wanted, the rest is counted.
     let (all, error) = read(records::Limits {
-        longest: None,
         keep: Some(10),
+        ..records::Limits::default()
     });
     assert!(error.is_none(), "{error:?}");
     assert_eq!(all[1].sequence, b"MKLVMKLVMK");

@@ -30,10 +30,9 @@ use crate::tokenize;
 pub enum ModelError {
     /// Neither an existing path nor a known name.
     #[error(
-        "there is no model `{spec}`{}: it is neither a file or folder nor a known name. Known names \
-         are {}; name any other model of the hub as ORG/NAME",
-        did_you_mean(spec),
-        known_names()
+        "there is no model `{spec}`{}: it is neither a file or folder nor a known name. Run `seqembed \
+         models` for the known names; name any other model of the hub as ORG/NAME",
+        did_you_mean(spec)
     )]
     Unknown {
         /// The name as given.
@@ -128,14 +127,6 @@ pub fn did_you_mean(name: &str) -> String {
     nearest.map_or_else(String::new, |(_, known)| {
         format!(" (did you mean `{known}`?)")
     })
-}
-
-fn known_names() -> String {
-    known_models()
-        .iter()
-        .map(|known| known.name)
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 /// The cache of exported models: `$SEQEMBED_CACHE`, or else `seqembed` in the user's cache folder.

@@ -68,8 +68,8 @@ pub enum Precision {
     Fp16,
     /// 16-bit floats with the range of fp32 but fewer digits (GPUs only)
     Bf16,
-    /// As fp16, with 8-bit floats in the feed-forward layers: faster but less precise (ESM-2 on
-    /// H100 and H200 only)
+    /// As fp16, with 8-bit floats in the feed-forward layers: faster but less precise (only
+    /// ESM-2 from 150M on and Nucleotide Transformer 2, on H100 and H200)
     Fp8,
 }
 

@@ -1,4 +1,4 @@
-//! Compares what a model computes with values that are known: published ones, or a user's own.
+//! Compares a model's vectors with known values: published ones, or a user's own.
 
 use std::path::{Path, PathBuf};
 
@@ -17,23 +17,23 @@ pub enum VerifyError {
     /// The file of values cannot be read.
     #[error("cannot read the values in {}", .path.display())]
     File {
-        /// The file.
+        /// Path of the JSON file.
         path: PathBuf,
         /// The underlying error.
         source: std::io::Error,
     },
-    /// The file does not have the form of a list of values.
+    /// The file is not JSON, or not in the form that `docs/models.md` describes.
     #[error("{} is not a list of known values", .path.display())]
     Form {
-        /// The file.
+        /// Path of the JSON file.
         path: PathBuf,
         /// What is wrong, and in which line.
         source: serde_json::Error,
     },
     /// An entry asks for something that no model has.
-    #[error("the known values number {number}: {why}")]
+    #[error("known values, entry number {number}: {why}")]
     Entry {
-        /// Which of the list, from 1.
+        /// Its position in the list, from 1.
         number: usize,
         /// What is wrong with it.
         why: String,
@@ -43,23 +43,23 @@ pub enum VerifyError {
     Embed(#[from] EmbedError),
 }
 
-/// One number, as it is known and as the model computed it.
+/// A known value, and the same value as the model computed it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compared {
-    /// Which of the list of known values it belongs to, from 0.
+    /// Index of its entry in the list of known values, from 0.
     pub entry: usize,
-    /// What it is: `value 3 of residue 1`, counted from 1.
+    /// Its description: `value 3 of residue 1`, counted from 1.
     pub what: String,
-    /// The known number.
+    /// The known value.
     pub expected: f32,
-    /// The computed number.
+    /// The value that the model computed.
     pub computed: f32,
-    /// By how much they may differ.
+    /// The largest difference allowed.
     pub tolerance: f32,
 }
 
 impl Compared {
-    /// Whether both numbers are the same within the tolerance.
+    /// Whether the difference is within the tolerance.
     #[must_use]
     pub fn agrees(&self) -> bool {
         // NaN agrees with nothing.
@@ -120,7 +120,7 @@ pub fn compare(
             let sequence = [(format!("known_{}", entry + 1), values.sequence.as_ref())];
             let rows = embedder.embed(sequence)?;
             let precision = embedder.precision().unwrap_or(Precision::Fp32);
-            compared.extend(numbers(entry, values, &rows, precision)?);
+            compared.extend(compare_entry(entry, values, &rows, precision)?);
         }
     }
     compared.sort_by_key(|compared| compared.entry);
@@ -169,8 +169,8 @@ fn pooling(entry: usize, values: &KnownValues) -> Result<Pooling, VerifyError> {
     }
 }
 
-/// Compares the numbers of an entry with the rows of its sequence.
-fn numbers(
+/// Compares the values and the norm of an entry with the vectors of its sequence.
+fn compare_entry(
     entry: usize,
     known: &KnownValues,
     rows: &Rows,
@@ -204,14 +204,14 @@ fn numbers(
         (None, None) => Pooling::Mean.to_string(),
     };
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    let slack = slack(precision);
+    let extra_tolerance = extra_tolerance(precision);
     let typical = norm / (vector.len() as f32).sqrt();
     let value = |(at, (&expected, &computed)): (usize, (&f32, &f32))| Compared {
         entry,
         what: format!("value {} of {name}", at + 1),
         expected,
         computed,
-        tolerance: known.tolerance + slack * typical,
+        tolerance: known.tolerance + extra_tolerance * typical,
     };
     let pairs = known.values.iter().zip(vector).enumerate();
     let mut compared: Vec<Compared> = pairs.map(value).collect();
@@ -220,15 +220,15 @@ fn numbers(
         what: format!("norm of {name}"),
         expected,
         computed: norm,
-        tolerance: known.tolerance * expected.max(1.0) + slack * expected,
+        tolerance: known.tolerance * expected.max(1.0) + extra_tolerance * expected,
     }));
     Ok(compared)
 }
 
-/// By which part of a typical value one may differ further than in fp32. Vectors of known models
-/// have a cosine of at least 0.9999 to those in fp32 in fp16, and 0.999 in bf16 and fp8; these are
-/// three times the typical differences that go with it.
-fn slack(precision: Precision) -> f32 {
+/// Additional tolerance of a precision, as a fraction of the typical size of a value. In fp16, the
+/// cosine similarity to fp32 is at least 0.9999 for known models, and in bf16 and fp8 0.999; these
+/// fractions are three times the typical differences that correspond to it.
+fn extra_tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::Fp16 => 0.05,
         Precision::Bf16 | Precision::Fp8 => 0.15,

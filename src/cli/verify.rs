@@ -9,14 +9,14 @@ use seqembed_onnx::{KnownValues, Model, known_model};
 use super::embed::EngineOptions;
 use super::{FAILED, USAGE, print, say, told};
 use crate::embedder::EmbedError;
-use crate::models::{self, ModelError};
+use crate::models;
 use crate::settings::Precision;
 use crate::verify::{self, Compared, VerifyError};
 
 /// Compare a model's vectors with published values
 ///
-/// Embeds the sequences of which values were published, with the weights on this machine (download
-/// them with `seqembed fetch`), and prints both numbers side by side. The exit code is 0 if they
+/// Embeds the sequences whose published values are known, with the weights on this machine (download
+/// them with `seqembed fetch`), and prints both values side by side. The exit code is 0 if they
 /// agree, and 1 if they do not.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -33,8 +33,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     values: Option<PathBuf>,
 
-    /// The floating-point format that the model computes in; in all but fp32, values may differ
-    /// further
+    /// The floating-point format that the model computes in; the tolerance is larger in all but fp32
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32")]
     precision: Precision,
 
@@ -64,7 +63,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     };
     let model = Model::open(&folder)?;
     if model.info().random_seed.is_some() {
-        say("The weights are random: they cannot give published values.");
+        say("The weights are random, so they will not agree with published values.");
     }
     let options = args.engine.embedder(args.precision)?;
     say(&format!(
@@ -105,22 +104,26 @@ fn known_values(args: &VerifyArgs) -> Result<Vec<KnownValues>, String> {
         known
     } else {
         let known = known_model(&args.name).ok_or_else(|| {
-            let spec = args.name.clone();
-            let why = ModelError::Unknown { spec };
-            format!("values are published of known models only: {why}. Or use --values FILE")
+            format!(
+                "`{}` is not a known name{}: run `seqembed models` for the list. To verify a model \
+                 folder or a checkpoint, give the known name of the model and --model PATH, or \
+                 compare with your own values (--values FILE)",
+                args.name,
+                models::did_you_mean(&args.name)
+            )
         })?;
         known.published_values()
     };
     if known.is_empty() {
         return Err(format!(
-            "no values of {} are known to be published: compare with your own, with --values FILE",
+            "no published values of {} are known: compare with your own values (--values FILE)",
             args.name
         ));
     }
     Ok(known)
 }
 
-/// Both numbers side by side, below where the known ones come from.
+/// Known and computed values side by side, under a line that names the source of the known ones.
 fn table(known: &[KnownValues], compared: &[Compared]) -> String {
     let width = compared.iter().map(|one| one.what.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -152,7 +155,7 @@ fn table(known: &[KnownValues], compared: &[Compared]) -> String {
     text
 }
 
-/// Says whether all agree, and returns the exit code.
+/// Prints whether all values agree, and returns the exit code.
 fn verdict(compared: &[Compared]) -> ExitCode {
     let differ = compared.iter().filter(|one| !one.agrees()).count();
     let all = compared.len();

@@ -460,8 +460,9 @@ fn apply_policies(
     let (letters, each) = (letters_of(record), tokenizer.letters_per_residue());
     if !letters.is_multiple_of(each) {
         return fail(format!(
-            "it has {letters} letters, but the model reads {each} for each residue (one for its \
-             structure): one is missing or too much"
+            "it has {letters} letters, but this model reads {each} for each residue (the amino acid \
+             and its structure): add the missing letter or remove an extra one; `#` stands for an \
+             unknown one"
         ));
     }
     let mut status = RecordStatus::default();

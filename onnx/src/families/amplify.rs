@@ -1,14 +1,15 @@
 //! AMPLIFY (Fournier et al., 2024): pre-norm blocks with RMS norms, rotary positions, a
-//! feed-forward layer gated by `SiLU`, and no biases. The norm behind the last block belongs to the
-//! head: the authors' hidden states, and those of the graphs, have not passed it.
+//! feed-forward layer gated by `SiLU`, and no biases. The norm after the last block belongs to the
+//! head: it is not applied to the authors' hidden states, nor to those of the graphs.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::own_vocabulary;
+use super::pre_norm;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
@@ -17,7 +18,7 @@ use crate::graph::builder::Builder;
 use crate::graph::layers::{Activation, Norm};
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::{SpecialNames, TokenizerKind};
-use crate::weights::table::{Input, Plan, Planned};
+use crate::weights::table::{Plan, Planned};
 
 const PUBLICATION: Publication = Publication {
     family: "AMPLIFY",
@@ -27,8 +28,9 @@ const PUBLICATION: Publication = Publication {
     pooling: "mean",
 };
 
-/// Name, hub id (they share the name), parameters, layers, hidden. `base` models were trained on
-/// proteins of at most 510 residues, though their configuration says as of the others.
+/// Name, hub id (they share the name), parameters, [layers, hidden]. The `base` models were trained
+/// on proteins of at most 510 residues, although their configuration gives the same limit as that
+/// of the others.
 const PUBLISHED: [(&str, &str, &str, [usize; 2]); 4] = [
     (
         "AMPLIFY_120M_base",
@@ -68,17 +70,14 @@ const ROTARY_BASE: f32 = 10_000.0;
 /// Width of a head in all published models.
 const HEAD_WIDTH: usize = 64;
 
-/// The table of words, in the spelling of the graph's plan.
-const WORDS: &str = "embeddings.word_embeddings.weight";
-
 /// Sizes of an AMPLIFY model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Amplify {
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width of each half inside the feed-forward layer.
     pub intermediate: usize,
@@ -86,12 +85,12 @@ pub struct Amplify {
     pub vocabulary: usize,
     /// Added to the mean of a row's squares.
     pub norm_eps: f32,
-    /// Residues of a window, unless the user says otherwise.
+    /// Default length of a window, in residues.
     pub residues: usize,
 }
 
-/// Width of each half inside the feed-forward layer, from that which the configuration has for a
-/// layer without gate: two thirds, in whole 8.
+/// Width of each half inside the feed-forward layer: two thirds of the configuration's
+/// `intermediate_size`, which is that of a layer without gate, rounded up to a multiple of 8.
 fn gated_width(intermediate: usize) -> usize {
     let two_thirds = intermediate.saturating_mul(2) / 3;
     // What overflows is refused with the other sizes.
@@ -114,10 +113,10 @@ impl Amplify {
     }
 }
 
-/// The spelling of the graph's plan.
+/// A tensor's name in the spelling of Hugging Face's ESM, which the plan uses.
 fn spelling(name: &str) -> String {
     if name == "encoder.weight" {
-        return WORDS.to_owned();
+        return pre_norm::WORD_EMBEDDINGS.to_owned();
     }
     let in_block = name.strip_prefix("transformer_encoder.");
     let Some((layer, part)) = in_block.and_then(|rest| rest.split_once('.')) else {
@@ -158,7 +157,7 @@ impl Family for Amplify {
         let config = Config::of(checkpoint);
         config.expect("hidden_act", &["SwiGLU", "swiglu"])?;
         config.check_encoder()?;
-        // Of settings that are not there, those are true that are so in the authors' code.
+        // Setting, supported value, and the authors' default for a missing setting.
         for (key, wanted, otherwise) in [
             ("rms_norm", true, true),
             ("layer_norm_after_embedding", false, false),
@@ -196,15 +195,9 @@ impl Family for Amplify {
     }
 
     fn published() -> Vec<Published<Self>> {
-        PUBLISHED
-            .map(|(name, hub_id, parameters, [layers, hidden])| Published {
-                name,
-                hub_id,
-                parameters,
-                publication: PUBLICATION,
-                family: Self::of_sizes(layers, hidden),
-            })
-            .into()
+        Published::table(PUBLICATION, PUBLISHED, |[layers, hidden]| {
+            Self::of_sizes(layers, hidden)
+        })
     }
 
     fn blocks(&self) -> Blocks {
@@ -256,11 +249,7 @@ impl Family for Amplify {
     }
 
     fn check_vocabulary(&self, text: &str) -> Result<(), String> {
-        if text.lines().map(str::trim).eq(VOCABULARY) {
-            Ok(())
-        } else {
-            Err("the vocabulary is not that of AMPLIFY, which all of its models share".to_owned())
-        }
+        own_vocabulary::check("AMPLIFY", VOCABULARY, text)
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -292,18 +281,13 @@ impl Family for Amplify {
     fn plan(&self) -> Vec<Planned> {
         let mut plan = Plan::default();
         let shape = [self.vocabulary, self.hidden];
-        plan.copy("embedding".to_owned(), Input::new(WORDS.to_owned(), &shape));
+        pre_norm::plan_word_embeddings(&mut plan, shape);
         self.blocks().plan_pre_norm(&mut plan);
         plan.0
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
-        let blocks = self.blocks();
-        let mut frame = blocks.frame(builder, request.kind);
-        let attention = Attention::new(&blocks, &mut frame);
-        frame.builder.scope("embedding");
-        let state = frame.embedding();
-        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
-        frame.outputs(&state, request);
+        self.blocks()
+            .build_pre_norm_model(builder, request, |frame| frame.embedding());
     }
 }

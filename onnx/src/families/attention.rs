@@ -1,4 +1,4 @@
-//! Multi-head attention of a block, on its way from normalised states to the projection behind it,
+//! Multi-head attention of a block, on its way from normalised states to the projection after it,
 //! for every kind of graph and of positions.
 
 use super::blocks::{Blocks, Positions};

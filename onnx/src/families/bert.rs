@@ -35,7 +35,7 @@ const PROTBERT_LETTERS: &str = "LAGVESIKRDTPNQFYMHCWXUBZO";
 /// whose rows of the table were never trained.
 const PROTBERT_RESIDUES: usize = 2046;
 
-/// Bases of a token of GROVER in the human genome, on average.
+/// Average number of bases per token of GROVER in the human genome.
 const GROVER_BASES: usize = 4;
 
 /// Sizes of a BERT.
@@ -63,7 +63,7 @@ pub struct Bert {
     pub layer_norm_eps: f32,
 }
 
-/// The kind of tokenizer of models that do not tell it.
+/// The default for a `seqembed.json` without this field.
 fn listed() -> TokenizerKind {
     TokenizerKind::Bert
 }
@@ -93,7 +93,7 @@ impl Bert {
         }
     }
 
-    /// `ProtBert`, which is as large as BERT's larger model, and deeper.
+    /// `ProtBert`, which is as wide as BERT-large but has 30 blocks, not 24.
     #[must_use]
     pub fn protbert() -> Self {
         Self {
@@ -252,13 +252,7 @@ impl Family for Bert {
     }
 
     fn published() -> Vec<Published<Self>> {
-        let dnaberts = DNABERTS.map(|(name, hub_id, parameters, k)| Published {
-            name,
-            hub_id,
-            parameters,
-            publication: DNABERT,
-            family: Self::dnabert(k),
-        });
+        let mut all = Published::table(DNABERT, DNABERTS, Self::dnabert);
         let grover = Published {
             name: "GROVER",
             hub_id: "PoetschLab/GROVER",
@@ -273,11 +267,9 @@ impl Family for Bert {
             publication,
             family: Self::protbert(),
         });
-        dnaberts
-            .into_iter()
-            .chain([grover])
-            .chain(protberts)
-            .collect()
+        all.push(grover);
+        all.extend(protberts);
+        all
     }
 
     fn published_values(name: &str) -> Vec<KnownValues> {

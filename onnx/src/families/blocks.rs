@@ -47,9 +47,9 @@ pub struct Blocks {
     pub intermediate: usize,
     /// How rows are normalised.
     pub norm: Norm,
-    /// Whether a norm stands behind the last block. Only where norms come before each half.
+    /// Whether there is a norm after the last block. Only where norms come before each half.
     pub final_norm: bool,
-    /// Whether the norm behind the last block has a bias, where those of the blocks have one.
+    /// Whether the norm after the last block has a bias, where those of the blocks have one.
     pub final_norm_bias: bool,
     /// Added to the variance (or mean square) before its root is taken.
     pub epsilon: f32,
@@ -71,7 +71,7 @@ pub struct Blocks {
     pub up_bias: bool,
     /// Whether the second one has.
     pub down_bias: bool,
-    /// Whether norms come behind the sums (`post_norm.rs`), or before each half (`pre_norm.rs`).
+    /// Whether norms come after the sums (`post_norm.rs`), or before each half (`pre_norm.rs`).
     pub post_norm: bool,
     /// The number formats in which the family's fused graphs keep the vectors close to those of 32
     /// bits.
@@ -233,7 +233,7 @@ impl Blocks {
         self.plan_norm_with(plan, ours, theirs, bias);
     }
 
-    /// Plans the norm behind the last block.
+    /// Plans the norm after the last block.
     pub fn plan_final_norm(&self, plan: &mut Plan, theirs: &str) {
         if !self.final_norm {
             return;

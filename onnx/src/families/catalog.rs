@@ -14,7 +14,7 @@ pub struct KnownModel {
     pub hub_id: &'static str,
     /// How many parameters, as its authors count them.
     pub parameters: &'static str,
-    /// Its licence, its paper, and what else is known of it.
+    /// Its licence, its paper and the usual pooling.
     pub publication: Publication,
     /// Its family, with sizes and settings.
     pub architecture: Architecture,
@@ -27,7 +27,7 @@ impl KnownModel {
         end(&place(&self.architecture.family().plan()))
     }
 
-    /// Values that were published of its output, with its real weights.
+    /// Published values of its vectors, computed with the real weights.
     #[must_use]
     pub fn published_values(&self) -> Vec<KnownValues> {
         let families = ENTRIES.iter();
@@ -37,7 +37,7 @@ impl KnownModel {
     }
 }
 
-/// All known models: a family after the other, smallest first.
+/// All known models, grouped by family, the smallest of each first.
 #[must_use]
 pub fn known_models() -> Vec<KnownModel> {
     let published = ENTRIES.iter().flat_map(|entry| (entry.published)());

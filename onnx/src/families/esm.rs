@@ -9,6 +9,7 @@ use crate::checkpoint::names::{self, Names, in_layer, plain_name};
 use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
 use crate::families::known_values::KnownValues;
+use crate::families::pre_norm::{WORD_EMBEDDINGS, plan_word_embeddings};
 use crate::weights::table::{Input, Plan, TensorSource};
 
 /// One token a residue: the vocabulary of ESM-1b, ESM-1v and ESM-2, by id.
@@ -21,9 +22,6 @@ pub const VOCABULARY: [&str; 33] = [
 /// What token dropout leaves of an embedding on average: 15 % of the tokens are chosen in training,
 /// 80 % of them masked.
 const TOKEN_DROPOUT_SCALE: f32 = 0.88;
-
-/// The table of words, in the spelling of Hugging Face.
-const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// The tokenizer file of models whose vocabulary has the size of ESM's.
 #[must_use]
@@ -53,10 +51,10 @@ pub fn check_ids(text: &str, pad: Option<usize>, mask: Option<usize>) -> Result<
     Ok(())
 }
 
-/// The first values of `<cls>` and of the first residues of GLDALQITV: one of transformers' tests
-/// has published those of several models.
+/// The first values of `<cls>` and of the first residues of GLDALQITV, which transformers' tests
+/// compare for several models (`expected_slice`).
 #[must_use]
-pub fn corner(source: &'static str, rows: &'static [[f32; 3]; 3]) -> Vec<KnownValues> {
+pub fn expected_slice(source: &'static str, rows: &'static [[f32; 3]; 3]) -> Vec<KnownValues> {
     let row = |(token, values): (usize, &'static [f32; 3])| KnownValues {
         source: Cow::Borrowed(source),
         sequence: Cow::Borrowed("GLDALQITV"),
@@ -95,7 +93,7 @@ pub fn names(unused: &'static [&'static str]) -> Names {
 fn from_fair_esm(name: &str) -> Option<String> {
     let renamed = |from: &str, to: &str| name.strip_prefix(from).map(|rest| format!("{to}{rest}"));
     if name == "embed_tokens.weight" {
-        return Some(WORDS.to_owned());
+        return Some(WORD_EMBEDDINGS.to_owned());
     }
     if name == "embed_positions.weight" {
         return Some("embeddings.position_embeddings.weight".to_owned());
@@ -123,31 +121,31 @@ fn from_fair_esm(name: &str) -> Option<String> {
     Some(format!("encoder.layer.{layer}.{part}.{kind}"))
 }
 
-/// Plans the table of words: under token dropout every row is scaled, and `<mask>`'s is zero.
+/// Plans the table of word embeddings: under token dropout, every row is scaled, and that of
+/// `<mask>` is zero.
 pub fn plan_words(plan: &mut Plan, shape: [usize; 2], token_dropout: bool, mask_id: usize) {
-    let words = Input::new(WORDS.to_owned(), &shape);
     if token_dropout {
         let source = TensorSource::Scaled {
-            input: words,
+            input: Input::new(WORD_EMBEDDINGS.to_owned(), &shape),
             factor: TOKEN_DROPOUT_SCALE,
             zero: vec![mask_id],
         };
         plan.add("embedding".to_owned(), &shape, source);
     } else {
-        plan.copy("embedding".to_owned(), words);
+        plan_word_embeddings(plan, shape);
     }
 }
 
-/// Whether a checkpoint has tensors as Hugging Face names those of ESM: blocks, and the norm behind
-/// them.
+/// Whether a checkpoint has tensors with Hugging Face's names for ESM: attention, and the norm after
+/// the last block.
 #[must_use]
 pub fn has_its_tensors(checkpoint: &Checkpoint) -> bool {
     let has = |part: &str| checkpoint.shapes().any(|(name, _)| name.contains(part));
     has("encoder.emb_layer_norm_after.") && has(".attention.self.query.")
 }
 
-/// Whether a checkpoint is a fair-esm `.pt`, and says that it is of another architecture than those
-/// whose names begin with `wanted`.
+/// The architecture that a fair-esm `.pt` names (`arch`); `None` if it names none, or the checkpoint
+/// is not such a file.
 #[must_use]
 pub fn architecture_of(checkpoint: &Checkpoint) -> Option<&str> {
     match &checkpoint.settings {
@@ -243,7 +241,7 @@ impl<'a> FairEsm<'a> {
     /// Rows of the embedding table.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
-        self.axis(WORDS, 0).unwrap_or(VOCABULARY.len())
+        self.axis(WORD_EMBEDDINGS, 0).unwrap_or(VOCABULARY.len())
     }
 
     /// Width of a token's vector.
@@ -252,7 +250,7 @@ impl<'a> FairEsm<'a> {
     /// If neither the settings nor the tensors give it.
     pub fn hidden(&self) -> Result<usize, Error> {
         self.size("encoder_embed_dim")
-            .or_else(|| self.axis(WORDS, 1))
+            .or_else(|| self.axis(WORD_EMBEDDINGS, 1))
             .ok_or_else(|| self.missing("width (encoder_embed_dim)"))
     }
 

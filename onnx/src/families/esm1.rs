@@ -1,10 +1,9 @@
 //! ESM-1b (Rives et al., 2021) and ESM-1v (Meier et al., 2021): ESM-2's blocks with learned
-//! positions instead of rotary ones, and in ESM-1b a layer norm behind the embeddings.
+//! positions instead of rotary ones, and in ESM-1b a layer norm after the embeddings.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attention::Attention;
 use super::blocks::Blocks;
 use super::config::Config;
 use super::esm::{self, FairEsm};
@@ -38,13 +37,13 @@ const ESM_1V: Publication = Publication {
 /// The first three values of the first three tokens, `<cls>` among them, of the ids 0, 6, 4, 13, 5,
 /// 4, 16, 12, 11, 7, 2: published by transformers' test `test_inference_no_head` while the
 /// model was being added (commit 01515708), as `facebook/esm-1b`.
-const CORNER: [[f32; 3]; 3] = [
+const EXPECTED_SLICE: [[f32; 3]; 3] = [
     [-0.1687, 0.0673, 0.0991],
     [0.2569, 0.0041, 0.2266],
     [0.1488, 0.0387, 0.0665],
 ];
 
-/// Name, hub id, and whether it has a layer norm behind the embeddings. All have the same sizes.
+/// Name, hub id, and whether it has a layer norm after the embeddings. All have the same sizes.
 const PUBLISHED: [(&str, &str, bool); 6] = [
     (
         "esm1b_t33_650M_UR50S",
@@ -96,7 +95,7 @@ pub struct Esm1 {
     pub vocabulary: usize,
     /// Rows of the table of positions.
     pub position_rows: usize,
-    /// The row of that table that the first token of a sequence has: one behind that of `<pad>`.
+    /// The row of that table that the first token of a sequence has: the one after that of `<pad>`.
     pub first_position: usize,
     /// Added to a layer norm's variance.
     pub layer_norm_eps: f32,
@@ -109,7 +108,7 @@ pub struct Esm1 {
 }
 
 impl Esm1 {
-    /// The published sizes, with or without a layer norm behind the embeddings.
+    /// The published sizes, with or without a layer norm after the embeddings.
     #[must_use]
     pub fn of_published_sizes(norm_before: bool) -> Self {
         Self {
@@ -225,9 +224,9 @@ impl Family for Esm1 {
         if name != "esm1b_t33_650M_UR50S" {
             return Vec::new();
         }
-        esm::corner(
+        esm::expected_slice(
             "transformers, ESMModelIntegrationTest at commit 01515708",
-            &CORNER,
+            &EXPECTED_SLICE,
         )
     }
 
@@ -311,15 +310,13 @@ impl Family for Esm1 {
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = blocks.frame(builder, request.kind);
-        let attention = Attention::new(&blocks, &mut frame);
-        frame.builder.scope("embedding");
-        let words = frame.embedding();
-        let mut state = learned_positions::add(&mut frame, &words);
-        if self.norm_before {
-            state = frame.norm(&state, "embedding_norm");
-        }
-        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
-        frame.outputs(&state, request);
+        blocks.build_pre_norm_model(builder, request, |frame| {
+            let words = frame.embedding();
+            let mut state = learned_positions::add(frame, &words);
+            if self.norm_before {
+                state = frame.norm(&state, "embedding_norm");
+            }
+            state
+        });
     }
 }

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm::{self, FairEsm};
@@ -32,7 +31,7 @@ const PUBLICATION: Publication = Publication {
 
 /// The first three values of the first three tokens, `<cls>` among them, of the ids 0, 6, 4, 13, 5,
 /// 4, 16, 12, 11, 7, 2: published by transformers' test `test_inference_no_head`.
-const CORNER: [[f32; 3]; 3] = [
+const EXPECTED_SLICE: [[f32; 3]; 3] = [
     [0.1444, 0.5413, 0.3248],
     [0.3034, 0.0053, 0.3108],
     [0.3228, -0.2499, 0.3415],
@@ -49,7 +48,7 @@ const VIRNUCPRO: KnownValues = KnownValues {
     ..KnownValues::MEAN
 };
 
-/// Name and hub id (they share the name), parameters, layers, hidden, heads.
+/// Name, hub id (they share the name), parameters, [layers, hidden, heads].
 const PUBLISHED: [(&str, &str, &str, [usize; 3]); 6] = [
     (
         "esm2_t6_8M_UR50D",
@@ -235,22 +234,14 @@ impl Family for Esm2 {
     }
 
     fn published() -> Vec<Published<Self>> {
-        PUBLISHED
-            .map(
-                |(name, hub_id, parameters, [layers, hidden, heads])| Published {
-                    name,
-                    hub_id,
-                    parameters,
-                    publication: PUBLICATION,
-                    family: Self::of_sizes(layers, hidden, heads),
-                },
-            )
-            .into()
+        Published::table(PUBLICATION, PUBLISHED, |[layers, hidden, heads]| {
+            Self::of_sizes(layers, hidden, heads)
+        })
     }
 
     fn published_values(name: &str) -> Vec<KnownValues> {
         match name {
-            "esm2_t6_8M_UR50D" => esm::corner("transformers, EsmModelIntegrationTest", &CORNER),
+            "esm2_t6_8M_UR50D" => esm::expected_slice("transformers, EsmModelIntegrationTest", &EXPECTED_SLICE),
             "esm2_t36_3B_UR50D" => vec![VIRNUCPRO],
             _ => Vec::new(),
         }
@@ -324,14 +315,12 @@ impl Family for Esm2 {
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = blocks.frame(builder, request.kind);
-        let attention = Attention::new(&blocks, &mut frame);
-        frame.builder.scope("embedding");
-        let mut state = frame.embedding();
-        if self.norm_before {
-            state = frame.norm(&state, "embedding_norm");
-        }
-        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
-        frame.outputs(&state, request);
+        blocks.build_pre_norm_model(builder, request, |frame| {
+            let mut state = frame.embedding();
+            if self.norm_before {
+                state = frame.norm(&state, "embedding_norm");
+            }
+            state
+        });
     }
 }

@@ -7,11 +7,12 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::known_values::KnownValues;
+use super::own_vocabulary;
+use super::pre_norm;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::{Names, in_layer};
 use crate::checkpoint::{Canonical, Checkpoint, Settings};
@@ -20,10 +21,10 @@ use crate::graph::builder::Builder;
 use crate::graph::layers::Activation;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
-use crate::weights::table::{Input, Plan, Planned};
+use crate::weights::table::{Plan, Planned};
 
-/// Of the repositories below. The weights that `EvolutionaryScale` published first, as `.pth`, have
-/// other licences: 300M an open one of its own, 600M one without commercial use.
+/// The licence is that of the repositories below. The `.pth` files that `EvolutionaryScale` published
+/// first have its own licences, of which that of 600M forbids commercial use.
 const PUBLICATION: Publication = Publication {
     family: "ESM C",
     letters: "amino acids",
@@ -32,15 +33,15 @@ const PUBLICATION: Publication = Publication {
     pooling: "mean",
 };
 
-/// The first six values of the first three residues of [`MEASURED`], published by transformers'
-/// test `ESMCModelIntegrationTest` for ESM C 300M on a CPU.
-const CORNER: [[f32; 6]; 3] = [
+/// The first six values of the first three residues of the sequence of [`TRANSFORMERS`], published by
+/// transformers' test `ESMCModelIntegrationTest` for ESM C 300M on a CPU.
+const EXPECTED_SLICE: [[f32; 6]; 3] = [
     [0.007080, -0.008179, 0.038574, 0.038574, 0.011597, 0.039307],
     [-0.015991, -0.016968, 0.008911, 0.027710, 0.003784, 0.071777],
     [-0.003159, -0.026489, 0.002502, 0.024170, 0.024902, 0.047852],
 ];
 
-const MEASURED: KnownValues = KnownValues {
+const TRANSFORMERS: KnownValues = KnownValues {
     source: Cow::Borrowed("transformers, ESMCModelIntegrationTest"),
     sequence: Cow::Borrowed("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"),
     // They were computed in bf16; the test allows 1e-2.
@@ -48,11 +49,11 @@ const MEASURED: KnownValues = KnownValues {
     ..KnownValues::MEAN
 };
 
-/// Name, hub id, parameters, layers, hidden.
-const PUBLISHED: [(&str, &str, &str, usize, usize); 3] = [
-    ("ESMC-300M", "biohub/ESMC-300M", "300M", 30, 960),
-    ("ESMC-600M", "biohub/ESMC-600M", "600M", 36, 1152),
-    ("ESMC-6B", "biohub/ESMC-6B", "6B", 80, 2560),
+/// Name, hub id (they share the name), parameters, [layers, hidden].
+const PUBLISHED: [(&str, &str, &str, [usize; 2]); 3] = [
+    ("ESMC-300M", "biohub/ESMC-300M", "300M", [30, 960]),
+    ("ESMC-600M", "biohub/ESMC-600M", "600M", [36, 1152]),
+    ("ESMC-6B", "biohub/ESMC-6B", "6B", [80, 2560]),
 ];
 
 /// The vocabulary by id: ESM's letters, and `|` between chains.
@@ -61,23 +62,20 @@ const VOCABULARY: [&str; 33] = [
     "Q", "N", "F", "Y", "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "|", "<mask>",
 ];
 
-/// Width of a head in all published models; older files do not tell it.
+/// Width of a head in all published models; older files do not give it.
 const HEAD_WIDTH: usize = 64;
 
 /// The number of blocks whose residual branches are not scaled.
 const UNSCALED_LAYERS: f64 = 36.0;
 
-/// The table of words, in the spelling of the graph's plan.
-const WORDS: &str = "embeddings.word_embeddings.weight";
-
 /// Sizes of an ESM C model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Esmc {
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width of each half inside the feed-forward layer.
     pub intermediate: usize,
@@ -115,7 +113,7 @@ impl Esmc {
         };
         let hidden = size("hidden_size", "d_model", hidden)?;
         let default = Self::of_sizes(size("num_hidden_layers", "n_layers", layers)?, hidden);
-        let published = PUBLISHED.iter().any(|(.., width)| *width == hidden);
+        let published = PUBLISHED.iter().any(|(.., [_, width])| *width == hidden);
         let heads = size(
             "num_attention_heads",
             "n_heads",
@@ -147,7 +145,7 @@ impl Esmc {
     }
 }
 
-/// Width inside the feed-forward layer: two thirds of four times the model's, in whole 256.
+/// Width inside the feed-forward layer: 8/3 of the model's, rounded up to a multiple of 256.
 fn intermediate(hidden: usize) -> usize {
     let two_thirds = hidden.saturating_mul(8).div_ceil(3);
     // What overflows is refused with the other sizes.
@@ -156,8 +154,8 @@ fn intermediate(hidden: usize) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// How many blocks, the width of a token's vector and that inside the feed-forward layer, by the
-/// tensors; 0 where they do not tell.
+/// Number of blocks, width of a token's vector and width inside the feed-forward layer, derived from
+/// the tensors; 0 where this is not possible.
 fn sizes_of(checkpoint: &Checkpoint) -> [usize; 3] {
     let Ok(canonical) = Canonical::of(checkpoint, &names()) else {
         return [0; 3];
@@ -175,7 +173,7 @@ fn sizes_of(checkpoint: &Checkpoint) -> [usize; 3] {
     };
     [
         layers.unwrap_or(0),
-        columns(WORDS),
+        columns(pre_norm::WORD_EMBEDDINGS),
         columns("encoder.layer.0.output.dense.weight"),
     ]
 }
@@ -198,10 +196,10 @@ fn names() -> Names {
     }
 }
 
-/// The spelling of the graph's plan.
+/// A tensor's name in the spelling of Hugging Face's ESM, which the plan uses.
 fn spelling(name: &str) -> String {
     match name {
-        "embed_tokens.weight" | "embed.weight" => return WORDS.to_owned(),
+        "embed_tokens.weight" | "embed.weight" => return pre_norm::WORD_EMBEDDINGS.to_owned(),
         "norm.weight" | "transformer.norm.weight" => {
             return "encoder.emb_layer_norm_after.weight".to_owned();
         }
@@ -271,26 +269,20 @@ impl Family for Esmc {
     }
 
     fn published() -> Vec<Published<Self>> {
-        PUBLISHED
-            .map(|(name, hub_id, parameters, layers, hidden)| Published {
-                name,
-                hub_id,
-                parameters,
-                publication: PUBLICATION,
-                family: Self::of_sizes(layers, hidden),
-            })
-            .into()
+        Published::table(PUBLICATION, PUBLISHED, |[layers, hidden]| {
+            Self::of_sizes(layers, hidden)
+        })
     }
 
     fn published_values(name: &str) -> Vec<KnownValues> {
         if name != "ESMC-300M" {
             return Vec::new();
         }
-        let rows = (1..).zip(&CORNER);
+        let rows = (1..).zip(&EXPECTED_SLICE);
         rows.map(|(residue, values)| KnownValues {
             residue: Some(residue),
             values: Cow::Borrowed(values),
-            ..MEASURED
+            ..TRANSFORMERS
         })
         .collect()
     }
@@ -348,11 +340,7 @@ impl Family for Esmc {
     }
 
     fn check_vocabulary(&self, text: &str) -> Result<(), String> {
-        if text.lines().map(str::trim).eq(VOCABULARY) {
-            Ok(())
-        } else {
-            Err("the vocabulary is not that of ESM C, which all of its models share".to_owned())
-        }
+        own_vocabulary::check("ESM C", VOCABULARY, text)
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -376,18 +364,13 @@ impl Family for Esmc {
     fn plan(&self) -> Vec<Planned> {
         let mut plan = Plan::default();
         let shape = [self.vocabulary, self.hidden];
-        plan.copy("embedding".to_owned(), Input::new(WORDS.to_owned(), &shape));
+        pre_norm::plan_word_embeddings(&mut plan, shape);
         self.blocks().plan_pre_norm(&mut plan);
         plan.0
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
-        let blocks = self.blocks();
-        let mut frame = blocks.frame(builder, request.kind);
-        let attention = Attention::new(&blocks, &mut frame);
-        frame.builder.scope("embedding");
-        let state = frame.embedding();
-        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
-        frame.outputs(&state, request);
+        self.blocks()
+            .build_pre_norm_model(builder, request, |frame| frame.embedding());
     }
 }

@@ -25,7 +25,7 @@ pub enum Likeness {
     Full,
 }
 
-/// What is known of published models beyond their architecture.
+/// Licence, paper and usual pooling of published models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publication {
     /// The family's name, as its authors write it: `ESM-2`.
@@ -58,10 +58,29 @@ pub struct Published<F> {
     pub hub_id: &'static str,
     /// How many parameters, as its authors count them.
     pub parameters: &'static str,
-    /// Its licence, its paper, and what else is known of it.
+    /// Its licence, its paper and the usual pooling.
     pub publication: Publication,
     /// Its sizes and settings.
     pub family: F,
+}
+
+impl<F> Published<F> {
+    /// The models of a table with name, hub id, parameters, and the sizes that `family` takes.
+    pub fn table<S, const N: usize>(
+        publication: Publication,
+        table: [(&'static str, &'static str, &'static str, S); N],
+        family: impl Fn(S) -> F,
+    ) -> Vec<Self> {
+        table
+            .map(|(name, hub_id, parameters, sizes)| Self {
+                name,
+                hub_id,
+                parameters,
+                publication,
+                family: family(sizes),
+            })
+            .into()
+    }
 }
 
 /// The alphabet of a family's input.
@@ -73,7 +92,7 @@ pub enum Alphabet {
     Dna,
 }
 
-/// Sizes and settings of a model of one family, and all that is the family's own.
+/// Sizes and settings of a model, and everything that depends on its family.
 pub trait Family {
     /// Which models it is, for messages: `ESM-2 (model_type "esm", or a fair-esm .pt)`.
     fn about() -> &'static str
@@ -99,7 +118,7 @@ pub trait Family {
     where
         Self: Sized;
 
-    /// Values that were published of a known model's output, with its real weights.
+    /// Published values of a known model's vectors, computed with its real weights.
     #[must_use]
     fn published_values(_name: &str) -> Vec<KnownValues>
     where
@@ -124,8 +143,8 @@ pub trait Family {
     /// Rows of the embedding table.
     fn vocabulary(&self) -> usize;
 
-    /// Tokens of its vocabulary. The embedding table may have more rows, or fewer, where sequences
-    /// have none of the last tokens.
+    /// Number of tokens in its vocabulary file. The embedding table may have more rows, or fewer if
+    /// the last tokens never occur in a sequence.
     fn tokens(&self) -> usize {
         self.vocabulary()
     }
@@ -158,18 +177,18 @@ pub trait Family {
         None
     }
 
-    /// How many letters a byte pair reads on average, where the model has positions for a number of
-    /// them. Windows are then cut by byte pairs, and lengths in letters stand for so many.
+    /// Average number of letters per byte pair, if the model has positions for a limited number of
+    /// byte pairs. Windows are then cut by byte pairs, and this converts lengths in letters.
     fn letters_per_token(&self) -> Option<usize> {
         None
     }
 
-    /// The tokenizer's file, where all models of the family share one.
+    /// Content of the tokenizer file, if all models of the family share one.
     fn own_tokenizer(&self) -> Option<Vec<u8>> {
         None
     }
 
-    /// A tokenizer's file that goes with random weights.
+    /// Content of a tokenizer file for random weights.
     fn sample_tokenizer(&self) -> Option<Vec<u8>> {
         self.own_tokenizer()
     }
@@ -194,7 +213,7 @@ pub trait Family {
     /// All tensors of the weights file in the graph's order, and what each is made from.
     fn plan(&self) -> Vec<Planned>;
 
-    /// The layer norms that fused graphs fold into the dense layers behind them.
+    /// The layer norms that fused graphs fold into the dense layers after them.
     fn folds(&self) -> Folds {
         let blocks = self.blocks();
         if blocks.sizes().fused == FusedFormats::None {

@@ -1,6 +1,6 @@
-//! All k-mers, in the order in which the vocabularies of DNA models list them.
+//! All k-mers of DNA, in the order of the vocabularies of DNABERT and Nucleotide Transformer.
 
-/// The bases in the order of the vocabularies of DNABERT and of Nucleotide Transformer.
+/// The order of bases in these vocabularies.
 pub const BASES: [char; 4] = ['A', 'T', 'C', 'G'];
 
 /// All k-mers of [`BASES`], of which the last base changes fastest.

@@ -1,11 +1,11 @@
-//! Values of a model's output that are known, against which `seqembed verify` compares: published
-//! ones, which the families list, or a user's own, from a JSON file.
+//! Known values of a model's vectors, with which `seqembed verify` compares: published ones, which
+//! the families list, or a user's own, from a JSON file.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 
-/// The start of one vector that a model gives for a sequence.
+/// The first values of a vector that a model computes for a sequence, its norm, or both.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownValues {
@@ -30,13 +30,13 @@ pub struct KnownValues {
     /// The Euclidean norm of the vector.
     #[serde(default)]
     pub norm: Option<f32>,
-    /// By how much a value may differ in fp32; the norm by as much for each unit of it above 1.
+    /// The largest difference of a value in fp32; for a norm above 1, multiplied by the norm.
     #[serde(default = "tolerance")]
     pub tolerance: f32,
 }
 
 impl KnownValues {
-    /// The mean over a sequence's residues, to be completed.
+    /// Defaults for the mean over the residues; sequence and values are still to be set.
     pub(crate) const MEAN: Self = Self {
         source: Cow::Borrowed(""),
         sequence: Cow::Borrowed(""),

@@ -13,6 +13,7 @@ pub mod family;
 pub mod kmers;
 pub mod known_values;
 pub mod learned_positions;
+pub mod own_vocabulary;
 pub mod post_norm;
 pub mod pre_norm;
 pub mod sample_bpe;

@@ -1,5 +1,5 @@
-//! Nucleotide Transformer (Dalla-Torre et al., 2025): blocks as those of ESM over k-mers of DNA that
-//! do not overlap. Version 1 has learned positions and feed-forward layers as ESM-1v; version 2 has
+//! Nucleotide Transformer (Dalla-Torre et al., 2025): blocks like those of ESM over non-overlapping
+//! k-mers of DNA. Version 1 has learned positions and feed-forward layers as ESM-1v; version 2 has
 //! rotary positions, and feed-forward layers gated by `SiLU`, without biases.
 
 use std::borrow::Cow;
@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attention::Attention;
 use super::blocks::{Blocks, Positions};
 use super::config::Config;
 use super::esm;
@@ -15,6 +14,7 @@ use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::kmers::{BASES, kmers};
 use super::known_values::KnownValues;
 use super::learned_positions;
+use super::own_vocabulary;
 use super::sizes::FusedFormats;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Canonical, Checkpoint, Settings};
@@ -34,8 +34,8 @@ const PUBLICATION: Publication = Publication {
     pooling: "mean-all",
 };
 
-/// Version 1: name, hub id, parameters, layers, hidden. Heads are 20.
-const FIRST: [(&str, &str, &str, [usize; 2]); 4] = [
+/// Version 1: name, hub id, parameters, [layers, hidden]. All have 20 heads.
+const VERSION_1: [(&str, &str, &str, [usize; 2]); 4] = [
     (
         "NT-500M-human-ref",
         "InstaDeepAI/nucleotide-transformer-500m-human-ref",
@@ -62,8 +62,8 @@ const FIRST: [(&str, &str, &str, [usize; 2]); 4] = [
     ),
 ];
 
-/// Version 2: name, hub id, parameters, layers, hidden. Heads are 16.
-const SECOND: [(&str, &str, &str, [usize; 2]); 4] = [
+/// Version 2: name, hub id, parameters, [layers, hidden]. All have 16 heads.
+const VERSION_2: [(&str, &str, &str, [usize; 2]); 4] = [
     (
         "NT-v2-50M",
         "InstaDeepAI/nucleotide-transformer-v2-50m-multi-species",
@@ -218,7 +218,7 @@ pub struct NucleotideTransformer {
     pub heads: usize,
     /// Width inside the feed-forward layer; of each half, where it is gated.
     pub intermediate: usize,
-    /// Rows of the embedding table: they tell k, and the order of the vocabulary.
+    /// Rows of the embedding table, from which k and the order of the vocabulary are derived.
     pub vocabulary: usize,
     /// Rows of the table of positions, two more than the tokens of the longest input in training.
     /// Only learned positions use it.
@@ -240,7 +240,7 @@ pub struct NucleotideTransformer {
 impl NucleotideTransformer {
     /// A published model of version 1, of these sizes.
     #[must_use]
-    pub fn first(layers: usize, hidden: usize) -> Self {
+    pub fn version_1(layers: usize, hidden: usize) -> Self {
         Self {
             layers,
             hidden,
@@ -259,7 +259,7 @@ impl NucleotideTransformer {
 
     /// A published model of version 2, of these sizes.
     #[must_use]
-    pub fn second(layers: usize, hidden: usize) -> Self {
+    pub fn version_2(layers: usize, hidden: usize) -> Self {
         Self {
             heads: 16,
             vocabulary: 4107,
@@ -268,7 +268,7 @@ impl NucleotideTransformer {
             gated: true,
             feed_forward_bias: false,
             token_dropout: false,
-            ..Self::first(layers, hidden)
+            ..Self::version_1(layers, hidden)
         }
     }
 
@@ -413,21 +413,15 @@ impl Family for NucleotideTransformer {
     }
 
     fn published() -> Vec<Published<Self>> {
-        let first = FIRST.map(|(name, hub_id, parameters, [layers, hidden])| {
-            (name, hub_id, parameters, Self::first(layers, hidden))
+        let mut all = Published::table(PUBLICATION, VERSION_1, |[layers, hidden]| {
+            Self::version_1(layers, hidden)
         });
-        let second = SECOND.map(|(name, hub_id, parameters, [layers, hidden])| {
-            (name, hub_id, parameters, Self::second(layers, hidden))
-        });
-        let all = first.into_iter().chain(second);
-        all.map(|(name, hub_id, parameters, family)| Published {
-            name,
-            hub_id,
-            parameters,
-            publication: PUBLICATION,
-            family,
-        })
-        .collect()
+        all.extend(Published::table(
+            PUBLICATION,
+            VERSION_2,
+            |[layers, hidden]| Self::version_2(layers, hidden),
+        ));
+        all
     }
 
     fn published_values(name: &str) -> Vec<KnownValues> {
@@ -495,20 +489,8 @@ impl Family for NucleotideTransformer {
 
     fn check_vocabulary(&self, text: &str) -> Result<(), String> {
         let own = self.words().tokens();
-        let theirs = text.lines().map(str::trim);
-        let Some((at, (own, theirs))) = own
-            .iter()
-            .map(String::as_str)
-            .zip(theirs.chain(std::iter::repeat("")))
-            .enumerate()
-            .find(|(_, (own, theirs))| own != theirs)
-        else {
-            return Ok(());
-        };
-        Err(format!(
-            "the vocabulary is not that of Nucleotide Transformer: the token with id {at} is \
-             {theirs:?}, not {own:?}"
-        ))
+        let own = own.iter().map(String::as_str);
+        own_vocabulary::check("Nucleotide Transformer", own, text)
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -518,7 +500,7 @@ impl Family for NucleotideTransformer {
         ])?;
         if self.positions() < 2 {
             return Err(format!(
-                "max_position_embeddings is {}, which leaves no position for a token behind <cls>: \
+                "max_position_embeddings is {}, which leaves no position for a token after <cls>: \
                  positions start at {FIRST_POSITION}",
                 self.position_rows
             ));
@@ -551,17 +533,15 @@ impl Family for NucleotideTransformer {
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
-        let mut frame = blocks.frame(builder, request.kind);
-        let attention = Attention::new(&blocks, &mut frame);
-        frame.builder.scope("embedding");
-        let mut state = frame.embedding();
-        if self.rotary_base.is_none() {
-            state = learned_positions::add(&mut frame, &state);
-        }
-        if self.norm_before {
-            state = frame.norm(&state, "embedding_norm");
-        }
-        let state = blocks.build_pre_norm(&mut frame, &attention, state, request.layer);
-        frame.outputs(&state, request);
+        blocks.build_pre_norm_model(builder, request, |frame| {
+            let mut state = frame.embedding();
+            if self.rotary_base.is_none() {
+                state = learned_positions::add(frame, &state);
+            }
+            if self.norm_before {
+                state = frame.norm(&state, "embedding_norm");
+            }
+            state
+        });
     }
 }

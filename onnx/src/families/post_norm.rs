@@ -1,6 +1,6 @@
 //! Blocks whose norms come last, as those of BERT (Devlin et al., 2019): each half of a block,
-//! attention and feed-forward layer, is added to what came in and then normalised. A norm of the
-//! embeddings stands before the first block.
+//! attention and feed-forward layer, adds its output to its input and normalises the sum. The
+//! embeddings are normalised before the first block.
 
 use super::attention::Attention;
 use super::blocks::Blocks;
@@ -10,8 +10,8 @@ use crate::graph::request::GraphKind;
 use crate::weights::norm_fold::{Bias, Folds, Term};
 use crate::weights::table::{Input, Plan, TensorSource};
 
-/// Plans the table of words, [vocabulary, hidden], with the first token type's row in it: every
-/// token is of that type.
+/// Plans the table of word embeddings, [vocabulary, hidden], plus the row of the first token type,
+/// which every token has.
 pub fn plan_embedding(plan: &mut Plan, vocabulary: usize, token_types: usize, hidden: usize) {
     let table =
         |name: &str, rows: usize| Input::new(format!("embeddings.{name}.weight"), &[rows, hidden]);
@@ -45,7 +45,7 @@ impl Blocks {
         }
     }
 
-    /// The norms that fused graphs fold into the dense layers behind them.
+    /// The norms that fused graphs fold into the dense layers after them.
     #[must_use]
     pub fn fold_post_norm(&self) -> Folds {
         let mut folds = Folds::default();
@@ -65,7 +65,7 @@ impl Blocks {
         folds
     }
 
-    /// Hidden states, [tokens, hidden], behind `last` blocks, from the sum of the embeddings.
+    /// Hidden states, [tokens, hidden], after `last` blocks, from the sum of the embeddings.
     /// `of_words`: the embeddings are those of words alone, without positions.
     pub fn build_post_norm(
         &self,

@@ -1,14 +1,26 @@
 //! Blocks whose norms come first, as those of ESM (Rives et al., 2021; Lin et al., 2023): each half
-//! of a block, attention and feed-forward layer, is normalised on its way in and added to what came
-//! in. In most, a last norm stands behind the last block.
+//! of a block, attention and feed-forward layer, normalises its input and adds its output to the
+//! input. Most of these models have a final norm after the last block.
 
 use super::attention::Attention;
 use super::blocks::Blocks;
+use crate::graph::builder::Builder;
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
-use crate::graph::request::GraphKind;
+use crate::graph::request::{GraphKind, GraphRequest};
 use crate::weights::norm_fold::{Bias, Folds};
-use crate::weights::table::Plan;
+use crate::weights::table::{Input, Plan};
+
+/// The table of word embeddings, in the spelling of Hugging Face's ESM, which the plans use.
+pub const WORD_EMBEDDINGS: &str = "embeddings.word_embeddings.weight";
+
+/// Plans the table of word embeddings, [vocabulary, hidden], as it is in the checkpoint.
+pub fn plan_word_embeddings(plan: &mut Plan, shape: [usize; 2]) {
+    plan.copy(
+        "embedding".to_owned(),
+        Input::new(WORD_EMBEDDINGS.to_owned(), &shape),
+    );
+}
 
 impl Blocks {
     /// Plans all blocks and the last norm, from tensors as Hugging Face spells those of ESM.
@@ -31,7 +43,7 @@ impl Blocks {
         self.plan_final_norm(plan, "encoder.emb_layer_norm_after");
     }
 
-    /// The norms that fused graphs fold into the dense layers behind them.
+    /// The norms that fused graphs fold into the dense layers after them.
     #[must_use]
     pub fn fold_pre_norm(&self) -> Folds {
         let mut folds = Folds::default();
@@ -51,7 +63,22 @@ impl Blocks {
         folds
     }
 
-    /// Hidden states, [tokens, hidden], behind `last` blocks, from the embeddings. Those of the
+    /// Builds the graph of a model with such blocks. `embed` adds the embeddings, [tokens, hidden].
+    pub fn build_pre_norm_model(
+        &self,
+        builder: &mut Builder<'_>,
+        request: &GraphRequest,
+        embed: impl FnOnce(&mut Frame<'_, '_>) -> String,
+    ) {
+        let mut frame = self.frame(builder, request.kind);
+        let attention = Attention::new(self, &mut frame);
+        frame.builder.scope("embedding");
+        let embedding = embed(&mut frame);
+        let state = self.build_pre_norm(&mut frame, &attention, embedding, request.layer);
+        frame.outputs(&state, request);
+    }
+
+    /// Hidden states, [tokens, hidden], after `last` blocks, from the embeddings. Those of the
     /// last block have passed the last norm, if there is one.
     pub fn build_pre_norm(
         &self,

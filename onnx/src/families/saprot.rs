@@ -1,5 +1,5 @@
 //! `SaProt` (Su et al., 2024): ESM-2 over pairs of letters, a residue and the structure around it,
-//! in foldseek's alphabet.
+//! in foldseek's 3Di alphabet.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,6 +8,7 @@ use super::blocks::Blocks;
 use super::config::Config;
 use super::esm2::Esm2;
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
+use super::own_vocabulary;
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
@@ -24,7 +25,7 @@ const PUBLICATION: Publication = Publication {
     pooling: "mean",
 };
 
-/// Name and hub id (they share the name), parameters, layers, hidden. Heads are 20.
+/// Name, hub id (they share the name), parameters, [layers, hidden]. All have 20 heads.
 const PUBLISHED: [(&str, &str, &str, [usize; 2]); 3] = [
     (
         "SaProt_35M_AF2",
@@ -46,18 +47,18 @@ const PUBLISHED: [(&str, &str, &str, [usize; 2]); 3] = [
     ),
 ];
 
-/// The first tokens of the vocabulary; pairs follow. `<mask>` is not the last, as it is in ESM's.
+/// The first tokens of the vocabulary; pairs follow. In ESM-2's, `<mask>` is the last token.
 const SPECIALS: [&str; 5] = ["<cls>", "<pad>", "<eos>", "<unk>", "<mask>"];
 /// The id of `<mask>`.
 const MASK: usize = 4;
 /// The first letters of pairs, in their order: residues, and one that is not known.
 const RESIDUES: &str = "ACDEFGHIKLMNPQRSTVWY#";
-/// The second letters: foldseek's, and a structure that is not known.
+/// The second letters: foldseek's 3Di alphabet, and a structure that is not known.
 const STRUCTURES: &str = "pynwrqhgdlvtmfsaeikc#";
-/// How many tokens there are.
+/// Number of tokens: 446.
 const TOKENS: usize = SPECIALS.len() + RESIDUES.len() * STRUCTURES.len();
 
-/// The vocabulary, a token a line.
+/// The text of `vocab.txt`, one token per line.
 fn vocabulary() -> String {
     let pairs = RESIDUES.chars().flat_map(|residue| {
         STRUCTURES
@@ -72,7 +73,7 @@ fn vocabulary() -> String {
     tokens.join("\n")
 }
 
-/// Whether a checkpoint that looks like ESM-2's is `SaProt`'s: by the size of its vocabulary.
+/// Whether a checkpoint that looks like ESM-2's has `SaProt`'s number of tokens.
 pub(super) fn is_meant(checkpoint: &Checkpoint) -> bool {
     match &checkpoint.settings {
         Settings::HuggingFace { config, .. } => {
@@ -124,15 +125,9 @@ impl Family for Saprot {
     }
 
     fn published() -> Vec<Published<Self>> {
-        PUBLISHED
-            .map(|(name, hub_id, parameters, [layers, hidden])| Published {
-                name,
-                hub_id,
-                parameters,
-                publication: PUBLICATION,
-                family: Self::of_sizes(layers, hidden),
-            })
-            .into()
+        Published::table(PUBLICATION, PUBLISHED, |[layers, hidden]| {
+            Self::of_sizes(layers, hidden)
+        })
     }
 
     fn blocks(&self) -> Blocks {
@@ -167,11 +162,7 @@ impl Family for Saprot {
                 self.0.mask_id
             ));
         }
-        if text.lines().map(str::trim).eq(vocabulary().lines()) {
-            Ok(())
-        } else {
-            Err("the vocabulary is not that of SaProt, which all of its models share".to_owned())
-        }
+        own_vocabulary::check("SaProt", vocabulary().lines(), text)
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -31,7 +31,7 @@ pub struct Sizes {
     pub activation: Activation,
     /// Whether queries and keys are normalised over their full width before they are rotated.
     pub query_key_norm: bool,
-    /// Whether layer norms come behind the sums, and the residual is normed, too.
+    /// Whether layer norms come after the sums, so that the residual is normalised too.
     pub post_norm: bool,
     /// Whether seqembed's CUDA kernels compute all parts of the blocks. If not, a GPU runs the
     /// model with the operators of ONNX Runtime.

@@ -1,4 +1,4 @@
-//! What both of `PyTorch`'s formats hold: an object, and where the storages that it refers to are.
+//! The content of `PyTorch`'s files, in both formats: an object, and the positions of its storages.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,33 +6,33 @@ use std::path::Path;
 use super::pickle::Pickle;
 use crate::error::Error;
 
-/// The formats' name, for messages.
+/// Name of the format in messages.
 pub(super) const FORMAT: &str = "PyTorch";
 
 /// Maximum size of the pickle in bytes; that of the largest model has a thirtieth of it.
 pub(super) const LONGEST_PICKLE: u64 = 8 << 20;
 
-/// What a file holds, and where.
+/// A file's object, and the positions of its storages.
 pub(super) struct Contents {
     /// The object that was saved.
     pub pickle: Pickle,
-    /// The storages that it refers to, by their keys behind `folder`.
+    /// The storages that it refers to, by `folder` followed by their keys.
     pub entries: BTreeMap<String, Entry>,
-    /// The folder of the storages in an archive.
+    /// The folder of the storages in an archive, with a slash; empty in the older format.
     pub folder: String,
 }
 
 /// The location of a storage's values.
 pub(super) struct Entry {
-    /// Their first byte in the file.
+    /// Offset of their first byte in the file.
     pub start: u64,
-    /// How many bytes they are.
+    /// Length in bytes.
     pub size: u64,
-    /// Whether they are there as they are, without compression.
+    /// Whether they are stored without compression.
     pub stored: bool,
 }
 
-/// Values in an order of bytes that is not swapped.
+/// The error for a big-endian file, whose values are not converted.
 pub(super) fn big_endian(path: &Path) -> Error {
     Error::malformed(
         path,

@@ -1,6 +1,5 @@
-//! `PyTorch`'s files. Since 1.6: a zip archive, `NAME/data.pkl` that says what is in it, and
-//! `NAME/data/N` with the values, stored without compression. Those of before are read by
-//! `pytorch_legacy.rs`.
+//! `PyTorch`'s files. Since 1.6, they are zip archives: `NAME/data.pkl` says what is in them, and
+//! `NAME/data/N` are the values, stored without compression. `pytorch_legacy.rs` reads older files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,10 +23,10 @@ use crate::shown;
 /// names in a pickle, each time with all its tensors.
 const MOST_TENSORS: usize = 1 << 17;
 
-/// The contents of a file.
+/// Tensors and settings of a checkpoint.
 #[derive(Debug)]
 pub struct Archive {
-    /// Its tensors.
+    /// The tensors of its state dict, by name.
     pub tensors: BTreeMap<String, Tensor>,
     /// fair-esm's settings, where it has them.
     pub settings: BTreeMap<String, Scalar>,
@@ -53,9 +52,10 @@ pub fn read(path: &Path) -> Result<Archive, Error> {
         if !begin.starts_with(b"PK") {
             return Err(Error::NotACheckpoint {
                 path: path.to_path_buf(),
-                why: "the file is not a PyTorch file (neither a zip archive nor of before PyTorch \
-                      1.6)"
-                    .to_owned(),
+                why:
+                    "the file is not a PyTorch file: it is neither a zip archive nor in the format \
+                      of PyTorch before 1.6; download or copy it again"
+                        .to_owned(),
             });
         }
         read_zip(path, file)?

@@ -1,6 +1,6 @@
-//! `PyTorch`'s files of before 1.6: five pickles one behind the other (a magic number, the version
-//! of the format, facts about the machine, the object, and the keys of its storages), then for each
-//! key how many values its storage has, in eight bytes, and the values.
+//! Files saved by `PyTorch` before 1.6: five pickles in a row (a magic number, the version of the
+//! format, facts about the machine, the object, and the keys of its storages), then for each key the
+//! number of values in its storage, in eight bytes, and the values.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::pickle::{self, Pickle, PickleError, Value};
 use crate::error::Error;
 use crate::shown;
 
-/// How these files begin: protocol 2, and a whole number of ten bytes.
+/// The first bytes of these files: pickle protocol 2, and the magic number, an integer of ten bytes.
 pub(super) const MAGIC: [u8; 14] = [
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
 ];
@@ -21,7 +21,7 @@ pub(super) const MAGIC: [u8; 14] = [
 /// The only version of the format that was ever released.
 const VERSION: i64 = 1001;
 
-/// Bytes in front of a storage's values, which say how many there are.
+/// Bytes before a storage's values, which hold their number.
 const COUNT: usize = 8;
 
 /// Reads the saved object, and where its storages are, from a file of `length` bytes.
@@ -40,7 +40,7 @@ pub(super) fn read(path: &Path, mut file: File, length: u64) -> Result<Contents,
         bytes: &head,
         at: 0,
     };
-    // The magic number, which was looked at.
+    // The magic number, which was checked before.
     pickles.next()?;
     let version = pickles.next()?;
     if *version.root() != Value::Int(VERSION) {
@@ -48,7 +48,7 @@ pub(super) fn read(path: &Path, mut file: File, length: u64) -> Result<Contents,
             path,
             FORMAT,
             format!(
-                "the version of its format is not {VERSION}, the only one of before PyTorch 1.6"
+                "the version of its format is not {VERSION}, the only one that PyTorch had before 1.6"
             ),
         ));
     }
@@ -60,7 +60,7 @@ pub(super) fn read(path: &Path, mut file: File, length: u64) -> Result<Contents,
             return Err(Error::malformed(
                 path,
                 FORMAT,
-                "it does not tell the byte order of its values (little_endian)",
+                "it does not say the byte order of its values (little_endian)",
             ));
         }
     }
@@ -111,7 +111,7 @@ impl Pickles<'_> {
     }
 }
 
-/// The storages' values, one storage behind the other.
+/// The storages' values, one storage after the other.
 struct Values<'a> {
     path: &'a Path,
     file: File,
@@ -180,8 +180,7 @@ impl Values<'_> {
         })
     }
 
-    /// The number that stands in front of the next storage's values; `None` where the file ends
-    /// before.
+    /// The number of values that the file gives for the next storage; `None` if it ends before.
     fn count(&mut self) -> Result<Option<u64>, Error> {
         if self.at.saturating_add(COUNT as u64) > self.length {
             return Ok(None);
@@ -212,7 +211,7 @@ fn mentioned<'a>(
                 path,
                 FORMAT,
                 format!(
-                    "it does not tell how many values storage {} has",
+                    "it does not say how many values storage {} has",
                     shown::name(key)
                 ),
             ));

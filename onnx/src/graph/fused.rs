@@ -1,7 +1,7 @@
-//! Fused graphs: the hidden states between blocks, which no layer norm passes over: dense layers
-//! take the norms in (their weights are folded, see [`crate::weights::norm_fold`]), add the
-//! residual, and hand on what the next norm needs of each row. In FP8, feed-forward layers take and
-//! hand on rows of 8 bits.
+//! Fused graphs: the hidden states between blocks. There are no separate layer norms: dense layers
+//! include them (their weights are folded, see [`crate::weights::norm_fold`]), add the residual, and
+//! output what the next norm needs of each row. In fp8, the rows between the dense layers of a
+//! feed-forward layer have 8 bits.
 
 use crate::graph::builder::Attribute;
 use crate::graph::layers::{Activation, FeedForward, Frame};
@@ -37,7 +37,7 @@ impl Stream {
         }
     }
 
-    /// A dense layer behind a norm, with what else its operator takes, [tokens, rows of the
+    /// A dense layer after a norm, with what else its operator takes, [tokens, rows of the
     /// weight].
     pub fn dense(
         &self,
@@ -81,7 +81,7 @@ impl Stream {
     /// Adds the feed-forward layer: `layer.up` with its activation, or `layer.gated`, the first half
     /// of whose columns, through the activation, gates the second, and `layer.down`.
     pub fn add_feed_forward(&mut self, frame: &mut Frame<'_, '_>, layer: &str, form: FeedForward) {
-        let (part, operator, in_eights) = match (form.half, form.activation) {
+        let (part, operator, fp8_operator) = match (form.half, form.activation) {
             (Some(_), Activation::Silu) => (
                 "gated",
                 "seqembed:NormDenseSwiglu",
@@ -97,14 +97,14 @@ impl Stream {
         let weight = format!("{layer}.{part}.weight");
         let bias = frame.builder.weight(&format!("{layer}.{part}.bias"));
         if frame.builder.precision() == Precision::Fp8 {
-            return self.add_in_eights(frame, layer, in_eights, [&weight, &bias]);
+            return self.add_feed_forward_fp8(frame, layer, fp8_operator, [&weight, &bias]);
         }
         let up = self.dense(frame, operator, &weight, &[&bias]);
         self.add(frame, &up, layer, "down");
     }
 
-    /// The same in 8 bits, where norms come first.
-    fn add_in_eights(
+    /// The feed-forward layer in fp8, which only pre-norm blocks have.
+    fn add_feed_forward_fp8(
         &mut self,
         frame: &mut Frame<'_, '_>,
         layer: &str,

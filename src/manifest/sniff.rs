@@ -52,8 +52,8 @@ pub fn sniff(paths: &[PathBuf], count: bool) -> Result<Vec<Sniffed>, ManifestErr
 fn sniff_one(source: &Source, count: bool) -> Result<Sniffed, RecordError> {
     let mut reader = records::open(source)?;
     reader.limit(Limits {
-        longest: None,
         keep: Some(KEPT),
+        ..Limits::default()
     });
     let mut check = DnaCheck::default();
     let mut tokens = 0;

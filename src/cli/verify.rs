@@ -15,9 +15,9 @@ use crate::verify::{self, Compared, VerifyError};
 
 /// Compare a model's vectors with published values
 ///
-/// Embeds the sequences whose published values are known, with the weights on this machine (download
-/// them with `seqembed fetch`), and prints both values side by side. The exit code is 0 if they
-/// agree, and 1 if they do not.
+/// Embeds the sequences whose published values are known, with the weights on this machine
+/// (download them with `seqembed fetch`), and prints both values side by side. The exit code is 0
+/// if they agree, and 1 if they do not.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// A known name (see `seqembed models`); with --values, any model
@@ -33,7 +33,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     values: Option<PathBuf>,
 
-    /// The floating-point format that the model computes in; the tolerance is larger in all but fp32
+    /// The floating-point format that the model computes in; in all but fp32, the tolerance is
+    /// larger
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32")]
     precision: Precision,
 

@@ -25,7 +25,7 @@ use super::bpe_file::{
     check_added, check_around, check_merges, check_rewriting, drop_empty_token, ids, unknown_token,
 };
 use super::bpe_merges::{Letter, Merges, SPACE, Tokens, UNKNOWN, position};
-use super::encoded::Encoded;
+use super::encoded::{Encoded, unknown_tokens};
 use super::error::VocabularyError;
 use super::family_rules::FamilyRules;
 use super::special::{self, BERT, SpecialNames, SpecialTokens};
@@ -139,10 +139,7 @@ impl BpeTokenizer {
 
     fn finish(&self, sequence: &[u8], ids: Vec<u32>, starts: Vec<u32>) -> Encoded {
         let unk = self.special.unk;
-        let unknown = ids.iter().filter(|&&id| id == unk).count();
-        let first_unknown = (unknown > 0)
-            .then(|| ids.iter().position(|&id| id == unk))
-            .flatten();
+        let (unknown, first_unknown) = unknown_tokens(&ids, unk);
         Encoded {
             letters: sequence.len(),
             unknown,

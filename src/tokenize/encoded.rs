@@ -23,6 +23,15 @@ pub struct Encoded {
     pub starts: Option<Vec<u32>>,
 }
 
+/// How many of `ids` are the unknown token's, and the index of the first of them.
+pub(super) fn unknown_tokens(ids: &[u32], unk: u32) -> (usize, Option<usize>) {
+    let unknown = ids.iter().filter(|&&id| id == unk).count();
+    let first = (unknown > 0)
+        .then(|| ids.iter().position(|&id| id == unk))
+        .flatten();
+    (unknown, first)
+}
+
 impl Encoded {
     /// The tokens that start in a range of letters.
     #[must_use]

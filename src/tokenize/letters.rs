@@ -7,7 +7,7 @@
 //! `[SEP]`, as it stands there in training (`IgBert`).
 
 use super::alphabet::Alphabet;
-use super::encoded::Encoded;
+use super::encoded::{Encoded, unknown_tokens};
 use super::error::VocabularyError;
 use super::family_rules::FamilyRules;
 use super::special::{self, SpecialTokens};
@@ -123,10 +123,7 @@ impl LetterTokenizer {
             .iter()
             .map(|&residue| self.table[usize::from(residue)])
             .collect();
-        let unknown = ids.iter().filter(|&&id| id == unk).count();
-        let first_unknown = (unknown > 0)
-            .then(|| ids.iter().position(|&id| id == unk))
-            .flatten();
+        let (unknown, first_unknown) = unknown_tokens(&ids, unk);
         Encoded {
             ids,
             letters: residues.len(),

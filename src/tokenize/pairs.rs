@@ -5,7 +5,7 @@
 //! unknown token. A letter at the end that has no partner is none: a record with one is refused.
 
 use super::alphabet::Alphabet;
-use super::encoded::Encoded;
+use super::encoded::{Encoded, unknown_tokens};
 use super::error::VocabularyError;
 use super::family_rules::FamilyRules;
 use super::special::{self, SpecialTokens};
@@ -66,10 +66,7 @@ impl Tokenizer for PairTokenizer {
         let (pairs, _) = sequence.as_chunks();
         let unk = self.special.unk;
         let ids: Vec<u32> = pairs.iter().map(|&pair| self.table[place(pair)]).collect();
-        let unknown = ids.iter().filter(|&&id| id == unk).count();
-        let first_unknown = (unknown > 0)
-            .then(|| ids.iter().position(|&id| id == unk))
-            .flatten();
+        let (unknown, first_unknown) = unknown_tokens(&ids, unk);
         Encoded {
             letters: ids.len(),
             ids,

@@ -1,6 +1,6 @@
 //! Files saved by `PyTorch` before 1.6: five pickles in a row (a magic number, the version of the
-//! format, facts about the machine, the object, and the keys of its storages), then for each key the
-//! number of values in its storage, in eight bytes, and the values.
+//! format, facts about the machine, the object, and the keys of its storages), then for each key
+//! the number of values in its storage, in eight bytes, and the values.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,8 @@ use super::pickle::{self, Pickle, PickleError, Value};
 use crate::error::Error;
 use crate::shown;
 
-/// The first bytes of these files: pickle protocol 2, and the magic number, an integer of ten bytes.
+/// The first bytes of these files: pickle protocol 2, and the magic number, an integer of ten
+/// bytes.
 pub(super) const MAGIC: [u8; 14] = [
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
 ];

@@ -136,16 +136,16 @@ pub fn plan_words(plan: &mut Plan, shape: [usize; 2], token_dropout: bool, mask_
     }
 }
 
-/// Whether a checkpoint has tensors with Hugging Face's names for ESM: attention, and the norm after
-/// the last block.
+/// Whether a checkpoint has tensors with Hugging Face's names for ESM: attention, and the norm
+/// after the last block.
 #[must_use]
 pub fn has_its_tensors(checkpoint: &Checkpoint) -> bool {
     let has = |part: &str| checkpoint.shapes().any(|(name, _)| name.contains(part));
     has("encoder.emb_layer_norm_after.") && has(".attention.self.query.")
 }
 
-/// The architecture that a fair-esm `.pt` names (`arch`); `None` if it names none, or the checkpoint
-/// is not such a file.
+/// The architecture that a fair-esm `.pt` names (`arch`); `None` if it names none, or the
+/// checkpoint is not such a file.
 #[must_use]
 pub fn architecture_of(checkpoint: &Checkpoint) -> Option<&str> {
     match &checkpoint.settings {

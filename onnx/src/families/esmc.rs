@@ -23,8 +23,8 @@ use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
 
-/// The licence is that of the repositories below. The `.pth` files that `EvolutionaryScale` published
-/// first have its own licences, of which that of 600M forbids commercial use.
+/// The licence is that of the repositories below. The `.pth` files that `EvolutionaryScale`
+/// published first have its own licences, of which that of 600M forbids commercial use.
 const PUBLICATION: Publication = Publication {
     family: "ESM C",
     letters: "amino acids",
@@ -33,8 +33,8 @@ const PUBLICATION: Publication = Publication {
     pooling: "mean",
 };
 
-/// The first six values of the first three residues of the sequence of [`TRANSFORMERS`], published by
-/// transformers' test `ESMCModelIntegrationTest` for ESM C 300M on a CPU.
+/// The first six values of the first three residues of the sequence of [`TRANSFORMERS`], published
+/// by transformers' test `ESMCModelIntegrationTest` for ESM C 300M on a CPU.
 const EXPECTED_SLICE: [[f32; 6]; 3] = [
     [0.007080, -0.008179, 0.038574, 0.038574, 0.011597, 0.039307],
     [-0.015991, -0.016968, 0.008911, 0.027710, 0.003784, 0.071777],
@@ -154,8 +154,8 @@ fn intermediate(hidden: usize) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// Number of blocks, width of a token's vector and width inside the feed-forward layer, derived from
-/// the tensors; 0 where this is not possible.
+/// Number of blocks, width of a token's vector and width inside the feed-forward layer, derived
+/// from the tensors; 0 where this is not possible.
 fn sizes_of(checkpoint: &Checkpoint) -> [usize; 3] {
     let Ok(canonical) = Canonical::of(checkpoint, &names()) else {
         return [0; 3];
@@ -308,7 +308,8 @@ impl Family for Esmc {
             down_bias: false,
             residual_scale,
             post_norm: false,
-            // In fp8 the worst mean of 64 proteins was at a cosine of 0.9983 from that in fp32 (600M).
+            // In fp8, the lowest cosine similarity of the means of 64 proteins to those in fp32 was
+            // 0.9983 (600M).
             fused: FusedFormats::Half,
             ..Blocks::bert(self.layers, self.hidden, heads, self.intermediate)
         }

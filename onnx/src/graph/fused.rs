@@ -1,6 +1,6 @@
 //! Fused graphs: the hidden states between blocks. There are no separate layer norms: dense layers
-//! include them (their weights are folded, see [`crate::weights::norm_fold`]), add the residual, and
-//! output what the next norm needs of each row. In fp8, the rows between the dense layers of a
+//! include them (their weights are folded, see [`crate::weights::norm_fold`]), add the residual,
+//! and output what the next norm needs of each row. In fp8, the rows between the dense layers of a
 //! feed-forward layer have 8 bits.
 
 use crate::graph::builder::Attribute;
@@ -78,8 +78,8 @@ impl Stream {
         self.add(frame, attended, layer, "attention_output");
     }
 
-    /// Adds the feed-forward layer: `layer.up` with its activation, or `layer.gated`, the first half
-    /// of whose columns, through the activation, gates the second, and `layer.down`.
+    /// Adds the feed-forward layer: `layer.down` of `layer.up` with its activation, or of
+    /// `layer.gated`, where the activation of the first half of the columns multiplies the second.
     pub fn add_feed_forward(&mut self, frame: &mut Frame<'_, '_>, layer: &str, form: FeedForward) {
         let (part, operator, fp8_operator) = match (form.half, form.activation) {
             (Some(_), Activation::Silu) => (

@@ -241,7 +241,9 @@ impl Family for Esm2 {
 
     fn published_values(name: &str) -> Vec<KnownValues> {
         match name {
-            "esm2_t6_8M_UR50D" => esm::expected_slice("transformers, EsmModelIntegrationTest", &EXPECTED_SLICE),
+            "esm2_t6_8M_UR50D" => {
+                esm::expected_slice("transformers, EsmModelIntegrationTest", &EXPECTED_SLICE)
+            }
             "esm2_t36_3B_UR50D" => vec![VIRNUCPRO],
             _ => Vec::new(),
         }

@@ -372,6 +372,6 @@ impl Family for Esmc {
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         self.blocks()
-            .build_pre_norm_model(builder, request, |frame| frame.embedding());
+            .build_pre_norm_model(builder, request, pre_norm::word_embeddings);
     }
 }

@@ -151,3 +151,8 @@ impl Blocks {
         }
     }
 }
+
+/// The embeddings of words alone, [tokens, hidden], for [`Blocks::build_pre_norm_model`].
+pub fn word_embeddings(frame: &mut Frame<'_, '_>) -> String {
+    frame.embedding()
+}

@@ -15,6 +15,20 @@ pub fn make(path: &Path) -> io::Result<()> {
     })
 }
 
+/// Checks that a folder could be created and written to, without doing so.
+///
+/// # Errors
+/// As [`make`], and if the folder, or the nearest existing one above it, is not writable.
+pub fn check(path: &Path) -> io::Result<()> {
+    if let Some(why) = obstacle(path) {
+        return Err(io::Error::other(why));
+    }
+    let path = std::path::absolute(path)?;
+    let existing = path.ancestors().find(|folder| folder.is_dir());
+    let existing = existing.unwrap_or(Path::new("/"));
+    Ok(rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)?)
+}
+
 /// The error for what exists in place of the folder or of one of its parents.
 fn obstacle(path: &Path) -> Option<String> {
     let (at, about) = path

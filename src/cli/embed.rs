@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum as _;
 
+use super::dry_run::{self, DryRunOptions};
 use super::progress::Progress;
 use super::{FAILED, LOST, PARTLY, USAGE, disk, say, signals, told};
 use crate::atomic_file;
@@ -39,6 +40,9 @@ pub struct EmbedArgs {
 
     #[command(flatten)]
     common: RunOptions,
+
+    #[command(flatten)]
+    dry: DryRunOptions,
 
     #[command(flatten)]
     overrides: Overrides,
@@ -180,11 +184,71 @@ impl EngineOptions {
 /// If the run could not start, or was aborted.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     match manifest::jobs_from_files(&args.files, &args.overrides) {
+        Ok(jobs) if args.dry.is_asked() => {
+            let options = prepare(&args.common, None, &RunOverrides::default())?;
+            dry_run::dry_run(jobs, &options, &args.dry, args.common.quiet)
+        }
         Ok(jobs) => embed(jobs, &args.common, None, &RunOverrides::default()),
         Err(errors) => {
             say(&format!("error: {errors}"));
             Ok(USAGE.into())
         }
+    }
+}
+
+/// Sets the number of threads and watches signals, and returns the options of the run: the
+/// manifest's at `path` where the command line sets none.
+///
+/// # Errors
+/// If the system refuses threads or handlers of signals.
+pub(super) fn prepare(
+    options: &RunOptions,
+    path: Option<&Path>,
+    manifest: &RunOverrides,
+) -> anyhow::Result<Options> {
+    let engine = options.engine.or(manifest);
+    let asked = engine.threads.map(usize::from);
+    let threads = threads::helpful(asked);
+    if let Some(asked) = asked.filter(|&asked| asked > threads && !options.quiet) {
+        say(&format!(
+            "using {threads} of the {asked} requested threads, because this process has {}",
+            counted(threads as u64, "processor")
+        ));
+    }
+    // Reading and tokenizing share the cores with the model. The thread pool can be set only once
+    // per process.
+    threads::pool(threads)?;
+    let interrupt =
+        signals::watch().context("cannot install the handler for SIGTERM and SIGINT")?;
+    Ok(Options {
+        out: options.out.clone(),
+        manifest: path.map(Path::to_owned),
+        threads,
+        ort_lib: engine.ort_lib,
+        kernels: engine.kernels.unwrap_or_default(),
+        strict: options.strict.or(manifest.strict).unwrap_or(false),
+        device: engine.device.unwrap_or_default(),
+        trace: options.trace.clone(),
+        reload_per_file: options.reload_per_file,
+        resume: options.resume,
+        cache_dir: options.cache_dir.clone(),
+        save_every: options
+            .save_every
+            .or(manifest.save_every)
+            .unwrap_or(SAVE_EVERY),
+        no_dedup: options.no_dedup.or(manifest.no_dedup).unwrap_or(false),
+        interrupt,
+    })
+}
+
+/// Prints why a run failed, and returns the exit code of the process.
+pub(super) fn failed(error: &RunError) -> u8 {
+    say(&format!("error: {}", told(error)));
+    match error {
+        RunError::Interrupted { signal, .. } => signals::exit_code(*signal),
+        RunError::Lost { .. } => LOST,
+        error if error.is_usage() => USAGE,
+        _ => FAILED,
     }
 }
 
@@ -199,62 +263,20 @@ pub fn embed(
     path: Option<&Path>,
     manifest: &RunOverrides,
 ) -> anyhow::Result<ExitCode> {
-    let engine = options.engine.or(manifest);
-    let asked = engine.threads.map(usize::from);
-    let threads = threads::helpful(asked);
-    if let Some(asked) = asked.filter(|&asked| asked > threads && !options.quiet) {
-        say(&format!(
-            "using {threads} of the {asked} requested threads, because this process has {}",
-            counted(threads as u64, "processor")
-        ));
-    }
-    // Reading and tokenizing share the cores with the model. The thread pool can be set only once
-    // per process.
-    threads::pool(threads)?;
+    let run_options = prepare(options, path, manifest)?;
     let files = jobs.len() as u64;
     let mut progress = Progress::new(size(&jobs), files, options.quiet);
     let quiet = options.quiet;
-    let interrupt =
-        signals::watch().context("cannot install the handler for SIGTERM and SIGINT")?;
-    let result = run::run(
-        jobs,
-        &Options {
-            out: options.out.clone(),
-            manifest: path.map(Path::to_owned),
-            threads,
-            ort_lib: engine.ort_lib,
-            kernels: engine.kernels.unwrap_or_default(),
-            strict: options.strict.or(manifest.strict).unwrap_or(false),
-            device: engine.device.unwrap_or_default(),
-            trace: options.trace.clone(),
-            reload_per_file: options.reload_per_file,
-            resume: options.resume,
-            cache_dir: options.cache_dir.clone(),
-            save_every: options
-                .save_every
-                .or(manifest.save_every)
-                .unwrap_or(SAVE_EVERY),
-            no_dedup: options.no_dedup.or(manifest.no_dedup).unwrap_or(false),
-            interrupt,
-        },
-        &mut progress,
-        &|text| {
-            if !quiet {
-                say(text);
-            }
-        },
-    );
+    let result = run::run(jobs, &run_options, &mut progress, &|text| {
+        if !quiet {
+            say(text);
+        }
+    });
     progress.end();
     let report = match result {
         Ok(report) => report,
         Err(error) => {
-            let code = match &error {
-                RunError::Interrupted { signal, .. } => signals::exit_code(*signal),
-                RunError::Lost { .. } => LOST,
-                error if error.is_usage() => USAGE,
-                _ => FAILED,
-            };
-            say(&format!("error: {}", told(&error)));
+            let code = failed(&error);
             if let Some(advice) = advice(&error, options) {
                 say(&advice);
             }

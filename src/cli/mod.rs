@@ -5,6 +5,7 @@ mod check;
 pub mod convert;
 mod disk;
 pub mod doctor;
+pub mod dry_run;
 pub mod embed;
 pub mod export;
 pub mod fetch;

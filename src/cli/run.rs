@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::embed::{RunOptions, embed};
+use super::dry_run::{self, DryRunOptions};
+use super::embed::{RunOptions, embed, prepare};
 use super::{USAGE, say};
 use crate::manifest;
 use crate::settings::Overrides;
@@ -28,6 +29,9 @@ pub struct RunArgs {
     common: RunOptions,
 
     #[command(flatten)]
+    dry: DryRunOptions,
+
+    #[command(flatten)]
     overrides: Overrides,
 }
 
@@ -37,6 +41,10 @@ pub struct RunArgs {
 /// If the run could not start, or was aborted.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match manifest::read(&args.manifest, &args.overrides) {
+        Ok(manifest) if args.dry.is_asked() => {
+            let options = prepare(&args.common, Some(&args.manifest), &manifest.run)?;
+            dry_run::dry_run(manifest.jobs, &options, &args.dry, args.common.quiet)
+        }
         Ok(manifest) => embed(
             manifest.jobs,
             &args.common,

@@ -15,6 +15,7 @@
 
 mod error;
 pub mod facts;
+mod finished;
 pub mod lock;
 pub mod log;
 mod ordinary;
@@ -43,6 +44,7 @@ use crate::report::FileReport;
 use crate::text::{counted, was};
 
 pub use self::error::JournalError;
+pub use self::finished::finished;
 
 /// The work folder's name in an output folder.
 pub const FOLDER: &str = ".seqembed";

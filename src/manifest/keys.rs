@@ -7,7 +7,7 @@ pub(super) const INPUT_KEYS: [&str; 2] = ["fasta", "fastq"];
 
 /// Options that can be given only on the command line, because they belong to one run on one
 /// machine.
-pub const COMMAND_LINE_ONLY: [&str; 7] = [
+pub const COMMAND_LINE_ONLY: [&str; 11] = [
     "out",
     "resume",
     "cache_dir",
@@ -15,6 +15,10 @@ pub const COMMAND_LINE_ONLY: [&str; 7] = [
     "reload_per_file",
     "trace",
     "quiet",
+    "dry_run",
+    "no_measure",
+    "rate",
+    "json",
 ];
 
 /// Where in a manifest a key occurs.

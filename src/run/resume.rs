@@ -18,7 +18,7 @@ use crate::engine::loader::PreparedModel;
 use crate::engine::select::SelectedDevice;
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
-use crate::journal::{Journal, Request, ResumePlan};
+use crate::journal::{self, Journal, Request, ResumePlan};
 use crate::output::Layout;
 use crate::report::FileReport;
 use crate::tokenize;
@@ -100,23 +100,8 @@ pub(super) fn look_up<'j>(
     let prepared = spec.prepare(device, group.precision, context.say)?;
     let planned = ComputedBy::planned(Some(&prepared), device, group.precision);
     let layouts = provenance::layouts(group, options, &planned);
-    let tokenizer = [
-        ("vocabulary", vocabulary(group)),
-        ("tokens", tokenize::behaviour(group.tokenizer.as_ref())),
-    ];
-    let requests = group
-        .tasks
-        .iter()
-        .zip(&layouts)
-        .map(|(task, layout)| Request {
-            sample: &task.job.sample,
-            source: &task.job.source,
-            facts: facts(options, task, layout, &tokenizer),
-            format: task.job.settings.format.to_string(),
-            name: layout.provenance(SOURCE).unwrap_or_default().to_owned(),
-            output: layout.path.clone(),
-        });
-    let plans = journal.plan(requests.collect())?;
+    let requests = requests(group, options, &layouts);
+    let plans = journal.plan(requests)?;
 
     let mut files = Vec::new();
     let mut tickets = Vec::new();
@@ -161,6 +146,48 @@ pub(super) fn look_up<'j>(
         files,
     };
     Ok((resumed, skipped))
+}
+
+/// What the journal is asked about each file of a group.
+fn requests<'g>(group: &'g Group, options: &Options, layouts: &[Layout]) -> Vec<Request<'g>> {
+    let tokenizer = [
+        ("vocabulary", vocabulary(group)),
+        ("tokens", tokenize::behaviour(group.tokenizer.as_ref())),
+    ];
+    let tasks = group.tasks.iter().zip(layouts);
+    let requests = tasks.map(|(task, layout)| Request {
+        sample: &task.job.sample,
+        source: &task.job.source,
+        facts: facts(options, task, layout, &tokenizer),
+        format: task.job.settings.format.to_string(),
+        name: layout.provenance(SOURCE).unwrap_or_default().to_owned(),
+        output: layout.path.clone(),
+    });
+    requests.collect()
+}
+
+/// Which files of a group a run with `--resume` would keep. Nothing is written to the output folder.
+///
+/// # Errors
+/// If the graph cannot be built, or the journal cannot be read.
+pub(super) fn finished(
+    group: &Group,
+    context: &RunContext,
+    devices: &[SelectedDevice],
+) -> Result<Vec<bool>, RunError> {
+    let options = context.options;
+    let outputs = group.outputs();
+    let device = devices[0].device;
+    let spec = group.spec(options, &outputs);
+    let prepared = spec.prepare(device, group.precision, context.say)?;
+    let planned = ComputedBy::planned(Some(&prepared), device, group.precision);
+    let layouts = provenance::layouts(group, options, &planned);
+    let requests = requests(group, options, &layouts);
+    Ok(journal::finished(
+        &options.out,
+        options.cache_dir.as_deref(),
+        &requests,
+    )?)
 }
 
 /// Removes files from a group whose output path is a folder, before anything is computed for them.

@@ -30,6 +30,7 @@ mod devices;
 mod dna_parity;
 mod docs;
 mod doctor;
+mod dry_run;
 mod embedder;
 mod esm1_parity;
 mod esm2_parity;

@@ -1,6 +1,7 @@
 //! `seqembed manifest`: writes a manifest, or several for the tasks of an array job, from files and
 //! folders.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -380,12 +381,13 @@ fn summary(listed: &[Listed], parts: &[Vec<usize>], args: &ManifestArgs) -> Stri
     if let Some(largest) = largest
         && largest.sniffed.tokens as f64 > UNEVEN * mean
     {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\n{} alone has {} times the average: a file is not divided, so fewer manifests would \
              take as long",
             largest.entry.path.display(),
             (largest.sniffed.tokens as f64 / mean * 10.0).round() / 10.0
-        ));
+        );
     }
     text
 }

@@ -2,6 +2,7 @@
 //! the names of their folders.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::inputs::{LONGEST_SAMPLE, sample_of, without_compression};
@@ -79,7 +80,7 @@ fn named(path: &Path, base: &str, depth: usize) -> String {
             letter if letter.is_control() || matches!(letter, '/' | '\\') => {
                 let mut bytes = [0; 4];
                 for byte in letter.encode_utf8(&mut bytes).bytes() {
-                    name.push_str(&format!("%{byte:02x}"));
+                    write!(name, "%{byte:02x}").expect("writing to a String cannot fail");
                 }
             }
             '.' | '-' if name.is_empty() => name.push('_'),
@@ -112,7 +113,7 @@ fn numbered(names: Vec<String>) -> Vec<String> {
             continue;
         }
         let room = LONGEST_SAMPLE - 20;
-        let fresh = (2_usize..)
+        let fresh = (2..=used.len() + 2)
             .map(|number| format!("{}_{number}", shortened(&name, room)))
             .find(|fresh| !used.contains(fresh))
             .expect("there are more numbers than names");

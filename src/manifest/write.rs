@@ -69,7 +69,7 @@ fn yaml_text(entries: &[Entry], model: Option<&str>) -> String {
     let word = |text: &str| Yaml::Value(Scalar::String(text.to_owned().into()));
     let mapping = |pairs: &[(&str, Yaml<'static>)]| {
         let pairs = pairs.iter().map(|(key, value)| (word(key), value.clone()));
-        Yaml::Mapping(Mapping::from_iter(pairs))
+        Yaml::Mapping(pairs.collect::<Mapping>())
     };
     let files = entries.iter().map(|entry| {
         mapping(&[

@@ -264,7 +264,7 @@ fn count(chunk: &Chunk, files: &mut [FileSize], sizes: &mut Sizes) -> u64 {
     for entry in &chunk.entries {
         match entry {
             ChunkEntry::Record(task, record) => {
-                count_record(chunk, record, &mut files[*task], sizes)
+                count_record(chunk, record, &mut files[*task], sizes);
             }
             ChunkEntry::Forbidden(task, why) => {
                 files[*task].has_failed = true;

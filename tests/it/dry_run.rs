@@ -1,5 +1,6 @@
 //! `--dry-run`: what it says of a run is what the run then does, and it writes nothing.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,10 +18,13 @@ impl Place {
         let long = "MKVLAEFPQIWY".repeat(300);
         let mut a = format!(">long\n{long}\n>empty\n>x\nMKJ!V*\n");
         for record in 0..60 {
-            a += &format!(
-                ">r{record} with some words\n{}\n",
-                &long[record % 12..20 + record % 30]
-            );
+            let letters = &long[record % 12..20 + record % 30];
+            writeln!(
+                a,
+                ">r{record} with some words
+{letters}"
+            )
+            .unwrap();
         }
         fs::write(place.path("a.faa"), &a).unwrap();
         fs::write(place.path("b.faa"), a.replace(">r", ">other")).unwrap();

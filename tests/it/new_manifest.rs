@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-fn pairs<'a>(listed: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+fn pairs(listed: &[(String, String)]) -> Vec<(&str, &str)> {
     let pairs = listed.iter();
     pairs
         .map(|(sample, path)| (sample.as_str(), path.as_str()))
@@ -343,7 +343,10 @@ fn sized(place: &Place) -> Vec<u64> {
             let mut content = String::new();
             for record in 0..records {
                 let letters = "MKVLAEFPQI".repeat(usize::try_from(record % 7).unwrap());
-                content += &format!(">record {record} with a long header {}\n", "x".repeat(50));
+                let words = "x".repeat(50);
+                content += ">record with a long header ";
+                content += &words;
+                content += "\n";
                 content += &letters.replace("PQ", "P\nQ");
                 content += "\n";
             }

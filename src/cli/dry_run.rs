@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use indicatif::BinaryBytes;
 
-use super::embed::failed;
+use super::failure::failed;
 use super::{PARTLY, pass_on, print, say};
 use crate::manifest::Job;
 use crate::run::{self, Options, Sizes, Speed};

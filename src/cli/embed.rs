@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 
 use super::dry_run::{self, DryRunOptions};
+use super::failure::failed;
 use super::progress::Progress;
-use super::{FAILED, LOST, PARTLY, USAGE, disk, say, signals, told};
+use super::{PARTLY, USAGE, disk, say, signals};
 use crate::atomic_file;
 use crate::device::{Device, DeviceChoice};
 use crate::embedder::EmbedderOptions;
@@ -239,17 +240,6 @@ pub(super) fn prepare(
         no_dedup: options.no_dedup.or(manifest.no_dedup).unwrap_or(false),
         interrupt,
     })
-}
-
-/// Prints why a run failed, and returns the exit code of the process.
-pub(super) fn failed(error: &RunError) -> u8 {
-    say(&format!("error: {}", told(error)));
-    match error {
-        RunError::Interrupted { signal, .. } => signals::exit_code(*signal),
-        RunError::Lost { .. } => LOST,
-        error if error.is_usage() => USAGE,
-        _ => FAILED,
-    }
 }
 
 /// Runs the jobs, with the options of the manifest at `path` where the command line sets none;

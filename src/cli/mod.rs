@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod dry_run;
 pub mod embed;
 pub mod export;
+mod failure;
 pub mod fetch;
 mod flags;
 pub mod inputs;

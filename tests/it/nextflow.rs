@@ -364,13 +364,10 @@ fn a_retry_gets_more_of_what_was_short() {
     let run = place.run("v1", &[&arguments[..], &limits, &model, &config].concat());
     assert_said(&run, DONE, &["Execution is retried (4)"]);
     let folder = place.path("results/pipeline_info");
-    let trace = fs::read_dir(folder)
+    let mut files = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());
-    let trace = trace
-        .filter(|path| text(path).contains("trace_"))
-        .next()
-        .unwrap();
+    let trace = files.find(|path| text(path).contains("trace_")).unwrap();
     let mut attempts: Vec<(String, String, String)> = fs::read_to_string(trace)
         .unwrap()
         .lines()

@@ -574,7 +574,7 @@ fn what_does_not_exist_is_named() {
         .fetch("esm9")
         .assert()
         .code(2)
-        .stderr(says("esm2_t33_650M_UR50D"));
+        .stderr(says("seqembed models"));
     scene
         .fetch("../esm9")
         .assert()

@@ -421,7 +421,7 @@ fn what_is_no_model_is_refused_with_a_reason() {
         .embed("esm9")
         .assert()
         .code(2)
-        .stderr(predicate::str::contains("esm2_t33_650M_UR50D"));
+        .stderr(predicate::str::contains("seqembed models"));
     assert_eq!(scene.exports(), Vec::<String>::new());
 }
 

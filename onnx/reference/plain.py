@@ -40,6 +40,14 @@ class BiasGelu(OpRun):
         return (erf_gelu(x + bias),)
 
 
+class FastGelu(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x):
+        wide = x.astype(np.float32)
+        return ((wide * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))).astype(x.dtype),)
+
+
 class QuickGelu(OpRun):
     op_domain = "com.microsoft"
 
@@ -104,7 +112,7 @@ class RotaryEmbedding(OpRun):
 class PackedMultiHeadAttention(OpRun):
     op_domain = "com.microsoft"
 
-    def _run(self, query, key, value, _bias, token_offset, starts, added=None, num_heads=None):
+    def _run(self, query, key, value, _bias, token_offset, starts, added=None, num_heads=None, scale=None):
         kind = query.dtype
         tokens, hidden = query.shape
         batch, length = token_offset.shape
@@ -116,7 +124,7 @@ class PackedMultiHeadAttention(OpRun):
             rows[places] = part
             padded.append(rows.reshape(batch, length, num_heads, -1).transpose(0, 2, 1, 3))
         query, key, value = padded
-        scores = query @ key.swapaxes(-1, -2) / math.sqrt(hidden // num_heads)
+        scores = query @ key.swapaxes(-1, -2) * (scale or 1 / math.sqrt(hidden // num_heads))
         if added is not None:
             assert added.shape == (1, num_heads, length, length) and length % 16 == 0
             scores = scores + added
@@ -129,6 +137,7 @@ class PackedMultiHeadAttention(OpRun):
 
 
 OPERATORS = [
+    FastGelu,
     QuickGelu,
     Gelu,
     BiasGelu,

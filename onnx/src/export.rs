@@ -28,8 +28,8 @@ pub struct ExportOptions {
     pub name: Option<String>,
     /// Replaces a model that is there already.
     pub force: bool,
-    /// The tokenizer file (`vocab.txt` or `tokenizer.json`), if it is not in the folder of the
-    /// weights.
+    /// The tokenizer file (`vocab.txt`, `tokenizer.json` or `spiece.model`), if it is not in the
+    /// folder of the weights.
     pub tokenizer: Option<PathBuf>,
     /// Asked about a tokenizer's file before any weights are written.
     pub check_tokenizer: Option<TokenizerCheck>,
@@ -50,10 +50,12 @@ impl ExportOptions {
             Some(check) => check(family, text),
             None => Ok(()),
         };
+        let pieces = family.pieces();
         let lookup = Lookup {
             named: self.tokenizer.as_deref(),
             folder,
             check: Some(&check),
+            pieces: pieces.as_deref(),
         };
         tokenizer::find(family.tokenizer(), family.tokens(), &lookup)
     }

@@ -14,6 +14,7 @@ pub mod graph;
 pub mod inspect;
 pub mod model;
 pub mod positions;
+mod sentence_piece;
 pub mod shown;
 pub mod tokenizer;
 pub mod weights;

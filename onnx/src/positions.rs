@@ -1,4 +1,5 @@
-//! Numbers that encode positions: rotary frequencies and `ALiBi`'s slopes.
+//! Numbers that encode positions: rotary frequencies, `ALiBi`'s slopes, and the buckets of T5's
+//! distances.
 
 /// The rotary frequencies of a head, `base^(-2i/width)` for i < width/2, rounded where `PyTorch`
 /// rounds.
@@ -39,4 +40,32 @@ pub fn alibi_slopes(heads: usize) -> Vec<f32> {
         .take(heads)
         .map(|slope| slope as f32)
         .collect()
+}
+
+/// The bucket of a distance, the key's position less the query's (Raffel et al. 2020, in both
+/// directions): half of the buckets are for each direction, of which the first half is for a
+/// distance each, and the others for ranges that grow up to `furthest`. All distances from there on
+/// are in the last bucket.
+///
+/// `buckets` is at least 4, and `furthest` more than a quarter of it.
+#[must_use]
+pub fn relative_bucket(distance: i64, buckets: usize, furthest: usize) -> usize {
+    let half = buckets / 2;
+    let first = if distance > 0 { half } else { 0 };
+    let far = usize::try_from(distance.unsigned_abs()).unwrap_or(usize::MAX);
+    let exact = half / 2;
+    if far < exact {
+        return first + far;
+    }
+    if far >= furthest {
+        return first + half - 1;
+    }
+    let ratio = |distance: usize| (distance as f64 / exact as f64).ln();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded down on purpose, and neither negative nor large"
+    )]
+    let range = (ratio(far) / ratio(furthest) * (half - exact) as f64) as usize;
+    first + (exact + range).min(half - 1)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::files::read_small;
+use crate::sentence_piece;
 use crate::shown;
 
 /// A line or two for each token; the largest vocabulary of DNA has 65,536.
@@ -72,6 +73,9 @@ pub struct Lookup<'a> {
     /// Says of the text of a file why sequences cannot be read with it; asked before any weights
     /// are written.
     pub check: Option<&'a Check<'a>>,
+    /// Of families whose vocabulary is made by `SentencePiece`: the tokens by id that may stand
+    /// behind its pieces.
+    pub pieces: Option<&'a [String]>,
 }
 
 /// Reads the given file, or else the one in the folder of the checkpoint, if there is one, and
@@ -85,13 +89,24 @@ pub fn find(
     rows: usize,
     lookup: &Lookup<'_>,
 ) -> Result<Option<Vec<u8>>, Error> {
-    let beside = lookup.folder.map(|folder| folder.join(kind.file()));
+    let files: &[&str] = match lookup.pieces {
+        Some(_) => &["spiece.model", "tokenizer.json", kind.file()],
+        None => &[kind.file()],
+    };
+    let mut places = lookup
+        .folder
+        .into_iter()
+        .flat_map(|folder| files.iter().map(|name| folder.join(name)));
+    let beside = places.find(|path| path.is_file());
     let path = match (lookup.named, &beside) {
         (Some(named), _) => named,
-        (None, Some(beside)) if beside.is_file() => beside,
+        (None, Some(beside)) => beside,
         _ => return Ok(None),
     };
-    let text = read_small(path, LONGEST)?;
+    let mut text = read_small(path, LONGEST)?;
+    if let Some(more) = lookup.pieces.filter(|_| sentence_piece::is_named_so(path)) {
+        text = sentence_piece::vocabulary(path, &text, rows, more)?;
+    }
     let (tokens, fits) = match kind {
         TokenizerKind::Bpe => {
             let tokens = json_tokens(path, &text)?;

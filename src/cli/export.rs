@@ -28,8 +28,8 @@ pub struct ExportArgs {
     /// Replace an existing model folder
     #[arg(long)]
     pub force: bool,
-    /// The tokenizer file (vocab.txt or tokenizer.json) [default: the one in the checkpoint's
-    /// folder]
+    /// The tokenizer file (vocab.txt, tokenizer.json or spiece.model) [default: the one in the
+    /// checkpoint's folder]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Also write the weights in this precision. GPUs use fp16 by default, and the first run that

@@ -9,8 +9,9 @@ use serde::Deserialize;
 pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Tokenizer files, downloaded if the repository has them.
-pub(super) const TOKENIZER_FILES: [&str; 6] = [
+pub(super) const TOKENIZER_FILES: [&str; 7] = [
     "vocab.txt",
+    "spiece.model",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -60,7 +61,11 @@ pub(super) fn is_complete(folder: &Path) -> bool {
             || shards(&folder.join(name))
                 .is_some_and(|shards| shards.iter().all(|shard| has(shard)))
     });
-    weights && has("config.json") && (has("vocab.txt") || has("tokenizer.json"))
+    weights
+        && has("config.json")
+        && ["vocab.txt", "tokenizer.json", "spiece.model"]
+            .into_iter()
+            .any(has)
 }
 
 /// The shards named by an index of weights; `None` if the index is invalid or names files outside

@@ -63,7 +63,14 @@ impl LetterTokenizer {
                 id,
             });
         }
-        Ok(Self::new(&vocabulary, special, rules))
+        let mut tokenizer = Self::new(&vocabulary, special, rules);
+        // As in a BERT's: it stands between two chains in training (`IgT5`).
+        if let (["</s>"], [end]) = (names.behind, &tokenizer.special.behind[..])
+            && vocabulary.id("|").is_none()
+        {
+            tokenizer.table[usize::from(b'|')] = *end;
+        }
+        Ok(tokenizer)
     }
 
     /// From a BERT's vocabulary of single letters.

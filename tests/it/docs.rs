@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use crate::common::write_script;
 
 /// What stands in for a model of the hub: one of `tests/fixtures`, by the family.
-const STAND_INS: [(&str, &str); 12] = [
+const STAND_INS: [(&str, &str); 15] = [
     ("esm1b", "esm1/checkpoints/esm1b-safetensors"),
     ("esm1v", "esm1/checkpoints/esm1v-safetensors"),
     ("esm2", "esm2/checkpoints/hub-safetensors"),
@@ -42,6 +42,9 @@ const STAND_INS: [(&str, &str); 12] = [
     ("IgBert", "bert/igbert"),
     ("SaProt", "saprot/checkpoints/hub"),
     ("AMPLIFY", "amplify/checkpoints/hub"),
+    ("ProtT5", "t5/checkpoints/prott5"),
+    ("ProstT5", "t5/checkpoints/prostt5"),
+    ("IgT5", "t5/checkpoints/prott5"),
 ];
 
 /// Programs that only parsed blocks may name: each looks for a `seqembed` among its arguments.

@@ -55,5 +55,6 @@ mod saprot_parity;
 mod shell;
 mod snakemake;
 mod soak;
+mod t5_parity;
 mod verify;
 mod virnucpro;

@@ -30,6 +30,10 @@ impl<'checkpoint> Canonical<'checkpoint> {
             if let Some(canonical) = names::canonical(names, name, part)
                 && let Some(first) = found.insert(canonical, name)
             {
+                if names::are_tied(first, name) {
+                    check_equal(checkpoint, first, name)?;
+                    continue;
+                }
                 return Err(Error::Ambiguous {
                     path: checkpoint.path.clone(),
                     first: first.to_owned(),
@@ -99,28 +103,58 @@ impl Weights for Canonical<'_> {
         input: &Input,
         take: &mut dyn FnMut(&[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (_, tensor) = self.find(input)?;
-        let failed = || Error::io(&tensor.path, "read");
-        if let (true, &[rows, columns]) = (tensor.column_major, &tensor.shape[..]) {
-            return stream_columns(tensor, [rows, columns], BAND, take);
-        }
-        let mut file = File::open(&tensor.path).map_err(failed())?;
-        file.seek(SeekFrom::Start(tensor.offset))
-            .map_err(failed())?;
-        let mut left = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
-        // A multiple of every width.
-        let mut bytes = vec![0; left.min(1 << 20)];
-        let mut values = Vec::with_capacity(bytes.len() / tensor.dtype.bytes());
-        while left > 0 {
-            let piece = left.min(bytes.len());
-            file.read_exact(&mut bytes[..piece]).map_err(failed())?;
-            values.clear();
-            decode(tensor.dtype, &bytes[..piece], &mut values);
-            take(&values)?;
-            left -= piece;
-        }
-        Ok(())
+        stream(self.find(input)?.1, take)
     }
+}
+
+/// Hands a tensor's values out in order, in pieces of any length.
+fn stream(tensor: &Tensor, take: &mut dyn FnMut(&[f32]) -> Result<(), Error>) -> Result<(), Error> {
+    let failed = || Error::io(&tensor.path, "read");
+    if let (true, &[rows, columns]) = (tensor.column_major, &tensor.shape[..]) {
+        return stream_columns(tensor, [rows, columns], BAND, take);
+    }
+    let mut file = File::open(&tensor.path).map_err(failed())?;
+    file.seek(SeekFrom::Start(tensor.offset))
+        .map_err(failed())?;
+    let mut left = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
+    // A multiple of every width.
+    let mut bytes = vec![0; left.min(1 << 20)];
+    let mut values = Vec::with_capacity(bytes.len() / tensor.dtype.bytes());
+    while left > 0 {
+        let piece = left.min(bytes.len());
+        file.read_exact(&mut bytes[..piece]).map_err(failed())?;
+        values.clear();
+        decode(tensor.dtype, &bytes[..piece], &mut values);
+        take(&values)?;
+        left -= piece;
+    }
+    Ok(())
+}
+
+/// Checks that two names have one tensor's values.
+fn check_equal(checkpoint: &Checkpoint, first: &str, second: &str) -> Result<(), Error> {
+    let read = |name: &str| {
+        let mut bits: Vec<u32> = Vec::new();
+        let tensor = checkpoint.tensors.get(name);
+        let Some(tensor) = tensor.filter(|tensor| !matches!(tensor.dtype, Dtype::Other(..))) else {
+            return Ok((None, bits));
+        };
+        stream(tensor, &mut |values| {
+            bits.extend(values.iter().map(|value| value.to_bits()));
+            Ok(())
+        })?;
+        Ok::<_, Error>((Some(tensor.shape.clone()), bits))
+    };
+    if read(first)? == read(second)? {
+        return Ok(());
+    }
+    Err(Error::config(
+        &checkpoint.path,
+        format!(
+            "{first} and {second} are names of one tensor, but their values differ: save the model \
+             again, with the right values under both"
+        ),
+    ))
 }
 
 /// Bytes of a band of rows of a matrix that is stored column after column. The larger they are, the

@@ -45,6 +45,17 @@ const BUFFERS: [&str; 4] = [
     "_extra_state",
 ];
 
+/// Two names that T5's table of words is saved under, in alphabetical order: encoder and decoder
+/// share it.
+const TIED: [&str; 2] = ["encoder.embed_tokens.weight", "shared.weight"];
+
+/// Whether two names are of one tensor, which a checkpoint may hold under both.
+pub(super) fn are_tied(first: &str, second: &str) -> bool {
+    TIED.iter()
+        .zip([first, second])
+        .all(|(tied, name)| name.ends_with(tied))
+}
+
 /// The purpose of a module outside the encoder, according to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beside {

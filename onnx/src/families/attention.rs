@@ -10,6 +10,9 @@ use crate::graph::proto::ElementType;
 use crate::graph::request::GraphKind;
 use crate::positions::{alibi_slopes, rotary_frequencies};
 
+/// The name, in the weights file, of what is added to scores by distance.
+pub const RELATIVE_TABLE: &str = "relative_table";
+
 /// What all layers share of attention.
 pub struct Attention<'blocks> {
     blocks: &'blocks Blocks,
@@ -22,6 +25,9 @@ enum Prepared {
     None,
     /// Added to all scores, [1, heads, length, length]; packed the heads' slopes, [heads].
     Alibi(String),
+    /// Added to all scores, [1, heads, length, length]; packed the heads' tables by distance,
+    /// [heads, distances]. Scores are not scaled.
+    Relative(String),
     /// Queries and keys are rotated by an operator of its own in each layer.
     RotaryPadded(Angles),
     /// The same, in the order that is fastest on a GPU.
@@ -60,6 +66,14 @@ impl<'blocks> Attention<'blocks> {
                     .floats("alibi_slopes", &[blocks.heads], &slopes);
                 Prepared::Alibi(slopes)
             }
+            (Positions::Relative { furthest, .. }, kind) => {
+                let table = frame.builder.weight(RELATIVE_TABLE);
+                Prepared::Relative(match kind {
+                    GraphKind::Padded => relative(frame, &table, furthest),
+                    GraphKind::OrtCuda => ort_cuda::relative(frame.builder, &table, furthest),
+                    GraphKind::Packed | GraphKind::Fused => table,
+                })
+            }
             (Positions::Rotary { base }, GraphKind::Padded) => {
                 Prepared::RotaryPadded(angles(frame, blocks.head_width, base))
             }
@@ -94,11 +108,12 @@ impl<'blocks> Attention<'blocks> {
             GraphKind::Padded | GraphKind::OrtCuda => {
                 let parts = [0, 1, 2].map(|index| self.part(frame, state, layer, index));
                 let parts = self.rotate_padded(frame, parts);
-                let added = match &self.positions {
-                    Prepared::Alibi(added) => Some(added.as_str()),
-                    _ => None,
+                let (added, scale) = match &self.positions {
+                    Prepared::Alibi(added) => (Some(added.as_str()), None),
+                    Prepared::Relative(added) => (Some(added.as_str()), Some(1.0)),
+                    _ => (None, None),
                 };
-                frame.attention(&parts, heads, added)
+                frame.attention(&parts, heads, added, scale)
             }
             GraphKind::Packed | GraphKind::Fused
                 if self.blocks.query_key_norm && !frame.has_cuda_operators() =>
@@ -176,6 +191,12 @@ impl<'blocks> Attention<'blocks> {
                 frame
                     .builder
                     .op("seqembed:AlibiAttention", &inputs, &[heads])
+            }
+            Prepared::Relative(table) => {
+                let inputs = [qkv.as_str(), bias, table, starts];
+                frame
+                    .builder
+                    .op("seqembed:RelativeAttention", &inputs, &[heads])
             }
             _ => frame
                 .builder
@@ -299,4 +320,25 @@ fn alibi(frame: &mut Frame<'_, '_>, slopes: &[f32]) -> String {
     let falls: Vec<f32> = slopes.iter().map(|slope| -slope).collect();
     let falls = builder.floats("alibi_falls", &[1, slopes.len(), 1, 1], &falls);
     builder.op("Mul", &[&distance, &falls], &[])
+}
+
+/// Padded: what is added to all scores, by the key's position less the query's, [1, heads, length,
+/// length].
+fn relative(frame: &mut Frame<'_, '_>, table: &str, furthest: usize) -> String {
+    frame.builder.scope("relative_positions");
+    let positions = frame.positions();
+    let builder = &mut *frame.builder;
+    let zero = builder.integers("zero", &[1], &[0]);
+    let one = builder.integers("one", &[1], &[1]);
+    let keys = builder.op("Unsqueeze", &[&positions, &zero], &[]);
+    let queries = builder.op("Unsqueeze", &[&positions, &one], &[]);
+    let distance = builder.op("Sub", &[&keys, &queries], &[]);
+    let most = long(furthest);
+    let [lowest, highest] = [("furthest_before", -most), ("furthest", most)]
+        .map(|(name, value)| builder.integers(name, &[], &[value]));
+    let distance = builder.op("Clip", &[&distance, &lowest, &highest], &[]);
+    let column = builder.op("Add", &[&distance, &highest], &[]);
+    let axis = [("axis", Attribute::Int(1))];
+    let added = builder.op("Gather", &[table, &column], &axis);
+    builder.op("Unsqueeze", &[&added, &zero], &[])
 }

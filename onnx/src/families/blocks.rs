@@ -26,6 +26,14 @@ pub enum Positions {
     },
     /// Scores fall with the distance, on either side (Press et al., 2022).
     Alibi,
+    /// To scores, which are not scaled by the width of a head, is added what each head has learned
+    /// of their distance's bucket, the same in all layers (Raffel et al., 2020).
+    Relative {
+        /// Number of buckets, for both directions.
+        buckets: usize,
+        /// From this distance on, all are in one bucket.
+        furthest: usize,
+    },
 }
 
 /// The structure of the blocks of a model. All blocks of a model are alike.
@@ -162,6 +170,7 @@ impl Blocks {
             Activation::GeluTanh | Activation::Relu => false,
         };
         let has_kernels = self.norm == Norm::LayerNorm { bias: true }
+            && !matches!(self.positions, Positions::Relative { .. })
             && self.final_norm
             && self.attention_width() == self.hidden
             && activation
@@ -173,7 +182,7 @@ impl Blocks {
             intermediate: self.intermediate,
             rotary_base: match self.positions {
                 Positions::Rotary { base } => Some(base),
-                Positions::None | Positions::Alibi => None,
+                Positions::None | Positions::Alibi | Positions::Relative { .. } => None,
             },
             alibi: self.positions == Positions::Alibi,
             gated: self.gated,

@@ -183,6 +183,12 @@ pub trait Family {
         None
     }
 
+    /// Where checkpoints have their vocabulary as `SentencePiece` writes it: the tokens by id that
+    /// may stand behind the pieces. The model folder has the vocabulary as text.
+    fn pieces(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// Content of the tokenizer file, if all models of the family share one.
     fn own_tokenizer(&self) -> Option<Vec<u8>> {
         None

@@ -28,4 +28,5 @@ families! {
     nucleotide_transformer::NucleotideTransformer,
     saprot::Saprot,
     amplify::Amplify,
+    t5::T5,
 }

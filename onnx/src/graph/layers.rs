@@ -415,23 +415,25 @@ impl<'builder, 'table> Frame<'builder, 'table> {
     }
 
     /// Padded, and with ONNX Runtime's CUDA operators: attention, with what is added to all scores
-    /// ([1, heads, length, length]), as [tokens, hidden].
+    /// ([1, heads, length, length]), as [tokens, hidden]. Products are multiplied by `scale`, else
+    /// divided by the root of a head's width.
     pub fn attention(
         &mut self,
         [query, key, value]: &[String; 3],
         heads: usize,
         added: Option<&str>,
+        scale: Option<f32>,
     ) -> String {
+        let mut attributes = vec![("num_heads", Attribute::Int(long(heads)))];
+        attributes.extend(scale.map(|scale| ("scale", Attribute::Float(scale))));
         if self.kind == GraphKind::OrtCuda {
-            return ort_cuda::attention(self.builder, [query, key, value], heads, added);
+            return ort_cuda::attention(self.builder, [query, key, value], added, &attributes);
         }
         let mut inputs = vec![query.as_str(), key, value, "", "lengths"];
         inputs.extend(added);
-        let rows = self.builder.op(
-            "com.microsoft:MultiHeadAttention",
-            &inputs,
-            &[("num_heads", Attribute::Int(long(heads)))],
-        );
+        let rows = self
+            .builder
+            .op("com.microsoft:MultiHeadAttention", &inputs, &attributes);
         self.as_flat(&rows, self.attention_width)
     }
 

@@ -53,8 +53,8 @@ fn all_positions(builder: &mut Builder<'_>) -> String {
 pub fn attention(
     builder: &mut Builder<'_>,
     [query, key, value]: [&String; 3],
-    heads: usize,
     added: Option<&str>,
+    attributes: &[(&str, Attribute)],
 ) -> String {
     let mut inputs = vec![
         query.as_str(),
@@ -68,8 +68,30 @@ pub fn attention(
     builder.op(
         "com.microsoft:PackedMultiHeadAttention",
         &inputs,
-        &[("num_heads", Attribute::Int(long(heads)))],
+        attributes,
     )
+}
+
+/// What is added to scores by the key's position less the query's, for all positions of the longest
+/// sequence, [1, heads, length, length], from `table`, [heads, 2 * furthest + 1].
+pub fn relative(builder: &mut Builder<'_>, table: &str, furthest: usize) -> String {
+    builder.scope("relative_positions");
+    let positions = all_positions(builder);
+    let zero = builder.integers("row_axis", &[1], &[0]);
+    let one = builder.integers("column_axis", &[1], &[1]);
+    let keys = builder.op("Unsqueeze", &[&positions, &zero], &[]);
+    let queries = builder.op("Unsqueeze", &[&positions, &one], &[]);
+    let distance = builder.op("Sub", &[&keys, &queries], &[]);
+    // Whole numbers of this size are exact.
+    let most = furthest as f32;
+    let lowest = builder.floats("furthest_before", &[], &[-most]);
+    let highest = builder.floats("furthest", &[], &[most]);
+    let distance = builder.op("Clip", &[&distance, &lowest, &highest], &[]);
+    let column = builder.op("Add", &[&distance, &highest], &[]);
+    let column = builder.cast(&column, ElementType::Int64);
+    let axis = [("axis", Attribute::Int(1))];
+    let added = builder.op("Gather", &[table, &column], &axis);
+    builder.op("Unsqueeze", &[&added, &zero], &[])
 }
 
 /// `-slope * |i - j|` for all positions of the longest sequence, [1, heads, length, length].

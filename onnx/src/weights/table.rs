@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::files::WEIGHTS_FILE;
 use crate::graph::request::{GraphKind, Precision};
+use crate::positions::relative_bucket;
 
 /// Alignment of tensors in bytes, so that a memory map can be used directly.
 pub const ALIGNMENT: u64 = 4096;
@@ -107,6 +108,14 @@ pub enum TensorSource {
         /// Rows of a head.
         width: usize,
     },
+    /// What T5 adds to scores, by distance instead of by bucket: for each head, the distances from
+    /// `-furthest` to `furthest`.
+    Distances {
+        /// The tensor, [buckets, heads].
+        input: Input,
+        /// The distance from which on all are in one bucket.
+        furthest: usize,
+    },
     /// Every value times a factor; some rows are zero.
     Scaled {
         /// The tensor, [rows, columns].
@@ -172,7 +181,9 @@ impl TensorSource {
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
             Self::Rows(inputs) | Self::Apart { inputs, .. } => inputs.iter().collect(),
-            Self::Scaled { input, .. } | Self::Part { input, .. } => vec![input],
+            Self::Distances { input, .. }
+            | Self::Scaled { input, .. }
+            | Self::Part { input, .. } => vec![input],
             Self::Shifted { table, by } => vec![table, by],
             Self::Folded {
                 bias,
@@ -392,6 +403,11 @@ fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) ->
                 source.stream(input, &mut |values| writer.floats(values))
             }
         }),
+        TensorSource::Distances { input, furthest } => writer.floats(&by_distance(
+            &whole(input, source)?,
+            &input.shape,
+            *furthest,
+        )),
         TensorSource::Scaled {
             input,
             factor,
@@ -444,6 +460,19 @@ fn make(recipe: &TensorSource, source: &dyn Weights, writer: &mut Writer<'_>) ->
             factor,
         } => writer.floats(&fold([bias, weight, inner], *factor, source)?),
     }
+}
+
+/// What a head adds to scores, [heads, 2 * furthest + 1], from that of each bucket, [buckets,
+/// heads].
+fn by_distance(values: &[f32], shape: &[usize], furthest: usize) -> Vec<f32> {
+    let (buckets, heads) = (shape[0], shape[1]);
+    let most = i64::try_from(furthest).expect("a checked size");
+    let of_head = |head: usize| {
+        (-most..=most).map(move |distance| {
+            values[relative_bucket(distance, buckets, furthest) * heads + head]
+        })
+    };
+    (0..heads).flat_map(of_head).collect()
 }
 
 /// In each head of `width` rows, the even ones before the odd ones.

@@ -227,6 +227,8 @@ fn plain_graphs_compute_what_padded_ones_do() {
         "bert/grover",
         "amplify/checkpoints/hub",
         "saprot/checkpoints/hub",
+        "t5/checkpoints/prott5",
+        "t5/checkpoints/gated",
     ] {
         let target = folder.path().join(checkpoint);
         let model = exported(checkpoint, &target, Some(Precision::Fp16));

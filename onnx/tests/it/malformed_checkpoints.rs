@@ -298,7 +298,7 @@ fn configurations_of_other_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = hub_folder(&folder.path().join("hub"), &weights(), Format::F32);
     for (key, value, part) in [
-        ("model_type", serde_json::json!("t5"), "t5"),
+        ("model_type", serde_json::json!("mt5"), "mt5"),
         (
             "position_embedding_type",
             serde_json::json!("relative_key"),
@@ -624,6 +624,16 @@ fn adapters_in_the_spelling_of_a_family_are_refused() {
             "variant",
         ),
         (
+            "t5/checkpoints/prostt5",
+            "encoder.block.1.layer.0.SelfAttention.q.lora_A.default.weight",
+            "merge_and_unload()",
+        ),
+        (
+            "t5/checkpoints/prostt5",
+            "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+            "variant",
+        ),
+        (
             "bert/igbert",
             "encoder.layer.0.attention.self.query.lora_A.default.weight",
             "merge_and_unload()",
@@ -638,6 +648,40 @@ fn adapters_in_the_spelling_of_a_family_are_refused() {
         tensors.insert(name.to_owned(), tensor);
         support::write_safetensors(&source.join("model.safetensors"), &tensors, Format::F16);
         assert_leftovers(&source, &[name], help);
+    }
+}
+
+/// T5's table of words may be there under both of its names, with the same values.
+#[test]
+fn a_table_under_two_names_has_the_same_values_under_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = copied("t5/checkpoints/prostt5", &folder.path().join("t5"));
+    let mut tensors = support::fixture("t5/checkpoints/prostt5");
+    let shared = &tensors["shared.weight"];
+    let (shape, values) = (shared.shape.clone(), shared.values.clone());
+    for (at, other) in [(None, "same"), (Some(7), "other")] {
+        let mut values = values.clone();
+        if let Some(at) = at {
+            values[at] += 1.0;
+        }
+        let shape = shape.clone();
+        tensors.insert(
+            "encoder.embed_tokens.weight".to_owned(),
+            Tensor { shape, values },
+        );
+        support::write_safetensors(&source.join("model.safetensors"), &tensors, Format::F16);
+        let target = folder.path().join(other);
+        match export(&source, &target, &ExportOptions::default()) {
+            Ok(_) => assert_eq!(at, None),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    at.is_some() && message.contains("shared.weight"),
+                    "{message}"
+                );
+                assert!(message.contains("encoder.embed_tokens.weight"), "{message}");
+            }
+        }
     }
 }
 
@@ -1056,6 +1100,7 @@ fn impossible_sizes_are_refused_in_every_family() {
         "dna/dnabert-s",
         "nt/checkpoints/v1-saved",
         "amplify/checkpoints/hub",
+        "t5/checkpoints/prostt5",
         "nt/checkpoints/v2-saved",
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -1088,6 +1133,13 @@ fn impossible_sizes_are_refused_in_every_family() {
                     .any(|part| fixture.contains(part)),
                 "pad_token_id" => fixture.contains("esm1") || fixture.contains("nt/"),
                 _ => true,
+            };
+            let key = match key {
+                "hidden_size" if fixture.contains("t5") => "d_model",
+                "num_hidden_layers" if fixture.contains("t5") => "num_layers",
+                "num_attention_heads" if fixture.contains("t5") => "num_heads",
+                "intermediate_size" if fixture.contains("t5") => "d_ff",
+                key => key,
             };
             for size in [u64::MAX, u64::MAX / 3, 1 << 40] {
                 let mut config = config.clone();

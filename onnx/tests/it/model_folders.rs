@@ -69,6 +69,8 @@ fn published_sizes_have_the_published_number_of_parameters() {
         // The authors' AMPLIFY, without the head and its norm.
         ("AMPLIFY_120M", 118_258_560),
         ("AMPLIFY_350M", 353_981_760),
+        // T5EncoderModel of these sizes.
+        ("ProtT5-XL", 1_208_141_824),
         // What BertModel and DNABERT-2's own code hold without the pooler.
         ("DNABERT-3", 85_503_744),
         ("DNABERT-4", 85_651_200),
@@ -113,7 +115,7 @@ fn published_sizes_have_the_published_number_of_parameters() {
             bytes >= 4 * (parameters - folded) && bytes < 4 * parameters + 4096 * plan.len() as u64
         );
     }
-    assert_eq!(known_models().len(), 41);
+    assert_eq!(known_models().len(), 47);
     for known in known_models() {
         let publication = known.publication;
         let citations = ["doi:10.", "arXiv:", "https://"];

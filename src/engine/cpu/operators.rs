@@ -2,10 +2,10 @@
 //! ONNX Runtime.
 //!
 //! Their names and inputs, which graphs are written with: `RotaryAttention(qkv, bias,
-//! sequence_starts)`, `AlibiAttention(qkv, bias, slopes, sequence_starts)`, `Attention(qkv, bias,
-//! sequence_starts)`, `SkipLayerNorm(x, skip, gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`,
-//! `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
-//! pool_range)`; see the kernels for shapes.
+//! sequence_starts)`, `AlibiAttention(qkv, bias, slopes, sequence_starts)`, `RelativeAttention(qkv,
+//! bias, table, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip,
+//! gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`,
+//! `PoolMean(tokens, pool_range)` and `PoolMax(tokens, pool_range)`; see the kernels for shapes.
 
 use ort::environment::Environment;
 use ort::operator::{
@@ -17,7 +17,7 @@ use ort::value::{TensorElementType, ValueRef, ValueRefMut};
 use seqembed_onnx::Precision;
 use seqembed_onnx::graph::builder::{Builder, fixed};
 
-use super::kernels::attention::{Alibi, NoPositions, Packed, PositionEncoding, Rotary};
+use super::kernels::attention::{Alibi, NoPositions, Packed, PositionEncoding, Relative, Rotary};
 use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
 
 const F32: TensorElementType = TensorElementType::Float32;
@@ -31,6 +31,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new("seqembed")?
         .add(AttentionOperator::Rotary)?
         .add(AttentionOperator::Alibi)?
+        .add(AttentionOperator::Relative)?
         .add(AttentionOperator::NoPositions)?
         .add(SkipLayerNormOperator)?
         .add(BiasGeluOperator)?
@@ -105,6 +106,7 @@ fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
 enum AttentionOperator {
     Rotary,
     Alibi,
+    Relative,
     NoPositions,
 }
 
@@ -115,13 +117,14 @@ impl Operator for AttentionOperator {
         match self {
             Self::Rotary => "RotaryAttention",
             Self::Alibi => "AlibiAttention",
+            Self::Relative => "RelativeAttention",
             Self::NoPositions => "Attention",
         }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         let types = match self {
-            Self::Alibi => vec![F32, F32, F32, I32],
+            Self::Alibi | Self::Relative => vec![F32, F32, F32, I32],
             Self::Rotary | Self::NoPositions => vec![F32, F32, I32],
         };
         types.into_iter().map(OperatorInput::required)
@@ -164,6 +167,19 @@ impl Operator for AttentionOperator {
                     return Err(fault(format!("{} slopes for {heads} heads", slopes.len())));
                 }
                 attention(context, &sequences, &Alibi { slopes })
+            })),
+            Self::Relative => Ok(Box::new(move |context: &ComputeContext| {
+                let sequences = Sequences::of(context, 3, heads)?;
+                let table = input(context, 2)?;
+                let (shape, table) = table.try_extract_tensor::<f32>()?;
+                let [rows, distances] = matrix(shape)?;
+                if rows != heads || distances % 2 == 0 {
+                    return Err(fault(format!(
+                        "a table of {distances} distances for {rows} heads does not fit {heads} \
+                         heads, with as many distances on either side of 0"
+                    )));
+                }
+                attention(context, &sequences, &Relative { table, heads })
             })),
             Self::NoPositions => Ok(Box::new(move |context: &ComputeContext| {
                 attention(context, &Sequences::of(context, 2, heads)?, &NoPositions)

@@ -1,6 +1,6 @@
 //! Attention over packed sequences: the kernel behind `seqembed.RotaryAttention`,
-//! `seqembed.AlibiAttention` and `seqembed.Attention`, which differ in their position encoding
-//! ([`PositionEncoding`]).
+//! `seqembed.AlibiAttention`, `seqembed.RelativeAttention` and `seqembed.Attention`, which differ
+//! in their position encoding ([`PositionEncoding`]).
 //!
 //! A batch is packed end to end, and each sequence attends only to itself: there is no padding and
 //! no mask. For one head of one sequence the scores are kept transposed, a key a row and a query a
@@ -51,6 +51,22 @@ pub trait PositionEncoding: Sync {
     #[inline(always)]
     fn slope(&self, _head: usize) -> f32 {
         0.0
+    }
+
+    /// Whether something is added to scores that depends on the signed distance.
+    const TABLED: bool = false;
+
+    /// What is added to a head's scores, by the key's position less the query's: for the distances
+    /// `-n..=n`, where 2n + 1 is the length. Those further away get what the last one gets.
+    #[inline(always)]
+    fn table(&self, _head: usize) -> &[f32] {
+        &[]
+    }
+
+    /// What products of queries and keys of this width are divided by.
+    #[inline(always)]
+    fn divisor(&self, width: usize) -> f32 {
+        (width as f32).sqrt()
     }
 
     /// The key at a position from its row of the dense product, [head width] each.
@@ -123,6 +139,48 @@ impl PositionEncoding for Alibi<'_> {
     #[inline(always)]
     fn slope(&self, head: usize) -> f32 {
         self.slopes[head]
+    }
+
+    #[inline(always)]
+    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
+        NoPositions.key(position, source, bias, key);
+    }
+
+    #[inline(always)]
+    fn query(
+        &self,
+        position: usize,
+        source: &[f32],
+        bias: &[f32],
+        scale: f32,
+        query: &mut [f32],
+        stride: usize,
+    ) {
+        NoPositions.query(position, source, bias, scale, query, stride);
+    }
+}
+
+/// What is added to a score depends on the signed distance, and nothing is divided (Raffel et al.
+/// 2020, T5).
+pub struct Relative<'a> {
+    /// What is added, [heads, 2n + 1], by the distance from key to query, -n to n.
+    pub table: &'a [f32],
+    /// Number of attention heads.
+    pub heads: usize,
+}
+
+impl PositionEncoding for Relative<'_> {
+    const TABLED: bool = true;
+
+    #[inline(always)]
+    fn table(&self, head: usize) -> &[f32] {
+        let width = self.table.len() / self.heads;
+        &self.table[head * width..(head + 1) * width]
+    }
+
+    #[inline(always)]
+    fn divisor(&self, _: usize) -> f32 {
+        1.0
     }
 
     #[inline(always)]
@@ -247,6 +305,7 @@ struct Workspace {
     scores: Scratch,
     output: Scratch,
     state: Scratch,
+    table: Scratch,
 }
 
 thread_local! {
@@ -322,7 +381,7 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
             unsafe { std::slice::from_raw_parts_mut(output.add(at), width) }
         };
         // Scores in units of ln 2, for a softmax by powers of two.
-        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
+        let scale = std::f32::consts::LOG2_E / positions.divisor(width);
         let slope = positions.slope(self.index) * std::f32::consts::LOG2_E;
         // Whether it is worth finding out which keys are too far away.
         let nearby = P::SLOPED && slope * self.length as f32 > 2.0 * FAR;
@@ -356,6 +415,10 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
         let most_query = 2.0 * scale * (most_query.magnitude(simd) + most_bias.magnitude(simd));
         let most_key = most_key.magnitude(simd);
         let most_score = width as f32 * most_query * most_key + slope * self.length as f32;
+        let by_distance = positions.table(self.index);
+        let mut most_added = Largest::new(simd);
+        most_added.see(simd, by_distance);
+        let most_score = most_score + std::f32::consts::LOG2_E * most_added.magnitude(simd);
         let all_numbers = most_query < MOST_SCORE
             && most_score < MOST_SCORE
             && most_value.magnitude(simd) < f32::INFINITY;
@@ -372,6 +435,11 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
         let scores = self.workspace.scores.take(2 * lanes * KEY_BLOCK);
         let sums = self.workspace.output.take(2 * lanes * width);
         let state = self.workspace.state.take(6 * lanes);
+        let furthest = by_distance.len() / 2;
+        let table = self.workspace.table.take(2 * (furthest + lanes));
+        if P::TABLED {
+            spread(by_distance, lanes, table);
+        }
         let mut first = 0;
         while first < self.length {
             let left = self.length - first;
@@ -414,6 +482,9 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
                 sums: sums.as_mut_ptr(),
                 state: state.as_mut_ptr(),
                 slope,
+                first,
+                furthest,
+                table: table.as_ptr(),
             };
             // SAFETY: the scratch slices were taken with room for two vectors a row, and `keys` and
             // `values` hold `length` rows of `width` values, more than `reached` ends at.
@@ -431,6 +502,17 @@ impl<P: PositionEncoding> WithSimd for Head<'_, P> {
             }
             first += count;
         }
+    }
+}
+
+/// Writes what is added to scores, in units of ln 2, so that a vector of it is that of as many
+/// queries in a row and one key: by the query's position less the key's, from `-(n + lanes)` to
+/// `n + lanes - 1`, where `by_distance` is from `-n` to `n`, the other way round.
+fn spread(by_distance: &[f32], lanes: usize, table: &mut [f32]) {
+    let last = by_distance.len() - 1;
+    for (at, value) in table.iter_mut().enumerate() {
+        let distance = at.saturating_sub(lanes).min(last);
+        *value = std::f32::consts::LOG2_E * by_distance[last - distance];
     }
 }
 
@@ -499,6 +581,12 @@ struct Block {
     /// Rows: maximum, total, and the queries' positions.
     state: *mut f32,
     slope: f32,
+    /// Position of the first query.
+    first: usize,
+    /// The distance that [`PositionEncoding::table`] ends at.
+    furthest: usize,
+    /// What is added to scores, as [`spread`] writes it.
+    table: *const f32,
 }
 
 impl Block {
@@ -640,6 +728,16 @@ impl Block {
                         let query = load::<S>(positions.add(v * lanes));
                         let distance = simd.abs_f32s(simd.sub_f32s(query, at));
                         *sum = simd.mul_add_f32s(distance, slope, *sum);
+                    }
+                }
+            }
+            if P::TABLED {
+                for (k, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let at = (self.first + v * lanes + self.furthest + lanes)
+                            .saturating_sub(key + k)
+                            .min(2 * self.furthest + lanes);
+                        *sum = simd.add_f32s(*sum, load::<S>(self.table.add(at)));
                     }
                 }
             }
@@ -800,6 +898,7 @@ mod tests {
     enum Kind {
         Rotary,
         Alibi,
+        Relative,
         NoPositions,
     }
 
@@ -814,6 +913,11 @@ mod tests {
 
     /// Heads of each case.
     const HEADS: usize = 2;
+
+    /// What is added by the distances -3 to 3, of each head.
+    const TABLE: [f32; 14] = [
+        0.5, -1.0, 2.0, 0.25, -3.0, 1.5, 4.0, -0.5, 0.0, 7.0, -2.0, 1.0, 0.75, -6.0,
+    ];
 
     impl Case {
         fn hidden(&self) -> usize {
@@ -848,6 +952,11 @@ mod tests {
                     // Far keys are left out by the first one.
                     let slopes = &[1.5, 0.004];
                     self.attend_at(&Alibi { slopes }, arch, qkv, bias)
+                }
+                Kind::Relative => {
+                    let table = &TABLE;
+                    let heads = HEADS;
+                    self.attend_at(&Relative { table, heads }, arch, qkv, bias)
                 }
                 Kind::NoPositions => self.attend_at(&NoPositions, arch, qkv, bias),
             }
@@ -889,6 +998,7 @@ mod tests {
         let kinds = prop_oneof![
             Just(Kind::Rotary),
             Just(Kind::Alibi),
+            Just(Kind::Relative),
             Just(Kind::NoPositions)
         ];
         let widths = prop::sample::select(vec![2, 4, 10, 12, 16, 20, 32]);
@@ -1106,6 +1216,66 @@ mod tests {
                         (found - expected).abs() < 5e-6,
                         "slope {slope}, query {query}: {found} for {expected}"
                     );
+                }
+            }
+        }
+    }
+
+    /// Against the definition in double precision, for heads whose tables end within a vector of
+    /// queries, at a block of keys, and beyond the sequence.
+    #[test]
+    fn scores_have_what_the_table_says_of_their_distance() {
+        const WIDTH: usize = 6;
+        let length = 3 * KEY_BLOCK + 7;
+        for furthest in [1, 7, KEY_BLOCK, 4 * KEY_BLOCK] {
+            let mut state = 1_u32;
+            let mut random = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / 4_194_304.0 - 2.0
+            };
+            let hidden = HEADS * WIDTH;
+            let qkv: Vec<f32> = (0..length * 3 * hidden).map(&mut random).collect();
+            let table: Vec<f32> = (0..HEADS * (2 * furthest + 1)).map(&mut random).collect();
+            let (heads, table) = (HEADS, &table[..]);
+            let packed = Packed {
+                qkv: &qkv,
+                bias: &[0.0; 2 * HEADS * WIDTH],
+                hidden,
+                heads,
+                positions: &Relative { table, heads },
+            };
+            for arch in instruction_sets() {
+                let mut output = vec![0.0; length * hidden];
+                for head in 0..HEADS {
+                    // SAFETY: `output` holds all rows, and nobody else writes to it.
+                    unsafe { packed.head_on(arch, head, 0, length, output.as_mut_ptr()) };
+                    let own = &table[head * (2 * furthest + 1)..];
+                    let part = |position: usize, which: usize| {
+                        let at = (3 * position + which) * hidden + head * WIDTH;
+                        qkv[at..at + WIDTH].iter().map(|x| f64::from(*x))
+                    };
+                    for query in (0..length).step_by(29) {
+                        let weight = |key: usize| {
+                            let behind = query.saturating_sub(key).min(furthest);
+                            let ahead = key.saturating_sub(query).min(furthest);
+                            let added = f64::from(own[furthest + ahead - behind]);
+                            let score: f64 =
+                                part(query, 0).zip(part(key, 1)).map(|(q, k)| q * k).sum();
+                            (score + added).exp()
+                        };
+                        let weights: Vec<f64> = (0..length).map(weight).collect();
+                        let total: f64 = weights.iter().sum();
+                        for d in 0..WIDTH {
+                            let value = |key| part(key, 2).nth(d).expect("a column of the head");
+                            let sum: f64 = (0..length).map(|key| weights[key] * value(key)).sum();
+                            let found = f64::from(output[query * hidden + head * WIDTH + d]);
+                            assert!(
+                                (found - sum / total).abs() < 1e-5,
+                                "{arch:?} {furthest}, query {query}: {found} for {}",
+                                sum / total
+                            );
+                        }
+                    }
                 }
             }
         }

@@ -45,12 +45,32 @@ const IGT5: Publication = Publication {
 
 /// Name, hub id, what else is known, tokens.
 const PUBLISHED: [(&str, &str, Publication, usize); 6] = [
-    ("ProtT5-XL", "Rostlab/prot_t5_xl_uniref50", PROTT5, PROTT5_TOKENS),
-    ("ProtT5-XL-half", "Rostlab/prot_t5_xl_half_uniref50-enc", PROTT5, PROTT5_TOKENS),
-    ("ProtT5-XL-BFD", "Rostlab/prot_t5_xl_bfd", PROTT5, PROTT5_TOKENS),
+    (
+        "ProtT5-XL",
+        "Rostlab/prot_t5_xl_uniref50",
+        PROTT5,
+        PROTT5_TOKENS,
+    ),
+    (
+        "ProtT5-XL-half",
+        "Rostlab/prot_t5_xl_half_uniref50-enc",
+        PROTT5,
+        PROTT5_TOKENS,
+    ),
+    (
+        "ProtT5-XL-BFD",
+        "Rostlab/prot_t5_xl_bfd",
+        PROTT5,
+        PROTT5_TOKENS,
+    ),
     ("ProstT5", "Rostlab/ProstT5", PROSTT5, PROSTT5_TOKENS),
     ("IgT5", "Exscientia/IgT5", IGT5, PROTT5_TOKENS),
-    ("IgT5-unpaired", "Exscientia/IgT5_unpaired", IGT5, PROTT5_TOKENS),
+    (
+        "IgT5-unpaired",
+        "Exscientia/IgT5_unpaired",
+        IGT5,
+        PROTT5_TOKENS,
+    ),
 ];
 
 /// The residues of `ProtT5`'s vocabulary, behind `<pad>`, `</s>` and `<unk>`.
@@ -128,7 +148,11 @@ impl T5 {
         tokens.extend(RESIDUES.chars().map(String::from));
         // The last of those that stood for masked residues has number 0.
         let masks = PROTT5_TOKENS - tokens.len();
-        tokens.extend((0..masks).rev().map(|number| format!("<extra_id_{number}>")));
+        tokens.extend(
+            (0..masks)
+                .rev()
+                .map(|number| format!("<extra_id_{number}>")),
+        );
         if self.translates() {
             let structures = RESIDUES[..20].to_ascii_lowercase();
             tokens.extend(structures.chars().map(String::from));
@@ -141,7 +165,9 @@ impl T5 {
 /// The spelling of the graph's plan.
 fn spelling(name: &str) -> String {
     match name {
-        "shared.weight" | "encoder.embed_tokens.weight" => return pre_norm::WORD_EMBEDDINGS.to_owned(),
+        "shared.weight" | "encoder.embed_tokens.weight" => {
+            return pre_norm::WORD_EMBEDDINGS.to_owned();
+        }
         "encoder.final_layer_norm.weight" => {
             return "encoder.emb_layer_norm_after.weight".to_owned();
         }
@@ -300,7 +326,8 @@ impl Family for T5 {
                 ("relative_attention_max_distance", self.furthest),
             ],
         )?;
-        if self.buckets < 4 || !self.buckets.is_multiple_of(4) || self.furthest <= self.buckets / 4 {
+        if self.buckets < 4 || !self.buckets.is_multiple_of(4) || self.furthest <= self.buckets / 4
+        {
             return Err(format!(
                 "{} buckets (relative_attention_num_buckets) up to a distance of {} \
                  (relative_attention_max_distance): the first must be a multiple of 4, and the \
@@ -315,7 +342,10 @@ impl Family for T5 {
             ));
         }
         if !(0.0..1.0).contains(&self.norm_eps) {
-            return Err(format!("layer_norm_epsilon {} is out of range", self.norm_eps));
+            return Err(format!(
+                "layer_norm_epsilon {} is out of range",
+                self.norm_eps
+            ));
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ const PRECISIONS: [&str; 2] = ["fp32", "fp16"];
 const HALF_COSINE: f64 = 0.9999;
 /// The same for bf16, which has eight bits, and for fp8, which has four in feed-forward layers.
 const LOW_COSINE: f64 = 0.999;
-/// The same in fp8 for one residue or the maximum, in which its noise does not average out.
+/// The same in fp8 for the vector of one token, in which its noise does not average out.
 const LOWEST_COSINE: f64 = 0.998;
 /// Largest difference in fp32, relative to the vector's root mean square.
 const FULL_BOUND: f64 = 1e-4;
@@ -237,7 +237,7 @@ impl Problems {
                 let right = match precision {
                     "fp32" => difference <= FULL_BOUND,
                     "bf16" | "fp8" => cosine >= LOW_COSINE,
-                    "fp8, not a mean" => cosine >= LOWEST_COSINE,
+                    "fp8, one token" => cosine >= LOWEST_COSINE,
                     _ => cosine >= HALF_COSINE,
                 };
                 if !right {
@@ -895,7 +895,7 @@ fn what_is_no_number_is_told_and_costs_no_other_sequence_a_bit() {
                     let again = *edit != Edit::Nothing && matches!(precision, "fp16" | "fp8");
                     let precision = match precision {
                         _ if again => "fp32",
-                        "fp8" if *pooling != "mean" => "fp8, not a mean",
+                        "fp8" if *pooling == "cls" => "fp8, one token",
                         precision => precision,
                     };
                     problems.compare(&what, precision, Ok(own), &expected[at]);

@@ -177,11 +177,13 @@ def isExported(model) {
     return file("${model}/seqembed.json", glob: false).exists()
 }
 
-// Groups of files in the order of the samplesheet, with one model per group and at most `tokens` tokens and `files` files.
+// Groups of files in the order of the samplesheet, with one model per group and at most `tokens`
+// tokens and `files` files.
 //
-// A group that is more than half full ends before the row whose sample name has the smallest hash of those that it could end at, and is named
-// by the hash of its first sample. So a row that is added or removed changes its own group, and sometimes the next ones, but not all
-// groups behind it: `-resume` reuses the others.
+// Of the rows that a group could end before when it is at least half full, it ends before the one
+// whose sample name has the smallest hash; it is named by the hash of its first sample. So a row
+// that is added or removed changes its own group, and sometimes the next ones, but not all groups
+// after it: `-resume` reuses the others.
 def groupFiles(rows, tokens, files) {
     def groups = []
     rows.groupBy { row -> row.model }.each { model, rowsOfModel ->

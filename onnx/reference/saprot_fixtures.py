@@ -188,7 +188,8 @@ def main() -> None:
     tokenizer = EsmTokenizer(str(out / "checkpoints/hub/vocab.txt"))
     tokens = [{"sequence": sequence, "ids": tokenizer(sequence)["input_ids"]} for _, sequence in records]
     assert all(one["ids"] == token_ids(one["sequence"]) for one in tokens)
-    # transformers cuts known tokens out of a sequence wherever they are, and joins what is left: only these have its ids.
+    # transformers cuts known tokens out of a sequence wherever they are, and joins what is left:
+    # only these have its ids.
     (out / "tokens.json").write_text(json.dumps(tokens, separators=(",", ":")) + "\n")
 
     expected: dict[str, np.ndarray] = {}

@@ -1,7 +1,7 @@
 //! Vocabularies as `SentencePiece` writes them (Kudo and Richardson, 2018), in its own
-//! `spiece.model` or as the unigram model of a `tokenizer.json`, as a text with a token a line. Sequences are
-//! written to such tokenizers with a space between residues, so that a residue is one piece with a
-//! mark for the space in front, which is left out here.
+//! `spiece.model` or as the unigram model of a `tokenizer.json`, as a text with one token per line.
+//! Sequences are written to such tokenizers with a space between residues, so that a residue is one
+//! piece with a mark for the space before it, which is left out here.
 
 use std::path::Path;
 

@@ -18,8 +18,8 @@ pub struct DryRunOptions {
     /// the output folder
     ///
     /// All files are read and tokenized. Printed are the numbers of files, records and tokens, what
-    /// --resume would keep, the size of the output in each format, and the time that computing takes
-    /// on this machine. For that, each model is loaded and run for two seconds.
+    /// --resume would keep, the size of the output in each format, and the time that computing
+    /// takes on this machine. For that, each model is loaded and run for two seconds.
     #[arg(long)]
     dry_run: bool,
 
@@ -29,7 +29,13 @@ pub struct DryRunOptions {
 
     /// With --dry-run: calculate the time with this speed, of another machine, instead of measuring
     /// it: `device_tokens` per second in the report of a run there
-    #[arg(long, requires = "dry_run", conflicts_with = "no_measure", value_name = "TOKENS_PER_SECOND", value_parser = rate)]
+    #[arg(
+        long,
+        requires = "dry_run",
+        conflicts_with = "no_measure",
+        value_name = "TOKENS_PER_SECOND",
+        value_parser = rate
+    )]
     rate: Option<f64>,
 
     /// With --dry-run: print JSON

@@ -34,8 +34,8 @@ const UNEVEN: f64 = 1.2;
 /// order is that of the paths, so that the same files always give the same manifest.
 ///
 /// With --split N, N manifests of about equal work are written, for the tasks of an array job:
-/// `-o jobs.yaml --split 3` writes jobs.1.yaml, jobs.2.yaml and jobs.3.yaml. For this, all files are
-/// read, and their letters counted.
+/// `-o jobs.yaml --split 3` writes jobs.1.yaml, jobs.2.yaml and jobs.3.yaml. For this, all files
+/// are read, and their letters counted.
 #[derive(Debug, clap::Args)]
 pub struct ManifestArgs {
     /// Sequence files, or folders of them
@@ -60,7 +60,12 @@ pub struct ManifestArgs {
 
     /// Write this many manifests of about equal numbers of residues or bases, FILE.1, FILE.2, ...
     /// (before its extension); at most one for each file
-    #[arg(long, value_name = "N", requires = "output", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "output",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     split: Option<u32>,
 
     /// Print only warnings and errors

@@ -6,8 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::error::{JournalError, cannot};
-use super::{FILES, FOLDER, LOG, Past, Request, are_as_written, log, ordinary};
-use crate::records::Source;
+use super::{FILES, FOLDER, LOG, Past, Request, are_as_written, difference, log, ordinary};
 
 /// For each file, whether a run with `--resume` would keep it: its output, here or in the cache, is
 /// as it was written, of the same input, model and options.
@@ -41,14 +40,8 @@ pub fn finished(
             return false;
         };
         let facts = past.facts.get(&done.facts);
-        let Source::Path(input) = request.source else {
-            return false;
-        };
         let here = request.output.parent().unwrap_or(Path::new(""));
-        facts.is_some_and(|facts| request.facts.changes(facts).is_none())
-            && done.format == request.format
-            && done.source == request.name
-            && done.input.is_still(input).unwrap_or(false)
+        facts.is_some_and(|facts| difference(request, facts, done).is_none())
             && [Some(here), files.as_deref()]
                 .into_iter()
                 .flatten()

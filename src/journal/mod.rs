@@ -449,33 +449,10 @@ impl Journal {
         let Some((facts, done)) = self.done.get(request.sample) else {
             return Ok(Verdict::New);
         };
+        if let Some(verdict) = difference(request, facts, done) {
+            return Ok(verdict);
+        }
         let again = |why: String| Ok(Verdict::Again(why));
-        if let Some(changes) = request.facts.changes(facts) {
-            return again(changes);
-        }
-        if done.format != request.format {
-            return again(format!(
-                "format was {} and is {}",
-                done.format, request.format
-            ));
-        }
-        if done.source != request.name {
-            return again(format!(
-                "its input was {} and is {}",
-                done.source, request.name
-            ));
-        }
-        match request.source {
-            Source::Stdin => {
-                return again("standard input cannot be compared with the earlier run".to_owned());
-            }
-            Source::Path(path) => match done.input.is_still(path) {
-                Ok(true) => {}
-                Ok(false) => return again(format!("{} has changed", path.display())),
-                // If this fails, opening the file again will report the error.
-                Err(_) => return Ok(Verdict::New),
-            },
-        }
         let here = request.output.parent().unwrap_or(Path::new(""));
         let Err(why) = are_as_written(here, &done.files) else {
             if let Some(cache) = self.cached()
@@ -675,6 +652,36 @@ fn are_as_written(folder: &Path, files: &[Written]) -> Result<(), String> {
         let why = || format!("{} was changed after it was written", path.display());
         is_same.then_some(()).ok_or_else(why)
     })
+}
+
+/// Why a file that is done is to be computed again for this request, whatever became of its output.
+/// `None`: it is of the same input, model and options.
+fn difference(request: &Request, facts: &Facts, done: &Done) -> Option<Verdict> {
+    let again = |why: String| Some(Verdict::Again(why));
+    if let Some(changes) = request.facts.changes(facts) {
+        return again(changes);
+    }
+    if done.format != request.format {
+        return again(format!(
+            "format was {} and is {}",
+            done.format, request.format
+        ));
+    }
+    if done.source != request.name {
+        return again(format!(
+            "its input was {} and is {}",
+            done.source, request.name
+        ));
+    }
+    match request.source {
+        Source::Stdin => again("standard input cannot be compared with the earlier run".to_owned()),
+        Source::Path(path) => match done.input.is_still(path) {
+            Ok(true) => None,
+            Ok(false) => again(format!("{} has changed", path.display())),
+            // If this fails, opening the file again will report the error.
+            Err(_) => Some(Verdict::New),
+        },
+    }
 }
 
 /// Copies files that belong together to a folder, where they appear whole and as they were written,

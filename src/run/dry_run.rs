@@ -16,6 +16,7 @@ use super::measure::measure;
 use super::options::Options;
 use super::task::Task;
 use super::{begun, check_targets, resume, select_devices, stop_if_asked};
+use crate::engine::batch::Reduce;
 use crate::engine::fault_injection::Faults;
 use crate::folders;
 use crate::manifest::Job;
@@ -300,8 +301,7 @@ fn count_record(chunk: &Chunk, record: &ChunkRecord, file: &mut FileSize, sizes:
     file.records += 1;
     let texts = record.id.len() + record.header.len() + status.to_string().len();
     file.text += texts as u64 + 8;
-    let is_per_token = segments.first().map(|segment| segment.reduce)
-        == Some(crate::engine::batch::Reduce::Tokens);
+    let is_per_token = segments.first().map(|segment| segment.reduce) == Some(Reduce::Tokens);
     file.vectors += match record.part {
         Some(part) if is_per_token => part.vectors as u64,
         None if is_per_token => {

@@ -113,6 +113,15 @@ impl Group {
         outputs
     }
 
+    /// Letters of the longest sequence that the model was made for, as [`Executor::model_limit`] has
+    /// it.
+    ///
+    /// [`Executor::model_limit`]: super::execute::Executor::model_limit
+    pub(super) fn model_limit(&self) -> Option<usize> {
+        let longest = self.model.info().max_residues;
+        longest.map(|tokens| tokens + self.tokenizer.span() - 1)
+    }
+
     /// The graph that the group runs.
     pub(super) fn spec<'w>(&'w self, options: &Options, outputs: &'w [Reduce]) -> GraphSpec<'w> {
         GraphSpec {

@@ -187,12 +187,11 @@ impl GroupRun<'_> {
     where
         Self: 'f,
     {
-        let longest = group.model.info().max_residues;
         Pipeline {
             devices,
             tasks: &group.tasks,
             tokenizer: &*group.tokenizer,
-            model_limit: longest.map(|tokens| tokens + group.tokenizer.span() - 1),
+            model_limit: group.model_limit(),
             hidden: group.model.architecture().hidden(),
             strict: self.context.options.strict,
             trace: self.context.trace,

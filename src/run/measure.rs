@@ -67,12 +67,11 @@ fn executor<'a>(
     context: &RunContext<'a>,
     device: &'a LoadedDevice<'a>,
 ) -> Executor<'a> {
-    let longest = group.model.info().max_residues;
     Executor {
         device,
         tasks: &group.tasks,
         tokenizer: &*group.tokenizer,
-        model_limit: longest.map(|tokens| tokens + group.tokenizer.span() - 1),
+        model_limit: group.model_limit(),
         hidden: group.model.architecture().hidden(),
         trace: context.trace,
         lane: Lane {

@@ -166,7 +166,8 @@ fn requests<'g>(group: &'g Group, options: &Options, layouts: &[Layout]) -> Vec<
     requests.collect()
 }
 
-/// Which files of a group a run with `--resume` would keep. Nothing is written to the output folder.
+/// Which files of a group a run with `--resume` would keep. Nothing is written to the output
+/// folder.
 ///
 /// # Errors
 /// If the graph cannot be built, or the journal cannot be read.

@@ -50,8 +50,8 @@ pub fn windows(length: usize, size: usize, overlap: usize) -> Vec<Window> {
         .collect()
 }
 
-/// Cuts a stretch of tokens into windows of `size` tokens of which neighbours share `overlap`, or as
-/// many as they can.
+/// Cuts a stretch of tokens into windows of `size` tokens of which neighbours share `overlap`, or
+/// as many as they can.
 ///
 /// # Panics
 /// If `size` is 0: the settings are checked before.

@@ -34,7 +34,8 @@ process FAILED_FILES {
     tell(failed)
 }
 
-// One report in the format of the parts, in the order of the samplesheet; `group` names the task of each load and file.
+// One report in the format of the parts, in the order of the samplesheet; `group` names the task of
+// each load and file.
 def mergeReports(reports, sources) {
     def rows = sources.keySet().toList().withIndex().collectEntries { sample, row -> [sample, row] }
     def parts = reports

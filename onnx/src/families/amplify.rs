@@ -11,8 +11,8 @@ use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::own_vocabulary;
 use super::pre_norm;
 use super::sizes::FusedFormats;
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::Names;
-use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::layers::{Activation, Norm};
@@ -143,14 +143,7 @@ impl Family for Amplify {
     }
 
     fn likeness(checkpoint: &Checkpoint) -> Likeness {
-        match &checkpoint.settings {
-            Settings::HuggingFace { config, .. }
-                if config.get("model_type").and_then(Value::as_str) == Some("AMPLIFY") =>
-            {
-                Likeness::Full
-            }
-            _ => Likeness::None,
-        }
+        Likeness::by_model_type(checkpoint, "AMPLIFY")
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
@@ -175,12 +168,7 @@ impl Family for Amplify {
             }
         }
         let base = config.rope_theta_or(ROTARY_BASE)?;
-        if base.to_bits() != ROTARY_BASE.to_bits() {
-            return Err(config.error(format!(
-                "rope_theta is {base}, but AMPLIFY's own code computes with {ROTARY_BASE}, whatever \
-                 the configuration says"
-            )));
-        }
+        config.expect_rope_theta(base, ROTARY_BASE, "AMPLIFY")?;
         let hidden = config.size("hidden_size")?;
         let longest = config.size_or("max_length", 2048)?;
         Ok(Self {

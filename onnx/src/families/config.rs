@@ -218,6 +218,21 @@ impl<'a> Config<'a> {
         )))
     }
 
+    /// Checks that a base of rotary frequencies is the one of the authors' own code, which does not
+    /// read it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both.
+    pub fn expect_rope_theta(&self, base: f32, fixed: f32, family: &str) -> Result<(), Error> {
+        if base.to_bits() == fixed.to_bits() {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "rope_theta is {base}, but {family}'s own code computes with {fixed}, whatever the \
+             configuration says"
+        )))
+    }
+
     /// Checks that a size, where it is there, has the value that follows from others.
     ///
     /// # Errors

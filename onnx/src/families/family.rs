@@ -1,8 +1,10 @@
 //! The interface of a model family: how its checkpoints are recognised and read, its input, and how
 //! its graphs are built. Each family implements [`Family`] in one file; `mod.rs` lists them.
 
-use crate::checkpoint::Checkpoint;
+use serde_json::Value;
+
 use crate::checkpoint::names::Names;
+use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::families::blocks::Blocks;
 use crate::families::known_values::KnownValues;
@@ -23,6 +25,21 @@ pub enum Likeness {
     Related,
     /// It is of this family.
     Full,
+}
+
+impl Likeness {
+    /// For a family whose checkpoints all have a `config.json` that names its own `model_type`.
+    #[must_use]
+    pub fn by_model_type(checkpoint: &Checkpoint, model_type: &str) -> Self {
+        match &checkpoint.settings {
+            Settings::HuggingFace { config, .. }
+                if config.get("model_type").and_then(Value::as_str) == Some(model_type) =>
+            {
+                Self::Full
+            }
+            _ => Self::None,
+        }
+    }
 }
 
 /// Licence, paper and usual pooling of published models.

@@ -309,11 +309,8 @@ impl NucleotideTransformer {
         let intermediate = config.size("intermediate_size")?;
         let (gated, feed_forward_bias) = feed_forward(config, checkpoint, intermediate)?;
         let base = config.esm_rope_theta_or(ROTARY_BASE)?;
-        if gated && base.to_bits() != ROTARY_BASE.to_bits() {
-            return Err(config.error(format!(
-                "rope_theta is {base}, but Nucleotide Transformer's own code computes with \
-                 {ROTARY_BASE}, whatever the configuration says"
-            )));
+        if gated {
+            config.expect_rope_theta(base, ROTARY_BASE, "Nucleotide Transformer")?;
         }
         Ok(Self {
             layers: config.size("num_hidden_layers")?,

@@ -12,8 +12,8 @@ use super::config::{Config, check_sizes};
 use super::family::{Alphabet, Family, Likeness, Publication, Published};
 use super::pre_norm;
 use super::sizes::FusedFormats;
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::Names;
-use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::layers::{Activation, Norm};
@@ -202,14 +202,7 @@ impl Family for T5 {
     }
 
     fn likeness(checkpoint: &Checkpoint) -> Likeness {
-        match &checkpoint.settings {
-            Settings::HuggingFace { config, .. }
-                if config.get("model_type").and_then(Value::as_str) == Some("t5") =>
-            {
-                Likeness::Full
-            }
-            _ => Likeness::None,
-        }
+        Likeness::by_model_type(checkpoint, "t5")
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {

@@ -185,7 +185,8 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         self.builder.op("Reshape", &[rows, &flat], &[])
     }
 
-    /// Whether the graph's operators are those of seqembed's CUDA kernels, which compute in 16 bits.
+    /// Whether the graph's operators are those of seqembed's CUDA kernels, which compute in 16
+    /// bits.
     #[must_use]
     pub fn has_cuda_operators(&self) -> bool {
         matches!(self.kind, GraphKind::Packed | GraphKind::Fused)

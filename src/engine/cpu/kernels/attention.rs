@@ -69,19 +69,31 @@ pub trait PositionEncoding: Sync {
         (width as f32).sqrt()
     }
 
-    /// The key at a position from its row of the dense product, [head width] each.
-    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]);
+    /// The key at a position from its row of the dense product, [head width] each: without rotation,
+    /// with its bias.
+    #[inline(always)]
+    fn key(&self, _position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
+        for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {
+            *key = value + bias;
+        }
+    }
 
-    /// The query at a position, times `scale`, written to every `stride`th place of `query`.
+    /// The query at a position, likewise, times `scale`, written to every `stride`th place of
+    /// `query`.
+    #[inline(always)]
     fn query(
         &self,
-        position: usize,
+        _position: usize,
         source: &[f32],
         bias: &[f32],
         scale: f32,
         query: &mut [f32],
         stride: usize,
-    );
+    ) {
+        for ((query, value), bias) in query.iter_mut().step_by(stride).zip(source).zip(bias) {
+            *query = (value + bias) * scale;
+        }
+    }
 }
 
 /// The inputs of attention.
@@ -102,29 +114,7 @@ pub struct Packed<'a, P> {
 /// Attention does not depend on positions: they are added to the embeddings.
 pub struct NoPositions;
 
-impl PositionEncoding for NoPositions {
-    #[inline(always)]
-    fn key(&self, _: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
-        for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {
-            *key = value + bias;
-        }
-    }
-
-    #[inline(always)]
-    fn query(
-        &self,
-        _: usize,
-        source: &[f32],
-        bias: &[f32],
-        scale: f32,
-        query: &mut [f32],
-        stride: usize,
-    ) {
-        for ((query, value), bias) in query.iter_mut().step_by(stride).zip(source).zip(bias) {
-            *query = (value + bias) * scale;
-        }
-    }
-}
+impl PositionEncoding for NoPositions {}
 
 /// Scores fall linearly with distance, in either direction (Press et al. 2022, "Train Short, Test
 /// Long", `ALiBi`).
@@ -139,24 +129,6 @@ impl PositionEncoding for Alibi<'_> {
     #[inline(always)]
     fn slope(&self, head: usize) -> f32 {
         self.slopes[head]
-    }
-
-    #[inline(always)]
-    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
-        NoPositions.key(position, source, bias, key);
-    }
-
-    #[inline(always)]
-    fn query(
-        &self,
-        position: usize,
-        source: &[f32],
-        bias: &[f32],
-        scale: f32,
-        query: &mut [f32],
-        stride: usize,
-    ) {
-        NoPositions.query(position, source, bias, scale, query, stride);
     }
 }
 
@@ -181,24 +153,6 @@ impl PositionEncoding for Relative<'_> {
     #[inline(always)]
     fn divisor(&self, _: usize) -> f32 {
         1.0
-    }
-
-    #[inline(always)]
-    fn key(&self, position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
-        NoPositions.key(position, source, bias, key);
-    }
-
-    #[inline(always)]
-    fn query(
-        &self,
-        position: usize,
-        source: &[f32],
-        bias: &[f32],
-        scale: f32,
-        query: &mut [f32],
-        stride: usize,
-    ) {
-        NoPositions.query(position, source, bias, scale, query, stride);
     }
 }
 

@@ -14,16 +14,16 @@
 // the weight tile for both (multicast), which saves a third of the traffic from L2.
 //
 // The tensor cores never wait for an epilogue: at the end of a tile the sums are rounded into half
-// as many registers, the next tile's products start, and activation, gating and stores of the finished
-// tile run in between them.
+// as many registers, the next tile's products start, and activation, gating and stores of the
+// finished tile run in between them.
 //
 // Needs K a multiple of 64 and not too small (see DENSE below), and N a multiple of 8. Rows beyond
 // M and columns beyond N are neither read nor written. The rotary epilogue is for heads of 64 and
 // of 32, whose two halves are in the same thread's registers.
 //
-// With -DFP8=1, A and W are fp8 (e4m3), and so is C after an activation; K is a multiple of 128. Where a
-// norm comes before, A comes from `quantize_rows` (rows.cu), with one factor a row. Where C is fp8,
-// each 16 of its columns are in the order 0 1 8 9, 2 3 10 11, ..., 6 7 14 15, as they are in
+// With -DFP8=1, A and W are fp8 (e4m3), and so is C after an activation; K is a multiple of 128.
+// Where a norm comes before, A comes from `quantize_rows` (rows.cu), with one factor a row. Where C
+// is fp8, each 16 of its columns are in the order 0 1 8 9, 2 3 10 11, ..., 6 7 14 15, as they are in
 // registers: the weights of the next layer are stored in that order.
 
 #define TILE_M 128
@@ -46,7 +46,8 @@
 #endif
 
 // After a layer norm: its deviation and the bias, alone, with the activation, with the activation
-// and gating, or with rotary embedding. Without a norm before: bias and residual, to which a layer norm may be applied.
+// and gating, or with rotary embedding. Without a norm before: bias and residual, to which a layer
+// norm may be applied.
 enum Epilogue { NORM, NORM_ACTIVATION, NORM_GATED, NORM_ROTARY, RESIDUAL, RESIDUAL_NORM };
 
 struct __align__(64) TensorMap {

@@ -3,8 +3,8 @@
 //
 // Compiled at run time (NVRTC) for one model and one GPU, with sizes as constants: -DBF16=0|1,
 // -DFP8=1 for the 8-bit format beside fp16 (sm_89 and newer), -DSILU=1 for SiLU in feed-forward
-// layers, -DHIDDEN, and what each file lists at its head. No header of CUDA is included, so that none has to be installed on the user's machine:
-// conversions are PTX.
+// layers, -DHIDDEN, and what each file lists at its head. No header of CUDA is included, so that
+// none has to be installed on the user's machine: conversions are PTX.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -134,7 +134,8 @@ __device__ __forceinline__ float normal_cdf(float x) {
 __device__ __forceinline__ float gelu(float x) { return x * normal_cdf(x); }
 
 // x * sigmoid(x) (SiLU, Swish). For minus infinity it is NaN. A power beyond the range is infinite,
-// and one over that is 0; CUDA's own functions spend several instructions on the numbers in between.
+// and one over that is 0; CUDA's own functions spend several instructions on the numbers in
+// between.
 __device__ __forceinline__ float silu(float x) {
     float power, sigmoid;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));

@@ -39,12 +39,29 @@ __device__ __forceinline__ float row_sum(float value, float (&parts)[8]) {
     return all;
 }
 
+// The mean of a row, and one over its deviation: `total` is the sum of this lane's numbers, and
+// `counts` whether it has any.
+__device__ __forceinline__ float2 row_statistics(const Vec8 (&values)[PER_LANE], float total, bool counts, int lane,
+                                                 float epsilon) {
+    __shared__ float totals[8], squared[8];
+    const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++)
+        if (counts && (i * 32 * WARPS + lane) * 8 < HIDDEN)
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const float deviation = values[i].at[j] - mean;
+                squares += deviation * deviation;
+            }
+    return make_float2(mean, rsqrt_or_nan(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon));
+}
+
 // y = layer norm of x, or with SKIPS of x + skip + bias, which is also written to `sum` unless that
 // is null. 8 / WARPS rows a block.
 template <bool SKIPS>
 __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias,
                                           float epsilon, u16* y, u16* sum, int rows) {
-    __shared__ float totals[8], squared[8];
     const int lane = threadIdx.x % (32 * WARPS);
     const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
     const bool in_range = row < rows;
@@ -66,17 +83,8 @@ __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u
             for (int j = 0; j < 8; j++) total += values[i].at[j];
         }
     }
-    const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
-    float squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < PER_LANE; i++)
-        if (in_range && (i * 32 * WARPS + lane) * 8 < HIDDEN)
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                const float deviation = values[i].at[j] - mean;
-                squares += deviation * deviation;
-            }
-    const float scale = rsqrt_or_nan(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
+    const float2 statistics = row_statistics(values, total, in_range, lane, epsilon);
+    const float mean = statistics.x, scale = statistics.y;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
@@ -271,12 +279,11 @@ extern "C" __global__ void __launch_bounds__(256)
 #if QUERY_KEY_NORM
 // Queries and keys with their bias, as layer norms of whole rows of HIDDEN numbers (weights without
 // a bias) and rotated by the angles of their tokens, and values as they are: [tokens, 3 * HIDDEN].
-// `angles` are cosines and sines, [tokens, HEAD / 2, 2]. HEAD is 16, 32, 64 or 128, so that partners
-// are HEAD / 16 lanes apart. Blocks as for layer norms of 3 * tokens rows.
+// `angles` are cosines and sines, [tokens, HEAD / 2, 2]. HEAD is 16, 32, 64 or 128, so that
+// partners are HEAD / 16 lanes apart. Blocks as for layer norms of 3 * tokens rows.
 extern "C" __global__ void __launch_bounds__(256)
     query_key_norm_rotary(const u16* qkv, const u16* bias, const u16* query_gamma, const u16* key_gamma, const float4* angles,
                           float epsilon, u16* out, int tokens) {
-    __shared__ float totals[8], squared[8];
     const int lane = threadIdx.x % (32 * WARPS);
     const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
     const int token = row / 3, which = row % 3;
@@ -298,17 +305,8 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int j = 0; j < 8; j++) total += values[i].at[j] += b.at[j];
     }
-    const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
-    float squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < PER_LANE; i++)
-        if (in_range && !is_value && (i * 32 * WARPS + lane) * 8 < HIDDEN)
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                const float deviation = values[i].at[j] - mean;
-                squares += deviation * deviation;
-            }
-    const float scale = rsqrt_or_nan(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon);
+    const float2 statistics = row_statistics(values, total, in_range && !is_value, lane, epsilon);
+    const float mean = statistics.x, scale = statistics.y;
     // Which eight numbers of a head this lane has: the same ones of all its heads.
     constexpr int EIGHTS = HEAD / 8, STEP = EIGHTS / 2;
     const int own = lane % EIGHTS;

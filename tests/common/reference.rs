@@ -1,13 +1,18 @@
 //! Vectors that other programs computed, in `tests/fixtures`, and what the executable gives for the
 //! same input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use seqembed::output::{self, Rows};
+use seqembed::tokenize::{self, FamilyRules, Tokenizer};
+use seqembed_onnx::Model;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 
 use super::{DONE, assert_close, assert_run, export, fixtures, seqembed, text};
 
@@ -122,6 +127,56 @@ impl Reference {
         }
         println!("{name}: largest difference to the reference {worst:.1e}");
     }
+
+    /// Runs a case per token with one of [`KERNELS`]: the recorded rows are those expected. `layer`:
+    /// the last, without the option, where none is given.
+    #[track_caller]
+    pub fn check_per_token(
+        &self,
+        case: &Case,
+        model: &Path,
+        kernels: &str,
+        layer: Option<usize>,
+    ) -> Rows {
+        let number = layer.unwrap_or(self.layers()).to_string();
+        let mut options = vec!["--kernels", kernels, "--pooling", "none"];
+        if layer.is_some() {
+            options.extend(["--layer", &number]);
+        }
+        options.extend(case.options.iter().map(String::as_str));
+        let rows = embed(&self.input(case), model, &options);
+        for &record in &case.per_token_records {
+            let name = format!("{}/none/{number}/{record}", case.name);
+            assert_close(row(&rows, record), self.expected(&name), BOUND, &name);
+        }
+        rows
+    }
+
+    /// Exports all checkpoints of its cases, under one model's name.
+    pub fn export(&self, name: &str) -> Exported {
+        let cases = self.cases().iter();
+        let all: BTreeSet<&String> = cases.flat_map(|case| &case.models).collect();
+        export_all(&self.folder, all, name)
+    }
+
+    /// What `tokens.json` has: [`Tokens`], by model where there are several.
+    pub fn tokens<T: DeserializeOwned>(&self) -> T {
+        let text = fs::read(self.folder.join("tokens.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+}
+
+/// Checkpoints of a family, exported.
+pub struct Exported {
+    _scratch: TempDir,
+    folders: BTreeMap<String, PathBuf>,
+}
+
+impl Exported {
+    /// The model folder of a checkpoint.
+    pub fn folder(&self, checkpoint: &str) -> &Path {
+        &self.folders[checkpoint]
+    }
 }
 
 /// Exports checkpoints of a family under one model's name, into folders called after them.
@@ -129,16 +184,61 @@ pub fn export_all<'c>(
     family: &Path,
     checkpoints: impl IntoIterator<Item = &'c String>,
     name: &str,
-    into: &Path,
-) -> BTreeMap<String, PathBuf> {
-    let mut models = BTreeMap::new();
+) -> Exported {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut folders = BTreeMap::new();
     for checkpoint in checkpoints {
-        let model = into.join(checkpoint.replace(['/', '.'], "_"));
+        let model = scratch.path().join(checkpoint.replace(['/', '.'], "_"));
         // The name stands in the graph: one for all, so that files can be compared.
         export(&family.join(checkpoint), &model, name);
-        models.insert(checkpoint.clone(), model);
+        folders.insert(checkpoint.clone(), model);
     }
-    models
+    Exported {
+        _scratch: scratch,
+        folders,
+    }
+}
+
+/// A sequence, and its token ids with the special ones, by the authors' tokenizer.
+#[derive(Deserialize)]
+pub struct Tokens {
+    pub sequence: String,
+    pub ids: Vec<u32>,
+}
+
+/// The tokenizer of an exported model, with its family's rules.
+pub fn tokenizer(model: &Path) -> Arc<dyn Tokenizer> {
+    let opened = Model::open(model).unwrap();
+    let rules = FamilyRules::of(opened.architecture().family());
+    tokenize::open_with(model, opened.info().tokenizer.kind, &rules)
+        .unwrap()
+        .into()
+}
+
+/// The token ids of a sequence with the special ones.
+pub fn token_ids(tokenizer: &dyn Tokenizer, sequence: &str) -> Vec<u32> {
+    let special = tokenizer.special();
+    let encoded = tokenizer.encode(sequence.as_bytes());
+    [&special.front[..], &encoded.ids, &special.behind].concat()
+}
+
+/// Asserts that with seqembed's kernels a sequence has the same bits whatever else is in its batch.
+#[track_caller]
+pub fn assert_independent_of_batches(input: &Path, model: &Path) {
+    let whole = embed(input, model, &["--pooling", "none"]).values;
+    for options in [
+        ["--batch-tokens", "1"],
+        ["--batch-tokens", "100000"],
+        ["--threads", "1"],
+    ] {
+        let options = [&["--pooling", "none"], &options[..]].concat();
+        let again = embed(input, model, &options).values;
+        let same = whole
+            .iter()
+            .zip(&again)
+            .all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same && whole.len() == again.len(), "{options:?}");
+    }
 }
 
 /// `embed` in a fresh output folder; the rows of each input file, in the order given.

@@ -7,13 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use seqembed::tokenize::{self, FamilyRules};
-use seqembed_onnx::Model;
-use serde::Deserialize;
-use tempfile::TempDir;
-
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, row};
-use crate::common::{WRONG, assert_close, assert_run, export, fixtures, seqembed, text};
+use crate::common::reference::{Exported, KERNELS, Reference, Tokens, token_ids, tokenizer};
+use crate::common::{WRONG, assert_run, fixtures, seqembed, text};
 
 const HUB: &str = "amplify/checkpoints/hub";
 
@@ -23,17 +18,10 @@ fn reference() -> &'static Reference {
 }
 
 fn model() -> &'static Path {
-    static EXPORTED: OnceLock<TempDir> = OnceLock::new();
-    let folder = EXPORTED.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        export(
-            &fixtures().join(HUB),
-            &folder.path().join("model"),
-            "amplify",
-        );
-        folder
-    });
-    Box::leak(folder.path().join("model").into_boxed_path())
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export("amplify"))
+        .folder("checkpoints/hub")
 }
 
 #[test]
@@ -47,37 +35,18 @@ fn mixed_lengths_and_unknown_letters_in_every_pooling_and_layer() {
 fn per_token_vectors() {
     let case = reference().case("mixed");
     for kernels in KERNELS {
-        for layer in &case.layers {
-            let layer = layer.to_string();
-            let options = ["--kernels", kernels, "--pooling", "none", "--layer", &layer];
-            let rows = embed(&reference().input(case), model(), &options);
-            for record in &case.per_token_records {
-                let name = format!("mixed/none/{layer}/{record}");
-                let theirs = reference().expected(&name);
-                assert_close(row(&rows, *record), theirs, BOUND, &name);
-            }
+        for &layer in &case.layers {
+            reference().check_per_token(case, model(), kernels, Some(layer));
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    sequence: String,
-    ids: Vec<u32>,
-}
-
 #[test]
 fn token_ids_are_those_of_the_authors_tokenizer() {
-    let text = fs::read(reference().folder.join("tokens.json")).unwrap();
-    let cases: Vec<Tokens> = serde_json::from_slice(&text).unwrap();
-    let opened = Model::open(model()).unwrap();
-    let rules = FamilyRules::of(opened.architecture().family());
-    let kind = opened.info().tokenizer.kind;
-    let tokenizer = tokenize::open_with(model(), kind, &rules).unwrap();
-    let special = tokenizer.special();
+    let cases: Vec<Tokens> = reference().tokens();
+    let tokenizer = tokenizer(model());
     for case in cases {
-        let encoded = tokenizer.encode(case.sequence.as_bytes());
-        let ids = [&special.front[..], &encoded.ids, &special.behind].concat();
+        let ids = token_ids(&*tokenizer, &case.sequence);
         assert_eq!(ids, case.ids, "{}", case.sequence);
     }
 }

@@ -3,18 +3,14 @@
 //! `tests/fixtures/bert` is made by `onnx/reference/bert_fixtures.py`: checkpoints as they are
 //! published, and the expected vectors and ids.
 
-use std::collections::{BTreeMap, BTreeSet};
+use seqembed_onnx::Model;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use seqembed::tokenize::{self, FamilyRules};
-use seqembed_onnx::Model;
-use serde::Deserialize;
-use tempfile::TempDir;
-
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
-use crate::common::{DONE, PARTLY, WRONG, assert_close, assert_run, seqembed, text};
+use crate::common::reference::{Exported, KERNELS, Reference, Tokens, embed, token_ids, tokenizer};
+use crate::common::{DONE, PARTLY, WRONG, assert_run, seqembed, text};
 
 fn reference() -> &'static Reference {
     static REFERENCE: OnceLock<Reference> = OnceLock::new();
@@ -23,15 +19,10 @@ fn reference() -> &'static Reference {
 
 /// The exported folder of a checkpoint, made once for all tests.
 fn exported(checkpoint: &str) -> &'static Path {
-    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    let (_, folders) = EXPORTED.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let cases = reference().cases().iter();
-        let all: BTreeSet<&String> = cases.flat_map(|case| &case.models).collect();
-        let folders = export_all(&reference().folder, all, "bert", scratch.path());
-        (scratch, folders)
-    });
-    &folders[checkpoint]
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export("bert"))
+        .folder(checkpoint)
 }
 
 #[test]
@@ -45,16 +36,9 @@ fn every_pooling_and_layer_in_one_batch_in_windows_and_truncated() {
 fn per_token_vectors() {
     for case in reference().cases() {
         for kernels in KERNELS {
-            let mut options = vec!["--kernels", kernels, "--pooling", "none"];
-            options.extend(case.options.iter().map(String::as_str));
             let model = exported(&case.models[0]);
-            let rows = embed(&reference().input(case), model, &options);
+            let rows = reference().check_per_token(case, model, kernels, None);
             assert_eq!(rows.vectors, case.tokens, "{}: a vector a token", case.name);
-            for record in &case.per_token_records {
-                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
-                let theirs = reference().expected(&name);
-                assert_close(row(&rows, *record), theirs, BOUND, &name);
-            }
         }
     }
 }
@@ -71,26 +55,14 @@ fn every_layout_of_a_checkpoint_gives_the_same_weights_and_graph() {
     }
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    sequence: String,
-    ids: Vec<u32>,
-}
-
 #[test]
 fn token_ids_are_those_of_the_authors_tokenizers() {
-    let text = fs::read(reference().folder.join("tokens.json")).unwrap();
-    let all: BTreeMap<String, Vec<Tokens>> = serde_json::from_slice(&text).unwrap();
+    let all: BTreeMap<String, Vec<Tokens>> = reference().tokens();
     assert_eq!(all.len(), 2);
     for (name, cases) in all {
-        let model = Model::open(exported(&name)).unwrap();
-        let rules = FamilyRules::of(model.architecture().family());
-        let kind = model.info().tokenizer.kind;
-        let tokenizer = tokenize::open_with(model.folder(), kind, &rules).unwrap();
-        let special = tokenizer.special();
+        let tokenizer = tokenizer(exported(&name));
         for case in cases {
-            let encoded = tokenizer.encode(case.sequence.as_bytes());
-            let ids = [&special.front[..], &encoded.ids, &special.behind].concat();
+            let ids = token_ids(&*tokenizer, &case.sequence);
             assert_eq!(ids, case.ids, "{name}: {}", case.sequence);
         }
     }
@@ -142,7 +114,7 @@ fn a_record_of_more_letters_and_no_more_tokens_than_a_window_is_not_called_windo
     }
 }
 
-/// Other libraries' files of the same vocabulary stand beside `vocab.txt` in many folders.
+/// Many folders have other libraries' files of the same vocabulary besides `vocab.txt`.
 #[test]
 fn a_tokenizer_file_of_another_kind_is_not_read() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,14 +5,13 @@
 //! `onnx/reference/dna_fixtures.py`, which shares no code with this project. Every test drives the
 //! built executable: `export` a checkpoint, `embed` a file, read the output back.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
-
-use crate::common::reference::{BOUND, Case, KERNELS, Reference, embed, export_all, row};
-use crate::common::{WRONG, assert_close, assert_run, seqembed, text};
 use tempfile::TempDir;
+
+use crate::common::reference::{BOUND, Case, Exported, KERNELS, Reference, embed};
+use crate::common::{WRONG, assert_close, assert_run, seqembed, text};
 
 /// The model's name, whatever its checkpoint is called.
 const NAME: &str = "small";
@@ -24,15 +23,10 @@ fn reference() -> &'static Reference {
 
 /// The exported folder of a checkpoint, made once for all tests.
 fn exported(checkpoint: &str) -> &'static Path {
-    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    let (_, folders) = EXPORTED.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let cases = reference().cases().iter();
-        let all: BTreeSet<&String> = cases.flat_map(|case| &case.models).collect();
-        let folders = export_all(&reference().folder, all, NAME, scratch.path());
-        (scratch, folders)
-    });
-    &folders[checkpoint]
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export(NAME))
+        .folder(checkpoint)
 }
 
 /// The case's first model, exported.
@@ -77,17 +71,10 @@ fn per_token_vectors() {
     let cases = reference().cases().iter();
     for case in cases.filter(|case| case.options.is_empty()) {
         for kernels in KERNELS {
-            for layer in &case.layers {
-                let layer = layer.to_string();
-                let options = ["--kernels", kernels, "--layer", &layer, "--pooling", "none"];
-                let rows = embed(&reference().input(case), model(case), &options);
-                let what = format!("{} {}", case.name, options.join(" "));
+            for &layer in &case.layers {
+                let rows = reference().check_per_token(case, model(case), kernels, Some(layer));
+                let what = format!("{} {kernels} {layer}", case.name);
                 assert_eq!(rows.vectors, case.tokens, "{what}: a vector a token");
-                for &record in &case.per_token_records {
-                    let theirs =
-                        reference().expected(&format!("{}/none/{layer}/{record}", case.name));
-                    assert_close(row(&rows, record), theirs, BOUND, &what);
-                }
             }
         }
     }

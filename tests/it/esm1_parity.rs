@@ -3,14 +3,11 @@
 //! `tests/fixtures/esm1` is made by `onnx/reference/esm1_fixtures.py`: checkpoints in the layouts
 //! of the hub and of fair-esm, and the vectors on which both packages agree.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use tempfile::TempDir;
-
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
-use crate::common::{assert_close, seqembed, text};
+use crate::common::reference::{Exported, KERNELS, Reference, embed};
+use crate::common::{seqembed, text};
 
 fn reference() -> &'static Reference {
     static REFERENCE: OnceLock<Reference> = OnceLock::new();
@@ -19,18 +16,10 @@ fn reference() -> &'static Reference {
 
 /// The exported folder of a checkpoint, made once for all tests.
 fn exported(checkpoint: &str) -> &'static Path {
-    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    let (_, folders) = EXPORTED.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let all: BTreeSet<&String> = reference()
-            .cases()
-            .iter()
-            .flat_map(|case| &case.models)
-            .collect();
-        let folders = export_all(&reference().folder, all, "esm1", scratch.path());
-        (scratch, folders)
-    });
-    &folders[checkpoint]
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export("esm1"))
+        .folder(checkpoint)
 }
 
 #[test]
@@ -44,17 +33,7 @@ fn mixed_lengths_and_unknown_letters_in_every_pooling_and_layer() {
 fn per_token_vectors() {
     for case in reference().cases() {
         for kernels in KERNELS {
-            let options = ["--kernels", kernels, "--pooling", "none"];
-            let rows = embed(
-                &reference().input(case),
-                exported(&case.models[0]),
-                &options,
-            );
-            for record in &case.per_token_records {
-                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
-                let theirs = reference().expected(&name);
-                assert_close(row(&rows, *record), theirs, BOUND, &name);
-            }
+            reference().check_per_token(case, exported(&case.models[0]), kernels, None);
         }
     }
 }

@@ -6,15 +6,15 @@
 //! found as the executable finds it (`ORT_DYLIB_PATH`, a Python wheel ...); `make test` provides
 //! one.
 
-use std::collections::BTreeMap;
+use seqembed::output::{self, Rows};
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, embed_all, export_all, row};
+use crate::common::reference::{
+    BOUND, Exported, KERNELS, Reference, embed, embed_all, export_all, row,
+};
 use crate::common::{assert_close, export, seqembed, text};
-use seqembed::output::{self, Rows};
-use serde::Deserialize;
-use tempfile::TempDir;
 
 /// Largest difference between two ways to run the same.
 const SAME: f32 = 1e-5;
@@ -57,15 +57,13 @@ fn models() -> &'static Models {
 
 /// The exported folder of a checkpoint, made once for all tests.
 fn exported(checkpoint: &str) -> &'static Path {
-    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    let (_, folders) = EXPORTED.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    let exported = EXPORTED.get_or_init(|| {
         let widths = models().widths.models.iter().map(|w| &w.checkpoint);
         let all = models().checkpoints.iter().chain(widths);
-        let folders = export_all(&reference().folder, all, NAME, scratch.path());
-        (scratch, folders)
+        export_all(&reference().folder, all, NAME)
     });
-    &folders[checkpoint]
+    exported.folder(checkpoint)
 }
 
 /// The first checkpoint, exported.
@@ -101,23 +99,14 @@ fn windows_joined_where_each_residue_is_most_central() {
 fn per_token_vectors() {
     for case in reference().cases() {
         for kernels in KERNELS {
-            for layer in &case.layers {
-                let layer = layer.to_string();
-                let mut options = vec!["--kernels", kernels, "--layer", &layer];
-                options.extend(["--pooling", "none"]);
-                options.extend(case.options.iter().map(String::as_str));
-                let rows = embed(&reference().input(case), model(), &options);
-                let what = format!("{} {}", case.name, options.join(" "));
+            for &layer in &case.layers {
+                let rows = reference().check_per_token(case, model(), kernels, Some(layer));
+                let what = format!("{} {kernels} {layer}", case.name);
                 let kept: Vec<u64> = rows.vectors.iter().map(|&count| count as u64).collect();
                 if case.name == "truncated" {
                     assert!(kept.iter().all(|&count| count == 100), "{what}: {kept:?}");
                 } else {
                     assert_eq!(kept, case.lengths, "{what}: a vector a residue");
-                }
-                for record in &case.per_token_records {
-                    let theirs =
-                        reference().expected(&format!("{}/none/{layer}/{record}", case.name));
-                    assert_close(row(&rows, *record), theirs, BOUND, &what);
                 }
             }
         }

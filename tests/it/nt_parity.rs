@@ -4,16 +4,15 @@
 //! published and as saved again, and their vectors. It also prints how far the typical mistakes of
 //! the family move a vector: at least a thousand times the bound that holds here.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use tempfile::TempDir;
-
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
-use crate::common::{DONE, PARTLY, WRONG, assert_close, assert_run, seqembed, text};
+use crate::common::reference::{
+    Exported, KERNELS, Reference, assert_independent_of_batches, embed,
+};
+use crate::common::{DONE, PARTLY, WRONG, assert_run, seqembed, text};
 
 /// Positions of version 1, one of them for `<cls>`; what both read in a token.
 const POSITIONS: usize = 100;
@@ -26,15 +25,10 @@ fn reference() -> &'static Reference {
 
 /// The exported folder of a checkpoint, made once for all tests.
 fn exported(checkpoint: &str) -> &'static Path {
-    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    let (_, folders) = EXPORTED.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let cases = reference().cases().iter();
-        let all: BTreeSet<&String> = cases.flat_map(|case| &case.models).collect();
-        let folders = export_all(&reference().folder, all, "nt", scratch.path());
-        (scratch, folders)
-    });
-    &folders[checkpoint]
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export("nt"))
+        .folder(checkpoint)
 }
 
 #[test]
@@ -48,19 +42,9 @@ fn every_pooling_and_layer_of_mixed_lengths_letters_and_windows() {
 fn per_token_vectors() {
     for case in reference().cases() {
         for kernels in KERNELS {
-            let mut options = vec!["--kernels", kernels, "--pooling", "none"];
-            options.extend(case.options.iter().map(String::as_str));
-            let rows = embed(
-                &reference().input(case),
-                exported(&case.models[0]),
-                &options,
-            );
+            let model = exported(&case.models[0]);
+            let rows = reference().check_per_token(case, model, kernels, None);
             assert_eq!(rows.vectors, case.tokens, "{}: a vector a token", case.name);
-            for record in &case.per_token_records {
-                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
-                let theirs = reference().expected(&name);
-                assert_close(row(&rows, *record), theirs, BOUND, &name);
-            }
         }
     }
 }
@@ -202,21 +186,7 @@ fn a_window_has_positions_and_at_least_a_token() {
 fn nothing_depends_on_batches_or_threads() {
     for version in ["v1", "v2"] {
         let case = reference().case(&format!("{version}-long"));
-        let (input, model) = (reference().input(case), exported(&case.models[0]));
-        let whole = embed(&input, model, &["--pooling", "none"]).values;
-        for options in [
-            ["--batch-tokens", "1"],
-            ["--batch-tokens", "100000"],
-            ["--threads", "1"],
-        ] {
-            let options = [&["--pooling", "none"], &options[..]].concat();
-            let again = embed(&input, model, &options).values;
-            let same = whole
-                .iter()
-                .zip(&again)
-                .all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same && whole.len() == again.len(), "{options:?}");
-        }
+        assert_independent_of_batches(&reference().input(case), exported(&case.models[0]));
     }
 }
 

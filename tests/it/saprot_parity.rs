@@ -4,18 +4,13 @@
 //! layout of the hub and in that of the authors' own loader, and the vectors on which both packages
 //! agree.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
-
-use seqembed::tokenize::{self, FamilyRules};
-use seqembed_onnx::Model;
-use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, export_all, row};
-use crate::common::{PARTLY, WRONG, assert_close, assert_run, fixtures, seqembed, text};
+use crate::common::reference::{Exported, KERNELS, Reference, Tokens, token_ids, tokenizer};
+use crate::common::{PARTLY, WRONG, assert_run, fixtures, seqembed, text};
 
 fn reference() -> &'static Reference {
     static REFERENCE: OnceLock<Reference> = OnceLock::new();
@@ -24,14 +19,10 @@ fn reference() -> &'static Reference {
 
 /// The exported folder of a checkpoint, made once for all tests.
 fn exported(checkpoint: &str) -> &'static Path {
-    static EXPORTED: OnceLock<(TempDir, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    let (_, folders) = EXPORTED.get_or_init(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let all = &reference().cases()[0].models;
-        let folders = export_all(&reference().folder, all, "saprot", scratch.path());
-        (scratch, folders)
-    });
-    &folders[checkpoint]
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export("saprot"))
+        .folder(checkpoint)
 }
 
 fn model() -> &'static Path {
@@ -50,15 +41,8 @@ fn every_pooling_and_layer_in_one_batch_in_windows_and_truncated() {
 fn a_vector_a_residue() {
     for case in reference().cases() {
         for kernels in KERNELS {
-            let mut options = vec!["--kernels", kernels, "--pooling", "none"];
-            options.extend(case.options.iter().map(String::as_str));
-            let rows = embed(&reference().input(case), model(), &options);
+            let rows = reference().check_per_token(case, model(), kernels, None);
             assert_eq!(rows.vectors, case.tokens, "{}", case.name);
-            for record in &case.per_token_records {
-                let name = format!("{}/none/{}/{record}", case.name, reference().layers());
-                let theirs = reference().expected(&name);
-                assert_close(row(&rows, *record), theirs, BOUND, &name);
-            }
         }
     }
 }
@@ -74,24 +58,12 @@ fn both_layouts_give_the_same_weights_graph_and_vocabulary() {
     }
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    sequence: String,
-    ids: Vec<u32>,
-}
-
 #[test]
 fn token_ids_are_those_of_transformers() {
-    let text = fs::read(reference().folder.join("tokens.json")).unwrap();
-    let cases: Vec<Tokens> = serde_json::from_slice(&text).unwrap();
-    let opened = Model::open(model()).unwrap();
-    let rules = FamilyRules::of(opened.architecture().family());
-    let kind = opened.info().tokenizer.kind;
-    let tokenizer = tokenize::open_with(model(), kind, &rules).unwrap();
-    let special = tokenizer.special();
+    let cases: Vec<Tokens> = reference().tokens();
+    let tokenizer = tokenizer(model());
     for case in cases {
-        let encoded = tokenizer.encode(case.sequence.as_bytes());
-        let ids = [&special.front[..], &encoded.ids, &special.behind].concat();
+        let ids = token_ids(&*tokenizer, &case.sequence);
         assert_eq!(ids, case.ids, "{}", case.sequence);
     }
     // Case is meaning.

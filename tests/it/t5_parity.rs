@@ -3,17 +3,13 @@
 //! `tests/fixtures/t5` is made by `onnx/reference/t5_fixtures.py`: checkpoints as on the hub, and
 //! the expected vectors and ids.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use seqembed::tokenize::{self, FamilyRules};
-use seqembed_onnx::Model;
-use serde::Deserialize;
-use tempfile::TempDir;
-
-use crate::common::reference::{BOUND, KERNELS, Reference, embed, row};
-use crate::common::{WRONG, assert_close, assert_run, export, fixtures, seqembed, text};
+use crate::common::reference::{Exported, KERNELS, Reference, Tokens, token_ids, tokenizer};
+use crate::common::{WRONG, assert_run, fixtures, seqembed, text};
 
 const MODELS: [&str; 3] = ["prott5", "prostt5", "gated"];
 
@@ -22,20 +18,14 @@ fn reference() -> &'static Reference {
     REFERENCE.get_or_init(|| Reference::open("t5"))
 }
 
-fn model(name: &str) -> PathBuf {
-    static EXPORTED: OnceLock<TempDir> = OnceLock::new();
-    let folder = EXPORTED.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        for name in MODELS {
-            let checkpoint = fixtures().join("t5/checkpoints").join(name);
-            export(&checkpoint, &folder.path().join(name), name);
-        }
-        folder
-    });
-    folder.path().join(name)
+fn model(name: &str) -> &'static Path {
+    static EXPORTED: OnceLock<Exported> = OnceLock::new();
+    EXPORTED
+        .get_or_init(|| reference().export("t5"))
+        .folder(&format!("checkpoints/{name}"))
 }
 
-fn model_of(case: &str) -> PathBuf {
+fn model_of(case: &str) -> &'static Path {
     model(case.split('-').next().unwrap())
 }
 
@@ -50,53 +40,27 @@ fn mixed_lengths_and_unknown_letters_in_every_pooling_and_layer() {
 fn per_token_vectors() {
     for case in reference().cases() {
         for kernels in KERNELS {
-            for layer in &case.layers {
-                let layer = layer.to_string();
-                let options = ["--kernels", kernels, "--pooling", "none", "--layer", &layer];
-                let rows = embed(&reference().input(case), &model_of(&case.name), &options);
-                for record in &case.per_token_records {
-                    let name = format!("{}/none/{layer}/{record}", case.name);
-                    let theirs = reference().expected(&name);
-                    assert_close(row(&rows, *record), theirs, BOUND, &name);
-                }
+            for &layer in &case.layers {
+                reference().check_per_token(case, model_of(&case.name), kernels, Some(layer));
             }
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    sequence: String,
-    ids: Vec<u32>,
-}
-
-fn ids(folder: &Path, sequence: &str) -> Vec<u32> {
-    let opened = Model::open(folder).unwrap();
-    let rules = FamilyRules::of(opened.architecture().family());
-    let tokenizer = tokenize::open_with(folder, opened.info().tokenizer.kind, &rules).unwrap();
-    let special = tokenizer.special();
-    let encoded = tokenizer.encode(sequence.as_bytes());
-    [&special.front[..], &encoded.ids, &special.behind].concat()
-}
-
 #[test]
 fn token_ids_are_those_of_sentence_piece() {
-    let text = fs::read(reference().folder.join("tokens.json")).unwrap();
-    let cases: std::collections::BTreeMap<String, Vec<Tokens>> =
-        serde_json::from_slice(&text).unwrap();
+    let cases: BTreeMap<String, Vec<Tokens>> = reference().tokens();
     assert_eq!(cases.len(), MODELS.len());
     for (name, cases) in cases {
+        let tokenizer = tokenizer(model(&name));
         for case in cases {
-            assert_eq!(
-                ids(&model(&name), &case.sequence),
-                case.ids,
-                "{}",
-                case.sequence
-            );
+            let ids = token_ids(&*tokenizer, &case.sequence);
+            assert_eq!(ids, case.ids, "{}", case.sequence);
         }
     }
     // Between two chains, as IgT5's authors write it.
-    assert_eq!(ids(&model("prott5"), "A|C"), [3, 1, 22, 1]);
+    let tokenizer = tokenizer(model("prott5"));
+    assert_eq!(token_ids(&*tokenizer, "A|C"), [3, 1, 22, 1]);
 }
 
 /// What the graph would compute otherwise is refused by its setting's name.

@@ -38,9 +38,9 @@ const LOWEST_COSINE: f64 = 0.998;
 /// Largest difference in fp32, relative to the vector's root mean square.
 const FULL_BOUND: f64 = 1e-4;
 
-/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8, 12, 16, 16, 64, 16
-/// and 16 dimensions: ONNX Runtime chooses its attention by that.
-const MODELS: [(&str, &str); 13] = [
+/// Name, checkpoint below `tests/fixtures`. Heads of 12, 16, 24, 32, 64, 4, 8, 12, 16, 16, 64, 16,
+/// 16, 16, 16, 16, 32, 16 and 16 dimensions: ONNX Runtime chooses its attention by that.
+const MODELS: [(&str, &str); 19] = [
     ("esm2-head12", "esm2/checkpoints/hub-safetensors"),
     ("esm2-head16", "esm2/widths/head16-f16"),
     ("esm2-head24", "esm2/widths/head24-bf16"),
@@ -54,11 +54,27 @@ const MODELS: [(&str, &str); 13] = [
     ("esmc", "esmc/checkpoints/hub"),
     ("nt-v1", "nt/checkpoints/v1-saved"),
     ("nt-v2", "nt/checkpoints/v2-saved"),
+    ("saprot", "saprot/checkpoints/hub"),
+    ("protbert", "bert/protbert"),
+    ("grover", "bert/grover"),
+    ("amplify", "amplify/checkpoints/hub"),
+    ("prott5", "t5/checkpoints/prott5"),
+    ("t5-gated", "t5/checkpoints/gated"),
 ];
 
-/// Heads whose width is no multiple of 8, for which seqembed has no kernels: those of ONNX Runtime
-/// run, and they have no bf16.
-const WITHOUT_KERNELS: [&str; 3] = ["esm2-head12", "dnabert2", "dnabert-3"];
+/// Heads whose width is no multiple of 8 and families for which seqembed has no kernels: those of
+/// ONNX Runtime run, and they have no bf16.
+const WITHOUT_KERNELS: [&str; 6] = [
+    "esm2-head12",
+    "dnabert2",
+    "dnabert-3",
+    "amplify",
+    "prott5",
+    "t5-gated",
+];
+
+/// Models whose tokenizers put no token for the whole sequence in front.
+const WITHOUT_CLS: [&str; 2] = ["prott5", "t5-gated"];
 
 /// Known models with random weights, in whose blocks the dense layers take norms and residuals in,
 /// on GPUs that have kernels for that. Heads of 64 dimensions, those of 150M of 32.
@@ -115,12 +131,15 @@ fn exported(
 }
 
 fn is_protein(name: &str) -> bool {
-    name.starts_with("esm")
+    let dna = ["dnabert", "nt-", "grover"];
+    !dna.iter().any(|family| name.starts_with(family))
 }
 
 /// One of the fixtures' files for a model.
 fn fixture(name: &str) -> PathBuf {
-    fixtures().join(if is_protein(name) {
+    fixtures().join(if name == "saprot" {
+        "saprot/inputs/pairs.fasta"
+    } else if is_protein(name) {
         "esm2/inputs/mixed.faa"
     } else if name == "dnabert-3" {
         "dna/inputs/kmers.fna"
@@ -305,16 +324,23 @@ const FILES: [(&str, usize); 7] = [
     ("mean", 2),
 ];
 
-/// The outputs of one run for all of [`FILES`]; one of the models has no layer 2.
+/// Those of [`FILES`] that a model has: one has no layer 2.
+fn files_of(name: &str) -> impl Iterator<Item = (&'static str, usize)> + Clone {
+    let has_cls = !WITHOUT_CLS.contains(&name);
+    let layers = if name == "esm2-head64" { 1 } else { 2 };
+    FILES
+        .into_iter()
+        .filter(move |(pooling, layer)| *layer <= layers && (has_cls || *pooling != "cls"))
+}
+
+/// The outputs of one run for all of [`files_of`] a model.
 fn run_all(name: &str, options: &[&str], precision: &str) -> Result<Vec<Rows>, String> {
     let out = tempfile::tempdir().unwrap();
     let mut manifest = format!(
         "model: {}\nprecision: {precision}\nfiles:\n",
         text(model(name))
     );
-    let files = FILES
-        .iter()
-        .filter(|(_, layer)| name != "esm2-head64" || *layer < 2);
+    let files = files_of(name);
     for (pooling, layer) in files.clone() {
         let file = fixture(name);
         writeln!(
@@ -352,7 +378,7 @@ fn every_pooling_and_layer_is_that_of_the_cpu() {
                 assert!(why.contains("there are no bf16 kernels for"), "{why}");
                 continue;
             }
-            for (at, (pooling, layer)) in FILES.iter().take(expected.len()).enumerate() {
+            for (at, (pooling, layer)) in files_of(name).enumerate() {
                 problems.compare(
                     &format!("{name} {pooling} layer {layer} {precision} {kernels}"),
                     precision,

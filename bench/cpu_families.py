@@ -1,6 +1,7 @@
-"""Benchmark of seqembed and transformers on a CPU with the families beside ESM-2: ESM C, ESM-1b and the Nucleotide Transformer.
+"""Benchmark of seqembed and transformers on a CPU with the families beside ESM-2: ESM C, ESM-1b, ProtBert, ProtT5
+and the Nucleotide Transformer.
 
-    python bench/cpu_families.py [--families esmc esm1b nt] [--records 60] [--repeats 2] [--seqembed PATH]
+    python bench/cpu_families.py [--families esmc esm1b nt ..] [--records 60] [--repeats 2] [--seqembed PATH]
 
 Needs bench/requirements.txt, ONNX Runtime where seqembed finds it, Debian's mmseqs2-examples (or --proteins-from), and for
 DNA the genomes of bench/cpu_dna.py.
@@ -46,7 +47,7 @@ def bench_family(name: str, arguments) -> dict:
     """Both tools on one family."""
     work, peer = arguments.work, f"transformers-{name}"
     folder, records = families.checkpoint(work, name), records_of(name, arguments)
-    encode, _ = families.tokenizer(name)
+    encode = families.tokenizer(name).encode
     part = records[::4]
     fasta, sample = work / f"{name}-{len(records)}.fasta", work / f"{name}-{len(records)}-sample.fasta"
     esm2.write_fasta(fasta, records)
@@ -71,7 +72,7 @@ def bench_family(name: str, arguments) -> dict:
 def markdown(results: dict) -> str:
     """The results as a page."""
     lines = [
-        "# ESM C, ESM-1b and the Nucleotide Transformer on a CPU: seqembed beside transformers",
+        "# Families beside ESM-2 on a CPU: seqembed and transformers",
         "",
         common.describe(results["machine"]),
         "",

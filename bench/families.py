@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import esm2
 import nt_fixtures
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import EsmcConfig, EsmcModel, EsmConfig, EsmModel
+from transformers import BertConfig, BertModel, EsmcConfig, EsmcModel, EsmConfig, EsmModel, T5Config, T5EncoderModel
 
 SEED = 1
 K = 6  # bases of a Nucleotide Transformer's token
+PROTBERT_VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
+T5_RESIDUES = "ALGVSREDTIPKFQNYMHWCXBOUZ"
 
 
 @dataclass
@@ -27,6 +30,20 @@ class Shape:
     hidden: int
     heads: int
     inner: int
+    head_width: int | None = None
+    """Where it is not the width over the heads."""
+
+
+@dataclass
+class Tokens:
+    """How a model reads a sequence."""
+
+    encode: Callable[[str], list[int]]
+    """Its ids, special tokens included."""
+    front: int = 1
+    """Special tokens before the sequence, and after it."""
+    behind: int = 1
+    pad: int = esm2.PAD
 
 
 LAYERS = 6
@@ -34,6 +51,8 @@ SHAPES = {
     "esmc": Shape("ESM C 300M", 30, 960, 15, 2560),
     "esm1b": Shape("ESM-1b", 33, 1280, 20, 5120),
     "nt": Shape("Nucleotide Transformer v2 500M", 29, 1024, 16, 4096),
+    "protbert": Shape("ProtBert", 30, 1024, 16, 4096),
+    "prott5": Shape("ProtT5-XL", 24, 1024, 32, 16384, 128),
 }
 
 
@@ -49,6 +68,12 @@ def build(name: str):
     }
     if name == "esmc":
         return EsmcModel(EsmcConfig(**sizes))
+    if name == "prott5":
+        t5 = {"d_model": shape.hidden, "d_ff": shape.inner, "d_kv": shape.head_width, "num_heads": shape.heads, "num_layers": LAYERS}
+        return T5EncoderModel(T5Config(**t5, vocab_size=128, feed_forward_proj="relu", dropout_rate=0.0))
+    if name == "protbert":
+        own = {"vocab_size": len(PROTBERT_VOCAB), "max_position_embeddings": 40000, "hidden_dropout_prob": 0.0}
+        return BertModel(BertConfig(**sizes, **own, attention_probs_dropout_prob=0.0), add_pooling_layer=False)
     shared = {**sizes, "pad_token_id": esm2.PAD, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     if name == "esm1b":
         own = {
@@ -86,8 +111,10 @@ def randomize(model) -> None:
             values = values * 0.25 + 1 if name.endswith("weight") else values * 0.15
         elif parameter.dim() == 1:
             values = values * 0.15
-        elif "embed" not in name:
-            values = values * 0.5 / parameter.shape[1] ** 0.5
+        elif "relative_attention_bias" not in name and "embed" not in name and name != "shared.weight":
+            # Nothing scales the scores of T5.
+            gain = 0.5 / 128**0.25 if name.endswith(("SelfAttention.q.weight", "SelfAttention.k.weight")) else 0.5
+            values = values * gain / parameter.shape[1] ** 0.5
         parameter.data.copy_(values)
 
 
@@ -100,13 +127,14 @@ def checkpoint(work: Path, name: str) -> Path:
         folder.mkdir(parents=True)
         model = build(name)
         randomize(model)
-        config = {**model.config.to_dict(), "model_type": "esmc" if name == "esmc" else "esm"}
+        kind = {"esmc": "esmc", "protbert": "bert", "prott5": "t5"}.get(name, "esm")
+        config = {**model.config.to_dict(), "model_type": kind}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        words = nt_fixtures.vocabulary("v2", K) if name == "nt" else esm2.VOCAB
-        if name != "esmc":
+        words = {"nt": nt_fixtures.vocabulary("v2", K), "protbert": PROTBERT_VOCAB, "esm1b": esm2.VOCAB}.get(name)
+        if words:
             (folder / "vocab.txt").write_text("\n".join(words))
-        prefix = "esmc." if name == "esmc" else "esm."
-        skipped = ("contact_head", "inv_freq", "position_ids")
+        prefix = "" if kind == "t5" else f"{kind}."
+        skipped = ("contact_head", "inv_freq", "position_ids", "encoder.embed_tokens")
         state = {
             prefix + key: tensor.contiguous()
             for key, tensor in model.state_dict().items()
@@ -121,17 +149,25 @@ def load(name: str, folder: Path):
     model = build(name)
     model.set_attn_implementation("sdpa")
     state = load_file(folder / "model.safetensors")
-    state = {key.split(".", 1)[1]: tensor for key, tensor in state.items()}
+    if name != "prott5":
+        state = {key.split(".", 1)[1]: tensor for key, tensor in state.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [key for key in missing if "contact_head" not in key and "inv_freq" not in key and "position_ids" not in key]
+    skipped = ("contact_head", "inv_freq", "position_ids", "encoder.embed_tokens")
+    missing = [key for key in missing if not any(part in key for part in skipped)]
     assert not missing and not unexpected, (missing, unexpected)
     return model.eval()
 
 
-def tokenizer(name: str):
-    """A function from a sequence to its ids, and how many of these are special tokens behind it."""
+def tokenizer(name: str) -> Tokens:
+    if name == "protbert":
+        letters = {letter: number for number, letter in enumerate(PROTBERT_VOCAB)} | dict.fromkeys("UZOB", PROTBERT_VOCAB.index("X"))
+        return Tokens(lambda sequence: [2, *(letters.get(letter, 1) for letter in sequence), 3], pad=0)
+    if name == "prott5":
+        residues = {letter: 3 + number for number, letter in enumerate(T5_RESIDUES)}
+        residues |= dict.fromkeys("UZOB", residues["X"])
+        return Tokens(lambda sequence: [*(residues.get(letter, 2) for letter in sequence), 1], front=0, pad=0)
     if name != "nt":
-        return esm2.token_ids, 1
+        return Tokens(esm2.token_ids)
     tokens = nt_fixtures.vocabulary("v2", K)
     ids = {token: number for number, token in enumerate(tokens)}
 
@@ -144,4 +180,4 @@ def tokenizer(name: str):
             at += len(word)
         return row
 
-    return encode, 0
+    return Tokens(encode, behind=0)

@@ -38,16 +38,16 @@ def sorted_batches(rows: list[list[int]], budget: int) -> list[list[int]]:
     return [*batches, batch]
 
 
-def means(states, mask, behind: int = 1):
-    """Means of token vectors [batch, tokens, hidden] over all but the first token that `mask` has, and the last if one is `behind`."""
+def means(states, mask, front: int = 1, behind: int = 1):
+    """Means of token vectors [batch, tokens, hidden] over all that `mask` has but the special ones: at most one on either side."""
     import torch
 
     lengths = mask.sum(1)
     kept = mask.clone()
-    kept[:, 0] = 0
+    kept[:, :front] = 0
     if behind:
         kept[torch.arange(len(mask)), lengths - 1] = 0
-    return torch.einsum("bsh,bs->bh", states, kept.float()) / (lengths - 1 - behind)[:, None]
+    return torch.einsum("bsh,bs->bh", states, kept.float()) / (lengths - front - behind)[:, None]
 
 
 def transformers(arguments, family: str | None = None) -> tuple[float, float]:
@@ -58,10 +58,10 @@ def transformers(arguments, family: str | None = None) -> tuple[float, float]:
     if family:
         import families
 
-        model = families.load(family, arguments.model)
-        token_ids, behind = families.tokenizer(family)
+        model, tokens = families.load(family, arguments.model), families.tokenizer(family)
+        token_ids, special, pad = tokens.encode, (tokens.front, tokens.behind), tokens.pad
     else:
-        model, token_ids, behind = esm2.load_transformers(arguments.model), esm2.token_ids, 1
+        model, token_ids, special, pad = esm2.load_transformers(arguments.model), esm2.token_ids, (1, 1), esm2.PAD
     loaded = time.perf_counter()
 
     records = esm2.read_fasta(arguments.fasta)
@@ -69,10 +69,10 @@ def transformers(arguments, family: str | None = None) -> tuple[float, float]:
     vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
     with torch.inference_mode():
         for batch in sorted_batches(rows, arguments.budget):
-            ids = esm2.padded([rows[i] for i in batch])
-            mask = (ids != esm2.PAD).long()
+            ids = esm2.padded([rows[i] for i in batch], pad)
+            mask = (ids != pad).long()
             states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            vectors[batch] = means(states, mask, behind).numpy()
+            vectors[batch] = means(states, mask, *special).numpy()
     save(arguments.out, records, vectors)
     return loaded, time.perf_counter()
 
@@ -159,7 +159,7 @@ def dnabert2(arguments) -> tuple[float, float]:
 
 
 PEERS = {"transformers": transformers, "fair-esm": fair_esm, "esm-cpp": esm_cpp, "dnabert2": dnabert2}
-PEERS |= {f"transformers-{family}": partial(transformers, family=family) for family in ("esmc", "esm1b", "nt")}
+PEERS |= {f"transformers-{family}": partial(transformers, family=family) for family in ("esmc", "esm1b", "nt", "protbert", "prott5")}
 
 
 def main() -> None:

@@ -77,11 +77,11 @@ def token_ids(sequence: str) -> list[int]:
     return [CLS, *(LETTERS.get(letter, UNK) for letter in sequence), EOS]
 
 
-def padded(rows: list[list[int]]):
+def padded(rows: list[list[int]], pad: int = PAD):
     """Token ids [batch, longest], padded with `<pad>`."""
     import torch
 
-    ids = torch.full((len(rows), max(map(len, rows))), PAD, dtype=torch.int64)
+    ids = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
     return ids

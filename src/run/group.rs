@@ -113,8 +113,8 @@ impl Group {
         outputs
     }
 
-    /// Letters of the longest sequence that the model was made for, as [`Executor::model_limit`] has
-    /// it.
+    /// Letters of the longest sequence that the model was made for, as [`Executor::model_limit`]
+    /// has it.
     ///
     /// [`Executor::model_limit`]: super::execute::Executor::model_limit
     pub(super) fn model_limit(&self) -> Option<usize> {

@@ -128,8 +128,8 @@ impl Reference {
         println!("{name}: largest difference to the reference {worst:.1e}");
     }
 
-    /// Runs a case per token with one of [`KERNELS`]: the recorded rows are those expected. `layer`:
-    /// the last, without the option, where none is given.
+    /// Runs a case per token with one of [`KERNELS`]: the recorded rows are those expected.
+    /// `layer`: the last, without the option, where none is given.
     #[track_caller]
     pub fn check_per_token(
         &self,

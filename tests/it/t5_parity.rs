@@ -32,7 +32,7 @@ fn model_of(case: &str) -> &'static Path {
 #[test]
 fn mixed_lengths_and_unknown_letters_in_every_pooling_and_layer() {
     for case in reference().cases() {
-        reference().check_pooled(&case.name, &model_of(&case.name));
+        reference().check_pooled(&case.name, model_of(&case.name));
     }
 }
 

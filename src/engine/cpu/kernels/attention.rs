@@ -69,8 +69,8 @@ pub trait PositionEncoding: Sync {
         (width as f32).sqrt()
     }
 
-    /// The key at a position from its row of the dense product, [head width] each: without rotation,
-    /// with its bias.
+    /// The key at a position from its row of the dense product, [head width] each: without
+    /// rotation, with its bias.
     #[inline(always)]
     fn key(&self, _position: usize, source: &[f32], bias: &[f32], key: &mut [f32]) {
         for ((key, value), bias) in key.iter_mut().zip(source).zip(bias) {

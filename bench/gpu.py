@@ -8,8 +8,8 @@ of an hour on an H100, with --quick about 4 minutes.
 - seqembed: the whole program, FASTA files on disk (a manifest of 200) to npz files on disk. Tokens a second are those of its
   report.json over its seconds without the load and without finding and waking the device, which the peers' processes have done before. The best of --runs runs, each a process of its own.
 - The peers (bench/gpu_peers.py, bench/gpu_torch.py) start from token arrays in memory, which are batched beforehand:
-  transformers with SDPA, sorted by length, at its best of several token budgets (the others, which transformers or its older releases
-  lack: plain PyTorch in its manner); PyTorch written by hand, whole layers under torch.compile: packed with varlen_attn (all but DNABERT-2), padded SDPA with a bias or
+  transformers with SDPA, sorted by length, at its best of several token budgets (DNABERT-2, which it lacks: plain PyTorch in its manner;
+  ESM C and Nucleotide Transformer: both); PyTorch written by hand, whole layers under torch.compile: packed with varlen_attn (all but DNABERT-2), padded SDPA with a bias or
   flex_attention, padded or packed (DNABERT-2: the best of them is the bar). They embed as many sequences as
   take about as long as a run of seqembed, of the same lengths, once to warm up and then for the record.
 - The upper limit: only the matrix products of the model.

@@ -62,8 +62,9 @@ def speeds(model: dict, name: str, precisions: list[str]) -> list[str]:
         # The bars are for the precision that is the default on a GPU.
         first = precision == precisions[0]
         said = []
-        for compiled, what in ((True, "compiled"), (False, "transformers")):
-            if best := fastest(peers, compiled):
+        transformers = ("transformers", peers["transformers"]) if "transformers" in peers else fastest(peers, False)
+        for best, what in ((fastest(peers, True), "compiled"), (transformers, "transformers")):
+            if best:
                 ratio = run["tokens_per_second"] / best[1]["tokens_per_second"]
                 said.append(f"{verdict(ratio, bars.get(what) if first else None)} times {best[0]}")
         if roof:

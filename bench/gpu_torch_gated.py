@@ -3,8 +3,8 @@
 Their blocks have feed-forward layers gated by SiLU; ESM C's also layer norms of queries and keys over all heads, and nothing but its norms
 has biases. The folder holds ESM C's residual scale in the weights, and the value's bias in the attention output's.
 
-Whole layers under torch.compile with varlen_attn; and padded SDPA, not compiled, in the manner of transformers, which lacks Nucleotide
-Transformer's second version, and in older releases ESM C.
+Whole layers under torch.compile with varlen_attn; and padded SDPA, not compiled, in the manner of transformers (gpu_transformers.py), without
+what that does around it.
 """
 
 from __future__ import annotations

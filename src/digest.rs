@@ -12,7 +12,7 @@ use seqembed_onnx::weights::verify::blake3_of_parts;
 
 /// Block size in bytes: each block, except the last, is a complete subtree of BLAKE3's tree and is
 /// hashed separately.
-const BLOCK: u64 = 1 << 20;
+pub const BLOCK: u64 = 1 << 20;
 
 /// The hash of the first `length` bytes of a file, in hexadecimal.
 ///
@@ -22,8 +22,20 @@ pub fn of_file(file: &File, length: u64) -> io::Result<String> {
     of_blocks(file, length, &[])
 }
 
-/// The same, without reading blocks whose hash is already known.
-fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::Result<String> {
+/// The hash of a block of a file that has more than one: [`BLOCK`] bytes, or the last ones, from the
+/// offset `at`.
+pub fn of_block(at: u64, bytes: &[u8]) -> ChainingValue {
+    let mut hasher = Hasher::new();
+    hasher.set_input_offset(at);
+    hasher.update(bytes).finalize_non_root()
+}
+
+/// The hash of the first `length` bytes of a file, in hexadecimal, without reading blocks whose hash
+/// is already known.
+///
+/// # Errors
+/// If a block cannot be read.
+pub fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::Result<String> {
     let read = |block: u64| -> io::Result<Vec<u8>> {
         let at = block * BLOCK;
         let bytes = usize::try_from((length - at).min(BLOCK)).map_err(io::Error::other)?;
@@ -40,9 +52,7 @@ fn of_blocks(file: &File, length: u64, known: &[Option<ChainingValue>]) -> io::R
         if let Some(value) = known {
             return Ok(value);
         }
-        let mut hasher = Hasher::new();
-        hasher.set_input_offset(block * BLOCK);
-        Ok(hasher.update(&read(block)?).finalize_non_root())
+        Ok(of_block(block * BLOCK, &read(block)?))
     };
     let blocks = (0..length.div_ceil(BLOCK)).into_par_iter();
     let values: Vec<ChainingValue> = blocks.map(value).collect::<io::Result<_>>()?;

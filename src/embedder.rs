@@ -13,7 +13,7 @@ use crate::engine::select::{self, SelectedDevice};
 use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::manifest::{self, Job, ManifestErrors};
-use crate::output::{OutputError, Rows, Sink, Written};
+use crate::output::{Block, OutputError, Rows, Sink, Written};
 use crate::records::{Record, Source};
 use crate::report::{LoadReport, Report};
 use crate::run::context::{Resources, ReusedSession, RunContext};
@@ -567,8 +567,8 @@ fn context<'a>(options: &'a run::Options, trace: &'a Trace) -> RunContext<'a> {
 struct Gathered(Arc<Mutex<Rows>>);
 
 impl Sink for Gathered {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        lock(&self.0).append(rows.clone());
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        lock(&self.0).append(block.into());
         Ok(())
     }
 

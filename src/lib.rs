@@ -62,6 +62,8 @@ mod threads;
 #[doc(hidden)]
 pub mod tokenize;
 mod trace;
+#[doc(hidden)]
+pub mod vectors;
 mod verify;
 mod virnucpro;
 

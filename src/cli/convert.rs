@@ -180,7 +180,7 @@ fn convert(
     }
     let mut sink = output::create(format, layout)?;
     for block in reader {
-        sink.write(&block?)?;
+        sink.put(block?.into())?;
     }
     sink.finish()?;
     Ok(rows)

@@ -10,16 +10,21 @@
 //! - `nonfinite-always`: it overflows in higher precision, too;
 //! - `half`: devices are said to compute in half precision, so that there is a higher one to fall
 //!   back on;
-//! - `slow=MS`: every batch takes MS milliseconds longer.
+//! - `slow=MS`: every batch takes MS milliseconds longer;
+//! - `made-up`: nothing is computed, and the numbers are made up, which measures how much the rest of
+//!   the program can carry (`bench/residues.py`). A run warns of it.
 //!
 //! Without the variable no engine is wrapped, so that this costs nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use half::f16;
+
 use super::batch::{Batch, Reduce};
 use super::error::EngineError;
 use super::session::Engine;
+use crate::vectors::Floats;
 
 /// The environment variable.
 pub const VARIABLE: &str = "SEQEMBED_INJECT";
@@ -36,6 +41,8 @@ pub struct Faults {
     nonfinite_tokens: Option<usize>,
     nonfinite_always: bool,
     slow: Option<u64>,
+    /// Whether the numbers are made up.
+    pub made_up: bool,
 }
 
 impl Faults {
@@ -67,18 +74,26 @@ impl Faults {
                 "nonfinite-tokens" => faults.nonfinite_tokens = Some(number()?),
                 "nonfinite-always" => faults.nonfinite_always = true,
                 "slow" => faults.slow = Some(number()? as u64),
+                "made-up" => faults.made_up = true,
                 _ => return Err(format!("{VARIABLE}: {word:?} is unknown")),
             }
         }
         Ok(faults)
     }
 
-    /// An engine with injected faults. `index` is the number of the device, and `fallback` is true
-    /// for the engine in higher precision.
+    /// An engine with injected faults. `hidden` is the width of its rows, `index` the number of the
+    /// device, and `fallback` is true for the engine in higher precision.
     #[must_use]
-    pub fn wrap(self, engine: Box<dyn Engine>, index: usize, fallback: bool) -> Box<dyn Engine> {
+    pub fn wrap(
+        self,
+        engine: Box<dyn Engine>,
+        hidden: usize,
+        index: usize,
+        fallback: bool,
+    ) -> Box<dyn Engine> {
         Box::new(FaultyEngine {
             engine,
+            made_up: self.made_up.then(|| MadeUp::new(hidden)),
             faults: self,
             first: index == 0,
             fallback,
@@ -89,6 +104,7 @@ impl Faults {
 
 struct FaultyEngine {
     engine: Box<dyn Engine>,
+    made_up: Option<MadeUp>,
     faults: Faults,
     first: bool,
     fallback: bool,
@@ -97,6 +113,10 @@ struct FaultyEngine {
 
 impl Engine for FaultyEngine {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        self.run_floats(batch, reduce).map(Floats::into_singles)
+    }
+
+    fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
         let faults = &self.faults;
         if let Some(milliseconds) = faults.slow {
             std::thread::sleep(Duration::from_millis(milliseconds));
@@ -108,17 +128,73 @@ impl Engine for FaultyEngine {
         if faults.oom_above.is_some_and(|most| batch.tokens() > most) {
             return Err(EngineError::OutOfMemory("a fault was injected".to_owned()));
         }
-        let mut rows = self.engine.run(batch, reduce)?;
-        if let Some(tokens) = faults.nonfinite_tokens
-            && (faults.nonfinite_always || !self.fallback)
-        {
+        let rows = match &self.made_up {
+            Some(made_up) => made_up.rows(batch, reduce),
+            None => self.engine.run_floats(batch, reduce)?,
+        };
+        let Some(tokens) = faults.nonfinite_tokens else {
+            return Ok(rows);
+        };
+        let mut rows = rows.into_singles();
+        if faults.nonfinite_always || !self.fallback {
             overflow(&mut rows, batch, reduce, tokens);
         }
-        Ok(rows)
+        Ok(rows.into())
     }
 
     fn cost(&self, batch: &Batch) -> usize {
         self.engine.cost(batch)
+    }
+}
+
+/// Numbers that cost nothing: a vector for each token id, as wide as the model's.
+struct MadeUp {
+    hidden: usize,
+    /// `VECTORS` of them, spread as embeddings are. Those of tokens have 16 bits, as on a GPU.
+    values: Vec<f16>,
+}
+
+/// How many different vectors are made up.
+const VECTORS: usize = 64;
+
+impl MadeUp {
+    fn new(hidden: usize) -> Self {
+        let mut state = 1_u64;
+        let mut uniform = || {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let values = (0..VECTORS * hidden).map(|_| {
+            let sum: f32 = (0..4).map(|_| uniform()).sum();
+            f16::from_f32(sum / 4.0)
+        });
+        Self {
+            hidden,
+            values: values.collect(),
+        }
+    }
+
+    fn rows(&self, batch: &Batch, reduce: Reduce) -> Floats {
+        let vector = |id: i64| {
+            let at = usize::try_from(id).unwrap_or(0) % VECTORS * self.hidden;
+            &self.values[at..at + self.hidden]
+        };
+        let first = |range: &[i32; 2]| batch.ids[usize::try_from(range[0]).unwrap_or(0)];
+        let ids: Vec<i64> = match reduce {
+            Reduce::Tokens => batch.ids.clone(),
+            Reduce::Mean | Reduce::Max => batch.ranges.iter().map(first).collect(),
+        };
+        let mut rows = Vec::with_capacity(ids.len() * self.hidden);
+        for id in ids {
+            rows.extend_from_slice(vector(id));
+        }
+        let rows = Floats::Half(Box::new(rows));
+        match reduce {
+            Reduce::Tokens => rows,
+            Reduce::Mean | Reduce::Max => rows.into_singles().into(),
+        }
     }
 }
 

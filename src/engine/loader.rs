@@ -283,7 +283,10 @@ impl Loader<'_> {
         fallback: bool,
     ) -> Box<dyn Engine> {
         match self.faults {
-            Some(faults) => faults.wrap(Box::new(session), index, fallback),
+            Some(faults) => {
+                let hidden = session.info().hidden;
+                faults.wrap(Box::new(session), hidden, index, fallback)
+            }
             None => Box::new(session),
         }
     }

@@ -16,6 +16,7 @@ use super::batch::{Batch, Reduce};
 use super::error::EngineError;
 use crate::device::Device;
 use crate::settings::Precision;
+use crate::vectors::Floats;
 
 /// A model on a device: a batch in, rows of numbers out.
 pub trait Engine: Send + Sync {
@@ -24,6 +25,15 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// What the device or the graph refuses.
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError>;
+
+    /// Computes a batch as [`Engine::run`] does. The rows are in the precision in which the graph
+    /// gives them.
+    ///
+    /// # Errors
+    /// Those of [`Engine::run`].
+    fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
+        self.run(batch, reduce).map(Floats::Single)
+    }
 
     /// How many tokens the device computes for a batch, padding included.
     fn cost(&self, batch: &Batch) -> usize {
@@ -65,6 +75,10 @@ impl Engine for Arc<dyn Session> {
         (**self).run(batch, reduce)
     }
 
+    fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
+        (**self).run_floats(batch, reduce)
+    }
+
     fn cost(&self, batch: &Batch) -> usize {
         (**self).cost(batch)
     }
@@ -88,6 +102,10 @@ pub struct VerifiedSession<S> {
 impl<S: Session> Engine for VerifiedSession<S> {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         self.session.run(batch, reduce)
+    }
+
+    fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
+        self.session.run_floats(batch, reduce)
     }
 
     fn cost(&self, batch: &Batch) -> usize {

@@ -42,6 +42,7 @@ use crate::output::{self, Unfinished, Written};
 use crate::records::Source;
 use crate::report::FileReport;
 use crate::text::{counted, was};
+use crate::vectors::Vectors;
 
 pub use self::error::JournalError;
 pub use self::finished::finished;
@@ -488,12 +489,12 @@ impl Journal {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn save<'v>(
+    pub fn save(
         &mut self,
         ticket: &mut Ticket,
         hidden: usize,
         marks: &[Mark],
-        values: impl Iterator<Item = &'v [f32]>,
+        values: &Vectors,
     ) -> Result<RowLocation, JournalError> {
         let attempt = if let Some(attempt) = ticket.attempt {
             attempt

@@ -16,6 +16,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::vectors::Vectors;
+
 const MAGIC: &[u8; 8] = b"SQEROWS1";
 const HEAD: usize = 48;
 const ENTRY: usize = 20;
@@ -104,17 +106,16 @@ impl Writer {
         })
     }
 
-    /// Appends a frame of the marks' rows, whose values are handed on by `values` in the marks'
-    /// order. Returns their offset in the shard, from which they can be read immediately.
+    /// Appends a frame of the marks' rows, whose values are in the marks' order. Returns their offset in the shard, from which they can be read immediately.
     ///
     /// # Errors
     /// When the disk refuses, or the values are not as many as the marks say.
-    pub fn frame<'v>(
+    pub fn frame(
         &mut self,
         attempt: u64,
         hidden: usize,
         marks: &[Mark],
-        values: impl Iterator<Item = &'v [f32]>,
+        values: &Vectors,
     ) -> io::Result<u64> {
         let wrong = || io::Error::other("rows and values of a frame do not fit together");
         let vectors: u64 = marks.iter().map(|mark| u64::from(mark.vectors)).sum();
@@ -140,16 +141,16 @@ impl Writer {
         self.put(&head)?;
         let start = self.bytes;
         let mut block = Vec::with_capacity(1 << 16);
-        for values in values {
-            for part in values.chunks(1 << 14) {
-                block.clear();
-                for value in part {
-                    block.extend_from_slice(&value.to_le_bytes());
-                }
-                hasher.update(&block);
-                self.put(&block)?;
-                left = left.checked_sub(part.len() as u64).ok_or_else(wrong)?;
+        let mut values = values.clone();
+        while !values.is_empty() {
+            let part = values.split_to(values.len().min(1 << 14)).to_singles();
+            block.clear();
+            for value in &part {
+                block.extend_from_slice(&value.to_le_bytes());
             }
+            hasher.update(&block);
+            self.put(&block)?;
+            left = left.checked_sub(part.len() as u64).ok_or_else(wrong)?;
         }
         if left > 0 {
             return Err(wrong());
@@ -480,9 +481,10 @@ mod tests {
         let mut writer = Writer::create(&path).unwrap();
         for (attempt, rows) in frames.iter().enumerate() {
             let marks: Vec<Mark> = rows.iter().map(|(mark, _)| *mark).collect();
-            let values = rows.iter().map(|(_, values)| &values[..]);
+            let values = rows.iter().flat_map(|(_, values)| values.clone());
+            let values = values.collect::<Vec<f32>>().into();
             writer
-                .frame(attempt as u64, hidden, &marks, values)
+                .frame(attempt as u64, hidden, &marks, &values)
                 .unwrap();
         }
         writer.sync().unwrap();

@@ -75,7 +75,11 @@ impl Complete {
         &self.written
     }
 
-    fn publish(self) -> Result<Written, OutputError> {
+    pub(super) fn new(file: AtomicFile, written: Written) -> Self {
+        Self { file, written }
+    }
+
+    pub(super) fn publish(self) -> Result<Written, OutputError> {
         let path = self.file.path().to_owned();
         let named = self.file.publish().map_err(|error| match error.kind() {
             io::ErrorKind::IsADirectory => OutputError::Folder { path },

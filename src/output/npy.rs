@@ -13,16 +13,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::blocks::{Blocks, Record, invalid, provenance, provenance_json};
 use super::error::{OutputError, writing};
 use super::file::{Unfinished, Written, publish};
 use super::layout::Layout;
+use super::parallel::ParallelFile;
 use super::precision::OutputPrecision;
 use super::reader::Reader;
-use super::rows::{OpenRow, Rows};
+use super::rows::{Block, OpenRow};
 use super::sink::Sink;
 use super::table::Table;
 use crate::text::counted;
@@ -37,13 +38,13 @@ const HEAD: usize = 128;
 pub(super) struct NpySink {
     layout: Layout,
     open: OpenRow,
-    file: BufWriter<Unfinished>,
+    file: ParallelFile,
     table: Table,
 }
 
 impl NpySink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
-        let mut file = BufWriter::new(Unfinished::create(&layout.path)?);
+        let mut file = ParallelFile::create(&layout.path)?;
         file.write_all(&[0; HEAD])
             .map_err(|e| writing(&layout.path, e))?;
         Ok(NpySink {
@@ -56,19 +57,24 @@ impl NpySink {
 }
 
 impl Sink for NpySink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
+        let precision = self.layout.precision;
         self.table
-            .push(rows)
-            .and_then(|()| self.layout.precision.write(&rows.values, &mut self.file))
+            .push(&block.rows)
+            .and_then(|()| self.file.append_values(block.values, precision))
             .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn detach(&mut self) {
+        self.file.detach();
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
         let NpySink {
             layout,
-            mut file,
+            file,
             table,
             ..
         } = *self;
@@ -77,17 +83,12 @@ impl Sink for NpySink {
         let table = write_table(&tsv, table, layout.per_token).map_err(|e| writing(&tsv, e))?;
         let path = provenance_path(&layout.path);
         let facts = write_provenance(&path, &layout).map_err(|e| writing(&path, e))?;
-        let head = |file: &mut BufWriter<Unfinished>| {
-            file.seek(SeekFrom::Start(0))?;
-            let shape = format!("({vectors}, {})", layout.hidden);
-            write_head(file, descr(layout.precision), &shape, HEAD)?;
-            file.flush()
-        };
-        head(&mut file).map_err(|e| writing(&layout.path, e))?;
-        let file = file
-            .into_inner()
-            .map_err(|e| writing(&layout.path, e.into_error()))?;
-        publish(vec![table.complete()?, facts.complete()?, file.complete()?])
+        let shape = format!("({vectors}, {})", layout.hidden);
+        let mut head = Vec::new();
+        write_head(&mut head, descr(layout.precision), &shape, HEAD)
+            .map_err(|e| writing(&layout.path, e))?;
+        let file = file.complete(&[(0, head)])?;
+        publish(vec![table.complete()?, facts.complete()?, file])
     }
 }
 
@@ -189,12 +190,21 @@ pub(super) fn precision(descr: &str) -> Option<OutputPrecision> {
 }
 
 /// The head of a `.npy` file, version 1.0, as `numpy.lib.format` defines it.
-pub(super) fn write_header(to: &mut impl Write, descr: &str, shape: &str) -> io::Result<()> {
+pub(super) fn write_header(
+    to: &mut (impl Write + ?Sized),
+    descr: &str,
+    shape: &str,
+) -> io::Result<()> {
     write_head(to, descr, shape, 0)
 }
 
 /// The same, of `least` bytes at least.
-fn write_head(to: &mut impl Write, descr: &str, shape: &str, least: usize) -> io::Result<()> {
+pub(super) fn write_head(
+    to: &mut (impl Write + ?Sized),
+    descr: &str,
+    shape: &str,
+    least: usize,
+) -> io::Result<()> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     // The data start at a multiple of 64 bytes, after magic and version, the length of the header,
     // the header, and a newline.

@@ -13,159 +13,240 @@
 //! blow up the whole array, in memory too. A text of more than [`TEXT_WIDTH`] characters therefore
 //! stands in its array up to there, with `…` as its last character, and whole in `long_text`.
 //!
-//! How many rows there are is only known at the end, but an array begins with its shape. So rows
-//! are spooled (in memory while small, then in an unnamed temporary file in the output folder) and
-//! assembled at the end, in bounded memory. Vectors are stored as they are, since floats hardly
-//! compress, and text, mostly zero bytes, is deflated.
+//! The matrix goes to the disk as it comes, and its shape is filled in at the end. How many rows
+//! there are is only known then, but an array begins with its shape: so the small columns are
+//! spooled. Vectors are stored as they are, since floats hardly compress, and text, mostly zero
+//! bytes, is deflated.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
+use flate2::Compression;
 use flate2::read::DeflateDecoder;
-use tempfile::SpooledTempFile;
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
+use flate2::write::DeflateEncoder;
+use zip::{CompressionMethod, ZipArchive};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid, provenance, provenance_json};
 use super::error::{OutputError, writing};
-use super::file::{Unfinished, Written};
+use super::file::Written;
 use super::layout::Layout;
 use super::npy::{self, Array};
+use super::parallel::ParallelFile;
 use super::reader::Reader;
-use super::rows::{OpenRow, Rows};
+use super::rows::{Block, OpenRow};
 use super::sink::Sink;
 use super::table::{Columns, TEXTS, Table, read_u64, rewound, spool};
+use super::zip_entry::{self, Entry};
 
 /// Characters of a text array's element at most.
 const TEXT_WIDTH: usize = 1000;
+
+/// Bytes of the matrix's head: room for the largest shape.
+const HEAD: usize = 128;
 
 /// Writes one npz file.
 pub(super) struct NpzSink {
     layout: Layout,
     open: OpenRow,
-    file: Unfinished,
-    /// The vectors, as in the file.
-    values: BufWriter<SpooledTempFile>,
+    file: ParallelFile,
     table: Table,
+}
+
+/// An archive whose matrix is written, and the entries that it has.
+struct Archive {
+    file: ParallelFile,
+    entries: Vec<Entry>,
+    /// The output, beside which small columns are spooled.
+    path: PathBuf,
 }
 
 impl NpzSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
+        let mut file = ParallelFile::create(&layout.path)?;
+        let mut begin = || {
+            // What is written here is only known at the end.
+            let header = matrix(0, 0, &[]).local_header();
+            file.write_all(&vec![0; header.len() + HEAD])?;
+            file.begin_sum();
+            Ok(())
+        };
+        begin().map_err(|e| writing(&layout.path, e))?;
         Ok(NpzSink {
             open: OpenRow::default(),
-            file: Unfinished::create(&layout.path)?,
-            values: spool(&layout.path),
+            file,
             table: Table::new(&layout.path),
             layout,
         })
     }
 
-    fn spool(&mut self, rows: &Rows) -> io::Result<()> {
-        self.table.push(rows)?;
-        self.layout.precision.write(&rows.values, &mut self.values)
-    }
-
-    fn assemble(self) -> io::Result<Unfinished> {
+    /// Appends the other arrays. Returns the file, and what stands before the matrix.
+    fn assemble(self) -> io::Result<(ParallelFile, Vec<u8>)> {
         let NpzSink {
             layout,
-            file,
-            values,
+            mut file,
             table,
             ..
         } = self;
-        let mut values = rewound(values)?;
-        let (rows, vectors, widths) = (table.rows, table.vectors, table.widths);
-        let mut columns = table.into_columns()?;
-        let mut zip = ZipWriter::new(BufWriter::new(file));
+        let sum = file.end_sum()?;
+        let shape = format!("({}, {})", table.vectors, layout.hidden);
+        let mut head = Vec::new();
+        npy::write_head(&mut head, npy::descr(layout.precision), &shape, HEAD)?;
+        let width = layout.precision.bytes() as u64 * layout.hidden as u64;
+        let matrix = matrix(sum, table.vectors.saturating_mul(width), &head);
+        let mut front = matrix.local_header();
+        front.extend(&head);
+        let mut archive = Archive {
+            file,
+            entries: vec![matrix],
+            path: layout.path.clone(),
+        };
+        archive.columns(&layout, table)?;
+        let at = archive.file.at();
+        zip_entry::write_directory(&mut archive.file, at, &archive.entries)?;
+        Ok((archive.file, front))
+    }
+}
 
+/// The entry of the matrix: `sum` is the CRC-32 of its `bytes` bytes, before which comes `head`.
+fn matrix(sum: u32, bytes: u64, head: &[u8]) -> Entry {
+    let values = crc32fast::Hasher::new_with_initial_len(sum, bytes);
+    let mut all = crc32fast::Hasher::new();
+    all.update(head);
+    all.combine(&values);
+    let size = HEAD as u64 + bytes;
+    Entry {
+        name: "embeddings.npy".to_owned(),
+        is_deflated: false,
+        at: 0,
+        sum: all.finalize(),
+        stored: size,
+        size,
+    }
+}
+
+impl Archive {
+    /// Appends all arrays but the matrix.
+    fn columns(&mut self, layout: &Layout, table: Table) -> io::Result<()> {
+        let (rows, widths) = (table.rows, table.widths);
+        let mut columns = table.into_columns()?;
         for (column, name) in TEXTS.iter().enumerate() {
             let width = widths[column].clamp(1, TEXT_WIDTH);
-            let size = rows.saturating_mul(4 * width as u64);
-            begin(&mut zip, name, CompressionMethod::Deflated, size)?;
-            npy::write_header(&mut zip, &format!("<U{width}"), &format!("({rows},)"))?;
-            columns.each(|row| write_text(&mut zip, &row.texts[column], width))?;
+            self.add(name, |to| {
+                npy::write_header(to, &format!("<U{width}"), &format!("({rows},)"))?;
+                columns.each(|row| write_text(to, &row.texts[column], width))
+            })?;
         }
-        begin(
-            &mut zip,
-            "lengths",
-            CompressionMethod::Deflated,
-            rows.saturating_mul(8),
-        )?;
-        npy::write_header(&mut zip, "<i8", &format!("({rows},)"))?;
-        columns.each(|row| zip.write_all(&row.length.to_le_bytes()))?;
+        self.add("lengths", |to| {
+            npy::write_header(to, "<i8", &format!("({rows},)"))?;
+            columns.each(|row| to.write_all(&row.length.to_le_bytes()))
+        })?;
         if layout.per_token {
-            begin(
-                &mut zip,
-                "offsets",
-                CompressionMethod::Deflated,
-                rows.saturating_mul(8),
-            )?;
-            npy::write_header(&mut zip, "<i8", &format!("({},)", rows + 1))?;
-            zip.write_all(&0_u64.to_le_bytes())?;
-            columns.ends(|end| zip.write_all(&end.to_le_bytes()))?;
+            self.add("offsets", |to| {
+                npy::write_header(to, "<i8", &format!("({},)", rows + 1))?;
+                to.write_all(&0_u64.to_le_bytes())?;
+                columns.ends(|end| to.write_all(&end.to_le_bytes()))
+            })?;
         }
         if widths.iter().any(|&width| width > TEXT_WIDTH) {
-            write_long_text(&mut zip, &mut columns)?;
+            // Two passes, because an array starts with its width.
+            let mut width = 0;
+            long_lines(&mut columns, |line| {
+                width += line.chars().count();
+                Ok(())
+            })?;
+            self.add("long_text", |to| {
+                npy::write_header(to, &format!("<U{width}"), "()")?;
+                long_lines(&mut columns, |line| {
+                    write_text(to, line, line.chars().count())
+                })
+            })?;
         }
-        let provenance = provenance_json(&layout).to_string();
+        let provenance = provenance_json(layout).to_string();
         let width = provenance.chars().count();
-        begin(
-            &mut zip,
-            "provenance",
-            CompressionMethod::Deflated,
-            4 * width as u64,
-        )?;
-        npy::write_header(&mut zip, &format!("<U{width}"), "()")?;
-        write_text(&mut zip, &provenance, width)?;
+        self.add("provenance", |to| {
+            npy::write_header(to, &format!("<U{width}"), "()")?;
+            write_text(to, &provenance, width)
+        })
+    }
 
-        let hidden = layout.hidden as u64;
-        let size = vectors.saturating_mul(layout.precision.bytes() as u64 * hidden);
-        begin(&mut zip, "embeddings", CompressionMethod::Stored, size)?;
-        let shape = format!("({vectors}, {hidden})");
-        npy::write_header(&mut zip, npy::descr(layout.precision), &shape)?;
-        io::copy(&mut values, &mut zip)?;
+    /// Appends an array.
+    fn add(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let spool = spool(&self.path);
+        let mut deflated = CrcWriter {
+            to: DeflateEncoder::new(spool, Compression::default()),
+            sum: crc32fast::Hasher::new(),
+            size: 0,
+        };
+        write(&mut deflated)?;
+        let CrcWriter { to, sum, size } = deflated;
+        let mut spool = rewound(to.finish()?)?;
+        let stored = spool.seek(SeekFrom::End(0))?;
+        spool.seek(SeekFrom::Start(0))?;
+        let entry = Entry {
+            name: format!("{name}.npy"),
+            is_deflated: true,
+            at: self.file.at(),
+            sum: sum.finalize(),
+            stored,
+            size,
+        };
+        self.file.write_all(&entry.local_header())?;
+        io::copy(&mut spool, &mut self.file)?;
+        self.entries.push(entry);
+        Ok(())
+    }
+}
 
-        let file = zip.finish()?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)
+/// Takes the CRC-32 of what passes.
+struct CrcWriter<W> {
+    to: W,
+    sum: crc32fast::Hasher,
+    size: u64,
+}
+
+impl<W: Write> Write for CrcWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 
 impl Sink for NpzSink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
-        self.spool(rows).map_err(|e| writing(&self.layout.path, e))
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
+        let precision = self.layout.precision;
+        self.table
+            .push(&block.rows)
+            .and_then(|()| self.file.append_values(block.values, precision))
+            .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn detach(&mut self) {
+        self.file.detach();
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
         let path = self.layout.path.clone();
-        let file = self.assemble().map_err(|e| writing(&path, e))?;
-        Ok(vec![file.finish()?])
+        let (file, front) = self.assemble().map_err(|e| writing(&path, e))?;
+        Ok(vec![file.finish(&[(0, front)])?])
     }
 }
 
-/// Starts an array of about `size` bytes in the archive.
-fn begin(
-    zip: &mut ZipWriter<impl Write + Seek>,
-    name: &str,
-    method: CompressionMethod,
-    size: u64,
-) -> io::Result<()> {
-    let options = SimpleFileOptions::default()
-        .compression_method(method)
-        // No time stamps, so that the same rows give the same bytes.
-        .last_modified_time(zip::DateTime::default())
-        .unix_permissions(0o644)
-        // Zip's 64-bit sizes where 32 bits might not do: the header and deflate's overhead need
-        // some room.
-        .large_file(size > 0xF000_0000);
-    Ok(zip.start_file(format!("{name}.npy"), options)?)
-}
-
 /// One element of a text array: UCS-4, padded with zeros to `width` characters.
-fn write_text(to: &mut impl Write, text: &str, width: usize) -> io::Result<()> {
+fn write_text(to: &mut dyn Write, text: &str, width: usize) -> io::Result<()> {
     let mut element = Vec::with_capacity(4 * width);
     let mut chars = text.chars();
     for char in chars.by_ref().take(width) {
@@ -177,26 +258,6 @@ fn write_text(to: &mut impl Write, text: &str, width: usize) -> io::Result<()> {
     }
     element.resize(4 * width, 0);
     to.write_all(&element)
-}
-
-fn write_long_text(
-    zip: &mut ZipWriter<impl Write + Seek>,
-    columns: &mut Columns,
-) -> io::Result<()> {
-    // Two passes, because an array starts with its width.
-    let mut width = 0;
-    long_lines(columns, |line| {
-        width += line.chars().count();
-        Ok(())
-    })?;
-    begin(
-        zip,
-        "long_text",
-        CompressionMethod::Deflated,
-        4 * width as u64,
-    )?;
-    npy::write_header(zip, &format!("<U{width}"), "()")?;
-    long_lines(columns, |line| write_text(zip, line, line.chars().count()))
 }
 
 fn long_lines(columns: &mut Columns, mut f: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {

@@ -7,9 +7,8 @@
 //! an empty list for a skipped record. Provenance stands in the file's key-value metadata, each key
 //! after `seqembed.`, and so in pyarrow's schema metadata.
 //!
-//! The crate's writer holds all values of a row, and their levels, in memory, and lays them into
-//! one page. A row of [`GROUP_BYTES`] or more is therefore a row group of its own, whose vectors go
-//! page by page to an unnamed temporary file, and from there into the file.
+//! The pages of per-token vectors are laid out in [`super::parquet_pages`]. A row of [`GROUP_BYTES`]
+//! or more is a row group of its own, whose vectors go into the file as they come.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -32,33 +31,31 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::column::page::{CompressedPage, Page, PageReader as _, PageWriter as _};
-use parquet::column::writer::ColumnCloseResult;
+use parquet::column::page::{Page, PageReader as _};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, RowGroupMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::serialized_reader::SerializedPageReader;
-use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
-use parquet::schema::types::{ColumnDescPtr, ColumnPath};
-
-use crate::atomic_file::folder_of;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
 
 use super::blocks;
 use super::error::OutputError;
-use super::file::{Unfinished, Written};
+use super::file::Written;
 use super::layout::Layout;
+use super::parallel::{ParallelFile, Part};
+use super::parquet_pages::{ColumnSize, LeftOut, LongPages, Pages, Shape, Stream};
 use super::precision::OutputPrecision;
 use super::reader::{BLOCK_BYTES, Reader};
-use super::rows::{OpenRow, Rows};
+use super::rows::{Block, OpenRow, Rows};
 use super::sink::Sink;
+use crate::vectors::Vectors;
 
 /// Bytes of vectors per row group. A sink keeps one group in memory, so this bounds its memory;
 /// groups of this size are still read at full speed.
 const GROUP_BYTES: usize = 32 << 20;
 /// Rows in a row group at most, for short vectors with long headers.
 const GROUP_ROWS: usize = 1 << 16;
-/// Bytes of vectors in a page of a long row.
-const PAGE_BYTES: usize = 1 << 20;
 /// Index of the column with the vectors.
 const EMBEDDINGS: usize = 4;
 /// Prefix of provenance keys, to tell them from the keys of other tools.
@@ -68,16 +65,19 @@ const PREFIX: &str = "seqembed.";
 pub(super) struct ParquetSink {
     layout: Layout,
     schema: SchemaRef,
-    writer: SerializedFileWriter<Unfinished>,
+    writer: SerializedFileWriter<Stream>,
     factory: ArrowRowGroupWriterFactory,
     /// The row group being built.
     group: Option<Vec<ArrowColumnWriter>>,
     open: OpenRow,
-    /// The vectors of a row of a group of its own that are there.
-    long: Option<Long>,
     /// Rows that are not yet a record batch. Batches and row groups end where the rows say, not
-    /// where the caller's blocks do, so that the file doesn't depend on those.
+    /// where the caller's blocks do, so that the file doesn't depend on those. Those of per-token
+    /// output have their vectors in `pages`.
     pending: Rows,
+    /// Where rows are per token, the pages of the row group being built.
+    pages: Pages,
+    /// The per-token row whose vectors are not all there.
+    row: PartialRow,
     group_bytes: usize,
     group_rows: usize,
 }
@@ -105,11 +105,15 @@ impl ParquetSink {
                 .set_column_dictionary_enabled(column.clone(), name == "status")
                 .set_column_statistics_enabled(column, EnabledStatistics::Chunk);
         }
-        let file = Unfinished::create(&layout.path)?;
+        let file = Stream::new(ParallelFile::create(&layout.path)?);
         let (writer, factory) =
             ArrowWriter::try_new(file, schema.clone(), Some(properties.build()))
                 .and_then(ArrowWriter::into_serialized_writer)
                 .map_err(|e| writing(&layout.path, e))?;
+        let shape = Shape {
+            hidden: layout.hidden,
+            precision: layout.precision,
+        };
         Ok(ParquetSink {
             pending: Rows::new(layout.hidden),
             layout,
@@ -118,7 +122,8 @@ impl ParquetSink {
             factory,
             group: None,
             open: OpenRow::default(),
-            long: None,
+            pages: Pages::new(shape),
+            row: PartialRow::Short(Vectors::default()),
             group_bytes: 0,
             group_rows: 0,
         })
@@ -172,92 +177,188 @@ impl ParquetSink {
         end().map_err(|e| writing(&self.layout.path, e))
     }
 
-    /// Appends vectors of the row that is a group of its own, and ends the group with its last one.
-    fn append_long(&mut self, values: &[f32], is_last: bool) -> Result<(), OutputError> {
-        let path = self.layout.path.clone();
-        let mut append = || {
-            let long = self.long.as_mut().expect("it was begun");
-            long.append(values)?;
-            if !is_last {
-                return Ok(());
-            }
-            let long = self.long.take().expect("it was there");
-            let mut head = long.head.clone();
-            // Of a row without vectors: those of this one stand elsewhere.
-            head.vectors = vec![0];
-            let batch = batch(&self.layout, &self.schema, head)
-                .map_err(|e| ParquetError::External(Box::new(io::Error::other(e))))?;
-            self.encode(&batch)?;
-            let mut columns = self.group.take().into_iter().flatten();
-            let mut group = self.writer.next_row_group()?;
-            for column in columns.by_ref().take(EMBEDDINGS) {
+    /// Writes a row group of per-token rows, up to the pages of their vectors.
+    fn begin_token_group(&mut self, mut head: Rows, size: ColumnSize) -> Result<(), ParquetError> {
+        let rows = head.len();
+        // Of rows without vectors: those of these stand elsewhere.
+        head.vectors = vec![0; rows];
+        let batch = batch(&self.layout, &self.schema, head)
+            .map_err(|e| ParquetError::External(Box::new(io::Error::other(e))))?;
+        self.encode(&batch)?;
+        let columns = self.group.take().into_iter().flatten().take(EMBEDDINGS);
+        let columns = columns
+            .map(|column| {
                 let mut column = column.close()?;
                 // Where the pages of this group stand is told of all columns or of none.
                 let about = column.close_mut();
                 (about.offset_index, about.column_index) = (None, None);
-                column.append_to_row_group(&mut group)?;
-            }
-            let (file, about) = long.end()?;
-            group.append_column(&file, about)?;
-            group.close().map(drop)
-        };
-        append().map_err(|e| writing(&path, e))
-    }
-}
-
-impl Sink for ParquetSink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
-        let hidden = rows.hidden;
-        let mut at = rows.before * hidden;
-        let is_open = rows.is_empty() && rows.after > 0;
-        if self.long.is_some() {
-            self.append_long(&rows.values[..at], !is_open)?;
-        } else if rows.before > 0 {
-            self.pending.values.extend_from_slice(&rows.values[..at]);
-            if !is_open {
-                self.end_row()?;
-            }
+                Ok(column)
+            })
+            .collect::<Result<Vec<_>, ParquetError>>()?;
+        let texts = columns.iter().map(|column| {
+            let bytes = column.close().metadata.compressed_size();
+            u64::try_from(bytes).unwrap_or_default()
+        });
+        let start = self.writer.bytes_written() as u64 + texts.sum::<u64>();
+        self.writer.inner_mut().leave_out(start, size.bytes);
+        let about = Shape::about(
+            self.writer.schema_descr().column(EMBEDDINGS),
+            rows as u64,
+            size,
+        )?;
+        let mut group = self.writer.next_row_group()?;
+        for column in columns {
+            column.append_to_row_group(&mut group)?;
         }
-        for row in 0..rows.len() {
-            let is_open = row + 1 == rows.len() && rows.after > 0;
-            let here = rows.vectors[row] - if is_open { rows.after } else { 0 };
-            let values = &rows.values[at..at + here * hidden];
-            at += values.len();
-            if rows.vectors[row] * hidden * self.layout.precision.bytes() >= GROUP_BYTES
-                && self.layout.per_token
-            {
-                self.end_group()?;
-                let mut head = Rows::new(hidden);
-                head.push(rows, row, &[]);
-                self.long = Some(Long::new(&self.layout, &self.writer, head)?);
-                self.append_long(values, !is_open)?;
-                continue;
+        group.append_column(&LeftOut(size.bytes), about)?;
+        group.close()?;
+        Ok(self.writer.flush()?)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            hidden: self.layout.hidden,
+            precision: self.layout.precision,
+        }
+    }
+
+    /// Puts pages in the place that a row group has for them.
+    fn append_pages(&mut self, parts: Vec<Part>) -> Result<(), ParquetError> {
+        let file = &mut self.writer.inner_mut().file;
+        Ok(parts.into_iter().try_for_each(|part| file.append(part))?)
+    }
+
+    /// Writes the row group of per-token rows being built.
+    fn end_token_group(&mut self) -> Result<(), ParquetError> {
+        (self.group_bytes, self.group_rows) = (0, 0);
+        let head = std::mem::replace(&mut self.pending, Rows::new(self.layout.hidden));
+        if head.is_empty() {
+            return Ok(());
+        }
+        let (parts, size) = self.pages.end()?;
+        self.begin_token_group(head, size)?;
+        self.append_pages(parts)
+    }
+
+    fn put_tokens(&mut self, block: Block) -> Result<(), ParquetError> {
+        let counts: Vec<usize> = (0..block.rows.len())
+            .map(|row| block.values_of(row))
+            .collect();
+        let Block {
+            mut rows,
+            mut values,
+        } = block;
+        let first = values.split_to(rows.before * rows.hidden);
+        if !first.is_empty() {
+            let is_last = !rows.is_empty() || rows.after == 0;
+            self.append_values(first, is_last)?;
+        }
+        for (row, count) in counts.into_iter().enumerate() {
+            let vectors = rows.vectors[row];
+            if self.shape().bytes(vectors) >= GROUP_BYTES {
+                self.end_token_group()?;
+                let pages = LongPages::new(self.shape(), vectors);
+                let mut head = Rows::new(rows.hidden);
+                head.push_head(&mut rows, row);
+                self.begin_token_group(head, pages.size()?)?;
+                self.row = PartialRow::Long(pages);
+            } else {
+                self.pending.push_head(&mut rows, row);
+                self.row = PartialRow::Short(Vectors::default());
             }
-            self.pending.push(rows, row, values);
-            if !is_open {
-                self.end_row()?;
-            }
+            let is_last = row + 1 < rows.len() || rows.after == 0;
+            self.append_values(values.split_to(count), is_last)?;
         }
         Ok(())
     }
 
+    /// Appends vectors of the row that was begun, and ends it with its last ones.
+    fn append_values(&mut self, values: Vectors, is_last: bool) -> Result<(), ParquetError> {
+        let own = match &mut self.row {
+            PartialRow::Long(pages) => {
+                let parts = pages.append(values)?;
+                return self.append_pages(parts);
+            }
+            PartialRow::Short(own) => own,
+        };
+        own.append(values);
+        if !is_last {
+            return Ok(());
+        }
+        let own = std::mem::take(own);
+        let last = self.pending.len() - 1;
+        let vectors = self.pending.vectors[last];
+        self.pages.push(vectors, own)?;
+        self.group_bytes += self.shape().bytes(vectors) + self.pending.headers[last].len();
+        self.group_rows += 1;
+        if self.group_bytes >= GROUP_BYTES || self.group_rows >= GROUP_ROWS {
+            return self.end_token_group();
+        }
+        Ok(())
+    }
+
+    fn put_pooled(&mut self, block: Block) -> Result<(), OutputError> {
+        let Block {
+            mut rows,
+            mut values,
+        } = block;
+        for row in 0..rows.len() {
+            self.pending.push_head(&mut rows, row);
+            let own = values.split_to(rows.hidden).to_singles();
+            self.pending.values.extend(own);
+            self.end_row()?;
+        }
+        Ok(())
+    }
+}
+
+/// The per-token row whose vectors are not all there.
+enum PartialRow {
+    /// The last one that is pending: those that are.
+    Short(Vectors),
+    /// A row group of its own.
+    Long(LongPages),
+}
+
+impl Sink for ParquetSink {
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
+        if !self.layout.per_token {
+            return self.put_pooled(block);
+        }
+        self.put_tokens(block)
+            .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn detach(&mut self) {
+        match &mut self.row {
+            PartialRow::Short(values) => values.detach(),
+            PartialRow::Long(pages) => pages.detach(),
+        }
+        self.pages.detach();
+        self.writer.inner_mut().file.detach();
+    }
+
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
-        self.end_group()?;
+        if self.layout.per_token {
+            self.end_token_group()
+                .map_err(|e| writing(&self.layout.path, e))?;
+        } else {
+            self.end_group()?;
+        }
         let path = self.layout.path;
-        let file = self.writer.into_inner().map_err(|e| writing(&path, e))?;
-        Ok(vec![file.finish()?])
+        let stream = self.writer.into_inner().map_err(|e| writing(&path, e))?;
+        Ok(vec![stream.file.finish(&[])?])
     }
 }
 
 impl ParquetSink {
-    /// Ends batch and row group where they are large enough, once a row is whole.
+    /// Ends batch and row group where they are large enough, once a pooled row is there.
     fn end_row(&mut self) -> Result<(), OutputError> {
         let last = self.pending.len() - 1;
-        let values = self.pending.vectors[last] * self.layout.hidden;
         self.group_bytes +=
-            values * self.layout.precision.bytes() + self.pending.headers[last].len();
+            self.layout.hidden * self.layout.precision.bytes() + self.pending.headers[last].len();
         self.group_rows += 1;
         if self.group_bytes >= GROUP_BYTES || self.group_rows >= GROUP_ROWS {
             return self.end_group();
@@ -267,141 +368,6 @@ impl ParquetSink {
         }
         Ok(())
     }
-}
-
-/// The vectors of a row that is a row group of its own, as the pages of their column.
-struct Long {
-    /// The row, without its vectors.
-    head: Rows,
-    hidden: usize,
-    precision: OutputPrecision,
-    column: ColumnDescPtr,
-    file: TrackedWrite<File>,
-    /// Vectors of the page being built.
-    page: Vec<f32>,
-    /// Values so far, and bytes of their pages.
-    values: usize,
-    bytes: u64,
-}
-
-impl Long {
-    fn new(
-        layout: &Layout,
-        writer: &SerializedFileWriter<Unfinished>,
-        head: Rows,
-    ) -> Result<Self, OutputError> {
-        let file =
-            tempfile::tempfile_in(folder_of(&layout.path)).map_err(|source| OutputError::Io {
-                path: layout.path.clone(),
-                source,
-            })?;
-        Ok(Self {
-            head,
-            hidden: layout.hidden,
-            precision: layout.precision,
-            column: writer.schema_descr().column(EMBEDDINGS),
-            file: TrackedWrite::new(file),
-            page: Vec::new(),
-            values: 0,
-            bytes: 0,
-        })
-    }
-
-    fn append(&mut self, mut values: &[f32]) -> Result<(), ParquetError> {
-        let vectors = (PAGE_BYTES / (self.hidden * self.precision.bytes())).max(1);
-        while !values.is_empty() {
-            let room = vectors * self.hidden - self.page.len();
-            let (now, later) = values.split_at(room.min(values.len()));
-            self.page.extend_from_slice(now);
-            values = later;
-            if self.page.len() == vectors * self.hidden {
-                self.write_page()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A page: levels as runs, then the values as they are. The first value of a row has repetition
-    /// level 0, that of another vector 1, every other 2; none is missing, which is definition level
-    /// 2.
-    fn write_page(&mut self) -> Result<(), ParquetError> {
-        let page = std::mem::take(&mut self.page);
-        let mut bytes = Vec::with_capacity(page.len() * self.precision.bytes() + (64 << 10));
-        levels(&mut bytes, |bytes| {
-            for vector in 0..page.len() / self.hidden {
-                run(bytes, u8::from(vector > 0 || self.values > 0), 1);
-                run(bytes, 2, self.hidden - 1);
-            }
-        });
-        levels(&mut bytes, |bytes| run(bytes, 2, page.len()));
-        self.precision.write(&page, &mut bytes)?;
-        let size = bytes.len();
-        let page_of = Page::DataPage {
-            buf: bytes.into(),
-            num_values: u32::try_from(page.len()).expect("a page is small"),
-            encoding: Encoding::PLAIN,
-            def_level_encoding: Encoding::RLE,
-            rep_level_encoding: Encoding::RLE,
-            statistics: None,
-        };
-        let mut writer = SerializedPageWriter::new(&mut self.file);
-        let written = writer.write_page(CompressedPage::new(page_of, size))?;
-        self.bytes += written.bytes_written;
-        self.values += page.len();
-        self.page = page;
-        self.page.clear();
-        Ok(())
-    }
-
-    /// The file of all pages, and what the row group says of them.
-    fn end(mut self) -> Result<(File, ColumnCloseResult), ParquetError> {
-        if !self.page.is_empty() {
-            self.write_page()?;
-        }
-        let signed =
-            |number: u64| i64::try_from(number).map_err(|e| ParquetError::External(Box::new(e)));
-        let bytes = signed(self.bytes)?;
-        let metadata = ColumnChunkMetaData::builder(self.column)
-            .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
-            .set_compression(Compression::UNCOMPRESSED)
-            .set_num_values(signed(self.values as u64)?)
-            .set_total_compressed_size(bytes)
-            .set_total_uncompressed_size(bytes)
-            .set_data_page_offset(0)
-            .build()?;
-        let about = ColumnCloseResult {
-            bytes_written: self.bytes,
-            rows_written: 1,
-            metadata,
-            bloom_filter: None,
-            column_index: None,
-            offset_index: None,
-        };
-        Ok((self.file.into_inner()?, about))
-    }
-}
-
-/// Levels, after their count of bytes.
-fn levels(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = bytes.len();
-    bytes.extend([0; 4]);
-    write(bytes);
-    let count = u32::try_from(bytes.len() - start - 4).expect("a page is small");
-    bytes[start..start + 4].copy_from_slice(&count.to_le_bytes());
-}
-
-/// So many times the same level, as parquet's run-length encoding has it: twice the count in 7 bits
-/// a byte, and the level.
-fn run(bytes: &mut Vec<u8>, level: u8, count: usize) {
-    if count == 0 {
-        return;
-    }
-    let mut left = 2 * count;
-    while left >= 0x80 {
-        bytes.push(left.to_le_bytes()[0] | 0x80);
-        left >>= 7;
-    }
-    bytes.extend([left.to_le_bytes()[0], level]);
 }
 
 fn prefixed(layout: &Layout) -> impl Iterator<Item = (String, String)> {

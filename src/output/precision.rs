@@ -1,9 +1,11 @@
 //! The floats in an output file, and how they are written and read.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt as _;
+
+use crate::vectors::{Stretch, Vectors};
 
 /// The floats in an output file.
 #[derive(
@@ -38,20 +40,59 @@ impl OutputPrecision {
         }
     }
 
-    /// Writes values, little-endian.
-    pub(super) fn write(self, values: &[f32], to: &mut (impl Write + ?Sized)) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(8192);
-        for part in values.chunks(2048) {
-            bytes.clear();
-            match self {
-                OutputPrecision::Fp32 => part.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
-                OutputPrecision::Fp16 => part
-                    .iter()
-                    .for_each(|v| bytes.extend(f16::from_f32(*v).to_le_bytes())),
+    /// Appends values, little-endian.
+    pub(super) fn encode(self, values: &Vectors, to: &mut Vec<u8>) {
+        /// Values that are converted at a time, in the processor's nearest cache.
+        const TILE: usize = 2048;
+        for stretch in values.stretches() {
+            match (stretch, self) {
+                (Stretch::Single(values), OutputPrecision::Fp32) => singles(values, to),
+                (Stretch::Half(values), OutputPrecision::Fp16) => halves(values, to),
+                (Stretch::Single(values), OutputPrecision::Fp16) => {
+                    let mut tile = [f16::ZERO; TILE];
+                    for values in values.chunks(TILE) {
+                        let tile = &mut tile[..values.len()];
+                        tile.convert_from_f32_slice(values);
+                        halves(tile, to);
+                    }
+                }
+                (Stretch::Half(values), OutputPrecision::Fp32) => {
+                    let mut tile = [0.0; TILE];
+                    for values in values.chunks(TILE) {
+                        let tile = &mut tile[..values.len()];
+                        values.convert_to_f32_slice(tile);
+                        singles(tile, to);
+                    }
+                }
             }
-            to.write_all(&bytes)?;
         }
-        Ok(())
+    }
+
+    /// The first value that would silently become infinite, if there is one, and its index.
+    pub(super) fn too_large(self, values: &Vectors) -> Option<(usize, f32)> {
+        /// The smallest value that rounds to infinity; the largest 16-bit float is 65504.
+        const TOO_LARGE: f32 = 65520.0;
+        if self == OutputPrecision::Fp32 {
+            return None;
+        }
+        let is_wide = |value: &f32| value.is_finite() && value.abs() >= TOO_LARGE;
+        let mut before = 0;
+        for stretch in values.stretches() {
+            match stretch {
+                Stretch::Half(values) => before += values.len(),
+                Stretch::Single(values) => {
+                    for block in values.chunks(256) {
+                        // Without a way out in the middle, vector instructions do this.
+                        if block.iter().fold(false, |any, value| any | is_wide(value)) {
+                            let at = block.iter().position(is_wide)?;
+                            return Some((before + at, block[at]));
+                        }
+                        before += block.len();
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Little-endian values as 32-bit floats.
@@ -67,6 +108,24 @@ impl OutputPrecision {
                 halves.map(f32::from).collect()
             }
         }
+    }
+}
+
+fn singles(values: &[f32], to: &mut Vec<u8>) {
+    let start = to.len();
+    to.resize(start + size_of_val(values), 0);
+    let (bytes, _) = to[start..].as_chunks_mut();
+    for (bytes, value) in bytes.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
+    }
+}
+
+fn halves(values: &[f16], to: &mut Vec<u8>) {
+    let start = to.len();
+    to.resize(start + size_of_val(values), 0);
+    let (bytes, _) = to[start..].as_chunks_mut();
+    for (bytes, value) in bytes.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
     }
 }
 

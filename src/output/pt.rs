@@ -24,11 +24,14 @@ use super::file::Written;
 use super::layout::Layout;
 use super::pickle::{Kind, Pickler};
 use super::reader::Reader;
-use super::rows::{OpenRow, Rows};
+use super::rows::{Block, OpenRow};
 use super::sink::Sink;
 use super::table::{Columns, TEXTS, Table};
 use super::torch_archive::{Archive, TorchFile};
 use crate::text::counted;
+
+/// Values that are encoded at a time.
+const TILE: usize = 1 << 16;
 
 /// Writes one pt file.
 pub(super) struct PtSink {
@@ -99,13 +102,21 @@ impl PtSink {
 }
 
 impl Sink for PtSink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
         let precision = self.layout.precision;
-        self.table
-            .push(rows)
-            .and_then(|()| precision.write(&rows.values, &mut self.archive.zip))
-            .map_err(|e| writing(&self.layout.path, e))
+        let Block { rows, mut values } = block;
+        let mut put = || {
+            self.table.push(&rows)?;
+            let mut bytes = Vec::new();
+            while !values.is_empty() {
+                bytes.clear();
+                precision.encode(&values.split_to(TILE.min(values.len())), &mut bytes);
+                self.archive.zip.write_all(&bytes)?;
+            }
+            Ok(())
+        };
+        put().map_err(|e| writing(&self.layout.path, e))
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {

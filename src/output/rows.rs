@@ -2,7 +2,7 @@
 
 use super::error::OutputError;
 use super::layout::Layout;
-use super::precision::OutputPrecision;
+use crate::vectors::Vectors;
 
 /// A block of consecutive rows of one output file, in input order.
 ///
@@ -81,6 +81,50 @@ impl Rows {
         self.values.extend_from_slice(values);
     }
 
+    /// Moves everything but the values of one row of another block of the same width.
+    pub(super) fn push_head(&mut self, other: &mut Rows, row: usize) {
+        self.ids.push(std::mem::take(&mut other.ids[row]));
+        self.headers.push(std::mem::take(&mut other.headers[row]));
+        self.lengths.push(other.lengths[row]);
+        self.status.push(std::mem::take(&mut other.status[row]));
+        self.vectors.push(other.vectors[row]);
+    }
+}
+
+/// Rows on their way to a file: their values stand apart, in the precision that the engine gave.
+#[derive(Debug, Clone, Default)]
+pub struct Block {
+    /// All but the values, of which there are none here.
+    pub rows: Rows,
+    /// The values, as [`Rows::values`] has them.
+    pub values: Vectors,
+}
+
+impl From<Rows> for Block {
+    fn from(mut rows: Rows) -> Self {
+        let values = std::mem::take(&mut rows.values).into();
+        Block { rows, values }
+    }
+}
+
+impl From<Block> for Rows {
+    fn from(block: Block) -> Self {
+        Rows {
+            values: block.values.to_singles(),
+            ..block.rows
+        }
+    }
+}
+
+impl Block {
+    /// How many values of the last row, or of that of an earlier block if this has none, are here.
+    /// `row`: one of this block.
+    pub(super) fn values_of(&self, row: usize) -> usize {
+        let is_last = row + 1 == self.rows.len();
+        let after = if is_last { self.rows.after } else { 0 };
+        (self.rows.vectors[row] - after) * self.rows.hidden
+    }
+
     /// Checks that the columns agree with each other and with the file they go to, so that a
     /// mistake upstream becomes an error and never a shifted matrix. `open` is what earlier blocks
     /// left to come.
@@ -89,60 +133,59 @@ impl Rows {
             path: layout.path.clone(),
             what,
         };
-        if self.hidden != layout.hidden {
+        let rows = &self.rows;
+        if rows.hidden != layout.hidden {
             return Err(wrong(format!(
                 "vectors {} wide for a file of vectors {} wide",
-                self.hidden, layout.hidden
+                rows.hidden, layout.hidden
             )));
         }
-        let rows = self.ids.len();
+        let count = rows.ids.len();
         for (name, len) in [
-            ("headers", self.headers.len()),
-            ("lengths", self.lengths.len()),
-            ("status", self.status.len()),
-            ("vectors", self.vectors.len()),
+            ("headers", rows.headers.len()),
+            ("lengths", rows.lengths.len()),
+            ("status", rows.status.len()),
+            ("vectors", rows.vectors.len()),
         ] {
-            if len != rows {
-                return Err(wrong(format!("{rows} ids but {len} {name}")));
+            if len != count {
+                return Err(wrong(format!("{count} ids but {len} {name}")));
             }
         }
-        if let Some(row) = self.vectors.iter().position(|&n| n != 1)
+        if let Some(row) = rows.vectors.iter().position(|&n| n != 1)
             && !layout.per_token
         {
             return Err(wrong(format!(
                 "{:?} has {} vectors where a pooled row has one",
-                self.ids[row], self.vectors[row]
+                rows.ids[row], rows.vectors[row]
             )));
         }
-        let own = self.vectors.iter().sum::<usize>();
-        let vectors = if rows == 0 {
-            Some(self.before)
+        let own = rows.vectors.iter().sum::<usize>();
+        let vectors = if count == 0 {
+            Some(rows.before)
         } else {
-            (self.before + own).checked_sub(self.after)
+            (rows.before + own).checked_sub(rows.after)
         };
-        if vectors.map(|vectors| vectors * self.hidden) != Some(self.values.len()) {
+        if vectors.map(|vectors| vectors * rows.hidden) != Some(self.values.len()) {
             return Err(wrong(format!(
                 "{} vectors of {} values, but {} values",
-                self.before + own,
-                self.hidden,
+                rows.before + own,
+                rows.hidden,
                 self.values.len()
             )));
         }
-        let (left, is_last_whole) = match self.vectors.last() {
-            Some(&last) => (open.left, self.after <= last),
-            None => (open.left.wrapping_sub(self.after), true),
+        let (left, is_last_whole) = match rows.vectors.last() {
+            Some(&last) => (open.left, rows.after <= last),
+            None => (open.left.wrapping_sub(rows.after), true),
         };
-        if self.before != left || !is_last_whole {
+        if rows.before != left || !is_last_whole {
             return Err(wrong(format!(
                 "{} vectors of {:?} follow, {} were left",
-                self.before, open.id, open.left
+                rows.before, open.id, open.left
             )));
         }
-        if layout.precision == OutputPrecision::Fp16 {
-            self.check_halves(layout, &open.id)?;
-        }
-        open.left = self.after;
-        if let Some(id) = self.ids.last() {
+        self.check_halves(layout, &open.id)?;
+        open.left = rows.after;
+        if let Some(id) = rows.ids.last() {
             open.id.clone_from(id);
         }
         Ok(())
@@ -150,23 +193,21 @@ impl Rows {
 
     /// Refuses values out of range for 16-bit floats, which would silently become infinite.
     fn check_halves(&self, layout: &Layout, open: &str) -> Result<(), OutputError> {
-        /// The smallest value that rounds to infinity; the largest 16-bit float is 65504.
-        const TOO_LARGE: f32 = 65520.0;
-        let wide = |value: &f32| value.is_finite() && value.abs() >= TOO_LARGE;
-        let Some(at) = self.values.iter().position(wide) else {
+        let Some((at, value)) = layout.precision.too_large(&self.values) else {
             return Ok(());
         };
-        let vector = at / self.hidden.max(1);
-        let mut end = self.before;
-        let row = self.vectors.iter().position(|&vectors| {
+        let rows = &self.rows;
+        let vector = at / rows.hidden.max(1);
+        let mut end = rows.before;
+        let row = rows.vectors.iter().position(|&vectors| {
             end += vectors;
             vector < end
         });
-        let row = row.filter(|_| vector >= self.before);
+        let row = row.filter(|_| vector >= rows.before);
         Err(OutputError::TooLarge {
             path: layout.path.clone(),
-            id: row.map_or(open, |row| &self.ids[row]).to_owned(),
-            value: self.values[at],
+            id: row.map_or(open, |row| &rows.ids[row]).to_owned(),
+            value,
         })
     }
 }

@@ -20,11 +20,12 @@ use serde_json::{Map, Value, json};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid};
 use super::error::{OutputError, writing};
-use super::file::{Unfinished, Written};
+use super::file::Written;
 use super::layout::Layout;
+use super::parallel::ParallelFile;
 use super::precision::OutputPrecision;
 use super::reader::Reader;
-use super::rows::{OpenRow, Rows};
+use super::rows::{Block, OpenRow};
 use super::sink::Sink;
 use super::table::{TEXTS, Table, read_u64};
 
@@ -35,7 +36,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 pub(super) struct SafetensorsSink {
     layout: Layout,
     open: OpenRow,
-    file: BufWriter<Unfinished>,
+    file: ParallelFile,
     /// Bytes of the header.
     header: usize,
     table: Table,
@@ -43,7 +44,7 @@ pub(super) struct SafetensorsSink {
 
 impl SafetensorsSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
-        let mut file = BufWriter::new(Unfinished::create(&layout.path)?);
+        let mut file = ParallelFile::create(&layout.path)?;
         // No number in the header has more digits than this one.
         let widest = Sizes {
             rows: u64::MAX,
@@ -62,7 +63,8 @@ impl SafetensorsSink {
         })
     }
 
-    fn complete(self) -> io::Result<Unfinished> {
+    /// Appends the other tensors. Returns the file, and its header.
+    fn complete(self) -> io::Result<(ParallelFile, Vec<u8>)> {
         let SafetensorsSink {
             layout,
             mut file,
@@ -83,44 +85,50 @@ impl SafetensorsSink {
             texts,
         };
         let mut columns = table.into_columns()?;
+        let mut to = BufWriter::new(&mut file);
         for column in 0..TEXTS.len() {
             columns.each(|row| {
                 let text = &row.texts[column];
                 if text.contains('\n') {
                     return Err(invalid(format!("{text:?} contains a line break")));
                 }
-                file.write_all(text.as_bytes())?;
-                file.write_all(b"\n")
+                to.write_all(text.as_bytes())?;
+                to.write_all(b"\n")
             })?;
         }
-        (0..padding).try_for_each(|_| file.write_all(b"\n"))?;
-        columns.each(|row| file.write_all(&row.length.to_le_bytes()))?;
+        (0..padding).try_for_each(|_| to.write_all(b"\n"))?;
+        columns.each(|row| to.write_all(&row.length.to_le_bytes()))?;
         if layout.per_token {
-            file.write_all(&0_u64.to_le_bytes())?;
-            columns.ends(|end| file.write_all(&end.to_le_bytes()))?;
+            to.write_all(&0_u64.to_le_bytes())?;
+            columns.ends(|end| to.write_all(&end.to_le_bytes()))?;
         }
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&(room as u64).to_le_bytes())?;
-        file.write_all(header(&layout, &sizes).as_bytes())?;
-        file.flush()?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)
+        to.flush()?;
+        drop(to);
+        let mut head = (room as u64).to_le_bytes().to_vec();
+        head.extend(header(&layout, &sizes).as_bytes());
+        Ok((file, head))
     }
 }
 
 impl Sink for SafetensorsSink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
+        let precision = self.layout.precision;
         self.table
-            .push(rows)
-            .and_then(|()| self.layout.precision.write(&rows.values, &mut self.file))
+            .push(&block.rows)
+            .and_then(|()| self.file.append_values(block.values, precision))
             .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn detach(&mut self) {
+        self.file.detach();
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
         let path = self.layout.path.clone();
-        let file = self.complete().map_err(|e| writing(&path, e))?;
-        Ok(vec![file.finish()?])
+        let (file, head) = self.complete().map_err(|e| writing(&path, e))?;
+        Ok(vec![file.finish(&[(0, head)])?])
     }
 }
 

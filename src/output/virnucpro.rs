@@ -133,7 +133,12 @@ fn write<'a>(
         for (key, values) in entries.enumerate() {
             let large = size_of_val(values) as u64 > u64::from(u32::MAX / 2);
             let entry = archive.begin(&format!("data/{key}"), large)?;
-            OutputPrecision::Fp32.write(values, entry)?;
+            let mut bytes = Vec::new();
+            for part in values.chunks(1 << 14) {
+                bytes.clear();
+                bytes.extend(part.iter().flat_map(|value| value.to_le_bytes()));
+                entry.write_all(&bytes)?;
+            }
         }
         let mut entry = BufWriter::new(archive.begin("data.pkl", true)?);
         let mut pickler = Pickler::new(&mut entry as &mut dyn Write)?;

@@ -297,6 +297,7 @@ impl<'a> Collector<'a> {
             }
         }
         self.files.flush(current, observer)?;
+        self.files.detach();
         Ok(progress)
     }
 
@@ -364,9 +365,10 @@ impl<'a> Collector<'a> {
         let before = self.files.values().len();
         if let Some(spot) = record.saved {
             let path = self.files.layout(task).path.clone();
-            let values = self.files.values();
-            self.stored
-                .read(task, &path, &Stored::Saved(spot), values)?;
+            let mut values = Vec::new();
+            let stored = Stored::Saved(spot);
+            self.stored.read(task, &path, &stored, &mut values)?;
+            self.files.values().append(values.into());
         } else {
             results.append(self.files.values(), record, status, pooling);
         }
@@ -413,7 +415,7 @@ impl<'a> Collector<'a> {
         for (at, segment) in pending.chunk.segments.iter().enumerate() {
             match segment.origin {
                 Origin::Engine { keep: Some(place) } => {
-                    self.cache.put(place, results.pooled(at));
+                    self.cache.put(place, &results.pooled(at));
                     match issues.get(&at) {
                         Some(issue) => self.cached_issues.insert(place, issue.clone()),
                         None => self.cached_issues.remove(&place),

@@ -15,6 +15,7 @@ use crate::engine::session::{Engine, Session};
 use crate::report::DeviceReport;
 use crate::settings::Precision;
 use crate::trace::{Lane, Trace};
+use crate::vectors::Floats;
 
 /// Loads the same model in a higher precision.
 pub type LoadFallback<'a> =
@@ -99,7 +100,7 @@ impl<'a> LoadedDevice<'a> {
         batch: &Batch,
         reduce: Reduce,
         trace: (&Trace, &Lane),
-    ) -> Result<Vec<f32>, EngineError> {
+    ) -> Result<Floats, EngineError> {
         self.run_on(&*self.engine, "batch", batch, reduce, trace)
     }
 
@@ -112,7 +113,7 @@ impl<'a> LoadedDevice<'a> {
         batch: &Batch,
         reduce: Reduce,
         trace: (&Trace, &Lane),
-    ) -> Option<Result<Vec<f32>, EngineError>> {
+    ) -> Option<Result<Floats, EngineError>> {
         let load = self.load_fallback.as_ref()?;
         let engine = self.fallback.get_or_init(|| {
             let started = Instant::now();
@@ -136,9 +137,9 @@ impl<'a> LoadedDevice<'a> {
         batch: &Batch,
         reduce: Reduce,
         (trace, lane): (&Trace, &Lane),
-    ) -> Result<Vec<f32>, EngineError> {
+    ) -> Result<Floats, EngineError> {
         let started = Instant::now();
-        let result = engine.run(batch, reduce);
+        let result = engine.run_floats(batch, reduce);
         let ended = Instant::now();
         let spans = engine.computed();
         let about = || json!({"tokens": batch.tokens(), "sequences": batch.sequences(), "done": result.is_ok()});

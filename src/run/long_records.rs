@@ -127,7 +127,7 @@ impl LongRecord {
             && !self.has_issue
         {
             let mut block = RowBlock::part(task);
-            block.values.clone_from(&joined.values);
+            block.values.extend_from_slice(&joined.values);
             block.mark(record.mark(1), false);
             saver.hold(block);
         }
@@ -168,10 +168,10 @@ impl LongRecord {
             let [forward, reverse] = self.strands;
             let mut vector = forward.finish(pooling.reduce());
             join_strands(&mut vector, &reverse.finish(pooling.reduce()));
-            files.values().extend(vector);
+            files.values().append(vector.into());
         } else {
-            let values = files.values();
-            values.resize(values.len() + vectors * last.results.hidden, f32::NAN);
+            let missing = vec![f32::NAN; vectors * last.results.hidden];
+            files.values().append(missing.into());
         }
         // Its parts are saved.
         files.mark(record.mark(vectors), true);
@@ -195,22 +195,24 @@ impl LongRecord {
         }
         let mut left = last.part.vectors;
         files.begin_row(record, &self.status, left);
-        let mut rows = files.take_rows();
+        let mut block = files.take_rows();
         for part in &self.parts {
             if interrupt.signal().is_some() {
                 return Err(CollectError::Stopped);
             }
-            stored.read(task, &files.layout(task).path, part, &mut rows.values)?;
-            let count = rows.values.len() / hidden.max(1);
+            let mut values = Vec::new();
+            stored.read(task, &files.layout(task).path, part, &mut values)?;
+            let count = values.len() / hidden.max(1);
+            block.values = values.into();
             left = left.saturating_sub(count);
-            rows.after = left;
-            if rows.is_empty() {
-                rows.before = count;
+            block.rows.after = left;
+            if block.rows.is_empty() {
+                block.rows.before = count;
             }
-            if let Err(source) = files.write(task, &rows) {
+            if let Err(source) = files.write(task, block) {
                 return files.refused(task, source, observer);
             }
-            rows = Rows::new(hidden);
+            block = Rows::new(hidden).into();
         }
         stored.spool.clear();
         Ok(())
@@ -249,8 +251,10 @@ fn store(
         return Ok(Stored::Shard(place, count));
     }
     if files.is_given() {
-        return Ok(Stored::Values(block.values));
+        return Ok(Stored::Values(block.values.to_singles()));
     }
-    let stored = rows.spool.put(&files.layout(task).path, &block.values);
+    let stored = rows
+        .spool
+        .put(&files.layout(task).path, &block.values.to_singles());
     stored.map_err(|(path, source)| files.error(task, OutputError::Io { path, source }))
 }

@@ -58,7 +58,7 @@ use self::group::group_jobs;
 use self::output_files::output_path;
 use self::resume::Skipped;
 use crate::device::{Device, DeviceChoice};
-use crate::engine::fault_injection::Faults;
+use crate::engine::fault_injection::{Faults, VARIABLE};
 use crate::engine::runtime::Runtime;
 use crate::engine::select::{self, SelectedDevice};
 use crate::folders;
@@ -123,10 +123,16 @@ fn run_once(
         resume,
         &mut |text| observer.warning(text),
     )?;
+    let faults = Faults::from_env().map_err(RunError::Faults)?;
+    if faults.is_some_and(|faults| faults.made_up) {
+        observer.warning(&format!(
+            "{VARIABLE}: no model is run, all numbers are made up"
+        ));
+    }
     let context = RunContext {
         options,
         started,
-        faults: Faults::from_env().map_err(RunError::Faults)?,
+        faults,
         trace: &trace,
         say,
     };

@@ -13,11 +13,12 @@ use super::task::Task;
 use crate::engine::session::Session;
 use crate::journal::facts::InputFingerprint;
 use crate::journal::rows::Mark;
-use crate::output::{self, Layout, OutputError, Rows, Sink};
+use crate::output::{self, Block, Layout, OutputError, Rows, Sink};
 use crate::report::FileReport;
+use crate::vectors::Vectors;
 
 /// Number of values in a block of rows that is written to a sink.
-const BLOCK: usize = 1 << 21;
+const BLOCK_VALUES: usize = 1 << 21;
 
 /// What is counted of a record.
 #[derive(Clone, Copy)]
@@ -46,7 +47,7 @@ pub struct OutputFiles<'a> {
     hidden: usize,
     states: Vec<FileState>,
     /// Rows of one file that its sink does not have yet.
-    rows: Rows,
+    rows: Block,
     /// The same, for the journal.
     block: RowBlock,
     /// None where nothing is kept for a later run.
@@ -73,7 +74,7 @@ impl<'a> OutputFiles<'a> {
             layouts,
             hidden,
             states: tasks.iter().map(|_| FileState::default()).collect(),
-            rows: Rows::new(hidden),
+            rows: empty(hidden),
             block: RowBlock::default(),
             saver,
             sessions: Vec::new(),
@@ -153,13 +154,13 @@ impl<'a> OutputFiles<'a> {
 
     /// The values of the rows that are gathered: a record's are appended before its row is
     /// [begun](OutputFiles::begin_row), or after it.
-    pub fn values(&mut self) -> &mut Vec<f32> {
+    pub fn values(&mut self) -> &mut Vectors {
         &mut self.rows.values
     }
 
     /// Starts the row of a record with this many vectors.
     pub fn begin_row(&mut self, record: &ChunkRecord, status: &RecordStatus, vectors: usize) {
-        let rows = &mut self.rows;
+        let rows = &mut self.rows.rows;
         rows.ids.push(record.id.clone());
         rows.headers.push(record.header.clone());
         rows.lengths.push(record.length as u64);
@@ -174,12 +175,12 @@ impl<'a> OutputFiles<'a> {
 
     /// Whether enough rows are gathered for a sink.
     pub fn is_full(&self) -> bool {
-        self.rows.values.len() >= BLOCK
+        self.rows.values.len() >= BLOCK_VALUES
     }
 
     /// Returns the gathered rows.
-    pub fn take_rows(&mut self) -> Rows {
-        std::mem::replace(&mut self.rows, Rows::new(self.hidden))
+    pub fn take_rows(&mut self) -> Block {
+        std::mem::replace(&mut self.rows, empty(self.hidden))
     }
 
     /// Hands the rows that were gathered to their file.
@@ -188,25 +189,35 @@ impl<'a> OutputFiles<'a> {
         task: Option<usize>,
         observer: &mut dyn Observer,
     ) -> Result<(), CollectError> {
-        let Some(task) = task.filter(|_| !self.rows.is_empty()) else {
+        let Some(task) = task.filter(|_| !self.rows.rows.is_empty()) else {
             return Ok(());
         };
         let rows = self.take_rows();
-        let result = self.write(task, &rows);
         let mut block = std::mem::take(&mut self.block);
-        block.task = task;
-        block.values = rows.values;
         if let Some(saver) = &mut self.saver {
+            block.task = task;
+            block.values = rows.values.clone();
             saver.hold(block);
         }
+        let result = self.write(task, rows);
         result.or_else(|source| self.refused(task, source, observer))
     }
 
     /// Hands rows to a task's sink.
-    pub fn write(&mut self, task: usize, rows: &Rows) -> Result<(), OutputError> {
-        let result = self.sink(task).and_then(|sink| sink.write(rows));
+    pub fn write(&mut self, task: usize, rows: Block) -> Result<(), OutputError> {
         self.states[task].bytes += (rows.values.len() * size_of::<f32>()) as u64;
-        result
+        self.sink(task)?.put(rows)
+    }
+
+    /// Lets go of the batches of a chunk that was written.
+    pub fn detach(&mut self) {
+        for sink in self
+            .states
+            .iter_mut()
+            .filter_map(|state| state.sink.as_mut())
+        {
+            sink.detach();
+        }
     }
 
     /// Fails a file that cannot be written, if the cause does not affect other files.
@@ -301,6 +312,11 @@ impl<'a> OutputFiles<'a> {
             state.sink = None;
         }
     }
+}
+
+/// No rows yet, of vectors `hidden` wide.
+fn empty(hidden: usize) -> Block {
+    Rows::new(hidden).into()
 }
 
 /// The final path of a sample's file.

@@ -12,6 +12,7 @@ use super::save::{FRAME_VALUES, RowBlock, Saver};
 use super::stored::Stored;
 use super::task::Task;
 use crate::journal::JournalError;
+use crate::vectors::Floats;
 
 /// A chunk that is not written yet.
 pub struct PendingChunk {
@@ -20,7 +21,7 @@ pub struct PendingChunk {
     /// By segment, what was not computed as it was meant.
     pub issues: HashMap<usize, SegmentIssue>,
     /// What the engine gave for each batch, of those that returned.
-    batches: Vec<Option<Vec<f32>>>,
+    batches: Vec<Option<Arc<Floats>>>,
     /// For each entry, whether its rows were saved before they are written.
     saved: Vec<bool>,
     /// By entry, where those are that are parts of long records.
@@ -45,7 +46,7 @@ impl PendingChunk {
 
     /// Stores the results of a batch.
     pub fn add(&mut self, batch: usize, result: BatchResult) {
-        self.batches[batch] = Some(result.rows);
+        self.batches[batch] = Some(Arc::new(result.rows));
         for (segment, issue) in result.issues {
             // A failure takes precedence over the status that windows were tried before.
             if issue != SegmentIssue::Windowed || !self.issues.contains_key(&segment) {

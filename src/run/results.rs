@@ -1,10 +1,13 @@
 //! Assembles the vectors of a record from the results of batches.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkRecord, RecordStatus, Segment};
 use super::dedup::Origin;
-use crate::pooling::{Joined, Pooling, join_strands, join_windows, pooled_rows, rows_of};
+use crate::pooling::{Joined, Pooling, Reduce, join_strands, join_windows, pooled_rows, rows_of};
+use crate::vectors::{Floats, Vectors};
 
 /// The location of a segment's result.
 #[derive(Clone, Copy)]
@@ -47,13 +50,14 @@ pub fn locate(chunk: &Chunk) -> Vec<ResultLocation> {
 }
 
 /// The results that the rows of a chunk are made from.
+#[derive(Clone, Copy)]
 pub struct Results<'a> {
     /// The chunk.
     pub chunk: &'a Chunk,
     /// The location of the result of each of its segments.
     pub locations: &'a [ResultLocation],
     /// What the engine gave for each batch, of those that returned.
-    pub batches: &'a [Option<Vec<f32>>],
+    pub batches: &'a [Option<Arc<Floats>>],
     /// Pooled rows of earlier chunks.
     pub cached: &'a [f32],
     /// Width of a row.
@@ -64,58 +68,87 @@ impl<'a> Results<'a> {
     /// Appends a record's vectors: NaN for a pooled one without an embedding.
     pub fn append(
         &self,
-        values: &mut Vec<f32>,
+        vectors: &mut Vectors,
         record: &ChunkRecord,
         status: &RecordStatus,
         pooling: Pooling,
     ) {
-        let before = values.len();
         if status.skipped.is_some() {
-            values.resize(before + pooling.missing_vectors() * self.hidden, f32::NAN);
+            vectors.extend_from_slice(&vec![f32::NAN; pooling.missing_vectors() * self.hidden]);
             return;
         }
         let reduce = pooling.reduce();
-        join_windows(values, self.parts(record.segments.clone()), reduce);
-        if !record.reverse.is_empty() {
-            let mut reverse = Vec::new();
-            join_windows(&mut reverse, self.parts(record.reverse.clone()), reduce);
-            join_strands(&mut values[before..], &reverse);
+        if reduce == Reduce::Tokens && record.reverse.is_empty() {
+            for segment in record.segments.clone() {
+                self.share(vectors, segment);
+            }
+            return;
         }
+        let strand = |segments: &Range<usize>| {
+            let parts: Vec<_> = self.parts(segments.clone()).collect();
+            let parts = parts.iter().map(|(part, tokens)| (&**part, *tokens));
+            let mut values = Vec::new();
+            join_windows(&mut values, parts, reduce);
+            values
+        };
+        let mut values = strand(&record.segments);
+        if !record.reverse.is_empty() {
+            join_strands(&mut values, &strand(&record.reverse));
+        }
+        vectors.extend_from_slice(&values);
+    }
+
+    /// Appends the vectors of a segment's tokens, as the engine gave them.
+    fn share(&self, vectors: &mut Vectors, segment: usize) {
+        let (location, rows) = self.location(segment);
+        match location {
+            ResultLocation::Batch { batch, .. } => {
+                if let Some(floats) = &self.batches[batch] {
+                    vectors.share(floats, rows);
+                }
+            }
+            ResultLocation::Cached(_) => vectors.extend_from_slice(&self.cached[rows]),
+        }
+    }
+
+    /// Where the result of a segment is, and which numbers there are its own.
+    fn location(&self, segment: usize) -> (ResultLocation, Range<usize>) {
+        let Segment { input, reduce, .. } = &self.chunk.segments[segment];
+        let location = self.locations[segment];
+        let (ResultLocation::Batch { row, .. } | ResultLocation::Cached(row)) = location;
+        let Range { start, end } = pooled_rows(*reduce, &input.range);
+        (
+            location,
+            (row + start) * self.hidden..(row + end) * self.hidden,
+        )
     }
 
     /// Joins the pooled rows of segments to those of the windows before.
     pub fn join(&self, joined: &mut Joined, segments: Range<usize>, pooling: Pooling) {
         for (part, tokens) in self.parts(segments) {
-            joined.add(part, tokens, pooling.reduce());
+            joined.add(&part, tokens, pooling.reduce());
         }
     }
 
     /// What is pooled of a segment.
-    pub fn pooled(&self, segment: usize) -> &'a [f32] {
+    pub fn pooled(&self, segment: usize) -> Cow<'a, [f32]> {
         let mut parts = self.parts(segment..segment + 1);
-        parts.next().map_or(&[], |(part, _)| part)
+        parts.next().map_or(Cow::default(), |(part, _)| part)
     }
 
     /// What is pooled of each segment, and over how many tokens.
-    fn parts(&self, segments: Range<usize>) -> impl ExactSizeIterator<Item = (&'a [f32], usize)> {
-        let Self {
-            chunk,
-            locations,
-            batches,
-            cached,
-            hidden,
-        } = *self;
+    fn parts(&self, segments: Range<usize>) -> impl Iterator<Item = (Cow<'a, [f32]>, usize)> {
+        let results = *self;
         segments.map(move |at| {
-            let Segment { input, reduce, .. } = &chunk.segments[at];
-            let (values, row) = match locations[at] {
-                ResultLocation::Batch { batch, row } => {
-                    (batches[batch].as_deref().unwrap_or_default(), row)
-                }
-                ResultLocation::Cached(row) => (cached, row),
+            let (location, rows) = results.location(at);
+            let part = match location {
+                ResultLocation::Batch { batch, .. } => match &results.batches[batch] {
+                    Some(floats) => floats.singles(rows),
+                    None => Cow::default(),
+                },
+                ResultLocation::Cached(_) => Cow::Borrowed(&results.cached[rows]),
             };
-            let Range { start, end } = pooled_rows(*reduce, &input.range);
-            let part = &values[(row + start) * hidden..(row + end) * hidden];
-            (part, input.range.len())
+            (part, results.chunk.segments[at].input.range.len())
         })
     }
 }

@@ -14,6 +14,7 @@ use crate::journal::{Journal, JournalError, Ticket};
 use crate::output::Written;
 use crate::report::FileReport;
 use crate::text::{are, counted};
+use crate::vectors::Vectors;
 
 /// Rows wait in memory up to this many bytes.
 const WAITING_BYTES: usize = 64 << 20;
@@ -30,7 +31,7 @@ pub struct RowBlock {
     /// The rows; none for one that need not be saved.
     pub marks: Vec<(Mark, bool)>,
     /// Their values.
-    pub values: Vec<f32>,
+    pub values: Vectors,
     /// Whether these are parts of records.
     pub is_part: bool,
 }
@@ -51,16 +52,17 @@ impl RowBlock {
     }
 
     /// The rows to be saved, in the form of a frame.
-    fn rows(&self, hidden: usize) -> (Vec<Mark>, impl Iterator<Item = &[f32]>) {
-        let marks = self.marks.iter();
-        let marks = marks.filter(|(_, is_safe)| !is_safe).map(|(mark, _)| *mark);
-        let mut at = 0;
-        let slices = self.marks.iter().filter_map(move |(mark, is_safe)| {
-            let start = at;
-            at += mark.vectors as usize * hidden;
-            (!is_safe).then(|| &self.values[start..at])
-        });
-        (marks.collect(), slices)
+    fn rows(&self, hidden: usize) -> (Vec<Mark>, Vectors) {
+        let mut marks = Vec::with_capacity(self.marks.len());
+        let (mut all, mut wanted) = (self.values.clone(), Vectors::default());
+        for (mark, is_safe) in &self.marks {
+            let own = all.split_to(mark.vectors as usize * hidden);
+            if !is_safe {
+                marks.push(*mark);
+                wanted.append(own);
+            }
+        }
+        (marks, wanted)
     }
 }
 
@@ -160,7 +162,7 @@ impl<'a> Saver<'a> {
         *(if block.is_part { parts } else { rows }) += marks.len() as u64;
         let ticket = &mut self.tickets[block.task];
         self.journal
-            .save(ticket, self.hidden, &marks, values)
+            .save(ticket, self.hidden, &marks, &values)
             .map(Some)
     }
 

@@ -3,9 +3,14 @@
 //!
 //! `SEQEMBED_TEST_PYTHON` names a Python that has them; `make test` sets it.
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::ValueEnum as _;
+use half::f16;
 
 use crate::common::{self, text};
-use seqembed::output::{self, Format, Layout, OutputError, OutputPrecision, Rows};
+use seqembed::output::{self, Block, Format, Layout, OutputError, OutputPrecision, Rows};
+use seqembed::vectors::{Floats, Vectors};
 
 /// Runs Python on `script` with the file as its first argument; the script fails the test by an
 /// assertion.
@@ -554,6 +559,88 @@ assert (rows[3] == want[3]).all()"
             rows.values[16..32].fill(0.0);
             assert_eq!(back, rows, "{format}");
         }
+    }
+}
+
+/// Vectors as a GPU gives them: in 16 bits, batch by batch, in an order of the batches' own.
+#[test]
+fn vectors_of_16_bits_go_to_the_file_as_the_engine_gave_them() {
+    let hidden = 96;
+    let lengths: Vec<usize> = (0..500).map(|row| (row * 37) % 131).collect();
+    let number = |vector: usize, at: usize| ((vector * 31 + at) % 2048) as f32 / 4.0;
+    let mut rows = pooled(hidden, 0, lengths.len());
+    rows.vectors.clone_from(&lengths);
+    let all: usize = lengths.iter().sum();
+    rows.values = (0..all * hidden)
+        .map(|i| number(i / hidden, i % hidden))
+        .collect();
+    // Rows are in batches by their numbers modulo 7.
+    let mut batches = vec![Vec::new(); 7];
+    let mut places = Vec::new();
+    let mut first = 0;
+    for (row, &vectors) in lengths.iter().enumerate() {
+        let batch: &mut Vec<f16> = &mut batches[row % 7];
+        places.push(batch.len()..batch.len() + vectors * hidden);
+        let own = &rows.values[first..first + vectors * hidden];
+        batch.extend(own.iter().map(|&value| f16::from_f32(value)));
+        first += own.len();
+    }
+    let batches: Vec<Arc<Floats>> = batches
+        .into_iter()
+        .map(|batch| Arc::new(Floats::Half(Box::new(batch))))
+        .collect();
+    for (format, precision) in Format::ALL.into_iter().flat_map(|format| {
+        OutputPrecision::value_variants()
+            .iter()
+            .map(move |&p| (format, p))
+    }) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = |name: &str| Layout {
+            precision,
+            ..layout(
+                &folder.path().join(name).with_extension(format.extension()),
+                hidden,
+                true,
+            )
+        };
+        let whole = write(format, layout("whole"), std::slice::from_ref(&rows));
+        let mut sink = output::create(format, layout("parts")).unwrap();
+        let mut row = 0;
+        while row < rows.len() {
+            let mut block = Block::from(pooled(hidden, row, rows.len().min(row + 60)));
+            block.values = Vectors::default();
+            block.rows.vectors.clear();
+            for _ in 0..block.rows.len() {
+                block.rows.vectors.push(lengths[row]);
+                block.values.share(&batches[row % 7], places[row].clone());
+                row += 1;
+            }
+            sink.put(block).unwrap();
+            sink.detach();
+        }
+        sink.finish().unwrap();
+        let path = layout("parts").path;
+        assert!(
+            std::fs::read(whole).unwrap() == std::fs::read(&path).unwrap(),
+            "{format}"
+        );
+        python(
+            &format!(
+                "{LOAD}
+import itertools
+lengths = [row * 37 % 131 for row in range(500)]
+assert [len(r) for r in rows] == lengths
+assert embeddings.dtype == np.float{}, embeddings.dtype
+want = (np.arange({all})[:, None] * 31 + np.arange({hidden})) % 2048 / 4
+assert (embeddings == want).all()
+assert all((r == want[e - n : e]).all() for r, n, e in zip(rows, lengths, itertools.accumulate(lengths)))",
+                8 * precision.bytes()
+            ),
+            &path,
+        );
+        let (back, told) = output::read(&path).unwrap();
+        assert_eq!(told, layout("parts"));
+        assert!(back == rows, "{format}");
     }
 }
 

@@ -11,7 +11,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::{ArenaExtendStrategy, CUDA};
@@ -31,6 +30,7 @@ use crate::device::Device;
 use crate::engine::batch::{Batch, Reduce};
 use crate::engine::error::EngineError;
 use crate::engine::session::{self, Engine, SessionInfo};
+use crate::vectors::Floats;
 
 /// What a session on a GPU is loaded from.
 pub struct CudaSessionOptions<'a> {
@@ -361,6 +361,34 @@ impl CudaSession {
     }
 }
 
+/// The vectors of tokens, where ONNX Runtime put them.
+struct HalfTokens {
+    tensor: DynValue,
+    /// How many of the values are those of tokens: the rest are those of the padding.
+    count: usize,
+}
+
+impl HalfTokens {
+    fn new(tensor: DynValue, count: usize) -> Result<Self, EngineError> {
+        let (_, values) = tensor.try_extract_tensor::<f16>().map_err(engine_error)?;
+        if values.len() < count {
+            return Err(EngineError::Runtime(format!(
+                "the graph returned {} values instead of {count}",
+                values.len()
+            )));
+        }
+        Ok(Self { tensor, count })
+    }
+}
+
+impl AsRef<[f16]> for HalfTokens {
+    fn as_ref(&self) -> &[f16] {
+        let values = self.tensor.try_extract_tensor::<f16>();
+        let (_, values) = values.expect("it was looked at before");
+        &values[..self.count]
+    }
+}
+
 impl session::Session for CudaSession {
     fn info(&self) -> &SessionInfo {
         &self.info
@@ -369,6 +397,10 @@ impl session::Session for CudaSession {
 
 impl Engine for CudaSession {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        self.run_floats(batch, reduce).map(Floats::into_singles)
+    }
+
+    fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
         if !self.outputs.contains(&reduce) {
             return Err(EngineError::Output(reduce));
         }
@@ -386,7 +418,7 @@ impl Engine for CudaSession {
             Reduce::Mean | Reduce::Max => batch.ranges.len(),
         };
         if rows == 0 {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         if self.kind == GraphKind::OrtCuda && reduce == Reduce::Max {
             let longest = batch.ranges.iter().map(|[start, end]| end - start).max();
@@ -403,13 +435,11 @@ impl Engine for CudaSession {
         self.compute(&inputs, name(reduce), &mut target)?;
         let count = rows * self.hidden;
         if reduce == Reduce::Tokens && self.half_tokens {
-            let (_, values) = target.try_extract_tensor::<f16>().map_err(engine_error)?;
-            let mut wide = vec![0.0; count];
-            values[..count].convert_to_f32_slice(&mut wide);
-            return Ok(wide);
+            let values = HalfTokens::new(target, count)?;
+            return Ok(Floats::Half(Box::new(values)));
         }
         let (_, values) = target.try_extract_tensor::<f32>().map_err(engine_error)?;
-        Ok(values[..count].to_vec())
+        Ok(values[..count].to_vec().into())
     }
 
     fn cost(&self, batch: &Batch) -> usize {

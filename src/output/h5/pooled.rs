@@ -8,7 +8,7 @@ use super::super::file::{Unfinished, Written};
 use super::super::layout::Layout;
 use super::super::precision::OutputPrecision;
 use super::super::reader::{BLOCK_BYTES, Reader};
-use super::super::rows::{OpenRow, Rows};
+use super::super::rows::{Block, OpenRow, Rows};
 use super::super::sink::Sink;
 use super::datasets::{bits, check_shape, length, precision, rows_of, signed, unequal, writing};
 
@@ -80,9 +80,15 @@ impl PooledSink {
         }
     }
 
-    fn append(&mut self, rows: &Rows) -> Result<(), Hdf5Error> {
-        for (row, values) in rows.values.chunks_exact(rows.hidden.max(1)).enumerate() {
-            self.pending.push(rows, row, values);
+    fn append(&mut self, block: Block) -> Result<(), Hdf5Error> {
+        let Block {
+            mut rows,
+            mut values,
+        } = block;
+        for row in 0..rows.len() {
+            self.pending.push_head(&mut rows, row);
+            let own = values.split_to(rows.hidden);
+            self.pending.values.extend(own.to_singles());
             if self.pending.len() == CHUNK_ROWS {
                 self.flush()?;
             }
@@ -129,9 +135,10 @@ impl Pooled {
 }
 
 impl Sink for PooledSink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
-        self.append(rows).map_err(|e| writing(&self.layout.path, e))
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
+        self.append(block)
+            .map_err(|e| writing(&self.layout.path, e))
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {

@@ -7,7 +7,7 @@
 //! record in the file, its id and the place of its header are kept.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 
 use rust_hdf5::format::creation_order::CreationOrder;
 use rust_hdf5::format::dense_attr::build_dense_attributes;
@@ -34,13 +34,15 @@ use rust_hdf5::format::{FormatContext, FormatError, UNDEF_ADDR};
 use rust_hdf5::{H5File, Hdf5Error};
 
 use super::super::error::OutputError;
-use super::super::file::{Unfinished, Written};
+use super::super::file::Written;
 use super::super::layout::Layout;
+use super::super::parallel::ParallelFile;
 use super::super::precision::OutputPrecision;
 use super::super::reader::{BLOCK_BYTES, Reader};
-use super::super::rows::{OpenRow, Rows};
+use super::super::rows::{Block, OpenRow, Rows};
 use super::super::sink::Sink;
 use super::datasets::{check_shape, length, precision, rows_of, signed, writing};
+use crate::vectors::Vectors;
 
 /// Bytes of a dataset's name at most.
 const NAME_BYTES: usize = 255;
@@ -79,10 +81,7 @@ struct Record {
 
 impl RecordsSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
-        let mut file = Parts {
-            file: BufWriter::new(Unfinished::create(&layout.path)?),
-            at: 0,
-        };
+        let mut file = Parts(ParallelFile::create(&layout.path)?);
         // The superblock is written at the end.
         file.write_all(&[0; 64])
             .map_err(|e| writing(&layout.path, e.into()))?;
@@ -97,36 +96,41 @@ impl RecordsSink {
         })
     }
 
-    fn append(&mut self, rows: &Rows) -> Result<(), Hdf5Error> {
-        let hidden = rows.hidden;
-        let mut at = rows.before * hidden;
+    fn append(&mut self, block: Block) -> Result<(), Hdf5Error> {
+        let hidden = block.rows.hidden;
         let precision = self.layout.precision;
-        precision.write(&rows.values[..at], &mut self.file)?;
-        for (row, &length) in signed(&rows.lengths).iter().enumerate() {
+        let counts: Vec<usize> = (0..block.rows.len())
+            .map(|row| block.values_of(row))
+            .collect();
+        let Block {
+            mut rows,
+            mut values,
+        } = block;
+        let first = values.split_to(rows.before * hidden);
+        self.file.append_values(first, precision)?;
+        let lengths = signed(&rows.lengths);
+        for (row, (count, length)) in counts.into_iter().zip(lengths).enumerate() {
             if self.pending_bytes >= TEXTS_BYTES {
                 self.write_headers()?;
             }
-            let is_last = row + 1 == rows.lengths.len();
-            let here = rows.vectors[row] - if is_last { rows.after } else { 0 };
-            let values = &rows.values[at..at + here * hidden];
-            at += values.len();
+            let id = rows.ids[row].as_str().into();
             let texts = [
-                ("id", rows.ids[row].clone()),
-                ("header", rows.headers[row].clone()),
-                ("status", rows.status[row].clone()),
+                ("id", std::mem::take(&mut rows.ids[row])),
+                ("header", std::mem::take(&mut rows.headers[row])),
+                ("status", std::mem::take(&mut rows.status[row])),
             ];
             self.pending_bytes += texts
                 .iter()
                 .map(|(_, text)| text.len() + TEXT_BYTES)
                 .sum::<usize>();
             self.pending.push(Record {
-                id: rows.ids[row].as_str().into(),
+                id,
                 address: self.file.begin()?,
                 vectors: rows.vectors[row],
                 texts,
                 numbers: [("length", length), ("row", self.row)],
             });
-            precision.write(values, &mut self.file)?;
+            self.file.append_values(values.split_to(count), precision)?;
             self.row += 1;
         }
         Ok(())
@@ -154,8 +158,8 @@ impl RecordsSink {
         Ok(())
     }
 
-    /// Writes what makes the parts a file.
-    fn end(&mut self) -> Result<(), Hdf5Error> {
+    /// Writes what makes the parts a file. Returns the superblock, which stands at its start.
+    fn end(&mut self) -> Result<Vec<u8>, Hdf5Error> {
         self.write_headers()?;
         let mut root = ObjectHeader::new();
         let records = std::mem::take(&mut self.links);
@@ -200,28 +204,28 @@ impl RecordsSink {
             file_consistency_flags: 0,
             base_address: 0,
             superblock_extension_address: UNDEF_ADDR,
-            end_of_file_address: self.file.at,
+            end_of_file_address: self.file.0.at(),
             root_group_object_header_address: address,
         };
-        self.file.file.seek(SeekFrom::Start(0))?;
-        self.file.file.write_all(&superblock.encode())?;
-        self.file.file.flush()?;
-        Ok(())
+        Ok(superblock.encode())
     }
 }
 
 impl Sink for RecordsSink {
-    fn write(&mut self, rows: &Rows) -> Result<(), OutputError> {
-        rows.check(&self.layout, &mut self.open)?;
-        self.append(rows).map_err(|e| writing(&self.layout.path, e))
+    fn put(&mut self, block: Block) -> Result<(), OutputError> {
+        block.check(&self.layout, &mut self.open)?;
+        self.append(block)
+            .map_err(|e| writing(&self.layout.path, e))
+    }
+
+    fn detach(&mut self) {
+        self.file.0.detach();
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Written>, OutputError> {
         self.open.check(&self.layout)?;
-        self.end().map_err(|e| writing(&self.layout.path, e))?;
-        let file = self.file.file.into_inner();
-        let file = file.map_err(|e| writing(&self.layout.path, e.into_error().into()))?;
-        Ok(vec![file.finish()?])
+        let superblock = self.end().map_err(|e| writing(&self.layout.path, e))?;
+        Ok(vec![self.file.0.finish(&[(0, superblock)])?])
     }
 }
 
@@ -291,21 +295,22 @@ impl Texts {
 }
 
 /// A file whose parts are written one after another.
-struct Parts {
-    file: BufWriter<Unfinished>,
-    at: u64,
-}
+struct Parts(ParallelFile);
 
 impl Parts {
     /// Offset of the next part, a multiple of 8.
     fn begin(&mut self) -> io::Result<u64> {
-        self.fill(self.at.next_multiple_of(8))?;
-        Ok(self.at)
+        self.fill(self.0.at().next_multiple_of(8))?;
+        Ok(self.0.at())
+    }
+
+    fn append_values(&mut self, values: Vectors, precision: OutputPrecision) -> io::Result<()> {
+        self.0.append_values(values, precision)
     }
 
     /// Writes zeros up to that place.
     fn fill(&mut self, to: u64) -> io::Result<()> {
-        let zeros = to.saturating_sub(self.at);
+        let zeros = to.saturating_sub(self.0.at());
         io::copy(&mut io::Read::take(io::repeat(0), zeros), self)?;
         Ok(())
     }
@@ -334,13 +339,11 @@ impl Parts {
 
 impl Write for Parts {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.at += written as u64;
-        Ok(written)
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.0.flush()
     }
 }
 

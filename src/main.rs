@@ -11,9 +11,15 @@ use seqembed::cli::{
     shell, shown, signals, told, verify, virnucpro,
 };
 
+/// The version, and the commit in a release build (build.rs).
+const VERSION: &str = match option_env!("SEQEMBED_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// Compute embeddings of many protein and DNA files, loading each model once
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 110)]
+#[command(version = VERSION, propagate_version = true, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 
 use super::dry_run::{self, DryRunOptions};
-use super::failure::failed;
+use super::failure::{FailureOptions, failed};
 use super::progress::Progress;
 use super::{PARTLY, USAGE, disk, say, signals};
 use crate::atomic_file;
@@ -41,6 +41,9 @@ pub struct EmbedArgs {
 
     #[command(flatten)]
     common: RunOptions,
+
+    #[command(flatten)]
+    failures: FailureOptions,
 
     #[command(flatten)]
     dry: DryRunOptions,
@@ -184,7 +187,7 @@ impl EngineOptions {
 /// # Errors
 /// If the run could not start, or was aborted.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
-    match manifest::jobs_from_files(&args.files, &args.overrides) {
+    let code = match manifest::jobs_from_files(&args.files, &args.overrides) {
         Ok(jobs) if args.dry.is_asked() => {
             let options = prepare(&args.common, None, &RunOverrides::default())?;
             dry_run::dry_run(jobs, &options, &args.dry, args.common.quiet)
@@ -194,7 +197,8 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
             say(&format!("error: {errors}"));
             Ok(USAGE.into())
         }
-    }
+    };
+    code.map(|code| args.failures.accept(code))
 }
 
 /// Sets the number of threads and watches signals, and returns the options of the run: the

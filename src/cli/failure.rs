@@ -1,6 +1,8 @@
-//! The message and the exit code of a run that failed.
+//! The message and the exit code of a run that failed, or in which files failed.
 
-use super::{FAILED, LOST, USAGE, say, signals, told};
+use std::process::ExitCode;
+
+use super::{FAILED, LOST, PARTLY, USAGE, say, signals, told};
 use crate::run::RunError;
 
 /// Prints why a run failed, and returns the exit code of the process.
@@ -11,5 +13,25 @@ pub(super) fn failed(error: &RunError) -> u8 {
         RunError::Lost { .. } => LOST,
         error if error.is_usage() => USAGE,
         _ => FAILED,
+    }
+}
+
+/// Whether failed files make the command fail.
+#[derive(Debug, clap::Args)]
+pub(super) struct FailureOptions {
+    /// Exit with 0 instead of 3 if some files or sequences failed, for workflow engines that would
+    /// discard the others; `report.json` lists those that failed
+    #[arg(long, conflicts_with = "strict")]
+    allow_failed: bool,
+}
+
+impl FailureOptions {
+    /// The exit code of a run that ended with `code`.
+    pub(super) fn accept(&self, code: ExitCode) -> ExitCode {
+        if self.allow_failed && code == PARTLY.into() {
+            ExitCode::SUCCESS
+        } else {
+            code
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::dry_run::{self, DryRunOptions};
 use super::embed::{RunOptions, embed, prepare};
+use super::failure::FailureOptions;
 use super::{USAGE, say};
 use crate::manifest;
 use crate::settings::Overrides;
@@ -29,6 +30,9 @@ pub struct RunArgs {
     common: RunOptions,
 
     #[command(flatten)]
+    failures: FailureOptions,
+
+    #[command(flatten)]
     dry: DryRunOptions,
 
     #[command(flatten)]
@@ -40,7 +44,7 @@ pub struct RunArgs {
 /// # Errors
 /// If the run could not start, or was aborted.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    match manifest::read(&args.manifest, &args.overrides) {
+    let code = match manifest::read(&args.manifest, &args.overrides) {
         Ok(manifest) if args.dry.is_asked() => {
             let options = prepare(&args.common, Some(&args.manifest), &manifest.run)?;
             dry_run::dry_run(manifest.jobs, &options, &args.dry, args.common.quiet)
@@ -55,5 +59,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             say(&format!("error: {errors}"));
             Ok(USAGE.into())
         }
-    }
+    };
+    code.map(|code| args.failures.accept(code))
 }

@@ -7,8 +7,9 @@ pub(super) const INPUT_KEYS: [&str; 2] = ["fasta", "fastq"];
 
 /// Options that can be given only on the command line, because they belong to one run on one
 /// machine.
-pub const COMMAND_LINE_ONLY: [&str; 11] = [
+pub const COMMAND_LINE_ONLY: [&str; 12] = [
     "out",
+    "allow_failed",
     "resume",
     "cache_dir",
     "ort_lib",

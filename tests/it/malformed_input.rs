@@ -618,6 +618,20 @@ fn one_bad_file_does_not_lose_the_others() {
     }
 }
 
+#[test]
+fn failed_files_may_be_allowed() {
+    let bad: &[u8] = b"MKV without a header\n";
+    let place = Place::new(&[("a.faa", GOOD), ("bad.faa", bad)]);
+    let run = embed(&place, &["a.faa", "bad.faa"], &["--allow-failed"]);
+    assert_run(&run, DONE, &["bad.faa", "line 1"]);
+    assert_eq!(written(&place), ["a.parquet", "report.json"]);
+    // Other failures are not.
+    let run = embed(&place, &["nowhere.faa"], &["--allow-failed"]);
+    assert_run(&run, WRONG, &["nowhere.faa"]);
+    let run = embed(&place, &["a.faa"], &["--allow-failed", "--strict"]);
+    assert_run(&run, WRONG, &["cannot be used with"]);
+}
+
 /// The model does not exist, so that what is said first shows what is looked at first.
 #[test]
 fn a_wrong_manifest_is_told_before_a_model_is_looked_for() {

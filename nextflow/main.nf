@@ -1,11 +1,12 @@
 #!/usr/bin/env nextflow
 /*
  * Embeds many sequence files, several per task, so that each task loads its model only once.
- * samplesheet -> groups of files -> SEQEMBED -> outdir/embeddings/SAMPLE.*, outdir/report.json, outdir/samples.tsv
+ * samplesheet -> groups of files -> SEQEMBED_RUN -> outdir/embeddings/SAMPLE.*, outdir/report.json, outdir/samples.tsv
  */
 
-include { SEQEMBED                                  } from './modules/seqembed/main'
-include { SEQEMBED_MODEL                            } from './modules/model/main'
+include { SEQEMBED_RUN                              } from './modules/seqembed/run/main'
+include { SEQEMBED_EXPORT                           } from './modules/seqembed/export/main'
+include { FETCH_MODEL                               } from './modules/fetch/main'
 include { MERGE_REPORTS ; FAILED_FILES              } from './modules/reports/main'
 include { checkParameters ; counted ; usage         } from './functions/parameters'
 include { groupFiles ; isExported ; readSamplesheet } from './functions/samplesheet'
@@ -29,9 +30,11 @@ workflow {
     // A model that is not exported yet is exported in a task of its own, not in each task.
     def names = rows.collect { row -> row.model }.unique()
     def (exported, others) = names.split { name -> isExported(name) }
-    def raw = others.collect { name -> [name, file(name).exists() ? file(name) : []] }
-    SEQEMBED_MODEL(channel.fromList(raw))
-    def models = SEQEMBED_MODEL.out.model.mix(channel.fromList(exported.collect { name -> [name, file(name)] }))
+    def (checkpoints, known) = others.split { name -> file(name).exists() }
+    SEQEMBED_EXPORT(channel.fromList(checkpoints.collect { name -> [[id: name], file(name)] }))
+    FETCH_MODEL(channel.fromList(known))
+    def models = channel.fromList(exported.collect { name -> [name, file(name)] })
+        .mix(SEQEMBED_EXPORT.out.model.map { meta, folder -> [meta.id, folder] }, FETCH_MODEL.out.model)
 
     // [model, meta, samples, files] with [model, folder]
     def tasks = channel.fromList(groups.collect { group -> [group.model, group.meta, group.samples, group.files] })
@@ -40,9 +43,9 @@ workflow {
             sequences: [meta, samples, files]
             model: [[id: name], folder]
         }
-    SEQEMBED(tasks.sequences, tasks.model)
+    SEQEMBED_RUN(tasks.sequences, tasks.model, params.format ?: '')
 
-    MERGE_REPORTS(SEQEMBED.out.report.map { _meta, report -> report }.collect(), rows.collectEntries { row -> [row.sample, row.file.toUriString()] })
+    MERGE_REPORTS(SEQEMBED_RUN.out.report.map { _meta, report -> report }.collect(), rows.collectEntries { row -> [row.sample, row.file.toUriString()] })
     FAILED_FILES(MERGE_REPORTS.out.failed.filter { table -> table.readLines().size() > 1 })
 
     channel.topic('versions')

@@ -161,7 +161,7 @@ fn many_files_a_task_and_resume() {
     // The strict parser, which Nextflow's next releases have alone; other tests run by the older
     // one.
     let run = place.run("v2", &arguments);
-    assert_said(&run, DONE, &["5 files in 2 tasks", "SEQEMBED_MODEL"]);
+    assert_said(&run, DONE, &["5 files in 2 tasks", "SEQEMBED_EXPORT"]);
 
     let direct = tempfile::tempdir().unwrap();
     for (sample, file, pooling) in [
@@ -226,11 +226,11 @@ fn many_files_a_task_and_resume() {
         &run,
         DONE,
         &[
-            &format!("Cached process > SEQEMBED ({first})"),
-            &format!("Submitted process > SEQEMBED ({second})"),
+            &format!("Cached process > SEQEMBED_RUN ({first})"),
+            &format!("Submitted process > SEQEMBED_RUN ({second})"),
         ],
     );
-    assert!(said.contains("Cached process > SEQEMBED_MODEL"), "{said}");
+    assert!(said.contains("Cached process > SEQEMBED_EXPORT"), "{said}");
     assert!(place.path("results/embeddings/HIV-1.parquet").exists());
 }
 
@@ -277,7 +277,7 @@ fn a_killed_task_is_tried_again() {
     let outputs = place.read("killed/outputs");
     assert!(!outputs.contains("SARS.npy"), "{outputs}");
     assert_eq!(
-        place.attempts("SEQEMBED"),
+        place.attempts("SEQEMBED_RUN"),
         [
             ("COMPLETED".into(), "0".into()),
             ("FAILED".into(), "143".into())
@@ -314,15 +314,15 @@ fn a_sheet_with_a_row_less_has_the_other_groups() {
     let arguments = ["-stub", "-profile", "local", "--group_files", "40"];
     let arguments = [&arguments[..], &["--model", text(exported("esm2"))]].concat();
     let said = assert_said(&place.run("v2", &arguments), DONE, &["200 files in "]);
-    let tasks = said.matches("Submitted process > SEQEMBED (").count();
+    let tasks = said.matches("Submitted process > SEQEMBED_RUN (").count();
     // At most 40 files each, and at least 20.
     assert!((5..=10).contains(&tasks), "{tasks}");
     for without in [0, 25, 117] {
         fs::write(place.path("samples.csv"), sheet(Some(without))).unwrap();
         let run = place.run("v2", &[&arguments[..], &["-resume"]].concat());
         let said = assert_said(&run, DONE, &["199 files in "]);
-        let again = said.matches("Submitted process > SEQEMBED (").count();
-        let cached = said.matches("Cached process > SEQEMBED (").count();
+        let again = said.matches("Submitted process > SEQEMBED_RUN (").count();
+        let cached = said.matches("Cached process > SEQEMBED_RUN (").count();
         assert!(
             again <= 2 && cached >= tasks - 2,
             "{again}, {cached}: {said}"
@@ -373,7 +373,7 @@ fn a_retry_gets_more_of_what_was_short() {
         .lines()
         .skip(1)
         .map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>())
-        .filter(|cells| cells[3].starts_with("SEQEMBED ("))
+        .filter(|cells| cells[3].starts_with("SEQEMBED_RUN ("))
         .map(|cells| (cells[6].clone(), cells[7].clone(), cells[8].clone()))
         .collect();
     attempts.sort();
@@ -414,7 +414,11 @@ fn bad_input_is_not_tried_again() {
         "v1",
         &[&arguments[..], &["--allow_failed", "-resume"]].concat(),
     );
-    assert_said(&run, DONE, &["Cached process > SEQEMBED", "1 file failed"]);
+    assert_said(
+        &run,
+        DONE,
+        &["Cached process > SEQEMBED_RUN", "1 file failed"],
+    );
 
     // An option that is wrong ends the task with 2.
     let run = place.run(
@@ -574,6 +578,7 @@ fn clusters_get_what_is_asked() {
             "local,conda",
             &[
                 "executor = 'local'",
+                "conf/environment.yml'",
                 "conda {",
                 "container = 'seqembed:0.1.0'",
             ][..],

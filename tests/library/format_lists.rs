@@ -42,7 +42,7 @@ fn endings() -> BTreeSet<&'static str> {
 #[test]
 fn nextflow_collects_the_files_of_every_format() {
     for file in ["main.nf", "meta.yml"] {
-        let file = format!("nextflow/modules/seqembed/{file}");
+        let file = format!("nextflow/modules/seqembed/run/{file}");
         let text = text(&file);
         let mut lists = between(&text, "*.{", '}');
         // The module's inputs are files too.
@@ -53,7 +53,7 @@ fn nextflow_collects_the_files_of_every_format() {
         }
     }
     // What stands in for a run makes the same files.
-    let stub = text("nextflow/modules/seqembed/main.nf");
+    let stub = text("nextflow/modules/seqembed/run/main.nf");
     for format in Format::ALL {
         if let Some((_, stub)) = stub.split_once(&format!("suffix == '{format}' ? [")) {
             let list = stub.split(']').next().unwrap().replace('\'', "");

@@ -26,7 +26,7 @@ def peer_run(name: str, model: Path, fasta: Path, out: Path, budget: int, thread
 def seqembed_run(executable: Path, model: Path, fasta: Path, out: Path, threads: int, options: list[str]) -> dict:
     """One run of seqembed."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [executable, "embed", fasta, "-m", model, "-o", out, "--format", "npz", "--quiet"]
+    command = [executable, "embed", fasta, "-m", model, "-o", out, "--device", "cpu", "--format", "npz", "--quiet"]
     child = common.run_child([*command, "--threads", threads, *options])
     report = common.report(out)
     totals = report["totals"]

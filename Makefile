@@ -43,6 +43,17 @@ test-gpu: need-cargo ## run the tests that need a GPU (ORT_DYLIB_PATH: an ONNX R
 test-install: need-cargo setup ## test the installation with pip in a new environment (builds again), and the advice for GPUs
 	@$(CARGO) test --locked --test it -- --ignored install:: devices::
 
+.PHONY: test-galaxy lint-nf-core
+test-galaxy: build ## lint the Galaxy tools and run their tests in a Galaxy server (installs planemo and Galaxy from PyPI, 2 GB)
+	@sh scripts/python-env.sh .venv-planemo galaxy/planemo.txt
+	@sh scripts/python-env.sh .venv-galaxy galaxy/requirements.txt
+	@.venv-planemo/bin/planemo lint --fail_level warn galaxy
+	@sh scripts/galaxy.sh target/release/seqembed
+
+lint-nf-core: need-python ## check the Nextflow modules with nf-core's linter (installs it; needs Java and Maven; CLONE=PATH: a clone of nf-core/modules)
+	@sh scripts/python-env.sh .venv-nf-core nextflow/requirements.txt
+	@PATH="$(CURDIR)/.venv-nf-core/bin:$$PATH" sh scripts/nf-core.sh $(CLONE)
+
 lint: need-cargo ## check formatting and lints, and that no temporary files of tools are committed
 	@git ls-files | sh scripts/leftovers.sh
 	@! git grep -nE '^(<{7}|>{7}) ' || { echo "error: these lines are left from a merge" >&2; exit 1; }

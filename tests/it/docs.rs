@@ -395,6 +395,11 @@ fn nextflow() {
 }
 
 #[test]
+fn galaxy() {
+    follow("galaxy/README.md");
+}
+
+#[test]
 fn every_page_of_docs() {
     let mut pages: Vec<_> = fs::read_dir(repository().join("docs"))
         .unwrap()
@@ -478,6 +483,7 @@ fn links() {
         repository().join("README.md"),
         repository().join("snakemake/README.md"),
         repository().join("nextflow/README.md"),
+        repository().join("galaxy/README.md"),
     ];
     for entry in fs::read_dir(repository().join("docs")).unwrap() {
         pages.push(entry.unwrap().path());

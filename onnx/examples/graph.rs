@@ -46,7 +46,7 @@ fn write(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let graph = Model::open(Path::new(model))?.graph(&GraphRequest {
         kind,
         precision,
-        layer: layer.parse()?,
+        layers: vec![layer.parse()?],
         outputs,
     })?;
     fs::write(file, graph)?;

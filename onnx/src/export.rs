@@ -270,7 +270,7 @@ impl Plan<'_> {
         let graph = model.graph(&GraphRequest {
             kind: GraphKind::Padded,
             precision: Precision::Fp32,
-            layer: family.layers(),
+            layers: vec![family.layers()],
             outputs: vec![Output::Mean, Output::Max, Output::Tokens],
         })?;
         save(GRAPH_FILE, &graph)?;

@@ -433,12 +433,10 @@ impl Model {
     pub fn graph_at(&self, request: &GraphRequest, location: &str) -> Result<Vec<u8>, Error> {
         let family = self.info.architecture.family();
         let layers = family.layers();
-        if request.layer > layers {
-            return Err(Error::Layer {
-                layer: request.layer,
-                layers,
-            });
+        if let Some(&layer) = request.layers.iter().find(|&&layer| layer > layers) {
+            return Err(Error::Layer { layer, layers });
         }
+        debug_assert!(request.layers.is_sorted() && !request.layers.is_empty());
         let half_tokens = request.outputs.contains(&Output::HalfTokens);
         let is_missing =
             request.kind == GraphKind::Fused && family.sizes().fused == FusedFormats::None;
@@ -457,12 +455,13 @@ impl Model {
         }
         let storage = Storage::of(request.kind, request.precision);
         let tensors = self.tensors(storage);
+        let names: Vec<String> = request.layers.iter().map(usize::to_string).collect();
         let mut builder = Builder::new(&tensors, storage);
         builder.at(location);
         family.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),
-            ("seqembed.layer", &request.layer.to_string()),
+            ("seqembed.layer", &names.join(",")),
             ("seqembed.weights_sha256", &self.info.weights_sha256),
             ("seqembed.architecture", &self.info.architecture.blake3()),
         ]))

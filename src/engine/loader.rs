@@ -100,7 +100,7 @@ impl GraphSpec<'_> {
         let request = GraphRequest {
             kind,
             precision: numbers,
-            layer: self.layer,
+            layers: vec![self.layer],
             outputs: self.graph_outputs(device, precision),
         };
         let weights = self

@@ -21,6 +21,7 @@ use crate::checkpoint::names::{Names, plain_name};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
+use crate::graph::outputs::Outputs;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::{TokenizerKind, has_byte_pairs};
 use crate::weights::table::{Plan, Planned};
@@ -404,7 +405,8 @@ impl Family for Bert {
         frame.builder.scope("embedding");
         let words = frame.embedding();
         let state = learned_positions::add(&mut frame, &words);
-        let state = blocks.build_post_norm(&mut frame, &attention, &state, request.layer, false);
-        frame.outputs(&state, request);
+        let mut outputs = Outputs::new(request);
+        blocks.build_post_norm(&mut frame, &attention, &state, &mut outputs, false);
+        outputs.finish(&mut frame);
     }
 }

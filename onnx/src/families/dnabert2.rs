@@ -18,6 +18,7 @@ use crate::checkpoint::names::{Names, plain_name};
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
+use crate::graph::outputs::Outputs;
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned, TensorSource};
@@ -258,7 +259,8 @@ impl Family for Dnabert2 {
         let attention = Attention::new(&blocks, &mut frame);
         frame.builder.scope("embedding");
         let state = frame.embedding();
-        let state = blocks.build_post_norm(&mut frame, &attention, &state, request.layer, true);
-        frame.outputs(&state, request);
+        let mut outputs = Outputs::new(request);
+        blocks.build_post_norm(&mut frame, &attention, &state, &mut outputs, true);
+        outputs.finish(&mut frame);
     }
 }

@@ -6,6 +6,7 @@ use super::attention::Attention;
 use super::blocks::Blocks;
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
+use crate::graph::outputs::Outputs;
 use crate::graph::request::GraphKind;
 use crate::weights::norm_fold::{Bias, Folds, Term};
 use crate::weights::table::{Input, Plan, TensorSource};
@@ -65,21 +66,23 @@ impl Blocks {
         folds
     }
 
-    /// Hidden states, [tokens, hidden], after `last` blocks, from the sum of the embeddings.
+    /// Builds the blocks that the outputs need, from the sum of the embeddings, [tokens, hidden].
     /// `of_words`: the embeddings are those of words alone, without positions.
     pub fn build_post_norm(
         &self,
         frame: &mut Frame<'_, '_>,
         attention: &Attention<'_>,
         embedded: &str,
-        last: usize,
+        outputs: &mut Outputs<'_>,
         of_words: bool,
-    ) -> String {
+    ) {
         if frame.kind == GraphKind::Fused {
-            return self.build_fused_post_norm(frame, attention, embedded, last, of_words);
+            self.build_fused_post_norm(frame, attention, embedded, outputs, of_words);
+            return;
         }
         let mut state = frame.norm(embedded, "embedding_norm");
-        for layer in 0..last {
+        outputs.add(frame, 0, &state);
+        for layer in 0..outputs.last() {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
             let attended = attention.attend(frame, &state, &name);
@@ -93,8 +96,8 @@ impl Blocks {
             let bias = self.down_bias.then_some(bias.as_str());
             let norm = format!("{name}.feed_forward_norm");
             [state, _] = frame.skip_norm(&fed, &state, bias, &norm, false);
+            outputs.add(frame, layer + 1, &state);
         }
-        state
     }
 
     /// The same for fused graphs, whose dense layers include norms and residuals.
@@ -103,12 +106,13 @@ impl Blocks {
         frame: &mut Frame<'_, '_>,
         attention: &Attention<'_>,
         embedded: &str,
-        last: usize,
+        outputs: &mut Outputs<'_>,
         of_words: bool,
-    ) -> String {
+    ) {
         let mut norm = "embedding_norm".to_owned();
         let mut stream = Stream::begin_normed(frame, embedded, &norm);
-        for layer in 0..last {
+        Self::add_normed(frame, &stream, &norm, 0, outputs);
+        for layer in 0..outputs.last() {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
             let attended = if layer == 0 && of_words {
@@ -122,7 +126,21 @@ impl Blocks {
             stream.add_feed_forward(frame, &name, self.feed_forward());
             norm = format!("{name}.feed_forward_norm");
             stream.due(norm.clone());
+            Self::add_normed(frame, &stream, &norm, layer + 1, outputs);
         }
-        frame.norm(&stream.state, &norm)
+    }
+
+    /// The hidden states of a layer, after the norm that is due, if they are asked for.
+    fn add_normed(
+        frame: &mut Frame<'_, '_>,
+        stream: &Stream,
+        norm: &str,
+        layer: usize,
+        outputs: &mut Outputs<'_>,
+    ) {
+        if outputs.is_wanted(layer) {
+            let normed = frame.norm(&stream.state, norm);
+            outputs.add(frame, layer, &normed);
+        }
     }
 }

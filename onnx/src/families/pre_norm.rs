@@ -7,6 +7,7 @@ use super::blocks::Blocks;
 use crate::graph::builder::Builder;
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
+use crate::graph::outputs::Outputs;
 use crate::graph::request::{GraphKind, GraphRequest};
 use crate::weights::norm_fold::{Bias, Folds};
 use crate::weights::table::{Input, Plan};
@@ -74,24 +75,28 @@ impl Blocks {
         let attention = Attention::new(self, &mut frame);
         frame.builder.scope("embedding");
         let embedding = embed(&mut frame);
-        let state = self.build_pre_norm(&mut frame, &attention, embedding, request.layer);
-        frame.outputs(&state, request);
+        let mut outputs = Outputs::new(request);
+        self.build_pre_norm(&mut frame, &attention, embedding, &mut outputs);
+        outputs.finish(&mut frame);
     }
 
-    /// Hidden states, [tokens, hidden], after `last` blocks, from the embeddings. Those of the
-    /// last block have passed the last norm, if there is one.
+    /// Builds the blocks that the outputs need, from the embeddings, [tokens, hidden]. The hidden
+    /// states of the last block have passed the last norm, if there is one.
     pub fn build_pre_norm(
         &self,
         frame: &mut Frame<'_, '_>,
         attention: &Attention<'_>,
         embedding: String,
-        last: usize,
-    ) -> String {
+        outputs: &mut Outputs<'_>,
+    ) {
+        let last = outputs.last();
+        outputs.add(frame, 0, &embedding);
         if last == 0 {
-            return embedding;
+            return;
         }
         if frame.kind == GraphKind::Fused {
-            return self.build_fused(frame, attention, &embedding, last);
+            self.build_fused(frame, attention, &embedding, outputs);
+            return;
         }
         frame.builder.scope("layer.0");
         let mut norm = frame.norm(&embedding, "layer.0.attention_norm");
@@ -124,8 +129,8 @@ impl Blocks {
                     state = frame.builder.op("Add", &[&state, &bias], &[]);
                 }
             }
+            outputs.add(frame, layer + 1, &state);
         }
-        state
     }
 
     /// The same for fused graphs, whose dense layers include norms and residuals.
@@ -134,20 +139,22 @@ impl Blocks {
         frame: &mut Frame<'_, '_>,
         attention: &Attention<'_>,
         embedding: &str,
-        last: usize,
-    ) -> String {
+        outputs: &mut Outputs<'_>,
+    ) {
         let mut stream = Stream::begin(frame, embedding);
-        for layer in 0..last {
+        for layer in 0..outputs.last() {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
             let attended = attention.attend_stream(frame, &stream, &name);
             stream.add_attention(frame, &attended, &name);
             stream.add_feed_forward(frame, &name, self.feed_forward());
+            if layer + 1 < self.layers {
+                outputs.add(frame, layer + 1, &stream.state);
+            }
         }
-        if last == self.layers {
-            frame.norm(&stream.state, "final_norm")
-        } else {
-            stream.state
+        if outputs.last() == self.layers {
+            let normed = frame.norm(&stream.state, "final_norm");
+            outputs.add(frame, self.layers, &normed);
         }
     }
 }

@@ -83,6 +83,18 @@ impl<'table> Builder<'table> {
         name.to_owned()
     }
 
+    /// Declares an input, if there is none of this name yet.
+    pub fn input_once(&mut self, name: &str, element: ElementType, shape: &[Dimension]) -> String {
+        let inputs = &self.graph.input;
+        if inputs
+            .iter()
+            .any(|input| input.name.as_deref() == Some(name))
+        {
+            return name.to_owned();
+        }
+        self.input(name, element, shape)
+    }
+
     /// Declares that the value `from` is the output `name`.
     pub fn output(&mut self, name: &str, from: &str, shape: &[Dimension]) {
         self.output_of(ElementType::Float, name, from, shape);

@@ -1,10 +1,9 @@
-//! What the graphs of all families share: inputs, norms, dense layers, multi-head attention, pooled
-//! outputs.
+//! What the graphs of all families share: inputs, norms, dense layers, multi-head attention.
 
 use crate::graph::builder::{Attribute, Builder, fixed, long, named};
 use crate::graph::ort_cuda;
 use crate::graph::proto::ElementType;
-use crate::graph::request::{GraphKind, GraphRequest, Output};
+use crate::graph::request::GraphKind;
 
 /// How rows are normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -436,114 +435,5 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             .builder
             .op("com.microsoft:MultiHeadAttention", &inputs, &attributes);
         self.as_flat(&rows, self.attention_width)
-    }
-
-    /// Declares the outputs of the graph: the hidden states `state` [tokens, hidden], pooled or
-    /// not.
-    pub fn outputs(&mut self, state: &str, request: &GraphRequest) {
-        self.builder.scope("pool");
-        match self.kind {
-            GraphKind::Padded => self.padded_outputs(state, request),
-            GraphKind::Packed | GraphKind::Fused => self.packed_outputs(state, request),
-            GraphKind::OrtCuda => ort_cuda::outputs(self.builder, self.hidden, state, request),
-        }
-    }
-
-    /// Without padding: the output `tokens`.
-    fn tokens(&mut self, state: &str, output: Output) {
-        let element = match output {
-            Output::HalfTokens => ElementType::Float16,
-            _ => ElementType::Float,
-        };
-        let builder = &mut *self.builder;
-        let state = builder.as_type(state, builder.element(), element);
-        builder.output_of(
-            element,
-            "tokens",
-            &state,
-            &[named("tokens"), fixed(self.hidden)],
-        );
-    }
-
-    fn packed_outputs(&mut self, state: &str, request: &GraphRequest) {
-        let width = fixed(self.hidden);
-        for output in &request.outputs {
-            let (name, operator) = match output {
-                Output::Tokens | Output::HalfTokens => {
-                    self.tokens(state, *output);
-                    continue;
-                }
-                Output::Mean => ("mean", "seqembed:PoolMean"),
-                Output::Max => ("max", "seqembed:PoolMax"),
-            };
-            let pooled = self.builder.op(operator, &[state, "pool_range"], &[]);
-            self.builder
-                .output(name, &pooled, &[named("ranges"), width.clone()]);
-        }
-    }
-
-    fn padded_outputs(&mut self, state: &str, request: &GraphRequest) {
-        let tokens = &self.as_rows(state, self.hidden);
-        let pooled = request
-            .outputs
-            .iter()
-            .any(|output| matches!(output, Output::Mean | Output::Max));
-        let mask = pooled.then(|| {
-            let positions = self.positions();
-            let two = self.builder.integers("two_columns", &[2], &[1, 1]);
-            let [start, end] = self.builder.ops(
-                "Split",
-                &["pool_range", &two],
-                &[("axis", Attribute::Int(1))],
-                [true, true],
-            );
-            let after = self
-                .builder
-                .op("GreaterOrEqual", &[&positions, &start], &[]);
-            let before = self.builder.op("Less", &[&positions, &end], &[]);
-            self.builder.op("And", &[&after, &before], &[])
-        });
-        let hidden = fixed(self.hidden);
-        let builder = &mut *self.builder;
-        let one = builder.integers("one", &[1], &[1]);
-        let rows = [named("batch"), hidden.clone()];
-        for output in &request.outputs {
-            match (output, &mask) {
-                (Output::Mean, Some(mask)) => {
-                    let weights = builder.op(
-                        "Cast",
-                        &[mask],
-                        &[("to", Attribute::Int(ElementType::Float as i64))],
-                    );
-                    let count = builder.op(
-                        "ReduceSum",
-                        &[&weights, &one],
-                        &[("keepdims", Attribute::Int(1))],
-                    );
-                    let weights = builder.op("Unsqueeze", &[&weights, &one], &[]);
-                    let sum = builder.op("MatMul", &[&weights, tokens], &[]);
-                    let sum = builder.op("Squeeze", &[&sum, &one], &[]);
-                    let mean = builder.op("Div", &[&sum, &count], &[]);
-                    builder.output("mean", &mean, &rows);
-                }
-                (Output::Max, Some(mask)) => {
-                    let last = builder.integers("two", &[1], &[2]);
-                    let mask = builder.op("Unsqueeze", &[mask, &last], &[]);
-                    let lowest = builder.floats("lowest", &[], &[f32::NEG_INFINITY]);
-                    let inside = builder.op("Where", &[&mask, tokens, &lowest], &[]);
-                    let max = builder.op(
-                        "ReduceMax",
-                        &[&inside, &one],
-                        &[("keepdims", Attribute::Int(0))],
-                    );
-                    builder.output("max", &max, &rows);
-                }
-                _ => builder.output(
-                    "tokens",
-                    tokens,
-                    &[named("batch"), named("length"), hidden.clone()],
-                ),
-            }
-        }
     }
 }

@@ -6,5 +6,6 @@ mod every_graph;
 pub mod fused;
 pub mod layers;
 pub mod ort_cuda;
+pub mod outputs;
 pub mod proto;
 pub mod request;

@@ -6,7 +6,7 @@
 
 use crate::graph::builder::{Attribute, Builder, fixed, long, named};
 use crate::graph::proto::ElementType;
-use crate::graph::request::{GraphRequest, Output};
+use crate::graph::request::Output;
 
 /// The number of tokens must be a multiple of this.
 pub const TOKEN_MULTIPLE: usize = 64;
@@ -211,47 +211,34 @@ impl Rotation {
     }
 }
 
-/// Declares the outputs of the graph. Ranges are pooled in fp32, independent of the precision.
-pub fn outputs(builder: &mut Builder<'_>, hidden: usize, state: &str, request: &GraphRequest) {
+/// Where the ranges of `pool_range` begin and end, [ranges] each.
+pub fn bounds(builder: &mut Builder<'_>) -> [String; 2] {
+    [("range_start", 0), ("range_end", 1)].map(|(name, column)| {
+        let column = builder.integers(name, &[], &[column]);
+        let axis = [("axis", Attribute::Int(1))];
+        builder.op("Gather", &["pool_range", &column], &axis)
+    })
+}
+
+/// The hidden states [tokens, hidden] pooled over each range, [ranges, hidden] in 32 bits.
+pub fn pooled(
+    builder: &mut Builder<'_>,
+    state: &str,
+    [start, end]: &[String; 2],
+    output: Output,
+) -> String {
     let element = builder.element();
-    let rows = [named("ranges"), fixed(hidden)];
-    let mut bounds = None;
-    for output in &request.outputs {
-        match output {
-            Output::Mean | Output::Max => {
-                let [start, end] = bounds.get_or_insert_with(|| {
-                    [("range_start", 0), ("range_end", 1)].map(|(name, column)| {
-                        let column = builder.integers(name, &[], &[column]);
-                        let axis = [("axis", Attribute::Int(1))];
-                        builder.op("Gather", &["pool_range", &column], &axis)
-                    })
-                });
-                let (name, pooled) = if *output == Output::Mean {
-                    let tokens = builder.as_type(state, element, ElementType::Float);
-                    ("mean", mean(builder, &tokens, start, end))
-                } else {
-                    let most = max(builder, state, start, end);
-                    ("max", builder.as_type(&most, element, ElementType::Float))
-                };
-                builder.output(name, &pooled, &rows);
-            }
-            Output::Tokens | Output::HalfTokens => {
-                let wanted = if *output == Output::Tokens {
-                    ElementType::Float
-                } else {
-                    ElementType::Float16
-                };
-                let tokens = builder.as_type(state, element, wanted);
-                let shape = [named("tokens"), fixed(hidden)];
-                builder.output_of(wanted, "tokens", &tokens, &shape);
-            }
-        }
+    if output == Output::Mean {
+        let tokens = builder.as_type(state, element, ElementType::Float);
+        return mean(builder, &tokens, start, end);
     }
+    let most = max(builder, state, start, end);
+    builder.as_type(&most, element, ElementType::Float)
 }
 
 /// The mean over each range: a matrix of zeros and ones made from the bounds, times the tokens.
 fn mean(builder: &mut Builder<'_>, tokens: &str, start: &str, end: &str) -> String {
-    let all = builder.input("all_tokens", ElementType::Int32, &[named("tokens")]);
+    let all = builder.input_once("all_tokens", ElementType::Int32, &[named("tokens")]);
     let one = builder.integers("column_axis", &[1], &[1]);
     let [first, last] = [start, end].map(|at| builder.op("Unsqueeze", &[at, &one], &[]));
     let after = builder.op("GreaterOrEqual", &[&all, &first], &[]);

@@ -104,11 +104,12 @@ impl GraphKind {
 /// An output of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Output {
-    /// `mean`: the mean over each range of tokens, [ranges, hidden].
+    /// `mean`: the mean over each range of tokens, [ranges, layers * hidden].
     Mean,
-    /// `max`: the maximum over each range of tokens, [ranges, hidden].
+    /// `max`: the maximum over each range of tokens, [ranges, layers * hidden].
     Max,
-    /// `tokens`: every token's vector, [tokens, hidden]; padded [batch, length, hidden].
+    /// `tokens`: every token's vectors, [tokens, layers * hidden]; padded [batch, length, layers *
+    /// hidden].
     Tokens,
     /// `tokens`, as 16-bit floats, which halves the transfer from the device. Not available in
     /// padded graphs.
@@ -123,10 +124,10 @@ pub struct GraphRequest {
     /// Number format of the weights and of all that is computed from them. Pooled rows come out in
     /// fp32 always.
     pub precision: Precision,
-    /// The layer whose hidden states are output: 0 is the embedding layer, n the output of block n.
-    /// As in fair-esm's `repr_layers` and transformers' `hidden_states`, only the last layer has
-    /// the final layer norm.
-    pub layer: usize,
+    /// The layers whose hidden states are output, in ascending order: 0 is the embedding layer, n
+    /// the output of block n. As in fair-esm's `repr_layers` and transformers' `hidden_states`, only
+    /// the last layer has the final layer norm. Of several, a row has one vector after the other.
+    pub layers: Vec<usize>,
     /// The outputs of the graph.
     pub outputs: Vec<Output>,
 }

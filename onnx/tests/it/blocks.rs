@@ -7,6 +7,7 @@ use seqembed_onnx::families::attention::Attention;
 use seqembed_onnx::families::blocks::{Blocks, Positions};
 use seqembed_onnx::graph::builder::Builder;
 use seqembed_onnx::graph::layers::{Activation, Norm};
+use seqembed_onnx::graph::outputs::Outputs;
 use seqembed_onnx::weights::random::Random;
 use seqembed_onnx::weights::table::{Input, Plan, place, write};
 use seqembed_onnx::{GraphKind, GraphRequest, Output, Precision, Storage};
@@ -34,14 +35,15 @@ fn check(name: &str, blocks: &Blocks) {
     let attention = Attention::new(blocks, &mut frame);
     frame.builder.scope("embedding");
     let state = frame.embedding();
-    let state = blocks.build_pre_norm(&mut frame, &attention, state, blocks.layers);
     let request = GraphRequest {
         kind: GraphKind::Padded,
         precision: Precision::Fp32,
-        layer: blocks.layers,
+        layers: vec![blocks.layers],
         outputs: vec![Output::Tokens],
     };
-    frame.outputs(&state, &request);
+    let mut outputs = Outputs::new(&request);
+    blocks.build_pre_norm(&mut frame, &attention, state, &mut outputs);
+    outputs.finish(&mut frame);
     fs::write(folder.path().join("model.onnx"), builder.finish(&[])).unwrap();
     let form = serde_json::json!({
         "name": name,

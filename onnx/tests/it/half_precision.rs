@@ -238,7 +238,7 @@ fn plain_graphs_compute_what_padded_ones_do() {
                 let graph = model.graph(&GraphRequest {
                     kind: GraphKind::OrtCuda,
                     precision,
-                    layer: model.architecture().layers(),
+                    layers: vec![model.architecture().layers()],
                     outputs: vec![Output::Mean, Output::Max, Output::Tokens],
                 });
                 let path = target.join(format!("{precision}.onnx"));
@@ -289,7 +289,7 @@ fn packed_and_fused_graphs_compute_what_padded_ones_do() {
             let request = GraphRequest {
                 kind,
                 precision,
-                layer: last,
+                layers: vec![last],
                 outputs: vec![Output::Mean, Output::Max, Output::Tokens],
             };
             let storage = Storage::of(request.kind, request.precision);

@@ -243,7 +243,7 @@ fn graphs_are_sound_for_every_layer_and_output() {
                 let request = GraphRequest {
                     kind,
                     precision,
-                    layer,
+                    layers: vec![layer],
                     outputs: outputs.to_vec(),
                 };
                 let bytes = model.graph(&request).unwrap();
@@ -258,7 +258,7 @@ fn graphs_are_sound_for_every_layer_and_output() {
         let request = GraphRequest {
             kind,
             precision,
-            layer: 3,
+            layers: vec![3],
             outputs: all.to_vec(),
         };
         assert!(matches!(
@@ -307,7 +307,7 @@ fn graphs_that_no_engine_can_run_are_refused() {
         let request = GraphRequest {
             kind,
             precision,
-            layer: 1,
+            layers: vec![1],
             outputs: vec![output],
         };
         let error = model.graph(&request).unwrap_err();
@@ -319,7 +319,7 @@ fn graphs_that_no_engine_can_run_are_refused() {
 /// Values are made once and before they are used, weights lie within the file, later blocks are
 /// left out.
 fn check(graph: &ModelProto, model: &Model, request: &GraphRequest) {
-    let layer = request.layer;
+    let layer = request.layers[0];
     let (width, element) = (
         request.precision.bytes(),
         request.precision.element() as i32,
@@ -546,7 +546,7 @@ fn a_fused_graph_of_other_blocks_is_refused() {
         let graph = model.graph(&GraphRequest {
             kind: GraphKind::Fused,
             precision,
-            layer: model.architecture().layers(),
+            layers: vec![model.architecture().layers()],
             outputs: vec![Output::Mean],
         });
         assert!(matches!(graph, Err(Error::Precision { .. })));

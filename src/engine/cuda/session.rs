@@ -484,7 +484,7 @@ mod tests {
         let request = GraphRequest {
             kind: GraphKind::Packed,
             precision: Precision::Fp32,
-            layer: 2,
+            layers: vec![2],
             outputs: vec![Output::Mean, Output::Max, tokens],
         };
         model.graph(&request).expect("a graph")

@@ -39,6 +39,7 @@ mod folders;
 mod html_report;
 mod hub;
 mod interrupt;
+mod jobs;
 #[doc(hidden)]
 pub mod journal;
 #[doc(hidden)]

@@ -218,13 +218,29 @@ impl Vectors {
         values
     }
 
+    /// Whether all numbers have 16 bits, and there is one.
+    #[must_use]
+    pub fn are_halves(&self) -> bool {
+        let is_half = |stretch| matches!(stretch, Stretch::Half(_));
+        !self.is_empty() && self.stretches().all(is_half)
+    }
+
+    /// Bytes of the numbers in their own precision.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = self.stretches().map(|stretch| match stretch {
+            Stretch::Single(values) => size_of_val(values),
+            Stretch::Half(values) => size_of_val(values),
+        });
+        bytes.sum()
+    }
+
     /// Copies the numbers, so that the batches that they came with can go.
     pub fn detach(&mut self) {
-        let is_half = |stretch| matches!(stretch, Stretch::Half(_));
         if self.is_empty() {
             return;
         }
-        let floats = if self.stretches().all(is_half) {
+        let floats = if self.are_halves() {
             let mut values: Vec<f16> = Vec::with_capacity(self.len);
             for stretch in self.stretches() {
                 if let Stretch::Half(part) = stretch {

@@ -38,6 +38,7 @@ use self::rows::{Mark, RowLocation, Saved};
 use crate::atomic_file::{self, AtomicFile};
 use crate::digest;
 use crate::folders;
+use crate::jobs::Promise;
 use crate::output::{self, Unfinished, Written};
 use crate::records::Source;
 use crate::report::FileReport;
@@ -56,7 +57,7 @@ const SHARD: &str = "rows-";
 /// Where a cache keeps finished files.
 const FILES: &str = "files";
 /// A shard is closed when it is longer, in bytes.
-const SHARD_BYTES: u64 = 64 << 20;
+const SHARD_BYTES: u64 = 256 << 20;
 /// Limit on the numbers of shards and attempts, which no run reaches. Larger numbers, which could
 /// overflow, are not continued from.
 const UNREACHED: u64 = 1 << 62;
@@ -125,6 +126,8 @@ pub struct Journal {
     saved: HashMap<u64, Saved>,
     next_attempt: u64,
     shard: Option<(PathBuf, rows::Writer)>,
+    /// What other threads are bringing to the disk.
+    syncing: Vec<Background>,
     next_shard: u64,
     /// The unfinished attempts with rows in each shard.
     live: BTreeMap<PathBuf, HashSet<u64>>,
@@ -256,6 +259,7 @@ impl Journal {
             saved: HashMap::new(),
             next_attempt: 0,
             shard: None,
+            syncing: Vec::new(),
             next_shard: (shards.iter().rev())
                 .find(|(number, _)| *number < UNREACHED)
                 .map_or(0, |(number, _)| number + 1),
@@ -494,7 +498,7 @@ impl Journal {
         ticket: &mut Ticket,
         hidden: usize,
         marks: &[Mark],
-        values: &Vectors,
+        values: Vectors,
     ) -> Result<RowLocation, JournalError> {
         let attempt = if let Some(attempt) = ticket.attempt {
             attempt
@@ -510,11 +514,12 @@ impl Journal {
             ticket.attempt = Some(attempt);
             attempt
         };
-        if let Some((_, writer)) = &self.shard
-            && writer.bytes >= SHARD_BYTES
+        if let Some((path, writer)) = self
+            .shard
+            .take_if(|(_, writer)| writer.bytes >= SHARD_BYTES)
         {
-            self.sync()?;
-            self.shard = None;
+            let syncing = Background::new(path, move || writer.sync());
+            self.syncing.push(syncing);
         }
         let (path, mut writer) = if let Some(shard) = self.shard.take() {
             shard
@@ -525,12 +530,69 @@ impl Journal {
             (path, writer)
         };
         // A shard that ends within a frame is not written to again.
-        let offset = writer
+        let (offset, precision) = writer
             .frame(attempt, hidden, marks, values)
             .map_err(cannot("write", &path))?;
         self.live.entry(path.clone()).or_default().insert(attempt);
         self.shard = Some((path.clone(), writer));
-        Ok(RowLocation { path, offset })
+        Ok(RowLocation {
+            path,
+            offset,
+            precision,
+        })
+    }
+
+    /// Waits until all saved rows can be read.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        for syncing in self.syncing.drain(..) {
+            syncing.wait()?;
+        }
+        match &self.shard {
+            Some((path, writer)) => writer.flush().map_err(cannot("write", path)),
+            None => Ok(()),
+        }
+    }
+
+    /// Has everything recorded so far brought to the disk, by another thread, unless one is still
+    /// doing so.
+    ///
+    /// # Errors
+    /// When the disk refused what was recorded before.
+    pub fn begin_sync(&mut self) -> Result<(), JournalError> {
+        for syncing in self
+            .syncing
+            .extract_if(.., |syncing| syncing.result.is_done())
+        {
+            syncing.wait()?;
+        }
+        if !self.syncing.is_empty() {
+            return Ok(());
+        }
+        let log = if std::mem::take(&mut self.unsynced) {
+            let log = self.log.try_clone();
+            Some(log.map_err(cannot("write", &self.log_path))?)
+        } else {
+            None
+        };
+        let mut shard = None;
+        if let Some((path, writer)) = &self.shard {
+            writer.flush().map_err(cannot("write", path))?;
+            shard = Some(writer.file());
+        }
+        let out = self.out.clone();
+        let work = move || {
+            if let Some(log) = log {
+                let _ = File::open(&out).and_then(|folder| folder.sync_all());
+                log.sync_data()?;
+            }
+            shard.map_or(Ok(()), |shard| shard.sync_data())
+        };
+        self.syncing
+            .push(Background::new(self.folder.clone(), work));
+        Ok(())
     }
 
     /// Waits until everything recorded so far is on disk.
@@ -546,7 +608,8 @@ impl Journal {
                 .sync_data()
                 .map_err(cannot("write", &self.log_path))?;
         }
-        if let Some((path, writer)) = &mut self.shard {
+        self.flush()?;
+        if let Some((path, writer)) = &self.shard {
             writer.sync().map_err(cannot("write", path))?;
         }
         Ok(())
@@ -624,6 +687,26 @@ impl Journal {
         let written = self.log.write_all(text.as_bytes());
         self.torn = written.is_err();
         written.map_err(cannot("write", &self.log_path))
+    }
+}
+
+/// Work that another thread does.
+struct Background {
+    /// The path that errors are about.
+    path: PathBuf,
+    result: Promise<io::Result<()>>,
+}
+
+impl Background {
+    fn new(path: PathBuf, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        let result = Promise::new(work);
+        Self { path, result }
+    }
+
+    fn wait(self) -> Result<(), JournalError> {
+        let result = self.result.wait();
+        let result = result.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()));
+        result.map_err(cannot("write", &self.path))
     }
 }
 

@@ -5,23 +5,32 @@
 //! ```text
 //! head    "SQEROWS1", attempt u64, rows u32, hidden u32, bytes of values u64, 16 bytes of BLAKE3 of all that
 //! table   for each row: the record's index in its file u64, the record's hash u64, vectors u32
-//! values  the rows' vectors as f32, row after row
+//! values  the rows' vectors as f32, or as f16 behind "SQEROWS2", row after row
 //! check   16 bytes of BLAKE3 of head, table and values
 //! ```
 //! A frame that does not fit its check is passed over, and the next one is looked for.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::jobs::Jobs;
+use crate::output::OutputPrecision;
 use crate::vectors::Vectors;
 
-const MAGIC: &[u8; 8] = b"SQEROWS1";
+/// What every frame begins with, before a digit.
+const MAGIC: &[u8; 7] = b"SQEROWS";
+/// The digit of frames of 32-bit values.
+const SINGLES: u8 = b'1';
+/// The digit of frames of 16-bit values.
+const HALVES: u8 = b'2';
 const HEAD: usize = 48;
 const ENTRY: usize = 20;
 const CHECK: usize = 16;
+/// Values that are read or written at a time.
+const TILE: usize = 1 << 16;
 
 /// A row of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,16 +50,18 @@ pub struct RowLocation {
     pub path: PathBuf,
     /// Number of bytes in the shard before them.
     pub offset: u64,
+    /// Their floats.
+    pub precision: OutputPrecision,
 }
 
 impl RowLocation {
-    /// Appends values from the frame.
+    /// Appends values from the frame, which must be written.
     ///
     /// # Errors
     /// If the shard cannot be read, with its path.
     pub fn read(&self, count: usize, values: &mut Vec<f32>) -> Result<(), (PathBuf, io::Error)> {
         File::open(&self.path)
-            .and_then(|file| read_values(&file, self.offset, count, values))
+            .and_then(|file| read_values(&file, self.offset, count, self.precision, values))
             .map_err(|error| (self.path.clone(), error))
     }
 }
@@ -63,12 +74,20 @@ pub fn read_values(
     file: &File,
     offset: u64,
     count: usize,
+    precision: OutputPrecision,
     values: &mut Vec<f32>,
 ) -> io::Result<()> {
-    let mut bytes = vec![0; 4 * count];
-    file.read_exact_at(&mut bytes, offset)?;
-    let (words, _) = bytes.as_chunks();
-    values.extend(words.iter().map(|&word| f32::from_le_bytes(word)));
+    let mut at = offset;
+    let mut left = count;
+    let mut bytes = vec![0; TILE.min(count) * precision.bytes()];
+    values.reserve(count);
+    while left > 0 {
+        let bytes = &mut bytes[..TILE.min(left) * precision.bytes()];
+        file.read_exact_at(bytes, at)?;
+        values.extend(precision.decode(bytes));
+        at += bytes.len() as u64;
+        left -= TILE.min(left);
+    }
     Ok(())
 }
 
@@ -83,12 +102,15 @@ pub struct Frame {
     pub marks: Vec<Mark>,
     /// Offset of the values in the shard.
     pub values_at: u64,
+    /// Their floats.
+    pub precision: OutputPrecision,
 }
 
-/// Writes frames to a new shard.
-#[derive(Debug)]
+/// Writes frames to a new shard, several at a time.
 pub struct Writer {
-    file: BufWriter<File>,
+    // Dropped before the file: what waits is not written any more.
+    jobs: Jobs,
+    file: Arc<File>,
     /// Length of the shard so far, in bytes.
     pub bytes: u64,
 }
@@ -101,77 +123,94 @@ impl Writer {
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
         Ok(Self {
-            file: BufWriter::with_capacity(1 << 18, file),
+            jobs: Jobs::default(),
+            file: Arc::new(file),
             bytes: 0,
         })
     }
 
-    /// Appends a frame of the marks' rows, whose values are in the marks' order. Returns their offset in the shard, from which they can be read immediately.
+    /// Appends a frame of the marks' rows, whose values are in the marks' order; in 16 bits where all
+    /// of them have 16. Returns their offset in the shard, and their floats. It may be written later:
+    /// [`Writer::flush`] waits for it.
     ///
     /// # Errors
-    /// When the disk refuses, or the values are not as many as the marks say.
+    /// When the disk refuses, or the values are not as many as the marks say. The error may be that
+    /// of an earlier frame.
     pub fn frame(
         &mut self,
         attempt: u64,
         hidden: usize,
         marks: &[Mark],
-        values: &Vectors,
-    ) -> io::Result<u64> {
+        values: Vectors,
+    ) -> io::Result<(u64, OutputPrecision)> {
         let wrong = || io::Error::other("rows and values of a frame do not fit together");
         let vectors: u64 = marks.iter().map(|mark| u64::from(mark.vectors)).sum();
-        let mut left = vectors * hidden as u64;
-        let mut hasher = blake3::Hasher::new();
+        if vectors * hidden as u64 != values.len() as u64 {
+            return Err(wrong());
+        }
+        let (digit, precision) = if values.are_halves() {
+            (HALVES, OutputPrecision::Fp16)
+        } else {
+            (SINGLES, OutputPrecision::Fp32)
+        };
+        let size = values.len() * precision.bytes();
         let mut head = Vec::with_capacity(HEAD + marks.len() * ENTRY);
         head.extend(MAGIC);
+        head.push(digit);
         head.extend(attempt.to_le_bytes());
-        head.extend(
-            u32::try_from(marks.len())
-                .map_err(|_| wrong())?
-                .to_le_bytes(),
-        );
+        let rows = u32::try_from(marks.len()).map_err(|_| wrong())?;
+        head.extend(rows.to_le_bytes());
         head.extend(u32::try_from(hidden).map_err(|_| wrong())?.to_le_bytes());
-        head.extend((left * 4).to_le_bytes());
+        head.extend((size as u64).to_le_bytes());
         head.extend(check(&blake3::hash(&head)));
         for mark in marks {
             head.extend(mark.index.to_le_bytes());
             head.extend(mark.hash.to_le_bytes());
             head.extend(mark.vectors.to_le_bytes());
         }
-        hasher.update(&head);
-        self.put(&head)?;
-        let start = self.bytes;
-        let mut block = Vec::with_capacity(1 << 16);
-        let mut values = values.clone();
-        while !values.is_empty() {
-            let part = values.split_to(values.len().min(1 << 14)).to_singles();
-            block.clear();
-            for value in &part {
-                block.extend_from_slice(&value.to_le_bytes());
+        let at = self.bytes;
+        let start = at + head.len() as u64;
+        self.bytes = start + (size + CHECK) as u64;
+        let file = Arc::clone(&self.file);
+        self.jobs.add(size, move || {
+            let (mut values, mut bytes, mut at) = (values, head, at);
+            let mut hasher = blake3::Hasher::new();
+            loop {
+                hasher.update(&bytes);
+                file.write_all_at(&bytes, at)?;
+                at += bytes.len() as u64;
+                if values.is_empty() {
+                    return file.write_all_at(&check(&hasher.finalize()), at);
+                }
+                bytes.clear();
+                let part = values.split_to(TILE.min(values.len()));
+                precision.encode(&part, &mut bytes);
             }
-            hasher.update(&block);
-            self.put(&block)?;
-            left = left.checked_sub(part.len() as u64).ok_or_else(wrong)?;
-        }
-        if left > 0 {
-            return Err(wrong());
-        }
-        self.put(&check(&hasher.finalize()))?;
-        self.file.flush()?;
-        Ok(start)
+        })?;
+        Ok((start, precision))
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes)
+    /// Waits until all frames can be read.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn flush(&self) -> io::Result<()> {
+        self.jobs.wait()
     }
 
     /// Waits until all frames are on the disk.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn sync(&mut self) -> io::Result<()> {
-        self.file.flush()?;
-        self.file.get_ref().sync_data()
+    pub fn sync(&self) -> io::Result<()> {
+        self.flush()?;
+        self.file.sync_data()
+    }
+
+    /// The file, which can be synced to the disk by another thread.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 }
 
@@ -243,6 +282,11 @@ fn frame(shard: &mut (impl Read + Seek), at: u64, length: u64) -> io::Result<Fou
     }
     shard.read_exact(&mut head)?;
     let (told, sum) = head.split_at(HEAD - CHECK);
+    let precision = match told[MAGIC.len()] {
+        SINGLES => OutputPrecision::Fp32,
+        HALVES => OutputPrecision::Fp16,
+        _ => return Ok(Found::NoHead),
+    };
     if !told.starts_with(MAGIC) || check(&blake3::hash(told)) != *sum {
         return Ok(Found::NoHead);
     }
@@ -277,7 +321,7 @@ fn frame(shard: &mut (impl Read + Seek), at: u64, length: u64) -> io::Result<Fou
     let marks: Vec<Mark> = table.chunks_exact(ENTRY).map(mark).collect();
     let vectors: u64 = marks.iter().map(|mark| u64::from(mark.vectors)).sum();
     let is_whole = check(&hasher.finalize()) == sum
-        && vectors.checked_mul(4 * u64::from(hidden)) == Some(bytes);
+        && vectors.checked_mul(precision.bytes() as u64 * u64::from(hidden)) == Some(bytes);
     if !is_whole {
         return Ok(Found::Damaged(end));
     }
@@ -286,6 +330,7 @@ fn frame(shard: &mut (impl Read + Seek), at: u64, length: u64) -> io::Result<Fou
         hidden,
         marks,
         values_at: at + (HEAD as u64) + table_bytes,
+        precision,
     };
     Ok(Found::Frame(frame, end))
 }
@@ -339,6 +384,7 @@ pub struct Spot {
     shard: u32,
     vectors: u32,
     offset: u64,
+    precision: OutputPrecision,
 }
 
 /// The saved rows of one unfinished file.
@@ -366,9 +412,11 @@ impl Saved {
                     shard,
                     vectors,
                     offset,
+                    precision: frame.precision,
                 },
             ));
-            offset += u64::from(vectors) * u64::from(frame.hidden) * 4;
+            let bytes = frame.precision.bytes() as u64;
+            offset += u64::from(vectors) * u64::from(frame.hidden) * bytes;
         }
     }
 
@@ -436,12 +484,12 @@ impl RowReader {
     ) -> Result<usize, (PathBuf, io::Error)> {
         let path = saved.path(spot);
         let vectors = spot.vectors as usize;
-        self.bytes.resize(vectors * hidden * 4, 0);
+        let bytes = spot.precision.bytes();
+        self.bytes.resize(vectors * hidden * bytes, 0);
         self.file(path, spot.shard)
             .and_then(|(file, bytes)| file.read_exact_at(bytes, spot.offset))
             .map_err(|error| (path.to_owned(), error))?;
-        let words = self.bytes.chunks_exact(4);
-        values.extend(words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])));
+        values.extend(spot.precision.decode(&self.bytes));
         Ok(vectors)
     }
 
@@ -460,9 +508,11 @@ impl RowReader {
 mod tests {
     use std::io::Cursor;
 
+    use half::f16;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vectors::Floats;
 
     /// Row `index`, of `vectors` vectors.
     fn row(index: u64, vectors: u32, hidden: usize) -> (Mark, Vec<f32>) {
@@ -471,7 +521,8 @@ mod tests {
             hash: index * 7 + 1,
             vectors,
         };
-        let values = (0..vectors as usize * hidden).map(|at| (index * 1000) as f32 + at as f32);
+        // Exact in 16 bits.
+        let values = (0..vectors as usize * hidden).map(|at| (index * 50) as f32 + at as f32);
         (mark, values.collect())
     }
 
@@ -482,9 +533,17 @@ mod tests {
         for (attempt, rows) in frames.iter().enumerate() {
             let marks: Vec<Mark> = rows.iter().map(|(mark, _)| *mark).collect();
             let values = rows.iter().flat_map(|(_, values)| values.clone());
-            let values = values.collect::<Vec<f32>>().into();
+            let values: Vec<f32> = values.collect();
+            let values = if attempt % 2 == 1 {
+                let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+                let mut vectors = Vectors::default();
+                vectors.share(&Arc::new(Floats::Half(Box::new(halves))), 0..values.len());
+                vectors
+            } else {
+                values.into()
+            };
             writer
-                .frame(attempt as u64, hidden, &marks, &values)
+                .frame(attempt as u64, hidden, &marks, values)
                 .unwrap();
         }
         writer.sync().unwrap();

@@ -114,7 +114,7 @@ impl Blocks {
         if bytes.len() < want {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        rows.values = precision.values(&bytes);
+        rows.values = precision.decode(&bytes);
         Ok(Some(rows))
     }
 }

@@ -6,16 +6,13 @@
 //! ```
 //!
 //! Where each part is to stand is known when it is appended, so the bytes of the file do not depend
-//! on the threads. When more than [`WAITING_BYTES`] wait, in all files together, whoever appends
-//! encodes too.
+//! on the threads. When too many blocks wait, whoever appends writes some of them ([`Jobs`]).
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blake3::hazmat::ChainingValue;
 
@@ -24,17 +21,15 @@ use super::file::{Complete, Written};
 use super::precision::OutputPrecision;
 use crate::atomic_file::AtomicFile;
 use crate::digest;
+use crate::jobs::Jobs;
 use crate::vectors::Vectors;
 
 /// Bytes of a block: what is hashed on its own.
 const BLOCK: usize = 1 << 20;
 const _: () = assert!(BLOCK as u64 == digest::BLOCK);
 
-/// Bytes that may wait to be written, in all files together.
-const WAITING_BYTES: usize = 256 << 20;
-
-/// Bytes that wait, in all files together.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of a file after which the system is asked to bring them to the disk.
+const SYNC_BYTES: usize = 256 << 20;
 
 /// Consecutive bytes of a file.
 pub(super) enum Part {
@@ -137,10 +132,14 @@ impl Part {
 
 /// A file that does not have its final name yet: hidden, in the final folder, and removed on drop.
 pub(super) struct ParallelFile {
+    // Dropped before the file: what waits is not written any more.
+    jobs: Jobs,
     shared: Arc<Shared>,
     /// Bytes that were appended.
     at: u64,
     block: Block,
+    /// Bytes that the system may not have begun to bring to the disk.
+    unsynced: usize,
 }
 
 /// A block to be written.
@@ -155,69 +154,22 @@ struct Block {
 
 struct Shared {
     file: AtomicFile,
-    state: Mutex<State>,
-    /// Tells that a block was written.
-    written: Condvar,
+    blocks: Mutex<Blocks>,
 }
 
+/// What is known of the blocks that were written.
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Block>,
-    /// Blocks that some thread is writing.
-    running: usize,
-    error: Option<io::Error>,
-    /// What is known of each block.
+struct Blocks {
     hashes: Vec<Option<ChainingValue>>,
     sums: Vec<Option<crc32fast::Hasher>>,
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a block that waits. `false`: none does.
-    fn write_one(&self) -> bool {
-        let mut state = self.state();
-        let Some(block) = state.waiting.pop_front() else {
-            return false;
-        };
-        state.running += 1;
-        let is_lost = state.error.is_some();
-        drop(state);
-        let result = if is_lost {
-            Ok((None, None))
-        } else {
-            self.write(&block)
-        };
-        let Block { index, length, .. } = block;
-        // The numbers are let go before the block counts as written.
-        drop(block);
-        WAITING.fetch_sub(length, Ordering::Relaxed);
-        let mut state = self.state();
-        match result {
-            Ok((hash, sum)) => {
-                if state.hashes.len() <= index {
-                    state.hashes.resize(index + 1, None);
-                    state.sums.resize(index + 1, None);
-                }
-                state.hashes[index] = hash;
-                state.sums[index] = sum;
-            }
-            Err(error) => {
-                state.error.get_or_insert(error);
-            }
-        }
-        state.running -= 1;
-        drop(state);
-        self.written.notify_all();
-        true
-    }
-
-    fn write(
-        &self,
-        block: &Block,
-    ) -> io::Result<(Option<ChainingValue>, Option<crc32fast::Hasher>)> {
+    fn write(&self, block: &Block) -> io::Result<()> {
         thread_local! {
             /// Kept, because memory that is new costs as much as the encoding.
             static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -237,17 +189,15 @@ impl Shared {
                 sum.update(&bytes[start..end]);
                 sum
             });
-            Ok((Some(hash), sum))
+            let mut blocks = self.blocks();
+            if blocks.hashes.len() <= block.index {
+                blocks.hashes.resize(block.index + 1, None);
+                blocks.sums.resize(block.index + 1, None);
+            }
+            blocks.hashes[block.index] = Some(hash);
+            blocks.sums[block.index] = sum;
+            Ok(())
         })
-    }
-
-    /// Waits until nothing waits.
-    fn drain(&self) {
-        while self.write_one() {}
-        let state = self.state();
-        let is_busy = |state: &mut State| state.running > 0;
-        let waited = self.written.wait_while(state, is_busy);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -256,13 +206,14 @@ impl ParallelFile {
         let file = AtomicFile::create(path).map_err(|e| writing(path, e))?;
         let shared = Shared {
             file,
-            state: Mutex::default(),
-            written: Condvar::new(),
+            blocks: Mutex::default(),
         };
         Ok(Self {
+            jobs: Jobs::default(),
             shared: Arc::new(shared),
             at: 0,
             block: Block::default(),
+            unsynced: 0,
         })
     }
 
@@ -317,13 +268,15 @@ impl ParallelFile {
             part.encode(&mut bytes);
         }
         let last = self.block.checked.take();
-        self.shared.drain();
-        let mut state = self.shared.state();
-        if let Some(error) = state.error.take() {
-            return Err(error);
-        }
+        self.jobs.wait()?;
         let mut all = crc32fast::Hasher::new();
-        for sum in state.sums.iter_mut().filter_map(Option::take) {
+        for sum in self
+            .shared
+            .blocks()
+            .sums
+            .iter_mut()
+            .filter_map(Option::take)
+        {
             all.combine(&sum);
         }
         if let Some((start, end)) = last {
@@ -345,22 +298,14 @@ impl ParallelFile {
             ..Block::default()
         };
         let block = std::mem::replace(&mut self.block, next);
-        let waiting = WAITING.fetch_add(block.length, Ordering::Relaxed) + block.length;
-        let mut state = self.shared.state();
-        state.waiting.push_back(block);
-        if let Some(error) = state.error.take() {
-            state.error = Some(error.kind().into());
-            return Err(error);
-        }
-        drop(state);
-        let shared = Arc::downgrade(&self.shared);
-        rayon::spawn(move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.write_one();
-            }
-        });
-        if waiting > WAITING_BYTES {
-            while WAITING.load(Ordering::Relaxed) > WAITING_BYTES && self.shared.write_one() {}
+        self.unsynced += block.length;
+        let shared = Arc::clone(&self.shared);
+        self.jobs.add(block.length, move || shared.write(&block))?;
+        if self.unsynced >= SYNC_BYTES {
+            // The disk is to be busy before the file is complete.
+            self.unsynced = 0;
+            let shared = Arc::clone(&self.shared);
+            self.jobs.add(0, move || shared.file.file().sync_data())?;
         }
         Ok(())
     }
@@ -369,18 +314,13 @@ impl ParallelFile {
     /// the file to disk, so that not even a power failure leaves a partial file.
     pub fn complete(mut self, late: &[(u64, Vec<u8>)]) -> Result<Complete, OutputError> {
         let path = self.shared.file.path().to_owned();
-        let complete = || {
+        let mut complete = || {
             if self.block.length > 0 {
                 self.block.checked = None;
                 self.send()?;
             }
-            self.shared.drain();
-            let mut state = self.shared.state();
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            let mut hashes = std::mem::take(&mut state.hashes);
-            drop(state);
+            self.jobs.wait()?;
+            let mut hashes = std::mem::take(&mut self.shared.blocks().hashes);
             for (at, bytes) in late {
                 self.shared.file.file().write_all_at(bytes, *at)?;
                 let end = at + bytes.len() as u64;
@@ -392,19 +332,9 @@ impl ParallelFile {
             self.shared.file.file().sync_all()?;
             digest::of_blocks(self.shared.file.file(), self.at, &hashes)
         };
-        let mut complete = complete;
         let hash = complete().map_err(|e| writing(&path, e))?;
         let bytes = self.at;
-        let mut shared = Arc::clone(&self.shared);
-        drop(self);
-        let shared = loop {
-            // A thread that found nothing to write may hold it for a moment more.
-            match Arc::try_unwrap(shared) {
-                Ok(shared) => break shared,
-                Err(still) => shared = still,
-            }
-            std::thread::yield_now();
-        };
+        let shared = Arc::into_inner(self.shared).expect("no job is left that has it");
         let name = path.file_name().unwrap_or_default();
         let written = Written {
             name: name.to_string_lossy().into_owned(),
@@ -428,16 +358,6 @@ impl Write for ParallelFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Drop for ParallelFile {
-    /// Leaves nothing to be done for a file that is given up.
-    fn drop(&mut self) {
-        let given_up = std::mem::take(&mut self.shared.state().waiting);
-        let bytes = given_up.iter().map(|block| block.length).sum();
-        WAITING.fetch_sub(bytes, Ordering::Relaxed);
-        self.shared.drain();
     }
 }
 

@@ -709,7 +709,7 @@ impl LongRow {
             let bytes = page.buffer();
             values.extend(
                 self.precision
-                    .values(bytes.get(levels_end(&page)..).unwrap_or_default()),
+                    .decode(bytes.get(levels_end(&page)..).unwrap_or_default()),
             );
             self.rest = values.split_off(values.len() / hidden * hidden);
             let count = values.len() / hidden;

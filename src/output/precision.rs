@@ -41,7 +41,7 @@ impl OutputPrecision {
     }
 
     /// Appends values, little-endian.
-    pub(super) fn encode(self, values: &Vectors, to: &mut Vec<u8>) {
+    pub(crate) fn encode(self, values: &Vectors, to: &mut Vec<u8>) {
         /// Values that are converted at a time, in the processor's nearest cache.
         const TILE: usize = 2048;
         for stretch in values.stretches() {
@@ -96,7 +96,8 @@ impl OutputPrecision {
     }
 
     /// Little-endian values as 32-bit floats.
-    pub(super) fn values(self, bytes: &[u8]) -> Vec<f32> {
+    #[must_use]
+    pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             OutputPrecision::Fp32 => {
                 let (values, _) = bytes.as_chunks();

@@ -185,7 +185,7 @@ pub(super) fn open(file: &TorchFile) -> Result<Option<Reader>, OutputError> {
                     .open(file.path)?
                     .read_to_end(&mut bytes)
                     .map_err(|e| file.malformed(e))?;
-                Some(precision.values(&bytes))
+                Some(precision.decode(&bytes))
             }
             dict @ Value::Dict(_) if !is_protein => {
                 let label = file.pickle.entry(dict, "label");

@@ -6,7 +6,7 @@ use super::options::Options;
 use super::record_parts::PartTokens;
 use crate::engine::loader;
 use crate::engine::select::SelectedDevice;
-use crate::settings::Kernels;
+use crate::settings::{Kernels, Precision};
 
 /// Default number of tokens per batch on a CPU: enough for matrix products at full speed, and few
 /// enough for the activations of a layer to stay in the cache.
@@ -15,8 +15,8 @@ const BATCH_TOKENS: usize = 512;
 /// Maximum size in bytes of the per-token output of a chunk.
 const CHUNK_BYTES: usize = 128 << 20;
 
-/// The same for GPUs, whose batches are larger.
-const GPU_CHUNK_BYTES: usize = 1 << 30;
+/// The same for GPUs, whose batches are larger. Up to three chunks are in memory.
+const GPU_CHUNK_BYTES: usize = 384 << 20;
 
 /// Bytes of vectors per part of a long record with per-token output. Saved data are identified by
 /// their parts, so a change of this size would make the data saved by earlier versions useless.
@@ -49,7 +49,11 @@ pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice
         // sequence: else the rest would be a small batch of its own.
         let mut chunk_tokens = batch_tokens * devices.len() * BATCHES_AHEAD - batch_tokens / 4;
         if per_token {
-            chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (4 * hidden));
+            let bytes = match group.precision {
+                Precision::Fp16 | Precision::Fp8 => 2,
+                _ => 4,
+            };
+            chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (bytes * hidden));
         }
         ChunkLimits {
             chunk_tokens,

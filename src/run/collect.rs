@@ -78,9 +78,6 @@ pub struct Collector<'a> {
     pub interrupt: Interrupt,
 }
 
-/// Maximum number of files renamed at the same time, which stay open meanwhile.
-const FINISHED_AT_ONCE: usize = 16;
-
 /// The progress made by a chunk.
 #[derive(Default)]
 struct Progress {
@@ -149,7 +146,7 @@ impl<'a> Collector<'a> {
             self.next += 1;
             written += 1;
         }
-        self.tick()?;
+        self.tick(observer)?;
         Ok(written)
     }
 
@@ -157,38 +154,55 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn tick(&mut self) -> Result<(), CollectError> {
-        if self.files.saver.as_ref().is_some_and(Saver::is_due) {
-            let started = Instant::now();
-            self.save()?;
-            self.writing += started.elapsed();
+    pub fn tick(&mut self, observer: &mut dyn Observer) -> Result<(), CollectError> {
+        let started = Instant::now();
+        self.files.settle(0, observer)?;
+        let Some(saver) = &self.files.saver else {
+            return Ok(());
+        };
+        if saver.is_due() {
+            self.save(false)?;
+        } else if saver.is_full() {
+            self.files.check_weights()?;
+            if let Some(saver) = &mut self.files.saver {
+                saver.flush()?;
+            }
         }
+        self.writing += started.elapsed();
         Ok(())
     }
 
-    /// Makes durable what was computed for files that are not finished.
+    /// Saves what was computed for files that are not finished. Where it is the last time, all of it,
+    /// and it is on the disk in the end; else what a chunk that will soon be written has is left.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn save(&mut self) -> Result<(), CollectError> {
+    pub fn save(&mut self, is_last: bool) -> Result<(), CollectError> {
         let Some(mut saver) = self.files.saver.take() else {
             return Ok(());
         };
-        let result = self.save_to(&mut saver);
+        let result = self.save_to(&mut saver, is_last);
         self.files.saver = Some(saver);
         result
     }
 
-    fn save_to(&mut self, saver: &mut Saver) -> Result<(), CollectError> {
+    fn save_to(&mut self, saver: &mut Saver, is_last: bool) -> Result<(), CollectError> {
         self.files.check_weights()?;
         saver.flush()?;
         let files = &self.files;
         for pending in self.pending.values_mut() {
-            pending.save(saver, self.tasks, self.hidden, |task| {
-                files.has_failed(task)
-            })?;
+            if is_last || pending.since().is_some_and(|since| saver.is_overdue(since)) {
+                pending.save(saver, self.tasks, self.hidden, |task| {
+                    files.has_failed(task)
+                })?;
+            }
         }
-        Ok(saver.sync()?)
+        if is_last {
+            saver.sync()?;
+        } else {
+            saver.begin_sync()?;
+        }
+        Ok(())
     }
 
     /// Ends a run that can't go on: files that are not finished leave nothing under their names,
@@ -196,9 +210,11 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn abandon(&mut self) -> Result<SavedCounts, CollectError> {
+    pub fn abandon(&mut self, observer: &mut dyn Observer) -> Result<SavedCounts, CollectError> {
         self.files.abandon();
-        self.save()?;
+        let settled = self.files.settle(usize::MAX, observer);
+        self.save(true)?;
+        settled?;
         let saver = self.files.saver.as_ref();
         Ok(saver.map_or(SavedCounts::default(), |saver| saver.counts))
     }
@@ -290,9 +306,7 @@ impl<'a> Collector<'a> {
                     self.files.flush(current.take(), observer)?;
                     progress.ended += 1;
                     self.end(end, whole, observer);
-                    if whole.len() == FINISHED_AT_ONCE {
-                        self.files.finish(whole, observer)?;
-                    }
+                    self.files.finish(whole, observer)?;
                 }
             }
         }

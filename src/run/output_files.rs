@@ -1,19 +1,19 @@
 //! Output files: gathers the rows of each file, passes them to its sink and to the journal, and
 //! renames complete files.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use rayon::prelude::*;
 
 use super::chunk::{ChunkRecord, RecordStatus, Replaced};
 use super::collect_error::{CollectError, Observer};
 use super::save::{RowBlock, Saver};
 use super::task::Task;
 use crate::engine::session::Session;
+use crate::jobs::Promise;
 use crate::journal::facts::InputFingerprint;
 use crate::journal::rows::Mark;
-use crate::output::{self, Block, Layout, OutputError, Rows, Sink};
+use crate::output::{self, Block, Layout, OutputError, Rows, Sink, Written};
 use crate::report::FileReport;
 use crate::vectors::Vectors;
 
@@ -40,12 +40,24 @@ struct FileState {
     has_failed: bool,
 }
 
+/// A complete file that another thread is bringing to the disk.
+struct Finishing {
+    task: usize,
+    /// What was read for it.
+    input: Option<InputFingerprint>,
+    written: Promise<Result<Vec<Written>, OutputError>>,
+}
+
+/// Maximum number of files renamed at the same time, which stay open meanwhile.
+const FINISHED_AT_ONCE: usize = 16;
+
 /// The output files of all tasks.
 pub struct OutputFiles<'a> {
     tasks: &'a [Task],
     layouts: Vec<Layout>,
     hidden: usize,
     states: Vec<FileState>,
+    finishing: VecDeque<Finishing>,
     /// Rows of one file that its sink does not have yet.
     rows: Block,
     /// The same, for the journal.
@@ -74,6 +86,7 @@ impl<'a> OutputFiles<'a> {
             layouts,
             hidden,
             states: tasks.iter().map(|_| FileState::default()).collect(),
+            finishing: VecDeque::new(),
             rows: empty(hidden),
             block: RowBlock::default(),
             saver,
@@ -218,6 +231,9 @@ impl<'a> OutputFiles<'a> {
         {
             sink.detach();
         }
+        if let Some(saver) = &mut self.saver {
+            saver.detach();
+        }
     }
 
     /// Fails a file that cannot be written, if the cause does not affect other files.
@@ -254,7 +270,7 @@ impl<'a> OutputFiles<'a> {
         Ok(sink.as_mut().expect("it was just made"))
     }
 
-    /// Renames complete files, several in parallel, because each one waits for the disk.
+    /// Has complete files renamed by other threads, because each one waits for the disk.
     pub fn finish(
         &mut self,
         whole: &mut Vec<(usize, Option<&InputFingerprint>)>,
@@ -264,17 +280,46 @@ impl<'a> OutputFiles<'a> {
         if !whole.is_empty() {
             self.check_weights()?;
         }
-        let sinks = whole.iter().map(|&(task, _)| {
+        for (task, input) in whole.drain(..) {
+            self.settle(
+                self.finishing.len().saturating_sub(FINISHED_AT_ONCE - 1),
+                observer,
+            )?;
             // A file without records has an output too: empty, and whole.
-            self.sink(task)?;
-            Ok(self.states[task].sink.take())
-        });
-        let sinks: Vec<Result<_, OutputError>> = sinks.collect();
-        let finished: Vec<_> = sinks
-            .into_par_iter()
-            .map(|sink| sink?.map_or(Ok(Vec::new()), Sink::finish))
-            .collect();
-        for ((task, input), result) in whole.drain(..).zip(finished) {
+            let sink = match self.sink(task) {
+                Ok(_) => self.states[task].sink.take(),
+                Err(source) => {
+                    self.refused(task, source, observer)?;
+                    continue;
+                }
+            };
+            let finish = move || sink.map_or(Ok(Vec::new()), Sink::finish);
+            self.finishing.push_back(Finishing {
+                task,
+                input: input.cloned(),
+                written: Promise::new(finish),
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes which files have their names by now, in order. Waits for the first `count`.
+    pub fn settle(
+        &mut self,
+        mut count: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CollectError> {
+        while let Some(first) = self.finishing.front() {
+            if count == 0 && !first.written.is_done() {
+                break;
+            }
+            count = count.saturating_sub(1);
+            let received = first.written.wait();
+            let Some(Finishing { task, input, .. }) = self.finishing.pop_front() else {
+                break;
+            };
+            // A thread that panics ends the program.
+            let Some(result) = received else { continue };
             let written = match result {
                 Ok(written) => written,
                 Err(source) => {
@@ -287,7 +332,7 @@ impl<'a> OutputFiles<'a> {
             if let (Some(saver), Some(input)) = (&mut self.saver, input)
                 && self.reports[task].failed_records == 0
             {
-                saver.finish(task, input, written, &self.reports[task])?;
+                saver.finish(task, &input, written, &self.reports[task])?;
             }
         }
         Ok(())

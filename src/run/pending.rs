@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chunk::{Chunk, ChunkEntry, ChunkRecord};
 use super::dedup::Origin;
@@ -28,6 +29,8 @@ pub struct PendingChunk {
     stored: HashMap<usize, Stored>,
     /// Batches that did not return yet.
     left: usize,
+    /// When the first batch returned.
+    since: Option<Instant>,
 }
 
 impl PendingChunk {
@@ -40,12 +43,14 @@ impl PendingChunk {
             saved: vec![false; chunk.entries.len()],
             stored: HashMap::new(),
             left,
+            since: None,
             chunk,
         }
     }
 
     /// Stores the results of a batch.
     pub fn add(&mut self, batch: usize, result: BatchResult) {
+        self.since.get_or_insert_with(Instant::now);
         self.batches[batch] = Some(Arc::new(result.rows));
         for (segment, issue) in result.issues {
             // A failure takes precedence over the status that windows were tried before.
@@ -59,6 +64,11 @@ impl PendingChunk {
     /// Whether all batches returned.
     pub fn is_complete(&self) -> bool {
         self.left == 0
+    }
+
+    /// When the first batch returned, if one did.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// Whether an entry's rows were saved already.

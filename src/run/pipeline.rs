@@ -251,10 +251,10 @@ impl Pipeline<'_> {
             && !matches!(error, RunError::Collect(CollectError::Stopped))
         {
             // The first error is the relevant one; saving often fails for the same reason.
-            let _ = collector.abandon();
+            let _ = collector.abandon(observer);
             return Err(error);
         }
-        let saved = collector.abandon()?;
+        let saved = collector.abandon(observer)?;
         match self.interrupt.signal() {
             Some(signal) => Err(RunError::Interrupted { signal, saved }),
             None => Ok(()),
@@ -289,7 +289,7 @@ impl Pipeline<'_> {
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    collector.tick()?;
+                    collector.tick(observer)?;
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),

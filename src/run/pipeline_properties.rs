@@ -417,8 +417,8 @@ impl Case<'_> {
             lane: Lane::host("worker"),
         };
         let is_done = self.exchange(dice, messages, &mut chunker, &executor, &mut collector);
-        if !is_done && !is_killed {
-            collector.abandon().unwrap();
+        if is_done || !is_killed {
+            collector.abandon(&mut Silent).unwrap();
         }
         is_done
     }
@@ -450,7 +450,7 @@ impl Case<'_> {
                 return true;
             }
             if dice.below(6) == 0 {
-                collector.save().unwrap();
+                collector.save(true).unwrap();
             }
         }
         false

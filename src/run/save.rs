@@ -17,7 +17,7 @@ use crate::text::{are, counted};
 use crate::vectors::Vectors;
 
 /// Rows wait in memory up to this many bytes.
-const WAITING_BYTES: usize = 64 << 20;
+const WAITING_BYTES: usize = 128 << 20;
 
 /// Approximate number of values in a frame, which bounds the memory used while waiting chunks are
 /// saved.
@@ -124,13 +124,30 @@ impl<'a> Saver<'a> {
     /// Keeps rows that were passed to the sink of a file, until the file is finished or the rows
     /// are saved.
     pub fn hold(&mut self, block: RowBlock) {
-        self.bytes += block.values.len() * size_of::<f32>();
+        self.bytes += block.values.bytes();
         self.waiting.push_back(block);
     }
 
     /// Whether it is time to save.
     pub fn is_due(&self) -> bool {
-        self.bytes >= WAITING_BYTES || self.last.elapsed() >= self.every
+        self.last.elapsed() >= self.every
+    }
+
+    /// Whether so much is held that it must be written.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= WAITING_BYTES
+    }
+
+    /// Whether what was there at that time should be saved by now.
+    pub fn is_overdue(&self, since: Instant) -> bool {
+        since.elapsed() >= self.every
+    }
+
+    /// Lets go of the batches of a chunk that was written.
+    pub fn detach(&mut self) {
+        self.waiting
+            .iter_mut()
+            .for_each(|block| block.values.detach());
     }
 
     /// Writes all rows that are held, and forgets them.
@@ -162,8 +179,25 @@ impl<'a> Saver<'a> {
         *(if block.is_part { parts } else { rows }) += marks.len() as u64;
         let ticket = &mut self.tickets[block.task];
         self.journal
-            .save(ticket, self.hidden, &marks, &values)
+            .save(ticket, self.hidden, &marks, values)
             .map(Some)
+    }
+
+    /// Waits until what was written can be read.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn wait(&mut self) -> Result<(), JournalError> {
+        self.journal.flush()
+    }
+
+    /// Has all that was written brought to the disk, while the run goes on.
+    ///
+    /// # Errors
+    /// When the disk refused what was written before.
+    pub fn begin_sync(&mut self) -> Result<(), JournalError> {
+        self.last = Instant::now();
+        self.journal.begin_sync()
     }
 
     /// Waits until all that was written is on the disk.
@@ -179,8 +213,7 @@ impl<'a> Saver<'a> {
     /// Forgets the rows of a file that failed.
     pub fn drop_task(&mut self, task: usize) {
         self.waiting.retain(|block| block.task != task);
-        let values = self.waiting.iter().map(|block| block.values.len());
-        self.bytes = values.sum::<usize>() * size_of::<f32>();
+        self.bytes = self.waiting.iter().map(|block| block.values.bytes()).sum();
     }
 
     /// Notes that a file is finished.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::atomic_file::folder_of;
 use crate::journal::JournalError;
 use crate::journal::rows::{RowLocation, RowReader, Saved, Spot, read_values};
+use crate::output::OutputPrecision;
 
 /// Where vectors are.
 #[derive(Clone)]
@@ -117,7 +118,7 @@ impl Spool {
     /// If they cannot be read.
     fn read(&self, start: u64, count: usize, values: &mut Vec<f32>) -> io::Result<()> {
         match &self.file {
-            Some(file) => read_values(file, start, count, values),
+            Some(file) => read_values(file, start, count, OutputPrecision::Fp32, values),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -13,11 +13,12 @@ use syn::visit::{self, Visit};
 /// The folders and files of `src`, each of which may import only what stands before it. Data flows
 /// from the manifest to records, tokens, batches, the engine and the output; `run` leads it
 /// through, and the command line is on top.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "text",
     "digest",
     "folders",
     "interrupt",
+    "jobs",
     "threads",
     "trace",
     "device",

@@ -66,7 +66,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
                 let marks = [mark(attempt), mark(attempt + 1)];
                 let values = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
                 let values = values.concat().into();
-                writer.frame(attempt, 3, &marks, &values).unwrap();
+                writer.frame(attempt, 3, &marks, values).unwrap();
             }
             writer.sync().unwrap();
             seeds.push(fs::read(path).unwrap());

@@ -8,11 +8,13 @@
 
 FROM rust:1.92-slim-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY onnx onnx
 COPY bench/tokenize.rs bench/tokenize.rs
-RUN cargo build --release --locked --bin seqembed && strip target/release/seqembed
+# The commit, which `seqembed --version` prints: --build-arg COMMIT="$(git rev-parse --short=10 HEAD)"
+ARG COMMIT=""
+RUN SEQEMBED_COMMIT="$COMMIT" cargo build --release --locked --bin seqembed && strip target/release/seqembed
 
 # The library from the Python wheel, which does not depend on Python.
 FROM python:3.13-slim-bookworm AS libraries

@@ -484,6 +484,8 @@ fn links() {
         repository().join("snakemake/README.md"),
         repository().join("nextflow/README.md"),
         repository().join("galaxy/README.md"),
+        repository().join("CONTRIBUTING.md"),
+        repository().join("RELEASING.md"),
     ];
     for entry in fs::read_dir(repository().join("docs")).unwrap() {
         pages.push(entry.unwrap().path());

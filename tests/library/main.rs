@@ -18,3 +18,4 @@ mod output_formats;
 mod protein_tokenizer;
 mod records;
 mod regressions;
+mod releases;

@@ -394,6 +394,51 @@ fn every_pooling_and_layer_is_that_of_the_cpu() {
     }
 }
 
+/// In fp16 the graph gives 16 bits, which go to the file as they are.
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn vectors_of_residues_are_the_same_in_every_format() {
+    let name = "esm2-head64";
+    let lengths: Vec<usize> = (0..300).map(|at| 1 + at * 37 % 411).collect();
+    let place = random_place(name, &lengths);
+    let file = place.path("x.fa");
+    let embed = |format: output::Format, precision: &str| {
+        let (device, format) = (device(), format.to_string());
+        let out = tempfile::tempdir().unwrap();
+        let model = text(model(name)).to_owned();
+        let options = [
+            "embed",
+            text(&file),
+            "-m",
+            &model,
+            "-o",
+            text(out.path()),
+            "--device",
+            &device,
+            "--precision",
+            "fp16",
+            "--pooling",
+            "none",
+            "--format",
+            &format,
+            "--output-precision",
+            precision,
+        ];
+        succeed(&options).unwrap();
+        let path = out.path().join(format!("x.{format}"));
+        output::read(&path).unwrap().0
+    };
+    let expected = embed(output::Format::Parquet, "fp32");
+    assert_eq!(expected.vectors, lengths);
+    assert!(expected.values.iter().all(|value| value.is_finite()));
+    for format in output::Format::ALL {
+        for precision in ["fp16", "fp32"] {
+            let found = embed(format, precision);
+            assert!(found == expected, "{format} {precision}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU: make test-gpu"]
 fn lengths_from_one_to_thirty_thousand_in_one_batch() {

@@ -143,8 +143,12 @@ impl<'a> Saver<'a> {
         since.elapsed() >= self.every
     }
 
-    /// Lets go of the batches of a chunk that was written.
+    /// Lets go of the batches of a chunk that was written. What is [full](Saver::is_full) is written
+    /// in a moment, and need not be copied.
     pub fn detach(&mut self) {
+        if self.is_full() {
+            return;
+        }
         self.waiting
             .iter_mut()
             .for_each(|block| block.values.detach());

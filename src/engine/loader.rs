@@ -323,14 +323,14 @@ impl Loader<'_> {
             device: cuda_number(number),
             kind: prepared.kind,
             precision: number_format(prepared.precision),
-            outputs,
             hidden,
             // ONNX Runtime's own kernels were not measured with two.
             concurrent_batches: if kernels.is_some() {
-                permits::concurrent_batches(&sizes)
+                permits::concurrent_batches(&sizes, outputs.contains(&Reduce::Tokens))
             } else {
                 1
             },
+            outputs,
             memory_limit: None,
             operators,
         };
@@ -345,21 +345,32 @@ fn cuda_number(number: usize) -> u32 {
 }
 
 /// How many threads feed one of several devices, where a run has `threads` for all of them.
+/// `per_token`: whether the vectors of all tokens are an output.
 #[must_use]
-pub fn workers_for(device: Device, threads: usize, devices: usize, model: &Model) -> usize {
+pub fn workers_for(
+    device: Device,
+    threads: usize,
+    devices: usize,
+    model: &Model,
+    per_token: bool,
+) -> usize {
     match device {
         Device::Cpu => (threads / devices).max(1),
         // While the GPU computes, one worker handles the rows of the last batch and prepares the
         // next one.
-        Device::Cuda(_) => 1 + permits::concurrent_batches(&model.architecture().sizes()),
+        Device::Cuda(_) => {
+            1 + permits::concurrent_batches(&model.architecture().sizes(), per_token)
+        }
     }
 }
 
 /// Number of tokens of a batch that fit on a GPU with `free` bytes of memory, in addition to the
-/// model's weights.
+/// model's weights. `per_token`: whether their vectors are an output.
 #[must_use]
-pub fn gpu_batch_tokens(model: &Model, precision: Precision, free: u64) -> usize {
+pub fn gpu_batch_tokens(model: &Model, precision: Precision, free: u64, per_token: bool) -> usize {
     let bytes = precision.bytes();
     let weights = model.weights_bytes() / 4 * bytes as u64;
-    budget::batch_tokens(free, weights, &model.architecture().sizes(), bytes)
+    let sizes = model.architecture().sizes();
+    let concurrent = permits::concurrent_batches(&sizes, per_token);
+    budget::batch_tokens(free, weights, &sizes, bytes, concurrent)
 }

@@ -42,8 +42,9 @@ pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice
     };
     let free = devices.iter().filter_map(|device| device.gpu.as_ref());
     let limits = if let Some(free) = free.map(|(_, free)| *free).min() {
-        let batch_tokens =
-            asked.unwrap_or_else(|| loader::gpu_batch_tokens(&group.model, group.precision, free));
+        let batch_tokens = asked.unwrap_or_else(|| {
+            loader::gpu_batch_tokens(&group.model, group.precision, free, per_token)
+        });
         // The more batches in a chunk, the fewer are cut short at its end; and no device may have
         // to wait for the next chunk. A quarter of a batch less, as batches are filled up to a
         // sequence: else the rest would be a small batch of its own.
@@ -53,7 +54,11 @@ pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice
                 Precision::Fp16 | Precision::Fp8 => 2,
                 _ => 4,
             };
-            chunk_tokens = chunk_tokens.min(GPU_CHUNK_BYTES / (bytes * hidden));
+            // Whole batches, and a quarter less, as above.
+            let most = GPU_CHUNK_BYTES / (bytes * hidden);
+            let whole =
+                (most / batch_tokens.max(1) * batch_tokens).saturating_sub(batch_tokens / 4);
+            chunk_tokens = chunk_tokens.min(if whole > 0 { whole } else { most });
         }
         ChunkLimits {
             chunk_tokens,

@@ -10,6 +10,7 @@ use super::error::RunError;
 use super::group::Group;
 use super::loaded_device::{LoadFallback, LoadedDevice};
 use crate::device::Device;
+use crate::engine::batch::Reduce;
 use crate::engine::error::EngineError;
 use crate::engine::loader::{self, GraphSpec, Loader, PreparedModel};
 use crate::engine::runtime::Runtime;
@@ -105,8 +106,13 @@ impl<'a> ModelLoading<'a> {
             let load = prepared.spent + started.elapsed();
             let mut device = loaded_device(loader, device, index, session, self.group.precision);
             device.load = load;
-            device.workers =
-                loader::workers_for(device.device.device, workers, self.devices.len(), model);
+            device.workers = loader::workers_for(
+                device.device.device,
+                workers,
+                self.devices.len(),
+                model,
+                self.per_token(),
+            );
             let lane = Lane {
                 group: device.label.clone(),
                 name: "loading".to_owned(),
@@ -132,6 +138,11 @@ impl<'a> ModelLoading<'a> {
         Ok(all)
     }
 
+    /// Whether the vectors of all tokens are an output.
+    fn per_token(&self) -> bool {
+        self.group.outputs().contains(&Reduce::Tokens)
+    }
+
     /// The session that outlives the group, on the first device. `load`: how long it took in this
     /// run.
     pub(super) fn reused<'l>(
@@ -145,7 +156,13 @@ impl<'a> ModelLoading<'a> {
         let precision = session.info().precision;
         let mut device = loaded_device(loader, selected, 0, Arc::clone(session), precision);
         device.load = load;
-        device.workers = loader::workers_for(selected.device, workers, 1, &self.group.model);
+        device.workers = loader::workers_for(
+            selected.device,
+            workers,
+            1,
+            &self.group.model,
+            self.per_token(),
+        );
         device
     }
 }

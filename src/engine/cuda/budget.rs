@@ -10,8 +10,6 @@
 
 use seqembed_onnx::Sizes;
 
-use super::permits::concurrent_batches;
-
 /// The fewest tokens that a batch is planned with. Where even these do not fit, batches are split
 /// when the device runs out of memory.
 pub const MIN_TOKENS: usize = 4_096;
@@ -29,13 +27,19 @@ pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
 
 /// Tokens per batch for a GPU with `free` bytes of memory, of which the weights need `weights`.
 ///
-/// [`MAX_TOKENS`] where these fit: the more tiles a product has, the less its last, partly filled
-/// wave of tiles costs.
+/// `concurrent` batches are on the device at the same time. [`MAX_TOKENS`] where these fit: the more
+/// tiles a product has, the less its last, partly filled wave of tiles costs.
 #[must_use]
-pub fn batch_tokens(free: u64, weights: u64, sizes: &Sizes, bytes: usize) -> usize {
+pub fn batch_tokens(
+    free: u64,
+    weights: u64,
+    sizes: &Sizes,
+    bytes: usize,
+    concurrent: usize,
+) -> usize {
     // A tenth is left for the workspaces of libraries and for other processes.
     let room = free.saturating_sub(weights) / 10 * 9;
-    let each = ((1 + concurrent_batches(sizes)) * bytes_per_token(sizes, bytes).max(1)) as u64;
+    let each = ((1 + concurrent) * bytes_per_token(sizes, bytes).max(1)) as u64;
     let fits = usize::try_from(room / each).unwrap_or(usize::MAX);
     // Whole thousands (of 1,024): the same number from one run to the next, though free memory
     // varies a little.
@@ -73,15 +77,21 @@ mod tests {
         // By hand: (8 * 1280 + 2 * 5120) * 2 + 4 * 1280 = 46,080 bytes a token, twice that with the
         // arena.
         assert_eq!(bytes_per_token(wide, 2), 46_080);
-        assert_eq!(batch_tokens(80 << 30, 1_300_000_000, wide, 2), MAX_TOKENS);
+        assert_eq!(
+            batch_tokens(80 << 30, 1_300_000_000, wide, 2, 1),
+            MAX_TOKENS
+        );
         // 2 GiB less 1.3 GB leave 0.76 GB for activations: 8,276 tokens.
-        assert_eq!(batch_tokens(2 << 30, 1_300_000_000, wide, 2), 8_192);
-        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2), MIN_TOKENS);
+        assert_eq!(batch_tokens(2 << 30, 1_300_000_000, wide, 2, 1), 8_192);
+        assert_eq!(batch_tokens(1 << 30, 1_300_000_000, wide, 2, 1), MIN_TOKENS);
         let narrow = &sizes(768, 3_072, true);
-        assert_eq!(batch_tokens(80 << 30, 250_000_000, narrow, 2), MAX_TOKENS);
+        assert_eq!(
+            batch_tokens(80 << 30, 250_000_000, narrow, 2, 2),
+            MAX_TOKENS
+        );
         // (8 * 768 + 3 * 3072) * 2 + 4 * 768 = 33,792 bytes a token, three times that for two
         // batches and the arena; 1.71 GB.
-        assert_eq!(batch_tokens(2 << 30, 250_000_000, narrow, 2), 16_384);
+        assert_eq!(batch_tokens(2 << 30, 250_000_000, narrow, 2, 2), 16_384);
     }
 
     proptest! {
@@ -94,9 +104,10 @@ mod tests {
             gated: bool,
         ) {
             let shape = &sizes(hidden, 4 * hidden, gated);
-            let tokens = batch_tokens(free, weights, shape, 2);
+            let tokens = batch_tokens(free, weights, shape, 2, 1);
             prop_assert!((MIN_TOKENS..=MAX_TOKENS).contains(&tokens));
-            prop_assert!(batch_tokens(free + more, weights, shape, 2) >= tokens);
+            prop_assert!(batch_tokens(free + more, weights, shape, 2, 1) >= tokens);
+            prop_assert!(batch_tokens(free, weights, shape, 2, 2) <= tokens);
         }
     }
 }

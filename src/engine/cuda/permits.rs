@@ -12,17 +12,25 @@
 //!   multiprocessor free for the other's dense layers.
 //! - ESM-2 8M (320): 7 to 16 % more proteins, and as many reading frames. It waits for the host
 //!   most of the time.
+//!
+//! Where the vectors of all tokens are copied back (a gigabyte for each second of 650M, in 16 bits), the
+//! GPU would wait for the copies, so there are always two.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use seqembed_onnx::Sizes;
 
-/// How many batches of a model may be on a GPU at the same time.
+/// How many batches of a model may be on a GPU at the same time. `per_token`: whether the vectors of
+/// all tokens are copied back.
 #[must_use]
-pub fn concurrent_batches(sizes: &Sizes) -> usize {
+pub fn concurrent_batches(sizes: &Sizes, per_token: bool) -> usize {
     let small = sizes.hidden < 512;
     let persistent = sizes.hidden < 1_024 && sizes.head_width == 64;
-    if small || persistent { 2 } else { 1 }
+    if small || persistent || per_token {
+        2
+    } else {
+        1
+    }
 }
 
 /// The permits of a GPU, one per batch that may be on it: a semaphore from which all permits can be

@@ -524,6 +524,7 @@ impl Embedder {
             positions: (0..jobs.len()).collect(),
             tasks: jobs.into_iter().map(task).collect(),
             given: None,
+            head: None,
         })
     }
 

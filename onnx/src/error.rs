@@ -232,6 +232,22 @@ pub enum Error {
         /// What is wrong, and what to do.
         message: String,
     },
+    /// A model without a language-model head.
+    #[error("{}: the model has no language-model head, which scores need: {}", path.display(),
+        if *family_has_one {
+            "its checkpoint had none, or it was exported by a version of seqembed that did not \
+             export heads. Run `seqembed export` again (with --force), with a checkpoint that has \
+             one (tensors lm_head.*, such as the hub's)"
+        } else {
+            "seqembed knows no head of this family; use ESM-2, ESM-1b, ESM-1v, ESM C or Nucleotide \
+             Transformer"
+        })]
+    NoHead {
+        /// The model folder.
+        path: PathBuf,
+        /// Whether other models of its family have one.
+        family_has_one: bool,
+    },
     /// A file of a model folder that changed since the export.
     #[error(
         "{}: the file is damaged or belongs to another model: its {algorithm} is {found}, but it \

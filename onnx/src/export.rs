@@ -99,7 +99,13 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
         .check_vocabulary(&String::from_utf8_lossy(&tokenizer))
         .map_err(|why| Error::config(&checkpoint.path, why))?;
     let name = options.name.clone().unwrap_or_else(|| name_of(source));
+    let head = family.head().and_then(|form| form.find(&checkpoint));
     let plan = Plan {
+        head: head.as_ref().map(|head| head as &dyn Weights),
+        zero_row: match &checkpoint.settings {
+            Settings::FairEsm { .. } => family.head().and_then(|form| form.zeroed_by_fair_esm),
+            Settings::HuggingFace { .. } => None,
+        },
         name,
         architecture: &architecture,
         source: Source {
@@ -140,7 +146,10 @@ pub fn export_random(
             file: family.tokenizer().file(),
             vocabulary: family.vocabulary(),
         })?;
+    let weights = Random { seed };
     let plan = Plan {
+        head: Some(&weights),
+        zero_row: None,
         name: options
             .name
             .clone()
@@ -153,7 +162,7 @@ pub fn export_random(
         random_seed: Some(seed),
         tokenizer,
     };
-    plan.write(target, &Random { seed }, options)
+    plan.write(target, &weights, options)
 }
 
 /// The name of a checkpoint's folder or file, without extensions of its format.
@@ -214,6 +223,10 @@ struct Plan<'plan> {
     source: Source,
     random_seed: Option<u64>,
     tokenizer: Vec<u8>,
+    /// Where the tensors of its language-model head come from, if it has one.
+    head: Option<&'plan dyn Weights>,
+    /// A row of its decoder that is zero whatever the checkpoint has there.
+    zero_row: Option<usize>,
 }
 
 impl Plan<'_> {
@@ -242,6 +255,12 @@ impl Plan<'_> {
         // fails.
         let folder = AtomicFolder::create(target).map_err(Error::io(parent, "write into"))?;
         let hashes = write(&folder.partial().join(WEIGHTS_FILE), &tensors, weights)?;
+        let head = match (family.head(), self.head) {
+            (Some(form), Some(weights)) => {
+                Some(form.write(folder.partial(), weights, self.zero_row)?)
+            }
+            _ => None,
+        };
         let save = |name: &str, bytes: &[u8]| {
             let path = folder.partial().join(name);
             fs::write(&path, bytes).map_err(Error::io(&path, "write"))
@@ -264,6 +283,7 @@ impl Plan<'_> {
             weights_blake3: Some(hashes.blake3),
             files: BTreeMap::new(),
             tensors: place(&tensors),
+            head,
             check: None,
         };
         let model = Model::new(named.to_path_buf(), info.clone());

@@ -16,6 +16,7 @@ pub use crate::files::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use crate::files::{read_small, refuse_lfs_pointer};
 use crate::graph::builder::Builder;
 use crate::graph::request::{GraphKind, GraphRequest, Output, Precision};
+use crate::head::{Head, HeadInfo};
 use crate::tokenizer::TokenizerKind;
 use crate::weights::cast::Cast;
 use crate::weights::table::{Planned, Storage, TensorInfo, TensorSource, end, place, place_as};
@@ -75,6 +76,9 @@ pub struct ModelInfo {
     pub files: BTreeMap<String, String>,
     /// All tensors of the weights file, in its order.
     pub tensors: Vec<TensorInfo>,
+    /// The language-model head in [`HEAD_FILE`](crate::head::HEAD_FILE), if the checkpoint had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadInfo>,
     /// BLAKE3 of all of this but itself, without spaces and in the order of its keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,
@@ -95,7 +99,7 @@ fn check_of(json: &serde_json::Value) -> String {
 impl ModelInfo {
     /// BLAKE3, in hexadecimal, of everything that affects the embeddings: architecture with its
     /// settings, weights, tokenizer, hashes of its files, and the version of its graphs. The name
-    /// of the model and the source of the weights are not included.
+    /// of the model, the source of the weights and the language-model head are not included.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn identity(&self) -> String {
@@ -103,6 +107,7 @@ impl ModelInfo {
         if let Some(map) = json.as_object_mut() {
             map.remove("name");
             map.remove("source");
+            map.remove("head");
         }
         check_of(&json)
     }
@@ -176,6 +181,17 @@ fn read_info(folder: &Path) -> Result<(ModelInfo, String), Error> {
         return Err(fault(
             &path,
             "its table of tensors does not match its architecture; export the model again"
+                .to_owned(),
+        ));
+    }
+    let head = family.head().map(|form| place(&form.plan(None)));
+    if let Some(found) = &info.head
+        && head.as_ref() != Some(&found.tensors)
+    {
+        return Err(fault(
+            &path,
+            "its table of the head's tensors does not match its architecture; export the model \
+             again"
                 .to_owned(),
         ));
     }
@@ -431,6 +447,50 @@ impl Model {
     /// # Errors
     /// As [`Model::graph`].
     pub fn graph_at(&self, request: &GraphRequest, location: &str) -> Result<Vec<u8>, Error> {
+        self.built(request, location, None)
+    }
+
+    /// The language-model head, verified.
+    ///
+    /// # Errors
+    /// [`Error::NoHead`] if the model has none, an error if its file cannot be read or is damaged.
+    pub fn head(&self) -> Result<Head, Error> {
+        match (&self.info.head, self.info.architecture.family().head()) {
+            (Some(info), Some(form)) => form.read(&self.folder, info),
+            (_, form) => Err(Error::NoHead {
+                path: self.folder.clone(),
+                family_has_one: form.is_some(),
+            }),
+        }
+    }
+
+    /// A graph of the last layer whose outputs are log-probabilities of all tokens, [..,
+    /// vocabulary], in place of hidden states.
+    ///
+    /// Of `Output::Tokens` these are each token's. The head is not linear: `Output::Mean` has those
+    /// of a token only where the pooled range is this token alone.
+    ///
+    /// Under token dropout the graph has one more input, `embedding_factor` [tokens, 1], which
+    /// embeddings are multiplied by: in a sequence of `n` tokens with `m` masked ones, `n / (n -
+    /// m)`.
+    ///
+    /// # Errors
+    /// As [`Model::graph`].
+    pub fn head_graph_at(
+        &self,
+        request: &GraphRequest,
+        location: &str,
+        head: &Head,
+    ) -> Result<Vec<u8>, Error> {
+        self.built(request, location, Some(head))
+    }
+
+    fn built(
+        &self,
+        request: &GraphRequest,
+        location: &str,
+        head: Option<&Head>,
+    ) -> Result<Vec<u8>, Error> {
         let family = self.info.architecture.family();
         let layers = family.layers();
         if let Some(&layer) = request.layers.iter().find(|&&layer| layer > layers) {
@@ -458,6 +518,7 @@ impl Model {
         let names: Vec<String> = request.layers.iter().map(usize::to_string).collect();
         let mut builder = Builder::new(&tensors, storage);
         builder.at(location);
+        builder.head(head);
         family.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

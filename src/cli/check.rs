@@ -83,6 +83,7 @@ pub fn run(
             layer: model.architecture().layers(),
             outputs: &[Reduce::Mean],
             kernels,
+            head: None,
         };
         let prepared = spec.prepare(device, precision, say)?;
         let loader = Loader {

@@ -25,4 +25,23 @@ impl Batch {
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)
     }
+
+    /// What the embedding of each token is multiplied by under token dropout, [tokens]: in a
+    /// sequence of `n` tokens of which `m` are `<mask>`, `n / (n - m)`.
+    #[must_use]
+    pub fn embedding_factors(&self, mask_id: i64) -> Vec<f32> {
+        let mut factors = Vec::with_capacity(self.tokens());
+        let mut start = 0;
+        for &end in self.starts.iter().skip(1) {
+            let end = usize::try_from(end).unwrap_or(start);
+            let ids = self.ids.get(start..end).unwrap_or_default();
+            let masked = ids.iter().filter(|&&id| id == mask_id).count();
+            let rest = ids.len() - masked;
+            // All embeddings of a sequence of masks alone are zero.
+            let factor = ids.len() as f32 / rest.max(1) as f32;
+            factors.resize(end.max(start), factor);
+            start = end;
+        }
+        factors
+    }
 }

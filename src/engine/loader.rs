@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
 use seqembed_onnx::weights::table::hex;
-use seqembed_onnx::{GraphKind, GraphRequest, Model, Output, Storage, WeightsFile};
+use seqembed_onnx::{GraphKind, GraphRequest, Head, Model, Output, Storage, WeightsFile};
 use sha2::{Digest, Sha256};
 
 use super::batch::Reduce;
@@ -55,6 +55,8 @@ pub struct GraphSpec<'a> {
     pub outputs: &'a [Reduce],
     /// Whether seqembed's or ONNX Runtime's kernels are used.
     pub kernels: Kernels,
+    /// The language-model head: rows are then log-probabilities of all tokens in place of vectors.
+    pub head: Option<&'a Head>,
 }
 
 /// A model made ready for one device: its graph, the file with its weights, and the kernels that
@@ -103,19 +105,39 @@ impl GraphSpec<'_> {
             layers: vec![self.layer],
             outputs: self.graph_outputs(device, precision),
         };
-        let weights = self
-            .model
-            .weights(Storage::of(kind, numbers), &models::cache())?;
+        let storage = Storage::of(kind, numbers);
+        let weights = self.model.weights(storage, &models::cache())?;
         Ok(PreparedModel {
             device,
             precision,
-            graph: self.model.graph_at(&request, weights.name())?,
-            graph_sha256: hex(&Sha256::digest(self.model.graph(&request)?)),
+            graph: self.graph(&request, weights.name())?,
+            graph_sha256: hex(&Sha256::digest(self.graph(&request, storage.file())?)),
             weights: Arc::new(weights),
             kind,
             kernels,
             spent: started.elapsed(),
         })
+    }
+
+    fn graph(&self, request: &GraphRequest, file: &str) -> Result<Vec<u8>, seqembed_onnx::Error> {
+        match self.head {
+            Some(head) => self.model.head_graph_at(request, file, head),
+            None => self.model.graph_at(request, file),
+        }
+    }
+
+    /// Numbers in a row.
+    fn width(&self) -> usize {
+        match self.head {
+            Some(head) => head.form().vocabulary,
+            None => self.model.architecture().hidden(),
+        }
+    }
+
+    /// The id of `<mask>`, where the graph asks how many tokens of a sequence are masked.
+    fn mask_id(&self) -> Option<i64> {
+        let mask = self.head?.form().token_dropout?;
+        i64::try_from(mask).ok()
     }
 
     /// The kind of graph for a device, with seqembed's kernels where it needs them.
@@ -178,7 +200,7 @@ impl GraphSpec<'_> {
             Reduce::Mean => Output::Mean,
             Reduce::Max => Output::Max,
             // The last layer's numbers have 16 bits anyway, and half as many bytes are copied back.
-            Reduce::Tokens if half => Output::HalfTokens,
+            Reduce::Tokens if half && self.head.is_none() => Output::HalfTokens,
             Reduce::Tokens => Output::Tokens,
         });
         outputs.collect()
@@ -297,7 +319,7 @@ impl Loader<'_> {
             source,
         };
         let outputs = self.spec.outputs.to_vec();
-        let hidden = self.spec.model.architecture().hidden();
+        let (hidden, mask_id) = (self.spec.width(), self.spec.mask_id());
         let Device::Cuda(number) = prepared.device else {
             let options = CpuSessionOptions {
                 graph: &prepared.graph,
@@ -306,6 +328,7 @@ impl Loader<'_> {
                 outputs,
                 hidden,
                 pad_id: self.pad_id,
+                mask_id,
                 threads: self.threads,
             };
             let session = CpuSession::load(&self.environment, options).map_err(refused)?;
@@ -324,6 +347,7 @@ impl Loader<'_> {
             kind: prepared.kind,
             precision: number_format(prepared.precision),
             hidden,
+            mask_id,
             // ONNX Runtime's own kernels were not measured with two.
             concurrent_batches: if kernels.is_some() {
                 permits::concurrent_batches(&sizes, outputs.contains(&Reduce::Tokens))

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use seqembed_onnx::Model;
+use seqembed_onnx::{Head, Model};
 
 use super::error::RunError;
 use super::opened_model::OpenedModel;
@@ -32,6 +32,8 @@ pub(crate) struct Group {
     /// Records in memory instead of the only job's file, and where their rows go instead of its
     /// output.
     pub(crate) given: Option<(Vec<Record>, Box<dyn Sink>)>,
+    /// The head that rows are scored with; `None`: they are embedded.
+    pub(crate) head: Option<Head>,
 }
 
 /// Opens every model that the jobs name, and puts jobs that can share a session together, unless
@@ -89,6 +91,7 @@ pub(super) fn group_jobs(
                 tasks: Vec::new(),
                 positions: Vec::new(),
                 given: None,
+                head: None,
             });
         }
         groups[at].tasks.push(Task {
@@ -129,6 +132,7 @@ impl Group {
             layer: self.layer,
             outputs,
             kernels: options.kernels,
+            head: self.head.as_ref(),
         }
     }
 

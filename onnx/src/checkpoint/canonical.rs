@@ -47,6 +47,14 @@ impl<'checkpoint> Canonical<'checkpoint> {
         })
     }
 
+    /// Tensors of a checkpoint under the names that are the keys of `names`.
+    pub(crate) fn renamed(
+        checkpoint: &'checkpoint Checkpoint,
+        names: BTreeMap<String, &'checkpoint str>,
+    ) -> Self {
+        Self { checkpoint, names }
+    }
+
     /// All canonical names, and what the files say instead.
     pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
         self.names

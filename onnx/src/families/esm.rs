@@ -10,6 +10,9 @@ use crate::checkpoint::{Checkpoint, Scalar, Settings};
 use crate::error::Error;
 use crate::families::known_values::KnownValues;
 use crate::families::pre_norm::{WORD_EMBEDDINGS, plan_word_embeddings};
+use crate::graph::builder::{fixed, named};
+use crate::graph::layers::Frame;
+use crate::graph::proto::ElementType;
 use crate::weights::table::{Input, Plan, TensorSource};
 
 /// One token a residue: the vocabulary of ESM-1b, ESM-1v and ESM-2, by id.
@@ -134,6 +137,22 @@ pub fn plan_words(plan: &mut Plan, shape: [usize; 2], token_dropout: bool, mask_
     } else {
         plan_word_embeddings(plan, shape);
     }
+}
+
+/// Under token dropout, embeddings grow as more of a sequence is masked. The table has them for
+/// sequences without masks; graphs with a language-model head multiply them by the input
+/// `embedding_factor`, [tokens, 1].
+pub fn token_dropout(frame: &mut Frame<'_, '_>, embedding: &str) -> String {
+    let builder = &mut *frame.builder;
+    if !builder.has_head() {
+        return embedding.to_owned();
+    }
+    let shape = [named("tokens"), fixed(1)];
+    let factor = builder.input("embedding_factor", ElementType::Float, &shape);
+    let element = builder.element();
+    let wide = builder.as_type(embedding, element, ElementType::Float);
+    let scaled = builder.op("Mul", &[&wide, &factor], &[]);
+    builder.as_type(&scaled, ElementType::Float, element)
 }
 
 /// Whether a checkpoint has tensors with Hugging Face's names for ESM: attention, and the norm

@@ -15,6 +15,7 @@ use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
+use crate::head::{self, HeadForm};
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
@@ -308,10 +309,24 @@ impl Family for Esm1 {
         plan.0
     }
 
+    fn head(&self) -> Option<HeadForm> {
+        Some(HeadForm {
+            names: head::ESM,
+            hidden: self.hidden,
+            vocabulary: self.vocabulary,
+            epsilon: self.layer_norm_eps,
+            token_dropout: self.token_dropout.then_some(self.mask_id),
+            zeroed_by_fair_esm: Some(self.mask_id),
+        })
+    }
+
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
         blocks.build_pre_norm_model(builder, request, |frame| {
-            let words = frame.embedding();
+            let mut words = frame.embedding();
+            if self.token_dropout {
+                words = esm::token_dropout(frame, &words);
+            }
             let mut state = learned_positions::add(frame, &words);
             if self.norm_before {
                 state = frame.norm(&state, "embedding_norm");

@@ -17,6 +17,7 @@ use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
+use crate::head::{self, HeadForm};
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
@@ -315,10 +316,24 @@ impl Family for Esm2 {
         plan.0
     }
 
+    fn head(&self) -> Option<HeadForm> {
+        Some(HeadForm {
+            names: head::ESM,
+            hidden: self.hidden,
+            vocabulary: self.vocabulary,
+            epsilon: self.layer_norm_eps,
+            token_dropout: self.token_dropout.then_some(self.mask_id),
+            zeroed_by_fair_esm: None,
+        })
+    }
+
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
         blocks.build_pre_norm_model(builder, request, |frame| {
             let mut state = frame.embedding();
+            if self.token_dropout {
+                state = esm::token_dropout(frame, &state);
+            }
             if self.norm_before {
                 state = frame.norm(&state, "embedding_norm");
             }

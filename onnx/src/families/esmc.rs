@@ -19,6 +19,7 @@ use crate::checkpoint::{Canonical, Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::layers::Activation;
+use crate::head::{self, HeadForm};
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
@@ -368,6 +369,17 @@ impl Family for Esmc {
         pre_norm::plan_word_embeddings(&mut plan, shape);
         self.blocks().plan_pre_norm(&mut plan);
         plan.0
+    }
+
+    fn head(&self) -> Option<HeadForm> {
+        Some(HeadForm {
+            names: head::ESMC,
+            hidden: self.hidden,
+            vocabulary: self.vocabulary,
+            epsilon: self.layer_norm_eps,
+            token_dropout: None,
+            zeroed_by_fair_esm: None,
+        })
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {

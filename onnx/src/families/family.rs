@@ -11,6 +11,7 @@ use crate::families::known_values::KnownValues;
 use crate::families::sizes::{FusedFormats, Sizes};
 use crate::graph::builder::Builder;
 use crate::graph::request::GraphRequest;
+use crate::head::HeadForm;
 use crate::tokenizer::{SpecialNames, TokenizerKind};
 use crate::weights::norm_fold::Folds;
 use crate::weights::table::Planned;
@@ -235,6 +236,11 @@ pub trait Family {
 
     /// All tensors of the weights file in the graph's order, and what each is made from.
     fn plan(&self) -> Vec<Planned>;
+
+    /// The language-model head that its checkpoints may have; `None`: none that seqembed knows.
+    fn head(&self) -> Option<HeadForm> {
+        None
+    }
 
     /// The layer norms that fused graphs fold into the dense layers after them.
     fn folds(&self) -> Folds {

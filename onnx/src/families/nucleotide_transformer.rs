@@ -21,6 +21,7 @@ use crate::checkpoint::{Canonical, Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::layers::Activation;
+use crate::head::{self, HeadForm};
 use crate::graph::request::GraphRequest;
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
@@ -528,10 +529,24 @@ impl Family for NucleotideTransformer {
         plan.0
     }
 
+    fn head(&self) -> Option<HeadForm> {
+        Some(HeadForm {
+            names: head::ESM,
+            hidden: self.hidden,
+            vocabulary: self.vocabulary,
+            epsilon: self.layer_norm_eps,
+            token_dropout: self.token_dropout.then_some(MASK),
+            zeroed_by_fair_esm: None,
+        })
+    }
+
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {
         let blocks = self.blocks();
         blocks.build_pre_norm_model(builder, request, |frame| {
             let mut state = frame.embedding();
+            if self.token_dropout {
+                state = esm::token_dropout(frame, &state);
+            }
             if self.rotary_base.is_none() {
                 state = learned_positions::add(frame, &state);
             }

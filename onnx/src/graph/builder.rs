@@ -10,6 +10,7 @@ use crate::graph::proto::{
     TypeProto, ValueInfoProto,
 };
 use crate::graph::request::Precision;
+use crate::head::Head;
 use crate::weights::table::{Storage, TensorInfo};
 
 /// ONNX's operator set, and the file format that came with it. 18 is the first with axes as inputs
@@ -35,6 +36,7 @@ pub struct Builder<'table> {
     known: HashSet<String>,
     domains: Vec<&'static str>,
     scope: String,
+    head: Option<&'table Head>,
 }
 
 impl<'table> Builder<'table> {
@@ -52,12 +54,24 @@ impl<'table> Builder<'table> {
             known: HashSet::new(),
             domains: Vec::new(),
             scope: String::new(),
+            head: None,
         }
     }
 
     /// The name of the weights' file, where it is not [`Storage::file`].
     pub fn at(&mut self, location: &str) {
         location.clone_into(&mut self.location);
+    }
+
+    /// What all outputs go through, if anything.
+    pub fn head(&mut self, head: Option<&'table Head>) {
+        self.head = head;
+    }
+
+    /// Whether outputs go through a language-model head.
+    #[must_use]
+    pub fn has_head(&self) -> bool {
+        self.head.is_some()
     }
 
     /// The type of the weights.
@@ -101,7 +115,21 @@ impl<'table> Builder<'table> {
     }
 
     /// Declares that the value `from`, of this type, is the output `name`.
+    /// Where the graph has a head, the output is what that makes of the value.
     pub fn output_of(&mut self, element: ElementType, name: &str, from: &str, shape: &[Dimension]) {
+        if let Some(head) = self.head {
+            let from = head.build(self, from, element);
+            let mut shape = shape.to_vec();
+            if let Some(width) = shape.last_mut() {
+                *width = fixed(head.form().vocabulary);
+            }
+            self.declare(ElementType::Float, name, &from, &shape);
+        } else {
+            self.declare(element, name, from, shape);
+        }
+    }
+
+    fn declare(&mut self, element: ElementType, name: &str, from: &str, shape: &[Dimension]) {
         self.graph.node.push(NodeProto {
             input: vec![from.to_owned()],
             output: vec![name.to_owned()],

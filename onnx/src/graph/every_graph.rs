@@ -46,6 +46,7 @@ fn model(architecture: Architecture) -> Model {
         weights_blake3: None,
         files: std::collections::BTreeMap::new(),
         tensors,
+        head: None,
         check: None,
         architecture,
     };

@@ -14,6 +14,7 @@ mod blocks;
 mod checkpoint_formats;
 mod esmc_layouts;
 mod half_precision;
+mod heads;
 mod legacy_pytorch;
 mod malformed_checkpoints;
 mod model_folders;

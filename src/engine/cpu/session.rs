@@ -11,7 +11,7 @@ use ort::AsPointer;
 use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::value::{DynValue, TensorRef};
+use ort::value::{DynValue, DynValueTypeMarker, TensorRef, ValueRef};
 
 use super::operators;
 use crate::device::Device;
@@ -28,6 +28,7 @@ pub struct CpuSession {
     outputs: Vec<Reduce>,
     hidden: usize,
     pad_id: i64,
+    mask_id: Option<i64>,
 }
 
 // SAFETY: a session may be freed by any thread. `Run` may be called on it from many threads at the
@@ -50,6 +51,8 @@ pub struct CpuSessionOptions<'a> {
     pub hidden: usize,
     /// The token id that rows of the padded graph are filled up with.
     pub pad_id: i64,
+    /// The id of `<mask>`, where the graph has the input `embedding_factor`.
+    pub mask_id: Option<i64>,
     /// Threads for one batch.
     pub threads: usize,
 }
@@ -85,6 +88,7 @@ impl CpuSession {
             outputs: options.outputs,
             hidden: options.hidden,
             pad_id: options.pad_id,
+            mask_id: options.mask_id,
         })
     }
 
@@ -132,15 +136,16 @@ impl CpuSession {
             Reduce::Tokens => batch.tokens(),
             Reduce::Mean | Reduce::Max => batch.ranges.len(),
         };
-        self.infer(
-            &[
-                (c"input_ids", &ids.into_dyn()),
-                (c"sequence_starts", &starts.into_dyn()),
-                (c"pool_range", &ranges.into_dyn()),
-            ],
-            name(reduce),
-            rows * self.hidden,
-        )
+        let (ids, starts, ranges) = (ids.into_dyn(), starts.into_dyn(), ranges.into_dyn());
+        let mut inputs: Vec<(&CStr, &DynValue)> = vec![
+            (c"input_ids", &ids),
+            (c"sequence_starts", &starts),
+            (c"pool_range", &ranges),
+        ];
+        let factors = self.mask_id.map(|mask| batch.embedding_factors(mask));
+        let factors = factors.as_deref().map(column).transpose()?;
+        inputs.extend(factors.iter().map(|factors| (FACTOR, &**factors)));
+        self.infer(&inputs, name(reduce), rows * self.hidden)
     }
 
     fn run_padded(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
@@ -173,24 +178,26 @@ impl CpuSession {
             Reduce::Tokens => count * longest,
             Reduce::Mean | Reduce::Max => count,
         };
-        let values = self.infer(
-            &[
-                (
-                    c"input_ids",
-                    &TensorRef::from_array_view(([count, longest], &ids[..]))?.into_dyn(),
-                ),
-                (
-                    c"lengths",
-                    &TensorRef::from_array_view(([count], &spans[..]))?.into_dyn(),
-                ),
-                (
-                    c"pool_range",
-                    &TensorRef::from_array_view(([count, 2], &ranges[..]))?.into_dyn(),
-                ),
-            ],
-            name(reduce),
-            rows * self.hidden,
-        )?;
+        let ids = TensorRef::from_array_view(([count, longest], &ids[..]))?.into_dyn();
+        let spans = TensorRef::from_array_view(([count], &spans[..]))?.into_dyn();
+        let ranges = TensorRef::from_array_view(([count, 2], &ranges[..]))?.into_dyn();
+        let mut inputs: Vec<(&CStr, &DynValue)> = vec![
+            (c"input_ids", &ids),
+            (c"lengths", &spans),
+            (c"pool_range", &ranges),
+        ];
+        let factors = self.mask_id.map(|mask| {
+            let own = batch.embedding_factors(mask);
+            let mut padded = vec![1.0; count * longest];
+            for (row, &start) in starts[..count].iter().enumerate() {
+                padded[row * longest..][..lengths[row]]
+                    .copy_from_slice(&own[start..start + lengths[row]]);
+            }
+            padded
+        });
+        let factors = factors.as_deref().map(column).transpose()?;
+        inputs.extend(factors.iter().map(|factors| (FACTOR, &**factors)));
+        let values = self.infer(&inputs, name(reduce), rows * self.hidden)?;
         if reduce != Reduce::Tokens {
             return Ok(values);
         }
@@ -228,6 +235,14 @@ impl session::Session for CpuSession {
     fn info(&self) -> &SessionInfo {
         &self.info
     }
+}
+
+/// The input that embeddings are multiplied by.
+const FACTOR: &CStr = c"embedding_factor";
+
+/// A column of a number for each token.
+fn column(values: &[f32]) -> Result<ValueRef<'_, DynValueTypeMarker>, EngineError> {
+    Ok(TensorRef::from_array_view(([values.len(), 1], values))?.into_dyn())
 }
 
 /// A position in a batch, which is never negative.

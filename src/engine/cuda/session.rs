@@ -48,6 +48,8 @@ pub struct CudaSessionOptions<'a> {
     pub outputs: Vec<Reduce>,
     /// Numbers in a row.
     pub hidden: usize,
+    /// The id of `<mask>`, where the graph has the input `embedding_factor`.
+    pub mask_id: Option<i64>,
     /// How many batches may be on the device at the same time.
     pub concurrent_batches: usize,
     /// Maximum number of bytes that ONNX Runtime may use on the device; `None`: all of its memory.
@@ -67,10 +69,11 @@ enum Input {
     Offsets,
     AllPositions,
     AllTokens,
+    EmbeddingFactor,
 }
 
 /// All inputs that graphs without padding may have, by name.
-const INPUTS: [(&CStr, Input); 8] = [
+const INPUTS: [(&CStr, Input); 9] = [
     (c"input_ids", Input::Ids),
     (c"sequence_starts", Input::Starts),
     (c"cumulative_sequence_length", Input::CumulativeLengths),
@@ -79,6 +82,7 @@ const INPUTS: [(&CStr, Input); 8] = [
     (c"token_offset", Input::Offsets),
     (c"all_positions", Input::AllPositions),
     (c"all_tokens", Input::AllTokens),
+    (c"embedding_factor", Input::EmbeddingFactor),
 ];
 
 /// A model on a GPU.
@@ -94,6 +98,7 @@ pub struct CudaSession {
     outputs: Vec<Reduce>,
     half_tokens: bool,
     hidden: usize,
+    mask_id: Option<i64>,
     least_length: usize,
 }
 
@@ -179,6 +184,7 @@ impl CudaSession {
             outputs: load.outputs,
             half_tokens,
             hidden: load.hidden,
+            mask_id: load.mask_id,
             // Below these, ONNX Runtime's attention in fp32 takes memory that grows with the square
             // of the length for every sequence, and RotaryEmbedding needs as many columns as its
             // rows have.
@@ -215,7 +221,7 @@ impl CudaSession {
         Ok(tensor.into_dyn())
     }
 
-    fn input(layout: &BatchLayout, input: Input) -> Result<DynValue, EngineError> {
+    fn input(&self, layout: &BatchLayout, input: Input) -> Result<DynValue, EngineError> {
         let (tokens, length) = (layout.tokens(), layout.length());
         match input {
             Input::Ids => Self::filled(&[tokens], |target| layout.ids(target)),
@@ -241,6 +247,13 @@ impl CudaSession {
             Input::AllTokens => Self::filled(&[tokens], |target: &mut [i32]| {
                 for (target, at) in target.iter_mut().zip(0..) {
                     *target = at;
+                }
+            }),
+            Input::EmbeddingFactor => Self::filled(&[tokens, 1], |target: &mut [f32]| {
+                target.fill(1.0);
+                if let Some(mask) = self.mask_id {
+                    let factors = layout.batch().embedding_factors(mask);
+                    target[..factors.len()].copy_from_slice(&factors);
                 }
             }),
         }
@@ -338,7 +351,7 @@ impl CudaSession {
     fn inputs(&self, layout: &BatchLayout) -> Result<Vec<DynValue>, EngineError> {
         self.inputs
             .iter()
-            .map(|&(_, input)| Self::input(layout, input))
+            .map(|&(_, input)| self.input(layout, input))
             .collect()
     }
 
@@ -499,6 +512,7 @@ mod tests {
             precision: Precision::Fp32,
             outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
             hidden: model.architecture().hidden(),
+            mask_id: None,
             concurrent_batches: 2,
             memory_limit: None,
             operators: None,
@@ -562,6 +576,7 @@ mod tests {
                         outputs: vec![Reduce::Mean, Reduce::Max, Reduce::Tokens],
                         hidden: model.architecture().hidden(),
                         pad_id: 1,
+                        mask_id: None,
                         threads: 1,
                     },
                 )

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+
+use crate::threads;
 
 /// Bytes that jobs may hold for each thread, all together. Whoever adds more does some of the work.
-const WAITING_BYTES: usize = 4 << 20;
+const WAITING_BYTES: usize = 2 << 20;
 
 /// Bytes that jobs hold, all together.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -128,17 +130,18 @@ impl Jobs {
     }
 }
 
-/// A result that a thread of rayon's sends.
+/// The result of what a thread of its own does, because it waits for the disk.
 pub struct Promise<T>(Receiver<T>);
 
 impl<T: Send + 'static> Promise<T> {
-    /// Has a thread of rayon's do something that may wait for the disk.
-    pub fn new(work: impl FnOnce() -> T + Send + 'static) -> Self {
+    /// Has a new thread do the work. Where none can be started, this one does it.
+    pub fn new<W: FnOnce() -> T + Send + 'static>(work: W) -> Self {
         let (sender, result) = bounded(1);
-        rayon::spawn(move || {
-            // Nobody may wait for it any more.
-            let _ = sender.send(work());
-        });
+        let work = Arc::new(Mutex::new(Some(work)));
+        let theirs = (Arc::clone(&work), sender.clone());
+        if threads::start_alone(move || keep(&theirs.0, &theirs.1)).is_err() {
+            keep(&work, &sender);
+        }
         Self(result)
     }
 
@@ -151,7 +154,8 @@ impl<T: Send + 'static> Promise<T> {
     pub fn wait(&self) -> Option<T> {
         /// How long a thread that finds nothing else to do waits.
         const TICK: Duration = Duration::from_millis(1);
-        // If this is one of rayon's threads itself, the others may all be waiting like it.
+        // If this is one of rayon's threads, all of them may be waiting like it, and the work may need
+        // one.
         while let Some(did) = rayon::yield_now() {
             match self.0.try_recv() {
                 Ok(result) => return Some(result),
@@ -163,6 +167,15 @@ impl<T: Send + 'static> Promise<T> {
             }
         }
         self.0.recv().ok()
+    }
+}
+
+/// Does the work and sends its result, unless it is done.
+fn keep<T, W: FnOnce() -> T>(work: &Mutex<Option<W>>, to: &Sender<T>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(work) = work {
+        // Nobody may wait for it any more.
+        let _ = to.send(work());
     }
 }
 
@@ -184,10 +197,10 @@ mod tests {
     fn threads_of_the_pool_can_wait_for_each_other() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let result = pool.unwrap().install(|| {
-            let promise = Promise::new(|| Promise::new(|| 7).wait());
+            let promise = Promise::new(|| rayon::join(|| 3, || 4));
             promise.wait()
         });
-        assert_eq!(result, Some(Some(7)));
+        assert_eq!(result, Some((3, 4)));
         assert_eq!(Promise::new(|| 8).wait(), Some(8));
     }
 

@@ -71,6 +71,14 @@ pub fn start<'scope, T: Send + 'scope>(
     Ok(Builder::new().spawn_scoped(scope, work)?)
 }
 
+/// Starts a thread that nobody waits for.
+///
+/// # Errors
+/// If the system refuses.
+pub fn start_alone(work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    Ok(Builder::new().spawn(work).map(drop)?)
+}
+
 /// Whether a thread can be started right now: to be checked before calling libraries that panic
 /// otherwise.
 #[must_use]

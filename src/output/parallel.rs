@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blake3::hazmat::ChainingValue;
@@ -155,6 +156,8 @@ struct Block {
 struct Shared {
     file: AtomicFile,
     blocks: Mutex<Blocks>,
+    /// Whether a thread is bringing the file to the disk.
+    is_syncing: AtomicBool,
 }
 
 /// What is known of the blocks that were written.
@@ -207,6 +210,7 @@ impl ParallelFile {
         let shared = Shared {
             file,
             blocks: Mutex::default(),
+            is_syncing: AtomicBool::new(false),
         };
         Ok(Self {
             jobs: Jobs::default(),
@@ -305,7 +309,14 @@ impl ParallelFile {
             // The disk is to be busy before the file is complete.
             self.unsynced = 0;
             let shared = Arc::clone(&self.shared);
-            self.jobs.add(0, move || shared.file.file().sync_data())?;
+            self.jobs.add(0, move || {
+                if shared.is_syncing.swap(true, Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let synced = shared.file.file().sync_data();
+                shared.is_syncing.store(false, Ordering::Relaxed);
+                synced
+            })?;
         }
         Ok(())
     }

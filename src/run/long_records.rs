@@ -193,9 +193,6 @@ impl LongRecord {
         if files.has_failed(task) {
             return Ok(());
         }
-        if let Some(saver) = &mut files.saver {
-            saver.wait()?;
-        }
         let mut left = last.part.vectors;
         files.begin_row(record, &self.status, left);
         let mut block = files.take_rows();

@@ -318,8 +318,12 @@ impl<'a> OutputFiles<'a> {
             let Some(Finishing { task, input, .. }) = self.finishing.pop_front() else {
                 break;
             };
-            // A thread that panics ends the program.
-            let Some(result) = received else { continue };
+            let result = received.unwrap_or_else(|| {
+                Err(OutputError::Inconsistent {
+                    path: self.layouts[task].path.clone(),
+                    what: "the thread that completed it is gone".to_owned(),
+                })
+            });
             let written = match result {
                 Ok(written) => written,
                 Err(source) => {

@@ -170,7 +170,8 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// Writes rows immediately. Returns the location of their values, if there are any.
+    /// Writes rows now. Returns the location of their values, if there are any, which can be read at
+    /// once where they are [parts](RowBlock::is_part).
     ///
     /// # Errors
     /// When the disk refuses.
@@ -182,17 +183,12 @@ impl<'a> Saver<'a> {
         let SavedCounts { rows, parts } = &mut self.counts;
         *(if block.is_part { parts } else { rows }) += marks.len() as u64;
         let ticket = &mut self.tickets[block.task];
-        self.journal
-            .save(ticket, self.hidden, &marks, values)
-            .map(Some)
-    }
-
-    /// Waits until what was written can be read.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn wait(&mut self) -> Result<(), JournalError> {
-        self.journal.flush()
+        let place = self.journal.save(ticket, self.hidden, &marks, values)?;
+        if block.is_part {
+            // Parts are large: one at a time.
+            self.journal.flush()?;
+        }
+        Ok(Some(place))
     }
 
     /// Has all that was written brought to the disk, while the run goes on.

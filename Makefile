@@ -54,6 +54,11 @@ lint-nf-core: need-python ## check the Nextflow modules with nf-core's linter (i
 	@sh scripts/python-env.sh .venv-nf-core nextflow/requirements.txt
 	@PATH="$(CURDIR)/.venv-nf-core/bin:$$PATH" sh scripts/nf-core.sh $(CLONE)
 
+.PHONY: test-cluster
+test-cluster: build ## run the workflows and the array script on a SLURM of this machine (Debian's packages, as root; installs Snakemake)
+	@sh scripts/python-env.sh .venv-snakemake snakemake/requirements.txt
+	@bash scripts/test-cluster.sh target/release/seqembed
+
 lint: need-cargo ## check formatting and lints, and that no temporary files of tools are committed
 	@git ls-files | sh scripts/leftovers.sh
 	@! git grep -nE '^(<{7}|>{7}) ' || { echo "error: these lines are left from a merge" >&2; exit 1; }

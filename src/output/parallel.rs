@@ -235,18 +235,19 @@ impl ParallelFile {
             } else {
                 part.split_to(room)
             };
-            self.at += here.len() as u64;
-            self.block.length += here.len();
-            if let (Some(Part::Bytes(last)), Part::Bytes(bytes)) =
-                (self.block.parts.last_mut(), &here)
-            {
-                last.extend_from_slice(bytes);
-            } else {
-                self.block.parts.push(here);
-            }
-            if self.block.length == BLOCK {
-                self.send()?;
-            }
+            let bytes = here.len();
+            self.block.parts.push(here);
+            self.grew(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that the block has got, and has it written when it is full.
+    fn grew(&mut self, bytes: usize) -> io::Result<()> {
+        self.at += bytes as u64;
+        self.block.length += bytes;
+        if self.block.length == BLOCK {
+            self.send()?;
         }
         Ok(())
     }
@@ -363,8 +364,15 @@ impl ParallelFile {
 
 impl Write for ParallelFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.append(Part::Bytes(bytes.to_vec()))?;
-        Ok(bytes.len())
+        // No more than the block has room for: whoever writes goes on with the rest.
+        let count = bytes.len().min(BLOCK - self.block.length);
+        if let Some(Part::Bytes(last)) = self.block.parts.last_mut() {
+            last.extend_from_slice(&bytes[..count]);
+            self.grew(count)?;
+        } else {
+            self.append(Part::Bytes(bytes[..count].to_vec()))?;
+        }
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
     USAGE, bench, convert, doctor, embed, export, fetch, manifest, models, plot, report, run, say,
-    shell, shown, signals, told, verify, virnucpro,
+    score, shell, shown, signals, told, verify, virnucpro,
 };
 
 /// The version, and the commit in a release build (build.rs).
@@ -34,6 +34,7 @@ enum Command {
     Export(export::ExportArgs),
     Models(models::ModelsArgs),
     Verify(verify::VerifyArgs),
+    Score(score::ScoreArgs),
     Virnucpro(virnucpro::VirnucproArgs),
     Plot(plot::PlotArgs),
     Convert(convert::ConvertArgs),
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Export(args) => export::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Virnucpro(args) => virnucpro::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Convert(args) => convert::run(&args),

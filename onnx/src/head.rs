@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Canonical, Checkpoint};
 use crate::error::Error;
 use crate::files::read_small;
-use crate::graph::builder::{Attribute, Builder};
+use crate::graph::builder::{Attribute, Builder, OutputHead};
 use crate::graph::proto::ElementType;
 use crate::weights::table::{
     Input, Plan, Planned, TensorInfo, TensorSource, Weights, place, write,
@@ -233,15 +233,15 @@ impl Head {
     pub fn form(&self) -> &HeadForm {
         &self.form
     }
+}
 
-    /// Adds the head to a graph: the log-probabilities of all tokens, [.., vocabulary] in fp32,
-    /// from hidden states [.., hidden] of this type.
-    pub(crate) fn build(
-        &self,
-        builder: &mut Builder<'_>,
-        hidden: &str,
-        element: ElementType,
-    ) -> String {
+impl OutputHead for Head {
+    fn width(&self) -> usize {
+        self.form.vocabulary
+    }
+
+    /// The log-probabilities of all tokens, [.., vocabulary].
+    fn build(&self, builder: &mut Builder<'_>, hidden: &str, element: ElementType) -> String {
         let HeadForm {
             hidden: width,
             vocabulary,

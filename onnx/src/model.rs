@@ -14,7 +14,7 @@ use crate::families::catalog::{KnownModel, known_model};
 use crate::families::sizes::FusedFormats;
 pub use crate::files::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use crate::files::{read_small, refuse_lfs_pointer};
-use crate::graph::builder::Builder;
+use crate::graph::builder::{Builder, OutputHead};
 use crate::graph::request::{GraphKind, GraphRequest, Output, Precision};
 use crate::head::{Head, HeadInfo};
 use crate::tokenizer::TokenizerKind;
@@ -518,7 +518,7 @@ impl Model {
         let names: Vec<String> = request.layers.iter().map(usize::to_string).collect();
         let mut builder = Builder::new(&tensors, storage);
         builder.at(location);
-        builder.head(head);
+        builder.head(head.map(|head| head as &dyn OutputHead));
         family.build(&mut builder, request);
         Ok(builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),

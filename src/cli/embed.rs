@@ -246,6 +246,31 @@ pub(super) fn prepare(
     })
 }
 
+/// The options of a run of `score`, which neither resumes nor traces.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) fn score_options(
+    engine: &EngineOptions,
+    out: &Path,
+    strict: bool,
+    quiet: bool,
+) -> anyhow::Result<Options> {
+    let options = RunOptions {
+        out: out.to_owned(),
+        engine: engine.clone(),
+        resume: false,
+        cache_dir: None,
+        save_every: None,
+        no_dedup: None,
+        strict: Some(strict),
+        reload_per_file: false,
+        trace: None,
+        quiet,
+    };
+    prepare(&options, None, &RunOverrides::default())
+}
+
 /// Runs the jobs, with the options of the manifest at `path` where the command line sets none;
 /// writes `report.json` and prints the summary.
 ///
@@ -336,7 +361,7 @@ fn advice(error: &RunError, options: &RunOptions) -> Option<String> {
 
 /// Total size of the inputs in bytes, or 0 if the size of any of them is unknown (a pipe, for
 /// example).
-fn size(jobs: &[Job]) -> u64 {
+pub(super) fn size(jobs: &[Job]) -> u64 {
     jobs.iter()
         .map(|job| match &job.source {
             Source::Path(path) => fs::metadata(path)
@@ -350,7 +375,7 @@ fn size(jobs: &[Job]) -> u64 {
 }
 
 /// Writes `report.json`, whole or not at all.
-fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
+pub(super) fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(report)?;
         text.push(b'\n');

@@ -18,6 +18,7 @@ pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod score;
 pub mod shell;
 pub mod signals;
 mod terminal;

@@ -237,7 +237,10 @@ fn sessions(devices: &[LoadedDevice]) -> Vec<Arc<dyn crate::engine::session::Ses
 }
 
 /// The report of a device, found among the others or added.
-fn device_report<'r>(report: &'r mut Report, device: &LoadedDevice) -> &'r mut DeviceReport {
+pub(super) fn device_report<'r>(
+    report: &'r mut Report,
+    device: &LoadedDevice,
+) -> &'r mut DeviceReport {
     let name = &device.device.name;
     let precision = device.precision.to_string();
     let device = device.device.device.to_string();

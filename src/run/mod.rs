@@ -33,6 +33,7 @@ mod record_parts;
 mod results;
 mod resume;
 mod save;
+pub mod score;
 mod stored;
 mod task;
 mod task_reader;

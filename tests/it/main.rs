@@ -52,6 +52,7 @@ mod plot;
 mod report;
 mod resume;
 mod saprot_parity;
+mod score;
 mod shell;
 mod snakemake;
 mod soak;

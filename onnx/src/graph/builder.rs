@@ -10,7 +10,6 @@ use crate::graph::proto::{
     TypeProto, ValueInfoProto,
 };
 use crate::graph::request::Precision;
-use crate::head::Head;
 use crate::weights::table::{Storage, TensorInfo};
 
 /// ONNX's operator set, and the file format that came with it. 18 is the first with axes as inputs
@@ -27,6 +26,15 @@ pub enum Attribute {
     Int(i64),
 }
 
+/// What all outputs of a graph go through.
+pub trait OutputHead {
+    /// Adds its nodes: from hidden states [.., hidden] of this type, [.., width] in fp32.
+    fn build(&self, builder: &mut Builder<'_>, hidden: &str, element: ElementType) -> String;
+
+    /// Width of its rows.
+    fn width(&self) -> usize;
+}
+
 /// Collects nodes and weights.
 pub struct Builder<'table> {
     tensors: &'table [TensorInfo],
@@ -36,7 +44,7 @@ pub struct Builder<'table> {
     known: HashSet<String>,
     domains: Vec<&'static str>,
     scope: String,
-    head: Option<&'table Head>,
+    head: Option<&'table dyn OutputHead>,
 }
 
 impl<'table> Builder<'table> {
@@ -64,7 +72,7 @@ impl<'table> Builder<'table> {
     }
 
     /// What all outputs go through, if anything.
-    pub fn head(&mut self, head: Option<&'table Head>) {
+    pub fn head(&mut self, head: Option<&'table dyn OutputHead>) {
         self.head = head;
     }
 
@@ -121,7 +129,7 @@ impl<'table> Builder<'table> {
             let from = head.build(self, from, element);
             let mut shape = shape.to_vec();
             if let Some(width) = shape.last_mut() {
-                *width = fixed(head.form().vocabulary);
+                *width = fixed(head.width());
             }
             self.declare(ElementType::Float, name, &from, &shape);
         } else {

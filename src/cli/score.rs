@@ -1,0 +1,193 @@
+//! `seqembed score`: pseudo-likelihoods of sequences, log-probabilities of residues, and scores of
+//! variants.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::embed::{self, EngineOptions};
+use super::failure::FailureOptions;
+use super::progress::Progress;
+use super::{FAILED, LOST, PARTLY, USAGE, say, signals, told};
+use crate::engine::error::EngineError;
+use crate::manifest;
+use crate::run::REPORT;
+use crate::run::score::{self, Method, ScoreError, ScoreOptions, TableFormat, Variants};
+use crate::settings::{Overrides, Pooling, Precision};
+
+/// Score sequences and variants with a masked language model
+///
+/// Writes a table per input file, named after it, with a row for each record: the sum of the
+/// log-probabilities of its residues (`log_likelihood`), and the perplexity. With --variants, the
+/// table has the score of each variant: the log-probability of the new letter less that of the old
+/// one. Models: ESM-2, ESM-1b, ESM-1v, ESM C and Nucleotide Transformer, exported from a checkpoint
+/// that has its language-model head. A run that was stopped starts over: there is no --resume.
+#[derive(Debug, clap::Args)]
+// Flags of the command line are what they are.
+#[allow(clippy::struct_excessive_bools)]
+pub struct ScoreArgs {
+    /// FASTA or FASTQ files, plain or compressed; `-` reads standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// The model: a known name (see `seqembed models`), a checkpoint, or a model folder made by
+    /// `seqembed export`
+    #[arg(short, long, value_name = "MODEL")]
+    model: String,
+
+    /// The output folder; created if it does not exist
+    #[arg(short, long, value_name = "FOLDER")]
+    out: PathBuf,
+
+    /// How a position's log-probabilities are computed
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t)]
+    method: Method,
+
+    /// Also write `SAMPLE.residues`: a row for each residue, with its log-probability and those of
+    /// the 20 amino acids there
+    #[arg(long)]
+    per_residue: bool,
+
+    /// With --per-residue: the log-probabilities of all tokens in place of the 20 amino acids
+    #[arg(long, requires = "per_residue", conflicts_with_all = ["scan", "variants"])]
+    vocabulary: bool,
+
+    /// Also write `SAMPLE.scan`: a row for each residue, with the score of every single
+    /// substitution there
+    #[arg(long)]
+    scan: bool,
+
+    /// Score these variants, in place of all else: a table (TSV, or CSV by its name) with the columns
+    /// `id` and `variant`, such as `A42G`, or `A42G:L50P`; positions count from 1
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["scan", "per_residue"])]
+    variants: Option<PathBuf>,
+
+    /// Mask all positions of a variant together, in place of one by one; needs --method masked
+    #[arg(long, requires = "variants")]
+    joint: bool,
+
+    /// The format of the tables
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    format: TableFormat,
+
+    /// Longest sequence, in residues (bases for DNA), that is scored in one piece; a longer one is
+    /// scored in windows, each residue where it is most central [default: the model's limit]
+    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u32).range(1..))]
+    max_length: Option<u32>,
+
+    /// Residues (bases for DNA) shared by two neighbouring windows; must be less than --max-length
+    /// [default: a quarter of --max-length]
+    #[arg(long, value_name = "LENGTH")]
+    overlap: Option<u32>,
+
+    /// Score a file even if it looks like DNA and the model is a protein model, or the reverse
+    #[arg(long)]
+    force_alphabet: bool,
+
+    /// The floating-point format that the model computes in; the head always computes in fp32
+    #[arg(long, value_enum, value_name = "PRECISION", default_value_t)]
+    precision: Precision,
+
+    /// Maximum number of tokens per batch; affects speed and memory, not results [default: chosen
+    /// for the device]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_tokens: Option<u32>,
+
+    #[command(flatten)]
+    engine: EngineOptions,
+
+    #[command(flatten)]
+    failures: FailureOptions,
+
+    /// Stop at the first file that fails, instead of finishing the others
+    #[arg(long)]
+    strict: bool,
+
+    /// Print only warnings and errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the subcommand and returns the exit code of the process.
+///
+/// # Errors
+/// If the run could not start, or the report cannot be written.
+pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
+    let overrides = Overrides {
+        model: Some(args.model.clone()),
+        pooling: Some(Pooling::None),
+        max_length: args.max_length.map(|length| length as usize),
+        overlap: args.overlap.map(|length| length as usize),
+        force_alphabet: Some(args.force_alphabet),
+        precision: Some(args.precision),
+        batch_tokens: args.batch_tokens.map(|tokens| tokens as usize),
+        ..Overrides::default()
+    };
+    if args.joint && args.method != Method::Masked {
+        say("error: --joint needs --method masked");
+        return Ok(USAGE.into());
+    }
+    let jobs = match manifest::jobs_from_files(&args.files, &overrides) {
+        Ok(jobs) => jobs,
+        Err(errors) => {
+            say(&format!("error: {errors}"));
+            return Ok(USAGE.into());
+        }
+    };
+    let variants = match &args.variants {
+        None => None,
+        Some(path) => match Variants::read(path) {
+            Ok(variants) => Some((path.clone(), variants)),
+            Err(error) => return Ok(failed(&error).into()),
+        },
+    };
+    let scores = ScoreOptions {
+        method: args.method,
+        per_residue: args.per_residue,
+        vocabulary: args.vocabulary,
+        scan: args.scan,
+        variants,
+        joint: args.joint,
+        format: args.format,
+    };
+    let options = embed::score_options(&args.engine, &args.out, args.strict, args.quiet)?;
+    let files = jobs.len() as u64;
+    let mut progress = Progress::new(embed::size(&jobs), files, args.quiet);
+    let result = score::score(jobs, &options, &scores, &mut progress, &|text| {
+        if !args.quiet {
+            say(text);
+        }
+    });
+    progress.end();
+    let report = match result {
+        Ok(report) => report,
+        Err(error) => return Ok(failed(&error).into()),
+    };
+    let path = args.out.join(REPORT);
+    embed::write_report(&report, &path)?;
+    if !args.quiet {
+        say(report.to_string().trim_end());
+        say(&format!("  output   {}", args.out.display()));
+        say(&format!("  report   {}", path.display()));
+    }
+    let partly = report.totals.failed_files > 0 || report.totals.failed_records > 0;
+    let code = if partly {
+        PARTLY.into()
+    } else {
+        ExitCode::SUCCESS
+    };
+    Ok(args.failures.accept(code))
+}
+
+/// Prints why a run failed, and returns the exit code of the process.
+fn failed(error: &ScoreError) -> u8 {
+    if let ScoreError::Run(error) = error {
+        return super::failure::failed(error);
+    }
+    say(&format!("error: {}", told(error)));
+    match error {
+        ScoreError::Interrupted(signal) => signals::exit_code(*signal),
+        ScoreError::Engine(EngineError::DeviceLost(_)) => LOST,
+        error if error.is_usage() => USAGE,
+        _ => FAILED,
+    }
+}

@@ -1,0 +1,75 @@
+//! Why scoring stopped, or could not start.
+
+use std::path::PathBuf;
+
+use crate::engine::error::EngineError;
+use crate::run::error::RunError;
+use crate::targets::TargetError;
+use crate::threads::StartError;
+
+/// Why scoring stopped, or could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScoreError {
+    /// As in any run: the model, the options or the devices.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The model has no language-model head, or a damaged one.
+    #[error(transparent)]
+    Head(#[from] seqembed_onnx::Error),
+    /// The method needs a token that the model's vocabulary does not have.
+    #[error("{}: the vocabulary has no mask token (<mask>), which this method needs; use --method unmasked", .0.display())]
+    NoMask(PathBuf),
+    /// Variants of a model whose tokens are not single amino acids.
+    #[error(
+        "--variants and --scan need a protein model that reads single amino acids, but {0} is none"
+    )]
+    NoLetters(String),
+    /// Variants that are not in the sequences, or not variants.
+    #[error("{}", .0.join("\n"))]
+    Variants(Vec<String>),
+    /// Standard input cannot be read twice.
+    #[error(
+        "--variants reads the sequences twice, which standard input does not allow: write them to a file first"
+    )]
+    Stdin,
+    /// A table cannot be written.
+    #[error("cannot write {}: {why}", .path.display())]
+    Table {
+        /// Path of the table.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// An output would overwrite another file.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The system refuses to start more threads.
+    #[error(transparent)]
+    Threads(#[from] StartError),
+    /// A batch failed.
+    #[error("the model failed on a batch: {0}")]
+    Engine(#[from] EngineError),
+    /// The run was asked to stop.
+    #[error(
+        "stopped by signal {0}: finished files are complete; run the same command again for the others"
+    )]
+    Interrupted(i32),
+}
+
+impl ScoreError {
+    /// Whether what the user gave is wrong, and not the machine.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Run(error) => error.is_usage(),
+            Self::Head(error) => error.is_input(),
+            Self::NoMask(_)
+            | Self::NoLetters(_)
+            | Self::Variants(_)
+            | Self::Stdin
+            | Self::Target(_) => true,
+            Self::Table { .. } | Self::Threads(_) | Self::Engine(_) | Self::Interrupted(_) => false,
+        }
+    }
+}

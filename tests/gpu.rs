@@ -439,6 +439,75 @@ fn vectors_of_residues_are_the_same_in_every_format() {
     }
 }
 
+/// What `seqembed score` writes of a file's residues: their own log-probabilities, and those of the
+/// columns behind.
+fn residues(name: &str, file: &Path, options: &[&str]) -> Result<Vec<f64>, String> {
+    let out = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["score", text(file), "-m", text(model(name))];
+    arguments.extend(["-o", text(out.path()), "--format", "tsv", "--quiet"]);
+    arguments.extend(["--per-residue", "--vocabulary"]);
+    arguments.extend(options);
+    succeed(&arguments)?;
+    let stem = text(file).rsplit('/').next().unwrap().split('.').next();
+    let table = out.path().join(format!("{}.residues.tsv", stem.unwrap()));
+    let table = std::fs::read_to_string(table).map_err(|error| error.to_string())?;
+    let rows = table
+        .lines()
+        .skip(1)
+        .flat_map(|line| line.split('\t').skip(3));
+    let numbers = rows.map(|number| number.parse().map_err(|_| format!("{number:?}")));
+    numbers.collect()
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn log_probabilities_are_those_of_the_cpu() {
+    let mut worst = Vec::new();
+    for name in [
+        "esm2-head12",
+        "esm2-head64",
+        "esm1b",
+        "esm1v",
+        "esmc",
+        "esm2-1280",
+    ] {
+        let file = fixtures().join("scores/proteins.faa");
+        for method in ["unmasked", "masked"] {
+            let expected = residues(name, &file, &["--device", "cpu", "--method", method]).unwrap();
+            // Random weights give values far below those of a trained model.
+            let lowest = expected.iter().copied().fold(-10.0, f64::min).abs();
+            for precision in PRECISIONS {
+                for kernels in KERNELS {
+                    let device = device();
+                    let options = [
+                        "--device",
+                        &device,
+                        "--precision",
+                        precision,
+                        "--kernels",
+                        kernels,
+                        "--method",
+                        method,
+                    ];
+                    let what = format!("{name} {method} {precision} {kernels}");
+                    let found = residues(name, &file, &options)
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                    assert_eq!(found.len(), expected.len(), "{what}");
+                    let pairs = found.iter().zip(&expected);
+                    let differences = pairs.map(|(found, expected)| (found - expected).abs());
+                    let difference = differences.fold(0.0, f64::max) / lowest;
+                    println!("{what}: {difference:e}");
+                    let bound = if precision == "fp32" { 1e-5 } else { 2e-2 };
+                    if difference > bound {
+                        worst.push(format!("{what}: {difference:e}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(worst.is_empty(), "{worst:#?}");
+}
+
 #[test]
 #[ignore = "needs a GPU: make test-gpu"]
 fn lengths_from_one_to_thirty_thousand_in_one_batch() {

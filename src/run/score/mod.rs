@@ -117,7 +117,7 @@ impl GroupScores<'_> {
             Method::Masked => Some(names.mask(group.model.folder())?),
         };
         let group = &group;
-        let limits = limits(group, options, self.resources);
+        let mut limits = limits(group, options, self.resources);
         let reduce = [scores.method.reduce()];
         let spec = group.spec(options, &reduce);
         let report = self.report;
@@ -132,6 +132,11 @@ impl GroupScores<'_> {
             Method::Masked => usize::MAX,
         };
         let batch_tokens = limits.batch_tokens.min(most);
+        let portion = (batch_tokens * workers * BATCHES_AHEAD).min(most);
+        if scores.method == Method::Unmasked {
+            // A chunk of records is a portion: rows are as wide as the vocabulary, not as vectors.
+            limits.chunk_tokens = portion;
+        }
         let reports = group.tasks.iter().map(|task| group.file_report(task));
         let mut run = ScoreRun {
             scores,
@@ -152,7 +157,7 @@ impl GroupScores<'_> {
                 batch_tokens,
                 padded: limits.padded,
             },
-            portion: (batch_tokens * workers * BATCHES_AHEAD).min(most),
+            portion,
             options,
             file: None,
             reports: reports.collect(),
@@ -396,6 +401,15 @@ impl<'a> ScoreRun<'a> {
         self.reports[end.task].warnings.extend(end.warnings);
         if let Some(why) = end.failure {
             self.fail(end.task, why, observer);
+        }
+        // What was computed with weights that changed since they were loaded gets no name.
+        for weights in self
+            .devices
+            .all
+            .iter()
+            .filter_map(|device| device.session.weights())
+        {
+            weights.unchanged()?;
         }
         // A file without records has tables without rows.
         self.tables(end.task)?;

@@ -28,6 +28,7 @@
 mod batch;
 #[doc(hidden)]
 pub mod cli;
+mod contacts;
 #[doc(hidden)]
 pub mod device;
 mod digest;

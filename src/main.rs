@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use seqembed::cli::{
-    USAGE, bench, convert, doctor, embed, export, fetch, manifest, models, plot, report, run, say,
-    score, shell, shown, signals, told, verify, virnucpro,
+    USAGE, bench, contacts, convert, doctor, embed, export, fetch, manifest, models, plot, report,
+    run, say, score, shell, shown, signals, told, verify, virnucpro,
 };
 
 /// The version, and the commit in a release build (build.rs).
@@ -29,6 +29,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Embed(embed::EmbedArgs),
+    Contacts(contacts::ContactsArgs),
     Manifest(manifest::ManifestArgs),
     Fetch(fetch::FetchArgs),
     Export(export::ExportArgs),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Run(args) => run::run(&args),
         Command::Embed(args) => embed::run(&args),
+        Command::Contacts(args) => contacts::run(&args),
         Command::Manifest(args) => manifest::run(&args),
         Command::Fetch(args) => fetch::run(&args),
         Command::Export(args) => export::run(&args),

@@ -291,16 +291,32 @@ pub enum Error {
         precision: Precision,
     },
     /// A kind of graph that does not support a precision.
-    #[error("{precision} is not available for the {} graph{}", match kind {
-        GraphKind::Padded => "padded",
-        GraphKind::Packed => "packed",
-        GraphKind::Fused => "fused",
-        GraphKind::OrtCuda => "portable CUDA",
-    }, match precision {
+    #[error("{precision} is not available for the {} graph{}", kind.name(), match precision {
         Precision::Fp8 => " of this model, only for ESM-2 from 150M on and Nucleotide Transformer 2; use fp16",
         _ => "",
     })]
     Precision {
+        /// The kind of graph.
+        kind: GraphKind,
+        /// The precision.
+        precision: Precision,
+    },
+    /// A model folder without a contact head.
+    #[error("{}: the model folder has no contact head{}", path.display(), if *published {
+        "; run `seqembed export` (with --force) on a checkpoint that has one: the model's files on the \
+         Hugging Face hub, or fair-esm's NAME.pt with NAME-contact-regression.pt beside it"
+    } else {
+        ", and none was published for its family: ESM-2 and ESM-1b have one"
+    })]
+    NoContactHead {
+        /// Path of the model folder.
+        path: PathBuf,
+        /// Whether models of its family were published with one.
+        published: bool,
+    },
+    /// A kind of graph, or a number format, that contacts cannot be predicted in.
+    #[error("contacts cannot be predicted with the {} graph in {precision}", kind.name())]
+    NoContactGraph {
         /// The kind of graph.
         kind: GraphKind,
         /// The precision.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic_file::{self, AtomicFolder};
 use crate::checkpoint::{Canonical, Checkpoint, Settings, check_frequencies, leftovers};
+use crate::contact_head::{CONTACT_HEAD_FILE, ContactHead};
 use crate::error::Error;
 use crate::families::Architecture;
 use crate::families::catalog::known_model;
@@ -118,6 +119,10 @@ pub fn export(source: &Path, target: &Path, options: &ExportOptions) -> Result<M
         },
         random_seed: None,
         tokenizer,
+        contact_head: match family.contact_weights() {
+            Some(number) => ContactHead::of(&checkpoint, number)?,
+            None => None,
+        },
     };
     plan.write(target, &weights, options)
 }
@@ -161,6 +166,10 @@ pub fn export_random(
         },
         random_seed: Some(seed),
         tokenizer,
+        contact_head: family
+            .contact_weights()
+            .map(|number| ContactHead::random(number, weights))
+            .transpose()?,
     };
     plan.write(target, &weights, options)
 }
@@ -227,6 +236,7 @@ struct Plan<'plan> {
     head: Option<&'plan dyn Weights>,
     /// A row of its decoder that is zero whatever the checkpoint has there.
     zero_row: Option<usize>,
+    contact_head: Option<ContactHead>,
 }
 
 impl Plan<'_> {
@@ -236,7 +246,7 @@ impl Plan<'_> {
         weights: &dyn Weights,
         options: &ExportOptions,
     ) -> Result<Model, Error> {
-        let family = self.architecture.family();
+        let (family, contact_head) = (self.architecture.family(), self.contact_head.as_ref());
         let tensors = family.plan();
         // A link to a folder stays a link.
         let resolved = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
@@ -300,6 +310,8 @@ impl Plan<'_> {
             (vocabulary, hash(&self.tokenizer)),
             (GRAPH_FILE.to_owned(), hash(&graph)),
         ]);
+        info.files
+            .extend(save_contact_head(contact_head, folder.partial())?);
         let json = info
             .text()
             .map_err(Error::json(&folder.partial().join(INFO_FILE)))?;
@@ -320,4 +332,19 @@ impl Plan<'_> {
         folder.finish(true).map_err(Error::io(target, "write"))?;
         Ok(model)
     }
+}
+
+/// Writes a contact head into a model folder, and returns the name and the BLAKE3 of its file.
+fn save_contact_head(
+    head: Option<&ContactHead>,
+    folder: &Path,
+) -> Result<Option<(String, String)>, Error> {
+    let Some(head) = head else {
+        return Ok(None);
+    };
+    let path = folder.join(CONTACT_HEAD_FILE);
+    let text = head.text().map_err(Error::json(&path))?;
+    fs::write(&path, &text).map_err(Error::io(&path, "write"))?;
+    let hash = blake3::hash(&text).to_hex().to_string();
+    Ok(Some((CONTACT_HEAD_FILE.to_owned(), hash)))
 }

@@ -6,6 +6,7 @@
 
 pub mod atomic_file;
 pub mod checkpoint;
+pub mod contact_head;
 pub mod error;
 pub mod export;
 pub mod families;
@@ -20,6 +21,7 @@ pub mod shown;
 pub mod tokenizer;
 pub mod weights;
 
+pub use contact_head::ContactHead;
 pub use error::Error;
 pub use export::{ExportOptions, TokenizerCheck, export, export_random};
 pub use families::Architecture;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::contact_head::{self, CONTACT_HEAD_FILE, ContactHead};
 use crate::error::Error;
 use crate::families::Architecture;
 use crate::families::catalog::{KnownModel, known_model};
@@ -99,7 +100,8 @@ fn check_of(json: &serde_json::Value) -> String {
 impl ModelInfo {
     /// BLAKE3, in hexadecimal, of everything that affects the embeddings: architecture with its
     /// settings, weights, tokenizer, hashes of its files, and the version of its graphs. The name
-    /// of the model, the source of the weights and the language-model head are not included.
+    /// of the model, the source of the weights and the heads for tokens and contacts are not
+    /// included.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "plain data always has a text")]
     pub fn identity(&self) -> String {
@@ -108,6 +110,9 @@ impl ModelInfo {
             map.remove("name");
             map.remove("source");
             map.remove("head");
+            if let Some(files) = map.get_mut("files").and_then(|files| files.as_object_mut()) {
+                files.remove(CONTACT_HEAD_FILE);
+            }
         }
         check_of(&json)
     }
@@ -417,6 +422,34 @@ impl Model {
         }
     }
 
+    /// The contact head.
+    ///
+    /// # Errors
+    /// [`Error::NoContactHead`] if the folder has none, or when its file is damaged.
+    pub fn contact_head(&self) -> Result<ContactHead, Error> {
+        let expected = self.info.architecture.family().contact_weights();
+        let (Some(expected), true) = (expected, self.info.files.contains_key(CONTACT_HEAD_FILE))
+        else {
+            return Err(Error::NoContactHead {
+                path: self.folder.clone(),
+                published: expected.is_some(),
+            });
+        };
+        let path = self.folder.join(CONTACT_HEAD_FILE);
+        let text = read_small(&path, contact_head::LONGEST)?;
+        let head: ContactHead = serde_json::from_slice(&text).map_err(Error::json(&path))?;
+        if head.weight.len() != expected {
+            return Err(fault(
+                &path,
+                format!(
+                    "has {} weights instead of {expected}; export the model again",
+                    head.weight.len()
+                ),
+            ));
+        }
+        Ok(head)
+    }
+
     /// The hash of `weights.bin`.
     fn expected(&self) -> Expected {
         match &self.info.weights_blake3 {
@@ -442,7 +475,33 @@ impl Model {
         self.graph_at(request, storage.file())
     }
 
-    /// The same, with external data in a file of another name.
+    /// Builds the graph of the contacts, with external data in a file of this name. Its output
+    /// `contacts` has the probabilities of all pairs of tokens of each range, [pairs, 1]: of ranges
+    /// of m and n tokens, m * m and then n * n. There must be one range for each sequence.
+    ///
+    /// # Errors
+    /// [`Error::NoContactHead`] if the folder has no contact head, [`Error::NoContactGraph`] if
+    /// there is no such graph.
+    pub fn contact_graph_at(
+        &self,
+        kind: GraphKind,
+        precision: Precision,
+        location: &str,
+    ) -> Result<Vec<u8>, Error> {
+        let head = self.contact_head()?;
+        if (kind, precision) != (GraphKind::Packed, Precision::Fp32) {
+            return Err(Error::NoContactGraph { kind, precision });
+        }
+        let request = GraphRequest {
+            kind,
+            precision,
+            layers: vec![self.info.architecture.family().layers()],
+            outputs: Vec::new(),
+        };
+        Ok(self.assembled(&request, location, None, Some(head)))
+    }
+
+    /// The same as [`Model::graph`], with external data in a file of another name.
     ///
     /// # Errors
     /// As [`Model::graph`].
@@ -513,18 +572,32 @@ impl Model {
                 },
             });
         }
+        Ok(self.assembled(request, location, head, None))
+    }
+
+    /// The graph of a request that was checked.
+    fn assembled(
+        &self,
+        request: &GraphRequest,
+        location: &str,
+        head: Option<&Head>,
+        contact_head: Option<ContactHead>,
+    ) -> Vec<u8> {
         let storage = Storage::of(request.kind, request.precision);
         let tensors = self.tensors(storage);
         let names: Vec<String> = request.layers.iter().map(usize::to_string).collect();
         let mut builder = Builder::new(&tensors, storage);
         builder.at(location);
         builder.head(head.map(|head| head as &dyn OutputHead));
-        family.build(&mut builder, request);
-        Ok(builder.finish(&[
+        if let Some(head) = contact_head {
+            builder.predict_contacts(head);
+        }
+        self.info.architecture.family().build(&mut builder, request);
+        builder.finish(&[
             ("seqembed.graph_version", &GRAPH_VERSION.to_string()),
             ("seqembed.layer", &names.join(",")),
             ("seqembed.weights_sha256", &self.info.weights_sha256),
             ("seqembed.architecture", &self.info.architecture.blake3()),
-        ]))
+        ])
     }
 }

@@ -84,6 +84,7 @@ pub fn run(
             outputs: &[Reduce::Mean],
             kernels,
             head: None,
+            contacts: false,
         };
         let prepared = spec.prepare(device, precision, say)?;
         let loader = Loader {

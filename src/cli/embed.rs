@@ -131,6 +131,26 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
+    /// The threads that were asked for.
+    pub(super) fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+
+    /// ONNX Runtime's library, where it is named.
+    pub(super) fn ort_lib(&self) -> Option<PathBuf> {
+        self.ort_lib.clone()
+    }
+
+    /// The device that was asked for, or the default.
+    pub(super) fn device(&self) -> DeviceChoice {
+        self.device.clone().unwrap_or_default()
+    }
+
+    /// The kernels that were asked for, or the default.
+    pub(super) fn kernels(&self) -> Kernels {
+        self.kernels.unwrap_or_default()
+    }
+
     /// These options as command-line arguments for a child process.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments = Vec::new();

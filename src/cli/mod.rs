@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod check;
+pub mod contacts;
 pub mod convert;
 mod disk;
 pub mod doctor;

@@ -24,6 +24,9 @@ pub enum EngineError {
     /// The model has no such output.
     #[error("the graph was built without the output {0:?}")]
     Output(Reduce),
+    /// The graph is not one of contacts, or the device has no such graphs.
+    #[error("the graph was built without contacts")]
+    NoContacts,
 }
 
 impl<T> From<ort::Error<T>> for EngineError {

@@ -57,6 +57,8 @@ pub struct GraphSpec<'a> {
     pub kernels: Kernels,
     /// The language-model head: rows are then log-probabilities of all tokens in place of vectors.
     pub head: Option<&'a Head>,
+    /// Whether contacts are predicted, in place of all outputs.
+    pub contacts: bool,
 }
 
 /// A model made ready for one device: its graph, the file with its weights, and the kernels that
@@ -121,6 +123,10 @@ impl GraphSpec<'_> {
 
     fn graph(&self, request: &GraphRequest, file: &str) -> Result<Vec<u8>, seqembed_onnx::Error> {
         match self.head {
+            _ if self.contacts => {
+                self.model
+                    .contact_graph_at(request.kind, request.precision, file)
+            }
             Some(head) => self.model.head_graph_at(request, file, head),
             None => self.model.graph_at(request, file),
         }

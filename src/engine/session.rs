@@ -35,6 +35,15 @@ pub trait Engine: Send + Sync {
         self.run(batch, reduce).map(Floats::Single)
     }
 
+    /// Predicts contacts, where the graph is one of contacts: for each sequence of n tokens in its
+    /// range, the probabilities of its pairs, [n, n], one sequence after the other.
+    ///
+    /// # Errors
+    /// [`EngineError::NoContacts`] for other graphs, else those of [`Engine::run`].
+    fn contacts(&self, _batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        Err(EngineError::NoContacts)
+    }
+
     /// How many tokens the device computes for a batch, padding included.
     fn cost(&self, batch: &Batch) -> usize {
         batch.tokens()
@@ -79,6 +88,10 @@ impl Engine for Arc<dyn Session> {
         (**self).run_floats(batch, reduce)
     }
 
+    fn contacts(&self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        (**self).contacts(batch)
+    }
+
     fn cost(&self, batch: &Batch) -> usize {
         (**self).cost(batch)
     }
@@ -106,6 +119,10 @@ impl<S: Session> Engine for VerifiedSession<S> {
 
     fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
         self.session.run_floats(batch, reduce)
+    }
+
+    fn contacts(&self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        self.session.contacts(batch)
     }
 
     fn cost(&self, batch: &Batch) -> usize {

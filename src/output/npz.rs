@@ -67,7 +67,7 @@ impl NpzSink {
         let mut file = ParallelFile::create(&layout.path)?;
         let mut begin = || {
             // What is written here is only known at the end.
-            let header = matrix(0, 0, &[]).local_header();
+            let header = matrix(layout.named(0).0, 0, 0, &[]).local_header();
             file.write_all(&vec![0; header.len() + HEAD])?;
             file.begin_sum();
             Ok(())
@@ -90,11 +90,15 @@ impl NpzSink {
             ..
         } = self;
         let sum = file.end_sum()?;
-        let shape = format!("({}, {})", table.vectors, layout.hidden);
+        let (name, shape) = layout.named(table.vectors);
+        let shape = match shape[..] {
+            [vectors] => format!("({vectors},)"),
+            _ => format!("({}, {})", table.vectors, layout.hidden),
+        };
         let mut head = Vec::new();
         npy::write_head(&mut head, npy::descr(layout.precision), &shape, HEAD)?;
         let width = layout.precision.bytes() as u64 * layout.hidden as u64;
-        let matrix = matrix(sum, table.vectors.saturating_mul(width), &head);
+        let matrix = matrix(name, sum, table.vectors.saturating_mul(width), &head);
         let mut front = matrix.local_header();
         front.extend(&head);
         let mut archive = Archive {
@@ -109,15 +113,15 @@ impl NpzSink {
     }
 }
 
-/// The entry of the matrix: `sum` is the CRC-32 of its `bytes` bytes, before which comes `head`.
-fn matrix(sum: u32, bytes: u64, head: &[u8]) -> Entry {
+/// The entry of the matrix `name`: `sum` is the CRC-32 of its `bytes` bytes, before which comes `head`.
+fn matrix(name: &str, sum: u32, bytes: u64, head: &[u8]) -> Entry {
     let values = crc32fast::Hasher::new_with_initial_len(sum, bytes);
     let mut all = crc32fast::Hasher::new();
     all.update(head);
     all.combine(&values);
     let size = HEAD as u64 + bytes;
     Entry {
-        name: "embeddings.npy".to_owned(),
+        name: format!("{name}.npy"),
         is_deflated: false,
         at: 0,
         sum: all.finalize(),

@@ -163,12 +163,8 @@ fn header(layout: &Layout, sizes: &Sizes) -> String {
         tensors.insert(key.into(), tensor);
         at = end;
     };
-    add(
-        "embeddings",
-        name,
-        width,
-        &[sizes.vectors, layout.hidden as u64],
-    );
+    let (key, shape) = layout.named(sizes.vectors);
+    add(key, name, width, &shape);
     for (key, bytes) in TEXTS.iter().zip(sizes.texts) {
         add(key, "U8", 1, &[bytes]);
     }

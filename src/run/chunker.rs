@@ -430,21 +430,21 @@ impl<'a> Chunker<'a> {
 }
 
 /// A record that no policy forbids.
-struct Checked {
-    status: RecordStatus,
+pub(crate) struct Checked {
+    pub(crate) status: RecordStatus,
     /// Letters of the whole record, a terminal `*` of a protein not counted.
-    length: usize,
+    pub(crate) length: usize,
     /// How many of its letters are embedded: all, or the first ones.
     letters: usize,
     /// The tokens of these.
-    encoded: Encoded,
+    pub(crate) encoded: Encoded,
 }
 
 /// Applies the task's policies for long records and for letters outside of the vocabulary.
 ///
 /// # Errors
 /// What a policy forbids, in words.
-fn apply_policies(
+pub(crate) fn apply_policies(
     task: &Task,
     tokenizer: &dyn Tokenizer,
     record: &Record,

@@ -133,6 +133,7 @@ impl Group {
             outputs,
             kernels: options.kernels,
             head: self.head.as_ref(),
+            contacts: false,
         }
     }
 

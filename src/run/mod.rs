@@ -43,6 +43,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+pub(crate) use self::chunk::{RecordStatus, Replaced};
+pub(crate) use self::chunker::apply_policies;
 pub use self::collect_error::{CollectError, Observer};
 pub use self::dry_run::{ModelSize, Sizes, Speed, dry_run};
 pub use self::error::RunError;
@@ -51,8 +53,10 @@ pub(crate) use self::group_run::GroupRun;
 pub(crate) use self::loading::ModelLoading;
 pub(crate) use self::opened_model::OpenedModel;
 pub use self::options::Options;
+pub(crate) use self::provenance::source_name;
 pub use self::save::SavedCounts;
 pub(crate) use self::task::Task;
+pub(crate) use self::task_reader::{FileEnd, ReadEntry, TaskReader};
 
 use self::context::{Resources, ReusedSession, RunContext};
 use self::group::group_jobs;

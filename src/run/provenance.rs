@@ -93,7 +93,7 @@ fn provenance(group: &Group, task: &Task, by: &ComputedBy) -> Vec<(String, Strin
 }
 
 /// The input's file name. Its folder does not matter to what was computed.
-fn source_name(task: &Task) -> String {
+pub(crate) fn source_name(task: &Task) -> String {
     match &task.job.source {
         Source::Path(path) => text::lossless_name(path.file_name().unwrap_or(path.as_os_str())),
         source @ Source::Stdin => source.to_string(),

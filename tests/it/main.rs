@@ -24,6 +24,7 @@ mod common;
 
 mod amplify_parity;
 mod bert_parity;
+mod contacts;
 mod convert;
 #[cfg(target_os = "linux")]
 mod devices;

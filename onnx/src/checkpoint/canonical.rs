@@ -115,6 +115,23 @@ impl Weights for Canonical<'_> {
     }
 }
 
+impl Checkpoint {
+    /// All values of a tensor, by its name in the files; `None` if there is none, or its values are
+    /// no floats.
+    pub(crate) fn values(&self, name: &str) -> Option<Result<Vec<f32>, Error>> {
+        let tensor = self.tensors.get(name)?;
+        if matches!(tensor.dtype, Dtype::Other(..)) {
+            return None;
+        }
+        let mut values = Vec::new();
+        let read = stream(tensor, &mut |piece| {
+            values.extend_from_slice(piece);
+            Ok(())
+        });
+        Some(read.map(|()| values))
+    }
+}
+
 /// Hands a tensor's values out in order, in pieces of any length.
 fn stream(tensor: &Tensor, take: &mut dyn FnMut(&[f32]) -> Result<(), Error>) -> Result<(), Error> {
     let failed = || Error::io(&tensor.path, "read");

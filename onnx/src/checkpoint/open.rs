@@ -24,7 +24,7 @@ pub struct Checkpoint {
     /// Its weights files.
     pub files: Vec<PathBuf>,
     /// Tensors by their names in the files.
-    pub(super) tensors: BTreeMap<String, Tensor>,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
 }
 
 /// Files that identify the folder of an adapter, by PEFT's and `AdapterHub`'s names.

@@ -2,6 +2,7 @@
 //! for every kind of graph and of positions.
 
 use super::blocks::{Blocks, Positions};
+use super::contact_maps::ContactMaps;
 use crate::graph::builder::{Attribute, long};
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
@@ -132,7 +133,49 @@ impl<'blocks> Attention<'blocks> {
         }
     }
 
-    /// The same in fused graphs, from states that no norm has passed over yet.
+    /// The same in graphs of contacts, for packed sequences: also adds the maps of the heads. Nothing
+    /// after the last map: then the name is empty.
+    pub fn attend_and_map(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        state: &str,
+        layer: &str,
+        maps: &mut ContactMaps,
+    ) -> String {
+        let qkv = frame.qkv(state, layer, self.blocks.attention_bias);
+        maps.add(frame, |frame, weight, sum| {
+            self.contact_map(frame, &qkv, weight, sum)
+        });
+        if maps.is_whole() {
+            return String::new();
+        }
+        self.packed(frame, &qkv, layer)
+    }
+
+    /// Packed: `sum`, [pairs, 1], and the symmetrised and corrected attention maps of all heads,
+    /// each times its weight, from queries, keys and values side by side and the bias of queries
+    /// and keys. Nothing comes before the first block's: then `sum` is empty.
+    pub fn contact_map(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        [qkv, bias]: &[String; 2],
+        weight: &str,
+        sum: &str,
+    ) -> String {
+        let mut attributes = vec![("num_heads", Attribute::Int(long(self.blocks.heads)))];
+        if let Prepared::RotaryInside(base) = &self.positions {
+            attributes.push(("rotary_base", Attribute::Float(*base)));
+        }
+        let mut inputs = vec![qkv, bias, "sequence_starts", "pool_range", weight];
+        if !sum.is_empty() {
+            inputs.push(sum);
+        }
+        frame
+            .builder
+            .op("seqembed:ContactMap", &inputs, &attributes)
+    }
+
+    /// [`Attention::attend`] in fused graphs, from states that no norm has passed over yet.
     pub fn attend_stream(&self, frame: &mut Frame<'_, '_>, stream: &Stream, layer: &str) -> String {
         let Prepared::RotaryFused(angles) = &self.positions else {
             let qkv = stream.qkv(frame, layer);

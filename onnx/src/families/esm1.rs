@@ -286,6 +286,11 @@ impl Family for Esm1 {
         esm::check_ids(text, Some(pad), self.token_dropout.then_some(self.mask_id))
     }
 
+    fn has_contact_head(&self) -> bool {
+        // ESM-1v was published without; the numbers that its files on the hub have are untrained.
+        self.norm_before
+    }
+
     fn names(&self) -> Names {
         esm::names(&[
             "contact_head.**",

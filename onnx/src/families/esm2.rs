@@ -291,6 +291,10 @@ impl Family for Esm2 {
         esm::check_ids(text, None, self.token_dropout.then_some(self.mask_id))
     }
 
+    fn has_contact_head(&self) -> bool {
+        true
+    }
+
     fn names(&self) -> Names {
         esm::names(&[
             "contact_head.**",

@@ -231,6 +231,20 @@ pub trait Family {
     /// What is impossible about them.
     fn validate(&self) -> Result<(), String>;
 
+    /// Whether the family was published with a contact head ([`ContactHead`]).
+    ///
+    /// [`ContactHead`]: crate::contact_head::ContactHead
+    fn has_contact_head(&self) -> bool {
+        false
+    }
+
+    /// How many weights its contact head has, one for each head of each block; `None`: it has none.
+    fn contact_weights(&self) -> Option<usize> {
+        let blocks = self.blocks();
+        self.has_contact_head()
+            .then_some(blocks.layers * blocks.heads)
+    }
+
     /// How its checkpoints name their tensors.
     fn names(&self) -> Names;
 

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod blocks;
 pub mod catalog;
 pub mod config;
+mod contact_maps;
 pub mod esm;
 pub mod family;
 pub mod kmers;

@@ -4,6 +4,7 @@
 
 use super::attention::Attention;
 use super::blocks::Blocks;
+use super::contact_maps::ContactMaps;
 use crate::graph::builder::Builder;
 use crate::graph::fused::Stream;
 use crate::graph::layers::Frame;
@@ -76,6 +77,13 @@ impl Blocks {
         frame.builder.scope("embedding");
         let embedding = embed(&mut frame);
         let mut outputs = Outputs::new(request);
+        if let Some(head) = frame.builder.contact_head().cloned() {
+            let mut maps = ContactMaps::new(head, self.layers, self.heads);
+            let added = Some(&mut maps);
+            self.build_blocks(&mut frame, &attention, embedding, &mut outputs, added);
+            maps.finish(&mut frame);
+            return;
+        }
         self.build_pre_norm(&mut frame, &attention, embedding, &mut outputs);
         outputs.finish(&mut frame);
     }
@@ -88,6 +96,19 @@ impl Blocks {
         attention: &Attention<'_>,
         embedding: String,
         outputs: &mut Outputs<'_>,
+    ) {
+        self.build_blocks(frame, attention, embedding, outputs, None);
+    }
+
+    /// As [`Blocks::build_pre_norm`]. In a graph of contacts, the blocks end with the queries and
+    /// keys of the last one.
+    fn build_blocks(
+        &self,
+        frame: &mut Frame<'_, '_>,
+        attention: &Attention<'_>,
+        embedding: String,
+        outputs: &mut Outputs<'_>,
+        mut maps: Option<&mut ContactMaps>,
     ) {
         let last = outputs.last();
         outputs.add(frame, 0, &embedding);
@@ -104,7 +125,13 @@ impl Blocks {
         for layer in 0..last {
             let name = format!("layer.{layer}");
             frame.builder.scope(&name);
-            let attended = attention.attend(frame, &norm, &name);
+            let attended = match maps.as_deref_mut() {
+                Some(maps) => attention.attend_and_map(frame, &norm, &name, maps),
+                None => attention.attend(frame, &norm, &name),
+            };
+            if maps.as_ref().is_some_and(|maps| maps.is_whole()) {
+                return;
+            }
             let attended = frame.project(&attended, &name);
             let bias = format!("{name}.attention_output.bias");
             [norm, state] = frame.skip_norm(

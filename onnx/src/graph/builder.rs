@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use prost::Message;
 
+use crate::contact_head::ContactHead;
 use crate::graph::proto::{
     AttributeProto, Dimension, DimensionProto, ElementType, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
@@ -45,6 +46,7 @@ pub struct Builder<'table> {
     domains: Vec<&'static str>,
     scope: String,
     head: Option<&'table dyn OutputHead>,
+    contact_head: Option<ContactHead>,
 }
 
 impl<'table> Builder<'table> {
@@ -63,7 +65,19 @@ impl<'table> Builder<'table> {
             domains: Vec::new(),
             scope: String::new(),
             head: None,
+            contact_head: None,
         }
+    }
+
+    /// Makes the graph one of contacts: the output `contacts` in the place of hidden states.
+    pub fn predict_contacts(&mut self, head: ContactHead) {
+        self.contact_head = Some(head);
+    }
+
+    /// The contact head, in a graph of contacts.
+    #[must_use]
+    pub fn contact_head(&self) -> Option<&ContactHead> {
+        self.contact_head.as_ref()
     }
 
     /// The name of the weights' file, where it is not [`Storage::file`].

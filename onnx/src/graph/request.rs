@@ -88,6 +88,17 @@ pub enum GraphKind {
 }
 
 impl GraphKind {
+    /// Its name in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Padded => "padded",
+            Self::Packed => "packed",
+            Self::Fused => "fused",
+            Self::OrtCuda => "portable CUDA",
+        }
+    }
+
     /// Whether the kind has graphs of this number format.
     #[must_use]
     pub fn has(self, precision: Precision) -> bool {

@@ -3,8 +3,8 @@
 //!
 //! Their names and inputs, which graphs are written with: `RotaryAttention(qkv, bias,
 //! sequence_starts)`, `AlibiAttention(qkv, bias, slopes, sequence_starts)`, `RelativeAttention(qkv,
-//! bias, table, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `SkipLayerNorm(x, skip,
-//! gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`,
+//! bias, table, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `ContactMap` (see
+//! `contact_map.rs`), `SkipLayerNorm(x, skip, gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`,
 //! `PoolMean(tokens, pool_range)` and `PoolMax(tokens, pool_range)`; see the kernels for shapes.
 
 use ort::environment::Environment;
@@ -13,12 +13,14 @@ use ort::operator::{
     OperatorOutput,
 };
 use ort::session::Session;
-use ort::value::{TensorElementType, ValueRef, ValueRefMut};
+use ort::value::TensorElementType;
 use seqembed_onnx::Precision;
 use seqembed_onnx::graph::builder::{Builder, fixed};
 
+use super::contact_map::ContactMapOperator;
 use super::kernels::attention::{Alibi, NoPositions, Packed, PositionEncoding, Relative, Rotary};
 use super::kernels::rows::{BiasGelu, Geglu, Pool, SkipLayerNorm, pool};
+use super::operator_parts::{Sequences, Target, bounded, fault, heads_of, input, matrix, output};
 
 const F32: TensorElementType = TensorElementType::Float32;
 const I32: TensorElementType = TensorElementType::Int32;
@@ -33,6 +35,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
         .add(AttentionOperator::Alibi)?
         .add(AttentionOperator::Relative)?
         .add(AttentionOperator::NoPositions)?
+        .add(ContactMapOperator)?
         .add(SkipLayerNormOperator)?
         .add(BiasGeluOperator)?
         .add(GegluOperator)?
@@ -61,45 +64,6 @@ pub fn register_domain(environment: &Environment) -> ort::Result<()> {
         .with_operators(domain()?)?
         .commit_from_memory(&graph.finish(&[]))?;
     Ok(())
-}
-
-fn fault(message: impl Into<String>) -> ort::Error {
-    ort::Error::new(message.into())
-}
-
-fn input(context: &ComputeContext, index: usize) -> ort::Result<ValueRef<'_>> {
-    context
-        .input(index)?
-        .ok_or_else(|| fault(format!("input {index} is missing")))
-}
-
-fn output(
-    context: &ComputeContext,
-    index: usize,
-    shape: [usize; 2],
-) -> ort::Result<ValueRefMut<'_>> {
-    context
-        .output(index, shape)?
-        .ok_or_else(|| fault(format!("output {index} is missing")))
-}
-
-/// The shape of a matrix.
-fn matrix(shape: &[i64]) -> ort::Result<[usize; 2]> {
-    match *shape {
-        [rows, columns] => Ok([
-            usize::try_from(rows).unwrap_or(0),
-            usize::try_from(columns).unwrap_or(0),
-        ]),
-        _ => Err(fault(format!("expected a matrix, got shape {shape:?}"))),
-    }
-}
-
-/// A position from the batch, checked to be within it.
-fn bounded(value: i32, rows: usize) -> ort::Result<usize> {
-    usize::try_from(value)
-        .ok()
-        .filter(|at| *at <= rows)
-        .ok_or_else(|| fault(format!("position {value} lies outside of {rows} tokens")))
 }
 
 /// Attention, by its position encoding.
@@ -139,11 +103,7 @@ impl Operator for AttentionOperator {
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<Self::Kernel<'attr>> {
         let name = self.name();
-        let heads = attributes
-            .get::<i64>("num_heads")
-            .and_then(|heads| usize::try_from(heads).ok())
-            .filter(|heads| *heads > 0)
-            .ok_or_else(|| fault(format!("{name} needs num_heads")))?;
+        let heads = heads_of(attributes, name)?;
         match self {
             Self::Rotary => {
                 let base = attributes
@@ -185,75 +145,6 @@ impl Operator for AttentionOperator {
                 attention(context, &Sequences::of(context, 2, heads)?, &NoPositions)
             })),
         }
-    }
-}
-
-/// The sequences that an attention operator works on.
-struct Sequences {
-    /// Rows of the input.
-    tokens: usize,
-    hidden: usize,
-    heads: usize,
-    /// Start of each sequence, and the end of the last one.
-    starts: Vec<usize>,
-}
-
-impl Sequences {
-    /// From the packed product (input 0) and the starts (input `starts`), checked against each
-    /// other.
-    fn of(context: &ComputeContext, starts: usize, heads: usize) -> ort::Result<Self> {
-        let (qkv, starts) = (input(context, 0)?, input(context, starts)?);
-        let (shape, _) = qkv.try_extract_tensor::<f32>()?;
-        let (_, starts) = starts.try_extract_tensor::<i32>()?;
-        let [tokens, width] = matrix(shape)?;
-        let hidden = width / 3;
-        if width % 3 != 0 || hidden % heads != 0 {
-            return Err(fault(format!(
-                "{heads} heads do not fit a width of {width}"
-            )));
-        }
-        let starts = starts
-            .iter()
-            .map(|&start| bounded(start, tokens))
-            .collect::<ort::Result<Vec<_>>>()?;
-        if starts.windows(2).any(|pair| pair[0] > pair[1]) {
-            return Err(fault("sequence_starts must ascend"));
-        }
-        Ok(Self {
-            tokens,
-            hidden,
-            heads,
-            starts,
-        })
-    }
-
-    /// How many tokens the longest has.
-    fn longest(&self) -> usize {
-        let lengths = self.starts.windows(2).map(|pair| pair[1] - pair[0]);
-        lengths.max().unwrap_or(0)
-    }
-}
-
-/// A tensor that several threads write to, each to a part of its own.
-#[derive(Clone, Copy)]
-struct Target(*mut f32);
-// SAFETY: every task writes to rows or columns that no other task touches.
-unsafe impl Sync for Target {}
-// SAFETY: as above.
-unsafe impl Send for Target {}
-
-impl Target {
-    fn of(values: &mut [f32]) -> Self {
-        Self(values.as_mut_ptr())
-    }
-
-    /// Rows `from..to` of a matrix of `width` columns.
-    ///
-    /// # Safety
-    /// The rows must exist, and no other task may use them.
-    unsafe fn rows<'a>(self, from: usize, to: usize, width: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(from * width), (to - from) * width) }
     }
 }
 

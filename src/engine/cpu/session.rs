@@ -26,6 +26,7 @@ pub struct CpuSession {
     info: SessionInfo,
     kernels: Kernels,
     outputs: Vec<Reduce>,
+    predicts_contacts: bool,
     hidden: usize,
     pad_id: i64,
     mask_id: Option<i64>,
@@ -83,6 +84,10 @@ impl CpuSession {
         let session = builder.commit_from_memory(options.graph)?;
         Ok(Self {
             info: SessionInfo::of(&session, options.graph, Device::Cpu)?,
+            predicts_contacts: session
+                .outputs()
+                .iter()
+                .any(|output| output.name() == "contacts"),
             session,
             kernels: options.kernels,
             outputs: options.outputs,
@@ -128,14 +133,24 @@ impl CpuSession {
     }
 
     fn run_packed(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
-        let ids = TensorRef::from_array_view(([batch.ids.len()], &batch.ids[..]))?;
-        let starts = TensorRef::from_array_view(([batch.starts.len()], &batch.starts[..]))?;
-        let ranges = batch.ranges.as_flattened();
-        let ranges = TensorRef::from_array_view(([batch.ranges.len(), 2], ranges))?;
         let rows = match reduce {
             Reduce::Tokens => batch.tokens(),
             Reduce::Mean | Reduce::Max => batch.ranges.len(),
         };
+        self.run_graph(batch, name(reduce), rows * self.hidden)
+    }
+
+    /// Runs the packed graph for one output of `length` numbers.
+    fn run_graph(
+        &self,
+        batch: &Batch,
+        output: &CStr,
+        length: usize,
+    ) -> Result<Vec<f32>, EngineError> {
+        let ids = TensorRef::from_array_view(([batch.ids.len()], &batch.ids[..]))?;
+        let starts = TensorRef::from_array_view(([batch.starts.len()], &batch.starts[..]))?;
+        let ranges = batch.ranges.as_flattened();
+        let ranges = TensorRef::from_array_view(([batch.ranges.len(), 2], ranges))?;
         let (ids, starts, ranges) = (ids.into_dyn(), starts.into_dyn(), ranges.into_dyn());
         let mut inputs: Vec<(&CStr, &DynValue)> = vec![
             (c"input_ids", &ids),
@@ -145,7 +160,15 @@ impl CpuSession {
         let factors = self.mask_id.map(|mask| batch.embedding_factors(mask));
         let factors = factors.as_deref().map(column).transpose()?;
         inputs.extend(factors.iter().map(|factors| (FACTOR, &**factors)));
-        self.infer(&inputs, name(reduce), rows * self.hidden)
+        self.infer(&inputs, output, length)
+    }
+
+    fn run_contacts(&self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        let pairs = batch.ranges.iter().map(|&[start, end]| {
+            let residues = position(end - start);
+            residues * residues
+        });
+        self.run_graph(batch, c"contacts", pairs.sum())
     }
 
     fn run_padded(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
@@ -218,6 +241,13 @@ impl Engine for CpuSession {
             Kernels::Auto => self.run_packed(batch, reduce),
             Kernels::Portable => self.run_padded(batch, reduce),
         }
+    }
+
+    fn contacts(&self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        if !self.predicts_contacts {
+            return Err(EngineError::NoContacts);
+        }
+        self.run_contacts(batch)
     }
 
     fn cost(&self, batch: &Batch) -> usize {

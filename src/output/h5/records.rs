@@ -233,7 +233,12 @@ impl Record {
     /// The header of its dataset.
     fn header(&self, layout: &Layout, texts: &mut Texts) -> Result<ObjectHeader, FormatError> {
         let mut header = ObjectHeader::new();
-        let shape = DataspaceMessage::simple(&[self.vectors as u64, layout.hidden as u64]);
+        let shape = if layout.is_contacts() {
+            [self.vectors.isqrt() as u64; 2]
+        } else {
+            [self.vectors as u64, layout.hidden as u64]
+        };
+        let shape = DataspaceMessage::simple(&shape);
         header.add_message(MSG_DATASPACE, 0, shape.encode(&CONTEXT));
         let kind = match layout.precision {
             OutputPrecision::Fp32 => DatatypeMessage::f32_type(),

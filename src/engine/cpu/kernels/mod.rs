@@ -7,5 +7,6 @@
 #![allow(clippy::inline_always)]
 
 pub mod attention;
+pub mod contacts;
 pub mod rows;
 pub mod simd;

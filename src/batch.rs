@@ -15,8 +15,9 @@ pub struct ModelInput {
     pub record: usize,
     /// The record's tokens that the model sees, without special ones.
     pub seen: Range<usize>,
-    /// The tokens that are pooled, as the model counts them: 0 is the first special token in front.
-    pub range: Range<usize>,
+    /// For each pooling, the tokens that are pooled, as the model counts them: 0 is the first
+    /// special token in front. Empty where nothing is.
+    pub ranges: Vec<Range<usize>>,
     /// How many tokens the model computes, the special ones included.
     pub tokens: usize,
 }
@@ -27,14 +28,14 @@ impl ModelInput {
     pub fn new(
         record: usize,
         seen: Range<usize>,
-        range: Range<usize>,
+        ranges: Vec<Range<usize>>,
         special: &SpecialTokens,
     ) -> Self {
         Self {
             record,
             tokens: seen.len() + special.count(),
             seen,
-            range,
+            ranges,
         }
     }
 }
@@ -78,18 +79,22 @@ pub fn group(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>> 
 }
 
 /// Lays windows end to end, each between the special tokens. `encoded`: the records that they are
-/// of.
+/// of. `maxima`: for each range of a window, whether [`Reduce::Both`] is to give its maximum.
+///
+/// [`Reduce::Both`]: crate::engine::batch::Reduce::Both
 #[must_use]
 pub fn lay<'i>(
     inputs: impl Iterator<Item = &'i ModelInput> + Clone,
     encoded: &[Arc<Encoded>],
     special: &SpecialTokens,
+    maxima: &[bool],
 ) -> Batch {
     let count = inputs.clone().count();
     let mut batch = Batch {
         ids: Vec::with_capacity(inputs.clone().map(|input| input.tokens).sum()),
         starts: Vec::with_capacity(count + 1),
-        ranges: Vec::with_capacity(count),
+        ranges: Vec::with_capacity(inputs.clone().map(|input| input.ranges.len()).sum()),
+        maxima: maxima.to_vec(),
     };
     batch.starts.push(0);
     for input in inputs {
@@ -99,10 +104,11 @@ pub fn lay<'i>(
             batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
         }
         batch.starts.push(position(batch.ids.len()));
-        let Range { start: from, end } = input.range;
-        batch
-            .ranges
-            .push([position(start + from), position(start + end)]);
+        batch.ranges.extend(input.ranges.iter().map(|range| {
+            // Each range must have a row: that of nothing is not used.
+            let end = range.end.max(range.start + 1);
+            [position(start + range.start), position(start + end)]
+        }));
     }
     batch
 }
@@ -157,10 +163,10 @@ mod tests {
             };
             let at = special.front.len();
             let inputs = [
-                ModelInput::new(0, 0..3, at..at + 3, &special),
-                ModelInput::new(0, 2..4, at + 1..at + 2, &special),
+                ModelInput::new(0, 0..3, vec![at..at + 3], &special),
+                ModelInput::new(0, 2..4, vec![at + 1..at + 2], &special),
             ];
-            let batch = lay(inputs.iter(), &encoded, &special);
+            let batch = lay(inputs.iter(), &encoded, &special, &[]);
             let around = |ids: &[i64]| {
                 let [front, behind] = [&special.front, &special.behind]
                     .map(|ids| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>());

@@ -18,7 +18,7 @@ use crate::records::{Record, Source};
 use crate::report::{LoadReport, Report};
 use crate::run::context::{Resources, ReusedSession, RunContext};
 use crate::run::{self, Group, GroupRun, ModelLoading, Observer, OpenedModel, RunError, Task};
-use crate::settings::{Kernels, Overrides, Precision, Settings, SettingsError};
+use crate::settings::{Kernels, Layers, Overrides, Precision, Settings, SettingsError};
 use crate::threads;
 use crate::trace::Trace;
 
@@ -121,7 +121,7 @@ pub struct Embedder {
     opened: OpenedModel,
     overrides: Overrides,
     settings: Settings,
-    layer: usize,
+    layers: Layers,
     options: run::Options,
     device: Device,
     /// The device is in the list once it was looked for, and leaves it when it is lost.
@@ -159,7 +159,7 @@ impl Embedder {
         };
         let settings = Settings::resolve(&[&overrides])?;
         opened.window(&settings)?;
-        let layer = settings.layer_of(opened.model.architecture().layers())?;
+        let layers = settings.layers_of(opened.model.architecture().layers())?;
         let threads = threads::helpful(options.threads);
         threads::pool(threads).map_err(RunError::from)?;
         Ok(Self {
@@ -167,7 +167,7 @@ impl Embedder {
             opened,
             overrides,
             settings,
-            layer,
+            layers,
             resources: Resources {
                 devices: Vec::new(),
                 runtime: Runtime::new(options.ort_lib.as_deref()),
@@ -226,12 +226,18 @@ impl Embedder {
             "it has other weights".to_owned()
         } else if loaded.architecture != info.architecture.blake3() {
             "it has the same weights but another configuration (config.json)".to_owned()
-        } else if loaded.layer != embedder.layer {
+        } else if loaded.layers != embedder.layers {
             format!(
                 "it computes layer {}, but layer {} is required",
-                loaded.layer, embedder.layer
+                loaded.layers, embedder.layers
             )
-        } else if loaded.outputs.contains(&wanted) {
+        } else if let Some(missing) = crate::engine::session::missing(&loaded.outputs, wanted) {
+            format!(
+                "pooling {} needs the output `{}`, which the session was loaded without",
+                embedder.settings.pooling,
+                missing.name()
+            )
+        } else {
             // The session runs on its device, even where nothing can be found out about that.
             let choice = &embedder.options.device;
             embedder.resources.devices =
@@ -241,12 +247,6 @@ impl Embedder {
                 );
             embedder.resources.reused.session = Some(session);
             return Ok(embedder);
-        } else {
-            format!(
-                "pooling {} needs the output `{}`, which the session was loaded without",
-                embedder.settings.pooling,
-                wanted.name()
-            )
         };
         Err(EmbedError::Session {
             model: model.to_owned(),
@@ -296,9 +296,9 @@ impl Embedder {
             .into_iter()
             .map(|(header, letters)| Record::new(header.into(), letters.into()))
             .collect();
-        let rows = Arc::new(Mutex::new(Rows::new(
-            self.opened.model.architecture().hidden(),
-        )));
+        let vectors = self.layers.count() * self.settings.pooling.count();
+        let width = vectors * self.opened.model.architecture().hidden();
+        let rows = Arc::new(Mutex::new(Rows::new(width)));
         let sink: Box<dyn Sink> = Box::new(Gathered(Arc::clone(&rows)));
         self.look_for_device()?;
         let mut group = self.group(vec![self.nameless()])?;
@@ -519,7 +519,8 @@ impl Embedder {
         Ok(Group {
             model: Arc::clone(&self.opened.model),
             tokenizer: Arc::clone(&self.opened.tokenizer),
-            layer: self.layer,
+            layers: self.layers.clone(),
+            poolings: Some(self.settings.pooling.clone()).filter(|poolings| poolings.count() > 1),
             precision,
             positions: (0..jobs.len()).collect(),
             tasks: jobs.into_iter().map(task).collect(),

@@ -43,6 +43,7 @@ mod interrupt;
 mod jobs;
 #[doc(hidden)]
 pub mod journal;
+mod layers;
 #[doc(hidden)]
 pub mod manifest;
 mod models;
@@ -79,4 +80,6 @@ pub use output::{
 pub use report::{FileReport, LoadReport, Report};
 pub use run::Observer;
 use seqembed_onnx::atomic_file;
-pub use settings::{Kernels, Long, Overrides, Pooling, Precision, Revcomp, Unknown};
+pub use settings::{
+    Kernels, LayerChoice, Layers, Long, Overrides, Pooling, Poolings, Precision, Revcomp, Unknown,
+};

@@ -1,11 +1,14 @@
 //! Poolings: which tokens of a record are pooled, which output of the graph is needed, how the
 //! windows of a long record are combined, and how many vectors result.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use clap::builder::{PossibleValue, TypedValueParser};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::tokenize::{SpecialTokens, Window};
 
@@ -23,6 +26,8 @@ pub enum Pooling {
     Cls,
     /// Maximum over the residues, in each dimension
     Max,
+    /// Sum over the residues: the mean times their number
+    Sum,
     /// No pooling: one vector per residue
     None,
 }
@@ -34,13 +39,195 @@ impl fmt::Display for Pooling {
     }
 }
 
+/// The poolings of a job, one or several, each once: of several, a record's row has one vector after
+/// the other.
+///
+/// ```
+/// use seqembed::{Pooling, Poolings};
+///
+/// let poolings: Poolings = "mean,cls".parse()?;
+/// assert_eq!(poolings.as_slice(), [Pooling::Mean, Pooling::Cls]);
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Poolings(Vec<Pooling>);
+
+impl Poolings {
+    /// The poolings, in the order given.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Pooling] {
+        &self.0
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether a record has a vector for each of its tokens, and not one in all.
+    #[must_use]
+    pub fn is_per_token(&self) -> bool {
+        self.0 == [Pooling::None]
+    }
+
+    /// How many rows a record without an embedding has: one of NaN, or none at all.
+    #[must_use]
+    pub fn missing_rows(&self) -> usize {
+        usize::from(!self.is_per_token())
+    }
+
+    /// The output that the graph must have.
+    #[must_use]
+    pub fn reduce(&self) -> Reduce {
+        let mut all = self.0.iter().map(|pooling| pooling.reduce());
+        let first = all.next().unwrap_or(Reduce::Mean);
+        if all.all(|other| other == first) {
+            first
+        } else {
+            Reduce::Both
+        }
+    }
+
+    /// For each pooling, whether it is a maximum: what [`Reduce::Both`] takes of each range.
+    #[must_use]
+    pub fn maxima(&self) -> Vec<bool> {
+        let is_max = |pooling: &Pooling| pooling.reduce() == Reduce::Max;
+        self.0.iter().map(is_max).collect()
+    }
+
+    /// Poolings that join the engine's rows of windows to what it would give for all of them: one
+    /// for each of so many ranges. `maxima` is for [`Reduce::Both`].
+    #[must_use]
+    pub fn of_rows(reduce: Reduce, maxima: &[bool], ranges: usize) -> Self {
+        Self(match reduce {
+            Reduce::Tokens => vec![Pooling::None],
+            Reduce::Mean => vec![Pooling::Mean; ranges],
+            Reduce::Max => vec![Pooling::Max; ranges],
+            Reduce::Both => maxima
+                .iter()
+                .map(|&is_max| if is_max { Pooling::Max } else { Pooling::Mean })
+                .collect(),
+        })
+    }
+
+    /// The tokens to pool in each window of a record, without windows in which nothing is pooled.
+    /// With `pool_first`, only that many tokens from the start of the record are pooled.
+    ///
+    /// # Panics
+    /// If a pooling is not [available](Pooling::is_available): the settings are checked before.
+    #[must_use]
+    pub fn of_windows(
+        &self,
+        windows: &[Window],
+        pool_first: Option<usize>,
+        special: &SpecialTokens,
+    ) -> Vec<PooledWindow> {
+        let mut all: Vec<PooledWindow> = Vec::new();
+        for (at, pooling) in self.0.iter().enumerate() {
+            let own = pooling.of_windows(windows.to_vec(), pool_first, special);
+            for (number, (window, range)) in own.into_iter().enumerate() {
+                if number == all.len() {
+                    let ranges = vec![0..0; self.0.len()];
+                    all.push(PooledWindow { window, ranges });
+                }
+                all[number].ranges[at] = range;
+            }
+        }
+        all
+    }
+}
+
+impl From<Pooling> for Poolings {
+    fn from(pooling: Pooling) -> Self {
+        Self(vec![pooling])
+    }
+}
+
+impl Default for Poolings {
+    fn default() -> Self {
+        Pooling::default().into()
+    }
+}
+
+impl fmt::Display for Poolings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(Pooling::to_string).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl FromStr for Poolings {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for name in text.split(',') {
+            let pooling = <Pooling as ValueEnum>::from_str(name.trim(), true).map_err(|_| {
+                let names = Pooling::value_variants().iter().map(Pooling::to_string);
+                let names = names.collect::<Vec<_>>().join(", ");
+                format!("expected {names}, or several of them with commas")
+            })?;
+            if all.contains(&pooling) {
+                return Err(format!("{pooling} is given twice"));
+            }
+            all.push(pooling);
+        }
+        if all.len() > 1 && all.contains(&Pooling::None) {
+            return Err(
+                "none, which gives a vector per residue, cannot be combined with others: use a \
+                 run of its own"
+                    .to_owned(),
+            );
+        }
+        Ok(Self(all))
+    }
+}
+
+/// Reads [`Poolings`] on the command line, and lists what there is in the help.
+#[derive(Debug, Clone)]
+pub struct PoolingsParser;
+
+impl TypedValueParser for PoolingsParser {
+    type Value = Poolings;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Poolings, clap::Error> {
+        let parse = |text: &str| text.parse::<Poolings>();
+        TypedValueParser::parse_ref(&parse, command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let all = Pooling::value_variants().iter();
+        Some(Box::new(all.filter_map(ValueEnum::to_possible_value)))
+    }
+}
+
+impl Serialize for Poolings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Poolings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A window of a record, and which of its tokens are pooled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PooledWindow {
     /// The window, in tokens of the record.
     pub window: Window,
-    /// The tokens that are pooled, as the model counts them: 0 is the first special token in front.
-    pub range: Range<usize>,
+    /// For each pooling, the tokens that are pooled, as the model counts them: 0 is the first
+    /// special token in front. Empty where the window has none of them.
+    pub ranges: Vec<Range<usize>>,
 }
 
 /// The output of a graph for a batch, from which all poolings are computed.
@@ -50,16 +237,29 @@ pub enum Reduce {
     Mean,
     /// The maximum of each range, [ranges, hidden].
     Max,
+    /// For each range its mean or its maximum, [ranges, hidden].
+    Both,
     /// All tokens, [tokens, hidden].
     Tokens,
 }
 
 impl Reduce {
-    /// The name of the graph's output.
+    /// The graph's outputs that it is made of.
+    #[must_use]
+    pub fn outputs(self) -> &'static [Self] {
+        match self {
+            Self::Mean => &[Self::Mean],
+            Self::Max => &[Self::Max],
+            Self::Both => &[Self::Mean, Self::Max],
+            Self::Tokens => &[Self::Tokens],
+        }
+    }
+
+    /// The name of the graph's output; of both, that of the first.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Mean => "mean",
+            Self::Mean | Self::Both => "mean",
             Self::Max => "max",
             Self::Tokens => "tokens",
         }
@@ -72,16 +272,10 @@ impl Pooling {
     #[must_use]
     pub fn reduce(self) -> Reduce {
         match self {
-            Self::Mean | Self::MeanAll | Self::Cls => Reduce::Mean,
+            Self::Mean | Self::MeanAll | Self::Cls | Self::Sum => Reduce::Mean,
             Self::Max => Reduce::Max,
             Self::None => Reduce::Tokens,
         }
-    }
-
-    /// Whether a record has a vector for each of its tokens, and not one in all.
-    #[must_use]
-    pub fn is_per_token(self) -> bool {
-        self == Self::None
     }
 
     /// Whether a model with these special tokens has what is pooled.
@@ -90,24 +284,13 @@ impl Pooling {
         self != Self::Cls || special.cls_position().is_some()
     }
 
-    /// How many vectors a record without an embedding has: one of NaN, or none at all.
-    #[must_use]
-    pub fn missing_vectors(self) -> usize {
-        usize::from(!self.is_per_token())
-    }
-
-    /// The tokens to pool in each window of a record, without windows in which nothing is pooled.
-    /// With `pool_first`, only that many tokens from the start of the record are pooled.
-    ///
-    /// # Panics
-    /// If the pooling is not [available](Pooling::is_available): the settings are checked before.
-    #[must_use]
-    pub fn of_windows(
+    /// The windows in which something is pooled, and the range of each.
+    fn of_windows(
         self,
         mut windows: Vec<Window>,
         pool_first: Option<usize>,
         special: &SpecialTokens,
-    ) -> Vec<PooledWindow> {
+    ) -> Vec<(Window, Range<usize>)> {
         if self == Self::Cls {
             // The first window's [CLS] is the record's: the others need not run.
             windows.truncate(1);
@@ -121,7 +304,7 @@ impl Pooling {
         let last = windows.len().saturating_sub(1);
         let windows = windows.into_iter().enumerate().map(|(at, window)| {
             let range = match self {
-                Self::Mean | Self::Max | Self::None => kept_tokens(&window, special),
+                Self::Mean | Self::Max | Self::Sum | Self::None => kept_tokens(&window, special),
                 Self::MeanAll => answered_tokens(&window, at == 0, at == last, special),
                 Self::Cls => {
                     let cls = special.cls_position();
@@ -129,7 +312,7 @@ impl Pooling {
                     cls..cls + 1
                 }
             };
-            PooledWindow { window, range }
+            (window, range)
         });
         windows.collect()
     }
@@ -157,11 +340,11 @@ fn answered_tokens(
     start..end + behind
 }
 
-/// Divides the pooled tokens `range` of a stretch `seen` of a record among the windows of this
+/// Divides the pooled tokens `ranges` of a stretch `seen` of a record among the windows of this
 /// stretch, without windows in which nothing is pooled.
 #[must_use]
 pub fn divide(
-    range: &Range<usize>,
+    ranges: &[Range<usize>],
     seen: &Range<usize>,
     windows: Vec<Window>,
     special: &SpecialTokens,
@@ -171,53 +354,70 @@ pub fn divide(
         let own = answered_tokens(&window, at == 0, at == last, special);
         // Number of tokens by which the window starts later.
         let shift = window.seen.start - seen.start;
-        let start = own.start.max(range.start.saturating_sub(shift));
-        let end = own.end.min(range.end.saturating_sub(shift));
+        let divided = ranges.iter().map(|range| {
+            let start = own.start.max(range.start.saturating_sub(shift));
+            let end = own.end.min(range.end.saturating_sub(shift));
+            start..end
+        });
         PooledWindow {
             window,
-            range: start..end,
+            ranges: divided.collect(),
         }
     });
-    windows.filter(|part| !part.range.is_empty()).collect()
+    let is_pooled = |part: &PooledWindow| part.ranges.iter().any(|range| !range.is_empty());
+    windows.filter(is_pooled).collect()
 }
 
-/// Number of rows that the engine returns for a sequence with this many tokens.
+/// Number of rows that the engine returns for a sequence with this many tokens; those of all its
+/// ranges together are one.
 #[must_use]
 pub fn rows_of(reduce: Reduce, tokens: usize) -> usize {
     match reduce {
-        Reduce::Mean | Reduce::Max => 1,
+        Reduce::Mean | Reduce::Max | Reduce::Both => 1,
         Reduce::Tokens => tokens,
     }
 }
 
 /// Which of the rows that the engine returns for a sequence are used: the only one, or those of the
-/// tokens in `range`.
+/// tokens in the only range.
 #[must_use]
-pub fn pooled_rows(reduce: Reduce, range: &Range<usize>) -> Range<usize> {
+pub fn pooled_rows(reduce: Reduce, ranges: &[Range<usize>]) -> Range<usize> {
     match reduce {
-        Reduce::Mean | Reduce::Max => 0..1,
-        Reduce::Tokens => range.clone(),
+        Reduce::Mean | Reduce::Max | Reduce::Both => 0..1,
+        Reduce::Tokens => ranges.first().cloned().unwrap_or(0..0),
     }
 }
 
-/// Appends the vectors of a sequence, joined from its windows' [`pooled_rows`] and the number of
-/// tokens that each is pooled over: the mean weighted by these numbers, the maximum, or one after
-/// the other.
+/// Appends the vectors of a sequence, joined from its windows' [`pooled_rows`] and their ranges: for
+/// each pooling the mean weighted by the numbers of tokens, the sum, the maximum, or one after the
+/// other.
 pub fn join_windows<'v>(
     values: &mut Vec<f32>,
-    windows: impl ExactSizeIterator<Item = (&'v [f32], usize)>,
-    reduce: Reduce,
+    windows: impl ExactSizeIterator<Item = (&'v [f32], &'v [Range<usize>])>,
+    poolings: &Poolings,
 ) {
     let is_one = windows.len() == 1;
     let mut joined = Joined::default();
-    for (part, tokens) in windows {
-        if is_one || reduce == Reduce::Tokens {
+    for (part, ranges) in windows {
+        if poolings.is_per_token() {
             values.extend_from_slice(part);
+        } else if is_one {
+            let start = values.len();
+            values.extend_from_slice(part);
+            let width = part.len() / poolings.count();
+            let vectors = values[start..].chunks_mut(width.max(1));
+            for ((vector, range), pooling) in vectors.zip(ranges).zip(poolings.as_slice()) {
+                if *pooling == Pooling::Sum {
+                    for x in vector {
+                        *x *= range.len() as f32;
+                    }
+                }
+            }
         } else {
-            joined.add(part, tokens, reduce);
+            joined.add(part, ranges, poolings);
         }
     }
-    values.extend(joined.finish(reduce));
+    values.extend(joined.finish(poolings));
 }
 
 /// The mean of a vector and that of the reverse complement, in the first one's place.
@@ -226,40 +426,47 @@ pub fn join_strands(forward: &mut [f32], reverse: &[f32]) {
     both.for_each(|(a, b)| *a = f32::midpoint(*a, *b));
 }
 
-/// The pooled vector of a sequence in several windows, up to one of them.
+/// The pooled vectors of a sequence in several windows, up to one of them.
 #[derive(Debug, Clone, Default)]
 pub struct Joined {
-    /// The windows' sum, each times its tokens, or their maximum.
+    /// One vector after the other: the windows' sum, each times its tokens, or their maximum.
     pub values: Vec<f32>,
-    /// Total number of tokens of these windows.
-    pub tokens: usize,
+    /// For each pooling, the number of tokens of these windows.
+    pub tokens: Vec<usize>,
 }
 
 impl Joined {
-    /// Adds the vector of the next window, pooled over `tokens` tokens.
-    pub fn add(&mut self, part: &[f32], tokens: usize, reduce: Reduce) {
-        let values = &mut self.values;
-        self.tokens += tokens;
-        if reduce == Reduce::Max {
-            if values.is_empty() {
-                values.extend_from_slice(part);
-            } else {
-                let both = values.iter_mut().zip(part);
-                both.for_each(|(best, x)| *best = larger_or_nan(*best, *x));
+    /// Adds the vectors of the next window, pooled over these ranges.
+    pub fn add(&mut self, part: &[f32], ranges: &[Range<usize>], poolings: &Poolings) {
+        self.values.resize(part.len(), 0.0);
+        self.tokens.resize(poolings.count(), 0);
+        let width = (part.len() / poolings.count()).max(1);
+        let vectors = self.values.chunks_mut(width).zip(part.chunks(width));
+        let pooled = self.tokens.iter_mut().zip(ranges).zip(poolings.as_slice());
+        for ((values, part), ((before, range), pooling)) in vectors.zip(pooled) {
+            let tokens = range.len();
+            let both = values.iter_mut().zip(part);
+            match pooling {
+                _ if tokens == 0 => {}
+                Pooling::Max if *before == 0 => both.for_each(|(best, x)| *best = *x),
+                Pooling::Max => both.for_each(|(best, x)| *best = larger_or_nan(*best, *x)),
+                _ => both.for_each(|(sum, x)| *sum += x * tokens as f32),
             }
-            return;
+            *before += tokens;
         }
-        values.resize(part.len(), 0.0);
-        let both = values.iter_mut().zip(part);
-        both.for_each(|(sum, x)| *sum += x * tokens as f32);
     }
 
-    /// Returns the vector of the whole sequence.
+    /// Returns the vectors of the whole sequence.
     #[must_use]
-    pub fn finish(mut self, reduce: Reduce) -> Vec<f32> {
-        if reduce != Reduce::Max && self.tokens > 0 {
-            let tokens = self.tokens as f32;
-            self.values.iter_mut().for_each(|sum| *sum /= tokens);
+    pub fn finish(mut self, poolings: &Poolings) -> Vec<f32> {
+        let width = (self.values.len() / poolings.count()).max(1);
+        let vectors = self.values.chunks_mut(width).zip(&self.tokens);
+        for ((values, &tokens), pooling) in vectors.zip(poolings.as_slice()) {
+            if !matches!(pooling, Pooling::Max | Pooling::Sum) && tokens > 0 {
+                for sum in values {
+                    *sum /= tokens as f32;
+                }
+            }
         }
         self.values
     }
@@ -300,7 +507,7 @@ mod tests {
     }
 
     fn ranges(windows: &[PooledWindow]) -> Vec<Range<usize>> {
-        windows.iter().map(|part| part.range.clone()).collect()
+        windows.iter().map(|part| part.ranges[0].clone()).collect()
     }
 
     #[test]
@@ -309,16 +516,16 @@ mod tests {
             let special = special(front, behind, None);
             let (front, behind) = (front as usize, behind as usize);
             let residues = vec![front..front + 4, front + 1..front + 4];
-            for pooling in [Pooling::Mean, Pooling::Max, Pooling::None] {
-                let pooled = pooling.of_windows(windows(), None, &special);
+            for pooling in [Pooling::Mean, Pooling::Max, Pooling::Sum, Pooling::None] {
+                let pooled = Poolings::from(pooling).of_windows(&windows(), None, &special);
                 assert_eq!(ranges(&pooled), residues);
             }
-            let all = Pooling::MeanAll.of_windows(windows(), None, &special);
+            let all = Poolings::from(Pooling::MeanAll).of_windows(&windows(), None, &special);
             assert_eq!(ranges(&all), [0..front + 4, front + 1..front + 4 + behind]);
             // The model sees all tokens, and the first five are pooled.
-            let first = Pooling::Mean.of_windows(windows(), Some(5), &special);
+            let first = Poolings::from(Pooling::Mean).of_windows(&windows(), Some(5), &special);
             assert_eq!(ranges(&first), [front..front + 4, front + 1..front + 2]);
-            let first = Pooling::Mean.of_windows(windows(), Some(3), &special);
+            let first = Poolings::from(Pooling::Mean).of_windows(&windows(), Some(3), &special);
             assert_eq!(ranges(&first), vec![front..front + 3]);
         }
     }
@@ -326,16 +533,67 @@ mod tests {
     #[test]
     fn cls_is_one_token_of_the_first_window() {
         for (special, at) in [(special(1, 1, Some(0)), 0), (special(2, 0, Some(1)), 1)] {
-            let pooled = Pooling::Cls.of_windows(windows(), None, &special);
+            let pooled = Poolings::from(Pooling::Cls).of_windows(&windows(), None, &special);
             assert_eq!(ranges(&pooled), vec![at..at + 1]);
         }
+    }
+
+    #[test]
+    fn several_poolings_have_a_range_each_in_every_window() {
+        let special = special(1, 1, Some(0));
+        let poolings: Poolings = "cls,mean,max,mean-all".parse().expect("poolings");
+        let pooled = poolings.of_windows(&windows(), None, &special);
+        let ranges: Vec<_> = pooled.into_iter().map(|part| part.ranges).collect();
+        assert_eq!(
+            ranges,
+            [vec![0..1, 1..5, 1..5, 0..5], vec![0..0, 2..5, 2..5, 2..6]]
+        );
+        assert_eq!(poolings.reduce(), Reduce::Both);
+        assert_eq!(poolings.maxima(), [false, false, true, false]);
+    }
+
+    #[test]
+    fn lists_of_poolings() {
+        for text in ["mean", "mean,cls", "max,sum,mean-all", "none"] {
+            let poolings: Poolings = text.parse().expect("poolings");
+            assert_eq!(poolings.to_string(), text);
+        }
+        assert_eq!(
+            "MEAN, max".parse(),
+            Ok(Poolings(vec![Pooling::Mean, Pooling::Max]))
+        );
+        for (text, why) in [
+            ("mean,", "expected mean, mean-all"),
+            ("means", "expected mean, mean-all"),
+            ("mean,mean", "mean is given twice"),
+            ("mean,none", "cannot be combined"),
+        ] {
+            let error = text.parse::<Poolings>().expect_err(text);
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn windows_are_joined_for_each_pooling() {
+        let poolings: Poolings = "mean,sum,max,cls".parse().expect("poolings");
+        let windows = [
+            ([1.0, 1.0, 5.0, 7.0], [1..3, 1..3, 1..3, 0..1]),
+            ([4.0, 4.0, 3.0, 9.0], [1..2, 1..2, 1..2, 0..0]),
+        ];
+        let parts = || windows.iter().map(|(row, ranges)| (&row[..], &ranges[..]));
+        let mut joined = Vec::new();
+        join_windows(&mut joined, parts(), &poolings);
+        assert_eq!(joined, [2.0, 6.0, 5.0, 7.0]);
+        let mut one = Vec::new();
+        join_windows(&mut one, parts().take(1), &poolings);
+        assert_eq!(one, [1.0, 2.0, 5.0, 7.0]);
     }
 
     #[test]
     fn pooling_cls_needs_a_cls_token() {
         let overrides = |pooling| Overrides {
             model: Some("t5".to_owned()),
-            pooling: Some(pooling),
+            pooling: Some(Poolings::from(pooling)),
             ..Overrides::default()
         };
         for pooling in Pooling::value_variants() {
@@ -364,8 +622,9 @@ mod tests {
                 kept: kept.start + 20..kept.end + 20,
             });
             let shifted: Vec<Window> = shifted.collect();
-            let divided =
-                |range: Range<usize>| ranges(&divide(&range, &(20..27), shifted.clone(), &special));
+            let divided = |range: Range<usize>| {
+                ranges(&divide(&[range], &(20..27), shifted.clone(), &special))
+            };
             // All tokens, the residues, the first one, and the last two.
             let all = divided(0..front + 7 + behind);
             assert_eq!(all, [0..front + 4, front + 1..front + 4 + behind]);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::settings::Layers;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize, Serializer};
@@ -41,8 +42,8 @@ pub struct LoadReport {
     pub model: String,
     /// SHA-256 of the model's weights, in hexadecimal.
     pub weights_sha256: String,
-    /// The layer whose output is embedded; 0 is the input of the first layer.
-    pub layer: usize,
+    /// The layer whose output is embedded, or a list of several; 0 is the input of the first layer.
+    pub layer: Layers,
     /// The seed of random weights; absent for real weights.
     pub random_seed: Option<u64>,
     /// The licence of the weights, as an SPDX identifier: that of the published model of this name

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
 
+pub use crate::layers::{LayerChoice, Layers};
 pub use crate::output::{Format, OutputPrecision};
-pub use crate::pooling::Pooling;
+use crate::pooling::PoolingsParser;
+pub use crate::pooling::{Pooling, Poolings};
 use crate::tokenize::SpecialTokens;
 
 /// What to do with a sequence longer than `--max-length`.
@@ -130,13 +132,15 @@ pub struct Overrides {
     pub model: Option<String>,
 
     /// How a record's vectors are combined into one [default: mean]
-    #[arg(long, value_enum, value_name = "POOLING")]
-    pub pooling: Option<Pooling>,
+    ///
+    /// Several in one pass: mean,cls,max (all but none).
+    #[arg(long, value_name = "POOLING", value_parser = PoolingsParser)]
+    pub pooling: Option<Poolings>,
 
     /// The layer whose output is used: 0 is the embedding layer (input of the first layer), -1 the
-    /// last layer [default: the last]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub layer: Option<i32>,
+    /// last layer; or several, in one pass: 6,20,33, a range 30-33, or all [default: the last]
+    #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
+    pub layer: Option<LayerChoice>,
 
     /// The format of the output files [default: parquet]
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -223,10 +227,10 @@ impl Overrides {
         match key {
             "model" if text.is_empty() => return Err(bad(key, text, "a name or a path")),
             "model" => self.model = Some(text.to_owned()),
-            "pooling" => self.pooling = Some(one_of(key, text)?),
+            "pooling" => self.pooling = Some(poolings(key, text)?),
             "layer" => {
-                let layer = text.parse();
-                self.layer = Some(layer.map_err(|_| bad(key, text, "a whole number"))?);
+                let wanted = "a layer such as 33 or -1, several such as 6,20,33 or 30-33, all";
+                self.layer = Some(text.parse().map_err(|_| bad(key, text, wanted))?);
             }
             "format" => self.format = Some(one_of(key, text)?),
             "output_precision" => self.output_precision = Some(one_of(key, text)?),
@@ -331,6 +335,21 @@ fn bad(option: &str, value: &str, wanted: impl Into<String>) -> OptionError {
     }
 }
 
+/// Parses poolings, which may be several.
+fn poolings(key: &str, text: &str) -> Result<Poolings, OptionError> {
+    text.parse().map_err(|why: String| {
+        let wanted = why.strip_prefix("expected ").map(str::to_owned);
+        match wanted {
+            Some(wanted) => bad(key, text, wanted),
+            None => OptionError::Impossible {
+                option: key.to_owned(),
+                value: text.to_owned(),
+                why,
+            },
+        }
+    })
+}
+
 fn count(key: &str, text: &str) -> Result<usize, OptionError> {
     positive(text).map_err(|_| bad(key, text, "a whole number of at least 1"))
 }
@@ -364,6 +383,16 @@ pub enum OptionError {
         value: String,
         /// What is needed, or all that is possible.
         wanted: String,
+    },
+    /// Values that do not go together.
+    #[error("invalid value `{value}` for `{option}`: {why}")]
+    Impossible {
+        /// Name of the option, as in a manifest.
+        option: String,
+        /// The value, as given.
+        value: String,
+        /// The reason.
+        why: String,
     },
 }
 
@@ -440,6 +469,27 @@ pub enum SettingsError {
         /// The model's number of layers.
         layers: usize,
     },
+    /// Several poolings or layers in a format that holds one.
+    #[error("option `format: {format}` holds one pooling of one layer{each}, and {columns} are \
+             asked for; use {others}, or a run for each", columns = .columns.join(", "),
+        each = if *.per_token { " where each residue has a vector" } else { "" },
+        others = if *.per_token { "npz or safetensors" } else { "parquet, npz, h5 or safetensors" })]
+    Columns {
+        /// The format.
+        format: &'static str,
+        /// Whether each residue has a vector.
+        per_token: bool,
+        /// What is asked for, such as `mean_33`.
+        columns: Vec<String>,
+    },
+    /// A range that ends before it begins.
+    #[error("the layers {first}-{last} end before they begin: write the lower one first")]
+    LayerRange {
+        /// The requested first layer.
+        first: i32,
+        /// The requested last layer.
+        last: i32,
+    },
 }
 
 /// The options of one job, decided.
@@ -448,9 +498,9 @@ pub struct Settings {
     /// A known name, a checkpoint or a model folder.
     pub model: String,
     /// How a record's vectors are combined into one.
-    pub pooling: Pooling,
-    /// The requested layer; `None`: the last. See [`Settings::layer_of`].
-    pub layer: Option<i32>,
+    pub pooling: Poolings,
+    /// The requested layers; `None`: the last. See [`Settings::layers_of`].
+    pub layer: Option<LayerChoice>,
     /// The format of the output file.
     pub format: Format,
     /// The float format in the output file.
@@ -552,7 +602,8 @@ impl Settings {
     /// # Errors
     /// If the pooling is `cls` and the model has no [CLS] token.
     pub fn check_pooling(&self, special: &SpecialTokens) -> Result<(), SettingsError> {
-        if self.pooling.is_available(special) {
+        let mut poolings = self.pooling.as_slice().iter();
+        if poolings.all(|pooling| pooling.is_available(special)) {
             return Ok(());
         }
         Err(SettingsError::NoCls {
@@ -560,23 +611,14 @@ impl Settings {
         })
     }
 
-    /// The index of the selected layer in a model of `layers` layers, from 0 (input of the first
-    /// layer) to `layers` (output of the last).
+    /// The selected layers in a model of `layers` layers.
     ///
     /// # Errors
     /// If the model has no such layer.
-    pub fn layer_of(&self, layers: usize) -> Result<usize, SettingsError> {
-        let Some(layer) = self.layer else {
-            return Ok(layers);
-        };
-        let distance = usize::try_from(layer.unsigned_abs()).unwrap_or(usize::MAX);
-        let index = if layer < 0 {
-            (layers + 1).checked_sub(distance)
-        } else {
-            Some(distance)
-        };
-        index
-            .filter(|&index| index <= layers)
-            .ok_or(SettingsError::Layer { layer, layers })
+    pub fn layers_of(&self, layers: usize) -> Result<Layers, SettingsError> {
+        match &self.layer {
+            None => Ok(layers.into()),
+            Some(choice) => choice.in_model(layers),
+        }
     }
 }

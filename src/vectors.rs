@@ -202,6 +202,18 @@ impl Vectors {
         taken
     }
 
+    /// Of vectors `count * width` wide, the parts of each column, `width` wide.
+    #[must_use]
+    pub fn columns(mut self, width: usize, count: usize) -> Vec<Vectors> {
+        let mut columns = vec![Vectors::default(); count];
+        while !self.is_empty() {
+            for column in &mut columns {
+                column.append(self.split_to(width));
+            }
+        }
+        columns
+    }
+
     /// The pieces, in order.
     pub fn stretches(&self) -> impl Iterator<Item = Stretch<'_>> {
         let parts = self.parts.iter();

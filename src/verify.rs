@@ -8,7 +8,7 @@ use seqembed_onnx::KnownValues;
 use crate::embedder::{EmbedError, Embedder, EmbedderOptions};
 use crate::output::Rows;
 use crate::pooling::Pooling;
-use crate::settings::{Overrides, Precision};
+use crate::settings::{LayerChoice, Overrides, Precision};
 
 /// Why nothing could be compared.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +102,8 @@ pub fn compare(
     let mut compared = Vec::new();
     for pass in passes {
         let settings = Overrides {
-            pooling: Some(pass.0),
-            layer: pass.1,
+            pooling: Some(pass.0.into()),
+            layer: pass.1.map(LayerChoice::from),
             // Who lists values of a sequence knows what it is.
             force_alphabet: Some(true),
             ..options.settings.clone()

@@ -358,6 +358,77 @@ fn run_all(name: &str, options: &[&str], precision: &str) -> Result<Vec<Rows>, S
         .collect()
 }
 
+/// The same of pooled files, from one run of all layers and poolings.
+fn run_in_one_pass(name: &str, options: &[&str]) -> Result<Vec<Rows>, String> {
+    let out = tempfile::tempdir().unwrap();
+    let file = fixture(name);
+    let layers = if name == "esm2-head64" {
+        "0,1"
+    } else {
+        "0,1,2"
+    };
+    let poolings = if WITHOUT_CLS.contains(&name) {
+        "mean,max,mean-all"
+    } else {
+        "mean,max,mean-all,cls"
+    };
+    let mut arguments = vec!["embed", text(&file), "-m", text(model(name))];
+    arguments.extend([
+        "-o",
+        text(out.path()),
+        "--layer",
+        layers,
+        "--pooling",
+        poolings,
+    ]);
+    arguments.extend(options);
+    succeed(&arguments)?;
+    let stem = file.file_stem().unwrap().to_str().unwrap();
+    let path = out.path().join(format!("{stem}.parquet"));
+    let column = |(pooling, layer)| {
+        let name = format!("{pooling}_{layer}");
+        let reader = output::open(&path).and_then(|reader| reader.column(Some(&name)));
+        let reader = reader.map_err(|error| error.to_string())?;
+        let mut all = Rows::new(reader.layout().hidden);
+        for rows in reader {
+            all.append(rows.map_err(|error| error.to_string())?);
+        }
+        Ok(all)
+    };
+    pooled_files_of(name).map(column).collect()
+}
+
+/// Those of [`files_of`] that have one vector a record.
+fn pooled_files_of(name: &str) -> impl Iterator<Item = (&'static str, usize)> + Clone {
+    files_of(name).filter(|(pooling, _)| *pooling != "none")
+}
+
+#[test]
+#[ignore = "needs a GPU: make test-gpu"]
+fn one_pass_of_all_layers_and_poolings_is_that_of_the_cpu() {
+    let mut problems = Problems::default();
+    let device = device();
+    let kinds = PRECISIONS
+        .iter()
+        .flat_map(|precision| KERNELS.map(|kernels| (*precision, kernels)));
+    for name in MODELS.map(|(name, _)| name).into_iter().chain(["esm2-640"]) {
+        let expected = run_in_one_pass(name, &["--device", "cpu"]).unwrap();
+        for (precision, kernels) in kinds.clone() {
+            let mut options = vec!["--device", &device, "--kernels", kernels];
+            options.extend(["--precision", precision]);
+            let found = run_in_one_pass(name, &options);
+            for (at, (pooling, layer)) in pooled_files_of(name).enumerate() {
+                problems.compare(
+                    &format!("{name} {pooling}_{layer} {precision} {kernels}"),
+                    precision,
+                    found.as_ref().map(|all| &all[at]),
+                    &expected[at],
+                );
+            }
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU: make test-gpu"]
 fn every_pooling_and_layer_is_that_of_the_cpu() {

@@ -14,7 +14,7 @@ use crate::engine::loader::{GraphSpec, Loader};
 use crate::engine::runtime::Runtime;
 use crate::engine::select::{self, SelectedDevice};
 use crate::engine::{Batch, Engine, Reduce};
-use crate::settings::{Kernels, Precision};
+use crate::settings::{Kernels, Layers, Precision};
 
 /// The result of one device and precision.
 pub struct Check {
@@ -77,10 +77,11 @@ pub fn run(
 ) -> anyhow::Result<Vec<Check>> {
     let model = &model.model;
     let environment = runtime.environment()?.clone();
+    let last = Layers::from(model.architecture().layers());
     let engine = |device: Device, precision: Precision, kernels: Kernels| {
         let spec = GraphSpec {
             model,
-            layer: model.architecture().layers(),
+            layers: &last,
             outputs: &[Reduce::Mean],
             kernels,
             head: None,

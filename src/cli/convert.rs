@@ -38,6 +38,11 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, value_name = "PRECISION")]
     output_precision: Option<OutputPrecision>,
 
+    /// Of files with several poolings or layers, write this column alone, such as `mean_33`
+    /// [default: all]
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
+
     /// Print only errors
     #[arg(short, long)]
     quiet: bool,
@@ -67,7 +72,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
         let _ = atomic_file::sweep(folder, None);
     }
     for Step { from, to, format } in plan {
-        let rows = convert(&from, &to, format, args.output_precision)?;
+        let rows = convert(&from, &to, format, args)?;
         if !args.quiet {
             say(&format!(
                 "{} -> {} ({})",
@@ -161,19 +166,17 @@ fn plan(args: &ConvertArgs) -> anyhow::Result<Vec<Step>> {
 }
 
 /// Converts one file and returns its number of rows.
-fn convert(
-    from: &Path,
-    to: &Path,
-    format: Format,
-    precision: Option<OutputPrecision>,
-) -> anyhow::Result<u64> {
-    let reader = output::open(from)?;
+fn convert(from: &Path, to: &Path, format: Format, args: &ConvertArgs) -> anyhow::Result<u64> {
+    let mut reader = output::open(from)?;
+    if args.column.is_some() {
+        reader = reader.column(args.column.as_deref())?;
+    }
     let rows = reader.rows();
     let mut layout = Layout {
         path: to.to_owned(),
         ..reader.layout().clone()
     };
-    layout.precision = precision.unwrap_or(layout.precision);
+    layout.precision = args.output_precision.unwrap_or(layout.precision);
     let told = layout.provenance.iter_mut();
     for (_, value) in told.filter(|(key, _)| key == "output_precision") {
         *value = layout.precision.to_string();

@@ -38,6 +38,11 @@ pub struct PlotArgs {
     /// The plot to write: .svg, or .html for a page with the same plot and tooltips
     #[arg(short, long, value_name = "FILE", default_value = "plot.svg", value_parser = picture)]
     output: Picture,
+
+    /// Of files with several poolings or layers, the column to plot, such as `mean_33` [default:
+    /// the first]
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
 }
 
 /// Prints the table and writes the plot.
@@ -46,7 +51,10 @@ pub struct PlotArgs {
 /// If there is nothing to draw, if the files' vectors are not comparable, or if a file cannot be
 /// read or written.
 pub fn run(args: &PlotArgs) -> anyhow::Result<ExitCode> {
-    let files = files(&args.inputs)?;
+    let mut files = files(&args.inputs)?;
+    for file in &mut files {
+        file.column.clone_from(&args.column);
+    }
     let mut targets = Targets::default();
     for file in &files {
         targets.reads_output("a file to plot", &file.path);
@@ -132,6 +140,8 @@ fn picture(path: &str) -> Result<Picture, &'static str> {
 pub(super) struct PlotFile {
     pub(super) path: PathBuf,
     pub(super) label: String,
+    /// The column whose vectors are shown; `None`: the first.
+    pub(super) column: Option<String>,
 }
 
 /// One row of the table: counts for one file.
@@ -166,7 +176,11 @@ fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<PlotFile>> {
             } else {
                 path.display().to_string()
             };
-            PlotFile { path, label }
+            PlotFile {
+                path,
+                label,
+                column: None,
+            }
         })
         .collect())
 }
@@ -175,7 +189,7 @@ fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<PlotFile>> {
 fn first_layout(files: &[PlotFile]) -> anyhow::Result<Layout> {
     let mut first: Option<Layout> = None;
     for file in files {
-        let layout = output::open(&file.path)?.layout().clone();
+        let layout = open(file)?.layout().clone();
         let path = file.path.display();
         if layout.per_token {
             bail!(
@@ -307,7 +321,7 @@ fn points(
 }
 
 fn open(file: &PlotFile) -> anyhow::Result<Reader> {
-    Ok(output::open(&file.path)?)
+    Ok(output::open(&file.path)?.column(file.column.as_deref())?)
 }
 
 /// The row of a skipped record is all NaN.

@@ -122,7 +122,7 @@ fn page(report: Report, folder: &Path) -> HtmlReport {
             continue;
         };
         let path = place(output, folder);
-        match output::open(&path) {
+        match output::open(&path).and_then(|reader| reader.column(None)) {
             Ok(reader) => {
                 let layout = reader.layout();
                 let at = *known.entry(space(layout)).or_insert_with(|| {
@@ -132,6 +132,7 @@ fn page(report: Report, folder: &Path) -> HtmlReport {
                 groups[at].1.push(PlotFile {
                     path,
                     label: file.sample.clone(),
+                    column: None,
                 });
             }
             Err(error) => page.unread.push(error.to_string()),

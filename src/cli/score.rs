@@ -114,7 +114,7 @@ pub struct ScoreArgs {
 pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     let overrides = Overrides {
         model: Some(args.model.clone()),
-        pooling: Some(Pooling::None),
+        pooling: Some(Pooling::None.into()),
         max_length: args.max_length.map(|length| length as usize),
         overlap: args.overlap.map(|length| length as usize),
         force_alphabet: Some(args.force_alphabet),

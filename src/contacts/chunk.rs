@@ -59,7 +59,8 @@ pub struct Chunk {
 /// How many pairs an input gives.
 #[must_use]
 pub fn pairs(input: &ModelInput) -> usize {
-    input.range.len() * input.range.len()
+    let residues = input.ranges.first().map_or(0, |range| range.len());
+    residues * residues
 }
 
 /// Makes chunks of the files of all tasks.
@@ -172,7 +173,7 @@ impl<'a> Chunks<'a> {
             let input = ModelInput::new(
                 chunk.encoded.len(),
                 0..tokens,
-                front..front + tokens,
+                vec![front..front + tokens],
                 special,
             );
             record.input = Some(chunk.inputs.len());

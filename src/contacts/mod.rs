@@ -31,7 +31,7 @@ use crate::report::{DeviceReport, FileReport, LoadReport, Report};
 use crate::run::{
     self, FileEnd, Observer, OpenedModel, REPORT, Replaced, RunError, SavedCounts, Task,
 };
-use crate::settings::{Kernels, Precision};
+use crate::settings::{Kernels, Layers, Precision};
 use crate::targets::Targets;
 
 /// Tokens of a batch, as for embeddings on a CPU.
@@ -261,10 +261,10 @@ impl Work<'_> {
         let model = &self.group.opened.model;
         let environment = runtime.environment().map_err(RunError::from)?.clone();
         self.report.onnxruntime = runtime.version().map(str::to_owned);
-        let layer = model.architecture().layers();
+        let layers = Layers::from(model.architecture().layers());
         let spec = GraphSpec {
             model,
-            layer,
+            layers: &layers,
             outputs: &[],
             kernels: self.options.kernels,
             head: None,
@@ -286,7 +286,7 @@ impl Work<'_> {
         self.report.loads.push(LoadReport {
             model: info.name.clone(),
             weights_sha256: info.weights_sha256.clone(),
-            layer,
+            layer: layers,
             random_seed: info.random_seed,
             licence: info
                 .published()
@@ -449,6 +449,7 @@ impl Work<'_> {
         let owned = |(key, value): (&str, String)| (key.to_owned(), value);
         Layout {
             path: output_path(&self.options.out, &task.job.sample, self.options.format),
+            columns: Vec::new(),
             hidden: 1,
             per_token: true,
             precision: OutputPrecision::Fp32,

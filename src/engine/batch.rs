@@ -9,8 +9,12 @@ pub struct Batch {
     pub ids: Vec<i64>,
     /// Index in `ids` at which each sequence starts, and the end of the last one: [sequences + 1].
     pub starts: Vec<i32>,
-    /// For each pooled row, the tokens `[start, end)` in `ids` that it is taken over.
+    /// For each pooled row, the tokens `[start, end)` in `ids` that it is taken over. As many for
+    /// each sequence, in the order of the sequences.
     pub ranges: Vec<[i32; 2]>,
+    /// For [`Reduce::Both`]: for each range of a sequence, whether its row is the maximum and not
+    /// the mean.
+    pub maxima: Vec<bool>,
 }
 
 impl Batch {
@@ -18,6 +22,19 @@ impl Batch {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// For [`Reduce::Both`]: takes each row, `hidden` wide, from the means or from the maxima of all
+    /// ranges.
+    #[must_use]
+    pub fn either(&self, mut means: Vec<f32>, maxima: &[f32], hidden: usize) -> Vec<f32> {
+        let rows = means.chunks_mut(hidden).zip(maxima.chunks(hidden));
+        for ((row, maximum), &is_max) in rows.zip(self.maxima.iter().cycle()) {
+            if is_max {
+                row.copy_from_slice(maximum);
+            }
+        }
+        means
     }
 
     /// Number of sequences.

@@ -184,7 +184,7 @@ impl MadeUp {
         let first = |range: &[i32; 2]| batch.ids[usize::try_from(range[0]).unwrap_or(0)];
         let ids: Vec<i64> = match reduce {
             Reduce::Tokens => batch.ids.clone(),
-            Reduce::Mean | Reduce::Max => batch.ranges.iter().map(first).collect(),
+            Reduce::Mean | Reduce::Max | Reduce::Both => batch.ranges.iter().map(first).collect(),
         };
         let mut rows = Vec::with_capacity(ids.len() * self.hidden);
         for id in ids {
@@ -193,7 +193,7 @@ impl MadeUp {
         let rows = Floats::Half(Box::new(rows));
         match reduce {
             Reduce::Tokens => rows,
-            Reduce::Mean | Reduce::Max => rows.into_singles().into(),
+            Reduce::Mean | Reduce::Max | Reduce::Both => rows.into_singles().into(),
         }
     }
 }
@@ -202,14 +202,14 @@ impl MadeUp {
 fn overflow(rows: &mut [f32], batch: &Batch, reduce: Reduce, tokens: usize) {
     let count = match reduce {
         Reduce::Tokens => batch.tokens(),
-        Reduce::Mean | Reduce::Max => batch.sequences(),
+        Reduce::Mean | Reduce::Max | Reduce::Both => batch.sequences(),
     };
     let hidden = rows.len() / count.max(1);
     for (at, pair) in batch.starts.windows(2).enumerate() {
         if usize::try_from(pair[1] - pair[0]) == Ok(tokens) {
             let row = match reduce {
                 Reduce::Tokens => usize::try_from(pair[0]).unwrap_or(0) + tokens / 2,
-                Reduce::Mean | Reduce::Max => at,
+                Reduce::Mean | Reduce::Max | Reduce::Both => at,
             };
             rows[row * hidden] = f32::INFINITY;
         }

@@ -22,7 +22,7 @@ use super::mapped_files;
 use super::session::{Engine, Session, SessionInfo, VerifiedSession};
 use crate::device::Device;
 use crate::models;
-use crate::settings::{Kernels, Precision};
+use crate::settings::{Kernels, Layers, Precision};
 use crate::threads::{self, StartError};
 
 /// Why a model could not be loaded onto a device.
@@ -49,8 +49,8 @@ pub enum LoadError {
 pub struct GraphSpec<'a> {
     /// The exported model.
     pub model: &'a Model,
-    /// The layer whose hidden states are output; 0 is the embedding layer.
-    pub layer: usize,
+    /// The layers whose hidden states are output; 0 is the embedding layer.
+    pub layers: &'a Layers,
     /// The outputs that the graph must have.
     pub outputs: &'a [Reduce],
     /// Whether seqembed's or ONNX Runtime's kernels are used.
@@ -104,7 +104,7 @@ impl GraphSpec<'_> {
         let request = GraphRequest {
             kind,
             precision: numbers,
-            layers: vec![self.layer],
+            layers: self.layers.as_slice().to_vec(),
             outputs: self.graph_outputs(device, precision),
         };
         let storage = Storage::of(kind, numbers);
@@ -136,7 +136,7 @@ impl GraphSpec<'_> {
     fn width(&self) -> usize {
         match self.head {
             Some(head) => head.form().vocabulary,
-            None => self.model.architecture().hidden(),
+            None => self.layers.count() * self.model.architecture().hidden(),
         }
     }
 
@@ -203,7 +203,7 @@ impl GraphSpec<'_> {
     fn graph_outputs(&self, device: Device, precision: Precision) -> Vec<Output> {
         let half = device != Device::Cpu && matches!(precision, Precision::Fp16 | Precision::Fp8);
         let outputs = self.outputs.iter().map(|reduce| match reduce {
-            Reduce::Mean => Output::Mean,
+            Reduce::Mean | Reduce::Both => Output::Mean,
             Reduce::Max => Output::Max,
             // The last layer's numbers have 16 bits anyway, and half as many bytes are copied back.
             Reduce::Tokens if half && self.head.is_none() => Output::HalfTokens,

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::batch::{Batch, Reduce};
 use super::error::EngineError;
 use crate::device::Device;
-use crate::settings::Precision;
+use crate::settings::{Layers, Precision};
 use crate::vectors::Floats;
 
 /// A model on a device: a batch in, rows of numbers out.
@@ -101,6 +101,12 @@ impl Engine for Arc<dyn Session> {
     }
 }
 
+/// The output that a session lacks for what is asked of it.
+pub(crate) fn missing(outputs: &[Reduce], asked: Reduce) -> Option<Reduce> {
+    let needed = asked.outputs().iter();
+    needed.copied().find(|output| !outputs.contains(output))
+}
+
 /// A session whose weights file was verified by the hash recorded at the export.
 pub struct VerifiedSession<S> {
     /// The session as it was loaded.
@@ -158,11 +164,11 @@ pub struct SessionInfo {
     pub architecture: String,
     /// SHA-256 of the graph, in hexadecimal.
     pub graph_sha256: String,
-    /// The layer whose hidden states it outputs; 0 is the embedding layer.
-    pub layer: usize,
+    /// The layers whose hidden states it outputs; 0 is the embedding layer.
+    pub layers: Layers,
     /// The outputs that its graph has.
     pub outputs: Vec<Reduce>,
-    /// Numbers in a row.
+    /// Numbers in a row: of all layers together.
     pub hidden: usize,
     /// Whether the sequences of a batch are padded to one length.
     pub padded: bool,
@@ -198,8 +204,8 @@ impl SessionInfo {
             weights_sha256: told("weights_sha256").ok_or_else(|| missing("weights"))?,
             architecture: told("architecture").ok_or_else(|| missing("architecture"))?,
             graph_sha256: hex(&Sha256::digest(graph)),
-            layer: told("layer")
-                .and_then(|layer| layer.parse().ok())
+            layers: told("layer")
+                .and_then(|layers| Layers::parse(&layers))
                 .ok_or_else(|| missing("layer"))?,
             outputs: [Reduce::Mean, Reduce::Max, Reduce::Tokens]
                 .into_iter()

@@ -50,6 +50,31 @@ pub enum OutputError {
         /// The first value that is out of range.
         value: f32,
     },
+    /// Several poolings or layers in a format that holds one.
+    #[error("cannot write {path}: {format} holds one pooling of one layer{each}, and there are \
+             {columns}; use {others}, or a run for each", path = .path.display(),
+        each = if *.per_token { " where each residue has a vector" } else { "" },
+        others = if *.per_token { "npz or safetensors" } else { "parquet, npz, h5 or safetensors" })]
+    Columns {
+        /// Path of the output.
+        path: PathBuf,
+        /// Name of the format.
+        format: &'static str,
+        /// Whether each residue has a vector.
+        per_token: bool,
+        /// The columns, with commas.
+        columns: String,
+    },
+    /// A column that a file does not have.
+    #[error("{path} has no column {name}: it has {columns}", path = .path.display())]
+    NoColumn {
+        /// Path of the file.
+        path: PathBuf,
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are, with commas.
+        columns: String,
+    },
     /// A file that is not an embedding file, or is damaged.
     #[error("{path} is not a complete embedding file: {what}", path = .path.display())]
     Malformed {

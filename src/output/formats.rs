@@ -182,6 +182,17 @@ impl Format {
         }
     }
 
+    /// Whether the format holds the vectors of several poolings or layers; `per_token`: of each
+    /// residue.
+    #[must_use]
+    pub fn holds_columns(self, per_token: bool) -> bool {
+        match self {
+            Format::Npz | Format::Safetensors => true,
+            Format::Parquet | Format::H5 => !per_token,
+            Format::Npy | Format::Pt => false,
+        }
+    }
+
     /// The format that a file's name ends in.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
@@ -204,6 +215,14 @@ impl fmt::Display for Format {
 /// If the folder is not writable; the error names the path.
 pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputError> {
     format.has_room(&layout.path)?;
+    if !layout.columns.is_empty() && !format.holds_columns(layout.per_token) {
+        return Err(OutputError::Columns {
+            format: format.extension(),
+            per_token: layout.per_token,
+            columns: layout.columns.join(", "),
+            path: layout.path,
+        });
+    }
     (format.info().create)(layout)
 }
 
@@ -240,7 +259,7 @@ pub fn open(path: &Path) -> Result<Reader, OutputError> {
         ));
     };
     let reader = (format.open)(path)?;
-    let hidden = reader.layout.hidden;
+    let hidden = reader.layout.width();
     // Without any row, the number of dimensions of VirNucPro's files is unknown.
     if hidden > WIDEST || (hidden == 0 && reader.rows > 0) {
         return Err(OutputError::malformed(

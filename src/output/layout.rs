@@ -4,13 +4,19 @@ use std::path::PathBuf;
 
 use super::precision::OutputPrecision;
 
+/// The provenance key that names the columns, where there are several.
+pub const COLUMNS: &str = "columns";
+
 /// The properties that a sink needs before the first row, and that [`Reader`] returns for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// The file's final path.
     pub path: PathBuf,
-    /// Width of a vector.
+    /// Width of a row's vector: of all columns together.
     pub hidden: usize,
+    /// Names of the columns where there are several, such as `mean_33`: a vector has one part for
+    /// each, of the same width. Empty where there is one, called `embeddings`.
+    pub columns: Vec<String>,
     /// Whether rows have one vector per residue (`--pooling none`) instead of one pooled vector.
     pub per_token: bool,
     /// The floats in the file.
@@ -32,13 +38,53 @@ impl Layout {
         self.provenance(Self::OUTPUT) == Some(Self::CONTACTS)
     }
 
-    /// The name of the numbers in formats that name them, and their shape for a number of vectors.
-    pub(super) fn named(&self, vectors: u64) -> (&'static str, Vec<u64>) {
+    /// The sides of the array of a column, for a number of vectors.
+    pub(super) fn shape(&self, vectors: u64) -> Vec<u64> {
         if self.is_contacts() {
-            ("contacts", vec![vectors])
+            vec![vectors]
         } else {
-            ("embeddings", vec![vectors, self.hidden as u64])
+            vec![vectors, self.width() as u64]
         }
+    }
+
+    /// The names of the columns in the file.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        if self.is_contacts() {
+            return vec![Self::CONTACTS];
+        }
+        names_of(&self.columns)
+    }
+
+    /// Width of a vector of one column.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.hidden / self.columns.len().max(1)
+    }
+
+    /// What a file of one column alone has.
+    pub(super) fn of_column(&self, at: usize) -> Self {
+        let mut layout = self.clone();
+        layout.hidden = self.width();
+        layout.columns = Vec::new();
+        layout.provenance.retain(|(key, _)| key != COLUMNS);
+        if let Some((pooling, layer)) = self.columns[at].rsplit_once('_') {
+            for (key, value) in &mut layout.provenance {
+                match key.as_str() {
+                    "pooling" => pooling.clone_into(value),
+                    "layer" => layer.clone_into(value),
+                    _ => {}
+                }
+            }
+        }
+        layout
+    }
+
+    /// The columns that provenance tells of, none where there is one.
+    pub(super) fn columns_of(provenance: &[(String, String)]) -> Vec<String> {
+        let told = provenance.iter().find(|(key, _)| key == COLUMNS);
+        let names = told.into_iter().flat_map(|(_, names)| names.split(','));
+        names.map(str::to_owned).collect()
     }
 
     /// The value of a provenance key.
@@ -49,4 +95,12 @@ impl Layout {
             .find(|(name, _)| name == key)
             .map(|(_, value)| value.as_str())
     }
+}
+
+/// The names of columns in a file: one that is called nothing else is `embeddings`.
+pub(super) fn names_of(columns: &[String]) -> Vec<&str> {
+    if columns.is_empty() {
+        return vec!["embeddings"];
+    }
+    columns.iter().map(String::as_str).collect()
 }

@@ -6,6 +6,7 @@
 //! the blocks in which they are written.
 
 mod blocks;
+mod columns;
 mod error;
 mod file;
 mod formats;
@@ -32,7 +33,7 @@ pub use error::OutputError;
 pub use file::Written;
 pub(crate) use file::{Unfinished, publish, write_text};
 pub use formats::{Format, create, open, read};
-pub use layout::Layout;
+pub use layout::{COLUMNS, Layout};
 pub use precision::OutputPrecision;
 pub use reader::Reader;
 pub use rows::{Block, Rows};

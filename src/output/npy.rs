@@ -322,6 +322,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     Ok(Blocks {
         layout: Layout {
             path: path.to_owned(),
+            columns: Vec::new(),
             hidden: usize::try_from(hidden).map_err(|e| OutputError::malformed(path, e))?,
             per_token,
             precision,

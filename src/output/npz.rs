@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `ids`, `headers`, `status` | text (`<U`) | N |
 //! | `lengths` | int64 | N |
-//! | `embeddings` | float32 or float16 | pooled: N x H; per-token: sum of the rows' vectors x H |
+//! | `embeddings`, or `mean_33` and the like | float32 or float16 | pooled: N x H; per-token: sum of the rows' vectors x H |
 //! | `offsets` (per-token only) | int64 | N + 1: row i is `embeddings[offsets[i]:offsets[i + 1]]` |
 //! | `provenance` | text, a JSON object | none |
 //! | `long_text` (only where needed) | text, JSON lines `["headers", row, "the whole text"]` | none |
@@ -29,11 +29,13 @@ use flate2::write::DeflateEncoder;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid, provenance, provenance_json};
+use super::columns::{LaterColumns, SideBySide};
 use super::error::{OutputError, writing};
 use super::file::Written;
-use super::layout::Layout;
+use super::layout::{Layout, names_of};
 use super::npy::{self, Array};
 use super::parallel::ParallelFile;
+use super::precision::OutputPrecision;
 use super::reader::Reader;
 use super::rows::{Block, OpenRow};
 use super::sink::Sink;
@@ -51,6 +53,7 @@ pub(super) struct NpzSink {
     layout: Layout,
     open: OpenRow,
     file: ParallelFile,
+    later: LaterColumns,
     table: Table,
 }
 
@@ -67,7 +70,7 @@ impl NpzSink {
         let mut file = ParallelFile::create(&layout.path)?;
         let mut begin = || {
             // What is written here is only known at the end.
-            let header = matrix(layout.named(0).0, 0, 0, &[]).local_header();
+            let header = matrix(layout.names()[0], 0, 0, &[]).local_header();
             file.write_all(&vec![0; header.len() + HEAD])?;
             file.begin_sum();
             Ok(())
@@ -76,6 +79,7 @@ impl NpzSink {
         Ok(NpzSink {
             open: OpenRow::default(),
             file,
+            later: LaterColumns::new(&layout),
             table: Table::new(&layout.path),
             layout,
         })
@@ -86,26 +90,36 @@ impl NpzSink {
         let NpzSink {
             layout,
             mut file,
+            later,
             table,
             ..
         } = self;
         let sum = file.end_sum()?;
-        let (name, shape) = layout.named(table.vectors);
-        let shape = match shape[..] {
+        let shape = match layout.shape(table.vectors)[..] {
             [vectors] => format!("({vectors},)"),
-            _ => format!("({}, {})", table.vectors, layout.hidden),
+            _ => format!("({}, {})", table.vectors, layout.width()),
         };
         let mut head = Vec::new();
         npy::write_head(&mut head, npy::descr(layout.precision), &shape, HEAD)?;
-        let width = layout.precision.bytes() as u64 * layout.hidden as u64;
-        let matrix = matrix(name, sum, table.vectors.saturating_mul(width), &head);
-        let mut front = matrix.local_header();
+        let width = layout.precision.bytes() as u64 * layout.width() as u64;
+        let bytes = table.vectors.saturating_mul(width);
+        let names = layout.names();
+        let first = matrix(names[0], sum, bytes, &head);
+        let mut front = first.local_header();
         front.extend(&head);
         let mut archive = Archive {
             file,
-            entries: vec![matrix],
+            entries: vec![first],
             path: layout.path.clone(),
         };
+        for (name, mut column) in names[1..].iter().zip(later.finish()?) {
+            let mut entry = matrix(name, column.sum.finalize(), bytes, &head);
+            entry.at = archive.file.at();
+            archive.file.write_all(&entry.local_header())?;
+            archive.file.write_all(&head)?;
+            io::copy(&mut column.values, &mut archive.file)?;
+            archive.entries.push(entry);
+        }
         archive.columns(&layout, table)?;
         let at = archive.file.at();
         zip_entry::write_directory(&mut archive.file, at, &archive.entries)?;
@@ -113,7 +127,7 @@ impl NpzSink {
     }
 }
 
-/// The entry of the matrix `name`: `sum` is the CRC-32 of its `bytes` bytes, before which comes `head`.
+/// The entry of a matrix: `sum` is the CRC-32 of its `bytes` bytes, before which comes `head`.
 fn matrix(name: &str, sum: u32, bytes: u64, head: &[u8]) -> Entry {
     let values = crc32fast::Hasher::new_with_initial_len(sum, bytes);
     let mut all = crc32fast::Hasher::new();
@@ -233,7 +247,8 @@ impl Sink for NpzSink {
         let precision = self.layout.precision;
         self.table
             .push(&block.rows)
-            .and_then(|()| self.file.append_values(block.values, precision))
+            .and_then(|()| self.later.put(block.values, &self.layout))
+            .and_then(|first| self.file.append_values(first, precision))
             .map_err(|e| writing(&self.layout.path, e))
     }
 
@@ -292,19 +307,35 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let mut need =
         |name: &str| array(name)?.ok_or_else(|| malformed(format!("it has no array {name:?}")));
     let (ids, headers, status) = (need("ids")?, need("headers")?, need("status")?);
-    let mut lengths = need("lengths")?;
-    let embeddings = need("embeddings")?;
+    let lengths = need("lengths")?;
     let offsets = array("offsets")?;
     let facts = array("provenance")?;
     let long_text = array("long_text")?;
+    let whole = |array: Option<Array>| match array {
+        Some(mut array) => text(&mut array).map_err(reading),
+        None => Ok(String::new()),
+    };
+    let provenance = match whole(facts)?.as_str() {
+        "" => Vec::new(),
+        facts => provenance(path, facts)?,
+    };
+    let columns = Layout::columns_of(&provenance);
+    let mut matrices = Vec::new();
+    for name in names_of(&columns) {
+        let matrix = array(name)?;
+        matrices.push(matrix.ok_or_else(|| malformed(format!("it has no array {name:?}")))?);
+    }
 
     let &[rows] = ids.shape.as_slice() else {
         return Err(malformed("array \"ids\" is not one-dimensional".into()));
     };
-    let &[vectors, hidden] = embeddings.shape.as_slice() else {
-        return Err(malformed("array \"embeddings\" is not a matrix".into()));
+    let Some(([vectors, hidden], precision)) = shape(&matrices) else {
+        let names = names_of(&columns).join(", ");
+        return Err(malformed(format!(
+            "array {names:?} is not a matrix of floats"
+        )));
     };
-    let mut texts = [ids, headers, status];
+    let texts = [ids, headers, status];
     let is_in_step = texts.iter().chain([&lengths]).all(|a| a.shape == [rows])
         && texts.iter().all(|a| text_width(a).is_some())
         && offsets.iter().chain([&lengths]).all(|a| a.descr == "<i8")
@@ -312,22 +343,42 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             Some(offsets) => offsets.shape == [rows.saturating_add(1)],
             None => vectors == rows,
         };
-    let precision = npy::precision(&embeddings.descr);
-    let Some(precision) = precision.filter(|_| is_in_step) else {
+    if !is_in_step {
         return Err(malformed(
             "the types or shapes of its arrays do not match".into(),
         ));
+    }
+    let long = long_texts(path, &whole(long_text)?)?;
+    let width = usize::try_from(hidden).map_err(|e| malformed(e.to_string()))?;
+    let layout = Layout {
+        path: path.to_owned(),
+        hidden: width.saturating_mul(matrices.len()),
+        columns,
+        per_token: offsets.is_some(),
+        precision,
+        provenance,
     };
-    let whole = |array: Option<Array>| match array {
-        Some(mut array) => text(&mut array).map_err(reading),
-        None => Ok(String::new()),
-    };
-    let facts = whole(facts)?;
-    let mut long = long_texts(path, &whole(long_text)?)?;
-    let per_token = offsets.is_some();
-    let mut count = vectors_of_rows(path, offsets)?;
+    let count = vectors_of_rows(path, offsets)?;
+    let streams = matrices.into_iter().map(|matrix| matrix.data);
+    Ok(Blocks {
+        layout,
+        rows,
+        vectors,
+        next: records(texts, long, lengths, count),
+        values: SideBySide::join(streams, width.saturating_mul(precision.bytes())),
+    }
+    .into_reader())
+}
+
+/// Reads the records, each with its texts, of which the long ones stand elsewhere.
+fn records(
+    mut texts: [Array; 3],
+    mut long: HashMap<(usize, u64), String>,
+    mut lengths: Array,
+    mut count: Box<dyn FnMut() -> io::Result<u64> + Send>,
+) -> Box<dyn FnMut() -> io::Result<Record> + Send> {
     let mut row = 0;
-    let next = move || {
+    Box::new(move || {
         let mut column = |column: usize| -> io::Result<String> {
             let text = text(&mut texts[column])?;
             Ok(long.remove(&(column, row)).unwrap_or(text))
@@ -341,24 +392,21 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             length: read_u64(&mut lengths.data)?,
             vectors: count()?,
         })
+    })
+}
+
+/// The sides of matrices of floats, and which floats, if all are the same.
+fn shape(matrices: &[Array]) -> Option<([u64; 2], OutputPrecision)> {
+    let first = matrices.first()?;
+    let &[vectors, hidden] = first.shape.as_slice() else {
+        return None;
     };
-    Ok(Blocks {
-        layout: Layout {
-            path: path.to_owned(),
-            hidden: usize::try_from(hidden).map_err(|e| malformed(e.to_string()))?,
-            per_token,
-            precision,
-            provenance: match facts.as_str() {
-                "" => Vec::new(),
-                facts => provenance(path, facts)?,
-            },
-        },
-        rows,
-        vectors,
-        next: Box::new(next),
-        values: Box::new(embeddings.data),
-    }
-    .into_reader())
+    let is_like = |other: &Array| (&other.descr, &other.shape) == (&first.descr, &first.shape);
+    let precision = npy::precision(&first.descr)?;
+    matrices
+        .iter()
+        .all(is_like)
+        .then_some(([vectors, hidden], precision))
 }
 
 /// Number of vectors per row, from the offsets; 1 without offsets.

@@ -33,13 +33,14 @@ use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::page::{Page, PageReader as _};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, KeyValue, RowGroupMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
 use super::blocks;
+use super::columns;
 use super::error::OutputError;
 use super::file::Written;
 use super::layout::Layout;
@@ -389,7 +390,7 @@ fn vector_field(hidden: i32, precision: OutputPrecision) -> FieldRef {
 }
 
 fn schema(layout: &Layout) -> Result<SchemaRef, OutputError> {
-    let hidden = i32::try_from(layout.hidden)
+    let hidden = i32::try_from(layout.width())
         .ok()
         .filter(|&hidden| hidden > 0)
         .ok_or_else(|| OutputError::Inconsistent {
@@ -402,13 +403,14 @@ fn schema(layout: &Layout) -> Result<SchemaRef, OutputError> {
     } else {
         vector.data_type().clone()
     };
-    let columns = vec![
+    let mut columns = vec![
         Field::new("ids", DataType::Utf8, false),
         Field::new("headers", DataType::Utf8, false),
         Field::new("lengths", DataType::Int64, false),
         Field::new("status", DataType::Utf8, false),
-        Field::new("embeddings", embeddings, false),
     ];
+    let names = layout.names().into_iter();
+    columns.extend(names.map(|name| Field::new(name, embeddings.clone(), false)));
     // Here too, beside the file's own metadata: where a file has an Arrow schema, pyarrow shows its
     // metadata only.
     let metadata: HashMap<_, _> = prefixed(layout).collect();
@@ -426,40 +428,40 @@ fn batch(layout: &Layout, schema: &SchemaRef, rows: Rows) -> Result<RecordBatch,
         .map(|&length| i64::try_from(length))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| inconsistent(&e))?;
-    let hidden = i32::try_from(layout.hidden).map_err(|e| inconsistent(&e))?;
-    let vector = vector_field(hidden, layout.precision);
+    let width = i32::try_from(layout.width()).map_err(|e| inconsistent(&e))?;
+    let vector = vector_field(width, layout.precision);
     let DataType::FixedSizeList(element, _) = vector.data_type() else {
         unreachable!("made above")
     };
-    let values: ArrayRef = match layout.precision {
-        OutputPrecision::Fp32 => Arc::new(Float32Array::from(rows.values)),
-        OutputPrecision::Fp16 => {
-            let halves = rows.values.into_iter().map(f16::from_f32);
-            Arc::new(Float16Array::from_iter_values(halves))
-        }
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(rows.ids)),
+        Arc::new(StringArray::from(rows.headers)),
+        Arc::new(Int64Array::from(lengths)),
+        Arc::new(StringArray::from(rows.status)),
+    ];
+    let parts = match layout.columns.len() {
+        0 => vec![rows.values],
+        count => columns::apart(&rows.values, layout.width(), count),
     };
-    let vectors = FixedSizeListArray::try_new(element.clone(), hidden, values, None)
-        .map_err(|e| inconsistent(&e))?;
-    let embeddings: ArrayRef = if layout.per_token {
-        let offsets = OffsetBuffer::from_lengths(rows.vectors);
-        Arc::new(
-            ListArray::try_new(vector, offsets, Arc::new(vectors), None)
-                .map_err(|e| inconsistent(&e))?,
-        )
-    } else {
-        Arc::new(vectors)
-    };
-    RecordBatch::try_new(
-        schema.clone(),
-        vec![
-            Arc::new(StringArray::from(rows.ids)),
-            Arc::new(StringArray::from(rows.headers)),
-            Arc::new(Int64Array::from(lengths)),
-            Arc::new(StringArray::from(rows.status)),
-            embeddings,
-        ],
-    )
-    .map_err(|e| inconsistent(&e))
+    for values in parts {
+        let values: ArrayRef = match layout.precision {
+            OutputPrecision::Fp32 => Arc::new(Float32Array::from(values)),
+            OutputPrecision::Fp16 => {
+                let halves = values.into_iter().map(f16::from_f32);
+                Arc::new(Float16Array::from_iter_values(halves))
+            }
+        };
+        let vectors = FixedSizeListArray::try_new(element.clone(), width, values, None)
+            .map_err(|e| inconsistent(&e))?;
+        columns.push(if layout.per_token {
+            let offsets = OffsetBuffer::from_lengths(rows.vectors.iter().copied());
+            let lists = ListArray::try_new(vector.clone(), offsets, Arc::new(vectors), None);
+            Arc::new(lists.map_err(|e| inconsistent(&e))?)
+        } else {
+            Arc::new(vectors)
+        });
+    }
+    RecordBatch::try_new(schema.clone(), columns).map_err(|e| inconsistent(&e))
 }
 
 fn writing(path: &Path, error: ParquetError) -> OutputError {
@@ -474,6 +476,29 @@ fn writing(path: &Path, error: ParquetError) -> OutputError {
         path: path.to_owned(),
         source,
     }
+}
+
+/// What seqembed wrote of itself.
+fn provenance(metadata: &FileMetaData) -> Vec<(String, String)> {
+    let pairs = metadata.key_value_metadata().into_iter().flatten();
+    let own = pairs.filter_map(|pair| {
+        let key = pair.key.strip_prefix(PREFIX)?;
+        Some((key.to_owned(), pair.value.clone().unwrap_or_default()))
+    });
+    own.collect()
+}
+
+/// The floats of vectors, and the vectors' width.
+fn vector_type(vector: &DataType) -> Option<(OutputPrecision, usize)> {
+    let DataType::FixedSizeList(element, width) = vector else {
+        return None;
+    };
+    let precision = match element.data_type() {
+        DataType::Float32 => OutputPrecision::Fp32,
+        DataType::Float16 => OutputPrecision::Fp16,
+        _ => return None,
+    };
+    Some((precision, usize::try_from(*width).unwrap_or_default()))
 }
 
 /// Opens a parquet file of embeddings.
@@ -505,38 +530,32 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             )));
         }
     }
-    let embeddings = column("embeddings")?;
+    let metadata = about.metadata().file_metadata();
+    let provenance = provenance(metadata);
+    let columns = Layout::columns_of(&provenance);
+    let first = columns.first().map_or("embeddings", String::as_str);
+    let embeddings = column(first)?;
+    for name in &columns {
+        let found = column(name)?;
+        if found != embeddings {
+            return Err(malformed(&format!(
+                "column {name:?} is {found}, and column {first:?} {embeddings}"
+            )));
+        }
+    }
     let (vector, per_token) = match &embeddings {
         DataType::List(inner) => (inner.data_type(), true),
         pooled => (pooled, false),
     };
-    let (mut precision, mut hidden) = (None, 0);
-    if let DataType::FixedSizeList(element, width) = vector {
-        precision = match element.data_type() {
-            DataType::Float32 => Some(OutputPrecision::Fp32),
-            DataType::Float16 => Some(OutputPrecision::Fp16),
-            _ => None,
-        };
-        hidden = usize::try_from(*width).unwrap_or_default();
-    }
-    let Some(precision) = precision else {
+    let Some((precision, hidden)) = vector_type(vector) else {
         return Err(malformed(&format!(
-            "column \"embeddings\" is {embeddings}, not a fixed-size list of float32 or float16"
+            "column {first:?} is {embeddings}, not a fixed-size list of float32 or float16"
         )));
     };
-    let metadata = about.metadata().file_metadata();
-    let provenance = metadata
-        .key_value_metadata()
-        .into_iter()
-        .flatten()
-        .filter_map(|pair| {
-            let key = pair.key.strip_prefix(PREFIX)?;
-            Some((key.to_owned(), pair.value.clone().unwrap_or_default()))
-        })
-        .collect();
     let layout = Layout {
         path: path.to_owned(),
-        hidden,
+        hidden: hidden.saturating_mul(columns.len().max(1)),
+        columns,
         per_token,
         precision,
         provenance,
@@ -634,7 +653,7 @@ impl Groups {
                     batch
                         .map_err(|e| malformed_at(&layout, &e))
                         .and_then(|batch| {
-                            block(&batch, hidden, per_token).map_err(|e| malformed_at(&layout, &e))
+                            block(&batch, &layout).map_err(|e| malformed_at(&layout, &e))
                         })
                 })))
             }
@@ -790,10 +809,28 @@ fn head(batch: &RecordBatch, hidden: usize) -> std::io::Result<Rows> {
 }
 
 /// A record batch, whose column types [`open`] has checked, as rows.
-fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> std::io::Result<Rows> {
-    let embeddings = batch
-        .column_by_name("embeddings")
-        .expect("open() looked for it");
+fn block(batch: &RecordBatch, layout: &Layout) -> std::io::Result<Rows> {
+    let mut vectors = Vec::new();
+    let mut all = Vec::new();
+    for name in layout.names() {
+        let embeddings = batch.column_by_name(name).expect("open() looked for it");
+        let (counts, values) = column_values(embeddings, batch.num_rows(), layout.per_token);
+        if !all.is_empty() && counts != vectors {
+            let what = format!("column {name:?} has other numbers of vectors");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        vectors = counts;
+        all.push(values);
+    }
+    Ok(Rows {
+        vectors,
+        values: columns::side_by_side(all, layout.width()),
+        ..head(batch, layout.hidden)?
+    })
+}
+
+/// How many vectors each row of a column has, and all of their values.
+fn column_values(embeddings: &ArrayRef, rows: usize, per_token: bool) -> (Vec<usize>, Vec<f32>) {
     let (vectors, fixed) = if per_token {
         let list = embeddings.as_list::<i32>();
         let offsets = list.offsets();
@@ -803,7 +840,7 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> std::io::Result
         let all = vectors.iter().sum();
         (vectors, list.values().slice(from, all))
     } else {
-        (vec![1; batch.num_rows()], embeddings.clone())
+        (vec![1; rows], embeddings.clone())
     };
     let fixed = fixed.as_fixed_size_list();
     let values = if let Some(values) = fixed.values().as_primitive_opt::<Float32Type>() {
@@ -812,9 +849,5 @@ fn block(batch: &RecordBatch, hidden: usize, per_token: bool) -> std::io::Result
         let halves = fixed.values().as_primitive::<Float16Type>().values();
         halves.iter().map(|&half| half.into()).collect()
     };
-    Ok(Rows {
-        vectors,
-        values,
-        ..head(batch, hidden)?
-    })
+    (vectors, values)
 }

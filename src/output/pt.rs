@@ -159,6 +159,7 @@ pub(super) fn open(file: &TorchFile) -> Result<Reader, OutputError> {
     }
     let layout = Layout {
         path: file.path.to_owned(),
+        columns: Vec::new(),
         hidden,
         per_token: offsets.is_some(),
         precision,

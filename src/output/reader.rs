@@ -30,6 +30,42 @@ impl Reader {
     pub fn rows(&self) -> u64 {
         self.rows
     }
+
+    /// One of the columns alone, as a file of this pooling and layer would be read; without a name,
+    /// the first.
+    ///
+    /// # Errors
+    /// [`OutputError::NoColumn`] where there is none of this name.
+    pub fn column(self, name: Option<&str>) -> Result<Self, OutputError> {
+        let names = self.layout.names();
+        let at = name.map_or(Some(0), |name| names.iter().position(|own| *own == name));
+        let Some(at) = at else {
+            return Err(OutputError::NoColumn {
+                name: name.unwrap_or_default().to_owned(),
+                columns: names.join(", "),
+                path: self.layout.path,
+            });
+        };
+        if self.layout.columns.is_empty() {
+            return Ok(self);
+        }
+        let (width, count) = (self.layout.width(), names.len());
+        let layout = self.layout.of_column(at);
+        let one = move |rows: Rows| {
+            let vectors = rows.values.chunks(width.max(1)).skip(at).step_by(count);
+            Rows {
+                hidden: width,
+                values: vectors.flatten().copied().collect(),
+                ..rows
+            }
+        };
+        let blocks = self.blocks.map(move |rows| rows.map(one));
+        Ok(Self {
+            layout,
+            rows: self.rows,
+            blocks: Box::new(blocks),
+        })
+    }
 }
 
 impl Iterator for Reader {

@@ -2,7 +2,7 @@
 //!
 //! | tensor | type | shape |
 //! |---|---|---|
-//! | `embeddings` | F32 or F16 | pooled: N x H; per-token: residues of all records x H |
+//! | `embeddings`, or `mean_33` and the like | F32 or F16 | pooled: N x H; per-token: residues of all records x H |
 //! | `lengths` | I64 | N |
 //! | `offsets` (per-token only) | I64 | N + 1: record i is `embeddings[offsets[i]:offsets[i + 1]]` |
 //! | `ids`, `headers`, `status` | U8 | UTF-8, a line for each record: `bytes(t["ids"]).decode().split("\n")[:N]` |
@@ -19,9 +19,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid};
+use super::columns::{LaterColumns, SideBySide};
 use super::error::{OutputError, writing};
 use super::file::Written;
-use super::layout::Layout;
+use super::layout::{Layout, names_of};
 use super::parallel::ParallelFile;
 use super::precision::OutputPrecision;
 use super::reader::Reader;
@@ -39,6 +40,7 @@ pub(super) struct SafetensorsSink {
     file: ParallelFile,
     /// Bytes of the header.
     header: usize,
+    later: LaterColumns,
     table: Table,
 }
 
@@ -58,6 +60,7 @@ impl SafetensorsSink {
             open: OpenRow::default(),
             file,
             header,
+            later: LaterColumns::new(&layout),
             table: Table::new(&layout.path),
             layout,
         })
@@ -69,10 +72,11 @@ impl SafetensorsSink {
             layout,
             mut file,
             header: room,
+            later,
             table,
             ..
         } = self;
-        let width = layout.hidden as u64 * layout.precision.bytes() as u64;
+        let width = layout.width() as u64 * layout.precision.bytes() as u64;
         let matrix = table.vectors.saturating_mul(width);
         // A line break ends every line.
         let mut texts = table.bytes.map(|bytes| bytes + table.rows);
@@ -102,6 +106,9 @@ impl SafetensorsSink {
             to.write_all(&0_u64.to_le_bytes())?;
             columns.ends(|end| to.write_all(&end.to_le_bytes()))?;
         }
+        for mut column in later.finish()? {
+            io::copy(&mut column.values, &mut to)?;
+        }
         to.flush()?;
         drop(to);
         let mut head = (room as u64).to_le_bytes().to_vec();
@@ -116,7 +123,8 @@ impl Sink for SafetensorsSink {
         let precision = self.layout.precision;
         self.table
             .push(&block.rows)
-            .and_then(|()| self.file.append_values(block.values, precision))
+            .and_then(|()| self.later.put(block.values, &self.layout))
+            .and_then(|first| self.file.append_values(first, precision))
             .map_err(|e| writing(&self.layout.path, e))
     }
 
@@ -163,14 +171,18 @@ fn header(layout: &Layout, sizes: &Sizes) -> String {
         tensors.insert(key.into(), tensor);
         at = end;
     };
-    let (key, shape) = layout.named(sizes.vectors);
-    add(key, name, width, &shape);
+    let columns = layout.names();
+    let shape = layout.shape(sizes.vectors);
+    add(columns[0], name, width, &shape);
     for (key, bytes) in TEXTS.iter().zip(sizes.texts) {
         add(key, "U8", 1, &[bytes]);
     }
     add("lengths", "I64", 8, &[sizes.rows]);
     if layout.per_token {
         add("offsets", "I64", 8, &[sizes.rows.saturating_add(1)]);
+    }
+    for column in &columns[1..] {
+        add(column, name, width, &shape);
     }
     Value::from(tensors).to_string()
 }
@@ -218,6 +230,16 @@ impl<'path> Header<'path> {
             tensors: serde_json::from_slice(&text)
                 .map_err(|e| malformed(format!("header: {e}")))?,
         })
+    }
+
+    /// The metadata.
+    fn provenance(&mut self) -> Vec<(String, String)> {
+        let Some(Value::Object(facts)) = self.tensors.remove("__metadata__") else {
+            return Vec::new();
+        };
+        let facts = facts.into_iter();
+        let texts = facts.filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())));
+        texts.collect()
     }
 
     /// A tensor, checked to be within the file.
@@ -270,11 +292,17 @@ impl<'path> Header<'path> {
 /// The floats, the number of records, and the sides of the matrix, unless the tensors do not fit
 /// together.
 fn shape(
-    embeddings: &Tensor,
+    matrices: &[Tensor],
     lengths: &Tensor,
     offsets: Option<&Tensor>,
     texts: &[Tensor],
 ) -> Option<(OutputPrecision, u64, [u64; 2])> {
+    let embeddings = matrices.first()?;
+    let is_like =
+        |other: &Tensor| (&other.dtype, &other.shape) == (&embeddings.dtype, &embeddings.shape);
+    if !matrices.iter().all(is_like) {
+        return None;
+    }
     let precision = match embeddings.dtype.as_str() {
         "F32" => OutputPrecision::Fp32,
         "F16" => OutputPrecision::Fp16,
@@ -301,11 +329,12 @@ fn shape(
 pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let malformed = |what: String| OutputError::malformed(path, what);
     let mut file = Header::new(path)?;
-    let facts = match file.tensors.remove("__metadata__") {
-        Some(Value::Object(facts)) => facts,
-        _ => Map::new(),
-    };
-    let embeddings = file.need("embeddings")?;
+    let provenance = file.provenance();
+    let columns = Layout::columns_of(&provenance);
+    let mut matrices = Vec::new();
+    for name in names_of(&columns) {
+        matrices.push(file.need(name)?);
+    }
     let lengths = file.need("lengths")?;
     let offsets = file.find("offsets")?;
     let mut texts = Vec::new();
@@ -313,7 +342,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
         texts.push(file.need(name)?);
     }
     let Some((precision, rows, [vectors, hidden])) =
-        shape(&embeddings, &lengths, offsets.as_ref(), &texts)
+        shape(&matrices, &lengths, offsets.as_ref(), &texts)
     else {
         return Err(malformed(
             "the types or shapes of its tensors do not match".into(),
@@ -352,21 +381,22 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
             vectors: count()?,
         })
     };
+    let width = usize::try_from(hidden).map_err(|e| malformed(e.to_string()))?;
+    let streams = matrices.iter().map(|matrix| file.stream(matrix));
+    let streams = streams.collect::<Result<Vec<_>, OutputError>>()?;
     Ok(Blocks {
         layout: Layout {
             path: path.to_owned(),
-            hidden: usize::try_from(hidden).map_err(|e| malformed(e.to_string()))?,
+            hidden: width.saturating_mul(matrices.len()),
+            columns,
             per_token,
             precision,
-            provenance: facts
-                .into_iter()
-                .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())))
-                .collect(),
+            provenance,
         },
         rows,
         vectors,
         next: Box::new(next),
-        values: Box::new(file.stream(&embeddings)?),
+        values: SideBySide::join(streams.into_iter(), width.saturating_mul(precision.bytes())),
     }
     .into_reader())
 }

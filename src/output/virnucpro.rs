@@ -228,6 +228,7 @@ pub(super) fn open(file: &TorchFile) -> Result<Option<Reader>, OutputError> {
     let blocks = Blocks {
         layout: Layout {
             path: file.path.to_owned(),
+            columns: Vec::new(),
             hidden,
             per_token: false,
             precision: OutputPrecision::Fp32,

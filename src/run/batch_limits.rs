@@ -28,9 +28,12 @@ const PART_TOKENS: usize = 1 << 15;
 /// Batches of a chunk for each GPU.
 const BATCHES_AHEAD: usize = 16;
 
+/// With more layers than these, chunks are smaller: the rows of a chunk are in memory.
+const FEW_LAYERS: usize = 4;
+
 /// The limits of a group on its devices.
 pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice]) -> ChunkLimits {
-    let hidden = group.model.architecture().hidden();
+    let hidden = group.width();
     let settings = || group.tasks.iter().map(|task| &task.job.settings);
     let asked = settings()
         .filter_map(|settings| settings.batch_tokens)
@@ -79,8 +82,9 @@ pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice
             part_tokens,
         }
     };
+    let chunk_tokens = limits.chunk_tokens * FEW_LAYERS / FEW_LAYERS.max(group.layers.count());
     ChunkLimits {
-        chunk_tokens: limits.chunk_tokens.max(1),
+        chunk_tokens: chunk_tokens.max(1),
         ..limits
     }
 }

@@ -177,7 +177,7 @@ impl<'a> Chunker<'a> {
 
     /// Whether a record with this many tokens is cut into parts.
     fn is_long(&self, task: usize, tokens: usize) -> bool {
-        let pooling = self.tasks[task].job.settings.pooling;
+        let pooling = &self.tasks[task].job.settings.pooling;
         self.limits.part_tokens.is_long(pooling, tokens)
     }
 
@@ -249,7 +249,7 @@ impl<'a> Chunker<'a> {
 
     /// Groups the chunk's segments into batches, each of one output of the graph.
     fn group(&self, chunk: &mut Chunk) {
-        for reduce in [Reduce::Mean, Reduce::Max, Reduce::Tokens] {
+        for reduce in [Reduce::Mean, Reduce::Max, Reduce::Both, Reduce::Tokens] {
             let segments: Vec<usize> = (0..chunk.segments.len())
                 .filter(|&s| chunk.segments[s].reduce == reduce && chunk.segments[s].is_run())
                 .collect();
@@ -314,14 +314,14 @@ impl<'a> Chunker<'a> {
             return Ok(Some(entry));
         }
         let windows = self.windows(task, &encoded);
-        let pooled = windows.iter().map(|pooled| pooled.range.len()).sum();
+        let pooled = windows.iter().map(|pooled| pooled.ranges[0].len()).sum();
         if windows.len() > 1 && self.is_long(number, pooled) {
             let mut strands = vec![(encoded, windows)];
             strands.extend(reverse.map(|reverse| {
                 let windows = self.windows(task, &reverse);
                 (reverse, windows)
             }));
-            let how = (self.limits.part_tokens, task.job.settings.pooling);
+            let how = (self.limits.part_tokens, &task.job.settings.pooling);
             let saved = self.saved.get(number);
             let remaining = RemainingParts::new(number, entry, pooled, strands, how, saved);
             self.changed -= u64::from(has_other && remaining.is_known());
@@ -396,9 +396,8 @@ impl<'a> Chunker<'a> {
             self.tokenizer.windows(encoded, all, max_length, overlap)
         };
         let special = self.tokenizer.special();
-        settings
-            .pooling
-            .of_windows(windows, settings.pool_first, special)
+        let first = settings.pool_first;
+        settings.pooling.of_windows(&windows, first, special)
     }
 
     /// Appends the tokens and windows of a sequence to the chunk.
@@ -412,8 +411,8 @@ impl<'a> Chunker<'a> {
         let first = chunk.segments.len();
         let special = self.tokenizer.special();
         let reduce = task.reduce();
-        for PooledWindow { window, range } in windows {
-            let input = ModelInput::new(chunk.encoded.len(), window.seen, range, special);
+        for PooledWindow { window, ranges } in windows {
+            let input = ModelInput::new(chunk.encoded.len(), window.seen, ranges, special);
             let origin = match &mut self.dedup {
                 Some(dedup) => dedup.origin(chunk.segments.len(), &input, reduce, &encoded.ids),
                 None => Origin::Engine { keep: None },

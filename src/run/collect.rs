@@ -339,7 +339,7 @@ impl<'a> Collector<'a> {
                 tokens,
                 results,
                 stored,
-                pooling: self.tasks[task].job.settings.pooling,
+                pooling: &self.tasks[task].job.settings.pooling,
             };
             let Self {
                 files,
@@ -375,7 +375,7 @@ impl<'a> Collector<'a> {
         results: &Results,
         is_saved: bool,
     ) -> Result<(), CollectError> {
-        let pooling = self.tasks[task].job.settings.pooling;
+        let pooling = &self.tasks[task].job.settings.pooling;
         let before = self.files.values().len();
         if let Some(spot) = record.saved {
             let path = self.files.layout(task).path.clone();

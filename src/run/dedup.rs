@@ -101,10 +101,13 @@ impl Dedup {
             Reduce::Mean => 0_u8,
             Reduce::Max => 1,
             Reduce::Tokens => 2,
+            Reduce::Both => 3,
         };
         self.bytes.push(reduce);
-        for end in [input.range.start, input.range.end] {
-            self.bytes.extend((end as u64).to_le_bytes());
+        for range in &input.ranges {
+            for end in [range.start, range.end] {
+                self.bytes.extend((end as u64).to_le_bytes());
+            }
         }
         for id in &ids[input.seen.clone()] {
             self.bytes.extend(id.to_le_bytes());
@@ -162,7 +165,7 @@ mod tests {
             for part in sequences.chunks(chunk) {
                 dedup.begin_chunk();
                 let origins: Vec<Origin> = part.iter().enumerate().map(|(at, &id)| {
-                    let input = ModelInput::new(at, 0..2, 1..3, &SpecialTokens::default());
+                    let input = ModelInput::new(at, 0..2, vec![1..3], &SpecialTokens::default());
                     let reduce = if tokens { Reduce::Tokens } else { Reduce::Mean };
                     dedup.origin(at, &input, reduce, &[id, id + 1])
                 }).collect();

@@ -21,6 +21,7 @@ use crate::engine::fault_injection::Faults;
 use crate::folders;
 use crate::manifest::Job;
 use crate::output::Format;
+use crate::settings::Layers;
 use crate::trace::Trace;
 
 /// Where the speed of a model comes from.
@@ -81,8 +82,8 @@ pub struct Sizes {
 pub struct ModelSize {
     /// The model's name.
     pub model: String,
-    /// The layer whose output is embedded.
-    pub layer: usize,
+    /// The layer or layers whose output is embedded.
+    pub layer: Layers,
     /// The precision of the computation.
     pub precision: String,
     /// The devices, or `--rate` for another machine's.
@@ -163,7 +164,7 @@ fn size_of(
     sizes: &mut Sizes,
 ) -> Result<ModelSize, RunError> {
     let options = context.options;
-    let hidden = group.model.architecture().hidden();
+    let hidden = group.width();
     let limits = batch_limits::limits(group, options, &resources.devices);
     let mut chunker = Chunker::new(&group.tasks, &*group.tokenizer, limits);
     if !options.no_dedup {
@@ -205,7 +206,7 @@ fn size_of(
     };
     Ok(ModelSize {
         model: group.model.info().name.clone(),
-        layer: group.layer,
+        layer: group.layers.clone(),
         precision: group.precision.to_string(),
         device: match speed {
             Speed::Given(_) => "--rate".to_owned(),
@@ -307,7 +308,7 @@ fn count_record(chunk: &Chunk, record: &ChunkRecord, file: &mut FileSize, sizes:
         None if is_per_token => {
             let pooled = segments
                 .iter()
-                .map(|segment| segment.input.range.len() as u64);
+                .map(|segment| segment.input.ranges[0].len() as u64);
             pooled.sum()
         }
         _ => 1,

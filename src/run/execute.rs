@@ -20,7 +20,7 @@ use super::task::Task;
 use crate::batch::{self, ModelInput};
 use crate::engine::batch::{Batch, Reduce};
 use crate::engine::error::EngineError;
-use crate::pooling::{self, join_windows, pooled_rows, rows_of};
+use crate::pooling::{self, Poolings, join_windows, pooled_rows, rows_of};
 use crate::settings::Long;
 use crate::tokenize::Tokenizer;
 use crate::trace::{Lane, Trace};
@@ -67,6 +67,8 @@ pub struct Executor<'a> {
     pub model_limit: Option<usize>,
     /// Width of a row.
     pub hidden: usize,
+    /// For each pooling of jobs with several, whether it is a maximum.
+    pub maxima: Vec<bool>,
     /// Where the batches are traced.
     pub trace: &'a Trace,
     /// The worker's lane in the trace.
@@ -296,20 +298,21 @@ impl Attempt<'_> {
         let ModelInput {
             record,
             seen,
-            range,
+            ranges,
             tokens,
         } = &piece.input;
         let tokenizer = self.with.tokenizer;
         let special = tokenizer.special();
         let windows = tokenizer.windows(&self.chunk.encoded[*record], seen.clone(), size, overlap);
-        let range = match self.reduce {
-            Reduce::Tokens => &(0..*tokens),
-            Reduce::Mean | Reduce::Max => range,
+        let all = [0..*tokens];
+        let ranges = match self.reduce {
+            Reduce::Tokens => &all[..],
+            Reduce::Mean | Reduce::Max | Reduce::Both => ranges,
         };
-        let windows = pooling::divide(range, seen, windows, special).into_iter();
+        let windows = pooling::divide(ranges, seen, windows, special).into_iter();
         let pieces = windows.map(|part| Piece {
             segment: piece.segment,
-            input: ModelInput::new(*record, part.window.seen, part.range, special),
+            input: ModelInput::new(*record, part.window.seen, part.ranges, special),
         });
         pieces.collect()
     }
@@ -319,20 +322,25 @@ impl Attempt<'_> {
         let hidden = self.with.hidden;
         let parts = self.locations(windows).into_iter().zip(windows);
         let parts = parts.map(|(location, window)| {
-            let range = &window.input.range;
-            let Range { start, end } = pooled_rows(self.reduce, range);
+            let ranges = &window.input.ranges[..];
+            let Range { start, end } = pooled_rows(self.reduce, ranges);
             let own = &rows[location];
-            (&own[start * hidden..end * hidden], range.len())
+            (&own[start * hidden..end * hidden], ranges)
         });
+        let count = windows
+            .first()
+            .map_or(1, |window| window.input.ranges.len());
+        let poolings = Poolings::of_rows(self.reduce, &self.with.maxima, count);
         let mut joined = Vec::new();
-        join_windows(&mut joined, parts, self.reduce);
+        join_windows(&mut joined, parts, &poolings);
         joined
     }
 
     /// Packs pieces end to end, with their special tokens.
     fn lay(&self, pieces: &[Piece]) -> Batch {
         let inputs = pieces.iter().map(|piece| &piece.input);
-        batch::lay(inputs, &self.chunk.encoded, self.with.tokenizer.special())
+        let special = self.with.tokenizer.special();
+        batch::lay(inputs, &self.chunk.encoded, special, &self.with.maxima)
     }
 
     /// Number of values that the engine returns for pieces.
@@ -414,7 +422,7 @@ mod tests {
             input: ModelInput {
                 record: 0,
                 seen: 0..length,
-                range: 1..length + 1,
+                ranges: vec![1..length + 1],
                 tokens: length + 2,
             },
         };

@@ -1,4 +1,4 @@
-//! Jobs that share a session, because they have the same model, layer and precision.
+//! Jobs that share a session, because they have the same model, layers and precision.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +14,18 @@ use crate::engine::loader::GraphSpec;
 use crate::engine::select::{self, SelectedDevice};
 use crate::manifest::Job;
 use crate::output::Sink;
+use crate::pooling::{Pooling, Poolings};
 use crate::records::Record;
 use crate::report::FileReport;
-use crate::settings::{Precision, SettingsError};
+use crate::settings::{Layers, Precision, Settings, SettingsError};
 use crate::tokenize::Tokenizer;
 
 /// Jobs that share a session.
 pub(crate) struct Group {
     pub(crate) model: Arc<Model>,
-    pub(crate) layer: usize,
+    pub(crate) layers: Layers,
+    /// The poolings of jobs that have several, which all jobs of the group share.
+    pub(crate) poolings: Option<Poolings>,
     /// The precision that is computed in, never `auto`.
     pub(crate) precision: Precision,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
@@ -60,9 +63,12 @@ pub(super) fn group_jobs(
             source,
         };
         let layers = opened.model.architecture().layers();
-        let layer = job.settings.layer_of(layers).map_err(misfit)?;
+        let layers = job.settings.layers_of(layers).map_err(misfit)?;
+        check_columns(&job.settings, &layers).map_err(misfit)?;
         let window = opened.window(&job.settings).map_err(misfit)?;
         let max_tokens = opened.max_tokens(window);
+        let several = Some(&job.settings.pooling).filter(|poolings| poolings.count() > 1);
+        let poolings = several.cloned();
         let asked = job.settings.precision;
         for device in devices {
             select::check_precision(asked, device, options.kernels).map_err(|why| {
@@ -78,7 +84,8 @@ pub(super) fn group_jobs(
         let known = groups.iter().position(|group| {
             !options.reload_per_file
                 && group.model.folder() == folder
-                && group.layer == layer
+                && group.layers == layers
+                && group.poolings == poolings
                 && group.precision == precision
         });
         let at = known.unwrap_or(groups.len());
@@ -86,7 +93,8 @@ pub(super) fn group_jobs(
             groups.push(Group {
                 model: opened.model,
                 tokenizer: opened.tokenizer,
-                layer,
+                layers,
+                poolings,
                 precision,
                 tasks: Vec::new(),
                 positions: Vec::new(),
@@ -104,16 +112,65 @@ pub(super) fn group_jobs(
     Ok(groups)
 }
 
+/// The columns of an output, such as `mean_33`: none where there is one pooling of one layer.
+fn columns(poolings: &Poolings, layers: &Layers) -> Vec<String> {
+    let (poolings, layers) = (poolings.as_slice(), layers.as_slice());
+    if poolings.len() * layers.len() == 1 {
+        return Vec::new();
+    }
+    let names = |pooling: &Pooling| {
+        let names = layers.iter().map(|layer| format!("{pooling}_{layer}"));
+        names.collect::<Vec<_>>()
+    };
+    poolings.iter().flat_map(names).collect()
+}
+
+/// Checks that a job's format holds the columns that it asks for.
+fn check_columns(settings: &Settings, layers: &Layers) -> Result<(), SettingsError> {
+    let columns = columns(&settings.pooling, layers);
+    let per_token = settings.pooling.is_per_token();
+    if columns.is_empty() || settings.format.holds_columns(per_token) {
+        return Ok(());
+    }
+    Err(SettingsError::Columns {
+        format: settings.format.extension(),
+        per_token,
+        columns,
+    })
+}
+
 impl Group {
     /// The outputs of the graph that the jobs need.
     pub(super) fn outputs(&self) -> Vec<Reduce> {
         let mut outputs = Vec::new();
         for task in &self.tasks {
-            if !outputs.contains(&task.reduce()) {
-                outputs.push(task.reduce());
+            for output in task.reduce().outputs() {
+                if !outputs.contains(output) {
+                    outputs.push(*output);
+                }
             }
         }
         outputs
+    }
+
+    /// Width of a row: for each pooling the vectors of all layers, one after the other.
+    pub(crate) fn width(&self) -> usize {
+        let poolings = self.poolings.as_ref().map_or(1, Poolings::count);
+        let vector = match &self.head {
+            Some(head) => head.form().vocabulary,
+            None => self.layers.count() * self.model.architecture().hidden(),
+        };
+        poolings * vector
+    }
+
+    /// The columns of a task's output: none where there is one pooling of one layer.
+    pub(super) fn columns(&self, task: &Task) -> Vec<String> {
+        columns(&task.job.settings.pooling, &self.layers)
+    }
+
+    /// For each pooling of jobs with several, whether it is a maximum.
+    pub(crate) fn maxima(&self) -> Vec<bool> {
+        self.poolings.as_ref().map_or(Vec::new(), Poolings::maxima)
     }
 
     /// Letters of the longest sequence that the model was made for, as [`Executor::model_limit`]
@@ -129,7 +186,7 @@ impl Group {
     pub(super) fn spec<'w>(&'w self, options: &Options, outputs: &'w [Reduce]) -> GraphSpec<'w> {
         GraphSpec {
             model: &self.model,
-            layer: self.layer,
+            layers: &self.layers,
             outputs,
             kernels: options.kernels,
             head: self.head.as_ref(),

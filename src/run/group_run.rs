@@ -91,7 +91,7 @@ impl GroupRun<'_> {
             },
             |device| ComputedBy::session(device.session.info()),
         );
-        let hidden = group.model.architecture().hidden();
+        let hidden = group.width();
         let layouts = provenance::layouts(group, options, &by);
         let saver = resumed.saver;
         let mut files = OutputFiles::new(&group.tasks, layouts, resumed.files, hidden, saver);
@@ -129,7 +129,7 @@ impl GroupRun<'_> {
         }
         chunker.resume(Arc::clone(&resumed.saved));
         if !self.context.options.no_dedup {
-            chunker.share(Dedup::new(group.model.architecture().hidden()));
+            chunker.share(Dedup::new(group.width()));
         }
         chunker
     }
@@ -192,7 +192,8 @@ impl GroupRun<'_> {
             tasks: &group.tasks,
             tokenizer: &*group.tokenizer,
             model_limit: group.model_limit(),
-            hidden: group.model.architecture().hidden(),
+            hidden: group.width(),
+            maxima: group.maxima(),
             strict: self.context.options.strict,
             trace: self.context.trace,
             interrupt: &self.context.options.interrupt,

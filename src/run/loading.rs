@@ -201,7 +201,7 @@ pub(super) fn load_report(
     LoadReport {
         model: info.name.clone(),
         weights_sha256: info.weights_sha256.clone(),
-        layer: group.layer,
+        layer: group.layers.clone(),
         random_seed: info.random_seed,
         licence: info
             .published()

@@ -14,7 +14,7 @@ use super::save::RowBlock;
 use super::stored::{Stored, StoredRows};
 use crate::interrupt::Interrupt;
 use crate::output::{OutputError, Rows};
-use crate::pooling::{Joined, Pooling, join_strands};
+use crate::pooling::{Joined, Poolings, join_strands};
 
 /// A part that was computed, or saved by an earlier run.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct FinishedPart<'p> {
     /// Where its vectors are, if this run saved them already.
     pub stored: Option<&'p Stored>,
     /// The task's pooling.
-    pub pooling: Pooling,
+    pub pooling: &'p Poolings,
 }
 
 /// The long record whose parts are being received.
@@ -115,7 +115,7 @@ impl LongRecord {
             rows.read(task, path, &Stored::Saved(spot), &mut values)?;
             self.strands[strand] = Joined {
                 values,
-                tokens: part.part.weight,
+                tokens: vec![part.part.weight],
             };
             return Ok(());
         }
@@ -162,12 +162,12 @@ impl LongRecord {
         if is_whole && pooling.is_per_token() {
             return self.write_parts(last, files, rows, interrupt, observer);
         }
-        let vectors = pooling.missing_vectors();
+        let vectors = pooling.missing_rows();
         files.begin_row(record, &self.status, vectors);
         if is_whole {
             let [forward, reverse] = self.strands;
-            let mut vector = forward.finish(pooling.reduce());
-            join_strands(&mut vector, &reverse.finish(pooling.reduce()));
+            let mut vector = forward.finish(pooling);
+            join_strands(&mut vector, &reverse.finish(pooling));
             files.values().append(vector.into());
         } else {
             let missing = vec![f32::NAN; vectors * last.results.hidden];

@@ -72,7 +72,8 @@ fn executor<'a>(
         tasks: &group.tasks,
         tokenizer: &*group.tokenizer,
         model_limit: group.model_limit(),
-        hidden: group.model.architecture().hidden(),
+        hidden: group.width(),
+        maxima: group.maxima(),
         trace: context.trace,
         lane: Lane {
             group: device.label.clone(),

@@ -118,7 +118,7 @@ impl PendingChunk {
             if self.saved[at] || is_failed(*task) || !self.is_computed(record, &locations) {
                 continue;
             }
-            let pooling = tasks[*task].job.settings.pooling;
+            let pooling = &tasks[*task].job.settings.pooling;
             let results = self.results(&locations, &[], hidden);
             if record.part.is_none() {
                 if block.task != *task || block.values.len() >= FRAME_VALUES {

@@ -62,6 +62,8 @@ pub struct Pipeline<'a> {
     pub model_limit: Option<usize>,
     /// Width of a row.
     pub hidden: usize,
+    /// For each pooling of jobs with several, whether it is a maximum.
+    pub maxima: Vec<bool>,
     /// Whether the first file that fails ends it.
     pub strict: bool,
     /// Where it is traced.
@@ -184,6 +186,7 @@ impl Pipeline<'_> {
             tokenizer: self.tokenizer,
             model_limit: self.model_limit,
             hidden: self.hidden,
+            maxima: self.maxima.clone(),
             trace: self.trace,
             lane,
         };

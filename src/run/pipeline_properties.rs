@@ -30,10 +30,12 @@ use crate::journal::rows::Saved;
 use crate::journal::{Journal, Request, ResumePlan, Ticket};
 use crate::manifest::Job;
 use crate::output::{self, Format, Layout};
-use crate::pooling::Pooling;
+use crate::pooling::{Pooling, Poolings};
 use crate::records::Source;
 use crate::report::FileReport;
-use crate::settings::{Long, OutputPrecision, Overrides, Precision, Revcomp, Settings, WindowSize};
+use crate::settings::{
+    Layers, Long, OutputPrecision, Overrides, Precision, Revcomp, Settings, WindowSize,
+};
 use crate::tokenize::dna::reverse_complement;
 use crate::tokenize::{Alphabet, Encoded, SpecialTokens, Tokenizer};
 use crate::trace::{Lane, Trace};
@@ -139,7 +141,7 @@ impl StandIn {
             weights_sha256: String::new(),
             architecture: String::new(),
             graph_sha256: String::new(),
-            layer: 0,
+            layers: Layers::from(0),
             outputs: Vec::new(),
             hidden: HIDDEN,
             padded: false,
@@ -153,16 +155,21 @@ impl Engine for StandIn {
         if batch.tokens() > self.memory {
             return Err(EngineError::OutOfMemory("too many tokens".to_owned()));
         }
-        assert_eq!(batch.sequences(), batch.ranges.len());
+        assert!(batch.ranges.len().is_multiple_of(batch.sequences()));
         let ids = batch.ids.iter().map(|&id| u32::try_from(id).unwrap());
         let tokens: Vec<_> = ids.map(vector).collect();
-        let rows = batch.ranges.iter().map(|range| {
-            let [start, end] = range.map(|at| usize::try_from(at).unwrap());
-            pooled(&tokens[start..end], reduce == Reduce::Max)
-        });
+        let rows = |is_max: bool| {
+            let rows = batch.ranges.iter().map(|range| {
+                let [start, end] = range.map(|at| usize::try_from(at).unwrap());
+                pooled(&tokens[start..end], is_max)
+            });
+            rows.collect::<Vec<_>>().concat()
+        };
         Ok(match reduce {
             Reduce::Tokens => tokens.concat(),
-            Reduce::Mean | Reduce::Max => rows.collect::<Vec<_>>().concat(),
+            Reduce::Mean => rows(false),
+            Reduce::Max => rows(true),
+            Reduce::Both => batch.either(rows(false), &rows(true), HIDDEN),
         })
     }
 }
@@ -195,9 +202,9 @@ impl Observer for Silent {
 }
 
 /// The options of a file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Choice {
-    pooling: Pooling,
+    poolings: Vec<Pooling>,
     is_truncated: bool,
     both_strands: bool,
 }
@@ -205,20 +212,28 @@ struct Choice {
 impl Choice {
     /// What the model has, and what goes together.
     fn possible(self, special: &SpecialTokens) -> Self {
-        let pooling = if self.pooling.is_available(special) {
-            self.pooling
-        } else {
-            Pooling::Mean
-        };
+        let mut poolings = Vec::new();
+        for pooling in self.poolings {
+            let is_available = pooling.is_available(special);
+            let pooling = if is_available { pooling } else { Pooling::Mean };
+            if !poolings.contains(&pooling) {
+                poolings.push(pooling);
+            }
+        }
         Self {
-            pooling,
-            both_strands: self.both_strands && !pooling.is_per_token(),
+            both_strands: self.both_strands && poolings != [Pooling::None],
+            poolings,
             ..self
         }
     }
 
+    fn poolings(&self) -> Poolings {
+        let names: Vec<String> = self.poolings.iter().map(Pooling::to_string).collect();
+        names.join(",").parse().unwrap()
+    }
+
     /// The row of a sequence, computed from all of its letters together.
-    fn expected(self, sequence: &str, case: &Case) -> Vec<f32> {
+    fn expected(&self, sequence: &str, case: &Case) -> Vec<f32> {
         let tokenizer = &case.tokenizer;
         let mut letters = sequence.as_bytes();
         if self.is_truncated {
@@ -237,16 +252,26 @@ impl Choice {
         row
     }
 
-    fn expected_of_strand(self, letters: &[u8], tokenizer: &Kmers) -> Vec<f32> {
+    fn expected_of_strand(&self, letters: &[u8], tokenizer: &Kmers) -> Vec<f32> {
+        let each = self.poolings.iter();
+        let each = each.map(|&pooling| Self::expected_of(pooling, letters, tokenizer));
+        each.collect::<Vec<_>>().concat()
+    }
+
+    fn expected_of(pooling: Pooling, letters: &[u8], tokenizer: &Kmers) -> Vec<f32> {
         let vectors = |ids: &[u32]| ids.iter().map(|&id| vector(id)).collect::<Vec<_>>();
         let tokens = vectors(&tokenizer.encode(letters).ids);
         let SpecialTokens { front, behind, .. } = &tokenizer.special;
-        match self.pooling {
+        match pooling {
             Pooling::None => tokens.concat(),
             _ if tokens.is_empty() => vec![f32::NAN; HIDDEN],
             Pooling::Max => pooled(&tokens, true),
             Pooling::Cls => vector(*front.last().unwrap()).to_vec(),
             Pooling::Mean => pooled(&tokens, false),
+            Pooling::Sum => {
+                let mean = pooled(&tokens, false).into_iter();
+                mean.map(|mean| mean * tokens.len() as f32).collect()
+            }
             Pooling::MeanAll => {
                 let all = [vectors(front), tokens, vectors(behind)].concat();
                 pooled(&all, false)
@@ -295,12 +320,24 @@ impl Dice {
 }
 
 impl Case<'_> {
+    /// Width of a row: all files have as many poolings.
+    fn width(&self) -> usize {
+        HIDDEN * self.choices[0].poolings.len()
+    }
+
+    fn maxima(&self) -> Vec<bool> {
+        match &self.choices[0] {
+            choice if choice.poolings.len() > 1 => choice.poolings().maxima(),
+            _ => Vec::new(),
+        }
+    }
+
     fn tasks(&self) -> Vec<Task> {
         let task = |at: usize| {
-            let choice = self.choices[at];
+            let choice = &self.choices[at];
             let overrides = Overrides {
                 model: Some("m".to_owned()),
-                pooling: Some(choice.pooling),
+                pooling: Some(choice.poolings()),
                 format: Some(Format::Npz),
                 long: choice.is_truncated.then_some(Long::Truncate),
                 revcomp: choice.both_strands.then_some(Revcomp::Mean),
@@ -328,7 +365,8 @@ impl Case<'_> {
         let tasks = self.tasks();
         let layout = |task: &Task| Layout {
             path: out.join(format!("{}.npz", task.job.sample)),
-            hidden: HIDDEN,
+            columns: Vec::new(),
+            hidden: self.width(),
             per_token: task.job.settings.pooling.is_per_token(),
             precision: OutputPrecision::default(),
             provenance: Vec::new(),
@@ -395,10 +433,15 @@ impl Case<'_> {
         if let Some(capacity) = self.cached {
             chunker.share(Dedup::with_capacity(capacity));
         }
-        let keeper = Saver::new(&mut journal, left.tickets, HIDDEN, Duration::from_hours(1));
+        let keeper = Saver::new(
+            &mut journal,
+            left.tickets,
+            self.width(),
+            Duration::from_hours(1),
+        );
         let reports = files.collect();
-        let files = OutputFiles::new(&tasks, left.layouts, reports, HIDDEN, Some(keeper));
-        let mut collector = Collector::new(&tasks, files, HIDDEN, saved);
+        let files = OutputFiles::new(&tasks, left.layouts, reports, self.width(), Some(keeper));
+        let mut collector = Collector::new(&tasks, files, self.width(), saved);
         let device = LoadedDevice::new(
             SelectedDevice::cpu(),
             Precision::Fp32,
@@ -412,7 +455,8 @@ impl Case<'_> {
             tasks: &tasks,
             tokenizer: &self.tokenizer,
             model_limit: self.model_limit,
-            hidden: HIDDEN,
+            hidden: self.width(),
+            maxima: self.maxima(),
             trace: &trace,
             lane: Lane::host("worker"),
         };
@@ -483,8 +527,10 @@ impl Case<'_> {
             let all: Vec<f32> = sequences.iter().flat_map(expected).collect();
             prop_assert_eq!(rows.values.len(), all.len());
             for (value, expected) in rows.values.iter().zip(&all) {
+                // Sums have up to four digits before the point.
+                let bound = 1e-4_f32.max(1e-6 * expected.abs());
                 let is_same =
-                    (value - expected).abs() < 1e-4 || (value.is_nan() && expected.is_nan());
+                    (value - expected).abs() < bound || (value.is_nan() && expected.is_nan());
                 prop_assert!(is_same, "{} is not {}", value, expected);
             }
         }
@@ -498,15 +544,29 @@ fn choices() -> impl Strategy<Value = Vec<Choice>> {
         Pooling::MeanAll,
         Pooling::Cls,
         Pooling::Max,
+        Pooling::Sum,
         Pooling::None,
     ];
     let choice = (prop::sample::select(poolings), any::<bool>(), any::<bool>());
     let choice = choice.prop_map(|(pooling, is_truncated, both_strands)| Choice {
-        pooling,
+        poolings: vec![pooling],
         is_truncated,
         both_strands,
     });
     prop::collection::vec(choice, 6)
+}
+
+/// Several poolings of all files; nothing: each file has one of its own.
+fn several() -> impl Strategy<Value = Vec<Pooling>> {
+    let all = vec![
+        Pooling::Cls,
+        Pooling::Mean,
+        Pooling::Sum,
+        Pooling::Max,
+        Pooling::MeanAll,
+    ];
+    let some = prop::sample::subsequence(all, 1..=5);
+    prop_oneof![Just(Vec::new()), some.prop_shuffle()]
 }
 
 proptest! {
@@ -518,6 +578,7 @@ proptest! {
             1..6,
         ),
         choices in choices(),
+        several in several(),
         around in prop::sample::select(vec![(1, 1), (1, 0), (0, 1), (2, 1), (0, 0)]),
         (k, is_apart, slack) in (prop::sample::select(vec![1_usize, 3]), any::<bool>(), 0..9_usize),
         // Windows of a few letters, and such as the device may have no memory for.
@@ -539,8 +600,12 @@ proptest! {
             std::fs::write(folder.join(format!("f{at}.faa")), text).unwrap();
         }
         let special = special_tokens(around);
+        let choices = choices.into_iter().map(|choice| Choice {
+            poolings: if several.is_empty() { choice.poolings } else { several.clone() },
+            ..choice
+        });
         let mut choices: Vec<Choice> =
-            choices.into_iter().map(|choice| choice.possible(&special)).collect();
+            choices.map(|choice| choice.possible(&special)).collect();
         if is_small {
             // What does not fit is cut into windows, where the options allow it.
             for choice in &mut choices {

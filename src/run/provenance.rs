@@ -7,7 +7,7 @@ use super::task::Task;
 use crate::device::Device;
 use crate::engine::loader::PreparedModel;
 use crate::engine::session::SessionInfo;
-use crate::output::Layout;
+use crate::output::{COLUMNS, Layout};
 use crate::records::Source;
 use crate::settings::Precision;
 use crate::text;
@@ -51,7 +51,8 @@ pub(super) fn layouts(group: &Group, options: &Options, by: &ComputedBy) -> Vec<
         let settings = &task.job.settings;
         Layout {
             path: output_path(&options.out, &task.job.sample, settings.format.extension()),
-            hidden: group.model.architecture().hidden(),
+            hidden: group.width(),
+            columns: group.columns(task),
             per_token: settings.pooling.is_per_token(),
             precision: settings.output_precision,
             provenance: provenance(group, task, by),
@@ -71,7 +72,7 @@ fn provenance(group: &Group, task: &Task, by: &ComputedBy) -> Vec<(String, Strin
         ("precision", by.precision.to_string()),
         ("output_precision", settings.output_precision.to_string()),
         ("device", device_kind(by.device).to_owned()),
-        ("layer", group.layer.to_string()),
+        ("layer", group.layers.to_string()),
         ("pooling", settings.pooling.to_string()),
         ("long", settings.long.to_string()),
         ("max_length", task.window.max_length.to_string()),
@@ -80,6 +81,10 @@ fn provenance(group: &Group, task: &Task, by: &ComputedBy) -> Vec<(String, Strin
         ("revcomp", settings.revcomp.to_string()),
         ("source", source_name(task)),
     ];
+    let columns = group.columns(task);
+    if !columns.is_empty() {
+        entries.push((COLUMNS, columns.join(",")));
+    }
     if let Some(seed) = info.random_seed {
         entries.push(("random_seed", seed.to_string()));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::chunk::{ChunkRecord, RecordPart};
 use crate::journal::facts::part_hash;
 use crate::journal::rows::{Saved, Spot};
-use crate::pooling::{PooledWindow, Pooling};
+use crate::pooling::{PooledWindow, Poolings};
 use crate::tokenize::Encoded;
 
 /// Tokens of a part of a long record, about. Nothing else decides where a record is cut, so a part
@@ -24,7 +24,7 @@ pub struct PartTokens {
 const LONG_PARTS: usize = 8;
 
 impl PartTokens {
-    fn of(self, pooling: Pooling) -> usize {
+    fn of(self, pooling: &Poolings) -> usize {
         if pooling.is_per_token() {
             self.each
         } else {
@@ -32,9 +32,10 @@ impl PartTokens {
         }
     }
 
-    /// Whether a record with this many tokens is cut into parts.
-    pub fn is_long(self, pooling: Pooling, tokens: usize) -> bool {
-        tokens > self.of(pooling).saturating_mul(LONG_PARTS)
+    /// Whether a record with this many tokens is cut into parts. With several poolings none is: what
+    /// is saved of a part is one sum.
+    pub fn is_long(self, pooling: &Poolings, tokens: usize) -> bool {
+        pooling.count() == 1 && tokens > self.of(pooling).saturating_mul(LONG_PARTS)
     }
 }
 
@@ -72,7 +73,7 @@ impl RemainingParts {
         record: ChunkRecord,
         vectors: usize,
         strands: Vec<(Encoded, Vec<PooledWindow>)>,
-        (part_tokens, pooling): (PartTokens, Pooling),
+        (part_tokens, pooling): (PartTokens, &Poolings),
         saved: Option<&Saved>,
     ) -> Self {
         let limit = part_tokens.of(pooling);
@@ -89,7 +90,7 @@ impl RemainingParts {
                 while weight - before < limit
                     && let Some(pooled) = windows.next()
                 {
-                    weight += pooled.range.len();
+                    weight += pooled.ranges[0].len();
                     tokens.end = pooled.window.kept.end;
                     own.push(pooled);
                 }

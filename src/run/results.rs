@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkRecord, RecordStatus, Segment};
 use super::dedup::Origin;
-use crate::pooling::{Joined, Pooling, Reduce, join_strands, join_windows, pooled_rows, rows_of};
+use crate::pooling::{Joined, Poolings, Reduce, join_strands, join_windows, pooled_rows, rows_of};
 use crate::vectors::{Floats, Vectors};
 
 /// The location of a segment's result.
@@ -71,14 +71,13 @@ impl<'a> Results<'a> {
         vectors: &mut Vectors,
         record: &ChunkRecord,
         status: &RecordStatus,
-        pooling: Pooling,
+        poolings: &Poolings,
     ) {
         if status.skipped.is_some() {
-            vectors.extend_from_slice(&vec![f32::NAN; pooling.missing_vectors() * self.hidden]);
+            vectors.extend_from_slice(&vec![f32::NAN; poolings.missing_rows() * self.hidden]);
             return;
         }
-        let reduce = pooling.reduce();
-        if reduce == Reduce::Tokens && record.reverse.is_empty() {
+        if poolings.reduce() == Reduce::Tokens && record.reverse.is_empty() {
             for segment in record.segments.clone() {
                 self.share(vectors, segment);
             }
@@ -86,9 +85,9 @@ impl<'a> Results<'a> {
         }
         let strand = |segments: &Range<usize>| {
             let parts: Vec<_> = self.parts(segments.clone()).collect();
-            let parts = parts.iter().map(|(part, tokens)| (&**part, *tokens));
+            let parts = parts.iter().map(|(part, ranges)| (&**part, *ranges));
             let mut values = Vec::new();
-            join_windows(&mut values, parts, reduce);
+            join_windows(&mut values, parts, poolings);
             values
         };
         let mut values = strand(&record.segments);
@@ -116,7 +115,7 @@ impl<'a> Results<'a> {
         let Segment { input, reduce, .. } = &self.chunk.segments[segment];
         let location = self.locations[segment];
         let (ResultLocation::Batch { row, .. } | ResultLocation::Cached(row)) = location;
-        let Range { start, end } = pooled_rows(*reduce, &input.range);
+        let Range { start, end } = pooled_rows(*reduce, &input.ranges);
         (
             location,
             (row + start) * self.hidden..(row + end) * self.hidden,
@@ -124,9 +123,9 @@ impl<'a> Results<'a> {
     }
 
     /// Joins the pooled rows of segments to those of the windows before.
-    pub fn join(&self, joined: &mut Joined, segments: Range<usize>, pooling: Pooling) {
-        for (part, tokens) in self.parts(segments) {
-            joined.add(&part, tokens, pooling.reduce());
+    pub fn join(&self, joined: &mut Joined, segments: Range<usize>, poolings: &Poolings) {
+        for (part, ranges) in self.parts(segments) {
+            joined.add(&part, ranges, poolings);
         }
     }
 
@@ -136,8 +135,11 @@ impl<'a> Results<'a> {
         parts.next().map_or(Cow::default(), |(part, _)| part)
     }
 
-    /// What is pooled of each segment, and over how many tokens.
-    fn parts(&self, segments: Range<usize>) -> impl Iterator<Item = (Cow<'a, [f32]>, usize)> {
+    /// What is pooled of each segment, and over which tokens.
+    fn parts(
+        &self,
+        segments: Range<usize>,
+    ) -> impl Iterator<Item = (Cow<'a, [f32]>, &'a [Range<usize>])> {
         let results = *self;
         segments.map(move |at| {
             let (location, rows) = results.location(at);
@@ -148,7 +150,7 @@ impl<'a> Results<'a> {
                 },
                 ResultLocation::Cached(_) => Cow::Borrowed(&results.cached[rows]),
             };
-            (part, results.chunk.segments[at].input.range.len())
+            (part, &*results.chunk.segments[at].input.ranges)
         })
     }
 }

@@ -138,7 +138,7 @@ pub(super) fn look_up<'j>(
             }
         }
     }
-    let hidden = group.model.architecture().hidden();
+    let hidden = group.width();
     let resumed = Resumed {
         prepared: Some(prepared),
         saver: Some(Saver::new(journal, tickets, hidden, options.save_every)),

@@ -72,12 +72,12 @@ impl Models {
         let own = match side {
             Side::Nucleotide => Overrides {
                 model: Some(self.nucleotide.clone()),
-                pooling: Some(Pooling::MeanAll),
+                pooling: Some(Pooling::MeanAll.into()),
                 ..Overrides::default()
             },
             Side::Protein => Overrides {
                 model: Some(self.protein.clone()),
-                pooling: Some(Pooling::Mean),
+                pooling: Some(Pooling::Mean.into()),
                 long: Some(Long::Truncate),
                 max_length: Some(match self.truncation {
                     Truncation::Vanilla => usize::MAX,

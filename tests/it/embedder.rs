@@ -146,7 +146,7 @@ fn options_that_do_not_fit_the_model_are_told_at_once() {
     for (settings, why) in [
         (
             Overrides {
-                layer: Some(99),
+                layer: Some(99.into()),
                 ..Overrides::default()
             },
             "there is no layer 99",
@@ -266,13 +266,15 @@ fn a_session_of_something_else_is_refused() {
         refused(
             "esm2",
             Overrides {
-                layer: Some(0),
+                layer: Some(0.into()),
                 ..Overrides::default()
             }
         )
         .contains("but layer 0 is required")
     );
-    assert!(refused("esm2", pooled(Pooling::Max)).contains("pooling max needs the output `max`"));
+    assert!(
+        refused("esm2", pooled(Pooling::Max.into())).contains("pooling max needs the output `max`")
+    );
     // The same weights, computed with otherwise.
     let scratch = tempfile::tempdir().unwrap();
     let (checkpoint, other) = (scratch.path().join("esm2"), scratch.path().join("other"));
@@ -301,7 +303,7 @@ fn a_session_of_something_else_is_refused() {
     );
     // The first token's vector comes from the same output as the mean.
     let model = text(exported("esm2"));
-    assert!(Embedder::with_session(model, session, options(pooled(Pooling::Cls))).is_ok());
+    assert!(Embedder::with_session(model, session, options(pooled(Pooling::Cls.into()))).is_ok());
 }
 
 #[test]

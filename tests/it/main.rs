@@ -49,6 +49,7 @@ mod models;
 mod new_manifest;
 mod nextflow;
 mod nt_parity;
+mod one_pass;
 mod plot;
 mod report;
 mod resume;

@@ -11,8 +11,8 @@ use crate::common::{exported, seqembed};
 use seqembed::manifest::{self, Job, ManifestErrors};
 use seqembed::records::Source;
 use seqembed::settings::{
-    Format, Long, OptionError, Overrides, Pooling, Precision, Settings, SettingsError, Unknown,
-    WindowSize,
+    Format, Layers, Long, OptionError, Overrides, Pooling, Precision, Settings, SettingsError,
+    Unknown, WindowSize,
 };
 
 /// A folder with a manifest and the input files `a.faa`, `b.faa.gz` and `sub/c.fq`.
@@ -101,23 +101,30 @@ fn yaml_is_read() {
     );
     let first = &jobs[0].settings;
     assert_eq!(
-        (first.model.as_str(), first.pooling, first.max_length),
-        ("esm2_t6_8M_UR50D", Pooling::Max, Some(500))
+        (
+            first.model.as_str(),
+            first.pooling.clone(),
+            first.max_length
+        ),
+        ("esm2_t6_8M_UR50D", Pooling::Max.into(), Some(500))
     );
     assert_eq!(
         (first.format, first.long, first.unknown),
         (Format::Parquet, Long::Window, Unknown::Replace)
     );
     assert_eq!(
-        (first.layer, first.precision, first.batch_tokens),
+        (first.layer.clone(), first.precision, first.batch_tokens),
         (None, Precision::Auto, None)
     );
     let second = &jobs[1].settings;
     assert_eq!(
-        (second.model.as_str(), second.pooling),
-        ("DNABERT-S", Pooling::Max)
+        (second.model.as_str(), second.pooling.clone()),
+        ("DNABERT-S", Pooling::Max.into())
     );
-    assert_eq!((second.layer, second.format), (Some(-1), Format::Npz));
+    assert_eq!(
+        (second.layer.clone(), second.format),
+        (Some((-1).into()), Format::Npz)
+    );
 }
 
 #[test]
@@ -128,8 +135,11 @@ fn json_is_yaml() {
     );
     let jobs = place.read().unwrap();
     assert_eq!(
-        (jobs[0].settings.model.as_str(), jobs[0].settings.layer),
-        ("M", Some(3))
+        (
+            jobs[0].settings.model.as_str(),
+            jobs[0].settings.layer.clone()
+        ),
+        ("M", Some(3.into()))
     );
 }
 
@@ -148,10 +158,10 @@ fn tables_are_read() {
         let jobs = place.read().unwrap();
         assert_eq!(names(&jobs), ["a", "b, the second", "c"]);
         assert_eq!(jobs[0].source, place.source("a.faa"));
-        assert_eq!(jobs[1].settings.pooling, Pooling::MeanAll);
+        assert_eq!(jobs[1].settings.pooling, Pooling::MeanAll.into());
         assert_eq!(
             jobs[0].settings.pooling,
-            Pooling::Mean,
+            Pooling::Mean.into(),
             "an empty cell says nothing"
         );
         assert_eq!(
@@ -249,7 +259,7 @@ fn layers_beat_one_another() {
     let of = |settings: &Settings| {
         (
             settings.model.clone(),
-            settings.pooling,
+            settings.pooling.clone(),
             settings.long,
             settings.unknown,
         )
@@ -257,20 +267,40 @@ fn layers_beat_one_another() {
     let jobs = place.read().unwrap();
     assert_eq!(
         of(&jobs[0].settings),
-        ("own".into(), Pooling::Cls, Long::Error, Unknown::Replace)
+        (
+            "own".into(),
+            Pooling::Cls.into(),
+            Long::Error,
+            Unknown::Replace
+        )
     );
     assert_eq!(
         of(&jobs[1].settings),
-        ("top".into(), Pooling::Max, Long::Error, Unknown::Replace)
+        (
+            "top".into(),
+            Pooling::Max.into(),
+            Long::Error,
+            Unknown::Replace
+        )
     );
     let jobs = place.read_with(&command_line).unwrap();
     assert_eq!(
         of(&jobs[0].settings),
-        ("line".into(), Pooling::Cls, Long::Error, Unknown::Skip)
+        (
+            "line".into(),
+            Pooling::Cls.into(),
+            Long::Error,
+            Unknown::Skip
+        )
     );
     assert_eq!(
         of(&jobs[1].settings),
-        ("line".into(), Pooling::Max, Long::Error, Unknown::Skip)
+        (
+            "line".into(),
+            Pooling::Max.into(),
+            Long::Error,
+            Unknown::Skip
+        )
     );
 }
 
@@ -323,7 +353,7 @@ files:
         text,
         &[
             "2: unknown key `poling`: did you mean `pooling`?",
-            "3: invalid value `last` for `layer`: expected a whole number",
+            "3: invalid value `last` for `layer`: expected a layer such as 33 or -1",
             "6: missing.faa: no such file",
             "7: the sample name `a` is already used on line 5; both would be written to the same \
              file",
@@ -355,7 +385,7 @@ fn mistakes_in_tables_have_lines() {
         "m.csv",
         "sample,fasta,model,pooling\na,a.faa,M,avg\nb,nothing.faa,M,\na,a.faa\n,a.faa,M,\nd,,M,mean\n.e,a.faa,M,,x\n",
         &[
-            "2: invalid value `avg` for `pooling`: expected one of mean, mean-all, cls, max, none",
+            "2: invalid value `avg` for `pooling`: expected one of mean, mean-all, cls, max, sum, none",
             "3: nothing.faa: no such file",
             "4: the row has 2 cells, but the table has 4 columns",
             "4: the sample name `a` is already used on line 2",
@@ -786,17 +816,26 @@ fn sheets_of_engines_take_the_same_options() {
     let text = fs::read_to_string(root.join("nextflow/assets/schema_input.json")).unwrap();
     let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
     let properties = schema["items"]["properties"].as_object().unwrap();
-    let values = |about: &serde_json::Value| {
+    // Poolings may be several: their names stand in the pattern.
+    let words = |pattern: &str| {
+        let words = pattern.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-');
+        // A letter alone says that capitals are as good.
+        let words = words.filter(|word| word.len() > 1).map(str::to_owned);
+        words.collect::<BTreeSet<String>>().into_iter().collect()
+    };
+    let values = |key: &str, about: &serde_json::Value| {
+        if key == "pooling" {
+            return words(about["pattern"].as_str().unwrap());
+        }
         let values = about["enum"].as_array().into_iter().flatten();
-        values
-            .map(|value| value.as_str().unwrap().to_owned())
-            .collect()
+        let values = values.map(|value| value.as_str().unwrap().to_owned());
+        values.collect()
     };
     let columns = properties.iter();
     sheets.push((
         "Nextflow",
         columns
-            .map(|(key, about)| (key.clone(), values(about)))
+            .map(|(key, about)| (key.clone(), values(key, about)))
             .collect(),
     ));
     let path = root.join("snakemake/workflow/schemas/samples.schema.yaml");
@@ -811,6 +850,10 @@ fn sheets_of_engines_take_the_same_options() {
         if let Some(values) = line.strip_prefix("    enum: [") {
             let values = values.trim_end_matches(']').split(", ");
             columns.insert(column.clone(), values.map(str::to_owned).collect());
+        } else if let Some(pattern) = line.strip_prefix("    pattern: ")
+            && column == "pooling"
+        {
+            columns.insert(column.clone(), words(pattern));
         } else if line.starts_with("  ") && !line.starts_with("    ") {
             column = line.trim().trim_end_matches(':').to_owned();
             columns.insert(column.clone(), Vec::new());
@@ -827,7 +870,10 @@ fn sheets_of_engines_take_the_same_options() {
         let names: BTreeSet<String> = columns.keys().cloned().collect();
         assert_eq!(names, beside, "{engine}");
         for (name, values) in columns {
-            let expected = listed.get(&name).cloned().unwrap_or_default();
+            let mut expected = listed.get(&name).cloned().unwrap_or_default();
+            if name == "pooling" {
+                expected.sort();
+            }
             assert_eq!(values, expected, "{engine}: {name}");
         }
     }
@@ -919,14 +965,18 @@ fn windows_and_layers_are_resolved_for_a_model() {
         ("-7", Some(0)),
         ("-8", None),
     ] {
-        let found = with(&[("layer", layer)]).unwrap().layer_of(6);
-        assert_eq!(found.as_ref().ok().copied(), expected, "{layer}");
+        let found = with(&[("layer", layer)]).unwrap().layers_of(6);
+        assert_eq!(
+            found.as_ref().ok().cloned(),
+            expected.map(Layers::from),
+            "{layer}"
+        );
         if let Err(error) = found {
             let text =
                 format!("there is no layer {layer}: the model has layers 0 to 6 (or -7 to -1)");
             assert_eq!(error.to_string(), text);
         }
     }
-    assert_eq!(with(&[]).unwrap().layer_of(33), Ok(33));
+    assert_eq!(with(&[]).unwrap().layers_of(33), Ok(33.into()));
     assert_eq!(Settings::resolve(&[]), Err(SettingsError::NoModel));
 }

@@ -455,7 +455,7 @@ fn mistakes_are_told_before_any_task() {
         1,
         &[
             "samples.csv:4: nowhere.faa: no such file",
-            "samples.csv:6: invalid value `meen` for `pooling`: expected one of mean, mean-all, cls, max, none",
+            "samples.csv:6: invalid value `meen` for `pooling`: expected one of mean, mean-all, cls, max, sum, none",
             "samples.csv:6: the sample name `a` is already used on line 4",
             "samples.csv:7: invalid value `../b` for `sample`: it names the output file",
             "samples.csv:8: invalid value `c d` for `sample`: it names the output file",

@@ -42,6 +42,7 @@ fn write(path: &Path, format: Format, points: &[[f32; 3]], told: &[(&str, &str)]
     }
     let layout = Layout {
         path: path.to_owned(),
+        columns: Vec::new(),
         hidden: 3,
         per_token: false,
         precision: OutputPrecision::Fp32,
@@ -181,6 +182,7 @@ fn what_cannot_be_drawn_is_told() {
     write(&at("skipped.npz"), Format::Npz, &[[f32::NAN; 3]], &TOLD);
     let layout = Layout {
         path: at("residues.npz"),
+        columns: Vec::new(),
         hidden: 3,
         per_token: true,
         precision: OutputPrecision::Fp32,

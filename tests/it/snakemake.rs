@@ -398,7 +398,7 @@ fn mistakes_of_the_sheet_are_told_before_any_job() {
     ));
     assert_eq!(run.status.code(), Some(1));
     for told in [
-        "samples.tsv:7: invalid value `meen` for `pooling`: expected one of mean, mean-all, cls, max, none",
+        "samples.tsv:7: invalid value 'meen' for `pooling`: expected one of mean, mean-all, cls, max, sum, none",
         "samples.tsv:7: invalid value '0' for `max_length`: expected a whole number of at least 1",
         "samples.tsv:7: the sample name `a` is already used on line 4",
         "samples.tsv:8: invalid value '../c' for `sample`: it names the output file",

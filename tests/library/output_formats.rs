@@ -22,6 +22,7 @@ fn python(script: &str, file: &Path) -> String {
 fn layout(path: &Path, hidden: usize, per_token: bool) -> Layout {
     Layout {
         path: path.to_owned(),
+        columns: Vec::new(),
         hidden,
         per_token,
         precision: OutputPrecision::Fp32,

@@ -97,17 +97,17 @@ impl CpuSession {
         })
     }
 
-    /// Runs the session and copies one output out.
+    /// Runs the session and copies outputs out, of as many values each.
     fn infer(
         &self,
         inputs: &[(&CStr, &DynValue)],
-        output: &CStr,
+        outputs: &[&CStr],
         length: usize,
-    ) -> Result<Vec<f32>, EngineError> {
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let names: Vec<*const c_char> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
         let values: Vec<_> = inputs.iter().map(|(_, value)| value.ptr()).collect();
-        let outputs = [output.as_ptr()];
-        let mut result = [ptr::null_mut()];
+        let outputs: Vec<*const c_char> = outputs.iter().map(|name| name.as_ptr()).collect();
+        let mut results = vec![ptr::null_mut(); outputs.len()];
         let api = ort::api();
         // SAFETY: names are C strings and values live tensors, both as many as told; the session
         // outlives the call; see `Sync` above for the shared use. A value that comes back is ours
@@ -120,33 +120,39 @@ impl CpuSession {
                 values.as_ptr(),
                 values.len(),
                 outputs.as_ptr(),
-                1,
-                result.as_mut_ptr(),
+                outputs.len(),
+                results.as_mut_ptr(),
             ))?;
-            let mut data = ptr::null_mut();
-            let status = (api.GetTensorMutableData)(result[0], &raw mut data);
-            let copied = ort::Error::result_from_status(status)
-                .map(|()| std::slice::from_raw_parts(data.cast::<f32>(), length).to_vec());
-            (api.ReleaseValue)(result[0]);
-            Ok(copied?)
+            let copied = results.into_iter().map(|result| {
+                let mut data = ptr::null_mut();
+                let status = (api.GetTensorMutableData)(result, &raw mut data);
+                let copied = ort::Error::result_from_status(status)
+                    .map(|()| std::slice::from_raw_parts(data.cast::<f32>(), length).to_vec());
+                (api.ReleaseValue)(result);
+                copied
+            });
+            // All are released, whatever one of them is.
+            let copied: Vec<_> = copied.collect();
+            Ok(copied.into_iter().collect::<Result<_, _>>()?)
         }
     }
 
     fn run_packed(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
         let rows = match reduce {
             Reduce::Tokens => batch.tokens(),
-            Reduce::Mean | Reduce::Max => batch.ranges.len(),
+            Reduce::Mean | Reduce::Max | Reduce::Both => batch.ranges.len(),
         };
-        self.run_graph(batch, name(reduce), rows * self.hidden)
+        let values = self.run_graph(batch, names(reduce), rows * self.hidden)?;
+        Ok(self.chosen(batch, values))
     }
 
-    /// Runs the packed graph for one output of `length` numbers.
+    /// Runs the packed graph for outputs of `length` numbers each.
     fn run_graph(
         &self,
         batch: &Batch,
-        output: &CStr,
+        outputs: &[&CStr],
         length: usize,
-    ) -> Result<Vec<f32>, EngineError> {
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let ids = TensorRef::from_array_view(([batch.ids.len()], &batch.ids[..]))?;
         let starts = TensorRef::from_array_view(([batch.starts.len()], &batch.starts[..]))?;
         let ranges = batch.ranges.as_flattened();
@@ -160,7 +166,7 @@ impl CpuSession {
         let factors = self.mask_id.map(|mask| batch.embedding_factors(mask));
         let factors = factors.as_deref().map(column).transpose()?;
         inputs.extend(factors.iter().map(|factors| (FACTOR, &**factors)));
-        self.infer(&inputs, output, length)
+        self.infer(&inputs, outputs, length)
     }
 
     fn run_contacts(&self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
@@ -168,7 +174,45 @@ impl CpuSession {
             let residues = position(end - start);
             residues * residues
         });
-        self.run_graph(batch, c"contacts", pairs.sum())
+        let contacts = self.run_graph(batch, &[c"contacts"], pairs.sum())?;
+        Ok(contacts.into_iter().next().unwrap_or_default())
+    }
+
+    /// The only output, or of means and maxima what the batch wants.
+    fn chosen(&self, batch: &Batch, values: Vec<Vec<f32>>) -> Vec<f32> {
+        let mut values = values.into_iter();
+        match (values.next(), values.next()) {
+            (Some(means), Some(maxima)) => batch.either(means, &maxima, self.hidden),
+            (only, _) => only.unwrap_or_default(),
+        }
+    }
+
+    /// Several ranges a sequence: this graph takes one, and runs once for each.
+    fn run_padded_ranges(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
+        let each = batch.ranges.len() / batch.sequences().max(1);
+        if reduce == Reduce::Tokens || each <= 1 {
+            return self.run_padded(batch, reduce);
+        }
+        let mut all = vec![0.0; batch.ranges.len() * self.hidden];
+        for at in 0..each {
+            let ranges = batch.ranges.iter().skip(at).step_by(each);
+            let one = Batch {
+                ranges: ranges.copied().collect(),
+                ..batch.clone()
+            };
+            let is_max = reduce == Reduce::Both && batch.maxima.get(at) == Some(&true);
+            let reduce = match reduce {
+                Reduce::Both if is_max => Reduce::Max,
+                Reduce::Both => Reduce::Mean,
+                reduce => reduce,
+            };
+            let rows = self.run_padded(&one, reduce)?;
+            let targets = all.chunks_mut(self.hidden).skip(at).step_by(each);
+            for (target, row) in targets.zip(rows.chunks(self.hidden)) {
+                target.copy_from_slice(row);
+            }
+        }
+        Ok(all)
     }
 
     fn run_padded(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
@@ -199,7 +243,7 @@ impl CpuSession {
             .collect();
         let rows = match reduce {
             Reduce::Tokens => count * longest,
-            Reduce::Mean | Reduce::Max => count,
+            Reduce::Mean | Reduce::Max | Reduce::Both => count,
         };
         let ids = TensorRef::from_array_view(([count, longest], &ids[..]))?.into_dyn();
         let spans = TensorRef::from_array_view(([count], &spans[..]))?.into_dyn();
@@ -220,7 +264,8 @@ impl CpuSession {
         });
         let factors = factors.as_deref().map(column).transpose()?;
         inputs.extend(factors.iter().map(|factors| (FACTOR, &**factors)));
-        let values = self.infer(&inputs, name(reduce), rows * self.hidden)?;
+        let values = self.infer(&inputs, names(reduce), rows * self.hidden)?;
+        let values = self.chosen(batch, values);
         if reduce != Reduce::Tokens {
             return Ok(values);
         }
@@ -234,12 +279,12 @@ impl CpuSession {
 
 impl Engine for CpuSession {
     fn run(&self, batch: &Batch, reduce: Reduce) -> Result<Vec<f32>, EngineError> {
-        if !self.outputs.contains(&reduce) {
-            return Err(EngineError::Output(reduce));
+        if let Some(missing) = session::missing(&self.outputs, reduce) {
+            return Err(EngineError::Output(missing));
         }
         match self.kernels {
             Kernels::Auto => self.run_packed(batch, reduce),
-            Kernels::Portable => self.run_padded(batch, reduce),
+            Kernels::Portable => self.run_padded_ranges(batch, reduce),
         }
     }
 
@@ -280,10 +325,11 @@ fn position(at: i32) -> usize {
     usize::try_from(at).unwrap_or(0)
 }
 
-fn name(reduce: Reduce) -> &'static CStr {
+fn names(reduce: Reduce) -> &'static [&'static CStr] {
     match reduce {
-        Reduce::Mean => c"mean",
-        Reduce::Max => c"max",
-        Reduce::Tokens => c"tokens",
+        Reduce::Mean => &[c"mean"],
+        Reduce::Max => &[c"max"],
+        Reduce::Both => &[c"mean", c"max"],
+        Reduce::Tokens => &[c"tokens"],
     }
 }

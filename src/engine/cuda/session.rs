@@ -259,16 +259,16 @@ impl CudaSession {
         }
     }
 
-    /// Computes one output into a tensor.
+    /// Computes outputs, each into a tensor.
     fn compute(
         &self,
         inputs: &[DynValue],
-        output: &CStr,
-        target: &mut DynValue,
+        outputs: &[&CStr],
+        targets: &mut [DynValue],
     ) -> Result<(), EngineError> {
         let mut infer = || {
             let started = Instant::now();
-            let done = self.infer(inputs, output, target, None);
+            let done = self.infer(inputs, outputs, targets, None);
             let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
             spans.push((started, Instant::now()));
             done
@@ -294,17 +294,17 @@ impl CudaSession {
     fn infer(
         &self,
         inputs: &[DynValue],
-        output: &CStr,
-        target: &mut DynValue,
+        outputs: &[&CStr],
+        targets: &mut [DynValue],
         options: Option<&RunOptions>,
     ) -> Result<(), EngineError> {
         let names: Vec<*const c_char> = self.inputs.iter().map(|(name, _)| name.as_ptr()).collect();
         let values: Vec<_> = inputs.iter().map(AsPointer::ptr).collect();
-        let outputs = [output.as_ptr()];
-        let mut results = [target.ptr_mut()];
+        let outputs: Vec<*const c_char> = outputs.iter().map(|name| name.as_ptr()).collect();
+        let mut results: Vec<_> = targets.iter_mut().map(AsPointer::ptr_mut).collect();
         // SAFETY: names are C strings and values live tensors, as many as told; the session
-        // outlives the call. The result is written into `target`, which is of the output's type and
-        // shape, or ONNX Runtime refuses.
+        // outlives the call. The results are written into `targets`, one for each output, which are
+        // of the outputs' types and shapes, or ONNX Runtime refuses.
         unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -313,7 +313,7 @@ impl CudaSession {
                 values.as_ptr(),
                 values.len(),
                 outputs.as_ptr(),
-                1,
+                outputs.len(),
                 results.as_mut_ptr(),
             );
             ort::Error::result_from_status(status).map_err(engine_error)
@@ -327,6 +327,7 @@ impl CudaSession {
             ids: vec![0],
             starts: vec![0, 1],
             ranges: vec![[0, 1]],
+            maxima: Vec::new(),
         };
         let Some(&reduce) = self.outputs.first() else {
             return Ok(());
@@ -340,8 +341,8 @@ impl CudaSession {
             .map_err(engine_error)?;
         let layout = BatchLayout::new(&batch, self.least_length);
         let inputs = self.inputs(&layout)?;
-        let mut target = self.target(&layout, reduce)?;
-        match self.infer(&inputs, name(reduce), &mut target, Some(&options)) {
+        let mut targets = self.targets(&layout, reduce)?;
+        match self.infer(&inputs, names(reduce), &mut targets, Some(&options)) {
             // Not even that fits. The next batch will report it.
             Err(EngineError::OutOfMemory(_)) => Ok(()),
             done => done,
@@ -355,6 +356,12 @@ impl CudaSession {
             .collect()
     }
 
+    /// The tensors that the outputs go to.
+    fn targets(&self, layout: &BatchLayout, reduce: Reduce) -> Result<Vec<DynValue>, EngineError> {
+        let outputs = reduce.outputs().iter();
+        outputs.map(|&output| self.target(layout, output)).collect()
+    }
+
     /// The tensor that an output goes to.
     fn target(&self, layout: &BatchLayout, reduce: Reduce) -> Result<DynValue, EngineError> {
         match reduce {
@@ -366,7 +373,7 @@ impl CudaSession {
                 let tensor = Self::tensor::<f32>(&[layout.tokens(), self.hidden])?;
                 Ok(tensor.into_dyn())
             }
-            Reduce::Mean | Reduce::Max => {
+            Reduce::Mean | Reduce::Max | Reduce::Both => {
                 let ranges = layout.batch().ranges.len();
                 Ok(Self::tensor::<f32>(&[ranges, self.hidden])?.into_dyn())
             }
@@ -414,8 +421,8 @@ impl Engine for CudaSession {
     }
 
     fn run_floats(&self, batch: &Batch, reduce: Reduce) -> Result<Floats, EngineError> {
-        if !self.outputs.contains(&reduce) {
-            return Err(EngineError::Output(reduce));
+        if let Some(missing) = session::missing(&self.outputs, reduce) {
+            return Err(EngineError::Output(missing));
         }
         // Operators of ONNX Runtime count the values of a tensor in 31 bits, and the widest tensor
         // has several times `hidden` values a token.
@@ -428,12 +435,12 @@ impl Engine for CudaSession {
         }
         let rows = match reduce {
             Reduce::Tokens => batch.tokens(),
-            Reduce::Mean | Reduce::Max => batch.ranges.len(),
+            Reduce::Mean | Reduce::Max | Reduce::Both => batch.ranges.len(),
         };
         if rows == 0 {
             return Ok(Vec::new().into());
         }
-        if self.kind == GraphKind::OrtCuda && reduce == Reduce::Max {
+        if self.kind == GraphKind::OrtCuda && matches!(reduce, Reduce::Max | Reduce::Both) {
             let longest = batch.ranges.iter().map(|[start, end]| end - start).max();
             if longest.is_some_and(|longest| usize::try_from(longest).unwrap_or(0) > LONGEST_MAX) {
                 return Err(EngineError::Runtime(format!(
@@ -444,15 +451,24 @@ impl Engine for CudaSession {
         }
         let layout = BatchLayout::new(batch, self.least_length);
         let inputs = self.inputs(&layout)?;
-        let mut target = self.target(&layout, reduce)?;
-        self.compute(&inputs, name(reduce), &mut target)?;
+        let mut targets = self.targets(&layout, reduce)?;
+        self.compute(&inputs, names(reduce), &mut targets)?;
         let count = rows * self.hidden;
+        let mut targets = targets.into_iter();
+        let target = targets.next().ok_or(EngineError::Output(reduce))?;
         if reduce == Reduce::Tokens && self.half_tokens {
             let values = HalfTokens::new(target, count)?;
             return Ok(Floats::Half(Box::new(values)));
         }
-        let (_, values) = target.try_extract_tensor::<f32>().map_err(engine_error)?;
-        Ok(values[..count].to_vec().into())
+        let values = |target: &DynValue| {
+            let values = target.try_extract_tensor::<f32>().map_err(engine_error);
+            values.map(|(_, values)| values[..count].to_vec())
+        };
+        let own = values(&target)?;
+        match targets.next() {
+            Some(maxima) => Ok(batch.either(own, &values(&maxima)?, self.hidden).into()),
+            None => Ok(own.into()),
+        }
     }
 
     fn cost(&self, batch: &Batch) -> usize {
@@ -464,11 +480,12 @@ impl Engine for CudaSession {
     }
 }
 
-fn name(reduce: Reduce) -> &'static CStr {
+fn names(reduce: Reduce) -> &'static [&'static CStr] {
     match reduce {
-        Reduce::Mean => c"mean",
-        Reduce::Max => c"max",
-        Reduce::Tokens => c"tokens",
+        Reduce::Mean => &[c"mean"],
+        Reduce::Max => &[c"max"],
+        Reduce::Both => &[c"mean", c"max"],
+        Reduce::Tokens => &[c"tokens"],
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! | dataset | type | shape |
 //! |---|---|---|
-//! | `embeddings` | float32 or float16 | N x H |
+//! | `embeddings`, or `mean_33` and the like | float32 or float16 | N x H |
 //! | `ids`, `headers`, `status` | text of variable length, UTF-8 | N |
 //! | `lengths` | int64 | N |
 //!
@@ -74,6 +74,7 @@ pub(super) fn open(path: &Path) -> Result<Reader, OutputError> {
     let layout = Layout {
         path: path.to_owned(),
         hidden: hidden.unwrap_or(0),
+        columns: Vec::new(),
         per_token: hidden.is_some(),
         precision: OutputPrecision::Fp32,
         provenance,

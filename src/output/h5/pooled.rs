@@ -3,6 +3,7 @@
 use rust_hdf5::format::messages::datatype::DatatypeMessage;
 use rust_hdf5::{H5Dataset, H5File, Hdf5Error};
 
+use super::super::columns;
 use super::super::error::OutputError;
 use super::super::file::{Unfinished, Written};
 use super::super::layout::Layout;
@@ -34,7 +35,8 @@ pub(super) struct PooledSink {
 
 /// The datasets of a pooled file.
 struct Pooled {
-    embeddings: H5Dataset,
+    /// One for each column.
+    embeddings: Vec<H5Dataset>,
     lengths: H5Dataset,
 }
 
@@ -74,10 +76,18 @@ impl PooledSink {
             self.h5.append_vlen_strings(name, &texts)?;
         }
         self.pooled.lengths.append(&signed(&rows.lengths))?;
-        match self.layout.precision {
-            OutputPrecision::Fp32 => self.pooled.embeddings.append(&rows.values),
-            OutputPrecision::Fp16 => self.pooled.embeddings.append(&bits(&rows.values)),
+        let embeddings = &self.pooled.embeddings;
+        let columns = match embeddings.len() {
+            1 => vec![rows.values],
+            count => columns::apart(&rows.values, self.layout.width(), count),
+        };
+        for (dataset, values) in embeddings.iter().zip(columns) {
+            match self.layout.precision {
+                OutputPrecision::Fp32 => dataset.append(&values)?,
+                OutputPrecision::Fp16 => dataset.append(&bits(&values))?,
+            }
         }
+        Ok(())
     }
 
     fn append(&mut self, block: Block) -> Result<(), Hdf5Error> {
@@ -108,27 +118,28 @@ impl Pooled {
             .chunk(&[CHUNK_ROWS])
             .max_shape(&[None])
             .create("lengths")?;
-        let hidden = layout.hidden;
+        let hidden = layout.width();
         let rows = CHUNK_BYTES / (hidden * layout.precision.bytes()).max(1);
         let chunk = [rows.clamp(1, CHUNK_ROWS), hidden];
         let most = [None, Some(hidden)];
-        let embeddings = match layout.precision {
+        let create = |name: &str| match layout.precision {
             OutputPrecision::Fp32 => h5
                 .new_dataset::<f32>()
                 .shape([0, hidden])
                 .chunk(&chunk)
                 .max_shape(&most)
-                .create("embeddings")?,
+                .create(name),
             OutputPrecision::Fp16 => h5
                 .new_dataset::<u16>()
                 .datatype(DatatypeMessage::f16_type())
                 .shape([0, hidden])
                 .chunk(&chunk)
                 .max_shape(&most)
-                .create("embeddings")?,
+                .create(name),
         };
+        let embeddings = layout.names().into_iter().map(create);
         Ok(Self {
-            embeddings,
+            embeddings: embeddings.collect::<Result<_, _>>()?,
             lengths,
         })
     }
@@ -160,11 +171,21 @@ impl Sink for PooledSink {
 
 /// Reads such a file, `size` bytes long.
 pub(super) fn open(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, Hdf5Error> {
-    let embeddings = h5.dataset("embeddings")?;
-    layout.precision = precision(&embeddings)?;
-    let &[rows, hidden] = embeddings.shape().as_slice() else {
+    layout.columns = Layout::columns_of(&layout.provenance);
+    let names = layout.names().into_iter();
+    let embeddings: Vec<_> = names
+        .map(|name| h5.dataset(name))
+        .collect::<Result<_, _>>()?;
+    layout.precision = precision(&embeddings[0])?;
+    let &[rows, width] = embeddings[0].shape().as_slice() else {
         return Err(Hdf5Error::TypeMismatch("no matrix".into()));
     };
+    for other in &embeddings[1..] {
+        if precision(other)? != layout.precision || other.shape() != [rows, width] {
+            return Err(unequal());
+        }
+    }
+    let hidden = width.saturating_mul(embeddings.len());
     layout.hidden = hidden;
     check_shape(rows, hidden, layout.precision, size)?;
     let texts = |name: &str| -> Result<Vec<String>, Hdf5Error> {
@@ -188,14 +209,14 @@ pub(super) fn open(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, 
         let numbers = lengths.read_raw::<i64>()?.into_iter();
         numbers.map(length).collect::<Result<Vec<_>, _>>()?
     };
-    let columns = [ids.len(), headers.len(), status.len(), lengths.len()];
-    if columns.iter().any(|&column| column != rows) {
+    let counts = [ids.len(), headers.len(), status.len(), lengths.len()];
+    if counts.iter().any(|&column| column != rows) {
         return Err(unequal());
     }
     let step = (BLOCK_BYTES / (4 * hidden).max(1)).clamp(1, 1 << 16);
     let (path, kind) = (layout.path.clone(), layout.precision);
     let mut at = 0;
-    let mut columns = (
+    let mut texts = (
         ids.into_iter(),
         headers.into_iter(),
         status.into_iter(),
@@ -206,14 +227,17 @@ pub(super) fn open(h5: H5File, mut layout: Layout, size: u64) -> Result<Reader, 
         if count == 0 {
             return None;
         }
-        let values = rows_of(&embeddings, kind, at, count, hidden);
+        let parts = embeddings.iter();
+        let parts = parts.map(|dataset| rows_of(dataset, kind, at, count, width));
+        let values = parts.collect::<Result<Vec<_>, _>>();
+        let values = values.map(|parts| columns::side_by_side(parts, width));
         at = if values.is_ok() { at + count } else { rows };
         let block = values.map(|values| Rows {
             hidden,
-            ids: columns.0.by_ref().take(count).collect(),
-            headers: columns.1.by_ref().take(count).collect(),
-            status: columns.2.by_ref().take(count).collect(),
-            lengths: columns.3.by_ref().take(count).collect(),
+            ids: texts.0.by_ref().take(count).collect(),
+            headers: texts.1.by_ref().take(count).collect(),
+            status: texts.2.by_ref().take(count).collect(),
+            lengths: texts.3.by_ref().take(count).collect(),
             vectors: vec![1; count],
             values,
             ..Rows::default()

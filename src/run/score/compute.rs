@@ -103,6 +103,7 @@ impl Devices<'_> {
             tokenizer: &*self.group.tokenizer,
             model_limit: self.group.model_limit(),
             hidden: self.width,
+            maxima: Vec::new(),
             trace: self.trace,
             lane: Lane {
                 group: device.label.clone(),

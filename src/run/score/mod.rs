@@ -319,7 +319,7 @@ impl<'a> ScoreRun<'a> {
                 computed += input.tokens as u64;
                 self.reports[records[pass.record].task].tokens += input.tokens as u64;
             }
-            let range = crate::pooling::pooled_rows(self.scores.method.reduce(), &input.range);
+            let range = crate::pooling::pooled_rows(self.scores.method.reduce(), &input.ranges);
             let width = self.devices.width;
             let own = rows.of(at, range, width);
             let window = &chunk.segments[pass.segment].input;

@@ -42,7 +42,8 @@ pub enum Taken {
 /// The tokens of its record that a window answers for.
 pub fn kept(input: &ModelInput, special: &SpecialTokens) -> Range<usize> {
     let shift = |token: usize| (input.seen.start + token).saturating_sub(special.front.len());
-    shift(input.range.start)..shift(input.range.end)
+    let range = input.ranges.first().cloned().unwrap_or_default();
+    shift(range.start)..shift(range.end)
 }
 
 /// All passes of a chunk's records, of which `records` has the ids and windows. Joint variants whose positions are in no window together have
@@ -143,7 +144,7 @@ impl PassLayout<'_> {
             let window = &of.segments[pass.segment].input;
             let seen = &of.encoded[window.record].ids[window.seen.clone()];
             let mut ids = seen.to_vec();
-            let mut range = window.range.clone();
+            let mut range = window.ranges.first().cloned().unwrap_or_default();
             if let Some((taken, masked)) = self.masked(&pass.what) {
                 for at in masked {
                     ids[at - window.seen.start] = self.mask.unwrap_or(self.special.unk);
@@ -151,7 +152,8 @@ impl PassLayout<'_> {
                 let row = self.special.front.len() + taken - window.seen.start;
                 range = row..row + 1;
             }
-            let input = ModelInput::new(chunk.encoded.len(), 0..ids.len(), range, self.special);
+            let input =
+                ModelInput::new(chunk.encoded.len(), 0..ids.len(), vec![range], self.special);
             let origin = dedup.origin(chunk.segments.len(), &input, reduce, &ids);
             chunk.segments.push(Segment {
                 input,

@@ -59,7 +59,7 @@ pub struct Chunk {
 /// How many pairs an input gives.
 #[must_use]
 pub fn pairs(input: &ModelInput) -> usize {
-    let residues = input.ranges.first().map_or(0, |range| range.len());
+    let residues = input.ranges.first().map_or(0, ExactSizeIterator::len);
     residues * residues
 }
 

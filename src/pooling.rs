@@ -357,7 +357,12 @@ pub fn divide(
         let divided = ranges.iter().map(|range| {
             let start = own.start.max(range.start.saturating_sub(shift));
             let end = own.end.min(range.end.saturating_sub(shift));
-            start..end
+            // What is empty lies within the window, too.
+            if start < end {
+                start..end
+            } else {
+                own.start..own.start
+            }
         });
         PooledWindow {
             window,

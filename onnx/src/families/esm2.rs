@@ -17,8 +17,8 @@ use crate::checkpoint::names::Names;
 use crate::checkpoint::{Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
-use crate::head::{self, HeadForm};
 use crate::graph::request::GraphRequest;
+use crate::head::{self, HeadForm};
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
 

@@ -21,8 +21,8 @@ use crate::checkpoint::{Canonical, Checkpoint, Settings};
 use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::layers::Activation;
-use crate::head::{self, HeadForm};
 use crate::graph::request::GraphRequest;
+use crate::head::{self, HeadForm};
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned};
 

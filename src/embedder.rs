@@ -97,7 +97,7 @@ pub enum EmbedError {
 /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &export)?;
 /// # let model = model.to_str().ok_or("a path")?;
 /// let options = EmbedderOptions {
-///     settings: Overrides { pooling: Some(Pooling::Mean), ..Overrides::default() },
+///     settings: Overrides { pooling: Some(Pooling::Mean.into()), ..Overrides::default() },
 ///     ..EmbedderOptions::default()
 /// };
 /// // A name (`esm2_t6_8M_UR50D`), a checkpoint or an exported folder. Nothing is loaded yet.
@@ -140,7 +140,7 @@ impl Embedder {
     ///
     /// // 4 threads, and each vector the maximum over a sequence's residues. Nothing is loaded yet.
     /// let options = EmbedderOptions {
-    ///     settings: Overrides { pooling: Some(Pooling::Max), ..Overrides::default() },
+    ///     settings: Overrides { pooling: Some(Pooling::Max.into()), ..Overrides::default() },
     ///     threads: Some(4),
     ///     ..EmbedderOptions::default()
     /// };

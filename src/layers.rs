@@ -6,7 +6,27 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::settings::SettingsError;
+/// Layers that a model does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// The model has fewer layers.
+    #[error("there is no layer {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]
+    Missing {
+        /// The requested value.
+        layer: i32,
+        /// The model's number of layers.
+        layers: usize,
+    },
+    /// A range that ends before it begins.
+    #[error("the layers {first}-{last} end before they begin: write the lower one first")]
+    Range {
+        /// The requested first layer.
+        first: i32,
+        /// The requested last layer.
+        last: i32,
+    },
+}
 
 /// The layers that a user asks for, before the model is known: `33`, `-1`, `6,20,33`, `30-33`,
 /// `all`.
@@ -35,7 +55,7 @@ impl LayerChoice {
     ///
     /// # Errors
     /// If the model has no such layer, or a range ends before it begins.
-    pub fn in_model(&self, layers: usize) -> Result<Layers, SettingsError> {
+    pub fn in_model(&self, layers: usize) -> Result<Layers, LayerError> {
         let index = |layer: i32| {
             let distance = usize::try_from(layer.unsigned_abs()).unwrap_or(usize::MAX);
             let index = if layer < 0 {
@@ -44,7 +64,7 @@ impl LayerChoice {
                 Some(distance)
             };
             let found = index.filter(|&index| index <= layers);
-            found.ok_or(SettingsError::Layer { layer, layers })
+            found.ok_or(LayerError::Missing { layer, layers })
         };
         let mut all = Vec::new();
         for &item in &self.0 {
@@ -54,7 +74,7 @@ impl LayerChoice {
                 Item::Range(first, last) => {
                     let (start, end) = (index(first)?, index(last)?);
                     if start > end {
-                        return Err(SettingsError::LayerRange { first, last });
+                        return Err(LayerError::Range { first, last });
                     }
                     all.extend(start..=end);
                 }
@@ -210,9 +230,7 @@ mod tests {
 
     fn layers(text: &str) -> Result<Vec<usize>, String> {
         let choice: LayerChoice = text.parse()?;
-        let found = choice
-            .in_model(33)
-            .map_err(|error: SettingsError| error.to_string())?;
+        let found = choice.in_model(33).map_err(|error| error.to_string())?;
         Ok(found.as_slice().to_vec())
     }
 

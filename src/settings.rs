@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
 
-pub use crate::layers::{LayerChoice, Layers};
+pub use crate::layers::{LayerChoice, LayerError, Layers};
 pub use crate::output::{Format, OutputPrecision};
 use crate::pooling::PoolingsParser;
 pub use crate::pooling::{Pooling, Poolings};
@@ -461,14 +461,9 @@ pub enum SettingsError {
     /// Proteins have no reverse strand.
     #[error("option `revcomp: mean` works with DNA models only")]
     NoStrands,
-    /// The model has fewer layers.
-    #[error("there is no layer {layer}: the model has layers 0 to {layers} (or -{} to -1)", layers + 1)]
-    Layer {
-        /// The requested value.
-        layer: i32,
-        /// The model's number of layers.
-        layers: usize,
-    },
+    /// The model has no such layers.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// Several poolings or layers in a format that holds one.
     #[error("option `format: {format}` holds one pooling of one layer{each}, and {columns} are \
              asked for; use {others}, or a run for each", columns = .columns.join(", "),
@@ -481,14 +476,6 @@ pub enum SettingsError {
         per_token: bool,
         /// What is asked for, such as `mean_33`.
         columns: Vec<String>,
-    },
-    /// A range that ends before it begins.
-    #[error("the layers {first}-{last} end before they begin: write the lower one first")]
-    LayerRange {
-        /// The requested first layer.
-        first: i32,
-        /// The requested last layer.
-        last: i32,
     },
 }
 
@@ -618,7 +605,7 @@ impl Settings {
     pub fn layers_of(&self, layers: usize) -> Result<Layers, SettingsError> {
         match &self.layer {
             None => Ok(layers.into()),
-            Some(choice) => choice.in_model(layers),
+            Some(choice) => Ok(choice.in_model(layers)?),
         }
     }
 }

@@ -117,8 +117,8 @@ fn what_cannot_be_compared_is_said() {
             "number 1: neither `values` nor `norm`",
         ),
         (
-            json!([{"sequence": "MKT", "norm": 1, "pooling": "sum"}]),
-            "no pooling \"sum\"",
+            json!([{"sequence": "MKT", "norm": 1, "pooling": "median"}]),
+            "no pooling \"median\"",
         ),
         (
             json!([{"sequence": "MKT", "norm": 1, "pooling": "none"}]),

@@ -13,7 +13,7 @@ use syn::visit::{self, Visit};
 /// The folders and files of `src`, each of which may import only what stands before it. Data flows
 /// from the manifest to records, tokens, batches, the engine and the output; `run` leads it
 /// through, and the command line is on top.
-const ORDER: [&str; 31] = [
+const ORDER: [&str; 32] = [
     "text",
     "digest",
     "folders",
@@ -25,6 +25,7 @@ const ORDER: [&str; 31] = [
     "records",
     "tokenize",
     "vectors",
+    "layers",
     "pooling",
     "output",
     "settings",

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Packs the executable with its manual pages, completions and licences: scripts/archive.sh EXECUTABLE TARGET FOLDER
-# Prints the path of the archive, FOLDER/seqembed-VERSION-TARGET.tar.gz. The executable must run on this machine.
+# Packs the executable with its manual pages, completions and licences:
+# scripts/archive.sh EXECUTABLE TARGET FOLDER
+# Prints the path of the archive, FOLDER/seqembed-VERSION-TARGET.tar.gz. The executable must run on
+# this machine.
 set -eu
 [ $# -eq 3 ] || {
     echo "usage: scripts/archive.sh EXECUTABLE TARGET FOLDER" >&2

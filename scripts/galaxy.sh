@@ -1,6 +1,8 @@
 #!/bin/sh
-# Runs the tests of the Galaxy tools in a Galaxy server on this machine: scripts/galaxy.sh EXECUTABLE [TOOL.xml...]
-# The server is from PyPI (.venv-galaxy), with its data in a temporary folder, and runs jobs on this machine; it is ended at the end.
+# Runs the tests of the Galaxy tools in a Galaxy server on this machine:
+# scripts/galaxy.sh EXECUTABLE [TOOL.xml...]
+# The server is from PyPI (.venv-galaxy), with its data in a temporary folder, and runs jobs on this
+# machine; it is ended at the end.
 # GALAXY and PLANEMO name other environments, GALAXY_PORT another port (8899).
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Checks the modules in nextflow/modules/seqembed with nf-core's linter, as in a clone of nf-core/modules.
-# scripts/nf-core.sh [CLONE]
-# CLONE: a clone of nf-core/modules, into which the modules are copied, for a pull request. Without one, a temporary folder in its layout is used.
-# Needs git, Java, and nf-core/tools in PATH (pip install nf-core), which clones nf-core/modules once for its schemas.
+# Checks the modules in nextflow/modules/seqembed with nf-core's linter, as in a clone of
+# nf-core/modules: scripts/nf-core.sh [CLONE]
+# CLONE: a clone of nf-core/modules, into which the modules are copied, for a pull request. Without
+# one, a temporary folder in its layout is used.
+# Needs git, Java, and nf-core/tools in PATH (pip install nf-core), which clones nf-core/modules
+# once for its schemas.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 modules=$root/nextflow/modules/seqembed

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 VERSION = r"\d+\.\d+\.\d+(?:-[a-z]+\.?\d+)?"
 
-# Where the version of seqembed is written: files, and what is around it (<VERSION>) there. Each must occur.
+# Where the version of seqembed is written: files, and what is around it (<VERSION>) there. Each
+# must occur.
 PLACES = [
     ("Cargo.toml", r'(?m)^version = "<VERSION>"'),
     ("Cargo.toml", r'seqembed-onnx = \{ version = "<VERSION>"'),

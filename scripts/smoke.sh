@@ -1,6 +1,7 @@
 #!/bin/sh
 # Checks that an installed executable works: scripts/smoke.sh EXECUTABLE
-# It finds ONNX Runtime, and embeds a sequence with a model of random weights. Nothing is downloaded.
+# It finds ONNX Runtime, and embeds a sequence with a model of random weights. Nothing is
+# downloaded.
 set -eu
 executable=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 folder=$(mktemp -d)

@@ -1,7 +1,9 @@
 #!/bin/bash
-# Runs the workflows and the array script on a SLURM of this machine: scripts/test-cluster.sh EXECUTABLE
-# The controller and two nodes are real, from Debian's packages (slurmctld, slurmd, munge), and run in a temporary folder as this user (root). They
-# are ended at the end by their process ids. If SLURM is not installed, its packages are unpacked in .seqembed/slurm, and nothing is installed.
+# Runs the workflows and the array script on a SLURM of this machine:
+# scripts/test-cluster.sh EXECUTABLE
+# The controller and two nodes are real, from Debian's packages (slurmctld, slurmd, munge), and run
+# in a temporary folder as this user (root). They are ended at the end by their process ids. If
+# SLURM is not installed, its packages are unpacked in .seqembed/slurm, and nothing is installed.
 # SNAKEMAKE names an environment with Snakemake and its plugin for SLURM (.venv-snakemake).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -96,7 +98,8 @@ END
     fail "the nodes of SLURM did not start"
 }
 
-# Snakemake's plugin removes SLURM_CONF from the environment of its jobs, so the commands set it themselves.
+# Snakemake's plugin removes SLURM_CONF from the environment of its jobs, so the commands set it
+# themselves.
 wrap_commands() {
     mkdir "$folder/commands"
     for command in sbatch srun squeue scancel scontrol sinfo sacct sacctmgr; do
@@ -109,7 +112,8 @@ wrap_commands() {
 
 # --- what runs on it ---
 
-# A folder with `seqembed` for jobs: the first `run` or `embed` of the folder does the commands in $2 instead.
+# A folder with `seqembed` for jobs: the first `run` or `embed` of the folder does the commands in
+# $2 instead.
 executable_that() {
     mkdir -p "$1"
     cat >"$1/seqembed" <<END
@@ -176,7 +180,8 @@ array() {
 
 nextflow() {
     mkdir "$folder/nextflow" && cd "$folder/nextflow"
-    # The first task is slow, so that it is cancelled in the middle; the bad file is not tried again.
+    # The first task is slow, so that it is cancelled in the middle; the bad file is not tried
+    # again.
     executable_that "$PWD/bin" "export SEQEMBED_INJECT=slow=300"
     samplesheet , >samples.csv
     printf 'MKV without a header\n' >bad.faa

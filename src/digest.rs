@@ -22,16 +22,16 @@ pub fn of_file(file: &File, length: u64) -> io::Result<String> {
     of_blocks(file, length, &[])
 }
 
-/// The hash of a block of a file that has more than one: [`BLOCK`] bytes, or the last ones, from the
-/// offset `at`.
+/// The hash of a block of a file that has more than one: [`BLOCK`] bytes, or the last ones, from
+/// the offset `at`.
 pub fn of_block(at: u64, bytes: &[u8]) -> ChainingValue {
     let mut hasher = Hasher::new();
     hasher.set_input_offset(at);
     hasher.update(bytes).finalize_non_root()
 }
 
-/// The hash of the first `length` bytes of a file, in hexadecimal, without reading blocks whose hash
-/// is already known.
+/// The hash of the first `length` bytes of a file, in hexadecimal, without reading blocks whose
+/// hash is already known.
 ///
 /// # Errors
 /// If a block cannot be read.

@@ -154,8 +154,8 @@ impl<T: Send + 'static> Promise<T> {
     pub fn wait(&self) -> Option<T> {
         /// How long a thread that finds nothing else to do waits.
         const TICK: Duration = Duration::from_millis(1);
-        // If this is one of rayon's threads, all of them may be waiting like it, and the work may need
-        // one.
+        // If this is one of rayon's threads, all of them may be waiting like it, and the work may
+        // need one.
         while let Some(did) = rayon::yield_now() {
             match self.0.try_recv() {
                 Ok(result) => return Some(result),

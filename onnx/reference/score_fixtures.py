@@ -152,7 +152,8 @@ def main() -> None:
         # The embedding table may have fewer rows than the file of the vocabulary.
         columns = columns or list(range(model.config.vocab_size))
         if "esm1" in folder:
-            # fair-esm's loader zeroes it in these, and the head's decoder is tied to it: the values are those of the .pt.
+            # fair-esm's loader zeroes it in these, and the head's decoder is tied to it: the values
+            # are those of the .pt.
             model.esm.embeddings.word_embeddings.weight.data[mask] = 0.0
         tensors = recorded(lambda r, p: transformers_logits(model, r, p), rows, columns, behind, pad, mask)  # noqa: B023
         if pt:

@@ -24,8 +24,8 @@ impl Batch {
         self.ids.len()
     }
 
-    /// For [`Reduce::Both`]: takes each row, `hidden` wide, from the means or from the maxima of all
-    /// ranges.
+    /// For [`Reduce::Both`]: takes each row, `hidden` wide, from the means or from the maxima of
+    /// all ranges.
     #[must_use]
     pub fn either(&self, mut means: Vec<f32>, maxima: &[f32], hidden: usize) -> Vec<f32> {
         let rows = means.chunks_mut(hidden).zip(maxima.chunks(hidden));

@@ -11,8 +11,8 @@
 //! - `half`: devices are said to compute in half precision, so that there is a higher one to fall
 //!   back on;
 //! - `slow=MS`: every batch takes MS milliseconds longer;
-//! - `made-up`: nothing is computed, and the numbers are made up, which measures how much the rest of
-//!   the program can carry (`bench/residues.py`). A run warns of it.
+//! - `made-up`: nothing is computed, and the numbers are made up, which measures how much the rest
+//!   of the program can carry (`bench/residues.py`). A run warns of it.
 //!
 //! Without the variable no engine is wrapped, so that this costs nothing.
 

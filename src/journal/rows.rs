@@ -129,9 +129,9 @@ impl Writer {
         })
     }
 
-    /// Appends a frame of the marks' rows, whose values are in the marks' order; in 16 bits where all
-    /// of them have 16. Returns their offset in the shard, and their floats. It may be written later:
-    /// [`Writer::flush`] waits for it.
+    /// Appends a frame of the marks' rows, whose values are in the marks' order; in 16 bits where
+    /// all of them have 16. Returns their offset in the shard, and their floats. It may be written
+    /// later: [`Writer::flush`] waits for it.
     ///
     /// # Errors
     /// When the disk refuses, or the values are not as many as the marks say. The error may be that

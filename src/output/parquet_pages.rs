@@ -2,11 +2,11 @@
 //!
 //! The crate's writer takes some 50 ns for each value, since it makes levels of it, and lays all
 //! values of a row into one page. Here pages are laid out without looking at the values, which are
-//! stored as they are, one after the other: splitting them into streams of bytes and compressing these
-//! (zstd, level 1) saves 8 % of the vectors of ESM-2 in 16 bits and 9 % in 32, for one second more per
-//! GB to write and one to read, on one core. What a page costs is then encoding and writing its
-//! values, which other threads do ([`ParallelFile`]). Where the crate copies the pages of a column
-//! into the file, [`Stream`] puts these in their place.
+//! stored as they are, one after the other: splitting them into streams of bytes and compressing
+//! these (zstd, level 1) saves 8 % of the vectors of ESM-2 in 16 bits and 9 % in 32, for one second
+//! more per GB to write and one to read, on one core. What a page costs is then encoding and
+//! writing its values, which other threads do ([`ParallelFile`]). Where the crate copies the pages
+//! of a column into the file, [`Stream`] puts these in their place.
 
 use std::io::{self, Write};
 

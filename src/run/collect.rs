@@ -172,8 +172,9 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Saves what was computed for files that are not finished. Where it is the last time, all of it,
-    /// and it is on the disk in the end; else what a chunk that will soon be written has is left.
+    /// Saves what was computed for files that are not finished. Where it is the last time, all of
+    /// it, and it is on the disk in the end; else what a chunk that will soon be written has is
+    /// left.
     ///
     /// # Errors
     /// When the disk refuses.

@@ -32,8 +32,8 @@ impl PartTokens {
         }
     }
 
-    /// Whether a record with this many tokens is cut into parts. With several poolings none is: what
-    /// is saved of a part is one sum.
+    /// Whether a record with this many tokens is cut into parts. With several poolings none is:
+    /// what is saved of a part is one sum.
     pub fn is_long(self, pooling: &Poolings, tokens: usize) -> bool {
         pooling.count() == 1 && tokens > self.of(pooling).saturating_mul(LONG_PARTS)
     }

@@ -143,8 +143,8 @@ impl<'a> Saver<'a> {
         since.elapsed() >= self.every
     }
 
-    /// Lets go of the batches of a chunk that was written. What is [full](Saver::is_full) is written
-    /// in a moment, and need not be copied.
+    /// Lets go of the batches of a chunk that was written. What is [full](Saver::is_full) is
+    /// written in a moment, and need not be copied.
     pub fn detach(&mut self) {
         if self.is_full() {
             return;
@@ -170,8 +170,8 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// Writes rows now. Returns the location of their values, if there are any, which can be read at
-    /// once where they are [parts](RowBlock::is_part).
+    /// Writes rows now. Returns the location of their values, if there are any, which can be read
+    /// immediately where they are [parts](RowBlock::is_part).
     ///
     /// # Errors
     /// When the disk refuses.

@@ -1,5 +1,5 @@
-//! `scripts/release.py`: all files that have the version of seqembed have the same one, and a new one
-//! is written into all of them.
+//! `scripts/release.py`: all files that have the version of seqembed have the same one, and a new
+//! one is written into all of them.
 
 use std::fs;
 use std::path::Path;

@@ -133,8 +133,8 @@ impl<'blocks> Attention<'blocks> {
         }
     }
 
-    /// The same in graphs of contacts, for packed sequences: also adds the maps of the heads. Nothing
-    /// after the last map: then the name is empty.
+    /// The same in graphs of contacts, for packed sequences: also adds the maps of the heads.
+    /// Nothing after the last map: then the name is empty.
     pub fn attend_and_map(
         &self,
         frame: &mut Frame<'_, '_>,

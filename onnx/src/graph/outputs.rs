@@ -14,7 +14,7 @@ use crate::graph::request::{GraphKind, GraphRequest, Output};
 pub struct Outputs<'r> {
     request: &'r GraphRequest,
     /// For each output, what it has of each layer so far. Nothing where there is one layer: then
-    /// outputs are declared at once.
+    /// outputs are declared immediately.
     parts: Vec<Vec<String>>,
     /// Padded: which tokens are in each sequence's range, [batch, length].
     mask: Option<String>,

@@ -136,8 +136,9 @@ pub struct GraphRequest {
     /// fp32 always.
     pub precision: Precision,
     /// The layers whose hidden states are output, in ascending order: 0 is the embedding layer, n
-    /// the output of block n. As in fair-esm's `repr_layers` and transformers' `hidden_states`, only
-    /// the last layer has the final layer norm. Of several, a row has one vector after the other.
+    /// the output of block n. As in fair-esm's `repr_layers` and transformers' `hidden_states`,
+    /// only the last layer has the final layer norm. Of several, a row has one vector after the
+    /// other.
     pub layers: Vec<usize>,
     /// The outputs of the graph.
     pub outputs: Vec<Output>,

@@ -1,4 +1,5 @@
-# The test of this wrapper in test_wrappers.py of the Snakemake wrapper repository, whose fixture `run` it takes.
+# The test of this wrapper in test_wrappers.py of the Snakemake wrapper repository, whose fixture
+# `run` it takes.
 
 
 def test_seqembed(run):

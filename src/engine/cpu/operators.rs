@@ -4,8 +4,9 @@
 //! Their names and inputs, which graphs are written with: `RotaryAttention(qkv, bias,
 //! sequence_starts)`, `AlibiAttention(qkv, bias, slopes, sequence_starts)`, `RelativeAttention(qkv,
 //! bias, table, sequence_starts)`, `Attention(qkv, bias, sequence_starts)`, `ContactMap` (see
-//! `contact_map.rs`), `SkipLayerNorm(x, skip, gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`, `Positions(sequence_starts, input_ids)`,
-//! `PoolMean(tokens, pool_range)` and `PoolMax(tokens, pool_range)`; see the kernels for shapes.
+//! `contact_map.rs`), `SkipLayerNorm(x, skip, gamma, beta, bias)`, `BiasGelu(x, bias)`, `Geglu(x)`,
+//! `Positions(sequence_starts, input_ids)`, `PoolMean(tokens, pool_range)` and `PoolMax(tokens,
+//! pool_range)`; see the kernels for shapes.
 
 use ort::environment::Environment;
 use ort::operator::{

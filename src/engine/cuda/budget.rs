@@ -27,8 +27,8 @@ pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
 
 /// Tokens per batch for a GPU with `free` bytes of memory, of which the weights need `weights`.
 ///
-/// `concurrent` batches are on the device at the same time. [`MAX_TOKENS`] where these fit: the more
-/// tiles a product has, the less its last, partly filled wave of tiles costs.
+/// `concurrent` batches are on the device at the same time. [`MAX_TOKENS`] where these fit: the
+/// more tiles a product has, the less its last, partly filled wave of tiles costs.
 #[must_use]
 pub fn batch_tokens(
     free: u64,

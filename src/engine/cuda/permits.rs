@@ -13,15 +13,15 @@
 //! - ESM-2 8M (320): 7 to 16 % more proteins, and as many reading frames. It waits for the host
 //!   most of the time.
 //!
-//! Where the vectors of all tokens are copied back (a gigabyte for each second of 650M, in 16 bits), the
-//! GPU would wait for the copies, so there are always two.
+//! Where the vectors of all tokens are copied back (a gigabyte for each second of 650M, in 16
+//! bits), the GPU would wait for the copies, so there are always two.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use seqembed_onnx::Sizes;
 
-/// How many batches of a model may be on a GPU at the same time. `per_token`: whether the vectors of
-/// all tokens are copied back.
+/// How many batches of a model may be on a GPU at the same time. `per_token`: whether the vectors
+/// of all tokens are copied back.
 #[must_use]
 pub fn concurrent_batches(sizes: &Sizes, per_token: bool) -> usize {
     let small = sizes.hidden < 512;

@@ -114,8 +114,8 @@ impl Variants {
         self.by_id.get(id).map_or(&[], Vec::as_slice)
     }
 
-    /// Checks that every id is in one of the files, and that every wild-type letter stands where the
-    /// variant says. Files that cannot be read are left to the run, which reports them.
+    /// Checks that every id is in one of the files, and that every wild-type letter stands where
+    /// the variant says. Files that cannot be read are left to the run, which reports them.
     ///
     /// # Errors
     /// Every line that does not fit.

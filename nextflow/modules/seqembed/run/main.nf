@@ -23,7 +23,8 @@ process SEQEMBED_RUN {
     def model_arg = model ? "--model ${model}" : ''
     def format_arg = format ? "--format ${format}" : ''
     def device_arg = task.accelerator ? '--device cuda:all' : ''
-    // Without sample names, samples are named after the files. In a manifest, in quotes, any name can be written.
+    // Without sample names, samples are named after the files. In a manifest, in quotes, any name
+    // can be written.
     def command = samples ? "run ${prefix}.manifest.yaml" : "embed ${sequences}"
     def quoted = { value -> "'${value.toString().replace("'", "''")}'" }
     def rows = [samples ?: [], sequences].transpose().collect { sample, file ->

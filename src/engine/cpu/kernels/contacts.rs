@@ -1,10 +1,10 @@
 //! The contact head's part of a block: the kernel behind `seqembed.ContactMap`.
 //!
-//! Of one head of one sequence, the attention map of the residues (without the special tokens, which
-//! softmax goes over, too) is symmetrised, `s = a + a^T`; what its row and column would give on
-//! their own is taken off, `s[i, j] - r[i] r[j] / t`, with the sums of rows `r` and of all `t`
-//! (the average product correction of Dunn et al., 2008); and a multiple of that is added to the sum
-//! of the heads and blocks before. A map is there for one head at a time.
+//! Of one head of one sequence, the attention map of the residues (without the special tokens,
+//! which softmax goes over, too) is symmetrised, `s = a + a^T`; what its row and column would give
+//! on their own is taken off, `s[i, j] - r[i] r[j] / t`, with the sums of rows `r` and of all `t`
+//! (the average product correction of Dunn et al., 2008); and a multiple of that is added to the
+//! sum of the heads and blocks before. A map is there for one head at a time.
 //!
 //! A row is computed the same way whatever else is in the batch and however many threads there are.
 //! An infinity or NaN in a row of scores makes the row NaN, and so all contacts of the sequence.

@@ -23,8 +23,8 @@
 //
 // With -DFP8=1, A and W are fp8 (e4m3), and so is C after an activation; K is a multiple of 128.
 // Where a norm comes before, A comes from `quantize_rows` (rows.cu), with one factor a row. Where C
-// is fp8, each 16 of its columns are in the order 0 1 8 9, 2 3 10 11, ..., 6 7 14 15, as they are in
-// registers: the weights of the next layer are stored in that order.
+// is fp8, each 16 of its columns are in the order 0 1 8 9, 2 3 10 11, ..., 6 7 14 15, as they are
+// in registers: the weights of the next layer are stored in that order.
 
 #define TILE_M 128
 #define TILE_N 256

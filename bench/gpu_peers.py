@@ -30,7 +30,7 @@ from kernel_table import of_profiler
 
 PEERS = {
     "esm2": {
-        "transformers": lambda weights: gpu_torch.Esm2Transformers(weights),
+        "transformers": lambda weights: gpu_transformers.Esm2Transformers(weights),
         "compiled-varlen": lambda weights: gpu_torch.Esm2Varlen(weights),
     },
     "dnabert2": {

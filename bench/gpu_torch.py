@@ -222,69 +222,6 @@ class Padded:
         self.ids, self.sizes = on_host(ids, device), on_host(sizes, device)
 
 
-class Esm2Transformers:
-    """transformers' EsmModel with SDPA, padded batches."""
-
-    budgets = (16384, 65536)
-    packed = False
-
-    def __init__(self, weights: Weights) -> None:
-        from transformers import EsmConfig, EsmModel
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        sizes, self.weights = weights.sizes, weights
-        config = EsmConfig(
-            vocab_size=sizes["vocabulary"],
-            mask_token_id=32,
-            pad_token_id=1,
-            hidden_size=sizes["hidden"],
-            num_hidden_layers=sizes["layers"],
-            num_attention_heads=sizes["heads"],
-            intermediate_size=sizes["intermediate"],
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            max_position_embeddings=1026,
-            position_embedding_type="rotary",
-            layer_norm_eps=sizes["layer_norm_eps"],
-            emb_layer_norm_before=False,
-            token_dropout=True,
-            attn_implementation="sdpa",
-        )
-        with torch.device(weights.device):
-            self.model = EsmModel(config, add_pooling_layer=False).eval()
-        hidden = sizes["hidden"]
-        # The model scales its table by 0.88 itself.
-        state = {"embeddings.word_embeddings.weight": weights["embedding"] / 0.88}
-        for part in ("weight", "bias"):
-            state[f"encoder.emb_layer_norm_after.{part}"] = weights[f"final_norm.{part}"]
-        for number in range(sizes["layers"]):
-            ours, theirs = f"layer.{number}", f"encoder.layer.{number}"
-            qkv = {"weight": weights[f"{ours}.qkv.weight"], "bias": weights.qkv_bias(number)}
-            for part, tensor in qkv.items():
-                for at, name in enumerate(("query", "key", "value")):
-                    state[f"{theirs}.attention.self.{name}.{part}"] = tensor[at * hidden : (at + 1) * hidden]
-            names = [("attention_norm", "attention.LayerNorm"), ("attention_output", "attention.output.dense")]
-            names += [("feed_forward_norm", "LayerNorm"), ("up", "intermediate.dense"), ("down", "output.dense")]
-            for mine, other in names:
-                for part in ("weight", "bias"):
-                    state[f"{theirs}.{other}.{part}"] = weights[f"{ours}.{mine}.{part}"]
-        for name, parameter in self.model.named_parameters():
-            if "contact_head" not in name:
-                parameter.data = state.pop(name)
-        if state:
-            raise RuntimeError(f"transformers' model lacks {', '.join(state)}")
-
-    def batch(self, rows: list[np.ndarray], budget: int) -> Padded:
-        return Padded(rows, self.weights.device, pad=1)
-
-    def step(self, batch: Padded) -> torch.Tensor:
-        put = lambda tensor: tensor.to(self.weights.device, non_blocking=True)  # noqa: E731
-        ids, sizes = put(batch.ids), put(batch.sizes)
-        states = self.model(input_ids=ids, attention_mask=(ids != 1).long()).last_hidden_state
-        return masked_means(states, sizes)
-
-
 # ---------------------------------------------------------------------------------------------- DNABERT-2
 
 

@@ -1,4 +1,4 @@
-"""ESM C and Nucleotide Transformer (version 2) in transformers, over the weights of an exported folder: padded batches, SDPA.
+"""ESM-2, ESM C and Nucleotide Transformer (version 2) in transformers, over the weights of an exported folder: padded batches, SDPA.
 
 transformers has ESM C from release 5.24 on. Of Nucleotide Transformer it has version 1 alone: for version 2, the first dense layer of its
 EsmModel's feed-forward layers is replaced by a gated one, as the authors' code on the hub has it.
@@ -34,7 +34,7 @@ def fill(model, state: dict[str, torch.Tensor]) -> None:
 
 
 class Transformers:
-    """What both models share."""
+    """What all models share."""
 
     budgets = (16384, 65536)
     packed = False
@@ -95,29 +95,34 @@ class EsmcTransformers(Transformers):
         return state
 
 
-class NucleotideTransformers(Transformers):
-    """transformers' EsmModel with gated feed-forward layers."""
+class Esm2Transformers(Transformers):
+    """transformers' EsmModel."""
 
-    behind = 0
+    # Each part of a layer: its name in the folder, and in EsmModel.
+    parts = (
+        ("attention_norm", "attention.LayerNorm"),
+        ("attention_output", "attention.output.dense"),
+        ("feed_forward_norm", "LayerNorm"),
+        ("up", "intermediate.dense"),
+        ("down", "output.dense"),
+    )
+    # The model scales its table by this itself.
+    embedding_scale = 0.88
+    settings = {"mask_token_id": 32, "max_position_embeddings": 1026, "token_dropout": True}
 
     def build(self, sizes: dict):
         from transformers import EsmConfig, EsmModel
 
-        hidden, inner = sizes["hidden"], sizes["intermediate"]
-        shape = {"hidden_size": hidden, "num_hidden_layers": sizes["layers"], "num_attention_heads": sizes["heads"]}
+        shape = {"hidden_size": sizes["hidden"], "num_hidden_layers": sizes["layers"], "num_attention_heads": sizes["heads"]}
         config = EsmConfig(
-            **shape, intermediate_size=inner, vocab_size=sizes["vocabulary"], mask_token_id=2, pad_token_id=1, hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0, max_position_embeddings=2050, position_embedding_type="rotary",
-            layer_norm_eps=sizes["layer_norm_eps"], emb_layer_norm_before=False, token_dropout=False, attn_implementation="sdpa",
+            **shape, **self.settings, intermediate_size=sizes["intermediate"], vocab_size=sizes["vocabulary"], pad_token_id=1,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, position_embedding_type="rotary",
+            layer_norm_eps=sizes["layer_norm_eps"], emb_layer_norm_before=False, attn_implementation="sdpa",
         )
-        model = EsmModel(config, add_pooling_layer=False)
-        for layer in model.encoder.layer:
-            layer.intermediate = GatedDense(hidden, inner)
-            layer.output.dense = torch.nn.Linear(inner, hidden, bias=False)
-        return model
+        return EsmModel(config, add_pooling_layer=False)
 
     def state(self, weights: Weights) -> dict[str, torch.Tensor]:
-        state = {"embeddings.word_embeddings.weight": weights["embedding"]}
+        state = {"embeddings.word_embeddings.weight": weights["embedding"] / self.embedding_scale}
         for part in ("weight", "bias"):
             state[f"encoder.emb_layer_norm_after.{part}"] = weights[f"final_norm.{part}"]
         for number in range(weights.sizes["layers"]):
@@ -125,9 +130,32 @@ class NucleotideTransformers(Transformers):
             names = [f"encoder.layer.{{}}.attention.self.{name}" for name in ("query", "key", "value")]
             state |= self.qkv(number, names, "weight", weights[f"{ours}.qkv.weight"])
             state |= self.qkv(number, names, "bias", weights.qkv_bias(number))
-            for mine, other in (("attention_norm", "attention.LayerNorm"), ("attention_output", "attention.output.dense"), ("feed_forward_norm", "LayerNorm")):
+            for mine, other in self.parts:
                 for part in ("weight", "bias"):
                     state[f"{theirs}.{other}.{part}"] = weights[f"{ours}.{mine}.{part}"]
+        return state
+
+
+class NucleotideTransformers(Esm2Transformers):
+    """transformers' EsmModel with gated feed-forward layers."""
+
+    behind = 0
+    parts = Esm2Transformers.parts[:3]
+    embedding_scale = 1.0
+    settings = {"mask_token_id": 2, "max_position_embeddings": 2050, "token_dropout": False}
+
+    def build(self, sizes: dict):
+        hidden, inner = sizes["hidden"], sizes["intermediate"]
+        model = super().build(sizes)
+        for layer in model.encoder.layer:
+            layer.intermediate = GatedDense(hidden, inner)
+            layer.output.dense = torch.nn.Linear(inner, hidden, bias=False)
+        return model
+
+    def state(self, weights: Weights) -> dict[str, torch.Tensor]:
+        state = super().state(weights)
+        for number in range(weights.sizes["layers"]):
+            ours, theirs = f"layer.{number}", f"encoder.layer.{number}"
             state[f"{theirs}.intermediate.dense.weight"] = weights[f"{ours}.gated.weight"]
             state[f"{theirs}.output.dense.weight"] = weights[f"{ours}.down.weight"]
         return state

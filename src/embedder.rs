@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::device::{Device, DeviceChoice};
 use crate::engine::runtime::Runtime;
 use crate::engine::select::{self, SelectedDevice};
-use crate::engine::session::Session;
+use crate::engine::session::{self, Session};
 use crate::interrupt::Interrupt;
 use crate::manifest::{self, Job, ManifestErrors};
 use crate::output::{Block, OutputError, Rows, Sink, Written};
@@ -231,7 +231,7 @@ impl Embedder {
                 "it computes layer {}, but layer {} is required",
                 loaded.layers, embedder.layers
             )
-        } else if let Some(missing) = crate::engine::session::missing(&loaded.outputs, wanted) {
+        } else if let Some(missing) = session::missing(&loaded.outputs, wanted) {
             format!(
                 "pooling {} needs the output `{}`, which the session was loaded without",
                 embedder.settings.pooling,
@@ -296,12 +296,10 @@ impl Embedder {
             .into_iter()
             .map(|(header, letters)| Record::new(header.into(), letters.into()))
             .collect();
-        let vectors = self.layers.count() * self.settings.pooling.count();
-        let width = vectors * self.opened.model.architecture().hidden();
-        let rows = Arc::new(Mutex::new(Rows::new(width)));
-        let sink: Box<dyn Sink> = Box::new(Gathered(Arc::clone(&rows)));
         self.look_for_device()?;
         let mut group = self.group(vec![self.nameless()])?;
+        let rows = Arc::new(Mutex::new(Rows::new(group.width())));
+        let sink: Box<dyn Sink> = Box::new(Gathered(Arc::clone(&rows)));
         group.given = Some((records, sink));
         let report = self.work(group, &mut Silent)?;
         if let Some(why) = report.files.into_iter().find_map(|file| file.error) {
@@ -385,7 +383,7 @@ impl Embedder {
         }
         self.look_for_device()?;
         let group = self.group(vec![self.nameless()])?;
-        let trace = silence();
+        let trace = Trace::off();
         let context = context(&self.options, &trace);
         let mut report = Report::default();
         let mut loading = ModelLoading::new(&group, &context, &mut self.resources, &mut report);
@@ -459,7 +457,7 @@ impl Embedder {
         let started = Instant::now();
         let mut report = run::begun(&self.options);
         report.device.clone_from(&self.resources.devices[0].name);
-        let trace = silence();
+        let trace = Trace::off();
         let context = RunContext {
             started,
             ..context(&self.options, &trace)
@@ -520,7 +518,7 @@ impl Embedder {
             model: Arc::clone(&self.opened.model),
             tokenizer: Arc::clone(&self.opened.tokenizer),
             layers: self.layers.clone(),
-            poolings: Some(self.settings.pooling.clone()).filter(|poolings| poolings.count() > 1),
+            poolings: self.settings.pooling.several(),
             precision,
             positions: (0..jobs.len()).collect(),
             tasks: jobs.into_iter().map(task).collect(),
@@ -548,11 +546,6 @@ fn choice(device: Device) -> DeviceChoice {
         Device::Cpu => DeviceChoice::Cpu,
         Device::Cuda(number) => DeviceChoice::Cuda(vec![number]),
     }
-}
-
-/// A trace that is not written.
-fn silence() -> Trace {
-    Trace::new(None).expect("no file is made")
 }
 
 fn context<'a>(options: &'a run::Options, trace: &'a Trace) -> RunContext<'a> {

@@ -39,8 +39,8 @@ impl fmt::Display for Pooling {
     }
 }
 
-/// The poolings of a job, one or several, each once: of several, a record's row has one vector after
-/// the other.
+/// The poolings of a job, one or several, each once: of several, a record's row has one vector
+/// after the other.
 ///
 /// ```
 /// use seqembed::{Pooling, Poolings};
@@ -119,22 +119,32 @@ impl Poolings {
     #[must_use]
     pub fn of_windows(
         &self,
-        windows: &[Window],
+        mut windows: Vec<Window>,
         pool_first: Option<usize>,
         special: &SpecialTokens,
     ) -> Vec<PooledWindow> {
-        let mut all: Vec<PooledWindow> = Vec::new();
-        for (at, pooling) in self.0.iter().enumerate() {
-            let own = pooling.of_windows(windows.to_vec(), pool_first, special);
-            for (number, (window, range)) in own.into_iter().enumerate() {
-                if number == all.len() {
-                    let ranges = vec![0..0; self.0.len()];
-                    all.push(PooledWindow { window, ranges });
-                }
-                all[number].ranges[at] = range;
+        if let Some(first) = pool_first {
+            windows.retain(|window| window.kept.start < first);
+            for window in &mut windows {
+                window.kept.end = window.kept.end.min(first);
             }
         }
-        all
+        let last = windows.len().saturating_sub(1);
+        let windows = windows.into_iter().enumerate().map(|(at, window)| {
+            let poolings = self.0.iter();
+            let ranges = poolings.map(|one| one.range(&window, at == 0, at == last, special));
+            PooledWindow {
+                ranges: ranges.collect(),
+                window,
+            }
+        });
+        windows.filter(PooledWindow::is_pooled).collect()
+    }
+
+    /// Themselves, if there are several.
+    #[must_use]
+    pub fn several(&self) -> Option<Self> {
+        (self.count() > 1).then(|| self.clone())
     }
 }
 
@@ -230,6 +240,13 @@ pub struct PooledWindow {
     pub ranges: Vec<Range<usize>>,
 }
 
+impl PooledWindow {
+    /// Whether anything is pooled in it.
+    fn is_pooled(&self) -> bool {
+        self.ranges.iter().any(|range| !range.is_empty())
+    }
+}
+
 /// The output of a graph for a batch, from which all poolings are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reduce {
@@ -284,37 +301,25 @@ impl Pooling {
         self != Self::Cls || special.cls_position().is_some()
     }
 
-    /// The windows in which something is pooled, and the range of each.
-    fn of_windows(
+    /// The tokens to pool in a window of a record, which may be its first or last one.
+    fn range(
         self,
-        mut windows: Vec<Window>,
-        pool_first: Option<usize>,
+        window: &Window,
+        is_first: bool,
+        is_last: bool,
         special: &SpecialTokens,
-    ) -> Vec<(Window, Range<usize>)> {
-        if self == Self::Cls {
-            // The first window's [CLS] is the record's: the others need not run.
-            windows.truncate(1);
-        }
-        if let Some(first) = pool_first {
-            windows.retain(|window| window.kept.start < first);
-            for window in &mut windows {
-                window.kept.end = window.kept.end.min(first);
+    ) -> Range<usize> {
+        match self {
+            Self::Mean | Self::Max | Self::Sum | Self::None => kept_tokens(window, special),
+            Self::MeanAll => answered_tokens(window, is_first, is_last, special),
+            Self::Cls if is_first => {
+                let cls = special.cls_position();
+                let cls = cls.expect("settings are checked against the model before");
+                cls..cls + 1
             }
+            // The first window's [CLS] is the record's.
+            Self::Cls => 0..0,
         }
-        let last = windows.len().saturating_sub(1);
-        let windows = windows.into_iter().enumerate().map(|(at, window)| {
-            let range = match self {
-                Self::Mean | Self::Max | Self::Sum | Self::None => kept_tokens(&window, special),
-                Self::MeanAll => answered_tokens(&window, at == 0, at == last, special),
-                Self::Cls => {
-                    let cls = special.cls_position();
-                    let cls = cls.expect("settings are checked against the model before");
-                    cls..cls + 1
-                }
-            };
-            (window, range)
-        });
-        windows.collect()
     }
 }
 
@@ -369,8 +374,7 @@ pub fn divide(
             ranges: divided.collect(),
         }
     });
-    let is_pooled = |part: &PooledWindow| part.ranges.iter().any(|range| !range.is_empty());
-    windows.filter(is_pooled).collect()
+    windows.filter(PooledWindow::is_pooled).collect()
 }
 
 /// Number of rows that the engine returns for a sequence with this many tokens; those of all its
@@ -393,9 +397,9 @@ pub fn pooled_rows(reduce: Reduce, ranges: &[Range<usize>]) -> Range<usize> {
     }
 }
 
-/// Appends the vectors of a sequence, joined from its windows' [`pooled_rows`] and their ranges: for
-/// each pooling the mean weighted by the numbers of tokens, the sum, the maximum, or one after the
-/// other.
+/// Appends the vectors of a sequence, joined from its windows' [`pooled_rows`] and their ranges:
+/// for each pooling the mean weighted by the numbers of tokens, the sum, the maximum, or one after
+/// the other.
 pub fn join_windows<'v>(
     values: &mut Vec<f32>,
     windows: impl ExactSizeIterator<Item = (&'v [f32], &'v [Range<usize>])>,
@@ -522,15 +526,15 @@ mod tests {
             let (front, behind) = (front as usize, behind as usize);
             let residues = vec![front..front + 4, front + 1..front + 4];
             for pooling in [Pooling::Mean, Pooling::Max, Pooling::Sum, Pooling::None] {
-                let pooled = Poolings::from(pooling).of_windows(&windows(), None, &special);
+                let pooled = Poolings::from(pooling).of_windows(windows(), None, &special);
                 assert_eq!(ranges(&pooled), residues);
             }
-            let all = Poolings::from(Pooling::MeanAll).of_windows(&windows(), None, &special);
+            let all = Poolings::from(Pooling::MeanAll).of_windows(windows(), None, &special);
             assert_eq!(ranges(&all), [0..front + 4, front + 1..front + 4 + behind]);
             // The model sees all tokens, and the first five are pooled.
-            let first = Poolings::from(Pooling::Mean).of_windows(&windows(), Some(5), &special);
+            let first = Poolings::from(Pooling::Mean).of_windows(windows(), Some(5), &special);
             assert_eq!(ranges(&first), [front..front + 4, front + 1..front + 2]);
-            let first = Poolings::from(Pooling::Mean).of_windows(&windows(), Some(3), &special);
+            let first = Poolings::from(Pooling::Mean).of_windows(windows(), Some(3), &special);
             assert_eq!(ranges(&first), vec![front..front + 3]);
         }
     }
@@ -538,7 +542,7 @@ mod tests {
     #[test]
     fn cls_is_one_token_of_the_first_window() {
         for (special, at) in [(special(1, 1, Some(0)), 0), (special(2, 0, Some(1)), 1)] {
-            let pooled = Poolings::from(Pooling::Cls).of_windows(&windows(), None, &special);
+            let pooled = Poolings::from(Pooling::Cls).of_windows(windows(), None, &special);
             assert_eq!(ranges(&pooled), vec![at..at + 1]);
         }
     }
@@ -547,7 +551,7 @@ mod tests {
     fn several_poolings_have_a_range_each_in_every_window() {
         let special = special(1, 1, Some(0));
         let poolings: Poolings = "cls,mean,max,mean-all".parse().expect("poolings");
-        let pooled = poolings.of_windows(&windows(), None, &special);
+        let pooled = poolings.of_windows(windows(), None, &special);
         let ranges: Vec<_> = pooled.into_iter().map(|part| part.ranges).collect();
         assert_eq!(
             ranges,

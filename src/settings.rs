@@ -467,8 +467,7 @@ pub enum SettingsError {
     /// Several poolings or layers in a format that holds one.
     #[error("option `format: {format}` holds one pooling of one layer{each}, and {columns} are \
              asked for; use {others}, or a run for each", columns = .columns.join(", "),
-        each = if *.per_token { " where each residue has a vector" } else { "" },
-        others = if *.per_token { "npz or safetensors" } else { "parquet, npz, h5 or safetensors" })]
+        each = if *.per_token { " where each residue has a vector" } else { "" })]
     Columns {
         /// The format.
         format: &'static str,
@@ -476,6 +475,8 @@ pub enum SettingsError {
         per_token: bool,
         /// What is asked for, such as `mean_33`.
         columns: Vec<String>,
+        /// The formats that hold several, in words.
+        others: String,
     },
 }
 

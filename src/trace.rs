@@ -62,6 +62,15 @@ impl Trace {
         })
     }
 
+    /// A trace that is not written.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
+            started: Instant::now(),
+            to: None,
+        }
+    }
+
     /// Records a span. `about` returns details shown with it, and is called only if tracing is on.
     pub fn span(
         &self,

@@ -86,6 +86,12 @@ const WIDE: [(&str, &str); 5] = [
     ("dnabert2-768", "DNABERT-2"),
 ];
 
+/// What every GPU computes in, with both.
+fn everywhere() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
+    let precisions = PRECISIONS.into_iter();
+    precisions.flat_map(|precision| KERNELS.map(|kernels| (precision, kernels)))
+}
+
 fn device() -> String {
     std::env::var("SEQEMBED_TEST_GPU")
         .ok()
@@ -408,12 +414,9 @@ fn pooled_files_of(name: &str) -> impl Iterator<Item = (&'static str, usize)> + 
 fn one_pass_of_all_layers_and_poolings_is_that_of_the_cpu() {
     let mut problems = Problems::default();
     let device = device();
-    let kinds = PRECISIONS
-        .iter()
-        .flat_map(|precision| KERNELS.map(|kernels| (*precision, kernels)));
     for name in MODELS.map(|(name, _)| name).into_iter().chain(["esm2-640"]) {
         let expected = run_in_one_pass(name, &["--device", "cpu"]).unwrap();
-        for (precision, kernels) in kinds.clone() {
+        for (precision, kernels) in everywhere() {
             let mut options = vec!["--device", &device, "--kernels", kernels];
             options.extend(["--precision", precision]);
             let found = run_in_one_pass(name, &options);
@@ -434,11 +437,8 @@ fn one_pass_of_all_layers_and_poolings_is_that_of_the_cpu() {
 fn every_pooling_and_layer_is_that_of_the_cpu() {
     let mut problems = Problems::default();
     let device = device();
-    let kinds = PRECISIONS
-        .iter()
-        .flat_map(|precision| KERNELS.map(|kernels| (*precision, kernels)))
-        // ONNX Runtime's own attention has no kernel for bf16.
-        .chain([("bf16", "auto")]);
+    // ONNX Runtime's own attention has no kernel for bf16.
+    let kinds = everywhere().chain([("bf16", "auto")]);
     for (name, _) in MODELS {
         let expected = run_all(name, &["--device", "cpu"], "fp32").unwrap();
         for (precision, kernels) in kinds.clone() {

@@ -96,6 +96,18 @@ pub struct Head {
 }
 
 impl HeadForm {
+    /// A head whose embeddings are not scaled, and whose decoder is as the checkpoint has it.
+    pub(crate) fn new(names: HeadNames, hidden: usize, vocabulary: usize, epsilon: f32) -> Self {
+        Self {
+            names,
+            hidden,
+            vocabulary,
+            epsilon,
+            token_dropout: None,
+            zeroed_by_fair_esm: None,
+        }
+    }
+
     /// The tensors of the file. `zero_row`: a row of the decoder that is zero, whatever the
     /// checkpoint has there.
     pub(crate) fn plan(&self, zero_row: Option<usize>) -> Vec<Planned> {

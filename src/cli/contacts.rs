@@ -6,22 +6,21 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::embed::{EngineOptions, size, write_report};
+use super::embed::{EngineOptions, finished, size};
 use super::failure::{FailureOptions, failed};
 use super::progress::Progress;
-use super::{FAILED, PARTLY, USAGE, say, signals, told};
+use super::{FAILED, USAGE, say, signals, told};
 use crate::contacts::{self, ContactsError, ContactsOptions, PairChoice, Top};
 use crate::manifest::{self, Job};
 use crate::output::Format;
-use crate::run;
 use crate::settings::{Overrides, Unknown, positive};
 use crate::threads;
 
 /// Predict contacts of residues with the contact head of ESM-2 or ESM-1b
 ///
-/// Writes a file per input file, named after it (`gut_01.faa.gz` -> `OUT/gut_01.npz`), with a matrix
-/// per sequence: the probability of each pair of residues to be in contact. Sequences longer than
-/// the model's limit are skipped, because windows would leave out the contacts between them.
+/// Writes a file per input file, named after it (`gut_01.faa.gz` -> `OUT/gut_01.npz`), with a
+/// matrix per sequence: the probability of each pair of residues to be in contact. Sequences longer
+/// than the model's limit are skipped, because windows would leave out the contacts between them.
 ///
 /// The model must have been exported with its contact head: from the Hugging Face hub's files, or
 /// from fair-esm's NAME.pt with NAME-contact-regression.pt beside it. docs/contacts.md describes
@@ -195,17 +194,5 @@ fn predict(
             return Ok(if error.is_usage() { USAGE } else { FAILED }.into());
         }
     };
-    let path = options.out.join(run::REPORT);
-    write_report(&report, &path)?;
-    if !args.quiet {
-        say(report.to_string().trim_end());
-        say(&format!("  output   {}", options.out.display()));
-        say(&format!("  report   {}", path.display()));
-    }
-    let is_partly = report.totals.failed_files > 0 || report.totals.failed_records > 0;
-    Ok(if is_partly {
-        PARTLY.into()
-    } else {
-        ExitCode::SUCCESS
-    })
+    finished(&report, &options.out, args.quiet)
 }

@@ -322,20 +322,27 @@ pub fn embed(
             return Ok(code.into());
         }
     };
-    let path = options.out.join(run::REPORT);
-    write_report(&report, &path)?;
+    finished(&report, &options.out, quiet)
+}
+
+/// Writes a report into the output folder and prints it. Returns the exit code of the process.
+///
+/// # Errors
+/// If the report cannot be written.
+pub(super) fn finished(report: &Report, out: &Path, quiet: bool) -> anyhow::Result<ExitCode> {
+    let path = out.join(run::REPORT);
+    write_report(report, &path)?;
     if !quiet {
         say(report.to_string().trim_end());
-        say(&format!("  output   {}", options.out.display()));
+        say(&format!("  output   {}", out.display()));
         say(&format!("  report   {}", path.display()));
     }
-    Ok(
-        if report.totals.failed_files > 0 || report.totals.failed_records > 0 {
-            PARTLY.into()
-        } else {
-            ExitCode::SUCCESS
-        },
-    )
+    let is_partly = report.totals.failed_files > 0 || report.totals.failed_records > 0;
+    Ok(if is_partly {
+        PARTLY.into()
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Advice for errors caused by a full disk or a limit on file size.
@@ -395,7 +402,7 @@ pub(super) fn size(jobs: &[Job]) -> u64 {
 }
 
 /// Writes `report.json`, whole or not at all.
-pub(super) fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
+fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(report)?;
         text.push(b'\n');

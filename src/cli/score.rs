@@ -7,10 +7,9 @@ use std::process::ExitCode;
 use super::embed::{self, EngineOptions};
 use super::failure::FailureOptions;
 use super::progress::Progress;
-use super::{FAILED, LOST, PARTLY, USAGE, say, signals, told};
+use super::{FAILED, LOST, USAGE, say, signals, told};
 use crate::engine::error::EngineError;
 use crate::manifest;
-use crate::run::REPORT;
 use crate::run::score::{self, Method, ScoreError, ScoreOptions, TableFormat, Variants};
 use crate::settings::{Overrides, Pooling, Precision};
 
@@ -56,8 +55,8 @@ pub struct ScoreArgs {
     #[arg(long)]
     scan: bool,
 
-    /// Score these variants, in place of all else: a table (TSV, or CSV by its name) with the columns
-    /// `id` and `variant`, such as `A42G`, or `A42G:L50P`; positions count from 1
+    /// Score these variants, in place of all else: a table (TSV, or CSV by its name) with the
+    /// columns `id` and `variant`, such as `A42G`, or `A42G:L50P`; positions count from 1
     #[arg(long, value_name = "TABLE", conflicts_with_all = ["scan", "per_residue"])]
     variants: Option<PathBuf>,
 
@@ -162,19 +161,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         Ok(report) => report,
         Err(error) => return Ok(failed(&error).into()),
     };
-    let path = args.out.join(REPORT);
-    embed::write_report(&report, &path)?;
-    if !args.quiet {
-        say(report.to_string().trim_end());
-        say(&format!("  output   {}", args.out.display()));
-        say(&format!("  report   {}", path.display()));
-    }
-    let partly = report.totals.failed_files > 0 || report.totals.failed_records > 0;
-    let code = if partly {
-        PARTLY.into()
-    } else {
-        ExitCode::SUCCESS
-    };
+    let code = embed::finished(&report, &args.out, args.quiet)?;
     Ok(args.failures.accept(code))
 }
 

@@ -163,7 +163,7 @@ impl<'a> Chunks<'a> {
         let tokens = encoded.ids.len();
         if record.status.skipped.is_none() && !task.fits(record.length, tokens) {
             record.status.skipped = Some(format!(
-                "its {} residues are more than the {} that contacts are predicted of at once",
+                "its {} residues are more than the {} that contacts can be predicted for",
                 record.length, task.window.max_length
             ));
         }

@@ -27,7 +27,7 @@ use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::manifest::Job;
 use crate::output::{Format, Layout, OutputPrecision};
-use crate::report::{DeviceReport, FileReport, LoadReport, Report};
+use crate::report::{DeviceReport, FileReport, Report};
 use crate::run::{
     self, FileEnd, Observer, OpenedModel, REPORT, Replaced, RunError, SavedCounts, Task,
 };
@@ -281,20 +281,10 @@ impl Work<'_> {
             faults: None,
         };
         let session = loader.load(&prepared).map_err(RunError::from)?;
-        let info = model.info();
         self.report.workers = self.report.workers.max(workers);
-        self.report.loads.push(LoadReport {
-            model: info.name.clone(),
-            weights_sha256: info.weights_sha256.clone(),
-            layer: layers,
-            random_seed: info.random_seed,
-            licence: info
-                .published()
-                .map(|known| known.publication.licence.to_owned()),
-            device: Device::Cpu.to_string(),
-            precision: Precision::Fp32.to_string(),
-            seconds: started.elapsed().as_secs_f64(),
-        });
+        let seconds = started.elapsed().as_secs_f64();
+        let load = run::load_report(model, &layers, Device::Cpu, Precision::Fp32, seconds);
+        self.report.loads.push(load);
         Ok(Loaded { session, workers })
     }
 
@@ -428,7 +418,7 @@ impl Work<'_> {
         let task = &self.group.tasks[task];
         let info = self.group.opened.model.info();
         let graph = loaded.map(|loaded| loaded.session.info().graph_sha256.clone());
-        let mut entries = vec![
+        let entries = vec![
             ("seqembed", env!("CARGO_PKG_VERSION").to_owned()),
             (Layout::OUTPUT, Layout::CONTACTS.to_owned()),
             ("model", info.name.clone()),
@@ -440,20 +430,13 @@ impl Work<'_> {
             ("unknown", task.job.settings.unknown.to_string()),
             ("source", run::source_name(task)),
         ];
-        if let Some(seed) = info.random_seed {
-            entries.push(("random_seed", seed.to_string()));
-        }
-        if let Some(known) = info.published() {
-            entries.push(("licence", known.publication.licence.to_owned()));
-        }
-        let owned = |(key, value): (&str, String)| (key.to_owned(), value);
         Layout {
             path: output_path(&self.options.out, &task.job.sample, self.options.format),
             columns: Vec::new(),
             hidden: 1,
             per_token: true,
             precision: OutputPrecision::Fp32,
-            provenance: entries.into_iter().map(owned).collect(),
+            provenance: run::with_origin(entries, info),
         }
     }
 

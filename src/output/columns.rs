@@ -9,13 +9,20 @@ use super::layout::Layout;
 use super::table::{rewound, spool};
 use crate::vectors::Vectors;
 
-/// The values of each column, of rows of `count` vectors `width` wide.
-pub(super) fn apart(values: &[f32], width: usize, count: usize) -> Vec<Vec<f32>> {
-    let column = |at: usize| {
-        let vectors = values.chunks(width.max(1)).skip(at).step_by(count);
-        vectors.flatten().copied().collect()
-    };
-    (0..count).map(column).collect()
+/// The values of column `at`, of rows of `count` vectors `width` wide.
+pub(super) fn one(values: &[f32], at: usize, width: usize, count: usize) -> Vec<f32> {
+    let vectors = values.chunks(width.max(1)).skip(at).step_by(count);
+    vectors.flatten().copied().collect()
+}
+
+/// The values of each column of a file's rows.
+pub(super) fn apart(values: Vec<f32>, layout: &Layout) -> Vec<Vec<f32>> {
+    let (width, count) = (layout.width(), layout.names().len());
+    if count == 1 {
+        return vec![values];
+    }
+    let columns = (0..count).map(|at| one(&values, at, width, count));
+    columns.collect()
 }
 
 /// The rows of columns with vectors `width` wide, of which there are as many in each.

@@ -53,8 +53,7 @@ pub enum OutputError {
     /// Several poolings or layers in a format that holds one.
     #[error("cannot write {path}: {format} holds one pooling of one layer{each}, and there are \
              {columns}; use {others}, or a run for each", path = .path.display(),
-        each = if *.per_token { " where each residue has a vector" } else { "" },
-        others = if *.per_token { "npz or safetensors" } else { "parquet, npz, h5 or safetensors" })]
+        each = if *.per_token { " where each residue has a vector" } else { "" })]
     Columns {
         /// Path of the output.
         path: PathBuf,
@@ -64,6 +63,8 @@ pub enum OutputError {
         per_token: bool,
         /// The columns, with commas.
         columns: String,
+        /// The formats that hold several, in words.
+        others: String,
     },
     /// A column that a file does not have.
     #[error("{path} has no column {name}: it has {columns}", path = .path.display())]

@@ -193,6 +193,20 @@ impl Format {
         }
     }
 
+    /// The formats that do, in words.
+    pub(crate) fn holding_columns(per_token: bool) -> String {
+        let holds = |format: &Format| format.holds_columns(per_token);
+        let names: Vec<&str> = Format::ALL
+            .into_iter()
+            .filter(holds)
+            .map(Format::extension)
+            .collect();
+        let [others @ .., last] = &names[..] else {
+            return String::new();
+        };
+        format!("{} or {last}", others.join(", "))
+    }
+
     /// The format that a file's name ends in.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
@@ -220,6 +234,7 @@ pub fn create(format: Format, layout: Layout) -> Result<Box<dyn Sink>, OutputErr
             format: format.extension(),
             per_token: layout.per_token,
             columns: layout.columns.join(", "),
+            others: Format::holding_columns(layout.per_token),
             path: layout.path,
         });
     }

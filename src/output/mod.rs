@@ -12,6 +12,7 @@ mod file;
 mod formats;
 mod h5;
 mod layout;
+mod matrix_file;
 mod npy;
 mod npz;
 mod parallel;

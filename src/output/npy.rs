@@ -20,10 +20,10 @@ use super::blocks::{Blocks, Record, invalid, provenance, provenance_json};
 use super::error::{OutputError, writing};
 use super::file::{Unfinished, Written, publish};
 use super::layout::Layout;
-use super::parallel::ParallelFile;
+use super::matrix_file::MatrixFile;
 use super::precision::OutputPrecision;
 use super::reader::Reader;
-use super::rows::{Block, OpenRow};
+use super::rows::Block;
 use super::sink::Sink;
 use super::table::Table;
 use crate::text::counted;
@@ -35,49 +35,32 @@ pub(super) const BESIDE: [&str; 2] = ["tsv", "provenance.json"];
 const HEAD: usize = 128;
 
 /// Writes an npy file and its companion files.
-pub(super) struct NpySink {
-    layout: Layout,
-    open: OpenRow,
-    file: ParallelFile,
-    table: Table,
-}
+pub(super) struct NpySink(MatrixFile);
 
 impl NpySink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
-        let mut file = ParallelFile::create(&layout.path)?;
-        file.write_all(&[0; HEAD])
-            .map_err(|e| writing(&layout.path, e))?;
-        Ok(NpySink {
-            open: OpenRow::default(),
-            file,
-            table: Table::new(&layout.path),
-            layout,
-        })
+        let file = MatrixFile::create(layout, |_, file| file.write_all(&[0; HEAD]));
+        Ok(NpySink(file?))
     }
 }
 
 impl Sink for NpySink {
     fn put(&mut self, block: Block) -> Result<(), OutputError> {
-        block.check(&self.layout, &mut self.open)?;
-        let precision = self.layout.precision;
-        self.table
-            .push(&block.rows)
-            .and_then(|()| self.file.append_values(block.values, precision))
-            .map_err(|e| writing(&self.layout.path, e))
+        self.0.put(block)
     }
 
     fn detach(&mut self) {
-        self.file.detach();
+        self.0.file.detach();
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
-        self.open.check(&self.layout)?;
-        let NpySink {
+        self.0.check()?;
+        let MatrixFile {
             layout,
             file,
             table,
             ..
-        } = *self;
+        } = self.0;
         let vectors = table.vectors;
         let tsv = table_path(&layout.path);
         let table = write_table(&tsv, table, layout.per_token).map_err(|e| writing(&tsv, e))?;

@@ -29,15 +29,16 @@ use flate2::write::DeflateEncoder;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid, provenance, provenance_json};
-use super::columns::{LaterColumns, SideBySide};
+use super::columns::SideBySide;
 use super::error::{OutputError, writing};
 use super::file::Written;
 use super::layout::{Layout, names_of};
+use super::matrix_file::MatrixFile;
 use super::npy::{self, Array};
 use super::parallel::ParallelFile;
 use super::precision::OutputPrecision;
 use super::reader::Reader;
-use super::rows::{Block, OpenRow};
+use super::rows::Block;
 use super::sink::Sink;
 use super::table::{Columns, TEXTS, Table, read_u64, rewound, spool};
 use super::zip_entry::{self, Entry};
@@ -49,13 +50,7 @@ const TEXT_WIDTH: usize = 1000;
 const HEAD: usize = 128;
 
 /// Writes one npz file.
-pub(super) struct NpzSink {
-    layout: Layout,
-    open: OpenRow,
-    file: ParallelFile,
-    later: LaterColumns,
-    table: Table,
-}
+pub(super) struct NpzSink(MatrixFile);
 
 /// An archive whose matrix is written, and the entries that it has.
 struct Archive {
@@ -67,33 +62,25 @@ struct Archive {
 
 impl NpzSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
-        let mut file = ParallelFile::create(&layout.path)?;
-        let mut begin = || {
+        let file = MatrixFile::create(layout, |layout, file| {
             // What is written here is only known at the end.
             let header = matrix(layout.names()[0], 0, 0, &[]).local_header();
             file.write_all(&vec![0; header.len() + HEAD])?;
             file.begin_sum();
             Ok(())
-        };
-        begin().map_err(|e| writing(&layout.path, e))?;
-        Ok(NpzSink {
-            open: OpenRow::default(),
-            file,
-            later: LaterColumns::new(&layout),
-            table: Table::new(&layout.path),
-            layout,
-        })
+        });
+        Ok(NpzSink(file?))
     }
 
     /// Appends the other arrays. Returns the file, and what stands before the matrix.
     fn assemble(self) -> io::Result<(ParallelFile, Vec<u8>)> {
-        let NpzSink {
+        let MatrixFile {
             layout,
             mut file,
             later,
             table,
             ..
-        } = self;
+        } = self.0;
         let sum = file.end_sum()?;
         let shape = match layout.shape(table.vectors)[..] {
             [vectors] => format!("({vectors},)"),
@@ -243,22 +230,16 @@ impl<W: Write> Write for CrcWriter<W> {
 
 impl Sink for NpzSink {
     fn put(&mut self, block: Block) -> Result<(), OutputError> {
-        block.check(&self.layout, &mut self.open)?;
-        let precision = self.layout.precision;
-        self.table
-            .push(&block.rows)
-            .and_then(|()| self.later.put(block.values, &self.layout))
-            .and_then(|first| self.file.append_values(first, precision))
-            .map_err(|e| writing(&self.layout.path, e))
+        self.0.put(block)
     }
 
     fn detach(&mut self) {
-        self.file.detach();
+        self.0.file.detach();
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
-        self.open.check(&self.layout)?;
-        let path = self.layout.path.clone();
+        self.0.check()?;
+        let path = self.0.layout.path.clone();
         let (file, front) = self.assemble().map_err(|e| writing(&path, e))?;
         Ok(vec![file.finish(&[(0, front)])?])
     }

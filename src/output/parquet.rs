@@ -7,8 +7,8 @@
 //! an empty list for a skipped record. Provenance stands in the file's key-value metadata, each key
 //! after `seqembed.`, and so in pyarrow's schema metadata.
 //!
-//! The pages of per-token vectors are laid out in [`super::parquet_pages`]. A row of [`GROUP_BYTES`]
-//! or more is a row group of its own, whose vectors go into the file as they come.
+//! The pages of per-token vectors are laid out in [`super::parquet_pages`]. A row of
+//! [`GROUP_BYTES`] or more is a row group of its own, whose vectors go into the file as they come.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -242,19 +242,12 @@ impl ParquetSink {
     }
 
     fn put_tokens(&mut self, block: Block) -> Result<(), ParquetError> {
-        let counts: Vec<usize> = (0..block.rows.len())
-            .map(|row| block.values_of(row))
-            .collect();
-        let Block {
-            mut rows,
-            mut values,
-        } = block;
-        let first = values.split_to(rows.before * rows.hidden);
+        let (mut rows, first, values) = block.split();
         if !first.is_empty() {
             let is_last = !rows.is_empty() || rows.after == 0;
             self.append_values(first, is_last)?;
         }
-        for (row, count) in counts.into_iter().enumerate() {
+        for (row, own) in values.into_iter().enumerate() {
             let vectors = rows.vectors[row];
             if self.shape().bytes(vectors) >= GROUP_BYTES {
                 self.end_token_group()?;
@@ -268,7 +261,7 @@ impl ParquetSink {
                 self.row = PartialRow::Short(Vectors::default());
             }
             let is_last = row + 1 < rows.len() || rows.after == 0;
-            self.append_values(values.split_to(count), is_last)?;
+            self.append_values(own, is_last)?;
         }
         Ok(())
     }
@@ -299,14 +292,10 @@ impl ParquetSink {
     }
 
     fn put_pooled(&mut self, block: Block) -> Result<(), OutputError> {
-        let Block {
-            mut rows,
-            mut values,
-        } = block;
-        for row in 0..rows.len() {
+        let (mut rows, _, values) = block.split();
+        for (row, own) in values.into_iter().enumerate() {
             self.pending.push_head(&mut rows, row);
-            let own = values.split_to(rows.hidden).to_singles();
-            self.pending.values.extend(own);
+            self.pending.values.extend(own.to_singles());
             self.end_row()?;
         }
         Ok(())
@@ -439,11 +428,7 @@ fn batch(layout: &Layout, schema: &SchemaRef, rows: Rows) -> Result<RecordBatch,
         Arc::new(Int64Array::from(lengths)),
         Arc::new(StringArray::from(rows.status)),
     ];
-    let parts = match layout.columns.len() {
-        0 => vec![rows.values],
-        count => columns::apart(&rows.values, layout.width(), count),
-    };
-    for values in parts {
+    for values in columns::apart(rows.values, layout) {
         let values: ArrayRef = match layout.precision {
             OutputPrecision::Fp32 => Arc::new(Float32Array::from(values)),
             OutputPrecision::Fp16 => {

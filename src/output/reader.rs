@@ -1,5 +1,6 @@
 //! Reading embedding files: the interface that the readers of all formats implement.
 
+use super::columns;
 use super::error::OutputError;
 use super::layout::Layout;
 use super::rows::Rows;
@@ -51,13 +52,10 @@ impl Reader {
         }
         let (width, count) = (self.layout.width(), names.len());
         let layout = self.layout.of_column(at);
-        let one = move |rows: Rows| {
-            let vectors = rows.values.chunks(width.max(1)).skip(at).step_by(count);
-            Rows {
-                hidden: width,
-                values: vectors.flatten().copied().collect(),
-                ..rows
-            }
+        let one = move |rows: Rows| Rows {
+            hidden: width,
+            values: columns::one(&rows.values, at, width, count),
+            ..rows
         };
         let blocks = self.blocks.map(move |rows| rows.map(one));
         Ok(Self {

@@ -117,12 +117,18 @@ impl From<Block> for Rows {
 }
 
 impl Block {
-    /// How many values of the last row, or of that of an earlier block if this has none, are here.
-    /// `row`: one of this block.
-    pub(super) fn values_of(&self, row: usize) -> usize {
-        let is_last = row + 1 == self.rows.len();
-        let after = if is_last { self.rows.after } else { 0 };
-        (self.rows.vectors[row] - after) * self.rows.hidden
+    /// The rows without values, the values here of a row that an earlier block began, and those of
+    /// each row, of which the last one's may go on in later blocks.
+    pub(super) fn split(self) -> (Rows, Vectors, Vec<Vectors>) {
+        let Block { rows, mut values } = self;
+        let first = values.split_to(rows.before * rows.hidden);
+        let last = rows.len().wrapping_sub(1);
+        let counts = rows.vectors.iter().enumerate().map(|(row, &vectors)| {
+            let after = if row == last { rows.after } else { 0 };
+            (vectors - after) * rows.hidden
+        });
+        let own = counts.map(|count| values.split_to(count)).collect();
+        (rows, first, own)
     }
 
     /// Checks that the columns agree with each other and with the file they go to, so that a

@@ -19,34 +19,30 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::blocks::{Blocks, Record, check_first, counts, invalid};
-use super::columns::{LaterColumns, SideBySide};
+use super::columns::SideBySide;
 use super::error::{OutputError, writing};
 use super::file::Written;
 use super::layout::{Layout, names_of};
+use super::matrix_file::MatrixFile;
 use super::parallel::ParallelFile;
 use super::precision::OutputPrecision;
 use super::reader::Reader;
-use super::rows::{Block, OpenRow};
+use super::rows::Block;
 use super::sink::Sink;
-use super::table::{TEXTS, Table, read_u64};
+use super::table::{TEXTS, read_u64};
 
 /// The largest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Writes one safetensors file.
 pub(super) struct SafetensorsSink {
-    layout: Layout,
-    open: OpenRow,
-    file: ParallelFile,
+    file: MatrixFile,
     /// Bytes of the header.
     header: usize,
-    later: LaterColumns,
-    table: Table,
 }
 
 impl SafetensorsSink {
     pub(super) fn create(layout: Layout) -> Result<Self, OutputError> {
-        let mut file = ParallelFile::create(&layout.path)?;
         // No number in the header has more digits than this one.
         let widest = Sizes {
             rows: u64::MAX,
@@ -54,28 +50,20 @@ impl SafetensorsSink {
             texts: [u64::MAX / 8; 3],
         };
         let header = header(&layout, &widest).len().next_multiple_of(8);
-        file.write_all(&vec![b' '; 8 + header])
-            .map_err(|e| writing(&layout.path, e))?;
-        Ok(SafetensorsSink {
-            open: OpenRow::default(),
-            file,
-            header,
-            later: LaterColumns::new(&layout),
-            table: Table::new(&layout.path),
-            layout,
-        })
+        let file = MatrixFile::create(layout, |_, file| file.write_all(&vec![b' '; 8 + header]))?;
+        Ok(SafetensorsSink { file, header })
     }
 
     /// Appends the other tensors. Returns the file, and its header.
     fn complete(self) -> io::Result<(ParallelFile, Vec<u8>)> {
-        let SafetensorsSink {
+        let room = self.header;
+        let MatrixFile {
             layout,
             mut file,
-            header: room,
             later,
             table,
             ..
-        } = self;
+        } = self.file;
         let width = layout.width() as u64 * layout.precision.bytes() as u64;
         let matrix = table.vectors.saturating_mul(width);
         // A line break ends every line.
@@ -119,22 +107,16 @@ impl SafetensorsSink {
 
 impl Sink for SafetensorsSink {
     fn put(&mut self, block: Block) -> Result<(), OutputError> {
-        block.check(&self.layout, &mut self.open)?;
-        let precision = self.layout.precision;
-        self.table
-            .push(&block.rows)
-            .and_then(|()| self.later.put(block.values, &self.layout))
-            .and_then(|first| self.file.append_values(first, precision))
-            .map_err(|e| writing(&self.layout.path, e))
+        self.file.put(block)
     }
 
     fn detach(&mut self) {
-        self.file.detach();
+        self.file.file.detach();
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Written>, OutputError> {
-        self.open.check(&self.layout)?;
-        let path = self.layout.path.clone();
+        self.file.check()?;
+        let path = self.file.layout.path.clone();
         let (file, head) = self.complete().map_err(|e| writing(&path, e))?;
         Ok(vec![file.finish(&[(0, head)])?])
     }

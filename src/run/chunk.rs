@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::dedup::Origin;
 use super::task_reader::FileEnd;
-use crate::batch::ModelInput;
+use crate::batch::{self, ModelInput};
 use crate::engine::batch::Reduce;
 use crate::journal::rows::{Mark, Spot};
+use crate::report::FileReport;
 use crate::tokenize::Encoded;
 
 /// A record, ready for its row, or a part of a long one.
@@ -95,6 +96,19 @@ pub enum Replaced {
     All,
 }
 
+impl RecordStatus {
+    /// Counts a record of so many residues or bases in the report of its file.
+    pub fn count(&self, length: usize, file: &mut FileReport) {
+        file.records += 1;
+        file.residues += length as u64;
+        file.windowed += u64::from(self.windowed);
+        file.truncated += u64::from(self.truncated);
+        file.replaced += u64::from(self.replaced != Replaced::None);
+        file.gaps += u64::from(self.gaps);
+        file.skipped += u64::from(self.skipped.is_some());
+    }
+}
+
 impl std::fmt::Display for RecordStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(why) = &self.skipped {
@@ -157,6 +171,23 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// Groups the segments that the engine runs into batches of at most so many tokens, each of one
+    /// output of the graph. `padded`: as [`batch::group`] has it.
+    pub fn group(&mut self, tokens: usize, padded: bool) {
+        for reduce in [Reduce::Mean, Reduce::Max, Reduce::Both, Reduce::Tokens] {
+            let segments: Vec<usize> = (0..self.segments.len())
+                .filter(|&s| self.segments[s].reduce == reduce && self.segments[s].is_run())
+                .collect();
+            let lengths: Vec<usize> = segments
+                .iter()
+                .map(|&s| self.segments[s].input.tokens)
+                .collect();
+            let batches = batch::group(&lengths, tokens, padded).into_iter();
+            let batches = batches.map(|batch| batch.into_iter().map(|at| segments[at]).collect());
+            self.batches.extend(batches);
+        }
+    }
+
     /// Tokens of all windows, the special ones included.
     pub fn tokens(&self) -> usize {
         let segments = self.segments.iter();

@@ -11,8 +11,7 @@ use super::dedup::{Dedup, Origin};
 use super::record_parts::{PartTokens, RemainingParts};
 use super::task::Task;
 use super::task_reader::{FileEnd, ReadEntry, TaskReader};
-use crate::batch::{self, ModelInput};
-use crate::engine::batch::Reduce;
+use crate::batch::ModelInput;
 use crate::journal::facts::record_hash;
 use crate::journal::rows::Saved;
 use crate::pooling::PooledWindow;
@@ -126,7 +125,7 @@ impl<'a> Chunker<'a> {
         let started = Instant::now();
         self.append(read, &mut chunk);
         self.append_parts(&mut chunk);
-        self.group(&mut chunk);
+        chunk.group(self.limits.batch_tokens, self.limits.padded);
         chunk.bytes = self.reader.bytes();
         self.tokenizing += started.elapsed();
         self.number += 1;
@@ -245,25 +244,6 @@ impl<'a> Chunker<'a> {
                 was(changed)
             )
         })
-    }
-
-    /// Groups the chunk's segments into batches, each of one output of the graph.
-    fn group(&self, chunk: &mut Chunk) {
-        for reduce in [Reduce::Mean, Reduce::Max, Reduce::Both, Reduce::Tokens] {
-            let segments: Vec<usize> = (0..chunk.segments.len())
-                .filter(|&s| chunk.segments[s].reduce == reduce && chunk.segments[s].is_run())
-                .collect();
-            let lengths: Vec<usize> = segments
-                .iter()
-                .map(|&s| chunk.segments[s].input.tokens)
-                .collect();
-            let batches = batch::group(&lengths, self.limits.batch_tokens, self.limits.padded);
-            chunk.batches.extend(
-                batches
-                    .into_iter()
-                    .map(|batch| batch.into_iter().map(|at| segments[at]).collect()),
-            );
-        }
     }
 
     /// Applies the task's policies to a record, and appends its windows to the chunk. `None`: it is
@@ -397,7 +377,7 @@ impl<'a> Chunker<'a> {
         };
         let special = self.tokenizer.special();
         let first = settings.pool_first;
-        settings.pooling.of_windows(&windows, first, special)
+        settings.pooling.of_windows(windows, first, special)
     }
 
     /// Appends the tokens and windows of a sequence to the chunk.

@@ -112,10 +112,7 @@ pub fn dry_run(
         source,
     })?;
     check_targets(&jobs, options)?;
-    let trace = Trace::new(None).map_err(|source| RunError::Trace {
-        path: options.out.clone(),
-        source,
-    })?;
+    let trace = Trace::off();
     let context = RunContext {
         options,
         started: Instant::now(),

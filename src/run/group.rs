@@ -6,6 +6,8 @@ use std::sync::Arc;
 use seqembed_onnx::{Head, Model};
 
 use super::error::RunError;
+use super::execute::Executor;
+use super::loaded_device::LoadedDevice;
 use super::opened_model::OpenedModel;
 use super::options::Options;
 use super::task::Task;
@@ -13,12 +15,13 @@ use crate::engine::batch::Reduce;
 use crate::engine::loader::GraphSpec;
 use crate::engine::select::{self, SelectedDevice};
 use crate::manifest::Job;
-use crate::output::Sink;
+use crate::output::{Format, Sink};
 use crate::pooling::{Pooling, Poolings};
 use crate::records::Record;
 use crate::report::FileReport;
 use crate::settings::{Layers, Precision, Settings, SettingsError};
 use crate::tokenize::Tokenizer;
+use crate::trace::{Lane, Trace};
 
 /// Jobs that share a session.
 pub(crate) struct Group {
@@ -67,8 +70,7 @@ pub(super) fn group_jobs(
         check_columns(&job.settings, &layers).map_err(misfit)?;
         let window = opened.window(&job.settings).map_err(misfit)?;
         let max_tokens = opened.max_tokens(window);
-        let several = Some(&job.settings.pooling).filter(|poolings| poolings.count() > 1);
-        let poolings = several.cloned();
+        let poolings = job.settings.pooling.several();
         let asked = job.settings.precision;
         for device in devices {
             select::check_precision(asked, device, options.kernels).map_err(|why| {
@@ -136,6 +138,7 @@ fn check_columns(settings: &Settings, layers: &Layers) -> Result<(), SettingsErr
         format: settings.format.extension(),
         per_token,
         columns,
+        others: Format::holding_columns(per_token),
     })
 }
 
@@ -168,6 +171,28 @@ impl Group {
         columns(&task.job.settings.pooling, &self.layers)
     }
 
+    /// What runs the group's batches on a device, in a lane of this name in the trace.
+    pub(super) fn executor<'e>(
+        &'e self,
+        device: &'e LoadedDevice<'e>,
+        trace: &'e Trace,
+        name: String,
+    ) -> Executor<'e> {
+        Executor {
+            device,
+            tasks: &self.tasks,
+            tokenizer: &*self.tokenizer,
+            model_limit: self.model_limit(),
+            hidden: self.width(),
+            maxima: self.maxima(),
+            trace,
+            lane: Lane {
+                group: device.label.clone(),
+                name,
+            },
+        }
+    }
+
     /// For each pooling of jobs with several, whether it is a maximum.
     pub(crate) fn maxima(&self) -> Vec<bool> {
         self.poolings.as_ref().map_or(Vec::new(), Poolings::maxima)
@@ -175,8 +200,6 @@ impl Group {
 
     /// Letters of the longest sequence that the model was made for, as [`Executor::model_limit`]
     /// has it.
-    ///
-    /// [`Executor::model_limit`]: super::execute::Executor::model_limit
     pub(super) fn model_limit(&self) -> Option<usize> {
         let longest = self.model.info().max_residues;
         longest.map(|tokens| tokens + self.tokenizer.span() - 1)

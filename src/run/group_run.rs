@@ -216,7 +216,9 @@ impl GroupRun<'_> {
             report.totals.device_tokens += device.tokens();
             device.report(device_report(report, device));
             for seconds in device.fallback_loads() {
-                let load = load_report(group, device.device.device, Precision::Fp32, seconds);
+                let Group { model, layers, .. } = group;
+                let device = device.device.device;
+                let load = load_report(model, layers, device, Precision::Fp32, seconds);
                 report.loads.push(load);
             }
         }

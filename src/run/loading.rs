@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use seqembed_onnx::Model;
 use serde_json::json;
 
 use super::context::{Resources, RunContext};
@@ -17,7 +18,7 @@ use crate::engine::runtime::Runtime;
 use crate::engine::select::SelectedDevice;
 use crate::engine::session::Session;
 use crate::report::{LoadReport, Report};
-use crate::settings::Precision;
+use crate::settings::{Layers, Precision};
 use crate::trace::Lane;
 
 /// What loading a group's model needs, and where it is reported.
@@ -86,7 +87,8 @@ impl<'a> ModelLoading<'a> {
         let session = loader.load(&prepared)?;
         let seconds = (prepared.spent + started.elapsed()).as_secs_f64();
         let precision = session.info().precision;
-        let load = load_report(self.group, device, precision, seconds);
+        let Group { model, layers, .. } = self.group;
+        let load = load_report(model, layers, device, precision, seconds);
         self.report.loads.push(load);
         Ok(session)
     }
@@ -128,12 +130,13 @@ impl<'a> ModelLoading<'a> {
         }
         self.report.loads.extend(all.iter().map(|device| {
             let seconds = device.load.as_secs_f64();
-            load_report(
-                self.group,
-                device.device.device,
-                self.group.precision,
-                seconds,
-            )
+            let Group {
+                model,
+                layers,
+                precision,
+                ..
+            } = self.group;
+            load_report(model, layers, device.device.device, *precision, seconds)
         }));
         Ok(all)
     }
@@ -190,18 +193,19 @@ fn loaded_device<'l>(
     LoadedDevice::new(selected.clone(), precision, session, engine, fallback)
 }
 
-/// The report of a load of a group's model.
-pub(super) fn load_report(
-    group: &Group,
+/// The report of a load of a model, of which these layers are output.
+pub(crate) fn load_report(
+    model: &Model,
+    layers: &Layers,
     device: Device,
     precision: Precision,
     seconds: f64,
 ) -> LoadReport {
-    let info = group.model.info();
+    let info = model.info();
     LoadReport {
         model: info.name.clone(),
         weights_sha256: info.weights_sha256.clone(),
-        layer: group.layers.clone(),
+        layer: layers.clone(),
         random_seed: info.random_seed,
         licence: info
             .published()

@@ -8,13 +8,11 @@ use super::context::{Resources, RunContext};
 use super::error::RunError;
 use super::execute::Executor;
 use super::group::Group;
-use super::loaded_device::LoadedDevice;
 use super::loading::ModelLoading;
 use crate::engine::error::EngineError;
 use crate::interrupt::Interrupt;
 use crate::report::Report;
 use crate::threads;
-use crate::trace::Lane;
 
 /// How long batches are run, not counting the first one of each worker.
 const LONG: Duration = Duration::from_secs(2);
@@ -41,7 +39,7 @@ pub(super) fn measure(
         let mut workers = Vec::new();
         for device in &devices {
             for _ in 0..device.workers {
-                let executor = executor(group, context, device);
+                let executor = group.executor(device, context.trace, "measuring".to_owned());
                 let (next, interrupt) = (&next, &context.options.interrupt);
                 let work = move || rate(&executor, chunk, next, interrupt);
                 workers.push(threads::start(scope, work)?);
@@ -59,26 +57,6 @@ pub(super) fn measure(
             (context.say)(&format!("the speed could not be measured: {error}"));
             Ok(None)
         }
-    }
-}
-
-fn executor<'a>(
-    group: &'a Group,
-    context: &RunContext<'a>,
-    device: &'a LoadedDevice<'a>,
-) -> Executor<'a> {
-    Executor {
-        device,
-        tasks: &group.tasks,
-        tokenizer: &*group.tokenizer,
-        model_limit: group.model_limit(),
-        hidden: group.width(),
-        maxima: group.maxima(),
-        trace: context.trace,
-        lane: Lane {
-            group: device.label.clone(),
-            name: "measuring".to_owned(),
-        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chunk::{ChunkRecord, RecordStatus, Replaced};
+use super::chunk::{ChunkRecord, RecordStatus};
 use super::collect_error::{CollectError, Observer};
 use super::save::{RowBlock, Saver};
 use super::task::Task;
@@ -153,16 +153,10 @@ impl<'a> OutputFiles<'a> {
                 self.tasks[task].job.source, record.id, record.length
             ));
         }
-        file.records += 1;
-        file.residues += record.length as u64;
+        status.count(record.length, file);
         file.tokens += counts.tokens;
         file.restored += u64::from(counts.is_restored);
         file.repeated += u64::from(counts.tokens == 0 && counts.has_segments);
-        file.windowed += u64::from(status.windowed);
-        file.truncated += u64::from(status.truncated);
-        file.replaced += u64::from(status.replaced != Replaced::None);
-        file.gaps += u64::from(status.gaps);
-        file.skipped += u64::from(status.skipped.is_some());
     }
 
     /// The values of the rows that are gathered: a record's are appended before its row is

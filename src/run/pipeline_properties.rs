@@ -449,7 +449,7 @@ impl Case<'_> {
             Box::new(StandIn::new(self.memory)),
             None,
         );
-        let trace = Trace::new(None).unwrap();
+        let trace = Trace::off();
         let executor = Executor {
             device: &device,
             tasks: &tasks,

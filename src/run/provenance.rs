@@ -1,5 +1,7 @@
 //! The provenance of an output: everything that affects its values, except the sequences.
 
+use seqembed_onnx::ModelInfo;
+
 use super::group::Group;
 use super::options::Options;
 use super::output_files::output_path;
@@ -49,19 +51,25 @@ impl ComputedBy {
 pub(super) fn layouts(group: &Group, options: &Options, by: &ComputedBy) -> Vec<Layout> {
     let layout = |task: &Task| {
         let settings = &task.job.settings;
+        let columns = group.columns(task);
         Layout {
             path: output_path(&options.out, &task.job.sample, settings.format.extension()),
             hidden: group.width(),
-            columns: group.columns(task),
             per_token: settings.pooling.is_per_token(),
             precision: settings.output_precision,
-            provenance: provenance(group, task, by),
+            provenance: provenance(group, task, by, &columns),
+            columns,
         }
     };
     group.tasks.iter().map(layout).collect()
 }
 
-fn provenance(group: &Group, task: &Task, by: &ComputedBy) -> Vec<(String, String)> {
+fn provenance(
+    group: &Group,
+    task: &Task,
+    by: &ComputedBy,
+    columns: &[String],
+) -> Vec<(String, String)> {
     let settings = &task.job.settings;
     let info = group.model.info();
     let mut entries = vec![
@@ -81,18 +89,25 @@ fn provenance(group: &Group, task: &Task, by: &ComputedBy) -> Vec<(String, Strin
         ("revcomp", settings.revcomp.to_string()),
         ("source", source_name(task)),
     ];
-    let columns = group.columns(task);
     if !columns.is_empty() {
         entries.push((COLUMNS, columns.join(",")));
     }
-    if let Some(seed) = info.random_seed {
+    with_origin(entries, info)
+}
+
+/// Entries of a file's provenance, and where the model's weights come from.
+pub(crate) fn with_origin(
+    mut entries: Vec<(&str, String)>,
+    model: &ModelInfo,
+) -> Vec<(String, String)> {
+    if let Some(seed) = model.random_seed {
         entries.push(("random_seed", seed.to_string()));
     }
-    if let Some(known) = info.published() {
+    if let Some(known) = model.published() {
         entries.push(("licence", known.publication.licence.to_owned()));
     }
+    let entries = entries.into_iter();
     entries
-        .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
 }

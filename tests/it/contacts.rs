@@ -255,8 +255,7 @@ fn long_and_empty_sequences_are_skipped_and_a_bad_file_fails_alone() {
     let counts: Vec<usize> = found.maps.iter().map(Vec::len).collect();
     assert_eq!(counts, [100, 0, 0, 16]);
     assert_eq!(found.status[1], "skipped: empty sequence");
-    let long =
-        "skipped: its 16 residues are more than the 12 that contacts are predicted of at once";
+    let long = "skipped: its 16 residues are more than the 12 that contacts can be predicted for";
     assert_eq!(found.status[2], long);
     assert!(read(&out.join("y.safetensors")).ids.is_empty());
     assert!(!out.join("bad.safetensors").exists());

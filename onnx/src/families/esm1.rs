@@ -315,13 +315,11 @@ impl Family for Esm1 {
     }
 
     fn head(&self) -> Option<HeadForm> {
+        let form = HeadForm::new(head::ESM, self.hidden, self.vocabulary, self.layer_norm_eps);
         Some(HeadForm {
-            names: head::ESM,
-            hidden: self.hidden,
-            vocabulary: self.vocabulary,
-            epsilon: self.layer_norm_eps,
             token_dropout: self.token_dropout.then_some(self.mask_id),
             zeroed_by_fair_esm: Some(self.mask_id),
+            ..form
         })
     }
 

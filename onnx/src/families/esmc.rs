@@ -372,14 +372,12 @@ impl Family for Esmc {
     }
 
     fn head(&self) -> Option<HeadForm> {
-        Some(HeadForm {
-            names: head::ESMC,
-            hidden: self.hidden,
-            vocabulary: self.vocabulary,
-            epsilon: self.layer_norm_eps,
-            token_dropout: None,
-            zeroed_by_fair_esm: None,
-        })
+        Some(HeadForm::new(
+            head::ESMC,
+            self.hidden,
+            self.vocabulary,
+            self.layer_norm_eps,
+        ))
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {

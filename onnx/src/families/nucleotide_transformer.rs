@@ -530,13 +530,10 @@ impl Family for NucleotideTransformer {
     }
 
     fn head(&self) -> Option<HeadForm> {
+        let form = HeadForm::new(head::ESM, self.hidden, self.vocabulary, self.layer_norm_eps);
         Some(HeadForm {
-            names: head::ESM,
-            hidden: self.hidden,
-            vocabulary: self.vocabulary,
-            epsilon: self.layer_norm_eps,
             token_dropout: self.token_dropout.then_some(MASK),
-            zeroed_by_fair_esm: None,
+            ..form
         })
     }
 

@@ -1,7 +1,7 @@
-//! The operator `seqembed.ContactMap(qkv, bias, sequence_starts, pool_range, weight, sum)`: adds the
-//! attention maps of a block, as the contact head sees them, to the sum of the blocks before. `sum`
-//! and the output are [pairs, 1]: all pairs of tokens of the first range, then of the second. The
-//! first block has no `sum`. Queries and keys are rotated where `rotary_base` is given.
+//! The operator `seqembed.ContactMap(qkv, bias, sequence_starts, pool_range, weight, sum)`: adds
+//! the attention maps of a block, as the contact head sees them, to the sum of the blocks before.
+//! `sum` and the output are [pairs, 1]: all pairs of tokens of the first range, then of the second.
+//! The first block has no `sum`. Queries and keys are rotated where `rotary_base` is given.
 
 use std::sync::Arc;
 
@@ -224,6 +224,10 @@ fn add_map<P: PositionEncoding>(
     if bands.is_empty() {
         return Ok(());
     }
+    let of = |task: usize| {
+        let (at, band) = bands[task];
+        (at, &sequences[at], sequences[at].band(band))
+    };
     // SAFETY (of all parts below): every buffer holds its part of each sequence, a task writes only
     // to its own sequence's or band's part, and no task reads what another one writes meanwhile.
     context.par_for(sequences.len(), 0, |at| {
@@ -232,8 +236,7 @@ fn add_map<P: PositionEncoding>(
         contacts::gather_keys(packed, head, sequence, keys);
     })?;
     context.par_for(bands.len(), 0, |task| {
-        let (at, band) = bands[task];
-        let (sequence, band) = (&sequences[at], sequences[at].band(band));
+        let (at, sequence, band) = of(task);
         let residues = sequence.residues.len();
         let first = places.map[at] + band.start * residues;
         let keys = unsafe { buffers.keys.shared(places.keys[at], sequence.keys(width)) };
@@ -241,16 +244,14 @@ fn add_map<P: PositionEncoding>(
         contacts::map_rows(packed, head, sequence, keys, band, map);
     })?;
     context.par_for(bands.len(), 0, |task| {
-        let (at, band) = bands[task];
-        let (sequence, band) = (&sequences[at], sequences[at].band(band));
+        let (at, sequence, band) = of(task);
         let residues = sequence.residues.len();
         let map = unsafe { buffers.map.shared(places.map[at], sequence.pairs()) };
         let sums = unsafe { buffers.sums.part(places.sums[at] + band.start, band.len()) };
         contacts::row_sums(map, residues, band, sums);
     })?;
     context.par_for(bands.len(), 0, |task| {
-        let (at, band) = bands[task];
-        let (sequence, band) = (&sequences[at], sequences[at].band(band));
+        let (at, sequence, band) = of(task);
         let residues = sequence.residues.len();
         let first = places.map[at] + band.start * residues;
         let map = unsafe { buffers.map.shared(places.map[at], sequence.pairs()) };

@@ -76,12 +76,8 @@ impl PooledSink {
             self.h5.append_vlen_strings(name, &texts)?;
         }
         self.pooled.lengths.append(&signed(&rows.lengths))?;
-        let embeddings = &self.pooled.embeddings;
-        let columns = match embeddings.len() {
-            1 => vec![rows.values],
-            count => columns::apart(&rows.values, self.layout.width(), count),
-        };
-        for (dataset, values) in embeddings.iter().zip(columns) {
+        let columns = columns::apart(rows.values, &self.layout);
+        for (dataset, values) in self.pooled.embeddings.iter().zip(columns) {
             match self.layout.precision {
                 OutputPrecision::Fp32 => dataset.append(&values)?,
                 OutputPrecision::Fp16 => dataset.append(&bits(&values))?,
@@ -91,13 +87,9 @@ impl PooledSink {
     }
 
     fn append(&mut self, block: Block) -> Result<(), Hdf5Error> {
-        let Block {
-            mut rows,
-            mut values,
-        } = block;
-        for row in 0..rows.len() {
+        let (mut rows, _, values) = block.split();
+        for (row, own) in values.into_iter().enumerate() {
             self.pending.push_head(&mut rows, row);
-            let own = values.split_to(rows.hidden);
             self.pending.values.extend(own.to_singles());
             if self.pending.len() == CHUNK_ROWS {
                 self.flush()?;

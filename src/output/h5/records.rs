@@ -97,19 +97,11 @@ impl RecordsSink {
     }
 
     fn append(&mut self, block: Block) -> Result<(), Hdf5Error> {
-        let hidden = block.rows.hidden;
         let precision = self.layout.precision;
-        let counts: Vec<usize> = (0..block.rows.len())
-            .map(|row| block.values_of(row))
-            .collect();
-        let Block {
-            mut rows,
-            mut values,
-        } = block;
-        let first = values.split_to(rows.before * hidden);
+        let (mut rows, first, values) = block.split();
         self.file.append_values(first, precision)?;
         let lengths = signed(&rows.lengths);
-        for (row, (count, length)) in counts.into_iter().zip(lengths).enumerate() {
+        for (row, (own, length)) in values.into_iter().zip(lengths).enumerate() {
             if self.pending_bytes >= TEXTS_BYTES {
                 self.write_headers()?;
             }
@@ -130,7 +122,7 @@ impl RecordsSink {
                 texts,
                 numbers: [("length", length), ("row", self.row)],
             });
-            self.file.append_values(values.split_to(count), precision)?;
+            self.file.append_values(own, precision)?;
             self.row += 1;
         }
         Ok(())

@@ -1,19 +1,18 @@
 //! Runs passes on all devices.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::ScoreError;
 use crate::engine::error::EngineError;
 use crate::interrupt::Interrupt;
 use crate::run::chunk::Chunk;
-use crate::run::execute::{BatchResult, Executor, SegmentIssue};
+use crate::run::execute::{BatchResult, SegmentIssue};
 use crate::run::group::Group;
 use crate::run::loaded_device::LoadedDevice;
-use crate::run::results::{ResultLocation, locate};
+use crate::run::results::{ResultLocation, Results, locate};
 use crate::threads;
-use crate::trace::{Lane, Trace};
+use crate::trace::Trace;
 use crate::vectors::Floats;
 
 /// The devices with the model on them, and what their workers share.
@@ -33,7 +32,7 @@ pub struct Devices<'a> {
 /// The rows of a chunk's segments.
 pub struct PassRows {
     locations: Vec<ResultLocation>,
-    batches: Vec<Option<Floats>>,
+    batches: Vec<Option<Arc<Floats>>>,
     /// Segments without rows, and why.
     pub failed: Vec<(usize, String)>,
 }
@@ -47,7 +46,9 @@ impl Devices<'_> {
         std::thread::scope(|scope| -> Result<(), ScoreError> {
             for device in self.all {
                 for number in 1..=device.workers.min(chunk.batches.len()) {
-                    let executor = self.executor(device, number);
+                    let executor =
+                        self.group
+                            .executor(device, self.trace, format!("worker {number}"));
                     let (next, stop, results) = (&next, &stop, &results);
                     let interrupt = self.interrupt;
                     let work = move || {
@@ -86,7 +87,7 @@ impl Devices<'_> {
                 rows: floats,
                 issues,
             } = result?;
-            rows.batches[batch] = Some(floats);
+            rows.batches[batch] = Some(Arc::new(floats));
             for (segment, issue) in issues {
                 if let SegmentIssue::Failed(why) = issue {
                     rows.failed.push((segment, why));
@@ -95,40 +96,17 @@ impl Devices<'_> {
         }
         Ok(rows)
     }
-
-    fn executor<'e>(&'e self, device: &'e LoadedDevice<'e>, number: usize) -> Executor<'e> {
-        Executor {
-            device,
-            tasks: &self.group.tasks,
-            tokenizer: &*self.group.tokenizer,
-            model_limit: self.group.model_limit(),
-            hidden: self.width,
-            maxima: Vec::new(),
-            trace: self.trace,
-            lane: Lane {
-                group: device.label.clone(),
-                name: format!("worker {number}"),
-            },
-        }
-    }
 }
 
 impl PassRows {
-    /// The rows `range` of a segment's result, of `width` numbers each.
-    pub fn of(
-        &self,
-        segment: usize,
-        range: std::ops::Range<usize>,
-        width: usize,
-    ) -> std::borrow::Cow<'_, [f32]> {
-        match self.locations[segment] {
-            ResultLocation::Batch { batch, row } => match &self.batches[batch] {
-                Some(floats) => {
-                    floats.singles((row + range.start) * width..(row + range.end) * width)
-                }
-                None => std::borrow::Cow::default(),
-            },
-            ResultLocation::Cached(_) => std::borrow::Cow::default(),
+    /// From where each segment's rows are read. `hidden`: numbers in a row.
+    pub fn results<'r>(&'r self, chunk: &'r Chunk, hidden: usize) -> Results<'r> {
+        Results {
+            chunk,
+            locations: &self.locations,
+            batches: &self.batches,
+            cached: &[],
+            hidden,
         }
     }
 }

@@ -29,7 +29,7 @@ use self::passes::{Pass, PassLayout};
 use self::records::ScoredRecord;
 use self::vocabulary::TokenNames;
 use super::batch_limits;
-use super::chunk::{Chunk, ChunkEntry, Replaced};
+use super::chunk::{Chunk, ChunkEntry};
 use super::chunker::{ChunkLimits, Chunker};
 use super::collect_error::Observer;
 use super::context::{Resources, RunContext};
@@ -70,10 +70,7 @@ pub fn score(
     threads::pool(options.threads)?;
     check_folder(&options.out)?;
     check_targets(&jobs, options, scores)?;
-    let trace = Trace::new(None).map_err(|source| RunError::Trace {
-        path: options.out.clone(),
-        source,
-    })?;
+    let trace = Trace::off();
     let context = RunContext {
         options,
         started,
@@ -306,6 +303,8 @@ impl<'a> ScoreRun<'a> {
     ) -> Result<(), ScoreError> {
         let laid = self.layout.chunk(passes, chunk);
         let rows = self.devices.run(&laid)?;
+        let width = self.devices.width;
+        let results = rows.results(&laid, width);
         self.batches += laid.batches.len() as u64;
         for (segment, why) in &rows.failed {
             let record = &mut records[passes[*segment].record];
@@ -319,9 +318,7 @@ impl<'a> ScoreRun<'a> {
                 computed += input.tokens as u64;
                 self.reports[records[pass.record].task].tokens += input.tokens as u64;
             }
-            let range = crate::pooling::pooled_rows(self.scores.method.reduce(), &input.ranges);
-            let width = self.devices.width;
-            let own = rows.of(at, range, width);
+            let own = results.pooled(at);
             let window = &chunk.segments[pass.segment].input;
             let first = match pass.what {
                 passes::Taken::Masked(at) => at,
@@ -368,14 +365,7 @@ impl<'a> ScoreRun<'a> {
 
     fn write(&mut self, record: &ScoredRecord, chunk: &Chunk) -> Result<(), ScoreError> {
         let report = &mut self.reports[record.task];
-        let status = &record.status;
-        report.records += 1;
-        report.residues += record.length as u64;
-        report.windowed += u64::from(status.windowed);
-        report.truncated += u64::from(status.truncated);
-        report.replaced += u64::from(status.replaced != Replaced::None);
-        report.gaps += u64::from(status.gaps);
-        report.skipped += u64::from(status.skipped.is_some());
+        record.status.count(record.length, report);
         report.failed_records += u64::from(record.failed);
         let encoded = chunk
             .segments

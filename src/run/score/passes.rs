@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::method::Method;
 use super::options::ScoreOptions;
-use crate::batch::{self, ModelInput};
+use crate::batch::ModelInput;
 use crate::engine::batch::Reduce;
 use crate::run::chunk::{Chunk, Segment};
-use crate::run::dedup::{Dedup, Origin};
+use crate::run::dedup::Dedup;
 use crate::tokenize::{Encoded, SpecialTokens};
 
 /// One sequence for the model.
@@ -46,8 +46,8 @@ pub fn kept(input: &ModelInput, special: &SpecialTokens) -> Range<usize> {
     shift(range.start)..shift(range.end)
 }
 
-/// All passes of a chunk's records, of which `records` has the ids and windows. Joint variants whose positions are in no window together have
-/// none.
+/// All passes of a chunk's records, of which `records` has the ids and windows. Joint variants
+/// whose positions are in no window together have none.
 pub fn of_chunk<'r>(
     chunk: &Chunk,
     records: impl Iterator<Item = (&'r str, Range<usize>)>,
@@ -166,18 +166,7 @@ impl PassLayout<'_> {
                 ..Encoded::default()
             }));
         }
-        let run: Vec<usize> = (0..passes.len())
-            .filter(|&at| matches!(chunk.segments[at].origin, Origin::Engine { .. }))
-            .collect();
-        let lengths: Vec<usize> = run
-            .iter()
-            .map(|&at| chunk.segments[at].input.tokens)
-            .collect();
-        let batches = batch::group(&lengths, self.batch_tokens, self.padded);
-        let batches = batches.into_iter();
-        chunk.batches = batches
-            .map(|batch| batch.into_iter().map(|at| run[at]).collect())
-            .collect();
+        chunk.group(self.batch_tokens, self.padded);
         chunk
     }
 

@@ -269,6 +269,15 @@ class PreRotatedAttention(OpRun):
         return (attention(*np.split(*wide(qkv), 3, axis=1), starts, num_heads).astype(qkv.dtype),)
 
 
+class SplitAttention(OpRun):
+    op_domain = "seqembed"
+
+    def _run(self, queries_keys, qkv, starts, num_heads=None):
+        queries, keys = np.split(*wide(queries_keys), 2, axis=1)
+        values = np.split(*wide(qkv), 3, axis=1)[2]
+        return (attention(queries, keys, values, starts, num_heads).astype(qkv.dtype),)
+
+
 def with_bias(qkv, bias):
     queries, keys, values = np.split(*wide(qkv), 3, axis=1)
     query_bias, key_bias = np.split(*wide(bias), 2)
@@ -310,7 +319,7 @@ class QueryKeyNormRotary(OpRun):
     op_domain = "seqembed"
 
     def _run(self, qkv, bias, query_gamma, key_gamma, angles, epsilon=None):
-        *both, values = with_bias(qkv, bias)
+        both = with_bias(qkv, bias)[:2]
         half = angles.shape[1] // 2
         cos, sin = np.moveaxis(angles.reshape(len(qkv), 1, half, 2), -1, 0)
         out = []
@@ -319,7 +328,7 @@ class QueryKeyNormRotary(OpRun):
             rows = rows / np.sqrt((rows**2).mean(1, keepdims=True) + epsilon) * gamma
             left, right = np.moveaxis(rows.reshape(len(rows), -1, 2, half), 2, 0)
             out.append(np.stack([left * cos - right * sin, right * cos + left * sin], 2).reshape(rows.shape))
-        return (np.concatenate([*out, values], 1).astype(qkv.dtype),)
+        return (np.concatenate(out, 1).astype(qkv.dtype),)
 
 
 class PoolMean(OpRun):

@@ -184,13 +184,8 @@ impl<'blocks> Attention<'blocks> {
         let bias = frame.builder.weight(&format!("{layer}.qk.bias"));
         let weight = format!("{layer}.qkv.weight");
         let rotated = stream.dense(frame, "seqembed:NormDenseRotary", &weight, &[&bias, angles]);
-        self.pre_rotated(frame, &rotated)
-    }
-
-    /// Packed and fused: attention of queries and keys that are rotated, and values, side by side.
-    fn pre_rotated(&self, frame: &mut Frame<'_, '_>, rotated: &str) -> String {
         let heads = ("num_heads", Attribute::Int(long(self.blocks.heads)));
-        let inputs = [rotated, "sequence_starts"];
+        let inputs = [rotated.as_str(), "sequence_starts"];
         frame
             .builder
             .op("seqembed:PreRotatedAttention", &inputs, &[heads])
@@ -227,7 +222,10 @@ impl<'blocks> Attention<'blocks> {
                 let epsilon = [frame.epsilon()];
                 let operator = "seqembed:QueryKeyNormRotary";
                 let rotated = frame.builder.op(operator, &inputs, &epsilon);
-                self.pre_rotated(frame, &rotated)
+                let inputs = [rotated.as_str(), qkv, starts];
+                frame
+                    .builder
+                    .op("seqembed:SplitAttention", &inputs, &[heads])
             }
             Prepared::Alibi(slopes) => {
                 let inputs = [qkv.as_str(), bias, slopes, starts];

@@ -114,7 +114,7 @@ pub struct CudaKernels {
     /// Hopper's attention serves all.
     attention: Vec<(u32, Function)>,
     dense: Vec<(Layer, Function)>,
-    /// Hopper's attention, for its heads, where queries, keys and values are side by side.
+    /// Hopper's attention, for its heads.
     attention_sm90: Option<Function>,
 }
 
@@ -469,7 +469,7 @@ impl CudaKernels {
         }
     }
 
-    /// Queries and keys with bias, normalised and rotated, and values as they are, [tokens,
+    /// Queries and keys with bias, normalised and rotated: [tokens, 2 * hidden] out of [tokens,
     /// 3 * hidden]. The norms' weights are [hidden], the bias [2 * hidden], and the angles those of
     /// [`CudaKernels::rotary_angles`].
     ///
@@ -500,13 +500,13 @@ impl CudaKernels {
             Pointer(normed),
             int(tokens)?,
         ];
-        let blocks = self.norm_blocks(3 * tokens);
+        let blocks = self.norm_blocks(2 * tokens);
         // SAFETY: the caller's promise.
         unsafe { launch(function, stream, blocks, 256, &arguments) }
     }
 
-    /// Attention of `tokens` tokens, [tokens, hidden]. Queries, keys and values come with the width
-    /// of a row.
+    /// Attention of `tokens` tokens, [tokens, hidden]. Queries and keys are the first columns of a
+    /// matrix that comes with its width, and values the last of `qkv`, [tokens, 3 * hidden].
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -517,7 +517,8 @@ impl CudaKernels {
     pub unsafe fn attention(
         &self,
         stream: DevicePtr,
-        parts: [(DevicePtr, usize); 3],
+        queries_keys: (DevicePtr, usize),
+        qkv: DevicePtr,
         query_bias: DevicePtr,
         slopes: DevicePtr,
         starts: (DevicePtr, usize),
@@ -525,30 +526,31 @@ impl CudaKernels {
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
-        let width = parts[0].1;
-        let together = width == 3 * self.sizes.hidden && parts.iter().all(|part| part.1 == width);
-        if let Some(function) = self.attention_sm90.filter(|_| together) {
-            let memory = [query_bias, slopes, starts.0, out];
+        if let Some(function) = self.attention_sm90 {
+            let memory = [qkv, query_bias, slopes, starts.0, out];
             // SAFETY: the caller's promise.
             return unsafe {
-                self.hopper_attention(function, stream, parts[0].0, memory, starts.1, tokens)
+                self.hopper_attention(function, stream, queries_keys, memory, starts.1, tokens)
             };
         }
+        let hidden = self.sizes.hidden;
+        let part =
+            |from: DevicePtr, columns: usize| DevicePtr(from.0.wrapping_byte_add(2 * columns));
         // Where sequences are short, blocks of half as many queries leave fewer of them empty.
         let short = tokens < 192 * starts.1;
         let Some(&(queries, function)) = self.attention.get(usize::from(!short)) else {
             return Err(KernelError::Unsupported(
-                "fused layers have no attention over separate queries, keys and values".to_owned(),
+                "attention was not compiled".to_owned(),
             ));
         };
-        let [queries_at, keys, values] = parts;
+        let (queries_at, width) = queries_keys;
         let arguments = [
-            Pointer(queries_at.0),
-            int(queries_at.1)?,
-            Pointer(keys.0),
-            int(keys.1)?,
-            Pointer(values.0),
-            int(values.1)?,
+            Pointer(queries_at),
+            int(width)?,
+            Pointer(part(queries_at, hidden)),
+            int(width)?,
+            Pointer(part(qkv, 2 * hidden)),
+            int(3 * hidden)?,
             Pointer(query_bias),
             Pointer(slopes),
             Pointer(starts.0),
@@ -574,19 +576,25 @@ impl CudaKernels {
         &self,
         function: Function,
         stream: DevicePtr,
-        qkv: DevicePtr,
-        [query_bias, slopes, starts, out]: [DevicePtr; 4],
+        (queries_keys, width): (DevicePtr, usize),
+        [qkv, query_bias, slopes, starts, out]: [DevicePtr; 5],
         sequences: usize,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::{Matrix, Pointer};
-        let shape = [tokens, 3 * self.sizes.hidden];
+        let all = [tokens, 3 * self.sizes.hidden];
         let query_tiles = tokens / 128 + sequences;
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let number = streams.number(stream.0.addr());
         drop(streams);
         let arguments = [
-            Matrix(tensor_map(qkv, shape, 64, self.element())?),
+            Matrix(tensor_map(
+                queries_keys,
+                [tokens, width],
+                64,
+                self.element(),
+            )?),
+            Matrix(tensor_map(qkv, all, 64, self.element())?),
             Pointer(query_bias),
             Pointer(slopes),
             Pointer(starts),

@@ -14,7 +14,8 @@
 //!   and `DenseResidualFp8`, which is `DenseResidual` in fp8.
 //!
 //! Both have `QueryKeyNormRotary(qkv, bias, query_gamma, key_gamma, angles)`, which normalises and
-//! rotates queries and keys.
+//! rotates queries and keys, and `SplitAttention(queries_keys, qkv, sequence_starts)`, which takes
+//! the values alone from its second input.
 //!
 //! The kernels are compiled for the sizes of one model. Each operator checks that its inputs have
 //! them.
@@ -54,6 +55,7 @@ pub fn domain(kernels: &Arc<CudaKernels>) -> ort::Result<OperatorDomain> {
 enum OpKind {
     RotaryAttention,
     PreRotatedAttention,
+    SplitAttention,
     AlibiAttention,
     Attention,
     SkipLayerNorm,
@@ -84,9 +86,10 @@ enum OpKind {
 
 impl OpKind {
     /// All operators with their names in graphs.
-    const ALL: [(Self, &'static str); 28] = [
+    const ALL: [(Self, &'static str); 29] = [
         (Self::RotaryAttention, "RotaryAttention"),
         (Self::PreRotatedAttention, "PreRotatedAttention"),
+        (Self::SplitAttention, "SplitAttention"),
         (Self::AlibiAttention, "AlibiAttention"),
         (Self::Attention, "Attention"),
         (Self::SkipLayerNorm, "SkipLayerNorm"),
@@ -172,7 +175,9 @@ impl Operator for CudaOperator {
         const U8: TensorElementType = TensorElementType::Uint8;
         let own = self.element();
         let types = match self.kind {
-            OpKind::RotaryAttention | OpKind::Attention => vec![own, own, I32],
+            OpKind::RotaryAttention | OpKind::Attention | OpKind::SplitAttention => {
+                vec![own, own, I32]
+            }
             OpKind::AlibiAttention => vec![own, own, F32, I32],
             OpKind::SkipLayerNorm => vec![own; 5],
             OpKind::LayerNorm => vec![own; 3],
@@ -411,6 +416,7 @@ impl Call<'_> {
             | OpKind::PreRotatedAttention
             | OpKind::AlibiAttention
             | OpKind::Attention => self.attention(kind),
+            OpKind::SplitAttention => self.split_attention(),
             OpKind::SkipLayerNorm => self.skip_layer_norm(),
             OpKind::LayerNorm => self.layer_norm(),
             OpKind::BiasGelu | OpKind::Geglu | OpKind::Swiglu => self.elementwise(kind),
@@ -455,9 +461,7 @@ impl Call<'_> {
             OpKind::PreRotatedAttention => NULL,
             _ => self.input(1)?.check(2 * hidden)?,
         };
-        let part =
-            |from: DevicePtr, columns: usize| DevicePtr(from.0.wrapping_byte_add(2 * columns));
-        let mut parts = [0, 1, 2].map(|index| (part(qkv.memory, index * hidden), 3 * hidden));
+        let mut queries_keys = (qkv.memory, 3 * hidden);
         let mut query_bias = bias;
         if kind == OpKind::RotaryAttention {
             let rotated = self.output(1, &[tokens, 2 * hidden])?;
@@ -468,14 +472,44 @@ impl Call<'_> {
                     .rotate(self.stream, [qkv.memory, bias], starts, rotated, tokens)
             }
             .map_err(refused)?;
-            parts[0] = (rotated, 2 * hidden);
-            parts[1] = (part(rotated, hidden), 2 * hidden);
+            queries_keys = (rotated, 2 * hidden);
             query_bias = NULL;
         }
         // SAFETY: as above.
         unsafe {
-            self.kernels
-                .attention(self.stream, parts, query_bias, slopes, starts, out, tokens)
+            self.kernels.attention(
+                self.stream,
+                queries_keys,
+                qkv.memory,
+                query_bias,
+                slopes,
+                starts,
+                out,
+                tokens,
+            )
+        }
+        .map_err(refused)
+    }
+
+    fn split_attention(&self) -> ort::Result<()> {
+        let hidden = self.kernels.sizes().hidden;
+        let (queries_keys, qkv) = (self.input(0)?, self.input(1)?);
+        let tokens = qkv.rows(3 * hidden)?;
+        let queries_keys = queries_keys.check(tokens * 2 * hidden)?;
+        let starts = self.starts(2)?;
+        let out = self.output(0, &[tokens, hidden])?;
+        // SAFETY: as in `attention`.
+        unsafe {
+            self.kernels.attention(
+                self.stream,
+                (queries_keys, 2 * hidden),
+                qkv.memory,
+                NULL,
+                NULL,
+                starts,
+                out,
+                tokens,
+            )
         }
         .map_err(refused)
     }
@@ -492,7 +526,7 @@ impl Call<'_> {
             self.input(3)?.check(hidden)?,
             self.input(4)?.check(tokens * sizes.head_width)?,
         ];
-        let normed = self.output(0, &[tokens, 3 * hidden])?;
+        let normed = self.output(0, &[tokens, 2 * hidden])?;
         // SAFETY: as in `attention`.
         unsafe {
             self.kernels

@@ -87,23 +87,17 @@ pub(super) struct Program {
 
 /// The programs of a model: kernels for rows, attention for short and for long sequences or that
 /// for Hopper, and dense layers. The one for rows comes first.
-///
-/// Where layers are not fused, queries, keys and values may be in separate matrices, which Hopper's
-/// attention cannot read: it is compiled in addition to the others. In fused graphs, they are in
-/// one matrix for all heads that Hopper's attention serves ([`Sizes::can_fuse_rotary`]).
 pub(super) fn programs(
     sizes: &Sizes,
     precision: Precision,
     fused: bool,
     hopper: bool,
 ) -> Vec<Program> {
-    let hopper_attention = hopper && has_hopper_attention(sizes);
     let mut programs = vec![row_program(sizes, precision)];
-    if !(fused && hopper_attention) {
-        programs.extend([1, 2].map(|groups| attention_program(sizes, precision, groups)));
-    }
-    if hopper_attention {
+    if hopper && has_hopper_attention(sizes) {
         programs.push(hopper_attention_program(sizes, precision));
+    } else {
+        programs.extend([1, 2].map(|groups| attention_program(sizes, precision, groups)));
     }
     if fused {
         let layers = dense_layers(sizes, precision).into_iter();

@@ -133,8 +133,8 @@ __device__ int task_counters[STREAMS][2];
 
 // Loads what a team's tasks need, as soon as there is room. The number of tasks is
 // `query_tiles` * (HIDDEN / 64).
-__device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* qkv, const int* starts, int sequences, int query_tiles,
-                                           int* tasks) {
+__device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap* queries_keys, const TensorMap* qkv, const int* starts,
+                                           int sequences, int query_tiles, int* tasks) {
     constexpr int COLUMNS = HIDDEN / 64;
     int round = 0, loaded = 0;
     for (int index; (index = atomicAdd(&tasks[0], 1)) < query_tiles * COLUMNS;) {
@@ -154,14 +154,14 @@ __device__ __forceinline__ void load_tasks(const Shared& shared, const TensorMap
         barrier_wait(shared.free(round), (round / 2 + 1) & 1);
         store_task(shared.task(round), task);
         barrier_expect(ready, task.groups() * SM90_TILE);
-        for (int g = 0; g < task.groups(); g++) load_tile(qkv, to + g * SM90_TILE, ready, task.column, task.first + g * 64);
+        for (int g = 0; g < task.groups(); g++) load_tile(queries_keys, to + g * SM90_TILE, ready, task.column, task.first + g * 64);
         round++;
         for (int step = 0; step < task.blocks(); step++, loaded++) {
             const int row = task.begin + task.block(step) * SM90_KEYS;
             const u32 keys = shared.keys(loaded), full = shared.full(loaded);
             barrier_wait(shared.empty(loaded), (loaded / SM90_RING + 1) & 1);
             barrier_expect(full, 2 * SM90_TILE);
-            load_tile(qkv, keys, full, HIDDEN + task.column, row);
+            load_tile(queries_keys, keys, full, HIDDEN + task.column, row);
             load_tile(qkv, keys + SM90_TILE, full, 2 * HIDDEN + task.column, row);
         }
     }
@@ -397,13 +397,15 @@ __device__ __forceinline__ void attend(const Shared& shared, const Task& task, u
     }
 }
 
-// `qkv` is [tokens, 3 * HIDDEN], read in boxes of 64 x 64. `query_bias` is added to the queries,
+// Queries and keys are the first 2 * HIDDEN columns of `queries_keys`, and values the last HIDDEN of
+// `qkv`, [tokens, 3 * HIDDEN]: the same matrix, or queries and keys in one of their own. Both are
+// read in boxes of 64 x 64. `query_bias` is added to the queries,
 // unless it is null; a bias of the keys would add the same to all scores of a query and is left
 // out. `out` is [tokens, HIDDEN]. `query_tiles` is tokens / 128 + sequences. `stream` is a number
 // below STREAMS that no other launch has that may overlap with this one.
 extern "C" __global__ void __launch_bounds__(640, 1)
-    attention_sm90(const __grid_constant__ TensorMap qkv, const u32* query_bias, const float* slopes, const int* starts,
-                   int sequences, int query_tiles, int stream, u16* out) {
+    attention_sm90(const __grid_constant__ TensorMap queries_keys, const __grid_constant__ TensorMap qkv, const u32* query_bias,
+                   const float* slopes, const int* starts, int sequences, int query_tiles, int stream, u16* out) {
     extern __shared__ __align__(1024) char dynamic[];
     const u32 base = shared_address(dynamic);
     if (threadIdx.x == 0) {
@@ -427,7 +429,8 @@ extern "C" __global__ void __launch_bounds__(640, 1)
     if (threadIdx.x >= 512) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
         const int team = (threadIdx.x - 512) / 32;
-        if (team < 2 && threadIdx.x % 32 == 0) load_tasks(Shared(base, team), &qkv, starts, sequences, query_tiles, task_counters[stream]);
+        if (team < 2 && threadIdx.x % 32 == 0)
+            load_tasks(Shared(base, team), &queries_keys, &qkv, starts, sequences, query_tiles, task_counters[stream]);
         return;
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");

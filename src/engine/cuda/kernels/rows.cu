@@ -277,18 +277,18 @@ extern "C" __global__ void __launch_bounds__(256)
 #endif
 
 #if QUERY_KEY_NORM
-// Queries and keys with their bias, as layer norms of whole rows of HIDDEN numbers (weights without
-// a bias) and rotated by the angles of their tokens, and values as they are: [tokens, 3 * HIDDEN].
-// `angles` are cosines and sines, [tokens, HEAD / 2, 2]. HEAD is 16, 32, 64 or 128, so that
-// partners are HEAD / 16 lanes apart. Blocks as for layer norms of 3 * tokens rows.
+// Queries and keys out of [tokens, 3 * HIDDEN] into [tokens, 2 * HIDDEN], with their bias, as layer
+// norms of whole rows of HIDDEN numbers (weights without a bias) and rotated by the angles of their
+// tokens. `angles` are cosines and sines, [tokens, HEAD / 2, 2]. HEAD is 16, 32, 64 or 128, so that
+// partners are HEAD / 16 lanes apart. Blocks as for layer norms of 2 * tokens rows.
 extern "C" __global__ void __launch_bounds__(256)
     query_key_norm_rotary(const u16* qkv, const u16* bias, const u16* query_gamma, const u16* key_gamma, const float4* angles,
                           float epsilon, u16* out, int tokens) {
     const int lane = threadIdx.x % (32 * WARPS);
     const int row = blockIdx.x * (8 / WARPS) + threadIdx.x / (32 * WARPS);
-    const int token = row / 3, which = row % 3;
-    const bool in_range = token < tokens, is_value = which == 2;
-    const u64 at = (u64)row * HIDDEN;
+    const int token = row / 2, which = row % 2;
+    const bool in_range = token < tokens;
+    const u64 from = ((u64)token * 3 + which) * HIDDEN, to = (u64)row * HIDDEN;
     const u16* gamma = which ? key_gamma : query_gamma;
     Vec8 values[PER_LANE];
     float total = 0.0f;
@@ -296,27 +296,23 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
         if (!in_range || column >= HIDDEN) continue;
-        if (is_value) {
-            *(uint4*)(out + at + column) = *(const uint4*)(qkv + at + column);
-            continue;
-        }
-        values[i] = load_vec8(qkv + at + column);
+        values[i] = load_vec8(qkv + from + column);
         const Vec8 b = load_vec8(bias + which * HIDDEN + column);
 #pragma unroll
         for (int j = 0; j < 8; j++) total += values[i].at[j] += b.at[j];
     }
-    const float2 statistics = row_statistics(values, total, in_range && !is_value, lane, epsilon);
+    const float2 statistics = row_statistics(values, total, in_range, lane, epsilon);
     const float mean = statistics.x, scale = statistics.y;
     // Which eight numbers of a head this lane has: the same ones of all its heads.
     constexpr int EIGHTS = HEAD / 8, STEP = EIGHTS / 2;
     const int own = lane % EIGHTS;
     const bool is_right = own >= STEP;
     float cosine[8], sine[8];
-    if (in_range && !is_value) {
-        const float4* from = angles + (u64)token * (HEAD / 4) + (own % STEP) * 4;
+    if (in_range) {
+        const float4* own_angles = angles + (u64)token * (HEAD / 4) + (own % STEP) * 4;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const float4 two = __ldg(from + j);
+            const float4 two = __ldg(own_angles + j);
             cosine[2 * j] = two.x, cosine[2 * j + 1] = two.z;
             // The right half of a head is turned the other way.
             sine[2 * j] = is_right ? two.y : -two.y, sine[2 * j + 1] = is_right ? two.w : -two.w;
@@ -325,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
-        const bool has = in_range && !is_value && column < HIDDEN;
+        const bool has = in_range && column < HIDDEN;
         Vec8 normed = {};
         if (has) {
             const Vec8 g = load_vec8(gamma + column);
@@ -340,7 +336,7 @@ extern "C" __global__ void __launch_bounds__(256)
             const float b = __shfl_xor_sync(0xffffffffu, normed.at[j + 1], STEP);
             turned[j / 2] = pack_or_nan(normed.at[j] * cosine[j] + a * sine[j], normed.at[j + 1] * cosine[j + 1] + b * sine[j + 1]);
         }
-        if (has) *(uint4*)(out + at + column) = make_uint4(turned[0], turned[1], turned[2], turned[3]);
+        if (has) *(uint4*)(out + to + column) = make_uint4(turned[0], turned[1], turned[2], turned[3]);
     }
 }
 #endif

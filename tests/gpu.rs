@@ -534,15 +534,19 @@ fn residues(name: &str, file: &Path, options: &[&str]) -> Result<Vec<f64>, Strin
 #[ignore = "needs a GPU: make test-gpu"]
 fn log_probabilities_are_those_of_the_cpu() {
     let mut worst = Vec::new();
-    for name in [
-        "esm2-head12",
-        "esm2-head64",
-        "esm1b",
-        "esm1v",
-        "esmc",
-        "esm2-1280",
+    for (name, file) in [
+        ("esm2-head12", "proteins.faa"),
+        ("esm2-head64", "proteins.faa"),
+        ("esm1b", "proteins.faa"),
+        ("esm1v", "proteins.faa"),
+        ("esmc", "proteins.faa"),
+        ("esm2-1280", "proteins.faa"),
+        ("protbert", "proteins.faa"),
+        ("dnabert-3", "bases.fna"),
+        ("grover", "bases.fna"),
+        ("dnabert2", "bases.fna"),
     ] {
-        let file = fixtures().join("scores/proteins.faa");
+        let file = fixtures().join("scores").join(file);
         for method in ["unmasked", "masked"] {
             let expected = residues(name, &file, &["--device", "cpu", "--method", method]).unwrap();
             // Random weights give values far below those of a trained model.

@@ -1,29 +1,34 @@
 """Creates `tests/fixtures/scores/`: log-probabilities of the language-model heads of the small checkpoints in `tests/fixtures`.
 
-    python onnx/reference/score_fixtures.py [--out tests/fixtures/scores]
+    python onnx/reference/score_fixtures.py [--dnabert2-code DIR] [--out tests/fixtures/scores]
 
-Rerun it with the versions of requirements.txt, after the scripts that make the checkpoints.
+DIR is that of `dna_fixtures.py`; without it, the file of DNABERT-2 stays as it is. Rerun it with the versions of requirements.txt, after the scripts that make the checkpoints.
 
 Made with Python 3.11, torch 2.15.0, transformers 5.24.0, fair-esm 2.0.0, safetensors 0.8.0, numpy 1.26.4.
 
 What it writes
 - `proteins.faa`, `bases.fna`: the sequences, of mixed lengths
 - `MODEL.safetensors`, for each model of `MODELS`: `unmasked/ID` and `masked/ID` [tokens, columns], the log-probabilities of
-  the 20 amino acids (`ACDEFGHIKLMNPQRSTVWY`) at each residue; of all tokens of the vocabulary, where these are k-mers. Masked:
-  each position is replaced by `<mask>` in turn, one sequence at a time.
+  the 20 amino acids (`ACDEFGHIKLMNPQRSTVWY`) at each residue; of all tokens of the vocabulary, where these are of DNA. Masked:
+  each token is replaced by `<mask>` in turn, one sequence at a time.
   `joint/ID` [columns at 3, columns at 7]: positions 3 and 7 (from 1) masked together, of sequences that have them
 
 transformers computes all of them, all of a file's sequences in one padded batch (unmasked), or one sequence at a time
-(masked); for ESM-1b, ESM-1v and ESM-2 fair-esm too, from the same weights, and they must agree to 2e-5, or to 2e-6 of
+(masked), but DNABERT-2, which its authors' code computes; for ESM-1b, ESM-1v and ESM-2 fair-esm too, from the same weights, and they must agree to 2e-5, or to 2e-6 of
 values below -10, which random weights give. All is computed in 64 bits.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
+import sys
 import warnings
 from pathlib import Path
 
+import bert_fixtures
+import dna
 import torch
 from safetensors.torch import save_file
 
@@ -39,6 +44,10 @@ MODELS = {
     "esm1v": ("esm1/checkpoints/esm1v-safetensors", "esm1/checkpoints/esm1v_small.pt", "proteins.faa"),
     "esmc": ("esmc/checkpoints/hub", None, "proteins.faa"),
     "nt": ("nt/checkpoints/v1-bin", None, "bases.fna"),
+    "protbert": ("bert/protbert", None, "proteins.faa"),
+    "dnabert": ("dna/dnabert-3", None, "bases.fna"),
+    "grover": ("bert/grover", None, "bases.fna"),
+    "dnabert2": ("dna/dnabert2", None, "bases.fna"),
 }
 
 SEQUENCES = {
@@ -52,10 +61,44 @@ SEQUENCES = {
 }
 
 
+def bert_model(folder: Path, dnabert2_code: Path | None):
+    """A BERT with its head, by transformers, or DNABERT-2 by its authors' code, by its plain PyTorch branch."""
+    config = json.loads((folder / "config.json").read_text())
+    spelling = {"rm.gamma": "rm.weight", "rm.beta": "rm.bias"}
+    state = {}
+    for name, tensor in torch.load(folder / "pytorch_model.bin").items():
+        for old, new in spelling.items():
+            name = name.replace(old, new)
+        if not name.startswith("bert.pooler."):
+            state[name] = tensor.float()
+    state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"]
+    if folder.name == "dnabert2":
+        code = dnabert2_code.resolve()
+        sys.path[:0] = [str(code), str(code.parent)]
+        layers = importlib.import_module(f"{code.name}.bert_layers")
+        configuration = importlib.import_module(f"{code.name}.configuration_bert").BertConfig(**config)
+        layers.flash_attn_qkvpacked_func = None
+        load = layers.BertForMaskedLM
+    else:
+        from transformers import BertConfig
+        from transformers import BertForMaskedLM as load
+
+        known = {name: value for name, value in config.items() if name not in ("architectures", "model_type", "do_lower_case")}
+        configuration = BertConfig(**known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load(configuration)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert all("ids" in name for name in missing), missing
+    assert set(unexpected) <= {"cls.predictions.bias", "cls.predictions.decoder.bias"}, unexpected
+    predictions = model.cls.predictions
+    assert torch.equal(predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
+    assert torch.equal(predictions.decoder.bias, state["cls.predictions.decoder.bias"])
+    return model.double().eval()
+
+
 def transformers_model(folder: Path):
     """The model with its head."""
-    import json
-
     from transformers import EsmcForMaskedLM, EsmForMaskedLM
 
     kind = json.loads((folder / "config.json").read_text())["model_type"]
@@ -95,6 +138,9 @@ def fair_esm_model(path: Path):
 
 def vocabulary(folder: Path) -> list[str]:
     """Tokens by their ids."""
+    if (folder / "tokenizer.json").exists():
+        known = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+        return sorted(known, key=known.get)
     if (folder / "vocab.txt").exists():
         return [line.strip() for line in (folder / "vocab.txt").read_text().splitlines()]
     from transformers.models.esmc.tokenization_esmc import EsmcTokenizer
@@ -112,6 +158,19 @@ def token_ids(sequence: str, tokens: list[str], k: int) -> list[int]:
         sequence = sequence[len(word) :]
     behind = [tokens.index("<eos>")] if k == 1 else []
     return [tokens.index("<cls>"), *own, *behind]
+
+
+def bert_ids(folder: Path, sequence: str) -> list[int]:
+    """The same for the BERTs, by their own tokenizers."""
+    if folder.name == "protbert":
+        return bert_fixtures.protein_tokenizer(folder)(bert_fixtures.spaced(sequence))["input_ids"]
+    if folder.name == "grover":
+        return bert_fixtures.dna_tokenizer(folder)(dna.bases(sequence))["input_ids"]
+    if folder.name == "dnabert2":
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(dna.bases(sequence)).ids
+    return dna.kmer_ids(sequence, 3)
 
 
 def recorded(run, rows: dict[str, list[int]], columns: list[int], behind: int, pad: int, mask: int) -> dict:
@@ -136,19 +195,26 @@ def recorded(run, rows: dict[str, list[int]], columns: list[int], behind: int, p
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FIXTURES / "scores")
-    out = parser.parse_args().out
+    parser.add_argument("--dnabert2-code", type=Path, help="folder with DNABERT-2's bert_layers.py")
+    arguments = parser.parse_args()
+    out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     for file, records in SEQUENCES.items():
         (out / file).write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
     for name, (folder, pt, file) in MODELS.items():
+        if name == "dnabert2" and not arguments.dnabert2_code:
+            print(f"{name} stays as it is, without --dnabert2-code")
+            continue
         tokens = vocabulary(FIXTURES / folder)
+        bert = "[MASK]" in tokens
         protein = file == "proteins.faa"
         k = 1 if protein else max(len(token) for token in tokens if token.isalpha())
         columns = [tokens.index(letter) for letter in AMINO_ACIDS] if protein else None
-        rows = {key: token_ids(sequence, tokens, k) for key, sequence in SEQUENCES[file].items()}
-        pad, mask = tokens.index("<pad>"), tokens.index("<mask>")
-        behind = 1 if protein else 0
-        model = transformers_model(FIXTURES / folder)
+        to_ids = (lambda text: bert_ids(FIXTURES / folder, text)) if bert else (lambda text: token_ids(text, tokens, k))  # noqa: B023
+        rows = {key: to_ids(sequence) for key, sequence in SEQUENCES[file].items()}
+        pad, mask = (tokens.index(token) for token in (("[PAD]", "[MASK]") if bert else ("<pad>", "<mask>")))
+        behind = 1 if protein or bert else 0
+        model = bert_model(FIXTURES / folder, arguments.dnabert2_code) if bert else transformers_model(FIXTURES / folder)
         # The embedding table may have fewer rows than the file of the vocabulary.
         columns = columns or list(range(model.config.vocab_size))
         if "esm1" in folder:

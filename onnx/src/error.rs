@@ -237,11 +237,11 @@ pub enum Error {
         if *family_has_one {
             "its checkpoint had none, or it was exported by a version of seqembed that did not \
              export heads. Run `seqembed export` again (with --force), with a checkpoint that has \
-             one (tensors lm_head.*, such as the hub's); a folder in seqembed's cache can be \
+             one (tensors lm_head.* or cls.predictions.*); a folder in seqembed's cache can be \
              removed, and is made again"
         } else {
-            "seqembed knows no head of this family; use ESM-2, ESM-1b, ESM-1v, ESM C or Nucleotide \
-             Transformer"
+            "seqembed knows no head of this family; use ESM-2, ESM-1b, ESM-1v, ESM C, Nucleotide \
+             Transformer, ProtBert, IgBert, DNABERT, DNABERT-2 or GROVER"
         })]
     NoHead {
         /// The model folder.

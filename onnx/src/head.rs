@@ -49,7 +49,7 @@ pub struct HeadForm {
 pub struct HeadNames {
     /// The first dense layer, as any of these.
     pub dense: &'static [&'static str],
-    /// The layer norm, as any of these.
+    /// The layer norm, as any of these; older files say `gamma` and `beta`.
     pub norm: &'static [&'static str],
     /// The second dense layer's weight, as any of these; the last ones are the embedding table,
     /// with which it is shared.
@@ -77,6 +77,18 @@ pub const ESMC: HeadNames = HeadNames {
     norm: &["lm_head.layer_norm", "sequence_head.2"],
     decoder: &["lm_head.decoder.weight", "sequence_head.3.weight"],
     decoder_bias: &["lm_head.decoder.bias", "sequence_head.3.bias"],
+};
+
+/// Names of BERT's, and of DNABERT-2's authors, whose class has the same name: without a decoder of
+/// its own, it is the table of word embeddings.
+pub const BERT: HeadNames = HeadNames {
+    dense: &["cls.predictions.transform.dense"],
+    norm: &["cls.predictions.transform.LayerNorm"],
+    decoder: &[
+        "cls.predictions.decoder.weight",
+        "embeddings.word_embeddings.weight",
+    ],
+    decoder_bias: &["cls.predictions.bias", "cls.predictions.decoder.bias"],
 };
 
 /// What `seqembed.json` says of a head.
@@ -159,10 +171,10 @@ impl HeadForm {
         } = self.names;
         let mut names = BTreeMap::new();
         for (ours, theirs) in [("dense", dense), ("layer_norm", norm)] {
-            for kind in ["weight", "bias"] {
-                let found = theirs
-                    .iter()
-                    .find_map(|name| find(&format!("{name}.{kind}")))?;
+            for (kind, older) in [("weight", "gamma"), ("bias", "beta")] {
+                let found = theirs.iter().find_map(|name| {
+                    find(&format!("{name}.{kind}")).or_else(|| find(&format!("{name}.{older}")))
+                })?;
                 names.insert(format!("lm_head.{ours}.{kind}"), found);
             }
         }

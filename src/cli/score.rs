@@ -18,8 +18,8 @@ use crate::settings::{Overrides, Pooling, Precision};
 /// Writes a table per input file, named after it, with a row for each record: the sum of the
 /// log-probabilities of its residues (`log_likelihood`), and the perplexity. With --variants, the
 /// table has the score of each variant: the log-probability of the new letter less that of the old
-/// one. Models: ESM-2, ESM-1b, ESM-1v, ESM C and Nucleotide Transformer, exported from a checkpoint
-/// that has its language-model head. A run that was stopped starts over: there is no --resume.
+/// one. Models: ESM-2, ESM-1b, ESM-1v, ESM C, Nucleotide Transformer, DNABERT, DNABERT-2, GROVER and
+/// BERTs of proteins, exported from a checkpoint that has its language-model head. A run that was stopped starts over: there is no --resume.
 #[derive(Debug, clap::Args)]
 // Flags of the command line are what they are.
 #[allow(clippy::struct_excessive_bools)]

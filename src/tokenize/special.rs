@@ -31,6 +31,13 @@ impl SpecialTokens {
         self.front.len() + self.behind.len()
     }
 
+    /// Whether a token within a sequence stands for no letter: the unknown one, or one that is
+    /// otherwise around sequences, as `[SEP]` between two chains.
+    #[must_use]
+    pub fn is_no_letter(&self, id: u32) -> bool {
+        id == self.unk || self.front.contains(&id) || self.behind.contains(&id)
+    }
+
     /// Index of the token for pooling `cls`, among the special tokens in front.
     #[must_use]
     pub fn cls_position(&self) -> Option<usize> {

@@ -1,5 +1,5 @@
-//! `seqembed score` against log-probabilities that transformers and fair-esm computed
-//! (`onnx/reference/score_fixtures.py`), with our kernels and with ONNX Runtime's own operators.
+//! `seqembed score` against log-probabilities that transformers, fair-esm and DNABERT-2's own code
+//! computed (`onnx/reference/score_fixtures.py`), with our kernels and with ONNX Runtime's own operators.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,12 +13,16 @@ use crate::common::{DONE, PARTLY, WRONG, assert_run, export, fixtures, seqembed,
 const AMINO_ACIDS: &str = "ACDEFGHIKLMNPQRSTVWY";
 const KERNELS: [&str; 2] = ["auto", "portable"];
 /// Each model's checkpoint, and the sequences that it scores.
-const MODELS: [(&str, &str, &str); 5] = [
+const MODELS: [(&str, &str, &str); 9] = [
     ("esm2", "esm2/checkpoints/hub-safetensors", "proteins.faa"),
     ("esm1b", "esm1/checkpoints/esm1b_small.pt", "proteins.faa"),
     ("esm1v", "esm1/checkpoints/esm1v_small.pt", "proteins.faa"),
     ("esmc", "esmc/checkpoints/hub", "proteins.faa"),
     ("nt", "nt/checkpoints/v1-bin", "bases.fna"),
+    ("protbert", "bert/protbert", "proteins.faa"),
+    ("dnabert", "dna/dnabert-3", "bases.fna"),
+    ("grover", "bert/grover", "bases.fna"),
+    ("dnabert2", "dna/dnabert2", "bases.fna"),
 ];
 
 /// Expected values of a model by their names, and how many columns they have.
@@ -52,6 +56,21 @@ fn table(path: &Path) -> Vec<BTreeMap<String, String>> {
         .from_path(path)
         .unwrap();
     reader.deserialize().map(|row| row.unwrap()).collect()
+}
+
+/// The tokens of a model by their ids.
+fn tokens(model: &Path) -> Vec<String> {
+    if let Ok(text) = fs::read_to_string(model.join("vocab.txt")) {
+        return text.lines().map(str::to_owned).collect();
+    }
+    let text = fs::read_to_string(model.join("tokenizer.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let known = file["model"]["vocab"].as_object().unwrap().iter();
+    let mut known: Vec<_> = known
+        .map(|(name, id)| (id.as_u64(), name.clone()))
+        .collect();
+    known.sort();
+    known.into_iter().map(|(_, name)| name).collect()
 }
 
 /// Scores a file, and returns the output folder.
@@ -112,9 +131,7 @@ fn log_probabilities_are_those_of_the_references() {
                         let own = number(row, "log_probability");
                         sum += own;
                         let (tokens, at): (Vec<String>, usize) = if all {
-                            let path = model.join("vocab.txt");
-                            let tokens = fs::read_to_string(path).unwrap();
-                            let tokens: Vec<String> = tokens.lines().map(str::to_owned).collect();
+                            let tokens = tokens(&model);
                             let at = tokens.iter().position(|token| *token == row["token"]);
                             (tokens[..columns].to_vec(), at.unwrap())
                         } else {
@@ -369,6 +386,52 @@ fn sequences_without_tokens_and_unknown_letters_are_told() {
 }
 
 #[test]
+fn what_stands_between_two_chains_is_no_residue() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = exported("bert/protbert", "protbert", folder.path());
+    let file = folder.path().join("chains.faa");
+    fs::write(&file, ">pair\nQVQ|EV\n").unwrap();
+    for method in ["unmasked", "masked"] {
+        let out = score(&file, &model, &["--per-residue", "--method", method]);
+        let residues = table(&out.path().join("chains.residues.tsv"));
+        let column =
+            |name: &str| -> Vec<&str> { residues.iter().map(|row| row[name].as_str()).collect() };
+        assert_eq!(column("token"), ["Q", "V", "Q", "[SEP]", "E", "V"]);
+        assert_eq!(column("position"), ["1", "2", "3", "4", "5", "6"]);
+        assert_eq!(column("log_probability")[3], "");
+        let own = [0, 1, 2, 4, 5].map(|at| number(&residues[at], "log_probability"));
+        let sum: f64 = own.iter().sum();
+        let row = &table(&out.path().join("chains.tsv"))[0];
+        assert!((number(row, "log_likelihood") - sum).abs() < 1e-4);
+        assert!((number(row, "perplexity").ln() + sum / 5.0).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn positions_are_those_of_the_tokens_first_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, checkpoint, file) in &MODELS[6..] {
+        let model = exported(checkpoint, name, folder.path());
+        let out = score(&input(file), &model, &["--per-residue"]);
+        let residues = table(&out.path().join("bases.residues.tsv"));
+        let sequence = "ACGTACGTTGCAAC";
+        let rows: Vec<_> = residues.iter().filter(|row| row["id"] == "a").collect();
+        let mut last = 0;
+        for row in &rows {
+            let (at, token) = (row["position"].parse::<usize>().unwrap(), &row["token"]);
+            assert!(
+                at > last && sequence[at - 1..].starts_with(token.as_str()),
+                "{name} {row:?}"
+            );
+            last = at;
+        }
+        let apart: usize = rows.iter().map(|row| row["token"].len()).sum();
+        // K-mers overlap; byte pairs do not.
+        assert_eq!(apart, if *name == "dnabert" { 36 } else { 14 }, "{name}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_has_no_tables() {
     let folder = tempfile::tempdir().unwrap();
     let model = exported(MODELS[0].1, "esm2", folder.path());
@@ -456,6 +519,26 @@ fn models_that_cannot_be_scored_say_why() {
         &["knows no head of this family"],
     );
     run("bases.fna", &nt, &["--scan"], &["single amino acids"]);
+    let igbert = exported("bert/igbert", "igbert", folder.path());
+    run(
+        "proteins.faa",
+        &igbert,
+        &[],
+        &["no language-model head", "cls.predictions"],
+    );
+    let variants = folder.path().join("variants.tsv");
+    fs::write(&variants, "id\tvariant\na\tA1C\n").unwrap();
+    for (name, checkpoint, file) in &MODELS[6..] {
+        let model = exported(checkpoint, name, folder.path());
+        for options in [&["--scan"][..], &["--variants", text(&variants)]] {
+            run(
+                file,
+                &model,
+                options,
+                &["single amino acids", name, "changed sequences"],
+            );
+        }
+    }
     let esm = exported(MODELS[0].1, "esm2", folder.path());
     run(
         "proteins.faa",

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::outputs::Outputs;
 use crate::graph::request::GraphRequest;
+use crate::head::{self, HeadForm};
 use crate::tokenizer::{TokenizerKind, has_byte_pairs};
 use crate::weights::table::{Plan, Planned};
 
@@ -396,6 +397,11 @@ impl Family for Bert {
         blocks.plan_norm(&mut plan, "embedding_norm", "embeddings.LayerNorm");
         blocks.plan_post_norm(&mut plan);
         plan.0
+    }
+
+    fn head(&self) -> Option<HeadForm> {
+        let (hidden, epsilon) = (self.hidden, self.layer_norm_eps);
+        Some(HeadForm::new(head::BERT, hidden, self.vocabulary, epsilon))
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::graph::builder::Builder;
 use crate::graph::outputs::Outputs;
 use crate::graph::request::GraphRequest;
+use crate::head::{self, HeadForm};
 use crate::tokenizer::TokenizerKind;
 use crate::weights::table::{Plan, Planned, TensorSource};
 
@@ -251,6 +252,11 @@ impl Family for Dnabert2 {
             self.plan_block(&blocks, &mut plan, layer);
         }
         plan.0
+    }
+
+    fn head(&self) -> Option<HeadForm> {
+        let (hidden, epsilon) = (self.hidden, self.layer_norm_eps);
+        Some(HeadForm::new(head::BERT, hidden, self.vocabulary, epsilon))
     }
 
     fn build(&self, builder: &mut Builder<'_>, request: &GraphRequest) {

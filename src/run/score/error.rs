@@ -18,11 +18,13 @@ pub enum ScoreError {
     #[error(transparent)]
     Head(#[from] seqembed_onnx::Error),
     /// The method needs a token that the model's vocabulary does not have.
-    #[error("{}: the vocabulary has no mask token (<mask>), which this method needs; use --method unmasked", .0.display())]
+    #[error("{}: the vocabulary has no mask token (<mask> or [MASK]), which this method needs; use --method unmasked", .0.display())]
     NoMask(PathBuf),
     /// Variants of a model whose tokens are not single amino acids.
     #[error(
-        "--variants and --scan need a protein model that reads single amino acids, but {0} is none"
+        "--variants and --scan need a protein model whose tokens are single amino acids, which {0} is not (a \
+         changed base changes several of its tokens, or their borders); write the changed sequences into a \
+         FASTA file, and compare their log_likelihood"
     )]
     NoLetters(String),
     /// Variants that are not in the sequences, or not variants.

@@ -324,7 +324,7 @@ impl<'a> ScoreRun<'a> {
                 passes::Taken::Masked(at) => at,
                 _ => passes::kept(window, self.layout.special).start,
             };
-            let columns = (&self.columns[..], self.layout.special.unk);
+            let columns = (&self.columns[..], self.layout.special);
             records[pass.record].take(pass, (&own, width), first, columns, self.scores);
         }
         observer.advanced(0, computed, chunk.bytes, 0);

@@ -7,6 +7,7 @@ use super::options::ScoreOptions;
 use super::passes::{Pass, Taken};
 use super::vocabulary::{AMINO_ACIDS, TokenNames, amino_acid};
 use crate::run::chunk::{ChunkRecord, RecordStatus};
+use crate::tokenize::SpecialTokens;
 
 /// A record's scores.
 pub struct ScoredRecord {
@@ -24,8 +25,8 @@ pub struct ScoredRecord {
     pub segments: Range<usize>,
     /// Its tokens, where it was not skipped.
     pub ids: Vec<u32>,
-    /// The log-probability of each token; NaN: it was not asked for, or the vocabulary does not
-    /// have the letter.
+    /// The log-probability of each token; NaN: it was not asked for, the vocabulary does not have
+    /// the letter, or the token stands between two chains.
     pub own: Vec<f32>,
     /// The log-probabilities of the [columns](columns), a row for each token; empty if they are not
     /// asked for.
@@ -69,7 +70,7 @@ impl ScoredRecord {
         pass: &Pass,
         (rows, width): (&[f32], usize),
         first: usize,
-        (columns, unknown): (&[u32], u32),
+        (columns, special): (&[u32], &SpecialTokens),
         options: &ScoreOptions,
     ) {
         if let Taken::Joint {
@@ -95,7 +96,7 @@ impl ScoredRecord {
             let Some(&id) = self.ids.get(at) else {
                 return;
             };
-            if id != unknown {
+            if !special.is_no_letter(id) {
                 self.own[at] = row.get(id as usize).copied().unwrap_or(f32::NAN);
             }
             let own = self.matrix.chunks_exact_mut(columns.len().max(1)).nth(at);
@@ -105,7 +106,8 @@ impl ScoredRecord {
         }
     }
 
-    /// The sum of the tokens' log-probabilities, and how many there are: all but unknown letters.
+    /// The sum of the tokens' log-probabilities, and how many there are: all but unknown letters
+    /// and what stands between chains.
     pub fn log_likelihood(&self) -> (f64, usize) {
         let known = self.own.iter().filter(|value| !value.is_nan());
         let count = known.clone().count();

@@ -1,8 +1,10 @@
 //! The names of a model's tokens, and those that scores are of.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use seqembed_onnx::{Model, TokenizerKind};
+use serde_json::Value;
 
 use super::error::ScoreError;
 use crate::run::error::RunError;
@@ -13,6 +15,9 @@ pub const AMINO_ACIDS: [char; 20] = [
     'A', 'C', 'D', 'E', 'F', 'G', 'H', 'I', 'K', 'L', 'M', 'N', 'P', 'Q', 'R', 'S', 'T', 'V', 'W',
     'Y',
 ];
+
+/// Far more than the tokens of any model.
+const LARGEST_ID: u64 = 1 << 24;
 
 /// An amino acid's place among [`AMINO_ACIDS`].
 pub fn amino_acid(letter: u8) -> Option<usize> {
@@ -49,14 +54,20 @@ impl TokenNames {
                 source,
             }))
         })?;
-        Ok(Self::of_text(&text, kind, tokenizer, width))
-    }
-
-    fn of_text(text: &str, kind: TokenizerKind, tokenizer: &dyn Tokenizer, width: usize) -> Self {
-        let mut names: Vec<String> = match kind {
-            TokenizerKind::Bpe => Vec::new(),
+        let names = match kind {
+            TokenizerKind::Bpe => bpe_names(&text)
+                .map_err(|why| VocabularyError::File {
+                    path,
+                    source: Box::new(VocabularyError::Bpe { reason: why }),
+                })
+                .map_err(RunError::Vocabulary)?,
             _ => text.lines().map(|line| line.trim().to_owned()).collect(),
         };
+        Ok(Self::new(names, tokenizer, width))
+    }
+
+    /// `names`: by their ids.
+    fn new(mut names: Vec<String>, tokenizer: &dyn Tokenizer, width: usize) -> Self {
         // The table of embeddings may have rows without a token, and tokens may have no row.
         names.resize(width, String::new());
         let id = |name: &str| {
@@ -101,4 +112,27 @@ impl TokenNames {
         self.mask
             .ok_or_else(|| ScoreError::NoMask(folder.to_owned()))
     }
+}
+
+/// The tokens of a `tokenizer.json` by their ids.
+///
+/// # Errors
+/// If it is not one.
+fn bpe_names(text: &str) -> Result<Vec<String>, String> {
+    let file: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let own = file["model"]["vocab"].as_object().into_iter().flatten();
+    let own = own.map(|(name, id)| (name.as_str(), id.as_u64()));
+    let added = file["added_tokens"].as_array().into_iter().flatten();
+    let added = added.map(|token| {
+        let name = token["content"].as_str().unwrap_or_default();
+        (name, token["id"].as_u64())
+    });
+    let mut names = BTreeMap::new();
+    names.extend(own.chain(added).filter_map(|(name, id)| Some((id?, name))));
+    // Ids without a token have no name.
+    let ids = 0..=names
+        .last_key_value()
+        .map_or(0, |(&last, _)| last.min(LARGEST_ID));
+    let name = |id: u64| names.get(&id).copied().unwrap_or_default().to_owned();
+    Ok(ids.map(name).collect())
 }

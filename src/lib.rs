@@ -49,6 +49,7 @@ pub mod manifest;
 mod models;
 #[doc(hidden)]
 pub mod output;
+mod page_cache;
 mod plot;
 mod pooling;
 #[doc(hidden)]

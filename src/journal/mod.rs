@@ -588,7 +588,7 @@ impl Journal {
                 let _ = File::open(&out).and_then(|folder| folder.sync_all());
                 log.sync_data()?;
             }
-            shard.map_or(Ok(()), |shard| shard.sync_data())
+            shard.map_or(Ok(()), |shard| rows::sync(&shard))
         };
         self.syncing
             .push(Background::new(self.folder.clone(), work));

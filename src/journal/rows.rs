@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::jobs::Jobs;
 use crate::output::OutputPrecision;
+use crate::page_cache;
 use crate::vectors::Vectors;
 
 /// What every frame begins with, before a digit.
@@ -204,7 +205,7 @@ impl Writer {
     /// When the disk refuses.
     pub fn sync(&self) -> io::Result<()> {
         self.flush()?;
-        self.file.sync_data()
+        sync(&self.file)
     }
 
     /// The file, which can be synced to the disk by another thread.
@@ -212,6 +213,16 @@ impl Writer {
     pub fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
+}
+
+/// Brings a shard's frames to the disk. They are only read by a later run.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn sync(shard: &File) -> io::Result<()> {
+    shard.sync_data()?;
+    page_cache::let_go(shard);
+    Ok(())
 }
 
 fn check(hash: &blake3::Hash) -> [u8; CHECK] {

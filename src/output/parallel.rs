@@ -23,6 +23,7 @@ use super::precision::OutputPrecision;
 use crate::atomic_file::AtomicFile;
 use crate::digest;
 use crate::jobs::Jobs;
+use crate::page_cache;
 use crate::vectors::Vectors;
 
 /// Bytes of a block: what is hashed on its own.
@@ -315,6 +316,7 @@ impl ParallelFile {
                     return Ok(());
                 }
                 let synced = shared.file.file().sync_data();
+                page_cache::let_go(shared.file.file());
                 shared.is_syncing.store(false, Ordering::Relaxed);
                 synced
             })?;
@@ -342,7 +344,9 @@ impl ParallelFile {
                 }
             }
             self.shared.file.file().sync_all()?;
-            digest::of_blocks(self.shared.file.file(), self.at, &hashes)
+            let hash = digest::of_blocks(self.shared.file.file(), self.at, &hashes);
+            page_cache::let_go(self.shared.file.file());
+            hash
         };
         let hash = complete().map_err(|e| writing(&path, e))?;
         let bytes = self.at;

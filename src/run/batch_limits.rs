@@ -57,10 +57,11 @@ pub(super) fn limits(group: &Group, options: &Options, devices: &[SelectedDevice
                 Precision::Fp16 | Precision::Fp8 => 2,
                 _ => 4,
             };
-            // Whole batches, and a quarter less, as above.
+            // Whole batches. They are few, so that the rest is less: what a batch is not filled
+            // with costs more than a batch of a single sequence now and then.
             let most = GPU_CHUNK_BYTES / (bytes * hidden);
             let whole =
-                (most / batch_tokens.max(1) * batch_tokens).saturating_sub(batch_tokens / 4);
+                (most / batch_tokens.max(1) * batch_tokens).saturating_sub(batch_tokens / 32);
             chunk_tokens = chunk_tokens.min(if whole > 0 { whole } else { most });
         }
         ChunkLimits {

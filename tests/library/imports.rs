@@ -13,13 +13,14 @@ use syn::visit::{self, Visit};
 /// The folders and files of `src`, each of which may import only what stands before it. Data flows
 /// from the manifest to records, tokens, batches, the engine and the output; `run` leads it
 /// through, and the command line is on top.
-const ORDER: [&str; 32] = [
+const ORDER: [&str; 33] = [
     "text",
     "digest",
     "folders",
     "interrupt",
     "threads",
     "jobs",
+    "page_cache",
     "trace",
     "device",
     "records",

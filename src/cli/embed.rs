@@ -67,17 +67,17 @@ pub struct RunOptions {
     /// Continue an interrupted run: keep finished files and reuse the saved rows of unfinished
     /// ones. Anything made from another input, model or option is recomputed
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
 
     /// Keep finished and saved work in this folder, for workflow engines whose retries start in an
     /// empty one; implies --resume. Only one run at a time can use the folder
     #[arg(long, value_name = "FOLDER")]
-    cache_dir: Option<PathBuf>,
+    pub(super) cache_dir: Option<PathBuf>,
 
     /// Save the rows of unfinished files every so many seconds; a killed run loses no more work
     /// than that [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    save_every: Option<Duration>,
+    pub(super) save_every: Option<Duration>,
 
     /// Compute repeated sequences each time they occur instead of once per run; the results are the
     /// same
@@ -86,7 +86,7 @@ pub struct RunOptions {
 
     /// Stop at the first file that fails, instead of finishing the others
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-    strict: Option<bool>,
+    pub(super) strict: Option<bool>,
 
     /// Reload the model for each file: slower, only useful for comparison (`seqembed bench load`
     /// uses it)
@@ -266,29 +266,22 @@ pub(super) fn prepare(
     })
 }
 
-/// The options of a run of `score`, which neither resumes nor traces.
-///
-/// # Errors
-/// As [`prepare`].
-pub(super) fn score_options(
-    engine: &EngineOptions,
-    out: &Path,
-    strict: bool,
-    quiet: bool,
-) -> anyhow::Result<Options> {
-    let options = RunOptions {
-        out: out.to_owned(),
-        engine: engine.clone(),
-        resume: false,
-        cache_dir: None,
-        save_every: None,
-        no_dedup: None,
-        strict: Some(strict),
-        reload_per_file: false,
-        trace: None,
-        quiet,
-    };
-    prepare(&options, None, &RunOverrides::default())
+impl RunOptions {
+    /// Nothing else than these, for commands that have a part of the options.
+    pub(super) fn plain(engine: &EngineOptions, out: &Path, quiet: bool) -> Self {
+        Self {
+            out: out.to_owned(),
+            engine: engine.clone(),
+            resume: false,
+            cache_dir: None,
+            save_every: None,
+            no_dedup: None,
+            strict: None,
+            reload_per_file: false,
+            trace: None,
+            quiet,
+        }
+    }
 }
 
 /// Runs the jobs, with the options of the manifest at `path` where the command line sets none;

@@ -3,15 +3,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::embed::{self, EngineOptions};
+use super::embed::{self, EngineOptions, RunOptions};
 use super::failure::FailureOptions;
 use super::progress::Progress;
-use super::{FAILED, LOST, USAGE, say, signals, told};
+use super::{FAILED, LOST, USAGE, say, told};
 use crate::engine::error::EngineError;
-use crate::manifest;
+use crate::layers::LayerChoice;
+use crate::manifest::{self, Manifest};
+use crate::output::Format;
 use crate::run::score::{self, Method, ScoreError, ScoreOptions, TableFormat, Variants};
-use crate::settings::{Overrides, Pooling, Precision};
+use crate::settings::{Overrides, Pooling, Precision, Revcomp, RunOverrides, seconds};
 
 /// Score sequences and variants with a masked language model
 ///
@@ -19,19 +22,29 @@ use crate::settings::{Overrides, Pooling, Precision};
 /// log-probabilities of its residues (`log_likelihood`), and the perplexity. With --variants, the
 /// table has the score of each variant: the log-probability of the new letter less that of the old
 /// one. Models: ESM-2, ESM-1b, ESM-1v, ESM C, Nucleotide Transformer, DNABERT, DNABERT-2, GROVER and
-/// BERTs of proteins, exported from a checkpoint that has its language-model head. A run that was stopped starts over: there is no --resume.
+/// BERTs of proteins, exported from a checkpoint that has its language-model head. Run the same command with --resume to continue a run that
+/// ended early.
 #[derive(Debug, clap::Args)]
 // Flags of the command line are what they are.
 #[allow(clippy::struct_excessive_bools)]
 pub struct ScoreArgs {
     /// FASTA or FASTQ files, plain or compressed; `-` reads standard input
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(
+        value_name = "FILE",
+        required_unless_present = "manifest",
+        conflicts_with = "manifest"
+    )]
     files: Vec<PathBuf>,
+
+    /// The files of a manifest (YAML, CSV or TSV) in place of files on the command line.
+    /// docs/scores.md lists the options that are used of it
+    #[arg(long, value_name = "MANIFEST")]
+    manifest: Option<PathBuf>,
 
     /// The model: a known name (see `seqembed models`), a checkpoint, or a model folder made by
     /// `seqembed export`
     #[arg(short, long, value_name = "MODEL")]
-    model: String,
+    model: Option<String>,
 
     /// The output folder; created if it does not exist
     #[arg(short, long, value_name = "FOLDER")]
@@ -79,12 +92,13 @@ pub struct ScoreArgs {
     overlap: Option<u32>,
 
     /// Score a file even if it looks like DNA and the model is a protein model, or the reverse
-    #[arg(long)]
-    force_alphabet: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    force_alphabet: Option<bool>,
 
     /// The floating-point format that the model computes in; the head always computes in fp32
-    #[arg(long, value_enum, value_name = "PRECISION", default_value_t)]
-    precision: Precision,
+    /// [default: auto]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    precision: Option<Precision>,
 
     /// Maximum number of tokens per batch; affects speed and memory, not results [default: chosen
     /// for the device]
@@ -96,6 +110,21 @@ pub struct ScoreArgs {
 
     #[command(flatten)]
     failures: FailureOptions,
+
+    /// Continue an interrupted run: keep finished files and reuse the saved scores of unfinished
+    /// ones. Anything made from another input, model or option is computed again
+    #[arg(long)]
+    resume: bool,
+
+    /// Keep finished and saved work in this folder, for workflow engines whose retries start in an
+    /// empty one; implies --resume. Only one run at a time can use the folder
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<PathBuf>,
+
+    /// Save the scores of unfinished files every so many seconds; a killed run loses no more work
+    /// than that [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    save_every: Option<Duration>,
 
     /// Stop at the first file that fails, instead of finishing the others
     #[arg(long)]
@@ -112,12 +141,16 @@ pub struct ScoreArgs {
 /// If the run could not start, or the report cannot be written.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     let overrides = Overrides {
-        model: Some(args.model.clone()),
+        model: args.model.clone(),
+        // What a manifest says of embeddings.
         pooling: Some(Pooling::None.into()),
+        layer: Some(LayerChoice::from(-1)),
+        format: Some(Format::default()),
+        revcomp: Some(Revcomp::default()),
         max_length: args.max_length.map(|length| length as usize),
         overlap: args.overlap.map(|length| length as usize),
-        force_alphabet: Some(args.force_alphabet),
-        precision: Some(args.precision),
+        force_alphabet: args.force_alphabet,
+        precision: args.precision,
         batch_tokens: args.batch_tokens.map(|tokens| tokens as usize),
         ..Overrides::default()
     };
@@ -125,8 +158,15 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         say("error: --joint needs --method masked");
         return Ok(USAGE.into());
     }
-    let jobs = match manifest::jobs_from_files(&args.files, &overrides) {
-        Ok(jobs) => jobs,
+    let manifest = match &args.manifest {
+        Some(path) => manifest::read(path, &overrides),
+        None => manifest::jobs_from_files(&args.files, &overrides).map(|jobs| Manifest {
+            jobs,
+            run: RunOverrides::default(),
+        }),
+    };
+    let Manifest { jobs, run } = match manifest {
+        Ok(manifest) => manifest,
         Err(errors) => {
             say(&format!("error: {errors}"));
             return Ok(USAGE.into());
@@ -148,7 +188,12 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         joint: args.joint,
         format: args.format,
     };
-    let options = embed::score_options(&args.engine, &args.out, args.strict, args.quiet)?;
+    let mut options = RunOptions::plain(&args.engine, &args.out, args.quiet);
+    options.resume = args.resume;
+    options.cache_dir.clone_from(&args.cache_dir);
+    options.save_every = args.save_every;
+    options.strict = args.strict.then_some(true);
+    let options = embed::prepare(&options, args.manifest.as_deref(), &run)?;
     let files = jobs.len() as u64;
     let mut progress = Progress::new(embed::size(&jobs), files, args.quiet);
     let result = score::score(jobs, &options, &scores, &mut progress, &|text| {
@@ -172,7 +217,6 @@ fn failed(error: &ScoreError) -> u8 {
     }
     say(&format!("error: {}", told(error)));
     match error {
-        ScoreError::Interrupted(signal) => signals::exit_code(*signal),
         ScoreError::Engine(EngineError::DeviceLost(_)) => LOST,
         error if error.is_usage() => USAGE,
         _ => FAILED,

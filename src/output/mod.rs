@@ -32,7 +32,7 @@ mod zip_entry;
 
 pub use error::OutputError;
 pub use file::Written;
-pub(crate) use file::{Unfinished, publish, write_text};
+pub(crate) use file::{Complete, Unfinished, publish, write_text};
 pub use formats::{Format, create, open, read};
 pub use layout::{COLUMNS, Layout};
 pub use precision::OutputPrecision;

@@ -121,7 +121,7 @@ pub(crate) fn source_name(task: &Task) -> String {
 }
 
 /// The device without its number: which of several GPUs computed is chance.
-fn device_kind(device: Device) -> &'static str {
+pub(super) fn device_kind(device: Device) -> &'static str {
     match device {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::context::RunContext;
@@ -18,7 +18,7 @@ use crate::engine::loader::PreparedModel;
 use crate::engine::select::SelectedDevice;
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
-use crate::journal::{self, Journal, Request, ResumePlan};
+use crate::journal::{self, Journal, Request, ResumePlan, Ticket};
 use crate::output::Layout;
 use crate::report::FileReport;
 use crate::tokenize;
@@ -71,7 +71,7 @@ const NO_FACTS: [&str; 8] = [
 ];
 
 /// The key of the input's name in the provenance.
-const SOURCE: &str = "source";
+pub(super) const SOURCE: &str = "source";
 
 /// Keys of the provenance that do not change the numbers: a file that was finished before more was
 /// known of a model is still right.
@@ -102,20 +102,52 @@ pub(super) fn look_up<'j>(
     let layouts = provenance::layouts(group, options, &planned);
     let requests = requests(group, options, &layouts);
     let plans = journal.plan(requests)?;
+    let outputs = layouts.into_iter().map(|layout| layout.path).collect();
+    let (left, finished) = divide(group, plans, outputs);
+    skipped.extend(finished);
+    let hidden = group.width();
+    let resumed = Resumed {
+        prepared: Some(prepared),
+        saver: Some(Saver::new(
+            journal,
+            left.tickets,
+            hidden,
+            options.save_every,
+        )),
+        saved: Arc::new(left.saved),
+        files: left.files,
+    };
+    Ok((resumed, skipped))
+}
 
-    let mut files = Vec::new();
-    let mut tickets = Vec::new();
-    let mut saved = Vec::new();
+/// What is known of each file that is left to compute.
+#[derive(Default)]
+pub(super) struct Left {
+    /// What the journal knows it by.
+    pub tickets: Vec<Ticket>,
+    /// Rows that an earlier run saved.
+    pub saved: Vec<Saved>,
+    /// Its report so far.
+    pub files: Vec<FileReport>,
+}
+
+/// Removes finished files from a group. `outputs`: the path of each file's output.
+pub(super) fn divide(
+    group: &mut Group,
+    plans: Vec<ResumePlan>,
+    outputs: Vec<PathBuf>,
+) -> (Left, Vec<Skipped>) {
+    let (mut left, mut skipped) = (Left::default(), Vec::new());
     let tasks = std::mem::take(&mut group.tasks);
     let positions = std::mem::take(&mut group.positions);
-    for (((task, position), layout), plan) in
-        tasks.into_iter().zip(positions).zip(layouts).zip(plans)
+    for (((task, position), output), plan) in
+        tasks.into_iter().zip(positions).zip(outputs).zip(plans)
     {
         match plan {
             ResumePlan::Finished { mut report, note } => {
                 report.kept = true;
                 report.source = task.job.source.to_string();
-                report.output = Some(layout.path);
+                report.output = Some(output);
                 skipped.push(Skipped {
                     position,
                     file: *report,
@@ -127,33 +159,23 @@ pub(super) fn look_up<'j>(
                 saved: rows,
                 why_again,
             } => {
-                files.push(FileReport {
+                left.files.push(FileReport {
                     warnings: why_again.as_deref().map(again).into_iter().collect(),
                     ..group.file_report(&task)
                 });
-                tickets.push(ticket);
-                saved.push(rows);
+                left.tickets.push(ticket);
+                left.saved.push(rows);
                 group.tasks.push(task);
                 group.positions.push(position);
             }
         }
     }
-    let hidden = group.width();
-    let resumed = Resumed {
-        prepared: Some(prepared),
-        saver: Some(Saver::new(journal, tickets, hidden, options.save_every)),
-        saved: Arc::new(saved),
-        files,
-    };
-    Ok((resumed, skipped))
+    (left, skipped)
 }
 
 /// What the journal is asked about each file of a group.
 fn requests<'g>(group: &'g Group, options: &Options, layouts: &[Layout]) -> Vec<Request<'g>> {
-    let tokenizer = [
-        ("vocabulary", vocabulary(group)),
-        ("tokens", tokenize::behaviour(group.tokenizer.as_ref())),
-    ];
+    let tokenizer = of_tokenizer(group);
     let tasks = group.tasks.iter().zip(layouts);
     let requests = tasks.map(|(task, layout)| Request {
         sample: &task.job.sample,
@@ -217,6 +239,14 @@ fn without_room(group: &mut Group, out: &Path) -> Vec<Skipped> {
     skipped
 }
 
+/// What the tokens of a sequence depend on.
+pub(super) fn of_tokenizer(group: &Group) -> [(&'static str, String); 2] {
+    [
+        ("vocabulary", vocabulary(group)),
+        ("tokens", tokenize::behaviour(group.tokenizer.as_ref())),
+    ]
+}
+
 /// BLAKE3, in hexadecimal, of the tokenizer's files.
 fn vocabulary(group: &Group) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -234,15 +264,7 @@ fn again(why: &str) -> String {
 /// Everything that affects the values of a file, except its sequences: the provenance, and the
 /// remaining options.
 fn facts(options: &Options, task: &Task, layout: &Layout, tokenizer: &[(&str, String)]) -> Facts {
-    let mut facts = layout.provenance.clone();
-    facts.retain(|(key, _)| !NO_NUMBERS.contains(&key.as_str()));
-    let kernels = format!("{:?}", options.kernels).to_lowercase();
-    facts.push(("kernels".to_owned(), kernels));
-    let tokenizer = tokenizer.iter();
-    facts.extend(tokenizer.map(|(key, value)| ((*key).to_owned(), value.clone())));
-    if let Some(most) = task.max_tokens {
-        facts.push(("max_tokens".to_owned(), most.to_string()));
-    }
+    let mut facts = without_settings(options, task, layout.provenance.clone(), tokenizer);
     let settings = serde_json::to_value(&task.job.settings);
     if let Ok(serde_json::Value::Object(settings)) = settings {
         for (key, value) in settings {
@@ -256,6 +278,26 @@ fn facts(options: &Options, task: &Task, layout: &Layout, tokenizer: &[(&str, St
         }
     }
     Facts(facts)
+}
+
+/// The provenance but for what does not change the numbers, the kernels, and how sequences become
+/// tokens.
+pub(super) fn without_settings(
+    options: &Options,
+    task: &Task,
+    provenance: Vec<(String, String)>,
+    tokenizer: &[(&str, String)],
+) -> Vec<(String, String)> {
+    let mut facts = provenance;
+    facts.retain(|(key, _)| !NO_NUMBERS.contains(&key.as_str()));
+    let kernels = format!("{:?}", options.kernels).to_lowercase();
+    facts.push(("kernels".to_owned(), kernels));
+    let tokenizer = tokenizer.iter();
+    facts.extend(tokenizer.map(|(key, value)| ((*key).to_owned(), value.clone())));
+    if let Some(most) = task.max_tokens {
+        facts.push(("max_tokens".to_owned(), most.to_string()));
+    }
+    facts
 }
 
 /// Which files are computed again or were put in their place, and why: a line for each reason.

@@ -55,6 +55,7 @@ mod report;
 mod resume;
 mod saprot_parity;
 mod score;
+mod score_resume;
 mod shell;
 mod snakemake;
 mod soak;

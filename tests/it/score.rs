@@ -39,18 +39,18 @@ fn expected(model: &str) -> (BTreeMap<String, Vec<f32>>, usize) {
     (values.collect(), columns)
 }
 
-fn exported(checkpoint: &str, name: &str, folder: &Path) -> PathBuf {
+pub fn exported(checkpoint: &str, name: &str, folder: &Path) -> PathBuf {
     let target = folder.join(name);
     export(&fixtures().join(checkpoint), &target, name);
     target
 }
 
-fn input(file: &str) -> PathBuf {
+pub fn input(file: &str) -> PathBuf {
     fixtures().join("scores").join(file)
 }
 
 /// The rows of a table in TSV, by the names of its columns.
-fn table(path: &Path) -> Vec<BTreeMap<String, String>> {
+pub fn table(path: &Path) -> Vec<BTreeMap<String, String>> {
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(b'\t')
         .from_path(path)

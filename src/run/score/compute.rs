@@ -7,26 +7,21 @@ use super::error::ScoreError;
 use crate::engine::error::EngineError;
 use crate::interrupt::Interrupt;
 use crate::run::chunk::Chunk;
-use crate::run::execute::{BatchResult, SegmentIssue};
-use crate::run::group::Group;
-use crate::run::loaded_device::LoadedDevice;
+use crate::run::error::RunError;
+use crate::run::execute::{BatchResult, Executor, SegmentIssue};
 use crate::run::results::{ResultLocation, Results, locate};
+use crate::run::save::SavedCounts;
 use crate::threads;
-use crate::trace::Trace;
 use crate::vectors::Floats;
 
 /// The devices with the model on them, and what their workers share.
 pub struct Devices<'a> {
-    /// The devices.
-    pub all: &'a [LoadedDevice<'a>],
-    /// The jobs' group.
-    pub group: &'a Group,
+    /// What runs batches: one for each worker of each device.
+    pub workers: Vec<Executor<'a>>,
     /// Numbers in a row.
     pub width: usize,
     /// Asks the run to stop.
     pub interrupt: &'a Interrupt,
-    /// A trace that is not written.
-    pub trace: &'a Trace,
 }
 
 /// The rows of a chunk's segments.
@@ -44,38 +39,33 @@ impl Devices<'_> {
         let stop = AtomicBool::new(false);
         let results: Mutex<Vec<(usize, Result<BatchResult, EngineError>)>> = Mutex::default();
         std::thread::scope(|scope| -> Result<(), ScoreError> {
-            for device in self.all {
-                for number in 1..=device.workers.min(chunk.batches.len()) {
-                    let executor =
-                        self.group
-                            .executor(device, self.trace, format!("worker {number}"));
-                    let (next, stop, results) = (&next, &stop, &results);
-                    let interrupt = self.interrupt;
-                    let work = move || {
-                        while !stop.load(Ordering::Relaxed) && interrupt.signal().is_none() {
-                            let batch = next.fetch_add(1, Ordering::Relaxed);
-                            if batch >= chunk.batches.len() {
-                                return;
-                            }
-                            let result = executor.compute(chunk, batch);
-                            if result.is_err() {
-                                stop.store(true, Ordering::Relaxed);
-                            }
-                            let mut results =
-                                results.lock().unwrap_or_else(PoisonError::into_inner);
-                            results.push((batch, result));
+            for executor in &self.workers {
+                let (next, stop, results) = (&next, &stop, &results);
+                let interrupt = self.interrupt;
+                let work = move || {
+                    while !stop.load(Ordering::Relaxed) && interrupt.signal().is_none() {
+                        let batch = next.fetch_add(1, Ordering::Relaxed);
+                        if batch >= chunk.batches.len() {
+                            return;
                         }
-                    };
-                    if let Err(error) = threads::start(scope, work) {
-                        stop.store(true, Ordering::Relaxed);
-                        return Err(error.into());
+                        let result = executor.compute(chunk, batch);
+                        if result.is_err() {
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                        results.push((batch, result));
                     }
+                };
+                if let Err(error) = threads::start(scope, work) {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err(error.into());
                 }
             }
             Ok(())
         })?;
         if let Some(signal) = self.interrupt.signal() {
-            return Err(ScoreError::Interrupted(signal));
+            let saved = SavedCounts::default();
+            return Err(RunError::Interrupted { signal, saved }.into());
         }
         let mut rows = PassRows {
             locations: locate(chunk),

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use crate::engine::error::EngineError;
+use crate::journal::JournalError;
+use crate::output::OutputError;
 use crate::run::error::RunError;
 use crate::targets::TargetError;
 use crate::threads::StartError;
@@ -52,11 +54,15 @@ pub enum ScoreError {
     /// A batch failed.
     #[error("the model failed on a batch: {0}")]
     Engine(#[from] EngineError),
-    /// The run was asked to stop.
-    #[error(
-        "stopped by signal {0}: finished files are complete; run the same command again for the others"
-    )]
-    Interrupted(i32),
+    /// A table cannot be completed.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl From<JournalError> for ScoreError {
+    fn from(error: JournalError) -> Self {
+        Self::Run(error.into())
+    }
 }
 
 impl ScoreError {
@@ -71,7 +77,7 @@ impl ScoreError {
             | Self::Variants(_)
             | Self::Stdin
             | Self::Target(_) => true,
-            Self::Table { .. } | Self::Threads(_) | Self::Engine(_) | Self::Interrupted(_) => false,
+            Self::Table { .. } | Self::Output(_) | Self::Threads(_) | Self::Engine(_) => false,
         }
     }
 }

@@ -2,20 +2,27 @@
 //! log-probabilities of residues, and the effects of substitutions.
 //!
 //! Files are read, tokenized and cut into windows as for embeddings. Each record's windows, or a
-//! copy of one for each masked position, are passes ([`passes`]), which share batches.
+//! copy of one for each masked position, are passes ([`passes`]), which share batches. One thread
+//! reads, one lays passes out for the devices ([`scoring`]), and one writes ([`writing`]). What is
+//! finished or saved is in the journal, as of embeddings ([`continued`]).
 
 mod compute;
+mod continued;
 mod error;
 mod method;
 mod options;
 mod outputs;
 mod passes;
 mod records;
+mod scoring;
 mod table;
 mod variants;
 mod vocabulary;
+mod writing;
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 pub use self::error::ScoreError;
 pub use self::method::Method;
@@ -24,23 +31,30 @@ pub use self::table::TableFormat;
 pub use self::variants::{Substitution, Variant, Variants};
 
 use self::compute::Devices;
-use self::outputs::FileTables;
-use self::passes::{Pass, PassLayout};
-use self::records::ScoredRecord;
+use self::passes::PassLayout;
+use self::scoring::Scorer;
+use self::variants::VariantCheck;
 use self::vocabulary::TokenNames;
+use self::writing::ScoreWriter;
 use super::batch_limits;
-use super::chunk::{Chunk, ChunkEntry};
 use super::chunker::{ChunkLimits, Chunker};
 use super::collect_error::Observer;
 use super::context::{Resources, RunContext};
+use super::execute::Executor;
 use super::group::{Group, group_jobs};
 use super::group_run::device_report;
+use super::loaded_device::LoadedDevice;
 use super::loading::ModelLoading;
 use super::options::Options;
 use super::record_parts::PartTokens;
-use super::task_reader::FileEnd;
-use super::{REPORT, RunError, begun, check_folder, ended, select_devices};
+use super::resume::{self, Skipped};
+use super::save::Saver;
+use super::stored::StoredRows;
+use super::{REPORT, RunError, begun, check_folder, ended, select_devices, stop_if_asked};
 use crate::engine::fault_injection::Faults;
+use crate::engine::loader::PreparedModel;
+use crate::journal::Journal;
+use crate::journal::rows::Saved;
 use crate::manifest::Job;
 use crate::records::Source;
 use crate::report::{FileReport, Report};
@@ -54,8 +68,8 @@ const ROW_BYTES: usize = 256 << 20;
 /// Batches of a worker that are laid out together.
 const BATCHES_AHEAD: usize = 8;
 
-/// Scores the sequences of all jobs, which are of one model, and writes the tables into
-/// `options.out`. A file that cannot be read to its end has no tables, and the report says why.
+/// Scores the sequences of all jobs, and writes the tables into `options.out`. A file that cannot
+/// be read to its end has no tables, and the report says why.
 ///
 /// # Errors
 /// When nothing could be scored, or the run broke off. Finished tables stay.
@@ -71,6 +85,14 @@ pub fn score(
     check_folder(&options.out)?;
     check_targets(&jobs, options, scores)?;
     let trace = Trace::off();
+    let mut report = begun(options);
+    let resume = options.resume || options.cache_dir.is_some();
+    let mut journal = Journal::open(
+        &options.out,
+        options.cache_dir.as_deref(),
+        resume,
+        &mut |text| observer.warning(text),
+    )?;
     let context = RunContext {
         options,
         started,
@@ -78,19 +100,59 @@ pub fn score(
         trace: &trace,
         say,
     };
-    let mut report = begun(options);
     let mut resources = select_devices(&context, &mut report)?;
-    for group in group_jobs(jobs, options, &resources.devices, say)? {
+    let groups = group_jobs(jobs, options, &resources.devices, say)?;
+    let groups = groups.into_iter().map(|group| with_names(group, scores));
+    let groups: Vec<(Group, TokenNames)> = groups.collect::<Result<_, _>>()?;
+    check_variants(&groups, scores)?;
+    let mut files: Vec<(usize, FileReport)> = Vec::new();
+    for (group, names) in groups {
+        stop_if_asked(options)?;
         let run = GroupScores {
             context: &context,
             resources: &mut resources,
             report: &mut report,
             scores,
+            names: &names,
         };
-        run.run(group, observer)?;
+        files.extend(run.run(group, &mut journal, observer)?);
+        if options.strict && files.iter().any(|(_, file)| file.error.is_some()) {
+            break;
+        }
     }
+    files.sort_by_key(|(position, _)| *position);
+    report.files = files.into_iter().map(|(_, file)| file).collect();
     ended(&mut report, started);
     Ok(report)
+}
+
+/// A group with its head, and the names of its tokens. Checks that it can do what is asked for.
+fn with_names(mut group: Group, scores: &ScoreOptions) -> Result<(Group, TokenNames), ScoreError> {
+    let head = group.model.head()?;
+    let width = head.form().vocabulary;
+    group.head = Some(head);
+    let names = TokenNames::read(&group.model, &*group.tokenizer, width)?;
+    if (scores.scan || scores.variants.is_some()) && names.amino_acids().is_none() {
+        return Err(ScoreError::NoLetters(group.model.info().name.clone()));
+    }
+    if scores.method == Method::Masked {
+        names.mask(group.model.folder())?;
+    }
+    Ok((group, names))
+}
+
+/// Compares variants with the sequences of all files.
+fn check_variants(groups: &[(Group, TokenNames)], scores: &ScoreOptions) -> Result<(), ScoreError> {
+    let Some((path, variants)) = &scores.variants else {
+        return Ok(());
+    };
+    let mut check = VariantCheck::new(path, variants);
+    for (group, names) in groups {
+        for task in &group.tasks {
+            check.file(&task.job.source, &*group.tokenizer, names)?;
+        }
+    }
+    check.finish()
 }
 
 /// A group whose jobs are scored.
@@ -99,31 +161,74 @@ struct GroupScores<'a> {
     resources: &'a mut Resources,
     report: &'a mut Report,
     scores: &'a ScoreOptions,
+    names: &'a TokenNames,
 }
 
 impl GroupScores<'_> {
-    fn run(self, mut group: Group, observer: &mut dyn Observer) -> Result<(), ScoreError> {
+    /// Scores the files that an earlier run did not finish. Returns each one's position among the
+    /// jobs, and its report.
+    fn run(
+        self,
+        mut group: Group,
+        journal: &mut Journal,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<(usize, FileReport)>, ScoreError> {
         let (options, scores) = (self.context.options, self.scores);
-        let head = group.model.head()?;
-        let width = head.form().vocabulary;
-        group.head = Some(head);
-        let names = TokenNames::read(&group.model, &*group.tokenizer, width)?;
-        check_options(&group, scores, &names)?;
-        let mask = match scores.method {
-            Method::Unmasked => None,
-            Method::Masked => Some(names.mask(group.model.folder())?),
+        let reduce = [scores.method.reduce()];
+        let spec = group.spec(options, &reduce);
+        let device = &self.resources.devices[0];
+        let prepared = spec
+            .prepare(device.device, group.precision, self.context.say)
+            .map_err(RunError::from)?;
+        let (left, skipped) =
+            continued::look_up(&mut group, options, scores, device, &prepared, journal)?;
+        for text in resume::messages(&left.files, &skipped) {
+            observer.warning(&text);
+        }
+        observer.advanced(0, 0, 0, skipped.len() as u64);
+        let skipped = skipped.into_iter();
+        let mut files: Vec<_> = skipped
+            .map(|Skipped { position, file, .. }| (position, file))
+            .collect();
+        if group.tasks.is_empty() {
+            return Ok(files);
+        }
+        let columns = records::columns(scores, self.names);
+        let width = records::saved_width(columns.len());
+        let saver = Saver::new(journal, left.tickets, width, options.save_every);
+        let work = GroupWork {
+            group: &group,
+            columns: &columns,
+            width,
+            saver,
+            saved: Arc::new(left.saved),
+            files: left.files,
         };
-        let group = &group;
+        let reports = self.compute(work, prepared, observer)?;
+        files.extend(group.positions.iter().copied().zip(reports));
+        Ok(files)
+    }
+
+    /// Scores all files of the group, and returns their reports.
+    fn compute(
+        self,
+        work: GroupWork,
+        prepared: PreparedModel,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<FileReport>, ScoreError> {
+        let (options, scores, group) = (self.context.options, self.scores, work.group);
         let mut limits = limits(group, options, self.resources);
         let reduce = [scores.method.reduce()];
         let spec = group.spec(options, &reduce);
+        let graph = prepared.graph_sha256.clone();
         let report = self.report;
         let mut loading = ModelLoading::new(group, self.context, self.resources, report);
-        let prepared = loading.prepare(spec, None)?;
+        let prepared = loading.prepare(spec, Some(prepared))?;
         let loader = loading.loader(spec, 1)?;
         let devices = loading.onto_devices(&loader, &prepared, options.threads)?;
         let workers: usize = devices.iter().map(|device| device.workers).sum();
         report.workers = report.workers.max(workers);
+        let width = group.width();
         let most = match scores.method {
             Method::Unmasked => (ROW_BYTES / (4 * width)).max(1),
             Method::Masked => usize::MAX,
@@ -134,46 +239,130 @@ impl GroupScores<'_> {
             // A chunk of records is a portion: rows are as wide as the vocabulary, not as vectors.
             limits.chunk_tokens = portion;
         }
-        let reports = group.tasks.iter().map(|task| group.file_report(task));
-        let mut run = ScoreRun {
+        let computation = Scorer {
             scores,
-            names: &names,
-            columns: records::columns(scores, &names),
-            group,
+            columns: work.columns,
             devices: Devices {
-                all: &devices,
-                group,
+                workers: executors(group, &devices, self.context.trace),
                 width,
                 interrupt: &options.interrupt,
-                trace: self.context.trace,
             },
             layout: PassLayout {
                 options: scores,
                 special: group.tokenizer.special(),
-                mask,
+                mask: match scores.method {
+                    Method::Unmasked => None,
+                    Method::Masked => Some(self.names.mask(group.model.folder())?),
+                },
                 batch_tokens,
                 padded: limits.padded,
             },
             portion,
+        };
+        let mut writer = ScoreWriter {
+            group,
+            scores,
+            names: self.names,
+            columns: work.columns,
             options,
+            devices: &devices,
+            computed_by: (&self.resources.devices[0], &graph),
+            saver: work.saver,
+            restored: StoredRows::new(Arc::clone(&work.saved), work.width),
             file: None,
-            reports: reports.collect(),
-            batches: 0,
+            reports: work.files,
+            fill: [0; 10],
+            computing: Duration::ZERO,
+            writing: Duration::ZERO,
         };
         let mut chunker = Chunker::new(&group.tasks, &*group.tokenizer, limits);
-        while let Some(chunk) = chunker.next() {
-            run.chunk(chunk, observer)?;
-            if options.strict && run.reports.iter().any(|file| file.error.is_some()) {
-                break;
-            }
-        }
-        report.totals.batches += run.batches;
-        report.files.extend(run.reports);
+        chunker.resume(work.saved);
+        let done = overlapped(chunker, &computation, &mut writer, observer);
+        let (reading, tokenizing) = match done {
+            Ok(spent) => spent,
+            Err(error) => return Err(with_saved(error, &mut writer)),
+        };
+        let totals = &mut report.totals;
+        totals.stages.reading += reading.as_secs_f64();
+        totals.stages.tokenizing += tokenizing.as_secs_f64();
+        writer.account(batch_tokens, totals);
         for device in &devices {
             report.totals.device_tokens += device.tokens();
             device.report(device_report(report, device));
         }
-        Ok(())
+        Ok(writer.reports)
+    }
+}
+
+/// What is left to do of a group.
+struct GroupWork<'a> {
+    group: &'a Group,
+    columns: &'a [u32],
+    /// Numbers of a token that are saved.
+    width: usize,
+    saver: Saver<'a>,
+    saved: Arc<Vec<Saved>>,
+    files: Vec<FileReport>,
+}
+
+/// What runs batches: one for each worker of each device.
+fn executors<'e>(
+    group: &'e Group,
+    devices: &'e [LoadedDevice<'e>],
+    trace: &'e Trace,
+) -> Vec<Executor<'e>> {
+    let workers = devices
+        .iter()
+        .flat_map(|device| (1..=device.workers).map(move |number| (device, number)));
+    workers
+        .map(|(device, number)| group.executor(device, trace, format!("worker {number}")))
+        .collect()
+}
+
+/// Reads, scores and writes at the same time. Returns how long was read and tokenized.
+fn overlapped(
+    mut chunker: Chunker,
+    computation: &Scorer,
+    writer: &mut ScoreWriter,
+    observer: &mut dyn Observer,
+) -> Result<(Duration, Duration), ScoreError> {
+    let strict = writer.options.strict;
+    std::thread::scope(|scope| {
+        // Each waits while the next one has enough to do.
+        let (give, chunks) = sync_channel(1);
+        let (hand_on, scored) = sync_channel(2);
+        let reading = threads::start(scope, move || {
+            while let Some(chunk) = chunker.next() {
+                if give.send(chunk).is_err() {
+                    break;
+                }
+            }
+            (chunker.reading, chunker.tokenizing)
+        })?;
+        let scoring = threads::start(scope, move || computation.run(chunks, &hand_on))?;
+        let mut written = Ok(());
+        for scored in scored {
+            written = writer.take(scored, observer);
+            if written.is_err() || (strict && writer.any_failed()) {
+                break;
+            }
+        }
+        let done = scoring.join();
+        let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let spent = reading.join();
+        let spent = spent.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(done).map(|()| spent)
+    })
+}
+
+/// Saves what was scored of unfinished files, and returns why the run ends.
+fn with_saved(error: ScoreError, writer: &mut ScoreWriter) -> ScoreError {
+    let counts = writer.abandon();
+    match (error, counts) {
+        (ScoreError::Run(RunError::Interrupted { signal, .. }), Ok(saved)) => {
+            RunError::Interrupted { signal, saved }.into()
+        }
+        (error, _) => error,
     }
 }
 
@@ -189,25 +378,12 @@ fn limits(group: &Group, options: &Options, resources: &Resources) -> ChunkLimit
     }
 }
 
-/// Checks what the options ask of the model, and variants against the sequences.
-fn check_options(
-    group: &Group,
-    scores: &ScoreOptions,
-    names: &TokenNames,
-) -> Result<(), ScoreError> {
-    if (scores.scan || scores.variants.is_some()) && names.amino_acids().is_none() {
-        return Err(ScoreError::NoLetters(group.model.info().name.clone()));
-    }
-    let Some((path, variants)) = &scores.variants else {
-        return Ok(());
-    };
-    let jobs: Vec<Job> = group.tasks.iter().map(|task| task.job.clone()).collect();
-    variants.check(path, &jobs, &*group.tokenizer, names)
-}
-
 /// Checks that nothing that is written is what is read.
 fn check_targets(jobs: &[Job], options: &Options, scores: &ScoreOptions) -> Result<(), ScoreError> {
     let mut targets = Targets::default();
+    if let Some(manifest) = &options.manifest {
+        targets.reads("the manifest", manifest);
+    }
     if let Some((path, _)) = &scores.variants {
         targets.reads("the table of variants", path);
     }
@@ -225,195 +401,4 @@ fn check_targets(jobs: &[Job], options: &Options, scores: &ScoreOptions) -> Resu
     }
     targets.writes("the report", &options.out.join(REPORT))?;
     Ok(())
-}
-
-/// A group on its way.
-struct ScoreRun<'a> {
-    scores: &'a ScoreOptions,
-    names: &'a TokenNames,
-    columns: Vec<u32>,
-    group: &'a Group,
-    devices: Devices<'a>,
-    layout: PassLayout<'a>,
-    /// Tokens of passes that are computed together.
-    portion: usize,
-    options: &'a Options,
-    /// The task whose file is being written, and its tables.
-    file: Option<(usize, FileTables<'a>)>,
-    reports: Vec<FileReport>,
-    batches: u64,
-}
-
-impl<'a> ScoreRun<'a> {
-    /// Scores the records of a chunk, and writes them.
-    fn chunk(&mut self, mut chunk: Chunk, observer: &mut dyn Observer) -> Result<(), ScoreError> {
-        let mut records = Vec::new();
-        let mut entries = Vec::new();
-        for entry in std::mem::take(&mut chunk.entries) {
-            match entry {
-                ChunkEntry::Record(task, record) => {
-                    let ids = chunk
-                        .segments
-                        .get(record.segments.start)
-                        .filter(|_| record.has_segments())
-                        .map(|segment| &chunk.encoded[segment.input.record].ids[..]);
-                    let ids = ids.unwrap_or_default();
-                    entries.push(Entry::Record(records.len()));
-                    records.push(ScoredRecord::new(task, record, ids, self.columns.len()));
-                }
-                ChunkEntry::Forbidden(task, why) => entries.push(Entry::Forbidden(task, why)),
-                ChunkEntry::End(end) => entries.push(Entry::End(end)),
-            }
-        }
-        let windows = records
-            .iter()
-            .map(|record| (record.id.as_str(), record.segments.clone()));
-        let passes = passes::of_chunk(&chunk, windows, self.scores, self.layout.special);
-        let mut rest = &passes[..];
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = rest.iter().take_while(|pass| {
-                let before = tokens;
-                tokens += chunk.segments[pass.segment].input.tokens;
-                before == 0 || tokens <= self.portion
-            });
-            let (now, later) = rest.split_at(fits.count());
-            self.compute(now, &chunk, &mut records, observer)?;
-            rest = later;
-        }
-        let sequences = records.len() as u64;
-        for entry in entries {
-            match entry {
-                Entry::Record(at) => self.write(&records[at], &chunk)?,
-                Entry::Forbidden(task, why) => self.fail(task, why, observer),
-                Entry::End(end) => self.end(end, observer)?,
-            }
-        }
-        observer.advanced(sequences, 0, chunk.bytes, 0);
-        Ok(())
-    }
-
-    /// Computes passes, and hands their rows to the records.
-    fn compute(
-        &mut self,
-        passes: &[Pass],
-        chunk: &Chunk,
-        records: &mut [ScoredRecord],
-        observer: &mut dyn Observer,
-    ) -> Result<(), ScoreError> {
-        let laid = self.layout.chunk(passes, chunk);
-        let rows = self.devices.run(&laid)?;
-        let width = self.devices.width;
-        let results = rows.results(&laid, width);
-        self.batches += laid.batches.len() as u64;
-        for (segment, why) in &rows.failed {
-            let record = &mut records[passes[*segment].record];
-            record.failed = true;
-            record.status.skipped.get_or_insert(why.clone());
-        }
-        let mut computed = 0;
-        for (at, pass) in passes.iter().enumerate() {
-            let input = &laid.segments[at].input;
-            if laid.segments[at].is_run() {
-                computed += input.tokens as u64;
-                self.reports[records[pass.record].task].tokens += input.tokens as u64;
-            }
-            let own = results.pooled(at);
-            let window = &chunk.segments[pass.segment].input;
-            let first = match pass.what {
-                passes::Taken::Masked(at) => at,
-                _ => passes::kept(window, self.layout.special).start,
-            };
-            let columns = (&self.columns[..], self.layout.special);
-            records[pass.record].take(pass, (&own, width), first, columns, self.scores);
-        }
-        observer.advanced(0, computed, chunk.bytes, 0);
-        Ok(())
-    }
-
-    /// The tables of a task's file.
-    fn tables(&mut self, task: usize) -> Result<Option<&mut FileTables<'a>>, ScoreError> {
-        if self.reports[task].error.is_some() {
-            return Ok(None);
-        }
-        if self.file.as_ref().is_none_or(|(open, _)| *open != task) {
-            let info = self.group.model.info();
-            let method = match self.scores.method {
-                Method::Unmasked => "unmasked",
-                Method::Masked => "masked",
-            };
-            let about = [
-                ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("model", info.name.clone()),
-                ("weights_sha256", info.weights_sha256.clone()),
-                ("method", method.to_owned()),
-                ("precision", self.group.precision.to_string()),
-            ];
-            let sample = &self.group.tasks[task].job.sample;
-            let columns = self.columns.clone();
-            let tables = FileTables::create(
-                &self.options.out,
-                sample,
-                self.scores,
-                (self.names, columns),
-                &about,
-            )?;
-            self.file = Some((task, tables));
-        }
-        Ok(self.file.as_mut().map(|(_, tables)| tables))
-    }
-
-    fn write(&mut self, record: &ScoredRecord, chunk: &Chunk) -> Result<(), ScoreError> {
-        let report = &mut self.reports[record.task];
-        record.status.count(record.length, report);
-        report.failed_records += u64::from(record.failed);
-        let encoded = chunk
-            .segments
-            .get(record.segments.start)
-            .filter(|_| !record.segments.is_empty())
-            .map(|segment| &*chunk.encoded[segment.input.record]);
-        match self.tables(record.task)? {
-            Some(tables) => tables.put(record, encoded),
-            None => Ok(()),
-        }
-    }
-
-    fn fail(&mut self, task: usize, why: String, observer: &mut dyn Observer) {
-        observer.failure(&why);
-        self.reports[task].error = Some(why);
-        self.file = None;
-    }
-
-    fn end(&mut self, end: FileEnd, observer: &mut dyn Observer) -> Result<(), ScoreError> {
-        for warning in &end.warnings {
-            observer.warning(warning);
-        }
-        self.reports[end.task].warnings.extend(end.warnings);
-        if let Some(why) = end.failure {
-            self.fail(end.task, why, observer);
-        }
-        // What was computed with weights that changed since they were loaded gets no name.
-        for weights in self
-            .devices
-            .all
-            .iter()
-            .filter_map(|device| device.session.weights())
-        {
-            weights.unchanged()?;
-        }
-        // A file without records has tables without rows.
-        self.tables(end.task)?;
-        if let Some((_, tables)) = self.file.take() {
-            self.reports[end.task].output = tables.finish()?;
-        }
-        observer.advanced(0, 0, 0, 1);
-        Ok(())
-    }
-}
-
-/// An item of a chunk whose records are scored.
-enum Entry {
-    Record(usize),
-    Forbidden(usize, String),
-    End(FileEnd),
 }

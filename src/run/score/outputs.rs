@@ -7,7 +7,7 @@ use super::options::ScoreOptions;
 use super::records::ScoredRecord;
 use super::table::{Column, Table};
 use super::vocabulary::{AMINO_ACIDS, TokenNames};
-use crate::tokenize::Encoded;
+use crate::output::{self, Written};
 
 /// The tables of a file that are asked for, while they are written.
 pub struct FileTables<'a> {
@@ -61,6 +61,15 @@ pub fn path(folder: &Path, sample: &str, kind: Kind, options: &ScoreOptions) -> 
     folder.join(format!("{sample}{what}.{}", options.format.extension()))
 }
 
+/// The path of the table that the report names: of records, or of variants.
+pub fn main_path(folder: &Path, sample: &str, options: &ScoreOptions) -> PathBuf {
+    let kind = match options.variants {
+        Some(_) => Kind::Variants,
+        None => Kind::Records,
+    };
+    path(folder, sample, kind, options)
+}
+
 impl<'a> FileTables<'a> {
     /// Begins the tables of a file.
     pub fn create(
@@ -68,7 +77,7 @@ impl<'a> FileTables<'a> {
         sample: &str,
         options: &'a ScoreOptions,
         (names, columns): (&'a TokenNames, Vec<u32>),
-        about: &[(&str, String)],
+        about: &[(String, String)],
     ) -> Result<Self, ScoreError> {
         let mut tables = Self {
             options,
@@ -135,12 +144,8 @@ impl<'a> FileTables<'a> {
         }
     }
 
-    /// Appends the scores of a record. `encoded`: its tokens, where it has any.
-    pub fn put(
-        &mut self,
-        record: &ScoredRecord,
-        encoded: Option<&Encoded>,
-    ) -> Result<(), ScoreError> {
+    /// Appends the scores of a record.
+    pub fn put(&mut self, record: &ScoredRecord) -> Result<(), ScoreError> {
         if let Some((_, variants)) = &self.options.variants {
             let own = variants.of(&record.id).iter();
             let scores = own.map(|&variant| (variant, record.variant(variant, self.options)));
@@ -166,10 +171,7 @@ impl<'a> FileTables<'a> {
             return Ok(());
         }
         let tokens = record.ids.len();
-        let letter = |at: usize| match encoded.and_then(|encoded| encoded.starts.as_ref()) {
-            Some(starts) => starts.get(at).map_or(0, |&start| u64::from(start)) + 1,
-            None => at as u64 + 1,
-        };
+        let letters = record.starts.iter().map(|&start| u64::from(start) + 1);
         let width = self.columns.len();
         let column = |at: usize| {
             let values = record.matrix.iter().skip(at).step_by(width.max(1));
@@ -178,7 +180,7 @@ impl<'a> FileTables<'a> {
         let head = || {
             vec![
                 Column::Texts(vec![record.id.clone(); tokens]),
-                Column::Counts((0..tokens).map(letter).collect()),
+                Column::Counts(letters.clone().collect()),
                 Column::Texts(
                     record
                         .ids
@@ -205,8 +207,8 @@ impl<'a> FileTables<'a> {
         Ok(())
     }
 
-    /// Completes all tables, and gives the path of the first one.
-    pub fn finish(mut self) -> Result<Option<PathBuf>, ScoreError> {
+    /// Completes all tables, and gives them their names.
+    pub fn finish(mut self) -> Result<Vec<Written>, ScoreError> {
         if let (Some(table), Some((_, variants))) = (&mut self.variants, &self.options.variants) {
             self.scored.sort_by_key(|&(variant, _)| variant);
             let rows = self.scored.iter();
@@ -221,12 +223,9 @@ impl<'a> FileTables<'a> {
                 Column::Doubles(rows.clone().map(|&(_, score)| score).collect()),
             ])?;
         }
-        let all = [self.records, self.variants, self.residues, self.scan];
-        let mut first = None;
-        for table in all.into_iter().flatten() {
-            let path = table.finish()?;
-            first.get_or_insert(path);
-        }
-        Ok(first)
+        // The last one is that which the report names.
+        let all = [self.residues, self.scan, self.records, self.variants];
+        let all = all.into_iter().flatten().map(Table::complete);
+        Ok(output::publish(all.collect::<Result<_, _>>()?)?)
     }
 }

@@ -1,6 +1,6 @@
 //! Tables of scores: columns of texts, counts and numbers, in parquet, TSV or CSV.
 
-use std::io::{BufWriter, Write as _};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::error::ScoreError;
-use crate::atomic_file::AtomicFile;
+use crate::output::{Complete, Unfinished};
 
 /// The format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -100,8 +100,8 @@ pub struct Table {
 }
 
 enum Target {
-    Parquet(SchemaRef, Box<ArrowWriter<AtomicFile>>),
-    Text(Box<csv::Writer<BufWriter<AtomicFile>>>),
+    Parquet(SchemaRef, Box<ArrowWriter<Unfinished>>),
+    Text(Box<csv::Writer<BufWriter<Unfinished>>>),
 }
 
 impl Table {
@@ -111,13 +111,13 @@ impl Table {
         path: &Path,
         format: TableFormat,
         columns: &[(String, Column)],
-        about: &[(&str, String)],
+        about: &[(String, String)],
     ) -> Result<Self, ScoreError> {
         let failed = |why: String| ScoreError::Table {
             path: path.to_owned(),
             why,
         };
-        let file = AtomicFile::create(path).map_err(|error| failed(error.to_string()))?;
+        let file = Unfinished::create(path)?;
         let to = match format {
             TableFormat::Parquet => {
                 let fields = columns
@@ -180,27 +180,18 @@ impl Table {
         done.map_err(|why| self.failed(why))
     }
 
-    /// Completes the table, and gives it its name.
-    pub fn finish(self) -> Result<PathBuf, ScoreError> {
+    /// Completes the table, which lacks its name then.
+    pub fn complete(self) -> Result<Complete, ScoreError> {
         let Self { path, to } = self;
-        let done = match to {
-            Target::Parquet(_, writer) => writer
-                .into_inner()
-                .map_err(|error| error.to_string())
-                .and_then(|file| file.finish().map_err(|error| error.to_string())),
+        let file = match to {
+            Target::Parquet(_, writer) => writer.into_inner().map_err(|error| error.to_string()),
             Target::Text(writer) => writer
                 .into_inner()
                 .map_err(|error| error.to_string())
-                .and_then(|mut buffer| {
-                    buffer.flush().map_err(|error| error.to_string())?;
-                    let file = buffer.into_inner().map_err(|error| error.to_string())?;
-                    file.finish().map_err(|error| error.to_string())
-                }),
+                .and_then(|buffer| buffer.into_inner().map_err(|error| error.to_string())),
         };
-        match done {
-            Ok(()) => Ok(path),
-            Err(why) => Err(ScoreError::Table { path, why }),
-        }
+        let file = file.map_err(|why| ScoreError::Table { path, why })?;
+        Ok(file.complete()?)
     }
 
     fn failed(&self, why: String) -> ScoreError {

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use super::error::ScoreError;
 use super::vocabulary::{TokenNames, amino_acid};
-use crate::manifest::Job;
 use crate::records::{self, Source};
 use crate::tokenize::Tokenizer;
 
@@ -42,6 +41,8 @@ pub struct Variant {
 pub struct Variants {
     /// In the table's order.
     pub all: Vec<Variant>,
+    /// BLAKE3 of the table's bytes, in hexadecimal.
+    pub blake3: String,
     by_id: HashMap<String, Vec<usize>>,
 }
 
@@ -56,12 +57,12 @@ impl Variants {
             .is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
         let shown = path.display();
         let one = |why: String| ScoreError::Variants(vec![format!("{shown}: {why}")]);
+        let bytes = std::fs::read(path).map_err(|error| one(error.to_string()))?;
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(if is_csv { b',' } else { b'\t' })
             .trim(csv::Trim::All)
             .comment(Some(b'#'))
-            .from_path(path)
-            .map_err(|error| one(error.to_string()))?;
+            .from_reader(&bytes[..]);
         let header = reader.headers().map_err(|error| one(error.to_string()))?;
         let column = |name: &str| {
             let found = header.iter().position(|column| column == name);
@@ -75,7 +76,10 @@ impl Variants {
         };
         let (id, variant) = (column("id")?, column("variant")?);
         let mut mistakes = Vec::new();
-        let mut variants = Self::default();
+        let mut variants = Self {
+            blake3: blake3::hash(&bytes).to_hex().to_string(),
+            ..Self::default()
+        };
         for record in reader.records() {
             let record = match record {
                 Ok(record) => record,
@@ -113,67 +117,87 @@ impl Variants {
     pub fn of(&self, id: &str) -> &[usize] {
         self.by_id.get(id).map_or(&[], Vec::as_slice)
     }
+}
 
-    /// Checks that every id is in one of the files, and that every wild-type letter stands where
-    /// the variant says. Files that cannot be read are left to the run, which reports them.
+/// Checks that every id is in one of the files, and that every wild-type letter stands where the
+/// variant says. Files that cannot be read are left to the run, which reports them.
+pub struct VariantCheck<'v> {
+    variants: &'v Variants,
+    path: &'v Path,
+    mistakes: Vec<(u64, String)>,
+    seen: HashSet<&'v str>,
+    unread: bool,
+}
+
+impl<'v> VariantCheck<'v> {
+    /// Of the variants of the table at `path`.
+    pub fn new(path: &'v Path, variants: &'v Variants) -> Self {
+        Self {
+            variants,
+            path,
+            mistakes: Vec::new(),
+            seen: HashSet::new(),
+            unread: false,
+        }
+    }
+
+    /// Compares them with the sequences of a file.
     ///
     /// # Errors
-    /// Every line that does not fit.
-    pub fn check(
-        &self,
-        path: &Path,
-        jobs: &[Job],
+    /// If it can be read only once.
+    pub fn file(
+        &mut self,
+        source: &Source,
         tokenizer: &dyn Tokenizer,
         names: &TokenNames,
     ) -> Result<(), ScoreError> {
-        let mut mistakes = Vec::new();
-        let mut seen: HashSet<&str> = HashSet::new();
-        let mut unread = false;
-        for job in jobs {
-            if job.source == Source::Stdin {
-                return Err(ScoreError::Stdin);
-            }
-            let Ok(reader) = records::open(&job.source) else {
-                unread = true;
+        if *source == Source::Stdin {
+            return Err(ScoreError::Stdin);
+        }
+        let Ok(reader) = records::open(source) else {
+            self.unread = true;
+            return Ok(());
+        };
+        for record in reader {
+            let Ok(record) = record else {
+                self.unread = true;
+                break;
+            };
+            let Some((id, known)) = self.variants.by_id.get_key_value(record.id()) else {
                 continue;
             };
-            for record in reader {
-                let Ok(record) = record else {
-                    unread = true;
-                    break;
-                };
-                let Some((id, known)) = self.by_id.get_key_value(record.id()) else {
-                    continue;
-                };
-                seen.insert(id);
-                let ids = tokenizer.encode(&record.sequence).ids;
-                for &at in known {
-                    let variant = &self.all[at];
-                    if let Err(why) = fits(variant, &ids, names) {
-                        let (line, source) = (variant.line, &job.source);
-                        let shown = path.display();
-                        mistakes.push((line, format!("{shown}, line {line}: {why} ({source})")));
-                    }
+            self.seen.insert(id);
+            let ids = tokenizer.encode(&record.sequence).ids;
+            for &at in known {
+                let variant = &self.variants.all[at];
+                if let Err(why) = fits(variant, &ids, names) {
+                    let (line, shown) = (variant.line, self.path.display());
+                    let text = format!("{shown}, line {line}: {why} ({source})");
+                    self.mistakes.push((line, text));
                 }
             }
         }
+        Ok(())
+    }
+
+    /// To be called after all files.
+    ///
+    /// # Errors
+    /// Every line that does not fit.
+    pub fn finish(mut self) -> Result<(), ScoreError> {
+        let seen = &self.seen;
+        let all = self.variants.all.iter();
+        let lost = all.filter(|variant| !seen.contains(variant.id.as_str()));
         // An id may be in a file that cannot be read.
-        let lost = self
-            .all
-            .iter()
-            .filter(|variant| !seen.contains(variant.id.as_str()));
-        if !unread {
-            mistakes.extend(lost.map(|variant| {
-                let (line, id) = (variant.line, &variant.id);
-                let text = format!(
-                    "{}, line {line}: no sequence has the id {id:?}",
-                    path.display()
-                );
+        if !self.unread {
+            self.mistakes.extend(lost.map(|variant| {
+                let (line, id, shown) = (variant.line, &variant.id, self.path.display());
+                let text = format!("{shown}, line {line}: no sequence has the id {id:?}");
                 (line, text)
             }));
         }
-        mistakes.sort();
-        none_of(mistakes.into_iter().map(|(_, text)| text).collect())
+        self.mistakes.sort();
+        none_of(self.mistakes.into_iter().map(|(_, text)| text).collect())
     }
 }
 

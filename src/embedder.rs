@@ -17,6 +17,7 @@ use crate::output::{Block, OutputError, Rows, Sink, Written};
 use crate::records::{Record, Source};
 use crate::report::{LoadReport, Report};
 use crate::run::context::{Resources, ReusedSession, RunContext};
+use crate::run::score::{self, ScoreError, ScoreOptions};
 use crate::run::{self, Group, GroupRun, ModelLoading, Observer, OpenedModel, RunError, Task};
 use crate::settings::{Kernels, Layers, Overrides, Precision, Settings, SettingsError};
 use crate::threads;
@@ -355,6 +356,64 @@ impl Embedder {
         self.look_for_device()?;
         let group = self.group(jobs)?;
         self.work(group, observer)
+    }
+
+    /// Scores whole files into the folder `out`, as `seqembed score` does: each becomes a table,
+    /// named after it, and more of them where `scores` asks for that. Of the settings, those of
+    /// embeddings (pooling, layer, format) are not used.
+    ///
+    /// The model is loaded with its language-model head for this call alone.
+    ///
+    /// ```
+    /// use seqembed::{Embedder, EmbedderOptions, ScoreMethod, ScoreOptions, Silent, TableFormat};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let model = folder.path().join("model");
+    /// # let checkpoint = concat!(
+    /// #     env!("CARGO_MANIFEST_DIR"),
+    /// #     "/tests/fixtures/esm2/checkpoints/hub-safetensors"
+    /// # );
+    /// # let export = seqembed_onnx::ExportOptions::default();
+    /// # seqembed_onnx::export(checkpoint.as_ref(), &model, &export)?;
+    /// # let model = model.to_str().ok_or("a path")?;
+    /// let mut embedder = Embedder::new(model, EmbedderOptions::default())?;
+    /// let file = folder.path().join("a.faa");
+    /// std::fs::write(&file, ">P1\nMKTAYIAKQR\n>P2\nGSHM\n")?;
+    /// let scores = ScoreOptions {
+    ///     method: ScoreMethod::Masked,
+    ///     scan: true,
+    ///     format: TableFormat::Tsv,
+    ///     ..ScoreOptions::default()
+    /// };
+    /// let out = folder.path().join("out");
+    /// let report = embedder.score(&[file], &out, &scores, &mut Silent)?;
+    /// assert_eq!((report.totals.records, report.totals.failed_files), (2, 0));
+    /// let table = std::fs::read_to_string(out.join("a.tsv"))?;
+    /// assert!(table.starts_with("id\tlength\tstatus\tlog_likelihood\tperplexity\nP1\t10\tok\t-"));
+    /// // A line for each position, and one with the names of the columns.
+    /// assert_eq!(std::fs::read_to_string(out.join("a.scan.tsv"))?.lines().count(), 15);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If a file does not exist, two files would have the same output, the model has no head or
+    /// cannot be loaded, variants do not fit the sequences, or the run was aborted.
+    pub fn score(
+        &mut self,
+        files: &[PathBuf],
+        out: &Path,
+        scores: &ScoreOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Report, ScoreError> {
+        let overrides = score::settings(self.overrides.clone());
+        let jobs = manifest::jobs_from_files(files, &overrides)?;
+        let options = run::Options {
+            out: out.to_owned(),
+            ..self.options.clone()
+        };
+        score::score(jobs, &options, scores, observer, &|_| {})
     }
 
     /// The session, which is loaded now if necessary. It can be passed to another embedder's

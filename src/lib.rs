@@ -80,6 +80,7 @@ pub use output::{
 };
 pub use report::{FileReport, LoadReport, Report};
 pub use run::Observer;
+pub use run::score::{Method as ScoreMethod, ScoreError, ScoreOptions, TableFormat, Variants};
 use seqembed_onnx::atomic_file;
 pub use settings::{
     Kernels, LayerChoice, Layers, Long, Overrides, Pooling, Poolings, Precision, Revcomp, Unknown,

@@ -12,20 +12,23 @@ use super::{pass_on, print, say};
 use crate::html_report::lengths::Lengths;
 use crate::html_report::{HtmlReport, Marked, Space};
 use crate::output::{self, Layout, Rows};
+use crate::plot::heat_map::{HeatMap, MapColumn};
 use crate::plot::scatter::{self, Series};
 use crate::report::Report;
 use crate::run::REPORT;
+use crate::run::score::{self, AMINO_ACIDS, Scan};
 use crate::targets::{TargetError, Targets};
+use crate::text::counted;
 
 /// Make an HTML page from a run's report
 ///
 /// The page shows the files, the sequence lengths, the batches, the time per stage, the model
-/// loads, the skipped and otherwise marked records, and the scatter plot that `plot` draws. It is a
-/// single file that needs no network and no scripts, made from report.json and the outputs in the
+/// loads, the skipped and otherwise marked records, and the scatter plot that `plot` draws; of
+/// scores, heat maps of the first sequences with all single substitutions (--scan). It is a single file that needs no network and no scripts, made from report.json and the outputs in the
 /// same folder.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
-    /// The output folder of `seqembed run` or `seqembed embed`
+    /// The output folder of `seqembed run`, `seqembed embed` or `seqembed score`
     #[arg(value_name = "FOLDER", required_unless_present = "schema")]
     folder: Option<PathBuf>,
 
@@ -44,6 +47,9 @@ const POINTS: u64 = 4000;
 const COLOURED: usize = 48;
 /// Maximum number of skipped and replaced records to list.
 const MARKED: usize = 500;
+/// Maximum number of sequences whose scans are drawn, and of their positions in all.
+const SCANS: usize = 6;
+const POSITIONS: usize = 2000;
 
 /// Writes the HTML page, or prints the schema.
 ///
@@ -91,7 +97,8 @@ fn read(folder: &Path) -> anyhow::Result<Report> {
     let path = folder.join(REPORT);
     if !path.is_file() {
         bail!(
-            "{} has no report.json: give an output folder of `seqembed run` or `seqembed embed`",
+            "{} has no report.json: give an output folder of `seqembed run`, `seqembed embed` or \
+             `seqembed score`",
             folder.display()
         );
     }
@@ -111,17 +118,25 @@ fn page(report: Report, folder: &Path) -> HtmlReport {
         lengths: Lengths::default(),
         marked: Vec::new(),
         spaces: Vec::new(),
+        scans: Vec::new(),
+        has_scores: false,
         unread: Vec::new(),
         report,
     };
     // Groups of files whose vectors are comparable, in order of first appearance.
     let mut groups: Vec<(Layout, Vec<PlotFile>)> = Vec::new();
     let mut known: HashMap<Vec<String>, usize> = HashMap::new();
-    for file in &page.report.files {
+    for file in std::mem::take(&mut page.report.files) {
         let Some(output) = &file.output else {
+            page.report.files.push(file);
             continue;
         };
         let path = place(output, folder);
+        if score::is_table(&path) {
+            scores(&mut page, &path, &file.sample);
+            page.report.files.push(file);
+            continue;
+        }
         match output::open(&path).and_then(|reader| reader.column(None)) {
             Ok(reader) => {
                 let layout = reader.layout();
@@ -137,22 +152,13 @@ fn page(report: Report, folder: &Path) -> HtmlReport {
             }
             Err(error) => page.unread.push(error.to_string()),
         }
+        page.report.files.push(file);
     }
     for (layout, files) in groups {
         let mut look = |file: &PlotFile, rows: &Rows| {
             for (at, status) in rows.status.iter().enumerate() {
-                page.lengths.add(rows.lengths[at]);
-                let mut marks = status.split(',');
-                let told = status.starts_with("skipped")
-                    || marks.any(|mark| matches!(mark, "replaced" | "all-unknown"));
-                if told && page.marked.len() < MARKED {
-                    page.marked.push(Marked {
-                        sample: file.label.clone(),
-                        id: rows.ids[at].clone(),
-                        length: rows.lengths[at],
-                        status: status.clone(),
-                    });
-                }
+                let (id, length) = (&rows.ids[at], rows.lengths[at]);
+                count(&mut page, &file.label, (id, length, status));
             }
         };
         let plot = scatter_plot(&layout, &files, &mut look);
@@ -163,6 +169,69 @@ fn page(report: Report, folder: &Path) -> HtmlReport {
         });
     }
     page
+}
+
+/// Counts a record, and lists it if it is marked.
+fn count(page: &mut HtmlReport, sample: &str, (id, length, status): (&str, u64, &str)) {
+    page.lengths.add(length);
+    let mut marks = status.split(',');
+    let told = status.starts_with("skipped")
+        || marks.any(|mark| matches!(mark, "replaced" | "all-unknown"));
+    if told && page.marked.len() < MARKED {
+        page.marked.push(Marked {
+            sample: sample.to_owned(),
+            id: id.to_owned(),
+            length,
+            status: status.to_owned(),
+        });
+    }
+}
+
+/// Reads a file's tables of scores.
+fn scores(page: &mut HtmlReport, path: &Path, sample: &str) {
+    page.has_scores = true;
+    let read = score::records(path, &mut |row| {
+        count(page, sample, (&row.id, row.length, &row.status));
+    });
+    if let Err(why) = read {
+        page.unread.push(why);
+    }
+    let Some(scan) = score::scan_beside(path) else {
+        return;
+    };
+    let drawn = page.scans.iter().map(|map| map.columns.len()).sum();
+    let left = POSITIONS.saturating_sub(drawn);
+    match score::scans(&scan, SCANS - page.scans.len().min(SCANS), left) {
+        Ok(scans) => page
+            .scans
+            .extend(scans.iter().map(|scan| map(scan, sample))),
+        Err(why) => page.unread.push(why),
+    }
+}
+
+/// A scan as a picture.
+fn map(scan: &Scan, sample: &str) -> HeatMap {
+    let columns = scan.positions.iter().zip(&scan.scores);
+    let columns = columns.map(|((position, letter), scores)| MapColumn {
+        position: *position,
+        label: letter.clone(),
+        marked: AMINO_ACIDS
+            .iter()
+            .position(|known| *letter == known.to_string()),
+        values: scores.to_vec(),
+    });
+    HeatMap {
+        title: format!("All single substitutions of {}", scan.id),
+        subtitle: format!("{sample}: {}", counted(scan.positions.len() as u64, "position")),
+        scale: "log-probability of the letter in place of the one that stands there, less that of the latter"
+            .to_owned(),
+        rows: AMINO_ACIDS.map(|letter| letter.to_string()).into(),
+        columns: columns.collect(),
+        notes: vec![
+            "A dot marks the letter that stands there. One value of a hundred is beyond the deepest colour."
+                .to_owned(),
+        ],
+    }
 }
 
 /// The current path of an output: in the folder of the report, or else where it was written.
@@ -226,7 +295,7 @@ fn gather(series: &mut Vec<Series>) {
         });
     *series = own;
     series.push(Series {
-        label: crate::text::counted(others.len() as u64, "other file"),
+        label: counted(others.len() as u64, "other file"),
         rows: others.iter().map(|series| series.rows).sum(),
         points: others
             .into_iter()

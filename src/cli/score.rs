@@ -10,11 +10,9 @@ use super::failure::FailureOptions;
 use super::progress::Progress;
 use super::{FAILED, LOST, USAGE, say, told};
 use crate::engine::error::EngineError;
-use crate::layers::LayerChoice;
 use crate::manifest::{self, Manifest};
-use crate::output::Format;
 use crate::run::score::{self, Method, ScoreError, ScoreOptions, TableFormat, Variants};
-use crate::settings::{Overrides, Pooling, Precision, Revcomp, RunOverrides, seconds};
+use crate::settings::{Overrides, Precision, RunOverrides, seconds};
 
 /// Score sequences and variants with a masked language model
 ///
@@ -142,11 +140,6 @@ pub struct ScoreArgs {
 pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     let overrides = Overrides {
         model: args.model.clone(),
-        // What a manifest says of embeddings.
-        pooling: Some(Pooling::None.into()),
-        layer: Some(LayerChoice::from(-1)),
-        format: Some(Format::default()),
-        revcomp: Some(Revcomp::default()),
         max_length: args.max_length.map(|length| length as usize),
         overlap: args.overlap.map(|length| length as usize),
         force_alphabet: args.force_alphabet,
@@ -154,6 +147,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         batch_tokens: args.batch_tokens.map(|tokens| tokens as usize),
         ..Overrides::default()
     };
+    let overrides = score::settings(overrides);
     if args.joint && args.method != Method::Masked {
         say("error: --joint needs --method masked");
         return Ok(USAGE.into());

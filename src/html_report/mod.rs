@@ -10,6 +10,7 @@ use std::fmt::{self, Write as _};
 
 use self::histogram::{Bin, Histogram};
 use self::lengths::Lengths;
+use crate::plot::heat_map::HeatMap;
 use crate::plot::scatter::{ScatterPlot, escaped};
 use crate::report::{FileReport, Loaded, Report};
 use crate::text::{are, counted, thousands};
@@ -52,6 +53,10 @@ pub struct HtmlReport {
     pub marked: Vec<Marked>,
     /// The spaces, in the order of their first file.
     pub spaces: Vec<Space>,
+    /// Scans of all single substitutions.
+    pub scans: Vec<HeatMap>,
+    /// Whether the outputs are scores, and not embeddings.
+    pub has_scores: bool,
     /// Outputs that could not be read, and why.
     pub unread: Vec<String>,
 }
@@ -79,9 +84,19 @@ impl HtmlReport {
             html,
             "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-             <title>{title}: embeddings of {files}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n\
-             <header><h1>{title}</h1>\n<p>{files} embedded in {time} on {device}</p></header>",
+             <title>{title}: {what} of {files}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n\
+             <header><h1>{title}</h1>\n<p>{files} {done} in {time} on {device}</p></header>",
             title = escaped(&models),
+            what = if self.has_scores {
+                "scores"
+            } else {
+                "embeddings"
+            },
+            done = if self.has_scores {
+                "scored"
+            } else {
+                "embedded"
+            },
             files = counted(report.totals.files, "file"),
             style = include_str!("style.css"),
             time = duration(report.totals.seconds),
@@ -117,8 +132,13 @@ impl HtmlReport {
             writeln!(
                 html,
                 "<p class=\"note\" role=\"note\">Random weights ({}): for demonstration only, the \
-                 embeddings are meaningless</p>",
-                escaped(&load.model)
+                 {} are meaningless</p>",
+                escaped(&load.model),
+                if self.has_scores {
+                    "scores"
+                } else {
+                    "embeddings"
+                }
             )?;
         }
         let failed: Vec<&FileReport> = failed(&self.report).collect();
@@ -203,6 +223,15 @@ impl HtmlReport {
                     escaped(why)
                 )?,
             }
+        }
+        for map in &self.scans {
+            writeln!(
+                html,
+                "<section><h2 class=\"unseen\">Scan</h2>\n<figure class=\"plot map\" role=\"img\" aria-label=\"{}: {}\">{}</figure>\n</section>",
+                escaped(&map.title),
+                escaped(&map.subtitle),
+                map.svg()
+            )?;
         }
         Ok(())
     }
@@ -419,7 +448,7 @@ impl HtmlReport {
                 totals.failed_records,
             ),
             (
-                "skipped, without an embedding",
+                "skipped, without a result",
                 totals.skipped.saturating_sub(totals.failed_records),
             ),
             ("with unknown letters, replaced", totals.replaced),
@@ -436,7 +465,7 @@ impl HtmlReport {
         if marks.iter().all(|(_, count)| *count == 0) {
             return writeln!(
                 html,
-                "<p class=\"soft\">None: every record was embedded as given.</p></section>"
+                "<p class=\"soft\">None: every record was taken as given.</p></section>"
             );
         }
         writeln!(html, "<ul>")?;

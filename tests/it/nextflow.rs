@@ -598,3 +598,67 @@ fn clusters_get_what_is_asked() {
         assert_said(&run, DONE, lines);
     }
 }
+
+#[test]
+fn the_module_of_scores_has_sequences_and_variants() {
+    if !is_there() {
+        return;
+    }
+    let place = Pipeline::new("");
+    let model = place.path("model");
+    let checkpoint = common::fixtures().join("esm2/checkpoints/hub-safetensors");
+    common::export(&checkpoint, &model, "esm2");
+    let proteins = common::fixtures().join("scores/proteins.faa");
+    fs::write(place.path("variants.tsv"), "id\tvariant\na\tM1K\n").unwrap();
+    let script = format!(
+        "include {{ SEQEMBED_SCORE }} from '{module}'\n\
+         include {{ SEQEMBED_SCORE as VARIANTS }} from '{module}'\n\
+         workflow {{\n\
+         def model = [[id: 'esm2'], file('{model}')]\n\
+         def names = [[sample: \"it's (a)\", max_length: 20], [sample: 'b']]\n\
+         SEQEMBED_SCORE([[id: 'all'], names, [file('{fasta}'), file('{fasta}')], []], model, 'tsv')\n\
+         VARIANTS([[id: 'some'], [], file('{fasta}'), file('variants.tsv')], model, 'csv')\n\
+         }}\n",
+        module = text(&root().join("nextflow/modules/seqembed/score/main")),
+        model = text(&model),
+        fasta = text(&proteins),
+    );
+    fs::write(place.path("main.nf"), script).unwrap();
+    let config = "process {\n  publishDir = [path: 'out', mode: 'copy']\n  \
+                  withName: SEQEMBED_SCORE { ext.args = '--method masked --scan' }\n  \
+                  withName: VARIANTS { ext.args = '--method wt-marginals' }\n}\n";
+    fs::write(place.path("nextflow.config"), config).unwrap();
+    let run = |more: &[&str]| {
+        let path = std::env::var("PATH").unwrap();
+        let mut run = nextflow();
+        run.args(["run", "main.nf"]).args(more);
+        run.env("PATH", format!("{}:{path}", text(&place.path("bin"))));
+        run.current_dir(place.folder.path()).output().unwrap()
+    };
+    assert_said(&run(&["-stub"]), DONE, &[]);
+    assert!(place.path("out/some/proteins.variants.csv").exists());
+    fs::remove_dir_all(place.path("out")).unwrap();
+    assert_said(&run(&[]), DONE, &[]);
+    // The module's tables are those of the command.
+    let direct = place.path("direct");
+    for (options, name) in [(vec![], "b"), (vec!["--max-length", "20"], "it's (a)")] {
+        let mut arguments = vec!["score", text(&proteins), "-m", text(&model)];
+        arguments.extend(["-o", text(&direct), "--format", "tsv"]);
+        arguments.extend(["--method", "masked", "--scan", "--threads", "1"]);
+        arguments.extend(options);
+        assert_run(&seqembed(&arguments), DONE, &[]);
+        for table in ["", ".scan"] {
+            let expected = fs::read_to_string(direct.join(format!("proteins{table}.tsv"))).unwrap();
+            assert_eq!(
+                place.read(&format!("out/all/{name}{table}.tsv")),
+                expected,
+                "{name}"
+            );
+        }
+    }
+    let scores = place.read("out/some/proteins.variants.csv");
+    assert!(scores.starts_with("id,variant,score\na,M1K,"), "{scores}");
+    let report: serde_json::Value =
+        serde_json::from_str(&place.read("out/all.report.json")).unwrap();
+    assert_eq!(report["loads"].as_array().unwrap().len(), 1);
+}

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{DONE, PARTLY, Place, assert_run, exported, python, seqembed, text};
+use crate::common::{
+    DONE, PARTLY, Place, assert_run, export, exported, fixtures, python, seqembed, text,
+};
 
 fn schema() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/report.schema.json")
@@ -229,6 +231,75 @@ fn an_empty_run_and_one_for_each_residue_have_a_page_too() {
     let html = page(&place);
     assert!(html.contains("one vector per residue, not one per record"));
     assert!(html.contains("2 sequences: 4 to 10 long"), "{html}");
+}
+
+#[test]
+fn the_page_of_scores_has_maps_of_their_scans() {
+    let place = Place::new(&[
+        (
+            "x.faa",
+            b">a <b>\nMKTAYIAKQR\n>long\nMKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ\n>none\n\n",
+        ),
+        ("y.faa", b">c\nMKJLL\n"),
+    ]);
+    let model = place.path("model");
+    let checkpoint = fixtures().join("esm2/checkpoints/hub-safetensors");
+    export(&checkpoint, &model, "esm2");
+    for format in ["tsv", "csv", "parquet"] {
+        let run = |options: &[&str]| {
+            let (x, y, out) = (place.path("x.faa"), place.path("y.faa"), place.path("out"));
+            let _ = fs::remove_dir_all(&out);
+            let mut arguments = vec!["score", text(&x), text(&y), "-m", text(&model)];
+            arguments.extend(["-o", text(&out), "--format", format]);
+            arguments.extend(options);
+            assert_run(&seqembed(&arguments), DONE, &[]);
+            page(&place)
+        };
+        let html = run(&["--scan"]);
+        for part in [
+            "scores of 2 files",
+            "2 files scored in",
+            "All single substitutions of a",
+            "All single substitutions of long",
+            "x: 33 positions",
+            "y: 5 positions",
+            "4 sequences: 0 to 33 long",
+            "skipped: empty sequence",
+        ] {
+            assert!(html.contains(part), "{format}: no {part:?} in\n{html}");
+        }
+        assert_eq!(
+            html.matches("h8.9v9h-8.9z").count(),
+            20 * (10 + 33 + 5),
+            "{format}"
+        );
+        // Without a scan there is no map.
+        let html = run(&[]);
+        assert!(
+            html.contains("4 sequences") && !html.contains("All single"),
+            "{format}"
+        );
+        // A table that was lost, or is none.
+        let _ = run(&["--scan"]);
+        fs::write(
+            place.path("out").join(format!("x.scan.{format}")),
+            "id\n1\n",
+        )
+        .unwrap();
+        let html = page(&place);
+        assert!(
+            html.contains("1 output could not be read"),
+            "{format}: {html}"
+        );
+        assert!(html.contains("All single substitutions of c"), "{format}");
+    }
+    let variants = place.path("variants.tsv");
+    fs::write(&variants, "id\tvariant\na\tM1K\n").unwrap();
+    let (x, out) = (place.path("x.faa"), place.path("out"));
+    let run = ["score", text(&x), "-m", text(&model), "-o", text(&out)];
+    let run = [&run[..], &["--variants", text(&variants)]].concat();
+    assert_run(&seqembed(&run), DONE, &[]);
+    assert!(page(&place).contains("scores of 1 file"));
 }
 
 #[test]

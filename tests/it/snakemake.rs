@@ -13,7 +13,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::common::{DONE, assert_close, assert_run, exported, seqembed, text, write_script};
+use crate::common::{
+    DONE, assert_close, assert_run, export, exported, fixtures, seqembed, text, write_script,
+};
 use seqembed::output;
 use tempfile::TempDir;
 
@@ -521,5 +523,45 @@ fn lint_format_and_profiles() {
         "runtime=240",
     ] {
         assert!(said(&plan).contains(told), "{told}: {}", said(&plan));
+    }
+}
+
+#[test]
+fn scores_of_each_job_are_those_of_the_command() {
+    let Some(engine) = engine() else { return };
+    let scene = Scene::new(engine);
+    let files = examples();
+    let rows = files
+        .each_ref()
+        .map(|(sample, path)| (*sample, path.as_path()));
+    scene.sheet(&rows);
+    let model = scene.path("model");
+    let checkpoint = fixtures().join("esm2/checkpoints/hub-safetensors");
+    export(&checkpoint, &model, "esm2");
+    let mut flow = scene.command("snakemake", &["--cores", "1", "--config"]);
+    flow.args(["threads=1", "files_per_job=2", "model=model", "scores=True"]);
+    flow.arg("score_extra=--format tsv --per-residue");
+    assert_success(&flow.output().unwrap());
+    let alone = tempfile::tempdir().unwrap();
+    for (sample, fasta) in &files {
+        let job = scene.job(sample).unwrap();
+        let folder = scene.path(&format!("results/scores/{job}"));
+        let mut arguments = vec!["score", text(fasta), "-m", text(&model)];
+        arguments.extend(["-o", text(alone.path()), "--threads", "1", "--per-residue"]);
+        arguments.extend(["--format", "tsv"]);
+        assert_run(&seqembed(&arguments), DONE, &[]);
+        let stem = fasta.file_stem().unwrap().to_str().unwrap();
+        for table in ["", ".residues"] {
+            let expected = alone.path().join(format!("{stem}{table}.tsv"));
+            let made = folder.join(format!("{sample}{table}.tsv"));
+            let [made, expected] = [made, expected].map(|path| fs::read_to_string(path).unwrap());
+            assert_eq!(made, expected, "{sample}{table}");
+        }
+        assert!(!folder.join(".seqembed").exists());
+        let report = scene.path(&format!("results/score_reports/{job}.json"));
+        let report: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+        assert_eq!(report["totals"]["failed_files"], 0);
+        assert_eq!(report["loads"].as_array().unwrap().len(), 1);
     }
 }

@@ -173,6 +173,26 @@ def own_options(row):
     return {key: value for key, value in row.items() if key not in ("fasta", "group")}
 
 
+def write_manifest(path, model, fastas, options):
+    """Writes the manifest of a job. Paths in it are absolute, as it is in another folder."""
+    known = Path(model).exists()
+    files = [
+        {**own, "fasta": str(Path(fasta).absolute())}
+        for own, fasta in zip(options, fastas)
+    ]
+    content = {
+        "model": str(Path(model).absolute()) if known else model,
+        "files": files,
+    }
+    # JSON is YAML.
+    Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def device_of(gpus):
+    """The device of a job: it uses only the GPUs it requested, even if the node has more."""
+    return f"cuda:{','.join(map(str, range(gpus)))}" if gpus else "cpu"
+
+
 def write_table(path, columns, rows):
     """Writes a TSV; tabs and line breaks in cells become spaces."""
     lines = ["\t".join(columns)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::engine::error::EngineError;
 use crate::journal::JournalError;
+use crate::manifest::ManifestErrors;
 use crate::output::OutputError;
 use crate::run::error::RunError;
 use crate::targets::TargetError;
@@ -54,6 +55,9 @@ pub enum ScoreError {
     /// A batch failed.
     #[error("the model failed on a batch: {0}")]
     Engine(#[from] EngineError),
+    /// The files to score are missing, or would have the same output.
+    #[error(transparent)]
+    Files(#[from] ManifestErrors),
     /// A table cannot be completed.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -76,6 +80,7 @@ impl ScoreError {
             | Self::NoLetters(_)
             | Self::Variants(_)
             | Self::Stdin
+            | Self::Files(_)
             | Self::Target(_) => true,
             Self::Table { .. } | Self::Output(_) | Self::Threads(_) | Self::Engine(_) => false,
         }

@@ -13,7 +13,8 @@ mod method;
 mod options;
 mod outputs;
 mod passes;
-mod records;
+mod reading;
+mod scored_records;
 mod scoring;
 mod table;
 mod variants;
@@ -27,8 +28,10 @@ use std::time::{Duration, Instant};
 pub use self::error::ScoreError;
 pub use self::method::Method;
 pub use self::options::ScoreOptions;
+pub use self::reading::{Scan, ScoreRow, is_table, records, scan_beside, scans};
 pub use self::table::TableFormat;
 pub use self::variants::{Substitution, Variant, Variants};
+pub use self::vocabulary::AMINO_ACIDS;
 
 use self::compute::Devices;
 use self::passes::PassLayout;
@@ -55,9 +58,12 @@ use crate::engine::fault_injection::Faults;
 use crate::engine::loader::PreparedModel;
 use crate::journal::Journal;
 use crate::journal::rows::Saved;
+use crate::layers::LayerChoice;
 use crate::manifest::Job;
+use crate::output::Format;
 use crate::records::Source;
 use crate::report::{FileReport, Report};
+use crate::settings::{Overrides, Pooling, Revcomp};
 use crate::targets::Targets;
 use crate::threads;
 use crate::trace::Trace;
@@ -124,6 +130,18 @@ pub fn score(
     report.files = files.into_iter().map(|(_, file)| file).collect();
     ended(&mut report, started);
     Ok(report)
+}
+
+/// Settings of jobs that are scored: whatever these say of embeddings, it is not used.
+#[must_use]
+pub fn settings(overrides: Overrides) -> Overrides {
+    Overrides {
+        pooling: Some(Pooling::None.into()),
+        layer: Some(LayerChoice::from(-1)),
+        format: Some(Format::default()),
+        revcomp: Some(Revcomp::default()),
+        ..overrides
+    }
 }
 
 /// A group with its head, and the names of its tokens. Checks that it can do what is asked for.
@@ -193,8 +211,8 @@ impl GroupScores<'_> {
         if group.tasks.is_empty() {
             return Ok(files);
         }
-        let columns = records::columns(scores, self.names);
-        let width = records::saved_width(columns.len());
+        let columns = scored_records::columns(scores, self.names);
+        let width = scored_records::saved_width(columns.len());
         let saver = Saver::new(journal, left.tickets, width, options.save_every);
         let work = GroupWork {
             group: &group,

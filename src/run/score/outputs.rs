@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ScoreError;
 use super::options::ScoreOptions;
-use super::records::ScoredRecord;
+use super::scored_records::ScoredRecord;
 use super::table::{Column, Table};
 use super::vocabulary::{AMINO_ACIDS, TokenNames};
 use crate::output::{self, Written};

@@ -8,7 +8,7 @@ use super::compute::Devices;
 use super::error::ScoreError;
 use super::options::ScoreOptions;
 use super::passes::{self, Pass, PassLayout, Taken};
-use super::records::ScoredRecord;
+use super::scored_records::ScoredRecord;
 use crate::run::chunk::{Chunk, ChunkEntry};
 use crate::run::task_reader::FileEnd;
 

@@ -6,7 +6,7 @@ use super::continued;
 use super::error::ScoreError;
 use super::options::ScoreOptions;
 use super::outputs::{self, FileTables};
-use super::records::ScoredRecord;
+use super::scored_records::ScoredRecord;
 use super::scoring::{Entry, Scored};
 use super::vocabulary::TokenNames;
 use crate::engine::select::SelectedDevice;

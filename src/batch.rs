@@ -2,6 +2,7 @@
 //! model's special tokens.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,6 +38,14 @@ impl ModelInput {
             seen,
             ranges,
         }
+    }
+}
+
+impl ModelInput {
+    /// What the model sees, by which inputs of a chunk share a sequence.
+    #[must_use]
+    pub fn sight(&self) -> (usize, usize, usize) {
+        (self.record, self.seen.start, self.seen.end)
     }
 }
 
@@ -79,7 +88,9 @@ pub fn group(lengths: &[usize], budget: usize, padded: bool) -> Vec<Vec<usize>> 
 }
 
 /// Lays windows end to end, each between the special tokens. `encoded`: the records that they are
-/// of. `maxima`: for each range of a window, whether [`Reduce::Both`] is to give its maximum.
+/// of. `maxima`: for each range of a window, whether [`Reduce::Both`] is to give its maximum. With
+/// `shares`, a window that sees the same as an earlier one is laid once: the engine must take its
+/// ranges wherever they are, and return nothing but rows of ranges.
 ///
 /// [`Reduce::Both`]: crate::engine::batch::Reduce::Both
 #[must_use]
@@ -88,6 +99,7 @@ pub fn lay<'i>(
     encoded: &[Arc<Encoded>],
     special: &SpecialTokens,
     maxima: &[bool],
+    shares: bool,
 ) -> Batch {
     let count = inputs.clone().count();
     let mut batch = Batch {
@@ -97,13 +109,20 @@ pub fn lay<'i>(
         maxima: maxima.to_vec(),
     };
     batch.starts.push(0);
+    let mut laid = HashMap::new();
     for input in inputs {
-        let start = batch.ids.len();
-        let ids = &encoded[input.record].ids[input.seen.clone()];
-        for ids in [&special.front, ids, &special.behind] {
-            batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
+        let known = shares.then(|| laid.get(&input.sight())).flatten();
+        let start = known.copied().unwrap_or(batch.ids.len());
+        if start == batch.ids.len() {
+            let ids = &encoded[input.record].ids[input.seen.clone()];
+            for ids in [&special.front, ids, &special.behind] {
+                batch.ids.extend(ids.iter().map(|&id| i64::from(id)));
+            }
+            batch.starts.push(position(batch.ids.len()));
+            if shares {
+                laid.insert(input.sight(), start);
+            }
         }
-        batch.starts.push(position(batch.ids.len()));
         batch.ranges.extend(input.ranges.iter().map(|range| {
             // Each range must have a row: that of nothing is not used.
             let end = range.end.max(range.start + 1);
@@ -166,7 +185,7 @@ mod tests {
                 ModelInput::new(0, 0..3, vec![at..at + 3], &special),
                 ModelInput::new(0, 2..4, vec![at + 1..at + 2], &special),
             ];
-            let batch = lay(inputs.iter(), &encoded, &special, &[]);
+            let batch = lay(inputs.iter(), &encoded, &special, &[], false);
             let around = |ids: &[i64]| {
                 let [front, behind] = [&special.front, &special.behind]
                     .map(|ids| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>());
@@ -183,6 +202,16 @@ mod tests {
                 batch.ids[from..to].to_vec()
             });
             assert_eq!(pooled.collect::<Vec<_>>(), [vec![10, 11, 12], vec![13]]);
+            // A span of the first window shares its tokens.
+            let spans = [
+                inputs[0].clone(),
+                inputs[1].clone(),
+                ModelInput::new(0, 0..3, vec![at..at + 1], &special),
+            ];
+            let shared = lay(spans.iter(), &encoded, &special, &[], true);
+            assert_eq!((&shared.ids, &shared.starts), (&batch.ids, &batch.starts));
+            let last = [position(at), position(at + 1)];
+            assert_eq!(shared.ranges, [&batch.ranges[..], &[last]].concat());
         }
     }
 }

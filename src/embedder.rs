@@ -18,6 +18,7 @@ use crate::records::{Record, Source};
 use crate::report::{LoadReport, Report};
 use crate::run::context::{Resources, ReusedSession, RunContext};
 use crate::run::score::{self, ScoreError, ScoreOptions};
+use crate::run::spans::Spans;
 use crate::run::{self, Group, GroupRun, ModelLoading, Observer, OpenedModel, RunError, Task};
 use crate::settings::{Kernels, Layers, Overrides, Precision, Settings, SettingsError};
 use crate::threads;
@@ -296,9 +297,10 @@ impl Embedder {
         let records = sequences
             .into_iter()
             .map(|(header, letters)| Record::new(header.into(), letters.into()))
-            .collect();
+            .collect::<Vec<_>>();
         self.look_for_device()?;
         let mut group = self.group(vec![self.nameless()])?;
+        check_given(&group, &records)?;
         let rows = Arc::new(Mutex::new(Rows::new(group.width())));
         let sink: Box<dyn Sink> = Box::new(Gathered(Arc::clone(&rows)));
         group.given = Some((records, sink));
@@ -355,6 +357,7 @@ impl Embedder {
         out.clone_into(&mut self.options.out);
         self.look_for_device()?;
         let group = self.group(jobs)?;
+        run::check_spans(std::slice::from_ref(&group)).map_err(RunError::from)?;
         self.work(group, observer)
     }
 
@@ -559,10 +562,13 @@ impl Embedder {
     fn group(&self, jobs: Vec<Job>) -> Result<Group, EmbedError> {
         let window = self.opened.window(&self.settings)?;
         let max_tokens = self.opened.max_tokens(window);
+        let spans = self.settings.spans.as_deref().map(Spans::read);
+        let spans = spans.transpose().map_err(RunError::from)?.map(Arc::new);
         let task = |job| Task {
             job,
             window,
             max_tokens,
+            spans: spans.clone(),
         };
         let precision = match &self.resources.reused.session {
             Some(session) => session.info().precision,
@@ -598,6 +604,14 @@ impl Embedder {
             line: None,
         }
     }
+}
+
+/// Checks a table of spans against sequences that are not from files.
+fn check_given(group: &Group, records: &[Record]) -> Result<(), RunError> {
+    for spans in group.tasks.iter().filter_map(|task| task.spans.as_ref()) {
+        spans.check_given(records, &*group.tokenizer)?;
+    }
+    Ok(())
 }
 
 fn choice(device: Device) -> DeviceChoice {

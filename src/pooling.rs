@@ -112,7 +112,7 @@ impl Poolings {
     }
 
     /// The tokens to pool in each window of a record, without windows in which nothing is pooled.
-    /// With `pool_first`, only that many tokens from the start of the record are pooled.
+    /// With `pooled`, only these tokens of the record are.
     ///
     /// # Panics
     /// If a pooling is not [available](Pooling::is_available): the settings are checked before.
@@ -120,13 +120,14 @@ impl Poolings {
     pub fn of_windows(
         &self,
         mut windows: Vec<Window>,
-        pool_first: Option<usize>,
+        pooled: Option<&Range<usize>>,
         special: &SpecialTokens,
     ) -> Vec<PooledWindow> {
-        if let Some(first) = pool_first {
-            windows.retain(|window| window.kept.start < first);
-            for window in &mut windows {
-                window.kept.end = window.kept.end.min(first);
+        if let Some(pooled) = pooled {
+            windows
+                .retain(|Window { kept, .. }| kept.start < pooled.end && pooled.start < kept.end);
+            for Window { kept, .. } in &mut windows {
+                *kept = kept.start.max(pooled.start)..kept.end.min(pooled.end);
             }
         }
         let last = windows.len().saturating_sub(1);
@@ -532,9 +533,11 @@ mod tests {
             let all = Poolings::from(Pooling::MeanAll).of_windows(windows(), None, &special);
             assert_eq!(ranges(&all), [0..front + 4, front + 1..front + 4 + behind]);
             // The model sees all tokens, and the first five are pooled.
-            let first = Poolings::from(Pooling::Mean).of_windows(windows(), Some(5), &special);
+            let first =
+                Poolings::from(Pooling::Mean).of_windows(windows(), Some(&(0..5)), &special);
             assert_eq!(ranges(&first), [front..front + 4, front + 1..front + 2]);
-            let first = Poolings::from(Pooling::Mean).of_windows(windows(), Some(3), &special);
+            let first =
+                Poolings::from(Pooling::Mean).of_windows(windows(), Some(&(0..3)), &special);
             assert_eq!(ranges(&first), vec![front..front + 3]);
         }
     }

@@ -2,6 +2,7 @@
 //! manifest, then the top level of the manifest, then the defaults.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -178,6 +179,16 @@ pub struct Overrides {
     #[arg(long, value_enum, value_name = "STRANDS")]
     pub revcomp: Option<Revcomp>,
 
+    /// Pool spans of the sequences (a domain, a CDR3) in place of whole ones: a table with the
+    /// columns id, start, end (from 1, both included) and name, or a BED file; each span has a row
+    /// of its own, ID/NAME
+    #[arg(long, value_name = "TABLE")]
+    pub spans: Option<PathBuf>,
+
+    /// With --spans: also a row for each whole sequence, before those of its spans
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub whole: Option<bool>,
+
     /// Embed a file even if it looks like DNA and the model is a protein model, or the reverse
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub force_alphabet: Option<bool>,
@@ -202,7 +213,7 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 
 impl Overrides {
     /// The names of the options, as written in a manifest.
-    pub const KEYS: [&str; 14] = [
+    pub const KEYS: [&str; 16] = [
         "model",
         "pooling",
         "layer",
@@ -214,6 +225,8 @@ impl Overrides {
         "overlap",
         "unknown",
         "revcomp",
+        "spans",
+        "whole",
         "force_alphabet",
         "precision",
         "batch_tokens",
@@ -244,6 +257,9 @@ impl Overrides {
             }
             "unknown" => self.unknown = Some(one_of(key, text)?),
             "revcomp" => self.revcomp = Some(one_of(key, text)?),
+            "spans" if text.is_empty() => return Err(bad(key, text, "a path")),
+            "spans" => self.spans = Some(text.into()),
+            "whole" => self.whole = Some(truth(key, text)?),
             "force_alphabet" => self.force_alphabet = Some(truth(key, text)?),
             "precision" => self.precision = Some(one_of(key, text)?),
             "batch_tokens" => self.batch_tokens = Some(count(key, text)?),
@@ -458,6 +474,18 @@ pub enum SettingsError {
         /// The model.
         model: String,
     },
+    /// A span has no special tokens.
+    #[error(
+        "option `pooling: {pooling}` cannot be combined with option `spans`, because it pools \
+         special tokens, which belong to no span; choose mean, max, sum or none"
+    )]
+    SpanPooling {
+        /// The pooling.
+        pooling: Pooling,
+    },
+    /// Without spans, all rows are of whole sequences.
+    #[error("option `whole` needs option `spans`")]
+    WholeAlone,
     /// Proteins have no reverse strand.
     #[error("option `revcomp: mean` works with DNA models only")]
     NoStrands,
@@ -510,6 +538,10 @@ pub struct Settings {
     pub unknown: Unknown,
     /// How the reverse strand of DNA is used.
     pub revcomp: Revcomp,
+    /// The table of the spans that are pooled in place of whole sequences; `None`: none.
+    pub spans: Option<PathBuf>,
+    /// Whether whole sequences have a row beside their spans.
+    pub whole: bool,
     /// Whether a file is embedded even if its alphabet does not match the model's.
     pub force_alphabet: bool,
     /// The floating-point format that the model computes in.
@@ -553,6 +585,8 @@ impl Settings {
             overlap: first(layers, |layer| &layer.overlap),
             unknown: first(layers, |layer| &layer.unknown).unwrap_or_default(),
             revcomp: first(layers, |layer| &layer.revcomp).unwrap_or_default(),
+            spans: first(layers, |layer| &layer.spans),
+            whole: first(layers, |layer| &layer.whole).unwrap_or_default(),
             force_alphabet: first(layers, |layer| &layer.force_alphabet).unwrap_or_default(),
             precision: first(layers, |layer| &layer.precision).unwrap_or_default(),
             batch_tokens: first(layers, |layer| &layer.batch_tokens),
@@ -563,7 +597,23 @@ impl Settings {
         if settings.revcomp == Revcomp::Mean && settings.pooling.is_per_token() {
             return Err(SettingsError::Strands);
         }
+        settings.check_spans()?;
         Ok(settings)
+    }
+
+    fn check_spans(&self) -> Result<(), SettingsError> {
+        if self.spans.is_none() {
+            return if self.whole {
+                Err(SettingsError::WholeAlone)
+            } else {
+                Ok(())
+            };
+        }
+        let mut poolings = self.pooling.as_slice().iter();
+        match poolings.find(|pooling| matches!(pooling, Pooling::Cls | Pooling::MeanAll)) {
+            Some(&pooling) => Err(SettingsError::SpanPooling { pooling }),
+            None => Ok(()),
+        }
     }
 
     /// The window for a model whose own limit is `model_limit` residues (bases for DNA).

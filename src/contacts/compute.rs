@@ -78,7 +78,12 @@ impl Compute<'_> {
 
     fn batch(&self, chunk: &Chunk, inputs: &[usize]) -> Result<Vec<f32>, EngineError> {
         let inputs = inputs.iter().map(|&input| &chunk.inputs[input]);
-        self.engine
-            .contacts(&batch::lay(inputs, &chunk.encoded, self.special, &[]))
+        self.engine.contacts(&batch::lay(
+            inputs,
+            &chunk.encoded,
+            self.special,
+            &[],
+            false,
+        ))
     }
 }

@@ -186,6 +186,7 @@ fn groups(jobs: Vec<Job>, say: &dyn Fn(&str)) -> Result<Vec<Group>, ContactsErro
             job,
             window,
             max_tokens,
+            spans: None,
         });
         group.positions.push(position);
     }

@@ -110,6 +110,18 @@ pub fn record_hash(header: &str, sequence: &[u8]) -> u64 {
     first_bits(&hasher)
 }
 
+/// Identifies a span of a record: its name, and its range of letters.
+#[must_use]
+pub fn span_hash(record: u64, name: &str, letters: &Range<usize>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"span");
+    for number in [record, letters.start as u64, letters.end as u64] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(name.as_bytes());
+    first_bits(&hasher)
+}
+
 /// The first 64 bits of a hash.
 fn first_bits(hasher: &blake3::Hasher) -> u64 {
     let hash = hasher.finalize();

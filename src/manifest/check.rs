@@ -28,6 +28,7 @@ pub(super) fn check(
             top.set(&field.key, &field.text)
         };
         note(result, field, mistakes);
+        locate_spans(folder, &mut top, field, mistakes);
     }
     let mut files = Files {
         folder,
@@ -42,6 +43,21 @@ pub(super) fn check(
         .filter_map(|entry| files.job(entry, mistakes))
         .collect();
     (jobs, run)
+}
+
+/// A table of spans is relative to the manifest, as sequence files are.
+fn locate_spans(folder: &Path, own: &mut Overrides, field: &Field, mistakes: &mut Mistakes) {
+    if field.key != "spans" {
+        return;
+    }
+    own.spans = own.spans.take().map(|path| folder.join(path));
+    if own.spans.as_ref().is_some_and(|path| !path.is_file()) {
+        let text = &field.text;
+        mistakes.add(
+            field.line,
+            format!("invalid value `{text}` for `spans`: no such file"),
+        );
+    }
 }
 
 /// Options of all files, and what was found in the entries checked so far.
@@ -75,6 +91,7 @@ impl<'d> Files<'d> {
                 }
             } else {
                 note(own.set(&field.key, &field.text), field, mistakes);
+                locate_spans(self.folder, &mut own, field, mistakes);
             }
         }
         self.check_sample(entry, sample, mistakes);

@@ -2,6 +2,7 @@
 //! fill a chunk, cut into windows and grouped into batches. Sequences of different files share
 //! batches; rows are written in input order.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -135,12 +136,23 @@ pub struct Segment {
     pub reduce: Reduce,
     /// Where its numbers come from.
     pub origin: Origin,
+    /// Whether the engine runs it as a part of an earlier segment's sequence.
+    pub is_shared: bool,
 }
 
 impl Segment {
     /// Whether the engine runs it.
     pub fn is_run(&self) -> bool {
         matches!(self.origin, Origin::Engine { .. })
+    }
+
+    /// How many tokens the engine computes for it.
+    pub fn computed(&self) -> usize {
+        if self.is_run() && !self.is_shared {
+            self.input.tokens
+        } else {
+            0
+        }
     }
 }
 
@@ -168,6 +180,9 @@ pub struct Chunk {
     pub batches: Vec<Vec<usize>>,
     /// Compressed bytes of input that were read up to here.
     pub bytes: u64,
+    /// Whether windows that see the same, as spans of a sequence do, are one sequence for the
+    /// engine.
+    pub shares: bool,
 }
 
 impl Chunk {
@@ -178,14 +193,48 @@ impl Chunk {
             let segments: Vec<usize> = (0..self.segments.len())
                 .filter(|&s| self.segments[s].reduce == reduce && self.segments[s].is_run())
                 .collect();
-            let lengths: Vec<usize> = segments
+            let together = self.sharing(&segments, reduce);
+            for &shared in together.iter().flat_map(|segments| &segments[1..]) {
+                self.segments[shared].is_shared = true;
+            }
+            let lengths: Vec<usize> = together
                 .iter()
-                .map(|&s| self.segments[s].input.tokens)
+                .map(|segments| self.segments[segments[0]].input.tokens)
                 .collect();
             let batches = batch::group(&lengths, tokens, padded).into_iter();
-            let batches = batches.map(|batch| batch.into_iter().map(|at| segments[at]).collect());
+            let batches = batches.map(|batch| {
+                let segments = batch
+                    .into_iter()
+                    .flat_map(|at| together[at].iter().copied());
+                segments.collect()
+            });
             self.batches.extend(batches);
         }
+    }
+
+    /// The segments, those together that are one sequence for the engine.
+    fn sharing(&self, segments: &[usize], reduce: Reduce) -> Vec<Vec<usize>> {
+        if !self.shares_rows(reduce) {
+            return segments.iter().map(|&segment| vec![segment]).collect();
+        }
+        let mut together: Vec<Vec<usize>> = Vec::new();
+        let mut places = HashMap::new();
+        for &segment in segments {
+            let place = *places
+                .entry(self.segments[segment].input.sight())
+                .or_insert(together.len());
+            if place == together.len() {
+                together.push(Vec::new());
+            }
+            together[place].push(segment);
+        }
+        together
+    }
+
+    /// Whether windows that see the same are one sequence where this is what the engine returns: it
+    /// returns the vectors of all tokens once for each sequence.
+    pub fn shares_rows(&self, reduce: Reduce) -> bool {
+        self.shares && reduce != Reduce::Tokens
     }
 
     /// Tokens of all windows, the special ones included.

@@ -9,11 +9,12 @@ use rayon::prelude::*;
 use super::chunk::{Chunk, ChunkEntry, ChunkRecord, RecordStatus, Replaced, Segment};
 use super::dedup::{Dedup, Origin};
 use super::record_parts::{PartTokens, RemainingParts};
+use super::spans::{Span, Spans};
 use super::task::Task;
 use super::task_reader::{FileEnd, ReadEntry, TaskReader};
 use crate::batch::ModelInput;
-use crate::journal::facts::record_hash;
-use crate::journal::rows::Saved;
+use crate::journal::facts::{record_hash, span_hash};
+use crate::journal::rows::{Saved, Spot};
 use crate::pooling::PooledWindow;
 use crate::records::Record;
 use crate::settings::{Long, Revcomp, Unknown, WindowSize};
@@ -53,6 +54,8 @@ pub struct Chunker<'a> {
     /// Letters and tokens of all records so far: a k-mer or a byte pair has several letters.
     letters_and_tokens: [u64; 2],
     number: u64,
+    /// With spans: the task of the last record, and how many rows it has so far.
+    rows: (usize, u64),
     /// Time spent reading and decompressing.
     pub reading: Duration,
     /// Time spent tokenizing.
@@ -73,6 +76,7 @@ impl<'a> Chunker<'a> {
             remaining: None,
             letters_and_tokens: [0, 0],
             number: 0,
+            rows: (0, 0),
             reading: Duration::ZERO,
             tokenizing: Duration::ZERO,
         }
@@ -111,6 +115,7 @@ impl<'a> Chunker<'a> {
             encoded: Vec::new(),
             batches: Vec::new(),
             bytes: 0,
+            shares: false,
         };
         if let Some(dedup) = &mut self.dedup {
             dedup.begin_chunk();
@@ -210,10 +215,17 @@ impl<'a> Chunker<'a> {
                     },
                     Some((encoded, hash)),
                 ) if forbidden != Some(task) => {
-                    match self.record(task, (index, hash), record, encoded, chunk) {
-                        Ok(record) => {
-                            let record = record.map(|record| ChunkEntry::Record(task, record));
-                            chunk.entries.extend(record);
+                    let records = match self.tasks[task].spans.clone() {
+                        Some(spans) => self.spans_of(task, &spans, hash, &record, encoded, chunk),
+                        None => self
+                            .record(task, (index, hash), record, encoded, chunk)
+                            .map(|record| record.into_iter().collect()),
+                    };
+                    match records {
+                        Ok(records) => {
+                            let records = records.into_iter();
+                            let entries = records.map(|record| ChunkEntry::Record(task, record));
+                            chunk.entries.extend(entries);
                         }
                         Err(why) => {
                             chunk.entries.push(ChunkEntry::Forbidden(task, why));
@@ -293,12 +305,12 @@ impl<'a> Chunker<'a> {
         if saved.is_some() {
             return Ok(Some(entry));
         }
-        let windows = self.windows(task, &encoded);
+        let windows = self.windows(task, &encoded, None);
         let pooled = windows.iter().map(|pooled| pooled.ranges[0].len()).sum();
         if windows.len() > 1 && self.is_long(number, pooled) {
             let mut strands = vec![(encoded, windows)];
             strands.extend(reverse.map(|reverse| {
-                let windows = self.windows(task, &reverse);
+                let windows = self.windows(task, &reverse, None);
                 (reverse, windows)
             }));
             let how = (self.limits.part_tokens, &task.job.settings.pooling);
@@ -310,10 +322,113 @@ impl<'a> Chunker<'a> {
         }
         entry.segments = self.segments(task, &Arc::new(encoded), windows, chunk);
         if let Some(reverse) = reverse {
-            let windows = self.windows(task, &reverse);
+            let windows = self.windows(task, &reverse, None);
             entry.reverse = self.segments(task, &Arc::new(reverse), windows, chunk);
         }
         Ok(Some(entry))
+    }
+
+    /// A row for each span of a record, as [`Chunker::record`] makes one of the whole, and for the
+    /// whole where that is asked for. Their windows share the record's tokens, so that a batch
+    /// computes them once.
+    ///
+    /// # Errors
+    /// What a policy forbids, or which span ends outside, in words.
+    fn spans_of(
+        &mut self,
+        number: usize,
+        spans: &Spans,
+        hash: u64,
+        record: &Record,
+        encoded: Encoded,
+        chunk: &mut Chunk,
+    ) -> Result<Vec<ChunkRecord>, String> {
+        let (tasks, tokenizer) = (self.tasks, self.tokenizer);
+        let task = &tasks[number];
+        let (id, own) = (record.id(), spans.of(record.id()));
+        if own.is_empty() && !task.job.settings.whole {
+            return Ok(Vec::new());
+        }
+        let checked = apply_policies(task, tokenizer, record, encoded)?;
+        let reverse = (task.job.settings.revcomp == Revcomp::Mean)
+            .then(|| tokenizer.encode(&reverse_complement(&record.sequence[..checked.letters])));
+        let strands: Vec<Arc<Encoded>> = std::iter::once(checked.encoded)
+            .chain(reverse)
+            .map(Arc::new)
+            .collect();
+        let is_cut = strands.iter().any(|strand| self.is_cut(task, strand));
+        let kept = strands[0].letters;
+        let places: Vec<usize> = (chunk.encoded.len()..).take(strands.len()).collect();
+        chunk.encoded.extend(strands.iter().map(Arc::clone));
+        // An engine that pads takes as many ranges of each sequence.
+        chunk.shares = !self.limits.padded;
+        let whole = task.job.settings.whole.then_some(None);
+        let mut rows = Vec::new();
+        for span in whole.into_iter().chain(own.iter().map(Some)) {
+            if let Some(why) = span.and_then(|span| spans.why_outside(id, span, checked.length)) {
+                return Err(why);
+            }
+            let index = self.next_row(number);
+            let hash = span.map_or(hash, |span| span_hash(hash, &span.name, &span.letters));
+            let mut entry = ChunkRecord {
+                id: span.map_or_else(|| id.to_owned(), |span| format!("{id}/{}", span.name)),
+                length: span.map_or(checked.length, |span| span.letters.len()),
+                segments: 0..0,
+                reverse: 0..0,
+                header: record.header.clone(),
+                status: checked.status.clone(),
+                index,
+                hash,
+                saved: None,
+                part: None,
+            };
+            entry.status.windowed = is_cut;
+            if span.is_some_and(|span| span.letters.end > kept) {
+                let why = format!("the span ends outside of the {kept} letters that are embedded");
+                entry.status.skipped.get_or_insert(why);
+            }
+            if entry.status.skipped.is_none() {
+                entry.saved = self.saved_row(number, (index, hash));
+            }
+            if entry.status.skipped.is_none() && entry.saved.is_none() {
+                let mut segments = places.iter().zip(&strands).map(|(&place, strand)| {
+                    let is_reverse = place != places[0];
+                    let own = span.map(|span| {
+                        let turned = is_reverse.then(|| span.reversed(kept));
+                        self.tokens_of(turned.as_ref().unwrap_or(span), strand)
+                    });
+                    let windows = self.windows(task, strand, own.as_ref());
+                    self.segments_at(place, task, strand, windows, chunk)
+                });
+                entry.segments = segments.next().unwrap_or_default();
+                entry.reverse = segments.next().unwrap_or_default();
+            }
+            rows.push(entry);
+        }
+        Ok(rows)
+    }
+
+    /// The tokens of a span.
+    fn tokens_of(&self, span: &Span, encoded: &Encoded) -> Range<usize> {
+        span.tokens(encoded, self.tokenizer.span())
+    }
+
+    /// The number of the next row of a task with spans, whose records may have several or none.
+    fn next_row(&mut self, task: usize) -> u64 {
+        if self.rows.0 != task {
+            self.rows = (task, 0);
+        }
+        self.rows.1 += 1;
+        self.rows.1 - 1
+    }
+
+    /// The row that an earlier run saved. Counts those of other records.
+    fn saved_row(&mut self, task: usize, (index, hash): (u64, u64)) -> Option<Spot> {
+        let known = self.saved.get(task);
+        let saved = known.and_then(|known| known.find(index, hash));
+        let has_other = saved.is_none() && known.is_some_and(|known| known.has(index));
+        self.changed += u64::from(has_other);
+        saved
     }
 
     /// Appends parts of a long record to the chunk, until it is full.
@@ -359,8 +474,13 @@ impl<'a> Chunker<'a> {
         !task.fits(encoded.letters, all.len()) && windows(all).len() > 1
     }
 
-    /// Cuts a sequence into windows.
-    fn windows(&self, task: &Task, encoded: &Encoded) -> Vec<PooledWindow> {
+    /// Cuts a sequence into windows, of which these tokens are pooled, or all of them.
+    fn windows(
+        &self,
+        task: &Task,
+        encoded: &Encoded,
+        pooled: Option<&Range<usize>>,
+    ) -> Vec<PooledWindow> {
         let settings = &task.job.settings;
         let WindowSize {
             max_length,
@@ -376,8 +496,9 @@ impl<'a> Chunker<'a> {
             self.tokenizer.windows(encoded, all, max_length, overlap)
         };
         let special = self.tokenizer.special();
-        let first = settings.pool_first;
-        settings.pooling.of_windows(windows, first, special)
+        let first = settings.pool_first.map(|first| 0..first);
+        let pooled = pooled.or(first.as_ref());
+        settings.pooling.of_windows(windows, pooled, special)
     }
 
     /// Appends the tokens and windows of a sequence to the chunk.
@@ -388,11 +509,25 @@ impl<'a> Chunker<'a> {
         windows: Vec<PooledWindow>,
         chunk: &mut Chunk,
     ) -> Range<usize> {
+        let place = chunk.encoded.len();
+        chunk.encoded.push(Arc::clone(encoded));
+        self.segments_at(place, task, encoded, windows, chunk)
+    }
+
+    /// The same for a sequence whose tokens are in the chunk already.
+    fn segments_at(
+        &mut self,
+        place: usize,
+        task: &Task,
+        encoded: &Encoded,
+        windows: Vec<PooledWindow>,
+        chunk: &mut Chunk,
+    ) -> Range<usize> {
         let first = chunk.segments.len();
         let special = self.tokenizer.special();
         let reduce = task.reduce();
         for PooledWindow { window, ranges } in windows {
-            let input = ModelInput::new(chunk.encoded.len(), window.seen, ranges, special);
+            let input = ModelInput::new(place, window.seen, ranges, special);
             let origin = match &mut self.dedup {
                 Some(dedup) => dedup.origin(chunk.segments.len(), &input, reduce, &encoded.ids),
                 None => Origin::Engine { keep: None },
@@ -401,9 +536,9 @@ impl<'a> Chunker<'a> {
                 input,
                 reduce,
                 origin,
+                is_shared: false,
             });
         }
-        chunk.encoded.push(Arc::clone(encoded));
         first..chunk.segments.len()
     }
 }

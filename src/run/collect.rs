@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunk::{Chunk, ChunkEntry, ChunkRecord, RecordStatus};
+use super::chunk::{Chunk, ChunkEntry, ChunkRecord, RecordStatus, Segment};
 use super::collect_error::{CollectError, Observer};
 use super::dedup::{Origin, RowCache};
 use super::execute::{BatchResult, SegmentIssue};
@@ -229,8 +229,8 @@ impl<'a> Collector<'a> {
             .get_mut(&done.chunk)
             .expect("a chunk is announced before its batches are");
         let segments = &pending.chunk.batches[done.batch];
-        let inputs = segments.iter().map(|&s| &pending.chunk.segments[s].input);
-        let tokens: usize = inputs.map(|input| input.tokens).sum();
+        let run = segments.iter().map(|&s| &pending.chunk.segments[s]);
+        let tokens = run.map(Segment::computed).sum::<usize>();
         // 1 to 10 % is the first tenth; a sequence of more than the budget fills it.
         self.fill[(10 * tokens).div_ceil(self.budget.max(1)).clamp(1, 10) - 1] += 1;
         match done.result {
@@ -329,8 +329,8 @@ impl<'a> Collector<'a> {
     ) -> Result<u64, CollectError> {
         let segments = record.segments.clone().chain(record.reverse.clone());
         let segments = segments.map(|at| &results.chunk.segments[at]);
-        let run = segments.filter(|segment| segment.is_run());
-        let tokens = run.map(|segment| segment.input.tokens as u64).sum();
+        let is_run = segments.clone().any(Segment::is_run);
+        let tokens = segments.map(|segment| segment.computed() as u64).sum();
         if let Some(part) = record.part {
             let part = FinishedPart {
                 task,
@@ -355,7 +355,7 @@ impl<'a> Collector<'a> {
         let counts = RecordCounts {
             tokens,
             is_restored: record.saved.is_some(),
-            has_segments: record.has_segments(),
+            is_repeated: record.has_segments() && !is_run,
         };
         self.files.count(task, record, status, counts, observer);
         if !self.files.has_failed(task) {

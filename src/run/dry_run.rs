@@ -254,8 +254,8 @@ fn count(chunk: &Chunk, files: &mut [FileSize], sizes: &mut Sizes) -> u64 {
     for segment in &chunk.segments {
         let own = segment.input.tokens as u64;
         if segment.is_run() {
-            tokens += own;
-            sizes.windows += 1;
+            tokens += segment.computed() as u64;
+            sizes.windows += u64::from(!segment.is_shared);
         } else {
             sizes.repeated_tokens += own;
         }

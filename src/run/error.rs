@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::collect_error::CollectError;
 use super::save::SavedCounts;
+use super::spans::SpanError;
 use crate::engine::loader::LoadError;
 use crate::engine::runtime::RuntimeError;
 use crate::engine::select::SelectError;
@@ -46,6 +47,9 @@ pub enum RunError {
         /// What does not fit.
         source: SettingsError,
     },
+    /// A table of spans is wrong, or does not fit the sequences.
+    #[error(transparent)]
+    Spans(#[from] SpanError),
     /// The system refuses to start more threads.
     #[error(transparent)]
     Threads(#[from] StartError),
@@ -133,6 +137,7 @@ impl RunError {
                 | Self::Load(LoadError::Model(_))
                 | Self::Vocabulary(_)
                 | Self::Settings { .. }
+                | Self::Spans(_)
                 | Self::Faults(_)
         )
     }

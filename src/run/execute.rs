@@ -121,7 +121,8 @@ impl Attempt<'_> {
     /// large on its own is cut into windows.
     fn rows(&mut self, pieces: &[Piece], cut: bool) -> Result<Floats, EngineError> {
         let mut all = Floats::Single(Vec::new());
-        for part in parts(pieces, self.with.device.limit()) {
+        let shares = self.chunk.shares_rows(self.reduce);
+        for part in parts(pieces, self.with.device.limit(), shares) {
             let rows = match self.run(part) {
                 Err(EngineError::OutOfMemory(_)) if part.len() > 1 => {
                     self.with
@@ -340,7 +341,14 @@ impl Attempt<'_> {
     fn lay(&self, pieces: &[Piece]) -> Batch {
         let inputs = pieces.iter().map(|piece| &piece.input);
         let special = self.with.tokenizer.special();
-        batch::lay(inputs, &self.chunk.encoded, special, &self.with.maxima)
+        let shares = self.chunk.shares_rows(self.reduce);
+        batch::lay(
+            inputs,
+            &self.chunk.encoded,
+            special,
+            &self.with.maxima,
+            shares,
+        )
     }
 
     /// Number of values that the engine returns for pieces.
@@ -374,14 +382,20 @@ impl Executor<'_> {
     }
 }
 
-/// Cuts pieces into batches of at most `limit` tokens, keeping their order.
-fn parts(pieces: &[Piece], limit: usize) -> Vec<&[Piece]> {
+/// Cuts pieces into batches of at most `limit` tokens, keeping their order. With `shares`, a piece
+/// that sees the same as the one before adds none.
+fn parts(pieces: &[Piece], limit: usize, shares: bool) -> Vec<&[Piece]> {
     let mut parts = Vec::new();
     let (mut start, mut tokens) = (0, 0_usize);
     for (at, piece) in pieces.iter().enumerate() {
-        if at > start && tokens + piece.tokens() > limit {
-            parts.push(&pieces[start..at]);
-            (start, tokens) = (at, 0);
+        if at > start {
+            if shares && pieces[at - 1].input.sight() == piece.input.sight() {
+                continue;
+            }
+            if tokens + piece.tokens() > limit {
+                parts.push(&pieces[start..at]);
+                (start, tokens) = (at, 0);
+            }
         }
         tokens += piece.tokens();
     }
@@ -436,7 +450,7 @@ mod tests {
             limit in 1..2_000_usize,
         ) {
             let pieces = pieces(&lengths);
-            let parts = parts(&pieces, limit);
+            let parts = parts(&pieces, limit, false);
             let order: Vec<usize> = parts.iter().flat_map(|part| part.iter().map(|p| p.segment)).collect();
             prop_assert_eq!(order, (0..lengths.len()).collect::<Vec<_>>());
             for part in parts {

@@ -1,6 +1,7 @@
 //! Jobs that share a session, because they have the same model, layers and precision.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seqembed_onnx::{Head, Model};
@@ -10,6 +11,7 @@ use super::execute::Executor;
 use super::loaded_device::LoadedDevice;
 use super::opened_model::OpenedModel;
 use super::options::Options;
+use super::spans::{SpanError, Spans};
 use super::task::Task;
 use crate::engine::batch::Reduce;
 use crate::engine::loader::GraphSpec;
@@ -52,6 +54,7 @@ pub(super) fn group_jobs(
 ) -> Result<Vec<Group>, RunError> {
     let mut models: HashMap<String, OpenedModel> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
+    let mut tables = HashMap::new();
     for (position, job) in jobs.into_iter().enumerate() {
         let name = &job.settings.model;
         let opened = if let Some(opened) = models.get(name) {
@@ -104,14 +107,52 @@ pub(super) fn group_jobs(
                 head: None,
             });
         }
+        let spans = match &job.settings.spans {
+            Some(path) => Some(read_spans(path, &mut tables)?),
+            None => None,
+        };
         groups[at].tasks.push(Task {
             job,
             window,
             max_tokens,
+            spans,
         });
         groups[at].positions.push(position);
     }
+    check_spans(&groups)?;
     Ok(groups)
+}
+
+/// A table of spans, read once for all jobs.
+fn read_spans(
+    path: &Path,
+    tables: &mut HashMap<PathBuf, Arc<Spans>>,
+) -> Result<Arc<Spans>, SpanError> {
+    if let Some(known) = tables.get(path) {
+        return Ok(Arc::clone(known));
+    }
+    let spans = Arc::new(Spans::read(path)?);
+    tables.insert(path.to_owned(), Arc::clone(&spans));
+    Ok(spans)
+}
+
+/// Checks each table of spans against all files that use it.
+pub(crate) fn check_spans(groups: &[Group]) -> Result<(), SpanError> {
+    let mut checked: HashSet<&Path> = HashSet::new();
+    for group in groups {
+        for spans in group.tasks.iter().filter_map(|task| task.spans.as_ref()) {
+            if !checked.insert(&spans.path) {
+                continue;
+            }
+            let tasks = groups.iter().flat_map(|group| &group.tasks);
+            let users = tasks.filter(|task| {
+                let own = task.spans.as_ref();
+                own.is_some_and(|own| own.path == spans.path)
+            });
+            spans.check(users.map(|task| &task.job.source), &*group.tokenizer)?;
+        }
+    }
+    Ok(())
 }
 
 /// The columns of an output, such as `mean_33`: none where there is one pooling of one layer.

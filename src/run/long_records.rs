@@ -152,7 +152,7 @@ impl LongRecord {
         let counts = RecordCounts {
             tokens: self.tokens,
             is_restored: self.is_restored,
-            has_segments: self.has_segments,
+            is_repeated: self.has_segments && self.tokens == 0,
         };
         files.count(task, record, &self.status, counts, observer);
         if files.has_failed(task) {

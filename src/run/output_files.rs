@@ -27,8 +27,8 @@ pub struct RecordCounts {
     pub tokens: u64,
     /// Whether it was saved by an earlier run, at least in part.
     pub is_restored: bool,
-    /// Whether it was computed, or copied from an identical sequence.
-    pub has_segments: bool,
+    /// Whether it was copied from an identical sequence.
+    pub is_repeated: bool,
 }
 
 /// A task's file while it is written.
@@ -156,7 +156,7 @@ impl<'a> OutputFiles<'a> {
         status.count(record.length, file);
         file.tokens += counts.tokens;
         file.restored += u64::from(counts.is_restored);
-        file.repeated += u64::from(counts.tokens == 0 && counts.has_segments);
+        file.repeated += u64::from(counts.is_repeated);
     }
 
     /// The values of the rows that are gathered: a record's are appended before its row is

@@ -355,6 +355,7 @@ impl Case<'_> {
                 },
                 window: self.size,
                 max_tokens: self.max_tokens,
+                spans: None,
             }
         };
         (0..self.sequences.len()).map(task).collect()

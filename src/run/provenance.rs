@@ -89,6 +89,10 @@ fn provenance(
         ("revcomp", settings.revcomp.to_string()),
         ("source", source_name(task)),
     ];
+    if let Some(spans) = &task.spans {
+        entries.push(("spans", spans.hash.clone()));
+        entries.push(("whole", settings.whole.to_string()));
+    }
     if !columns.is_empty() {
         entries.push((COLUMNS, columns.join(",")));
     }

@@ -1,5 +1,8 @@
 //! A file of the run with its options, as the model decides them.
 
+use std::sync::Arc;
+
+use super::spans::Spans;
 use crate::engine::batch::Reduce;
 use crate::manifest::Job;
 use crate::settings::WindowSize;
@@ -13,6 +16,8 @@ pub struct Task {
     /// The most tokens of a sequence that is embedded whole, where the model's limit is in tokens
     /// that read several letters each.
     pub max_tokens: Option<usize>,
+    /// The spans that are pooled in place of whole sequences.
+    pub spans: Option<Arc<Spans>>,
 }
 
 impl Task {

@@ -59,6 +59,7 @@ mod score_resume;
 mod shell;
 mod snakemake;
 mod soak;
+mod spans;
 mod t5_parity;
 mod verify;
 mod virnucpro;

@@ -810,6 +810,8 @@ fn sheets_of_engines_take_the_same_options() {
     let beside: BTreeSet<String> = what_a_manifest_takes()
         .into_iter()
         .filter_map(|(key, (_, beside))| beside.then_some(key))
+        // A table of spans is a file of its own, which the engines do not stage.
+        .filter(|key| !["spans", "whole"].contains(&key.as_str()))
         .collect();
 
     let mut sheets: Vec<(&str, BTreeMap<String, Vec<String>>)> = Vec::new();

@@ -135,6 +135,7 @@ impl PassLayout<'_> {
             encoded: Vec::with_capacity(passes.len()),
             batches: Vec::new(),
             bytes: of.bytes,
+            shares: false,
         };
         let reduce = self.options.method.reduce();
         // Nothing is kept for later chunks.
@@ -159,6 +160,7 @@ impl PassLayout<'_> {
                 input,
                 reduce,
                 origin,
+                is_shared: false,
             });
             chunk.encoded.push(Arc::new(Encoded {
                 letters: ids.len(),

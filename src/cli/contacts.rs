@@ -143,6 +143,10 @@ pub fn run(args: &ContactsArgs) -> anyhow::Result<ExitCode> {
     };
     match jobs {
         Ok((jobs, engine, strict)) => {
+            if let Some(why) = manifest::why_no_spans(&jobs) {
+                say(&format!("error: {why}"));
+                return Ok(USAGE.into());
+            }
             let code = predict(jobs, args, &engine, strict)?;
             Ok(args.failures.accept(code))
         }

@@ -166,6 +166,10 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
             return Ok(USAGE.into());
         }
     };
+    if let Some(why) = manifest::why_no_spans(&jobs) {
+        say(&format!("error: {why}"));
+        return Ok(USAGE.into());
+    }
     let variants = match &args.variants {
         None => None,
         Some(path) => match Variants::read(path) {

@@ -78,6 +78,15 @@ pub fn read(path: &Path, command_line: &Overrides) -> Result<Manifest, ManifestE
     Ok(Manifest { jobs, run })
 }
 
+/// Why jobs whose spans are to be pooled cannot be done by what pools nothing.
+pub(crate) fn why_no_spans(jobs: &[Job]) -> Option<String> {
+    let job = jobs.iter().find(|job| job.settings.spans.is_some())?;
+    Some(format!(
+        "{}: `spans` in the manifest is for embeddings alone; remove it to use whole sequences",
+        job.sample
+    ))
+}
+
 /// The jobs for files named on the command line. Each sample is named after its file, without the
 /// extensions of sequence files and compressions (`a/b.faa.gz` gives `b`); `-` is standard input,
 /// named `stdin`.

@@ -388,3 +388,24 @@ fn an_embedder_has_them_too() {
         "{error}"
     );
 }
+
+#[test]
+fn what_pools_nothing_refuses_them() {
+    let place = Place::new(&[
+        ("p.faa", b">P1\nMKTAYIAK\n"),
+        ("s.tsv", b"id\tstart\tend\nP1\t2\t4\n"),
+    ]);
+    let model = text(exported("esm2"));
+    let manifest = format!("model: {model}\nspans: s.tsv\nfiles: [{{sample: a, fasta: p.faa}}]\n");
+    fs::write(place.path("m.yaml"), manifest).unwrap();
+    for command in ["score", "contacts"] {
+        let (path, out) = (place.path("m.yaml"), place.path("out"));
+        let arguments = [command, "--manifest", text(&path), "-o", text(&out)];
+        let run = seqembed(&arguments);
+        assert_run(
+            &run,
+            WRONG,
+            &["a: `spans` in the manifest is for embeddings alone"],
+        );
+    }
+}

@@ -24,8 +24,9 @@ use crate::text::counted;
 ///
 /// The page shows the files, the sequence lengths, the batches, the time per stage, the model
 /// loads, the skipped and otherwise marked records, and the scatter plot that `plot` draws; of
-/// scores, heat maps of the first sequences with all single substitutions (--scan). It is a single file that needs no network and no scripts, made from report.json and the outputs in the
-/// same folder.
+/// scores, heat maps of the first sequences with all single substitutions (--scan). It is a single
+/// file that needs no network and no scripts, made from report.json and the outputs in the same
+/// folder.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// The output folder of `seqembed run`, `seqembed embed` or `seqembed score`

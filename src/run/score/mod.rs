@@ -346,9 +346,10 @@ fn overlapped(
 ) -> Result<(Duration, Duration), ScoreError> {
     let strict = writer.options.strict;
     std::thread::scope(|scope| {
-        // Each waits while the next one has enough to do.
-        let (give, chunks) = sync_channel(1);
-        let (hand_on, scored) = sync_channel(2);
+        // Nothing waits in between: each has one thing ready while the next one is at work, which
+        // bounds the memory.
+        let (give, chunks) = sync_channel(0);
+        let (hand_on, scored) = sync_channel(0);
         let reading = threads::start(scope, move || {
             while let Some(chunk) = chunker.next() {
                 if give.send(chunk).is_err() {

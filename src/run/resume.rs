@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::context::RunContext;
@@ -19,7 +19,7 @@ use crate::engine::select::SelectedDevice;
 use crate::journal::facts::Facts;
 use crate::journal::rows::Saved;
 use crate::journal::{self, Journal, Request, ResumePlan, Ticket};
-use crate::output::Layout;
+use crate::output::{Layout, OutputError};
 use crate::report::FileReport;
 use crate::tokenize;
 
@@ -92,7 +92,11 @@ pub(super) fn look_up<'j>(
     journal: &'j mut Journal,
 ) -> Result<(Resumed<'j>, Vec<Skipped>), RunError> {
     let options = context.options;
-    let mut skipped = without_room(group, &options.out);
+    let mut skipped = without_room(group, &|task| {
+        let format = task.job.settings.format;
+        let path = output_path(&options.out, &task.job.sample, format.extension());
+        format.has_room(&path)
+    });
     let outputs = group.outputs();
     let spec = group.spec(options, &outputs);
     // The model is prepared for other devices when there is something to compute.
@@ -214,14 +218,15 @@ pub(super) fn finished(
 }
 
 /// Removes files from a group whose output path is a folder, before anything is computed for them.
-fn without_room(group: &mut Group, out: &Path) -> Vec<Skipped> {
+pub(super) fn without_room(
+    group: &mut Group,
+    has_room: &dyn Fn(&Task) -> Result<(), OutputError>,
+) -> Vec<Skipped> {
     let mut skipped = Vec::new();
     let tasks = std::mem::take(&mut group.tasks);
     let positions = std::mem::take(&mut group.positions);
     for (task, position) in tasks.into_iter().zip(positions) {
-        let format = task.job.settings.format;
-        let path = output_path(out, &task.job.sample, format.extension());
-        if let Err(error) = format.has_room(&path) {
+        if let Err(error) = has_room(&task) {
             let file = FileReport {
                 error: Some(error.to_string()),
                 ..group.file_report(&task)

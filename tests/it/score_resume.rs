@@ -188,6 +188,29 @@ fn what_is_finished_is_kept_unless_it_would_be_another() {
 }
 
 #[test]
+fn a_folder_in_a_tables_place_costs_that_file_alone() {
+    let place = Place::new(&[("a.faa", b">a\nMKTA\n"), ("b.faa", b">b\nMKTA\n")]);
+    let model = exported(ESM2, "esm2", &place.path(""));
+    let out = place.path("out");
+    fs::create_dir_all(out.join("a.scan.tsv")).unwrap();
+    let (a, b) = (place.path("a.faa"), place.path("b.faa"));
+    let run = [
+        "score",
+        text(&a),
+        text(&b),
+        "-m",
+        text(&model),
+        "-o",
+        text(&out),
+    ];
+    let run = [&run[..], &["--scan", "--format", "tsv"]].concat();
+    assert_run(&seqembed(&run), PARTLY, &["a.scan.tsv: there is a folder"]);
+    assert!(!out.join("a.tsv").exists() && out.join("b.scan.tsv").is_file());
+    let files = report(&out)["files"].as_array().unwrap().clone();
+    assert!(files[0]["error"].is_string() && files[1]["error"].is_null());
+}
+
+#[test]
 fn a_manifest_has_options_and_models_of_its_own() {
     let place = Place::new(&[("broken.faa", b"MK\n"), ("d.fna", b">d\nACGTACGTTGCAAC\n")]);
     let esm2 = exported(ESM2, "esm2", &place.path(""));

@@ -12,6 +12,7 @@ use crate::engine::loader::PreparedModel;
 use crate::engine::select::SelectedDevice;
 use crate::journal::facts::Facts;
 use crate::journal::{Journal, Request};
+use crate::output::OutputError;
 use crate::run::group::Group;
 use crate::run::options::Options;
 use crate::run::provenance::{device_kind, source_name, with_origin};
@@ -68,7 +69,8 @@ fn tables(scores: &ScoreOptions) -> Vec<&'static str> {
     names.collect()
 }
 
-/// Looks up each file of a group in the journal, and removes those that are finished.
+/// Looks up each file of a group in the journal, and removes those that are finished, or that have
+/// a folder in the place of one of their tables.
 ///
 /// # Errors
 /// If a finished file cannot be restored.
@@ -80,6 +82,14 @@ pub fn look_up(
     prepared: &PreparedModel,
     journal: &mut Journal,
 ) -> Result<(Left, Vec<Skipped>), ScoreError> {
+    let mut skipped = resume::without_room(group, &|task| {
+        let kinds = outputs::kinds(scores).into_iter();
+        let paths = kinds.map(|kind| outputs::path(&options.out, &task.job.sample, kind, scores));
+        match paths.into_iter().find(|path| path.is_dir()) {
+            Some(path) => Err(OutputError::Folder { path }),
+            None => Ok(()),
+        }
+    });
     let tokenizer = resume::of_tokenizer(group);
     let outputs: Vec<PathBuf> = group
         .tasks
@@ -99,5 +109,7 @@ pub fn look_up(
         }
     });
     let plans = journal.plan(requests.collect())?;
-    Ok(resume::divide(group, plans, outputs))
+    let (left, finished) = resume::divide(group, plans, outputs);
+    skipped.extend(finished);
+    Ok((left, skipped))
 }

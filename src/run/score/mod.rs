@@ -203,6 +203,12 @@ impl GroupScores<'_> {
         for text in resume::messages(&left.files, &skipped) {
             observer.warning(&text);
         }
+        for error in skipped
+            .iter()
+            .filter_map(|skipped| skipped.file.error.as_ref())
+        {
+            observer.failure(error);
+        }
         observer.advanced(0, 0, 0, skipped.len() as u64);
         let skipped = skipped.into_iter();
         let mut files: Vec<_> = skipped

@@ -231,6 +231,8 @@ fn table(text: &str, delimiter: char) -> Result<Parsed, String> {
         .delimiter(delimiter as u8)
         .trim(csv::Trim::All)
         .comment(Some(b'#'))
+        // A name that is not there needs no delimiter.
+        .flexible(true)
         .from_reader(text.as_bytes());
     let header = reader.headers().map_err(|error| error.to_string())?;
     let position = |name: &str| header.iter().position(|column| column == name);
@@ -256,9 +258,10 @@ fn table(text: &str, delimiter: char) -> Result<Parsed, String> {
             }
         };
         let line = record.position().map_or(0, csv::Position::line);
-        let name = name.map_or("", |name| &record[name]);
-        match span(line, &record[start], &record[end], 1, name) {
-            Ok(span) => parsed.0.push((record[id].to_owned(), span)),
+        let cell = |at: usize| record.get(at).unwrap_or_default();
+        let name = name.map_or("", cell);
+        match span(line, cell(start), cell(end), 1, name) {
+            Ok(span) => parsed.0.push((cell(id).to_owned(), span)),
             Err(why) => parsed.1.push((line, why)),
         }
     }
@@ -299,7 +302,7 @@ fn span(line: u64, start: &str, end: &str, from: usize, name: &str) -> Result<Sp
     let number = |what: &str, text: &str| {
         text.trim()
             .parse::<usize>()
-            .map_err(|_| format!("{text:?} is not a {what}: write a whole number"))
+            .map_err(|_| format!("the {what} is {text:?}, and not a whole number"))
     };
     let (start, end) = (number("start", start)?, number("end", end)?);
     if start < from {

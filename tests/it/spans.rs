@@ -330,7 +330,10 @@ fn tables_that_do_not_fit_are_refused_with_the_line() {
         "s.tsv",
         &table("P1\tone\t3\tx\nP1\t1\n"),
         &[],
-        &["line 2: \"one\" is not a start", "line 3"],
+        &[
+            "line 2: the start is \"one\", and not a whole number",
+            "line 3: the end is \"\", and not a whole number",
+        ],
     );
     check("s.tsv", header, &[], &["s.tsv: it has no spans"]);
     check(

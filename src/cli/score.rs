@@ -19,9 +19,9 @@ use crate::settings::{Overrides, Precision, RunOverrides, seconds};
 /// Writes a table per input file, named after it, with a row for each record: the sum of the
 /// log-probabilities of its residues (`log_likelihood`), and the perplexity. With --variants, the
 /// table has the score of each variant: the log-probability of the new letter less that of the old
-/// one. Models: ESM-2, ESM-1b, ESM-1v, ESM C, Nucleotide Transformer, DNABERT, DNABERT-2, GROVER and
-/// BERTs of proteins, exported from a checkpoint that has its language-model head. Run the same command with --resume to continue a run that
-/// ended early.
+/// one. Models: ESM-2, ESM-1b, ESM-1v, ESM C, Nucleotide Transformer, DNABERT, DNABERT-2, GROVER
+/// and BERTs of proteins, exported from a checkpoint that has its language-model head. Run the same
+/// command with --resume to continue a run that ended early.
 #[derive(Debug, clap::Args)]
 // Flags of the command line are what they are.
 #[allow(clippy::struct_excessive_bools)]

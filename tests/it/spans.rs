@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use seqembed::output::{self, Rows};
-use seqembed::{Embedder, EmbedderOptions, Overrides};
+use seqembed::{Embedder, EmbedderOptions, Overrides, ScoreOptions, Silent};
 
 use crate::common::interrupted::proteins;
 use crate::common::reference::KERNELS;
@@ -390,6 +390,11 @@ fn an_embedder_has_them_too() {
         error.contains("line 2: no sequence has the id \"P1\""),
         "{error}"
     );
+    // Scores are of whole sequences.
+    fs::write(place.path("p.faa"), ">P2\nGSHM\n").unwrap();
+    let (file, out) = (place.path("p.faa"), place.path("scores"));
+    let report = embedder.score(&[file], &out, &ScoreOptions::default(), &mut Silent);
+    assert_eq!(report.unwrap().totals.records, 1);
 }
 
 #[test]

@@ -140,6 +140,8 @@ pub fn settings(overrides: Overrides) -> Overrides {
         layer: Some(LayerChoice::from(-1)),
         format: Some(Format::default()),
         revcomp: Some(Revcomp::default()),
+        spans: None,
+        whole: None,
         ..overrides
     }
 }

@@ -305,12 +305,12 @@ impl<'a> Chunker<'a> {
         if saved.is_some() {
             return Ok(Some(entry));
         }
-        let windows = self.windows(task, &encoded, None);
+        let windows = self.windows(task, &encoded);
         let pooled = windows.iter().map(|pooled| pooled.ranges[0].len()).sum();
         if windows.len() > 1 && self.is_long(number, pooled) {
             let mut strands = vec![(encoded, windows)];
             strands.extend(reverse.map(|reverse| {
-                let windows = self.windows(task, &reverse, None);
+                let windows = self.windows(task, &reverse);
                 (reverse, windows)
             }));
             let how = (self.limits.part_tokens, &task.job.settings.pooling);
@@ -322,7 +322,7 @@ impl<'a> Chunker<'a> {
         }
         entry.segments = self.segments(task, &Arc::new(encoded), windows, chunk);
         if let Some(reverse) = reverse {
-            let windows = self.windows(task, &reverse, None);
+            let windows = self.windows(task, &reverse);
             entry.reverse = self.segments(task, &Arc::new(reverse), windows, chunk);
         }
         Ok(Some(entry))
@@ -358,7 +358,11 @@ impl<'a> Chunker<'a> {
             .collect();
         let is_cut = strands.iter().any(|strand| self.is_cut(task, strand));
         let kept = strands[0].letters;
-        let places: Vec<usize> = (chunk.encoded.len()..).take(strands.len()).collect();
+        let windows: Vec<Vec<Window>> = strands
+            .iter()
+            .map(|strand| self.cut(task, strand))
+            .collect();
+        let place = chunk.encoded.len();
         chunk.encoded.extend(strands.iter().map(Arc::clone));
         // An engine that pads takes as many ranges of each sequence.
         chunk.shares = !self.limits.padded;
@@ -391,14 +395,17 @@ impl<'a> Chunker<'a> {
                 entry.saved = self.saved_row(number, (index, hash));
             }
             if entry.status.skipped.is_none() && entry.saved.is_none() {
-                let mut segments = places.iter().zip(&strands).map(|(&place, strand)| {
-                    let is_reverse = place != places[0];
+                let strands = strands.iter().zip(&windows).enumerate();
+                let mut segments = strands.map(|(at, (strand, windows))| {
                     let own = span.map(|span| {
-                        let turned = is_reverse.then(|| span.reversed(kept));
+                        let turned = (at > 0).then(|| span.reversed(kept));
                         self.tokens_of(turned.as_ref().unwrap_or(span), strand)
                     });
-                    let windows = self.windows(task, strand, own.as_ref());
-                    self.segments_at(place, task, strand, windows, chunk)
+                    let windows = around(windows, own.as_ref());
+                    let special = tokenizer.special();
+                    let pooling = &task.job.settings.pooling;
+                    let windows = pooling.of_windows(windows, own.as_ref(), special);
+                    self.segments_at(place + at, task, strand, windows, chunk)
                 });
                 entry.segments = segments.next().unwrap_or_default();
                 entry.reverse = segments.next().unwrap_or_default();
@@ -474,31 +481,29 @@ impl<'a> Chunker<'a> {
         !task.fits(encoded.letters, all.len()) && windows(all).len() > 1
     }
 
-    /// Cuts a sequence into windows, of which these tokens are pooled, or all of them.
-    fn windows(
-        &self,
-        task: &Task,
-        encoded: &Encoded,
-        pooled: Option<&Range<usize>>,
-    ) -> Vec<PooledWindow> {
+    /// Cuts a sequence into windows that are pooled.
+    fn windows(&self, task: &Task, encoded: &Encoded) -> Vec<PooledWindow> {
         let settings = &task.job.settings;
+        let first = settings.pool_first.map(|first| 0..first);
+        let windows = self.cut(task, encoded);
+        let special = self.tokenizer.special();
+        settings
+            .pooling
+            .of_windows(windows, first.as_ref(), special)
+    }
+
+    /// Cuts a sequence into windows.
+    fn cut(&self, task: &Task, encoded: &Encoded) -> Vec<Window> {
         let WindowSize {
             max_length,
             overlap,
         } = task.window;
         let all = 0..encoded.ids.len();
-        let windows = if !all.is_empty() && task.fits(encoded.letters, all.len()) {
-            vec![Window {
-                seen: all.clone(),
-                kept: all,
-            }]
-        } else {
-            self.tokenizer.windows(encoded, all, max_length, overlap)
-        };
-        let special = self.tokenizer.special();
-        let first = settings.pool_first.map(|first| 0..first);
-        let pooled = pooled.or(first.as_ref());
-        settings.pooling.of_windows(windows, pooled, special)
+        if !all.is_empty() && task.fits(encoded.letters, all.len()) {
+            let seen = all.clone();
+            return vec![Window { seen, kept: all }];
+        }
+        self.tokenizer.windows(encoded, all, max_length, overlap)
     }
 
     /// Appends the tokens and windows of a sequence to the chunk.
@@ -541,6 +546,16 @@ impl<'a> Chunker<'a> {
         }
         first..chunk.segments.len()
     }
+}
+
+/// The windows from which these tokens are taken, or all of them. A chromosome may have many of both.
+fn around(windows: &[Window], pooled: Option<&Range<usize>>) -> Vec<Window> {
+    let Some(pooled) = pooled else {
+        return windows.to_vec();
+    };
+    let first = windows.partition_point(|window| window.kept.end <= pooled.start);
+    let end = windows.partition_point(|window| window.kept.start < pooled.end);
+    windows[first..end.max(first)].to_vec()
 }
 
 /// A record that no policy forbids.

@@ -64,7 +64,14 @@ const MODELS: [(&str, &str); 19] = [
 
 /// Heads whose width is no multiple of 8 and families for which seqembed has no kernels: those of
 /// ONNX Runtime run, and they have no bf16.
-const WITHOUT_KERNELS: [&str; 4] = ["esm2-head12", "dnabert2", "dnabert-3", "amplify"];
+const WITHOUT_KERNELS: [&str; 6] = [
+    "esm2-head12",
+    "dnabert2",
+    "dnabert-3",
+    "amplify",
+    "prott5",
+    "t5-gated",
+];
 
 /// Models whose tokenizers put no token for the whole sequence in front.
 const WITHOUT_CLS: [&str; 2] = ["prott5", "t5-gated"];

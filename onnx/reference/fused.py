@@ -17,7 +17,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from plain import LENGTHS, FastGelu, erf_gelu, padded, ranges, rms_norm, sequences
+from plain import LENGTHS, erf_gelu, padded, ranges, sequences
 
 
 def wide(*arrays):
@@ -61,22 +61,6 @@ class SkipLayerNorm(OpRun):
         norm = deviations / np.sqrt((deviations**2).mean(1, keepdims=True) + epsilon) * gamma + beta
         half = self.onnx_node.output
         return (norm.astype(np.float16), total.astype(np.float16))[: len(half)]
-
-
-class RmsNorm(OpRun):
-    op_domain = "seqembed"
-
-    def _run(self, x, gamma, epsilon=None):
-        return (rms_norm(*wide(x, gamma), epsilon).astype(x.dtype),)
-
-
-class SkipRmsNorm(OpRun):
-    op_domain = "seqembed"
-
-    def _run(self, x, skip, gamma, epsilon=None):
-        total = x.astype(np.float32) + skip
-        outputs = (rms_norm(total, gamma.astype(np.float32), epsilon), total)
-        return tuple(output.astype(x.dtype) for output in outputs[: len(self.onnx_node.output)])
 
 
 class RowMoments(OpRun):
@@ -263,21 +247,15 @@ class RotaryAngles(OpRun):
         return (angles_of(starts, head, rotary_base),)
 
 
-def attention(queries, keys, values, starts, heads, slopes=None, tables=None):
+def attention(queries, keys, values, starts, heads, slopes=None):
     out = np.empty_like(values)
     head = values.shape[1] // heads
     for first, end in zip(starts, starts[1:]):
         for number in range(heads):
             at = slice(number * head, (number + 1) * head)
-            scores = queries[first:end, at] @ keys[first:end, at].T
-            places = np.arange(end - first)
-            if tables is not None:
-                furthest = tables.shape[1] // 2
-                ahead = np.clip(places - places[:, None], -furthest, furthest)
-                scores = scores + tables[number, ahead + furthest]
-            else:
-                scores = scores / math.sqrt(head)
+            scores = queries[first:end, at] @ keys[first:end, at].T / math.sqrt(head)
             if slopes is not None:
+                places = np.arange(end - first)
                 scores = scores - slopes[number] * abs(places[:, None] - places)
             weights = np.exp(scores - scores.max(1, keepdims=True))
             out[first:end, at] = weights / weights.sum(1, keepdims=True) @ values[first:end, at]
@@ -319,14 +297,6 @@ class AlibiAttention(OpRun):
 
     def _run(self, qkv, bias, slopes, starts, num_heads=None):
         return (attention(*with_bias(qkv, bias), starts, num_heads, slopes).astype(qkv.dtype),)
-
-
-class RelativeAttention(OpRun):
-    op_domain = "seqembed"
-
-    def _run(self, qkv, bias, tables, starts, num_heads=None):
-        out = attention(*with_bias(qkv, bias), starts, num_heads, tables=tables.astype(np.float32))
-        return (out.astype(qkv.dtype),)
 
 
 class RotaryAttention(OpRun):
@@ -379,7 +349,7 @@ OPERATORS = [
     operator
     for operator in list(globals().values())
     if isinstance(operator, type) and getattr(operator, "op_domain", None) == "seqembed"
-] + [FastGelu]
+]
 
 
 def main(folder, least, graphs):

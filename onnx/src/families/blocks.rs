@@ -13,10 +13,6 @@ use crate::weights::table::{Input, Plan, TensorSource};
 /// numbers of a head, and their partners in its other half are in another lane.
 const NORMED_HEADS: [usize; 4] = [16, 32, 64, 128];
 
-/// The CUDA kernels hold a head's table by distance in the shared memory of 64 queries: at most as
-/// many numbers as these have in the narrowest heads.
-const FURTHEST_IN_KERNELS: usize = 255;
-
 /// How attention knows where a token is. Learned positions are added to the embeddings, before any
 /// block: for the blocks they are [`Positions::None`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -173,26 +169,12 @@ impl Blocks {
             Activation::Silu => self.gated,
             Activation::GeluTanh | Activation::Relu => false,
         };
-        let relative = match self.positions {
-            Positions::Relative { furthest, .. } => Some(furthest),
-            Positions::None | Positions::Alibi | Positions::Rotary { .. } => None,
-        };
-        let rms_norm = self.norm == Norm::RmsNorm;
-        let has_kernels = if let Some(furthest) = relative {
-            // Activations are operators of ONNX Runtime.
-            rms_norm
-                && !self.post_norm
-                && !self.query_key_norm
-                && !self.attention_bias
-                && !self.down_bias
-                && furthest <= FURTHEST_IN_KERNELS
-        } else {
-            self.norm == Norm::LayerNorm { bias: true }
-                && self.final_norm
-                && self.attention_width() == self.hidden
-                && activation
-                && (!self.query_key_norm || rotary && NORMED_HEADS.contains(&self.head_width))
-        };
+        let has_kernels = self.norm == Norm::LayerNorm { bias: true }
+            && !matches!(self.positions, Positions::Relative { .. })
+            && self.final_norm
+            && self.attention_width() == self.hidden
+            && activation
+            && (!self.query_key_norm || rotary && NORMED_HEADS.contains(&self.head_width));
         Sizes {
             hidden: self.hidden,
             heads: self.heads,
@@ -203,8 +185,6 @@ impl Blocks {
                 Positions::None | Positions::Alibi | Positions::Relative { .. } => None,
             },
             alibi: self.positions == Positions::Alibi,
-            relative,
-            rms_norm,
             gated: self.gated,
             activation: self.activation,
             query_key_norm: self.query_key_norm,

@@ -25,11 +25,6 @@ pub struct Sizes {
     pub rotary_base: Option<f32>,
     /// Whether scores are lowered by distance (`ALiBi`).
     pub alibi: bool,
-    /// Where what is added to scores is learned by distance, the distance from which on all are
-    /// alike. Such scores are not scaled.
-    pub relative: Option<usize>,
-    /// Whether norms divide by the root of the mean square, and have no biases.
-    pub rms_norm: bool,
     /// Whether the feed-forward layer is gated.
     pub gated: bool,
     /// The activation in the feed-forward layer.
@@ -58,12 +53,6 @@ pub enum FusedFormats {
 }
 
 impl Sizes {
-    /// Width of all heads together.
-    #[must_use]
-    pub fn attention_width(&self) -> usize {
-        self.heads * self.head_width
-    }
-
     /// Whether there are fused graphs in this number format, and the dense layers have the sizes
     /// that their kernels work on: tiles of 64, twice as deep in 8 bits, and products long enough
     /// for the last tile's epilogue to run beside them.

@@ -230,10 +230,6 @@ impl<'builder, 'table> Frame<'builder, 'table> {
             let inputs = [state, gamma, &beta];
             return self.builder.op("seqembed:LayerNorm", &inputs, &[epsilon]);
         }
-        if self.norm == Norm::RmsNorm && self.has_cuda_operators() && beta.is_none() {
-            let inputs = [state, gamma];
-            return self.builder.op("seqembed:RmsNorm", &inputs, &[epsilon]);
-        }
         let mut inputs = vec![state, gamma];
         inputs.extend(beta);
         let operator = match self.norm {
@@ -256,18 +252,12 @@ impl<'builder, 'table> Frame<'builder, 'table> {
         let gamma = self.builder.weight(&format!("{name}.weight"));
         let mut beta = self.beta(name);
         let mut bias = bias.map(|bias| self.builder.weight(bias));
-        let attributes = [self.epsilon()];
-        if self.norm == Norm::RmsNorm && self.has_cuda_operators() && bias.is_none() {
-            let inputs = [state, skip, &gamma];
-            let wanted = [true, want_sum];
-            let operator = "seqembed:SkipRmsNorm";
-            return self.builder.ops(operator, &inputs, &attributes, wanted);
-        }
-        if self.norm != Norm::RmsNorm && self.has_cuda_operators() {
+        if self.has_cuda_operators() {
             for bias in [&mut beta, &mut bias] {
                 bias.get_or_insert_with(|| self.zeros("no_norm_bias", self.hidden));
             }
         }
+        let attributes = [self.epsilon()];
         let ours = matches!(self.kind, GraphKind::Packed | GraphKind::Fused);
         if let (true, Some(beta), Some(bias)) = (ours, &beta, &bias) {
             return self.builder.ops(

@@ -1,10 +1,10 @@
 //! The number of tokens per batch on a GPU: enough to keep it busy, limited by its memory.
 //!
 //! A packed batch of `T` tokens needs, at the widest point of a layer, for each token: the residual
-//! stream and its norm (2 `H`), query, key and value (3 `A`, the width of all heads), the attention's
-//! output and its projection (`A` and `H`), another `H` for what is being rotated or copied, and the
-//! feed-forward layer before and after its activation (2 `I`, gated 3 `I`), all in the precision
-//! computed in; and at the end a row of 32-bit floats (`H`) that is pooled. Attention itself needs no matrix of `T` by
+//! stream and its norm (2 `H`), query, key and value (3 `H`), the attention's output and its
+//! projection (2 `H`), another `H` for what is being rotated or copied, and the feed-forward layer
+//! before and after its activation (2 `I`, gated 3 `I`), all in the precision computed in; and at
+//! the end a row of 32-bit floats (`H`) that is pooled. Attention itself needs no matrix of `T` by
 //! `T`. ONNX Runtime's arena holds up to one batch more than are on the device at the same time,
 //! because it keeps memory for the next batch.
 
@@ -22,7 +22,7 @@ pub const MAX_TOKENS: usize = 67_584;
 #[must_use]
 pub fn bytes_per_token(sizes: &Sizes, bytes: usize) -> usize {
     let wide = if sizes.gated { 3 } else { 2 } * sizes.intermediate;
-    (4 * (sizes.hidden + sizes.attention_width()) + wide) * bytes + 4 * sizes.hidden
+    (8 * sizes.hidden + wide) * bytes + 4 * sizes.hidden
 }
 
 /// Tokens per batch for a GPU with `free` bytes of memory, of which the weights need `weights`.
@@ -61,8 +61,6 @@ mod tests {
             intermediate,
             rotary_base: None,
             alibi: gated,
-            relative: None,
-            rms_norm: false,
             gated,
             activation: Activation::Gelu,
             query_key_norm: false,

@@ -505,9 +505,8 @@ impl CudaKernels {
         unsafe { launch(function, stream, blocks, 256, &arguments) }
     }
 
-    /// Attention of `tokens` tokens, [tokens, width of all heads]. Queries and keys are the first
-    /// columns of a matrix that comes with its width, and values the last of `qkv`, [tokens, 3 *
-    /// width]. `by_distance`: what is added to scores, slopes or tables of the heads.
+    /// Attention of `tokens` tokens, [tokens, hidden]. Queries and keys are the first columns of a
+    /// matrix that comes with its width, and values the last of `qkv`, [tokens, 3 * hidden].
     ///
     /// # Safety
     /// See [`CudaKernels::skip_layer_norm`].
@@ -521,20 +520,20 @@ impl CudaKernels {
         queries_keys: (DevicePtr, usize),
         qkv: DevicePtr,
         query_bias: DevicePtr,
-        by_distance: DevicePtr,
+        slopes: DevicePtr,
         starts: (DevicePtr, usize),
         out: DevicePtr,
         tokens: usize,
     ) -> Result<(), KernelError> {
         use Argument::Pointer;
         if let Some(function) = self.attention_sm90 {
-            let memory = [qkv, query_bias, by_distance, starts.0, out];
+            let memory = [qkv, query_bias, slopes, starts.0, out];
             // SAFETY: the caller's promise.
             return unsafe {
                 self.hopper_attention(function, stream, queries_keys, memory, starts.1, tokens)
             };
         }
-        let width = self.sizes.attention_width();
+        let hidden = self.sizes.hidden;
         let part =
             |from: DevicePtr, columns: usize| DevicePtr(from.0.wrapping_byte_add(2 * columns));
         // Where sequences are short, blocks of half as many queries leave fewer of them empty.
@@ -544,16 +543,16 @@ impl CudaKernels {
                 "attention was not compiled".to_owned(),
             ));
         };
-        let (queries_at, stride) = queries_keys;
+        let (queries_at, width) = queries_keys;
         let arguments = [
             Pointer(queries_at),
-            int(stride)?,
-            Pointer(part(queries_at, width)),
-            int(stride)?,
-            Pointer(part(qkv, 2 * width)),
-            int(3 * width)?,
+            int(width)?,
+            Pointer(part(queries_at, hidden)),
+            int(width)?,
+            Pointer(part(qkv, 2 * hidden)),
+            int(3 * hidden)?,
             Pointer(query_bias),
-            Pointer(by_distance),
+            Pointer(slopes),
             Pointer(starts.0),
             int(starts.1)?,
             Pointer(out),

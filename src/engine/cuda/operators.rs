@@ -2,7 +2,7 @@
 //! fp16 or bf16, and some in fp8.
 //!
 //! Packed graphs have the same operators as on CPUs ([`crate::engine::cpu::operators`]), with the
-//! same names and shapes, and `RmsNorm(x, gamma)` and `SkipRmsNorm(x, skip, gamma)`. Fused graphs have these:
+//! same names and shapes. Fused graphs have these:
 //! - `NormDense(x, moments, weight)`, `NormDenseGelu`, `NormDenseGeglu` and `NormDenseSwiglu(x,
 //!   moments, weight, bias)`, `NormDenseRotary(x, moments, weight, bias, angles)`;
 //! - `DenseResidual(x, weight, bias, skip)` and `DenseResidualNorm(x, weight, bias, skip, moments,
@@ -57,12 +57,9 @@ enum OpKind {
     PreRotatedAttention,
     SplitAttention,
     AlibiAttention,
-    RelativeAttention,
     Attention,
     SkipLayerNorm,
     LayerNorm,
-    SkipRmsNorm,
-    RmsNorm,
     BiasGelu,
     Geglu,
     Swiglu,
@@ -89,17 +86,14 @@ enum OpKind {
 
 impl OpKind {
     /// All operators with their names in graphs.
-    const ALL: [(Self, &'static str); 32] = [
+    const ALL: [(Self, &'static str); 29] = [
         (Self::RotaryAttention, "RotaryAttention"),
         (Self::PreRotatedAttention, "PreRotatedAttention"),
         (Self::SplitAttention, "SplitAttention"),
         (Self::AlibiAttention, "AlibiAttention"),
-        (Self::RelativeAttention, "RelativeAttention"),
         (Self::Attention, "Attention"),
         (Self::SkipLayerNorm, "SkipLayerNorm"),
         (Self::LayerNorm, "LayerNorm"),
-        (Self::SkipRmsNorm, "SkipRmsNorm"),
-        (Self::RmsNorm, "RmsNorm"),
         (Self::BiasGelu, "BiasGelu"),
         (Self::Geglu, "Geglu"),
         (Self::Swiglu, "Swiglu"),
@@ -130,8 +124,6 @@ impl OpKind {
             self,
             Self::SkipLayerNorm
                 | Self::LayerNorm
-                | Self::SkipRmsNorm
-                | Self::RmsNorm
                 | Self::NormDense
                 | Self::NormDenseGelu
                 | Self::NormDenseGeglu
@@ -141,15 +133,6 @@ impl OpKind {
                 | Self::QuantizeRows
                 | Self::QueryKeyNormRotary
         )
-    }
-
-    /// Whether the norm between packed layers is an RMS norm, for operators that are one.
-    fn rms_norm(self) -> Option<bool> {
-        match self {
-            Self::SkipLayerNorm | Self::LayerNorm => Some(false),
-            Self::SkipRmsNorm | Self::RmsNorm => Some(true),
-            _ => None,
-        }
     }
 
     /// The activation that it includes.
@@ -196,10 +179,9 @@ impl Operator for CudaOperator {
                 vec![own, own, I32]
             }
             OpKind::AlibiAttention => vec![own, own, F32, I32],
-            OpKind::RelativeAttention => vec![own, own, own, I32],
             OpKind::SkipLayerNorm => vec![own; 5],
-            OpKind::LayerNorm | OpKind::SkipRmsNorm => vec![own; 3],
-            OpKind::BiasGelu | OpKind::RmsNorm => vec![own, own],
+            OpKind::LayerNorm => vec![own; 3],
+            OpKind::BiasGelu => vec![own, own],
             OpKind::Geglu | OpKind::Swiglu | OpKind::RowMoments => vec![own],
             OpKind::QueryKeyNormRotary => vec![own, own, own, own, F32],
             OpKind::Positions | OpKind::RotaryAngles => vec![I32, TensorElementType::Int64],
@@ -240,7 +222,7 @@ impl Operator for CudaOperator {
                 vec![OperatorOutput::required(TensorElementType::Uint8)]
             }
             // The second one is scratch memory, from ONNX Runtime's arena.
-            OpKind::SkipLayerNorm | OpKind::SkipRmsNorm | OpKind::RotaryAttention => {
+            OpKind::SkipLayerNorm | OpKind::RotaryAttention => {
                 vec![OperatorOutput::required(own), OperatorOutput::optional(own)]
             }
             _ => vec![OperatorOutput::required(own)],
@@ -264,17 +246,6 @@ impl Operator for CudaOperator {
             return Err(fault(format!(
                 "kernels for {:?} were given {}",
                 sizes.activation, self.name
-            )));
-        }
-        if self
-            .kind
-            .rms_norm()
-            .is_some_and(|own| own != sizes.rms_norm)
-            || self.kind == OpKind::RelativeAttention && sizes.relative.is_none()
-        {
-            return Err(fault(format!(
-                "kernels for other blocks were given {}",
-                self.name
             )));
         }
         let heads = sizes.heads;
@@ -444,11 +415,10 @@ impl Call<'_> {
             OpKind::RotaryAttention
             | OpKind::PreRotatedAttention
             | OpKind::AlibiAttention
-            | OpKind::RelativeAttention
             | OpKind::Attention => self.attention(kind),
             OpKind::SplitAttention => self.split_attention(),
-            OpKind::SkipLayerNorm | OpKind::SkipRmsNorm => self.skip_norm(kind),
-            OpKind::LayerNorm | OpKind::RmsNorm => self.norm(kind),
+            OpKind::SkipLayerNorm => self.skip_layer_norm(),
+            OpKind::LayerNorm => self.layer_norm(),
             OpKind::BiasGelu | OpKind::Geglu | OpKind::Swiglu => self.elementwise(kind),
             OpKind::QueryKeyNormRotary => self.query_key_norm_rotary(),
             OpKind::Positions | OpKind::RotaryAngles => self.by_position(kind),
@@ -474,30 +444,27 @@ impl Call<'_> {
 
     fn attention(&self, kind: OpKind) -> ort::Result<()> {
         let sizes = self.kernels.sizes();
-        let width = sizes.attention_width();
+        let hidden = sizes.hidden;
         let qkv = self.input(0)?;
-        let tokens = qkv.rows(3 * width)?;
+        let tokens = qkv.rows(3 * hidden)?;
         let starts = self.starts(match kind {
             OpKind::PreRotatedAttention => 1,
-            OpKind::AlibiAttention | OpKind::RelativeAttention => 3,
+            OpKind::AlibiAttention => 3,
             _ => 2,
         })?;
-        let out = self.output(0, &[tokens, width])?;
-        let by_distance = match (kind, sizes.relative) {
-            (OpKind::AlibiAttention, _) => self.input(2)?.check(sizes.heads)?,
-            (OpKind::RelativeAttention, Some(furthest)) => {
-                self.input(2)?.check(sizes.heads * (2 * furthest + 1))?
-            }
+        let out = self.output(0, &[tokens, hidden])?;
+        let slopes = match kind {
+            OpKind::AlibiAttention => self.input(2)?.check(sizes.heads)?,
             _ => NULL,
         };
         let bias = match kind {
             OpKind::PreRotatedAttention => NULL,
-            _ => self.input(1)?.check(2 * width)?,
+            _ => self.input(1)?.check(2 * hidden)?,
         };
-        let mut queries_keys = (qkv.memory, 3 * width);
+        let mut queries_keys = (qkv.memory, 3 * hidden);
         let mut query_bias = bias;
         if kind == OpKind::RotaryAttention {
-            let rotated = self.output(1, &[tokens, 2 * width])?;
+            let rotated = self.output(1, &[tokens, 2 * hidden])?;
             // SAFETY: ONNX Runtime's tensors live until the stream is done with them; shapes were
             // checked.
             unsafe {
@@ -505,7 +472,7 @@ impl Call<'_> {
                     .rotate(self.stream, [qkv.memory, bias], starts, rotated, tokens)
             }
             .map_err(refused)?;
-            queries_keys = (rotated, 2 * width);
+            queries_keys = (rotated, 2 * hidden);
             query_bias = NULL;
         }
         // SAFETY: as above.
@@ -515,7 +482,7 @@ impl Call<'_> {
                 queries_keys,
                 qkv.memory,
                 query_bias,
-                by_distance,
+                slopes,
                 starts,
                 out,
                 tokens,
@@ -568,17 +535,13 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn skip_norm(&self, kind: OpKind) -> ort::Result<()> {
+    fn skip_layer_norm(&self) -> ort::Result<()> {
         let hidden = self.kernels.sizes().hidden;
         let x = self.input(0)?;
         let rows = x.rows(hidden)?;
         let skip = self.input(1)?.check(rows * hidden)?;
         let vector = |index| self.input(index)?.check(hidden);
-        let [beta, bias] = match kind {
-            OpKind::SkipRmsNorm => [NULL, NULL],
-            _ => [vector(3)?, vector(4)?],
-        };
-        let inputs = [x.memory, skip, vector(2)?, beta, bias];
+        let inputs = [x.memory, skip, vector(2)?, vector(3)?, vector(4)?];
         let y = self.output(0, &[rows, hidden])?;
         let sum = if self.context.num_outputs()? > 1 {
             self.output(1, &[rows, hidden])?
@@ -593,17 +556,13 @@ impl Call<'_> {
         .map_err(refused)
     }
 
-    fn norm(&self, kind: OpKind) -> ort::Result<()> {
+    fn layer_norm(&self) -> ort::Result<()> {
         let hidden = self.kernels.sizes().hidden;
         let x = self.input(0)?;
         let rows = x.rows(hidden)?;
         let vector = |index| self.input(index)?.check(hidden);
         let y = self.output(0, &[rows, hidden])?;
-        let beta = match kind {
-            OpKind::RmsNorm => NULL,
-            _ => vector(2)?,
-        };
-        let memory = [x.memory, vector(1)?, beta, y];
+        let memory = [x.memory, vector(1)?, vector(2)?, y];
         // SAFETY: as in `attention`.
         unsafe {
             self.kernels

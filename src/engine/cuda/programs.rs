@@ -137,9 +137,6 @@ fn row_program(sizes: &Sizes, precision: Precision) -> Program {
         kind: ProgramKind::Rows,
     };
     program.options.extend(define_activation(sizes));
-    if sizes.rms_norm {
-        program.options.push(define("RMS", 1));
-    }
     if sizes.query_key_norm {
         program.options.push(define("QUERY_KEY_NORM", 1));
     }
@@ -167,7 +164,6 @@ fn row_program(sizes: &Sizes, precision: Precision) -> Program {
 fn attention_program(sizes: &Sizes, precision: Precision, groups: usize) -> Program {
     let mut options = defines(sizes, precision);
     options.push(define("ALIBI", usize::from(sizes.alibi)));
-    options.push(define("RELATIVE", sizes.relative.unwrap_or(0)));
     if sizes.head_width <= 64 {
         options.push(define("GROUPS", groups));
     }
@@ -239,7 +235,6 @@ fn dense_program(sizes: &Sizes, precision: Precision, layer: Layer) -> Program {
 /// Whether Hopper's attention serves a model of these sizes.
 fn has_hopper_attention(sizes: &Sizes) -> bool {
     match sizes.head_width {
-        _ if sizes.relative.is_some() => false,
         64 => true,
         // Two heads at a time.
         32 => sizes.heads.is_multiple_of(2) && !sizes.alibi,
@@ -312,8 +307,6 @@ mod tests {
             intermediate: 4 * hidden,
             rotary_base: rotary.then_some(10_000.0),
             alibi: gated,
-            relative: None,
-            rms_norm: false,
             gated,
             activation: Activation::Gelu,
             query_key_norm: false,
@@ -350,29 +343,6 @@ mod tests {
         }
     }
 
-    /// `ProtT5`-XL, and a small model with a table as long as narrow heads have room for.
-    fn relative_positions() -> [Sizes; 2] {
-        let xl = Sizes {
-            hidden: 1_024,
-            heads: 32,
-            head_width: 128,
-            intermediate: 16_384,
-            relative: Some(128),
-            rms_norm: true,
-            activation: Activation::Relu,
-            fused: FusedFormats::None,
-            ..sizes(1_024, 32, false, false)
-        };
-        let narrow = Sizes {
-            hidden: 40,
-            heads: 3,
-            head_width: 16,
-            relative: Some(255),
-            ..xl
-        };
-        [xl, narrow]
-    }
-
     /// The kernels of models of all kinds compile for all supported GPUs. This needs NVRTC, which
     /// `make test` installs on Linux, and no GPU.
     #[test]
@@ -392,7 +362,7 @@ mod tests {
             ("sm_120", false),
         ] {
             // ESM-2 8M (heads of 16), 35M (24), 150M (32), 650M (64), 15B (128), ESM-1b, and
-            // DNABERT-2, ESM C, Nucleotide Transformer 2 and T5.
+            // DNABERT-2.
             for sizes in [
                 sizes(320, 20, true, false),
                 sizes(480, 20, true, false),
@@ -403,22 +373,18 @@ mod tests {
                 sizes(768, 12, false, true),
                 normed_queries(),
                 gated_by_silu(),
-            ]
-            .into_iter()
-            .chain(relative_positions())
-            {
+            ] {
                 // ESM-1b's kernels and Nucleotide Transformer's are those of others, but for how
                 // they are combined on Hopper; and ESM C's hold nothing that only some GPUs have.
                 let once = arch == "sm_80" && sizes.query_key_norm;
                 let silu = sizes.activation == Activation::Silu;
-                let plain = sizes.rotary_base.is_none() && !sizes.alibi && sizes.relative.is_none();
+                let plain = sizes.rotary_base.is_none() && !sizes.alibi;
                 if !hopper && (plain || silu && !once) {
                     continue;
                 }
                 // Other precisions only differ in how values are packed, so one model is enough.
                 let all = [Precision::Fp16, Precision::Bf16, Precision::Fp8];
                 let formats = match sizes.hidden {
-                    1_024 if sizes.relative.is_some() => 2,
                     1_024 => 3,
                     1_280 if hopper && sizes.rotary_base.is_some() => 3,
                     1_280 if sizes.rotary_base.is_some() => 2,

@@ -2,9 +2,7 @@
 // chip, and nothing is padded. For sm_80 and newer.
 //
 // Sizes are constants: -DHEAD (width of a head, at most 128), -DHEADS, -DALIBI=0|1 (Press et al.
-// 2022, in its symmetric form: slope * |i - j| is subtracted from the scores), -DRELATIVE=0, or the
-// distance from which on all are alike (Raffel et al. 2020: scores are not scaled, and a number of
-// each head is added by the key's position less the query's).
+// 2022, in its symmetric form: slope * |i - j| is subtracted from the scores).
 //
 // A block of four warps computes the rows of one head for 128 queries of one sequence (64 where
 // heads are wide).
@@ -74,11 +72,10 @@ __device__ __forceinline__ void load_rows(u32 to, const u16* from, int stride, i
 }
 
 // `query_bias` is added to the queries, unless it is null. A bias of the keys would add the same to
-// all scores of a query, and is left out. `by_distance` is what positions need: slopes in fp32,
-// [HEADS], or 16-bit tables by distance, [HEADS, 2 * RELATIVE + 1]. `out` is [tokens, HEADS * HEAD].
+// all scores of a query, and is left out. `out` is [tokens, HEADS * HEAD].
 extern "C" __global__ void __launch_bounds__(128)
     attention(const u16* queries, int query_stride, const u16* keys, int key_stride, const u16* values, int value_stride,
-              const u16* query_bias, const void* by_distance, const int* starts, int sequences, u16* out) {
+              const u16* query_bias, const float* slopes, const int* starts, int sequences, u16* out) {
     __shared__ __align__(128) u16 query_tile[QUERIES * WIDTH];
     // Two blocks of keys and values are being loaded or worked on at any time.
     __shared__ __align__(128) u16 key_tiles[2][KEYS * WIDTH];
@@ -115,16 +112,9 @@ extern "C" __global__ void __launch_bounds__(128)
     const int warp_row = warp * 16 * GROUPS;
     // Scores are the plain products. Their scale, and the factor from exp to exp2, are applied with
     // the exponential.
-#if RELATIVE
-    const float scale = 1.4426950408889634f;
-    // Once the queries are in registers, the head's table takes their place in shared memory.
-    float* const table = (float*)query_tile;
-    static_assert((2 * RELATIVE + 1) * sizeof(float) <= sizeof(query_tile), "the table must fit");
-#else
     const float scale = 1.4426950408889634f * rsqrtf((float)HEAD);
-#endif
 #if ALIBI
-    const float slope = -((const float*)by_distance)[head] * sqrtf((float)HEAD);
+    const float slope = -slopes[head] * sqrtf((float)HEAD);
 #endif
     u32 q[GROUPS][WIDTH / 16][4];
     float sums[GROUPS][WIDTH / 8][4];
@@ -162,12 +152,6 @@ extern "C" __global__ void __launch_bounds__(128)
                         }
                     }
                 }
-#if RELATIVE
-            __syncthreads();
-            const u16* own = (const u16*)by_distance + head * (2 * RELATIVE + 1);
-            for (int i = threadIdx.x; i < 2 * RELATIVE + 1; i += 128) table[i] = single(own[i]);
-            __syncthreads();
-#endif
         }
         const int key = block * KEYS;
         const bool more = block + 1 < blocks;
@@ -207,15 +191,6 @@ extern "C" __global__ void __launch_bounds__(128)
                             float& score = scores[g][n][2 * half + i];
                             score = fmaf(slope, fabsf(distance - (float)(8 * n + i)), score);
                         }
-#endif
-#if RELATIVE
-                    // The first key's position of this thread less the query's.
-                    const int ahead = key + 2 * (lane & 3) - (first - begin + warp_row + g * 16 + half * 8 + lane / 4);
-#pragma unroll
-                    for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-                        for (int i = 0; i < 2; i++)
-                            scores[g][n][2 * half + i] += table[min(max(ahead + 8 * n + i, -RELATIVE), RELATIVE) + RELATIVE];
 #endif
                     if (!more) {
 #pragma unroll

@@ -2,14 +2,9 @@
 // norms of queries and keys, rotary position embedding, activation, gating, pooling.
 //
 // Sizes are constants: -DHIDDEN, -DHEAD, -DHEADS. For rotary models, `rotary_frequencies`
-// ([HEAD / 2]) is defined before this; -DQUERY_KEY_NORM=1 where queries and keys are normalised;
-// -DRMS=1 where norms divide by the root of the mean square, without mean and biases.
+// ([HEAD / 2]) is defined before this; -DQUERY_KEY_NORM=1 where queries and keys are normalised.
 // Memory is accessed 16 bytes at a time: HIDDEN is a multiple
 // of 8.
-
-#ifndef RMS
-#define RMS 0
-#endif
 
 #define VECTORS (HIDDEN / 8)
 // Warps that share a row in a layer norm: enough for its values to fit into registers while many
@@ -31,12 +26,6 @@ __device__ __forceinline__ void store_vec8(u16* to, const Vec8& v) {
     *(uint4*)to = make_uint4(pack(v.at[0], v.at[1]), pack(v.at[2], v.at[3]), pack(v.at[4], v.at[5]), pack(v.at[6], v.at[7]));
 }
 
-// Eight numbers of a bias, which is zero around RMS norms.
-__device__ __forceinline__ Vec8 bias_of(const u16* bias, int column) {
-    if (RMS) return {};
-    return load_vec8(bias + column);
-}
-
 // The sum over the warps of a row, of which this one is `part` of `WARPS`.
 __device__ __forceinline__ float row_sum(float value, float (&parts)[8]) {
     value = warp_sum(value);
@@ -50,12 +39,12 @@ __device__ __forceinline__ float row_sum(float value, float (&parts)[8]) {
     return all;
 }
 
-// The mean of a row (0 for RMS norms), and one over its deviation: `total` is the sum of this lane's numbers, and
+// The mean of a row, and one over its deviation: `total` is the sum of this lane's numbers, and
 // `counts` whether it has any.
 __device__ __forceinline__ float2 row_statistics(const Vec8 (&values)[PER_LANE], float total, bool counts, int lane,
                                                  float epsilon) {
     __shared__ float totals[8], squared[8];
-    const float mean = RMS ? 0.0f : row_sum(total, totals) * (1.0f / HIDDEN);
+    const float mean = row_sum(total, totals) * (1.0f / HIDDEN);
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++)
@@ -68,8 +57,8 @@ __device__ __forceinline__ float2 row_statistics(const Vec8 (&values)[PER_LANE],
     return make_float2(mean, rsqrt_or_nan(row_sum(squares, squared) * (1.0f / HIDDEN) + epsilon));
 }
 
-// y = norm of x, or with SKIPS of x + skip + bias, which is also written to `sum` unless that is
-// null. 8 / WARPS rows a block. RMS norms read neither `beta` nor `bias`.
+// y = layer norm of x, or with SKIPS of x + skip + bias, which is also written to `sum` unless that
+// is null. 8 / WARPS rows a block.
 template <bool SKIPS>
 __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u16* gamma, const u16* beta, const u16* bias,
                                           float epsilon, u16* y, u16* sum, int rows) {
@@ -85,7 +74,7 @@ __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u
         if (in_range && column < HIDDEN) {
             values[i] = load_vec8(x + at + column);
             if (SKIPS) {
-                const Vec8 b = load_vec8(skip + at + column), c = bias_of(bias, column);
+                const Vec8 b = load_vec8(skip + at + column), c = load_vec8(bias + column);
 #pragma unroll
                 for (int j = 0; j < 8; j++) values[i].at[j] = values[i].at[j] + b.at[j] + c.at[j];
                 if (sum) store_vec8(sum + at + column, values[i]);
@@ -100,7 +89,7 @@ __device__ __forceinline__ void norm_rows(const u16* x, const u16* skip, const u
     for (int i = 0; i < PER_LANE; i++) {
         const int column = (i * 32 * WARPS + lane) * 8;
         if (in_range && column < HIDDEN) {
-            const Vec8 g = load_vec8(gamma + column), b = bias_of(beta, column);
+            const Vec8 g = load_vec8(gamma + column), b = load_vec8(beta + column);
             Vec8 out;
 #pragma unroll
             for (int j = 0; j < 8; j++) out.at[j] = (values[i].at[j] - mean) * scale * g.at[j] + b.at[j];

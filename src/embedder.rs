@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::contacts::{self, ContactsError, ContactsOptions, ContactsOutputs};
 use crate::device::{Device, DeviceChoice};
 use crate::engine::runtime::Runtime;
 use crate::engine::select::{self, SelectedDevice};
@@ -417,6 +418,74 @@ impl Embedder {
             ..self.options.clone()
         };
         score::score(jobs, &options, scores, observer, &|_| {})
+    }
+
+    /// Predicts the contacts of whole files into the folder `out`, as `seqembed contacts` does:
+    /// each becomes a file, named after it, with a matrix [residues, residues] of float32
+    /// probabilities for each sequence, and a table of pairs where `outputs` asks for one. Of the
+    /// settings, those of embeddings (pooling, layer, precision, spans, format) are not used.
+    ///
+    /// The model is loaded with its contact head for this call alone.
+    ///
+    /// ```
+    /// use seqembed::{
+    ///     ContactsOutputs, Embedder, EmbedderOptions, PairChoice, Silent, TopPairs,
+    /// };
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let model = folder.path().join("model");
+    /// # let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    /// # for (from, name) in [
+    /// #     ("esm2/checkpoints", "esm2_small.pt"),
+    /// #     ("contacts", "esm2_small-contact-regression.pt"),
+    /// # ] {
+    /// #     std::fs::copy(format!("{fixtures}/{from}/{name}"), folder.path().join(name))?;
+    /// # }
+    /// # let checkpoint = folder.path().join("esm2_small.pt");
+    /// # let export = seqembed_onnx::ExportOptions::default();
+    /// # seqembed_onnx::export(&checkpoint, &model, &export)?;
+    /// # let model = model.to_str().ok_or("a path")?;
+    /// let mut embedder = Embedder::new(model, EmbedderOptions::default())?;
+    /// let file = folder.path().join("a.faa");
+    /// std::fs::write(&file, ">P1\nMKTAYIAKQR\n>P2\nGSHM\n")?;
+    /// // Also a table of the five likeliest pairs at least six residues apart.
+    /// let pairs = PairChoice { top: TopPairs::Count(5), separation: 6 };
+    /// let outputs = ContactsOutputs { pairs: Some(pairs), ..ContactsOutputs::default() };
+    /// let out = folder.path().join("out");
+    /// let report = embedder.contacts(&[file], &out, &outputs, &mut Silent)?;
+    /// assert_eq!((report.totals.records, report.totals.failed_files), (2, 0));
+    /// assert!(out.join("a.npz").is_file());
+    /// // A line with the names of the columns, and P1's five pairs; P2 is too short for any.
+    /// assert_eq!(std::fs::read_to_string(out.join("a.tsv"))?.lines().count(), 6);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If a file does not exist, two files would have the same output, the model has no contact
+    /// head or cannot be loaded, the embedder is on a GPU or has portable kernels, or the run was
+    /// aborted.
+    pub fn contacts(
+        &mut self,
+        files: &[PathBuf],
+        out: &Path,
+        outputs: &ContactsOutputs,
+        observer: &mut dyn Observer,
+    ) -> Result<Report, ContactsError> {
+        let jobs = manifest::jobs_from_files(files, &self.overrides)?;
+        let options = ContactsOptions {
+            out: out.to_owned(),
+            manifest: None,
+            outputs: *outputs,
+            threads: self.options.threads,
+            ort_lib: self.options.ort_lib.clone(),
+            kernels: self.options.kernels,
+            device: self.options.device.clone(),
+            strict: self.options.strict,
+            interrupt: self.options.interrupt.clone(),
+        };
+        contacts::run(jobs, &options, observer, &|_| {})
     }
 
     /// The session, which is loaded now if necessary. It can be passed to another embedder's

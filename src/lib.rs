@@ -71,6 +71,7 @@ pub mod vectors;
 mod verify;
 mod virnucpro;
 
+pub use contacts::{ContactsError, ContactsFormat, ContactsOutputs, PairChoice, Top as TopPairs};
 pub use device::Device;
 pub use embedder::{EmbedError, Embedder, EmbedderOptions, Silent};
 pub use engine::session::{Session, SessionInfo};

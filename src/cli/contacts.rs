@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
 
 use super::embed::{EngineOptions, finished, size};
 use super::failure::{FailureOptions, failed};
 use super::progress::Progress;
 use super::{FAILED, USAGE, say, signals, told};
-use crate::contacts::{self, ContactsError, ContactsOptions, PairChoice, Top};
+use crate::contacts::{
+    self, ContactsError, ContactsFormat, ContactsOptions, ContactsOutputs, PairChoice, Top,
+};
 use crate::manifest::{self, Job};
-use crate::output::Format;
 use crate::settings::{Overrides, Unknown, positive};
 use crate::threads;
 
@@ -99,27 +99,6 @@ pub struct ContactsArgs {
     quiet: bool,
 }
 
-/// A format that holds contacts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ContactsFormat {
-    /// NumPy arrays
-    Npz,
-    /// HDF5, a matrix per sequence
-    H5,
-    /// safetensors
-    Safetensors,
-}
-
-impl ContactsFormat {
-    fn format(self) -> Format {
-        match self {
-            Self::Npz => Format::Npz,
-            Self::H5 => Format::H5,
-            Self::Safetensors => Format::Safetensors,
-        }
-    }
-}
-
 /// Runs the subcommand and returns the exit code of the process.
 ///
 /// # Errors
@@ -170,11 +149,13 @@ fn predict(
     let options = ContactsOptions {
         out: args.out.clone(),
         manifest: args.manifest.clone(),
-        format: args.format.format(),
-        pairs: args.top.map(|top| PairChoice {
-            top,
-            separation: args.min_separation,
-        }),
+        outputs: ContactsOutputs {
+            format: args.format,
+            pairs: args.top.map(|top| PairChoice {
+                top,
+                separation: args.min_separation,
+            }),
+        },
         threads,
         ort_lib: engine.ort_lib(),
         kernels: engine.kernels(),

@@ -1,6 +1,7 @@
 //! Why contacts could not be predicted.
 
 use crate::engine::error::EngineError;
+use crate::manifest::ManifestErrors;
 use crate::output::OutputError;
 use crate::run::RunError;
 
@@ -11,6 +12,9 @@ pub enum ContactsError {
     /// As for embeddings: the model, a device, the output folder or an output.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The input files are missing, or would have the same output.
+    #[error(transparent)]
+    Files(#[from] ManifestErrors),
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -38,7 +42,7 @@ impl ContactsError {
         match self {
             Self::Run(error) => error.is_usage(),
             Self::Output(_) | Self::Engine(_) => false,
-            Self::Kernels | Self::Device { .. } => true,
+            Self::Files(_) | Self::Kernels | Self::Device { .. } => true,
         }
     }
 }

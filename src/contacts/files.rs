@@ -2,9 +2,42 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use super::chunk::ContactRecord;
 use super::pairs::{PairTable, Top, top_pairs};
 use crate::output::{self, Format, Layout, OutputError, Rows, Sink};
+
+/// A format that holds contacts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ContactsFormat {
+    /// NumPy arrays
+    #[default]
+    Npz,
+    /// HDF5, a matrix per sequence
+    H5,
+    /// safetensors
+    Safetensors,
+}
+
+impl From<ContactsFormat> for Format {
+    fn from(format: ContactsFormat) -> Self {
+        match format {
+            ContactsFormat::Npz => Self::Npz,
+            ContactsFormat::H5 => Self::H5,
+            ContactsFormat::Safetensors => Self::Safetensors,
+        }
+    }
+}
+
+/// What is written of each input. By default, npz and no table.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ContactsOutputs {
+    /// The format of the matrices.
+    pub format: ContactsFormat,
+    /// Which pairs are listed in a table; `None`: there is no table.
+    pub pairs: Option<PairChoice>,
+}
 
 /// The path of a sample's output.
 #[must_use]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::error::ContactsError;
-pub use self::files::PairChoice;
+pub use self::files::{ContactsFormat, ContactsOutputs, PairChoice};
 pub use self::pairs::Top;
 
 use self::chunk::{Chunk, Chunks, ContactRecord, Entry};
@@ -26,7 +26,7 @@ use crate::engine::runtime::Runtime;
 use crate::engine::session::Session;
 use crate::interrupt::Interrupt;
 use crate::manifest::Job;
-use crate::output::{Format, Layout, OutputPrecision};
+use crate::output::{Layout, OutputPrecision};
 use crate::report::{DeviceReport, FileReport, Report};
 use crate::run::{
     self, FileEnd, Observer, OpenedModel, REPORT, Replaced, RunError, SavedCounts, Task,
@@ -44,10 +44,8 @@ pub struct ContactsOptions {
     pub out: PathBuf,
     /// The manifest that the jobs come from, if there is one.
     pub manifest: Option<PathBuf>,
-    /// npz, h5 or safetensors.
-    pub format: Format,
-    /// Which pairs are listed in a table; `None`: there is no table.
-    pub pairs: Option<PairChoice>,
+    /// The files of each input.
+    pub outputs: ContactsOutputs,
     /// Threads in all.
     pub threads: usize,
     /// ONNX Runtime's library, where it is named.
@@ -133,9 +131,9 @@ fn check_targets(jobs: &[Job], options: &ContactsOptions) -> Result<(), Contacts
         targets.reads_model(&job.settings.model);
     }
     for job in jobs {
-        let path = output_path(&options.out, &job.sample, options.format);
+        let path = output_path(&options.out, &job.sample, options.outputs.format.into());
         targets.writes("an output", &path).map_err(RunError::from)?;
-        if options.pairs.is_some() {
+        if options.outputs.pairs.is_some() {
             let path = table_path(&options.out, &job.sample);
             targets
                 .writes("a table of pairs", &path)
@@ -405,10 +403,11 @@ impl Work<'_> {
             let options = self.options;
             let sample = &self.group.tasks[task].job.sample;
             let table = options
+                .outputs
                 .pairs
                 .map(|choice| (table_path(&options.out, sample), choice));
             let layout = self.layout(task, loaded);
-            let files = OpenFiles::create(options.format, layout, table)?;
+            let files = OpenFiles::create(options.outputs.format.into(), layout, table)?;
             self.open = Some((task, files));
         }
         let (_, files) = self.open.as_mut().expect("they were just created");
@@ -432,7 +431,11 @@ impl Work<'_> {
             ("source", run::source_name(task)),
         ];
         Layout {
-            path: output_path(&self.options.out, &task.job.sample, self.options.format),
+            path: output_path(
+                &self.options.out,
+                &task.job.sample,
+                self.options.outputs.format.into(),
+            ),
             columns: Vec::new(),
             hidden: 1,
             per_token: true,
@@ -465,7 +468,11 @@ impl Work<'_> {
             files.finish()?;
         }
         let sample = &self.group.tasks[task].job.sample;
-        let path = output_path(&self.options.out, sample, self.options.format);
+        let path = output_path(
+            &self.options.out,
+            sample,
+            self.options.outputs.format.into(),
+        );
         self.files[task].output = Some(path);
         Ok(())
     }

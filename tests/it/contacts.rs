@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use safetensors::SafeTensors;
+use seqembed::{
+    ContactsError, ContactsFormat, ContactsOutputs, Embedder, EmbedderOptions, Kernels, Overrides,
+    PairChoice, Pooling, Silent, TopPairs,
+};
 use tempfile::TempDir;
 
 use crate::common::{
@@ -326,4 +330,66 @@ fn a_head_changes_nothing_but_its_own_file() {
         text(&out),
     ]);
     assert_run(&run, WRONG, &["contact_head.json", "damaged"]);
+}
+
+#[test]
+fn the_library_writes_what_the_executable_does() {
+    let dna = format!(">D\n{}\n", "ACGT".repeat(100));
+    let place = Place::new(&[("DNA.fna", dna.as_bytes())]);
+    let model = text(&models()["esm2"]);
+    // Settings of embeddings, which contacts do not use, are no obstacle.
+    fs::write(place.path("s.tsv"), "id\tstart\tend\nnone\t2\t4\n").unwrap();
+    let options = EmbedderOptions {
+        settings: Overrides {
+            spans: Some(place.path("s.tsv")),
+            pooling: Some(Pooling::Max.into()),
+            ..Overrides::default()
+        },
+        threads: Some(2),
+        ..EmbedderOptions::default()
+    };
+    let mut embedder = Embedder::new(model, options.clone()).unwrap();
+    for (format, name) in [
+        (ContactsFormat::Npz, "npz"),
+        (ContactsFormat::H5, "h5"),
+        (ContactsFormat::Safetensors, "safetensors"),
+    ] {
+        let (ours, theirs) = (place.path("library"), place.path("executable"));
+        let pairs = Some(PairChoice {
+            top: TopPairs::Length(5),
+            separation: 3,
+        });
+        let outputs = ContactsOutputs { format, pairs };
+        let report = embedder
+            .contacts(&[proteins()], &ours, &outputs, &mut Silent)
+            .unwrap();
+        assert_eq!((report.totals.records, report.totals.failed_files), (7, 0));
+        let file = proteins();
+        let mut arguments = vec!["contacts", text(&file), "-m", model, "-o", text(&theirs)];
+        arguments.extend(["--format", name, "--device", "cpu", "--threads", "2"]);
+        arguments.extend(["--top", "L/5", "--min-separation", "3"]);
+        assert_run(&seqembed(&arguments), DONE, &[]);
+        for written in [format!("proteins.{name}"), "proteins.tsv".to_owned()] {
+            let [ours, theirs] = [&ours, &theirs].map(|out| fs::read(out.join(&written)).unwrap());
+            assert!(ours == theirs, "{written}");
+        }
+    }
+    // A file of another alphabet fails, and the report says why; a missing one is an error.
+    let (out, outputs) = (place.path("failed"), ContactsOutputs::default());
+    let mut predict = |file: PathBuf| embedder.contacts(&[file], &out, &outputs, &mut Silent);
+    let report = predict(place.path("DNA.fna")).unwrap();
+    assert_eq!(report.totals.failed_files, 1);
+    assert!(report.files[0].error.is_some());
+    let error = predict(place.path("missing.faa")).unwrap_err();
+    assert!(
+        error.is_usage() && error.to_string().contains("missing.faa"),
+        "{error}"
+    );
+    let portable = EmbedderOptions {
+        kernels: Kernels::Portable,
+        ..options
+    };
+    let mut portable = Embedder::new(model, portable).unwrap();
+    let error = portable.contacts(&[proteins()], &out, &outputs, &mut Silent);
+    assert!(matches!(error, Err(ContactsError::Kernels)));
 }

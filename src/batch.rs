@@ -39,9 +39,7 @@ impl ModelInput {
             ranges,
         }
     }
-}
 
-impl ModelInput {
     /// What the model sees, by which inputs of a chunk share a sequence.
     #[must_use]
     pub fn sight(&self) -> (usize, usize, usize) {

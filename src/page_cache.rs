@@ -1,7 +1,7 @@
 //! What large files leave in the system's page cache.
 //!
-//! The vectors of residues are gigabytes that nobody reads at once. In the cache they push out the
-//! model's weights, and count as memory of the job where a cgroup limits it. In a virtual machine
+//! The vectors of residues are gigabytes that are rarely read right after the run. In the cache they
+//! push out the model's weights, and count as memory of the job where a cgroup limits it. In a virtual machine
 //! whose memory grows as it is used, each new page of them has to be provided by the host first,
 //! which can take several times as long as everything else that is done to it.
 

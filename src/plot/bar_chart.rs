@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::plot::scatter::{COLOURS, FONT, INK, SOFT, Scale, banner, escaped, text};
+use crate::plot::scatter::{COLOURS, SOFT, Scale, banner, escaped, head, text};
 
 /// One bar, with its label at the left and its length written at the right.
 #[derive(Debug, Clone)]
@@ -56,17 +56,8 @@ impl BarChart {
         let top = legend + 24.0;
         let bottom = top + ROW * self.bars.len() as f64;
         let height = bottom + 62.0 + 18.0 * self.notes.len() as f64;
-        writeln!(
-            svg,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
-             height=\"{height}\" font-family=\"{FONT}\" font-size=\"13\" fill=\"{INK}\" role=\"img\">\n\
-             <title>{}</title>\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>",
-            escaped(&self.title)
-        )?;
-        let style = "font-size=\"22\" font-weight=\"600\"";
-        text(svg, 24.0, 40.0, style, &self.title)?;
-        let style = format!("font-size=\"14\" fill=\"{SOFT}\"");
-        text(svg, 24.0, 64.0, &style, &self.subtitle)?;
+        let titles = [self.title.as_str(), &self.subtitle];
+        head(svg, [&WIDTH, &height], titles)?;
         if let Some(warning) = &self.warning {
             banner(svg, WIDTH, warning)?;
         }

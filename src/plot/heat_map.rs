@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::plot::scatter::{FONT, INK, SOFT, escaped, text};
+use crate::plot::scatter::{INK, SOFT, head, text};
 
 /// Values of which zero has no colour: below it they are orange, above it blue, which people with
 /// any colour vision tell apart.
@@ -79,17 +79,8 @@ impl HeatMap {
         let lines = self.columns.chunks(COLUMNS).count();
         let bottom = TOP + lines as f64 * (line + GAP);
         let height = bottom + 12.0 + 18.0 * self.notes.len() as f64;
-        writeln!(
-            svg,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.1}\" width=\"{WIDTH}\" \
-             height=\"{height:.1}\" font-family=\"{FONT}\" font-size=\"13\" fill=\"{INK}\" role=\"img\">\n\
-             <title>{}</title>\n<rect width=\"{WIDTH}\" height=\"{height:.1}\" fill=\"#ffffff\"/>",
-            escaped(&self.title)
-        )?;
-        let style = "font-size=\"22\" font-weight=\"600\"";
-        text(svg, 24.0, 40.0, style, &self.title)?;
-        let style = format!("font-size=\"14\" fill=\"{SOFT}\"");
-        text(svg, 24.0, 64.0, &style, &self.subtitle)?;
+        let titles = [self.title.as_str(), &self.subtitle];
+        head(svg, [&WIDTH, &format_args!("{height:.1}")], titles)?;
         let extent = self.extent();
         self.legend(svg, extent)?;
         for (number, columns) in self.columns.chunks(COLUMNS).enumerate() {

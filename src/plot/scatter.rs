@@ -453,6 +453,25 @@ impl Scale {
     }
 }
 
+/// The start of a picture: its size, a white ground, title and subtitle.
+pub(crate) fn head(
+    svg: &mut String,
+    [width, height]: [&dyn std::fmt::Display; 2],
+    [title, subtitle]: [&str; 2],
+) -> std::fmt::Result {
+    writeln!(
+        svg,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+         height=\"{height}\" font-family=\"{FONT}\" font-size=\"13\" fill=\"{INK}\" role=\"img\">\n\
+         <title>{}</title>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>",
+        escaped(title)
+    )?;
+    let style = "font-size=\"22\" font-weight=\"600\"";
+    text(svg, 24.0, 40.0, style, title)?;
+    let style = format!("font-size=\"14\" fill=\"{SOFT}\"");
+    text(svg, 24.0, 64.0, &style, subtitle)
+}
+
 /// What nobody may overlook, below the subtitle.
 pub(crate) fn banner(svg: &mut String, page: f64, words: &str) -> std::fmt::Result {
     let width = page - 48.0;

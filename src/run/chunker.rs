@@ -271,10 +271,7 @@ impl<'a> Chunker<'a> {
         encoded: Encoded,
         chunk: &mut Chunk,
     ) -> Result<Option<ChunkRecord>, String> {
-        let known = self.saved.get(number);
-        let saved = known.and_then(|known| known.find(index, hash));
-        let has_other = saved.is_none() && known.is_some_and(|known| known.has(index));
-        self.changed += u64::from(has_other);
+        let (saved, has_other) = self.saved_row(number, (index, hash));
         let (tasks, tokenizer) = (self.tasks, self.tokenizer);
         let task = &tasks[number];
         let checked = apply_policies(task, tokenizer, &record, encoded)?;
@@ -392,7 +389,7 @@ impl<'a> Chunker<'a> {
                 entry.status.skipped.get_or_insert(why);
             }
             if entry.status.skipped.is_none() {
-                entry.saved = self.saved_row(number, (index, hash));
+                (entry.saved, _) = self.saved_row(number, (index, hash));
             }
             if entry.status.skipped.is_none() && entry.saved.is_none() {
                 let strands = strands.iter().zip(&windows).enumerate();
@@ -429,13 +426,14 @@ impl<'a> Chunker<'a> {
         self.rows.1 - 1
     }
 
-    /// The row that an earlier run saved. Counts those of other records.
-    fn saved_row(&mut self, task: usize, (index, hash): (u64, u64)) -> Option<Spot> {
+    /// The row that an earlier run saved, and whether it saved that of another record in its place,
+    /// which is counted.
+    fn saved_row(&mut self, task: usize, (index, hash): (u64, u64)) -> (Option<Spot>, bool) {
         let known = self.saved.get(task);
         let saved = known.and_then(|known| known.find(index, hash));
         let has_other = saved.is_none() && known.is_some_and(|known| known.has(index));
         self.changed += u64::from(has_other);
-        saved
+        (saved, has_other)
     }
 
     /// Appends parts of a long record to the chunk, until it is full.

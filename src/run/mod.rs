@@ -36,6 +36,7 @@ mod save;
 pub mod score;
 pub mod spans;
 mod stored;
+mod table_check;
 mod task;
 mod task_reader;
 
@@ -68,7 +69,7 @@ use crate::engine::fault_injection::{Faults, VARIABLE};
 use crate::engine::runtime::Runtime;
 use crate::engine::select::{self, SelectedDevice};
 use crate::folders;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::manifest::Job;
 use crate::models;
 use crate::records::Source;
@@ -122,13 +123,7 @@ fn run_once(
         source,
     })?;
     let mut report = begun(options);
-    let resume = options.resume || options.cache_dir.is_some();
-    let mut journal = Journal::open(
-        &options.out,
-        options.cache_dir.as_deref(),
-        resume,
-        &mut |text| observer.warning(text),
-    )?;
+    let mut journal = open_journal(options, observer)?;
     let faults = Faults::from_env().map_err(RunError::Faults)?;
     if faults.is_some_and(|faults| faults.made_up) {
         observer.warning(&format!(
@@ -154,6 +149,16 @@ fn run_once(
     report.files = files.into_iter().map(|(_, file)| file).collect();
     ended(&mut report, started);
     Ok(report)
+}
+
+/// Opens the journal of the output folder, or of the cache.
+fn open_journal(options: &Options, observer: &mut dyn Observer) -> Result<Journal, JournalError> {
+    Journal::open(
+        &options.out,
+        options.cache_dir.as_deref(),
+        options.resume || options.cache_dir.is_some(),
+        &mut |text| observer.warning(text),
+    )
 }
 
 /// An empty report.

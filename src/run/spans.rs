@@ -1,16 +1,14 @@
 //! Spans of sequences that are pooled on their own, such as a domain or a CDR3: a table with the
 //! columns `id`, `start`, `end` and, if wanted, `name`, or a BED file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::records::{self, Record, Source};
+use super::table_check::{Mistake, TableCheck, none_of, on_line};
+use crate::records::{Record, Source};
 use crate::tokenize::{Encoded, Tokenizer};
-
-/// Mistakes that are shown; more are counted.
-const SHOWN: usize = 20;
 
 /// What is wrong with a table of spans, or with it and the sequences.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +48,17 @@ impl Span {
         };
         let last = encoded.tokens_in(0..end).end;
         first.min(last)..last
+    }
+
+    /// Why it does not lie within the sequence `id` of so many letters.
+    fn why_outside(&self, id: &str, letters: usize) -> Option<String> {
+        let Range { start, end } = self.letters.clone();
+        (end > letters).then(|| {
+            format!(
+                "the span {}-{end} of {id} ends outside of its {letters} letters",
+                start + 1
+            )
+        })
     }
 
     /// The span as it is on the reverse strand of a sequence of so many letters.
@@ -116,7 +125,7 @@ impl Spans {
         if spans.by_id.is_empty() && mistakes.is_empty() {
             return Err(one("it has no spans".to_owned()));
         }
-        none_of(path, mistakes)?;
+        none_of(path, mistakes).map_err(SpanError::Mistakes)?;
         Ok(spans)
     }
 
@@ -129,14 +138,8 @@ impl Spans {
     /// Why a span does not lie within a sequence of so many letters.
     #[must_use]
     pub fn why_outside(&self, id: &str, span: &Span, letters: usize) -> Option<String> {
-        (span.letters.end > letters).then(|| {
-            let (Range { start, end }, line) = (span.letters.clone(), span.line);
-            format!(
-                "{}, line {line}: the span {}-{end} of {id} ends outside of its {letters} letters",
-                self.path.display(),
-                start + 1
-            )
-        })
+        let why = span.why_outside(id, letters)?;
+        Some(on_line(&self.path, span.line, &why))
     }
 
     /// Checks that every id is in one of the files, and every span within its sequence. Files that
@@ -149,24 +152,14 @@ impl Spans {
         sources: impl Iterator<Item = &'s Source>,
         tokenizer: &dyn Tokenizer,
     ) -> Result<(), SpanError> {
-        let mut found = Found::default();
-        let mut unread = false;
+        let mut check = TableCheck::new(&self.path);
         for source in sources {
             if *source == Source::Stdin {
                 return Err(SpanError::Stdin);
             }
-            let Ok(mut reader) = records::open(source) else {
-                unread = true;
-                continue;
-            };
-            unread |= !reader.all(|record| {
-                record.is_ok_and(|record| {
-                    found.add(self, &record, &format!(" ({source})"), tokenizer);
-                    true
-                })
-            });
+            check.file(source, |record| self.compare(record, tokenizer));
         }
-        found.finish(self, !unread)
+        check.finish(self.rows()).map_err(SpanError::Mistakes)
     }
 
     /// The same for sequences that are not from files.
@@ -178,52 +171,32 @@ impl Spans {
         records: &[Record],
         tokenizer: &dyn Tokenizer,
     ) -> Result<(), SpanError> {
-        let mut found = Found::default();
+        let mut check = TableCheck::new(&self.path);
         for record in records {
-            found.add(self, record, "", tokenizer);
+            check.sequence(self.compare(record, tokenizer), &"");
         }
-        found.finish(self, true)
+        check.finish(self.rows()).map_err(SpanError::Mistakes)
     }
-}
 
-/// What was found in the sequences.
-#[derive(Default)]
-struct Found<'s> {
-    ids: HashSet<&'s str>,
-    mistakes: Vec<(u64, String)>,
-}
-
-impl<'s> Found<'s> {
-    fn add(&mut self, spans: &'s Spans, record: &Record, source: &str, tokenizer: &dyn Tokenizer) {
-        let Some((id, own)) = spans.by_id.get_key_value(record.id()) else {
-            return;
-        };
-        self.ids.insert(id);
+    /// The id of a sequence that has spans, and those that end outside of it.
+    fn compare(&self, record: &Record, tokenizer: &dyn Tokenizer) -> Option<(&str, Vec<Mistake>)> {
+        let (id, own) = self.by_id.get_key_value(record.id())?;
         let letters = tokenizer.encode(&record.sequence).letters;
-        self.mistakes.extend(own.iter().filter_map(|span| {
-            let why = spans.why_outside(id, span, letters)?;
-            Some((span.line, format!("{why}{source}")))
-        }));
+        let outside = own
+            .iter()
+            .filter_map(|span| Some((span.line, span.why_outside(id, letters)?)));
+        Some((id, outside.collect()))
     }
 
-    /// `is_all`: nothing was left unread in which an id may be.
-    fn finish(mut self, spans: &'s Spans, is_all: bool) -> Result<(), SpanError> {
-        if is_all {
-            let ids = spans.by_id.iter();
-            let lost = ids.filter(|(id, _)| !self.ids.contains(id.as_str()));
-            self.mistakes.extend(lost.map(|(id, own)| {
-                let (line, shown) = (own[0].line, spans.path.display());
-                let text = format!("{shown}, line {line}: no sequence has the id {id:?}");
-                (line, text)
-            }));
-        }
-        self.mistakes.sort();
-        told(self.mistakes.into_iter().map(|(_, text)| text).collect())
+    /// Each id, with the line of its first span.
+    fn rows(&self) -> impl Iterator<Item = (u64, &str)> {
+        let ids = self.by_id.iter();
+        ids.filter_map(|(id, own)| Some((own.first()?.line, id.as_str())))
     }
 }
 
 /// Rows of a table with their lines, and what is wrong with other lines.
-type Parsed = (Vec<(String, Span)>, Vec<(u64, String)>);
+type Parsed = (Vec<(String, Span)>, Vec<Mistake>);
 
 /// A table with a header: positions from 1, both ends included.
 fn table(text: &str, delimiter: char) -> Result<Parsed, String> {
@@ -323,27 +296,6 @@ fn span(line: u64, start: &str, end: &str, from: usize, name: &str) -> Result<Sp
         name,
         letters,
     })
-}
-
-/// An error of all mistakes in a table, if there are any.
-fn none_of(path: &Path, mut mistakes: Vec<(u64, String)>) -> Result<(), SpanError> {
-    mistakes.sort();
-    let shown = path.display();
-    let text = |(line, why): (u64, String)| format!("{shown}, line {line}: {why}");
-    told(mistakes.into_iter().map(text).collect())
-}
-
-/// The first of all mistakes as an error, if there are any.
-fn told(mut mistakes: Vec<String>) -> Result<(), SpanError> {
-    if mistakes.is_empty() {
-        return Ok(());
-    }
-    let more = mistakes.len().saturating_sub(SHOWN);
-    mistakes.truncate(SHOWN);
-    if more > 0 {
-        mistakes.push(format!("and {more} more"));
-    }
-    Err(SpanError::Mistakes(mistakes))
 }
 
 #[cfg(test)]

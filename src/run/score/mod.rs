@@ -36,7 +36,6 @@ pub use self::vocabulary::AMINO_ACIDS;
 use self::compute::Devices;
 use self::passes::PassLayout;
 use self::scoring::Scorer;
-use self::variants::VariantCheck;
 use self::vocabulary::TokenNames;
 use self::writing::ScoreWriter;
 use super::batch_limits;
@@ -53,7 +52,10 @@ use super::record_parts::PartTokens;
 use super::resume::{self, Skipped};
 use super::save::Saver;
 use super::stored::StoredRows;
-use super::{REPORT, RunError, begun, check_folder, ended, select_devices, stop_if_asked};
+use super::table_check::TableCheck;
+use super::{
+    REPORT, RunError, begun, check_folder, ended, open_journal, select_devices, stop_if_asked,
+};
 use crate::engine::fault_injection::Faults;
 use crate::engine::loader::PreparedModel;
 use crate::journal::Journal;
@@ -92,13 +94,7 @@ pub fn score(
     check_targets(&jobs, options, scores)?;
     let trace = Trace::off();
     let mut report = begun(options);
-    let resume = options.resume || options.cache_dir.is_some();
-    let mut journal = Journal::open(
-        &options.out,
-        options.cache_dir.as_deref(),
-        resume,
-        &mut |text| observer.warning(text),
-    )?;
+    let mut journal = open_journal(options, observer)?;
     let context = RunContext {
         options,
         started,
@@ -166,13 +162,18 @@ fn check_variants(groups: &[(Group, TokenNames)], scores: &ScoreOptions) -> Resu
     let Some((path, variants)) = &scores.variants else {
         return Ok(());
     };
-    let mut check = VariantCheck::new(path, variants);
+    let mut check = TableCheck::new(path);
     for (group, names) in groups {
         for task in &group.tasks {
-            check.file(&task.job.source, &*group.tokenizer, names)?;
+            let source = &task.job.source;
+            if *source == Source::Stdin {
+                return Err(ScoreError::Stdin);
+            }
+            let compare = |record: &_| variants.compare(record, &*group.tokenizer, names);
+            check.file(source, compare);
         }
     }
-    check.finish()
+    check.finish(variants.rows()).map_err(ScoreError::Variants)
 }
 
 /// A group whose jobs are scored.

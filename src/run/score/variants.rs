@@ -1,16 +1,14 @@
 //! Variants to score: a table with the columns `id` and `variant`, and where they are in the
 //! sequences.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::error::ScoreError;
 use super::vocabulary::{TokenNames, amino_acid};
-use crate::records::{self, Source};
+use crate::records::Record;
+use crate::run::table_check::{Mistake, first_of};
 use crate::tokenize::Tokenizer;
-
-/// Mistakes that are shown; more are counted.
-const SHOWN: usize = 20;
 
 /// A substitution of a residue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +101,7 @@ impl Variants {
         if variants.all.is_empty() && mistakes.is_empty() {
             mistakes.push(format!("{shown}: it has no variants"));
         }
-        none_of(mistakes)?;
+        first_of(mistakes).map_err(ScoreError::Variants)?;
         Ok(variants)
     }
 
@@ -117,101 +115,29 @@ impl Variants {
     pub fn of(&self, id: &str) -> &[usize] {
         self.by_id.get(id).map_or(&[], Vec::as_slice)
     }
-}
 
-/// Checks that every id is in one of the files, and that every wild-type letter stands where the
-/// variant says. Files that cannot be read are left to the run, which reports them.
-pub struct VariantCheck<'v> {
-    variants: &'v Variants,
-    path: &'v Path,
-    mistakes: Vec<(u64, String)>,
-    seen: HashSet<&'v str>,
-    unread: bool,
-}
-
-impl<'v> VariantCheck<'v> {
-    /// Of the variants of the table at `path`.
-    pub fn new(path: &'v Path, variants: &'v Variants) -> Self {
-        Self {
-            variants,
-            path,
-            mistakes: Vec::new(),
-            seen: HashSet::new(),
-            unread: false,
-        }
+    /// Each variant's line and id.
+    pub fn rows(&self) -> impl Iterator<Item = (u64, &str)> {
+        let all = self.all.iter();
+        all.map(|variant| (variant.line, variant.id.as_str()))
     }
 
-    /// Compares them with the sequences of a file.
-    ///
-    /// # Errors
-    /// If it can be read only once.
-    pub fn file(
-        &mut self,
-        source: &Source,
+    /// The id of a sequence that has variants, and those whose wild-type letters do not stand where
+    /// they say.
+    pub fn compare(
+        &self,
+        record: &Record,
         tokenizer: &dyn Tokenizer,
         names: &TokenNames,
-    ) -> Result<(), ScoreError> {
-        if *source == Source::Stdin {
-            return Err(ScoreError::Stdin);
-        }
-        let Ok(reader) = records::open(source) else {
-            self.unread = true;
-            return Ok(());
-        };
-        for record in reader {
-            let Ok(record) = record else {
-                self.unread = true;
-                break;
-            };
-            let Some((id, known)) = self.variants.by_id.get_key_value(record.id()) else {
-                continue;
-            };
-            self.seen.insert(id);
-            let ids = tokenizer.encode(&record.sequence).ids;
-            for &at in known {
-                let variant = &self.variants.all[at];
-                if let Err(why) = fits(variant, &ids, names) {
-                    let (line, shown) = (variant.line, self.path.display());
-                    let text = format!("{shown}, line {line}: {why} ({source})");
-                    self.mistakes.push((line, text));
-                }
-            }
-        }
-        Ok(())
+    ) -> Option<(&str, Vec<Mistake>)> {
+        let (id, known) = self.by_id.get_key_value(record.id())?;
+        let ids = tokenizer.encode(&record.sequence).ids;
+        let misfits = known.iter().filter_map(|&at| {
+            let variant = &self.all[at];
+            Some((variant.line, fits(variant, &ids, names).err()?))
+        });
+        Some((id, misfits.collect()))
     }
-
-    /// To be called after all files.
-    ///
-    /// # Errors
-    /// Every line that does not fit.
-    pub fn finish(mut self) -> Result<(), ScoreError> {
-        let seen = &self.seen;
-        let all = self.variants.all.iter();
-        let lost = all.filter(|variant| !seen.contains(variant.id.as_str()));
-        // An id may be in a file that cannot be read.
-        if !self.unread {
-            self.mistakes.extend(lost.map(|variant| {
-                let (line, id, shown) = (variant.line, &variant.id, self.path.display());
-                let text = format!("{shown}, line {line}: no sequence has the id {id:?}");
-                (line, text)
-            }));
-        }
-        self.mistakes.sort();
-        none_of(self.mistakes.into_iter().map(|(_, text)| text).collect())
-    }
-}
-
-/// An error of all mistakes, if there are any.
-fn none_of(mut mistakes: Vec<String>) -> Result<(), ScoreError> {
-    if mistakes.is_empty() {
-        return Ok(());
-    }
-    let more = mistakes.len().saturating_sub(SHOWN);
-    mistakes.truncate(SHOWN);
-    if more > 0 {
-        mistakes.push(format!("and {more} more"));
-    }
-    Err(ScoreError::Variants(mistakes))
 }
 
 /// The substitutions of `A42G` or `A42G:L50P`.
